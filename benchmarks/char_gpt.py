@@ -27,7 +27,8 @@ import onnxruntime
 from onnxheadprune import inspect, prune
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
+from onnxheadprune.choosing.scoring.scores import HeadScores
+from onnxheadprune.settings.registry import METHODS
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "char_gpt.onnx"

@@ -27,7 +27,6 @@ from accuracy import corpus
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.scoring.scores import METHODS, Method
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.text import text_feeds
@@ -35,6 +34,7 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.registry import METHODS
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 RATIO = 0.5
@@ -88,7 +88,7 @@ def drift(subject: Subject, pruned: onnx.ModelProto) -> float:
 
 def rows_of(subject: Subject, kinds: Sequence[str], ways: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each kind of units and each way to choose."""
-    known: dict[str, Method | None] = {MEASURED: None, **{name: name for name in METHODS}}
+    known: dict[str, str | None] = {MEASURED: None, **{name: name for name in METHODS}}
     for kind in kinds:
         for method in map(known.__getitem__, ways):
             target: Any = {"ratio": RATIO, "units": kind, "method": method}

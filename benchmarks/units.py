@@ -27,7 +27,7 @@ from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentenc
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.scoring.by_method import weight_scores
+from onnxheadprune.choosing.scoring.methods.weight import weight_scores
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.budget import parse_budget

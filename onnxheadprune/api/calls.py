@@ -18,8 +18,9 @@ from onnxheadprune.settings.calls import (
     TimedPruneCall,
     ValidateCall,
 )
+from onnxheadprune.settings.cutting import NO_DATA, UNITS
 from onnxheadprune.settings.inputs import Samples
-from onnxheadprune.settings.setting import declared, excludes, requires
+from onnxheadprune.settings.setting import declared, requires
 
 _RANDOM = {"seed": requires("data=random")}
 _TIMED = {SIZES: requires("target_speedup")}
@@ -29,7 +30,7 @@ FUSE = Call("fuse", FuseCall, without="output")
 RECOVER = Call("recover", RecoverCall, implies="recover")
 QUANTIZE = Call("quantize", QuantizeCall, rules={"drift provider": requires("data"), **_RANDOM})
 COMBINE = Call("combine", CombineCall, rules={"external_data": requires("output")})
-SCORE = Call("score", ScoreCall, rules={"data": excludes("method=weight method=random"), **_RANDOM})
+SCORE = Call("score", ScoreCall, rules={"data": NO_DATA, **_RANDOM})
 SWEEP = Call("sweep", SweepCall, implies="ratio", rules={"seed": requires("data=random recover time")})
 SELECT = Call(
     "select_heads",
@@ -37,7 +38,7 @@ SELECT = Call(
     only="ratio keep scores method protect min_heads multiple_of uniform drift provider seed"
     f" data data_format {' '.join(declared(Samples))}",
 )
-PLAN = Call("plan_pruning", SelectCall, only="heads neurons experts layers exit cache allow_io_change")
+PLAN = Call("plan_pruning", SelectCall, only=f"{UNITS} exit cache allow_io_change")
 VALIDATE = Call("validate", ValidateCall)
 BENCH = Call("bench", BenchCall)
 INSPECT = Call("inspect", InspectCall)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, Shares, declared, first_broken
 from onnxheadprune.settings.words import described
 
@@ -59,9 +60,7 @@ _TIME = Objects(
     "float", "a number of epochs", lambda value: isinstance(value, Real) and not isinstance(value, bool)
 )
 OBJECTS: Mapping[str, Objects] = {
-    "heads": _UNITS,
-    "neurons": _UNITS,
-    "experts": _UNITS,
+    **dict.fromkeys(SCORED, _UNITS),
     "scores": Objects("HeadScores", "the result of score", _is_scores),
     "vocab": Objects("Sequence[int]", "a list of ids", lambda value: isinstance(value, (list, tuple, range))),
     "data": Objects(

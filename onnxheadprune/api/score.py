@@ -65,7 +65,7 @@ def score(
             provider=provider if provider == AUTO else resolve_provider(provider),
             effect=measure_of(given.drift),
             executor=executor,
-            partial=None if output is None or method != "ablation" else partial_path(Path(output)),
+            partial=partial_path(None if output is None else Path(output), method),
             progress=progress,
             units=given.units,
         )

@@ -35,14 +35,14 @@ class PruneKeywords(TypedDict, total=False):
     method: (
         Literal[
             "weight",
+            "reap",
+            "frequency",
             "activation",
             "fluctuation",
             "reconstruction",
             "ablation",
             "fisher",
             "taylor",
-            "reap",
-            "frequency",
             "random",
         ]
         | None
@@ -107,14 +107,14 @@ class PruneFolderKeywords(TypedDict, total=False):
     method: (
         Literal[
             "weight",
+            "reap",
+            "frequency",
             "activation",
             "fluctuation",
             "reconstruction",
             "ablation",
             "fisher",
             "taylor",
-            "reap",
-            "frequency",
             "random",
         ]
         | None
@@ -143,14 +143,14 @@ class PruneFolderKeywords(TypedDict, total=False):
     allow_io_change: bool
     runtime: (
         Literal[
-            "sentence-transformers",
-            "optimum",
-            "transformers.js",
-            "genai",
-            "tei",
             "fastembed",
+            "genai",
             "openvino",
+            "optimum",
             "ort",
+            "sentence-transformers",
+            "tei",
+            "transformers.js",
         ]
         | None
     )
@@ -272,14 +272,14 @@ class ScoreKeywords(TypedDict, total=False):
     method: (
         Literal[
             "weight",
+            "reap",
+            "frequency",
             "activation",
             "fluctuation",
             "reconstruction",
             "ablation",
             "fisher",
             "taylor",
-            "reap",
-            "frequency",
             "random",
         ]
         | None
@@ -310,14 +310,14 @@ class SweepKeywords(TypedDict, total=False):
     method: (
         Literal[
             "weight",
+            "reap",
+            "frequency",
             "activation",
             "fluctuation",
             "reconstruction",
             "ablation",
             "fisher",
             "taylor",
-            "reap",
-            "frequency",
             "random",
         ]
         | None
@@ -356,14 +356,14 @@ class SelectHeadsKeywords(TypedDict, total=False):
     method: (
         Literal[
             "weight",
+            "reap",
+            "frequency",
             "activation",
             "fluctuation",
             "reconstruction",
             "ablation",
             "fisher",
             "taylor",
-            "reap",
-            "frequency",
             "random",
         ]
         | None

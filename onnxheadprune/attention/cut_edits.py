@@ -65,9 +65,8 @@ def caches_of(
 
 def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
     """Refuse what two sites that share a projection cannot lose together."""
-    inside = {core: site for site in sites if site.INSIDE for core in site.cores}
     for site in sites:
-        within = next((inside[core] for core in site.cores if site.ROUTED and core in inside), None)
+        within = next((other for other in sites if other.numbers_by(site)), None)
         if within is not None:
             raise RefusedError(
                 f"{site.label} and {within.label} are one operator, which numbers {within.UNITS} by {site.UNIT}: remove"

@@ -79,7 +79,7 @@ class Layer:
             place is not None
             and place[1].use in terms
             and not ends
-            and not (site.CORED and site.removable_whole)
+            and not (site.unit_cores and site.removable_whole)
         )
 
     def _goes(self, site: Site) -> bool:

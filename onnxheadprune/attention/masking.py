@@ -44,9 +44,10 @@ def masked_reference(
     routed: list[Insert] = []
     for site in sites:
         silenced = tuple(heads.get(site.index, ()))
-        if site.ROUTED and silenced:
-            routed += routed_masks(masked, site, silenced)
-        for projection in site.projections if silenced and not site.ROUTED else ():
+        if not silenced:
+            continue
+        routed += routed_masks(masked, site, silenced)
+        for projection in site.contexts:
             # A projection may sum up heads and neurons, in channels of their own.
             alive = projection.live_without(silenced)
             before = left[projection.node][1] if projection.node in left else True
@@ -60,9 +61,7 @@ def masked_reference(
 
 def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator[Insert]:
     """Yield the masks that keep units away from the choice of a router, stored in a model."""
-    from onnxheadprune.attention.sites.routing_mask import gates_of
-
-    for gate in gates_of(site):
+    for gate in site.gates():
         out, created = gate.closing()
         _store(model, gate.node, numpy_helper.from_array(gate.alive(gone), gate.mask))
         _store(model, gate.node, out)

@@ -102,7 +102,7 @@ def site_records(
     Args:
         vanishing: those that vanish with others, of which an attention site is not looked for again.
     """
-    absent = {site.number for site in vanishing if site.CORED}
+    absent = {site.number for site in vanishing if site in sites.sites}
     every: tuple[UnitsCut, ...] = (*cuts, *blocks)
     for units in dict.fromkeys((HEADS, *(cut.units for cut in blocks))):
         names = {site.number: site.projection_names for site in sites.of(units)}

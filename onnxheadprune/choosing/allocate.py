@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.display import one_line
-from onnxheadprune.settings.cutting import MULTIPLES, Kind, Selecting
+from onnxheadprune.settings.cutting import MULTIPLES, Selecting
 from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]
@@ -27,7 +27,7 @@ class Limits:
     min_heads: int = 1  # heads that every site keeps at least
     # each site keeps a multiple of this number of units: {"heads": 1, "neurons": 8, "experts": 1} unless
     # specified otherwise
-    multiple_of: Mapping[Kind, int] = field(default_factory=dict)
+    multiple_of: Mapping[str, int] = field(default_factory=dict)
     uniform: bool = False  # every site loses the same share of its heads
     # KV heads are removed with all their query heads, if a site has several: so both numbers determine each
     # other

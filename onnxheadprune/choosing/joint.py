@@ -23,7 +23,8 @@ from onnxheadprune.choosing.allocate import Paths, Savings
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
 from onnxheadprune.choosing.folds import look_at
-from onnxheadprune.choosing.scoring.by_method import Working, scores_of
+from onnxheadprune.choosing.scoring.by_method import scores_of
+from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.moves import (
     AnySite,
     Heads,
@@ -130,7 +131,7 @@ def joint_space(
             basis,
             counted,
             limits=requirements.limits,
-            scores={site.index: worth(site, every[site.index]) for site in sites if not site.WIDE},
+            scores={site.index: worth(site, every[site.index]) for site in sites if site.STEPS is None},
             constant=constant,
             skipped=skipped,
         )
@@ -146,7 +147,7 @@ def joint_space(
     unscored = {} if scores is None else scores.skipped
 
     def ways(site: Site, moments: Sequence[Moments]) -> list[tuple[Step, ...]]:
-        known = scores if site.ROUTED or _is_ordered(requirements) else None
+        known = scores if not site.contexts or _is_ordered(requirements) else None
         return _paths(site, moments, kept[site.index], requirements, known)
 
     scored = tuple(site for site in open_ if site.label not in unscored)
@@ -189,7 +190,7 @@ def _scores(
         ordered = scored_kinds(requirements.units, requirements.method)
         some = [site for site in sites if site.UNITS in ordered]
         return requirements.scores_for(analysis, some, evidence, progress)
-    routed = [site for site in sites if site.ROUTED]
+    routed = [site for site in sites if not site.contexts]
     if not routed:
         return None
     method, working = default_method({site.UNITS for site in routed}), Working(progress=progress)
@@ -212,7 +213,7 @@ def _paths(
     found: list[tuple[Step, ...]] = []
     if site.UNITS not in requirements.units:
         pass
-    elif site.WIDE:
+    elif site.STEPS is not None:
         multiple = requirements.limits.multiple(site.UNITS)
         if scores is None:
             found = [wide_path(site, moments, multiple, kept)]

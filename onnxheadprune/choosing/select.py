@@ -12,7 +12,7 @@ from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.joint import joint_space, measured_steps
-from onnxheadprune.choosing.scoring.by_method import weight_scores
+from onnxheadprune.choosing.scoring.methods.weight import weight_scores
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,

@@ -11,14 +11,16 @@ from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.scoring.by_method import Working, scores_of
+from onnxheadprune.choosing.scoring.by_method import scores_of
+from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.score import scored_kinds
-from onnxheadprune.choosing.scoring.scores import METHODS, SHARES, HeadScores
+from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
+from onnxheadprune.settings.cutting import AMOUNT, Cut
+from onnxheadprune.settings.registry import METHODS, SHARE
 from onnxheadprune.settings.setting import check
 
 
@@ -37,7 +39,7 @@ class Requirements:
     # heads a ratio is the share of the operations of the blocks, not of the heads.
     units: frozenset[str] = DEFAULT_UNITS
     # a method of `score` that scores them on the data, in the place of given scores; None measures cuts
-    method: Method | None = None
+    method: str | None = None
 
     def __post_init__(self) -> None:
         if not self.units or not self.units <= set(selectable()):
@@ -55,7 +57,8 @@ class Requirements:
     def measures(self) -> bool:
         """True if cuts are measured where there is data, since scores do not compare across sites."""
         if self.method is not None:
-            return self.method in SHARES
+            unit: str = METHODS[self.method].constants["UNIT"]
+            return unit.startswith(SHARE)
         return self.scores is None or self.scores.are_shares
 
     def protected(self, sites: Sequence[Site]) -> dict[int, frozenset[int]]:

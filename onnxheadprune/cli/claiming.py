@@ -18,6 +18,7 @@ import click
 
 from onnxheadprune.cli.deriving import FILE, SPELLED, Output
 from onnxheadprune.settings.inputs import RANDOM
+from onnxheadprune.settings.registry import BY_SITE
 
 if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Making, Reading
@@ -126,11 +127,12 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
         from onnxheadprune.training.checkpoint import beside, making_of
 
         yield making_of(beside(output))
-    if given.get("method") == "ablation":
+    if given.get("method") in BY_SITE:
         from onnxheadprune.choosing.scoring.partial import MARK
         from onnxheadprune.choosing.scoring.scores import partial_path
 
-        yield Making("the record of finished sites,", partial_path(output), mark=MARK)
+        if (partial := partial_path(output, given["method"])) is not None:
+            yield Making("the record of finished sites,", partial, mark=MARK)
 
 
 def _readings(context: click.Context) -> Iterator[Reading]:

@@ -11,16 +11,16 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.settings.calls import ScoredUnits
-from onnxheadprune.settings.cutting import Scoring
+from onnxheadprune.settings.cutting import NO_DATA, Scoring
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.setting import OUTPUT, Setting, excludes, requires
+from onnxheadprune.settings.setting import OUTPUT, Setting, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
 
 
-@command(rules={"data": excludes("method=weight method=random"), "seed": requires("data=random")})
+@command(rules={"data": NO_DATA, "seed": requires("data=random")})
 def score(
     model: Model,
     scoring: Scoring,
@@ -73,7 +73,6 @@ def score(
     )
     data = read_data(subject, samples)
     method = scoring.method or default_method(units, measured=data is not None)
-    partial = None if output is None or method != "ablation" else partial_path(output)
     with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
         scores = score(
             subject,
@@ -83,7 +82,7 @@ def score(
             provider=provider if provider.lower() == AUTO else resolve_provider(provider),
             effect=effect,
             executor=executor,
-            partial=partial,
+            partial=partial_path(output, method),
             progress=progress,
             units=frozenset(units),
         )

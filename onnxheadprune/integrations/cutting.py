@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.prune import prune_folder
@@ -13,8 +13,9 @@ from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.calls import Pruning
-from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.pipeline import carried_through
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 Group = TypeVar("Group")
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
-SelectionMethod: TypeAlias = Literal[("measured", *get_args(Method))]  # type: ignore[valid-type]  # one list of methods
-NO_DATA = (MEASURED, "weight", "random")
+SelectionMethod: TypeAlias = Literal[("measured", *METHODS)]  # type: ignore[valid-type]  # one list of methods
+NO_DATA = (MEASURED, *WITHOUT_DATA)
 """Methods that work without data."""
 
 

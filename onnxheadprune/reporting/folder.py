@@ -60,16 +60,14 @@ def _details(result: FolderResult) -> Iterator[RenderableType]:
 
 
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
-    title = kind.TITLE if kind.WIDE else kind.BLOCK
-    number = ("removed",) if kind.WIDE else ()
+    title, number = (kind.BLOCK, ()) if kind.STEPS is None else (kind.TITLE, ("removed",))
     made = table(
         "#", title, "removed", "left", "files", numeric=(*number, "left", "files"), wraps=("removed",)
     )
     for item in lost:
         site, removed = item.site, result.heads[item.index]
         left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
-        told = count(len(removed)) if kind.WIDE else spelled(removed)
-        made.add_row(site.called(site.number), site.name, told, left, str(len(item.places)))
+        made.add_row(site.called(site.number), site.name, site.listed(removed), left, str(len(item.places)))
     return made
 
 

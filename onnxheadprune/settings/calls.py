@@ -19,6 +19,7 @@ from onnxheadprune.settings.cutting import (
 )
 from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Running
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
+from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import CHANGES, EXECUTION, SELECTION, Natural, Setting, Text
 from onnxheadprune.settings.writing import Checking, Deploying, ExternalData, FollowLinks, Target
 
@@ -30,11 +31,11 @@ FuseMode = Annotated[
         section=CHANGES,
     ),
 ]
+_KINDS = [f'"{units}" of {kind["TITLE"]}s' for units, kind in SCORED.items()]
 ScoredUnits = Annotated[
     tuple[Unit, ...],
     Setting(
-        'What is scored: "heads", "neurons" of feed-forward blocks, "experts" of mixtures, or several with commas'
-        " between.",
+        f"What is scored: {', '.join(_KINDS)}, or several with commas between.",
         metavar="KINDS",
         parse=unit_kinds,
         section=SELECTION,

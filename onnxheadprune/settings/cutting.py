@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.inputs import DASK_HELP
+from onnxheadprune.settings.registry import (
+    BY_SITE,
+    METHODS,
+    SCORED,
+    WITHOUT_DATA,
+    default_method,
+    for_each_kind,
+    methods_of,
+)
 from onnxheadprune.settings.setting import (
     CHANGES,
     EXECUTION,
@@ -26,39 +35,31 @@ from onnxheadprune.settings.setting import (
 
 AMOUNT = "ratio keep target_speedup max_drift"
 """Settings of which one specifies how much to remove."""
-UNITS = "heads neurons experts layers"
+UNITS = f"{' '.join(SCORED)} layers"
 """Settings that name the units to remove."""
 TOKENS = "vocab vocab_size"
 """Settings that specify the tokens to keep."""
 
-Method: TypeAlias = Literal[
-    "weight",
-    "activation",
-    "fluctuation",
-    "reconstruction",
-    "ablation",
-    "fisher",
-    "taylor",
-    "reap",
-    "frequency",
-    "random",
-]
-Unit: TypeAlias = Literal["heads", "neurons", "experts", "layers"]
-Kind: TypeAlias = Literal["heads", "neurons", "experts"]
+Method: TypeAlias = Literal[tuple(METHODS)]  # type: ignore[valid-type]  # type checkers read api/typed.py
+Unit: TypeAlias = Literal[(*SCORED, "layers")]  # type: ignore[valid-type]
+Kind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
-MULTIPLES: Mapping[Kind, int] = {"heads": 1, "neurons": 8, "experts": 1}
+MULTIPLES: Mapping[str, int] = {units: kind["MULTIPLE"] for units, kind in SCORED.items()}
 """The default multiples of which the number of kept units is one."""
-SELECTED: tuple[Unit, ...] = get_args(Unit)
+SELECTED = (*SCORED, "layers")
 """Kinds of units that may be selected among."""
+
+
+_MULTIPLES = ",".join(f"{units}={number}" for units, number in MULTIPLES.items())
 
 
 def _multiples(text: str) -> dict[str, int]:
     """Numbers by kind of unit from "heads=2,neurons=8"."""
     parts = [item.partition("=") for item in text.split(",")]
     if not all(name in MULTIPLES and number.isdigit() and int(number) for name, _, number in parts):
-        raise ValueError(f"{text!r} is not of the form {','.join(f'{k}={n}' for k, n in MULTIPLES.items())}")
+        raise ValueError(f"{text!r} is not of the form {_MULTIPLES}")
     return {name: int(number) for name, _, number in parts}
 
 
@@ -76,11 +77,23 @@ def unit_kinds(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in SELECTED if kind in named)
 
 
-METHODS = (
-    "weight, activation, fluctuation, reconstruction, ablation, fisher, taylor or random; of experts reap, frequency,"
-    " activation, ablation or random"
-)
-ABLATION = requires("method=ablation")
+def _listed(reads: str) -> str:
+    *names, last = methods_of(reads)
+    return f"{', '.join(names)} or {last}"
+
+
+def with_methods(names: Iterable[str]) -> str:
+    """Methods as rules name them."""
+    return " ".join(f"method={name}" for name in names)
+
+
+_QUOTED = ", ".join(f'"{units}"' for units in SCORED)
+_OTHER_KINDS = [requires("units", value=units) for units in [*SCORED][1:]]
+METHODS_HELP = for_each_kind(_listed, "; of")
+DEFAULT_HELP = for_each_kind(lambda reads: default_method([reads]), ", of")
+ABLATION = requires(with_methods(BY_SITE))
+NO_DATA = excludes(with_methods(WITHOUT_DATA))
+"""Of data, where units are scored alone."""
 DRIFT_HELP = (
     "What drift is measured in: kl (divergence of distributions, nats per position), cosine (1 - cosine), auto (kl for"
     " logits, else cosine), or module:function of your own, called with (before, after, feed); larger is worse"
@@ -98,7 +111,7 @@ Drift = Annotated[
 Units = Annotated[
     Annotated[tuple[Unit, ...], Bounds(min_length=1)],
     Setting(
-        'What may be removed: "heads", "neurons", "experts" and "layers" (attention or feed-forward blocks as a whole)'
+        f'What may be removed: {_QUOTED} and "layers" (attention or feed-forward blocks as a whole)'
         ' with commas between, or "all". With more than heads, ratios are shares of the operations of these blocks;'
         " with experts, which save memory, of their bytes.",
         metavar="KINDS",
@@ -161,9 +174,9 @@ class Selecting:
     method: Annotated[
         Method | None,
         Setting(
-            f"Score units by this method on the data, as `score` does, and select by these scores: {METHODS}.",
+            f"Score units by this method on the data, as `score` does, and select by these scores: {METHODS_HELP}.",
             metavar="M",
-            rules=(requires(AMOUNT), requires("data method=weight method=random")),
+            rules=(requires(AMOUNT), requires(f"data {with_methods(WITHOUT_DATA)}")),
         ),
     ] = None
     protect: Annotated[
@@ -188,14 +201,14 @@ class Selecting:
         Mapping[Kind, Count],
         Setting(
             "The number of heads that a site keeps, of neurons that a feed-forward block keeps, or of experts that a"
-            " mixture keeps, is a multiple of N [default: heads=1,neurons=8,experts=1].",
+            " mixture keeps, is a multiple of N"
+            f" [default: {_MULTIPLES}].",
             metavar="UNIT=N,UNIT=N",
             parse=_multiples,
             also="round-to neurons-multiple-of",
             rules=(
                 requires(AMOUNT),
-                requires("units", value="neurons"),
-                requires("units", value="experts"),
+                *_OTHER_KINDS,
             ),
         ),
     ] = field(default_factory=dict)
@@ -378,7 +391,7 @@ class Scoring:
     method: Annotated[
         Method | None,
         Setting(
-            f"How units are scored: {METHODS} [default: reconstruction, of experts reap, without data weight].",
+            f"How units are scored: {METHODS_HELP} [default: {DEFAULT_HELP}, without data {WITHOUT_DATA[0]}].",
             metavar="M",
         ),
     ] = None

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
+from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting, excludes, requires
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
-RUNTIMES: Mapping[str, str] = {
-    "sentence-transformers": "sentence_transformers",
-    "optimum": "optimum",
-    "transformers.js": "transformers_js",
-    "genai": "genai",
-    "tei": "text_embeddings_inference",
-    "fastembed": "fastembed",
-    "openvino": "openvino",
-    "ort": "onnx_runtime",
-}
-"""All runtimes by name, with the file of `deploying/clients` that has the `CLIENT`."""
 RuntimeName: TypeAlias = Literal[tuple(RUNTIMES)]  # type: ignore[valid-type]  # type checkers read api/typed.py
 
 

@@ -77,63 +77,82 @@ class Silenced:
 
 def silenced_cores(planning: Planning) -> Silenced:
     """The viewed model with the removed heads silenced at their cores."""
-    model = copied(planning.view.model)
-    tracer = Tracer()
-    masks: dict[Node, Live] = {}
-    taps: list[Tap] = []
-    skipped: list[str] = []
-    hidden = False
-    before: list[tuple[GraphProto, NodeProto]] = []
-    stored = False
-    routed: dict[Node, list[Insert]] = {}
+    how = _Silencing(copied(planning.view.model))
     for site in planning.touched:
-        heads = planning.heads[site.index]
-        if site.ROUTED:
-            from onnxheadprune.validation.expert_masks import with_other_weights
+        site.silenced(how, planning.heads[site.index])
+    return how.result()
 
-            for item in routed_masks(model, site, heads):
-                routed.setdefault(item.node, []).append(item)
-            changed = with_other_weights(model, site, heads)
-            stored = stored or changed is not None
-            skipped += [site.label] if changed is None else []
-            before += changed or []
-            continue
-        if site.INSIDE:
-            from onnxheadprune.validation.expert_masks import silenced_inside
 
-            made = silenced_inside(model, site, heads)
-            stored = stored or made is not None
-            skipped += [site.label] if made is None else []
-            before += made or []
-            continue
-        if site.WHOLE:
-            # It is what is added to its stream, whatever else reads what it is computed from.
-            for projection in site.projections:
-                item = masked_input(model, projection, projection.live_without(heads))
-                routed.setdefault(projection.node, []).append(item)
-            continue
-        own = _masks(site, heads, tracer) if site.CORED else _masks_behind(site, heads)
-        if own is None:
-            skipped.append(site.label)
-            continue
-        for node, mask in own.items():
-            masks[node] = mask & masks[node] if node in masks else mask
+class _Silencing:
+    """A copy of the original in which units are silenced, by the way of each kind."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model, self._tracer = model, Tracer()
+        self._masks: dict[Node, Live] = {}  # of outputs of nodes
+        self._inserts: dict[Node, list[Insert]] = {}  # masks of inputs of nodes
+        self._first: list[tuple[GraphProto, NodeProto]] = []  # nodes that go to the beginning of graphs
+        self._taps: list[Tap] = []
+        self._skipped: list[str] = []
+        self._hidden = self._stored = False
+
+    def at_cores(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros behind the cores."""
+        self._behind(site, units, _masks(site, units, self._tracer))
+
+    def behind(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros behind what makes the values that projections read, for all readers."""
+        self._behind(site, units, _masks_behind(site, units))
+
+    def at_router(self, site: Site, units: Sequence[int]) -> None:
+        """Keep the choice of the router from units, and change their weights."""
+        from onnxheadprune.validation.expert_masks import with_other_weights
+
+        for item in routed_masks(self._model, site, units):
+            self._inserts.setdefault(item.node, []).append(item)
+        self._with_stored(site, with_other_weights(self._model, site, units))
+
+    def inside(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros into the stored weights of one operator that computes the units."""
+        from onnxheadprune.validation.expert_masks import silenced_inside
+
+        self._with_stored(site, silenced_inside(self._model, site, units))
+
+    def at_sum(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros where the site is added to its stream, whatever else reads what it is computed from."""
         for projection in site.projections:
-            tap = _tap(site, projection, heads)
-            if tap is None:
-                hidden = True
-            else:
-                taps.append(tap)
-    for node in sorted({*masks, *routed}, key=lambda item: -item.index):
-        if node in masks:
-            _insert(model, node, masks[node])
-        insert(model, routed.get(node, ()))
-    for graph, new in before:
-        graph.node.insert(0, new)
-    known = {info.name for info in model.graph.output}
-    for name in dict.fromkeys(name for tap in taps for name in tap.shown if name not in known):
-        model.graph.output.append(ValueInfoProto(name=name))
-    return Silenced(model, tuple(taps), tuple(skipped), bool(masks) or stored, hidden)
+            item = masked_input(self._model, projection, projection.live_without(units))
+            self._inserts.setdefault(projection.node, []).append(item)
+
+    def result(self) -> Silenced:
+        """The model with all masks in place."""
+        model = self._model
+        for node in sorted({*self._masks, *self._inserts}, key=lambda item: -item.index):
+            if node in self._masks:
+                _insert(model, node, self._masks[node])
+            insert(model, self._inserts.get(node, ()))
+        for graph, new in self._first:
+            graph.node.insert(0, new)
+        known = {info.name for info in model.graph.output}
+        for name in dict.fromkeys(name for tap in self._taps for name in tap.shown if name not in known):
+            model.graph.output.append(ValueInfoProto(name=name))
+        can_any = bool(self._masks) or self._stored
+        return Silenced(model, tuple(self._taps), tuple(self._skipped), can_any, self._hidden)
+
+    def _with_stored(self, site: Site, changed: list[tuple[GraphProto, NodeProto]] | None) -> None:
+        self._stored = self._stored or changed is not None
+        self._skipped += [site.label] if changed is None else []
+        self._first += changed or []
+
+    def _behind(self, site: Site, units: Sequence[int], own: dict[Node, Live] | None) -> None:
+        if own is None:
+            self._skipped.append(site.label)
+            return
+        for node, mask in own.items():
+            self._masks[node] = mask & self._masks[node] if node in self._masks else mask
+        for projection in site.projections:
+            tap = _tap(site, projection, units)
+            self._hidden = self._hidden or tap is None
+            self._taps += [] if tap is None else [tap]
 
 
 def _tap(site: Site, projection: Projection, heads: Sequence[int]) -> Tap | None:

@@ -152,7 +152,7 @@ def _without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMo
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
     """Weights before the cores that nobody needs the whole of once the heads are gone, and what is needed."""
     for site in planning.touched:
-        if site.CORED:
+        if site.unit_cores:
             heads = planning.heads[site.index]
             maps = _weights_before(site)
             handed = caller_demands([site], planning.heads)

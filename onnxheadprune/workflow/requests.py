@@ -11,6 +11,7 @@ from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, output_names
+from onnxheadprune.settings.registry import SCORED
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
@@ -79,7 +80,7 @@ class Choice:
     ) -> Choice:
         """Return what to remove, and how the remaining weights are adjusted."""
         return cls(
-            combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
+            combined(cut.heads, {units: getattr(cut, units, None) for units in [*SCORED][1:]}, cut.layers),
             _target_of(cut),
             cut.refit,
             measure_of(cut.drift),

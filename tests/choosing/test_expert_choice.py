@@ -20,6 +20,7 @@ from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
+from onnxheadprune.settings.registry import methods_of
 from tests import toys_experts, toys_mixture, toys_scores
 from tests.conftest import Outcome
 from tests.liveness.one_node import run
@@ -253,12 +254,12 @@ def test_neurons_of_experts_that_may_go_are_no_choice_of_their_own() -> None:
 
 def test_methods_are_those_of_the_kind() -> None:
     """Every method scores what says so, and is refused for all else by name."""
-    with pytest.raises(UsageError, match="reap does not score heads; reconstruction, weight"):
+    with pytest.raises(UsageError, match="reap does not score heads; weight, activation"):
         score(toys_scores.stack(), method="reap", data=toys_scores.ids(), provider=HERE)
     with pytest.raises(UsageError, match="fisher does not score experts; reap, frequency"):
         PruningTarget(ratio=0.5, units=ONLY, method="fisher")
     assert score(TOYS["picked"].model(), data=FEEDS, provider=HERE, units=ONLY).method == "reap"
-    for method in MixtureSite.METHODS:
+    for method in methods_of(MixtureSite.SCORED_BY):
         found = scored(TOYS["picked"].model(), method)
         assert found.shape == (EXPERTS,) and (found >= 0).all()
 

@@ -13,8 +13,9 @@ from rich.console import Console
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.scoring.method import Subject
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.sensitivity import MaskGradients, Probing, Sensitivity
+from onnxheadprune.choosing.scoring.sensitivity import MaskGradients, Probing, sensitivity
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.errors import RefusedError, UsageError
@@ -148,10 +149,10 @@ def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pyte
     monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 1600)
     model = toys_scores.stack(layers=1, dtype=np.float64)
     view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=4, length=4))
-    found = Sensitivity.of(view, sites.every, "fisher", Evidence(data, HERE))
+    found = sensitivity(Subject(view, sites.every, Evidence(data, HERE)), curvature=True)
     assert found.unit == "estimated kl" and found.constant == {}
     for index, unit in ((0, 0), (0, 3), (1_000_000, 0), (1_000_000, 11)):
-        assert found.scores[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.15)
+        assert found.values[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.15)
 
 
 def test_how_samples_are_put_into_feeds_changes_nothing() -> None:

@@ -33,7 +33,7 @@ def _space(rng: np.random.Generator) -> SearchSpace:
     sites: list[Any] = []
     paths: dict[int, list[Step]] = {}
     for index, units in enumerate((4, 6, 3)):
-        sites.append(SimpleNamespace(index=index, num_units=units, WIDE=True, original=tuple))
+        sites.append(SimpleNamespace(index=index, num_units=units, STEPS=64, original=tuple))
         costs = np.cumsum(rng.uniform(0.1, 1, units))
         paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
     savings = {

@@ -15,12 +15,10 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
-from onnxheadprune.choosing.scoring.by_method import GROUPS
+from onnxheadprune.choosing.scoring.methods.ablation import GROUPS
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
-    DATA_FREE,
-    METHODS,
     HeadScores,
     read_scores,
     write_scores,
@@ -29,17 +27,19 @@ from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from tests import toys_scores
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
+SIMPLE = ("weight", "activation", "fluctuation")
 HERE = Provider(CPU, "test")
 BOTH = frozenset({"heads", "neurons"})
 CPU_ONLY = ("--provider", "cpu")
 
 
 def scored(model: Any, method: Any, **options: Any) -> HeadScores:
-    data = None if method in DATA_FREE else toys_scores.ids()
+    data = None if method in WITHOUT_DATA else toys_scores.ids()
     return score(model, method=method, data=data, provider=HERE, units=BOTH, **options)
 
 
@@ -47,7 +47,7 @@ def test_simple_scores_are_their_formulas() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
     moments = context_moments(view, sites.neurons, data, HERE)
-    found = {name: scored(model, name) for name in METHODS[:3]}
+    found = {name: scored(model, name) for name in SIMPLE}
     for site in sites.neurons:
         weight, moment = projection_matrix(site.projections[0]), moments[site.index][0]
         expected = {
@@ -189,7 +189,11 @@ QUICK = ("weight", "fisher")
     "method",
     [
         *QUICK,
-        *(pytest.param(name, marks=pytest.mark.long) for name in NeuronSite.METHODS if name not in QUICK),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in methods_of(NeuronSite.SCORED_BY)
+            if name not in QUICK
+        ),
     ],
 )
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxheadprune import UsageError, prune, score
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.data.calibration import Feeds
+from onnxheadprune.settings.registry import methods_of
 from tests import toys, toys_scores
 
 BOTH = frozenset({"heads", "neurons"})
@@ -74,7 +75,7 @@ def data(*, bad: int = 1) -> Feeds:
     [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}],
     ids=("share", "drift", "share of both"),
 )
-@pytest.mark.parametrize("method", [None, *AttentionSite.METHODS])
+@pytest.mark.parametrize("method", [None, *methods_of(AttentionSite.SCORED_BY)])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:
     model = overflowing()
     made = prune(model, **way, method=method, data=data(), provider="cpu", validate=False)

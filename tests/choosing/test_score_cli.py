@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.choosing.scoring.scores import DATA_FREE, read_scores
+from onnxheadprune.choosing.scoring.scores import read_scores
+from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture, said
 from tests.conftest import Outcome
@@ -20,12 +21,12 @@ CPU = ("--provider", "cpu")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", AttentionSite.METHODS)
+@pytest.mark.parametrize("method", methods_of(AttentionSite.SCORED_BY))
 def test_score_writes_scores_and_a_picture(
     method: str, command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:
     out, picture = tmp_path / "scores.json", tmp_path / "heat.svg"
-    options = [] if method in DATA_FREE else ["--data", data]
+    options = [] if method in WITHOUT_DATA else ["--data", data]
     outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
     assert f"heads scored by {method}" in outcome.stdout and "low to high score" in outcome.stdout

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing.scoring import by_method
 from onnxheadprune.choosing.scoring.executors import open_executor, run_all
+from onnxheadprune.choosing.scoring.methods import ablation as ablating
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.targets import Requirements
@@ -54,13 +54,13 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
     with pytest.raises(Stop):
         ablation(model, toys_scores.ids(), partial=path, progress=stop)
     assert path.is_file()
-    real = by_method.ablation_scores
+    real = ablating.ablation_scores
 
     def counted(view: Any, site: Any, *rest: Any) -> Any:
         computed.append(site.index)
         return real(view, site, *rest)
 
-    monkeypatch.setattr(by_method, "ablation_scores", counted)
+    monkeypatch.setattr(ablating, "ablation_scores", counted)
     return path, computed, model
 
 

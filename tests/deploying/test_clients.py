@@ -19,7 +19,8 @@ from onnxheadprune.deploying import clients
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import described
-from onnxheadprune.settings.writing import RUNTIMES, RuntimeName
+from onnxheadprune.settings.registry import RUNTIMES
+from onnxheadprune.settings.writing import RuntimeName
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Outcome
 from tests.deploying import exports
@@ -49,7 +50,8 @@ def test_the_command_line_knows_all_clients() -> None:
     files = {
         path.stem for path in Path(clients.__file__).parent.glob("*.py") if "\nCLIENT = " in path.read_text()
     }
-    assert files == set(RUNTIMES.values()) and get_args(RuntimeName) == tuple(RUNTIMES)
+    assert files == {module.rpartition(".")[2] for module in RUNTIMES.values()}
+    assert get_args(RuntimeName) == tuple(RUNTIMES)
     assert [client_named(name).name for name in RUNTIMES] == [*RUNTIMES]
 
 

@@ -14,7 +14,7 @@ from onnxheadprune import RefusedError
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import described
-from onnxheadprune.settings.writing import RUNTIMES
+from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys_layers
 from tests.conftest import Outcome
 from tests.deploying import exports

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, inspect, prune_folder
-from onnxheadprune.settings.writing import RUNTIMES
+from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
 from tests.deploying import exports

@@ -81,7 +81,7 @@ def test_ablation_by_path_gives_the_same_scores(
 ) -> None:
     model, path = outside
     monkeypatch.setattr(
-        "onnxheadprune.choosing.scoring.by_method.sent", lambda model: sent(model, whole_up_to=0)
+        "onnxheadprune.choosing.scoring.methods.ablation.sent", lambda model: sent(model, whole_up_to=0)
     )
     data, workers = toys_scores.parts(model)[2], Travelling()
     scores = score(model, method="ablation", data=data, provider=HERE)

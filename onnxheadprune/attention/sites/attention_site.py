@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.records import HEADS, RecordedUnits
+from onnxheadprune.attention.sites.site import Silencing, Site
+from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.graph.view import Node
 
 
 @one_line("index name kind num_units removed head_size kv_num_heads reason")
@@ -27,7 +29,7 @@ class AttentionSite(Site):
     """
 
     UNIT = "head"
-    UNITS: ClassVar[str] = HEADS
+    UNITS = "heads"
     BLOCK = "site"
     SHARED = "kv_head"
     TITLE = "attention site"
@@ -36,8 +38,7 @@ class AttentionSite(Site):
     FIELD = "sites"
     UNNAMED = "attention"
     LAYER = "begin"
-    WIDE = False
-    CORED = True
+    STEPS = None
 
     kind: str
     kv_num_heads: int
@@ -45,6 +46,15 @@ class AttentionSite(Site):
     v_head_size: int
     original_kv_num_heads: int = 0
     kv_known: bool = True
+
+    @property
+    def unit_cores(self) -> tuple[Node, ...]:
+        """The cores, which compute heads side by side."""
+        return self.cores
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Silence heads where they are computed."""
+        how.at_cores(self, units)
 
     @property
     def num_heads(self) -> int:

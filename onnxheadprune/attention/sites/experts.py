@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.neuron_site import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Silencing, Site
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of
 from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.live import DEAD
@@ -68,13 +69,20 @@ class ExpertSite(NeuronSite):
     """A mixture of experts; its units are neurons of single experts."""
 
     ALL_GROUPS_STAY: ClassVar[bool] = True
-    INSIDE: ClassVar[bool] = True
 
     def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
         """The neurons of all experts at the same position, which a cut may remove together."""
         packed = [[unit for unit in self.units if unit[0] in group] for group in self.groups]
         same = [[neuron for unit in some for neuron in unit] for some in zip(*packed, strict=True)]
         return same, [range(self.num_units)]
+
+    def numbers_by(self, other: Site) -> bool:
+        """Return whether it numbers neurons by experts that a router chooses."""
+        return other.routing is not None and not set(self.cores).isdisjoint(other.cores)
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Silence neurons in the weights of the operator."""
+        how.inside(self, units)
 
     @property
     def experts(self) -> int:

@@ -1,4 +1,4 @@
-"""The kinds of units: each is a class of sites in a file of its own, which only has to be listed here.
+"""The kinds of units: each is a class of sites in a file `*_site.py`, where it is found by lying there.
 
 Heads have more properties (KV heads, caches), and so their own entries in plans and records. All
 other kinds are only used through the interface of `Site`; no code checks which kind it is.
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.mixture_site import MixtureSite
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.sublayer_site import SublayerSite
 from onnxheadprune.edit.records import HEADS
+from onnxheadprune.settings.registry import UNIT_KINDS
 
 DEFAULT_UNITS = frozenset({HEADS})
 """The default units of a target."""
@@ -21,7 +19,7 @@ LAYERS = "layers"
 """In the units of a target: attention and feed-forward blocks as a whole."""
 
 
-KINDS: list[type[Site]] = [NeuronSite, SublayerSite, MixtureSite]
+KINDS: list[type[Site]] = [kind.load() for kind in UNIT_KINDS[1:]]
 """In the order in which they are found and listed; a kind knows the sites of those before it."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.attention.sites.site import BYTES, SPAN, Site
+from onnxheadprune.attention.sites.site import Silencing, Site
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
@@ -29,19 +29,23 @@ class MixtureSite(Site):
     BLOCK = "mixture"
     TITLE = "mixture-of-experts block"
     KEY = "moe."
-    FROM = 3 * SPAN
+    FROM = 3_000_000
     FIELD = "mixtures"
     UNNAMED = "mixture"
-    WIDE = False
-    ROUTED = True
-    METHODS = ("reap", "frequency", "activation", "ablation", "random")
-    SAVES = BYTES
+    STEPS = None
+    SCORED_BY = "router"
+    HOLDS_SITES = True
+    SAVES = "bytes"
     ALL_GROUPS_STAY = True
     COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
     routing: Routing  # the path of its scores
     shared: tuple[str, ...] = ()  # keys of the feed-forward blocks of the shared experts
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Silence experts by the router."""
+        how.at_router(self, units)
 
     @property
     def only_named(self) -> str | None:

@@ -96,7 +96,6 @@ class RoutedProjection(Projection):
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All mixtures in graph order of their routers."""
     streams, seen = Streams(), dict[Node, MixtureSite]()
-    numbered = {core: site for site in known if site.INSIDE and site.removed for core in site.cores}
     heads = {item.node for site in known if isinstance(site, AttentionSite) for item in site.projections}
     for router, live, experts, is_gate in _routers(view, streams):
         if router in seen and seen[router].reason is None:
@@ -113,12 +112,12 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
             # Of what cannot be cut, the first is the finest.
             continue
         seen[router] = site
-        before = next((numbered[core] for core in site.cores if core in numbered), None)
+        before = next((other for other in known if other.removed and other.numbers_by(site)), None)
         why = "" if before is None else f"{before.label} has lost {before.UNITS} before; remove experts first"
         if why:
             seen[router] = _refused(site, why)
     sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
-    blocks = [site for site in known if site.CHOSEN and site.is_branch and not site.CORED]
+    blocks = [site for site in known if site.CHOSEN and site.is_branch and not site.unit_cores]
     sites = [replace(site, shared=_shared(site.routing.router, blocks)) for site in sites]
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
     return Findings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxheadprune.attention.sites.site import SPAN, Site
+from onnxheadprune.attention.sites.site import Site
 
 FEED_FORWARD = "feed-forward"
 """A branch of a residual stream, with an activation or a gate."""
@@ -41,10 +41,12 @@ class NeuronSite(Site):
     BLOCK = "block"
     TITLE = "feed-forward block"
     KEY = "ffn."
-    FROM = SPAN
+    FROM = 1_000_000
     FIELD = "feed_forward"
     UNNAMED = "feed_forward"
     LAYER = "part"
+    MULTIPLE = 8
+    WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
     FOUND_BY = "onnxheadprune.attention.sites.neurons"
 
     @property

@@ -6,16 +6,14 @@ that a sigmoid or a correction has moved since. Nothing of it is taken from what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.attention.sites.routing import Routing
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import looks_only
@@ -66,11 +64,12 @@ class Gate:
         return out, nodes.as_protos(created, self.node.scope.opset)
 
 
-def gates_of(site: Site) -> list[Gate]:
-    """The inputs by which a router's choice can be kept from experts, none for sites without a router."""
-    if not isinstance(site, MixtureSite):
-        return []
-    routing = site.routing
+def gates_of(routing: Routing) -> list[Gate]:
+    """The inputs by which a router's choice can be kept from experts.
+
+    Raises:
+        RefusedError: if a choice is made by scores that are not real numbers.
+    """
     choices = {(item.node, item.index): item for item in routing.meetings if item.chooses}
     router = routing.router.out
     found = [
@@ -83,18 +82,6 @@ def gates_of(site: Site) -> list[Gate]:
         if found[-1].value.elem_type not in FLOATS:
             raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
     return found
-
-
-def routed_by(site: Site) -> Routing:
-    """The router of a site whose units it keeps out."""
-    assert isinstance(site, MixtureSite)
-    return site.routing
-
-
-def closed(site: Site, gone: Iterable[int]) -> dict[str, npt.NDArray[np.bool_]]:
-    """The masks that keep some units from being chosen, by name; none for sites without a router."""
-    units = tuple(gone)
-    return {gate.mask: gate.alive(units) for gate in gates_of(site)} if units else {}
 
 
 def never(elem_type: int) -> float:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.spelling import count, many, spelled
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.sites.routing import Routing
+    from onnxheadprune.attention.sites.routing_mask import Gate
 
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""
@@ -29,7 +34,9 @@ SPAN = 1_000_000
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
-    """One block of removable units. A kind of unit is a subclass, in a file of its own; see `kinds.py`.
+    """One block of removable units. A kind of unit is a subclass in a file `*_site.py`, where `kinds.py` finds it.
+
+    Its constants are literals: options are made of them before anything is imported (`settings/registry.py`).
 
     Attributes:
         index: unique among all sites of all kinds; stable when the model is pruned.
@@ -53,6 +60,7 @@ class Site:
         flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
         removed: units that an earlier pruning removed (indices of the original model).
         original_num_units: units before any pruning.
+        routing: the path from a router's scores to its choice among the units, None without a router.
     """
 
     UNIT: ClassVar[str]
@@ -75,35 +83,24 @@ class Site:
     """What is called that a group of units shares: the owner of columns in `inspect --json`."""
     LAYER: ClassVar[str] = ""
     """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
-    WIDE: ClassVar[bool] = True
-    """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
-    CORED: ClassVar[bool] = False
-    """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
-    INSIDE: ClassVar[bool] = False
-    """Whether units are computed inside one operator, so that its stored weights silence them, not cores."""
-    WHOLE: ClassVar[bool] = False
-    """True if its one unit is a residual branch, which is silenced where it is added to the stream."""
-    ROUTED: ClassVar[bool] = False
-    """Whether a router keeps units out of what is computed, so that its scores silence them, not zeros in a context."""
+    STEPS: ClassVar[int | None] = 64
+    """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
     CHOSEN: ClassVar[bool] = True
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
-    METHODS: ClassVar[tuple[str, ...]] = (
-        "reconstruction",
-        "weight",
-        "activation",
-        "fluctuation",
-        "ablation",
-        "fisher",
-        "taylor",
-        "random",
-    )
-    """The methods by which units can be scored, the default one first."""
-    SAVES: ClassVar[str] = OPERATIONS
+    MULTIPLE: ClassVar[int] = 1
+    """The number of which a site keeps a multiple of units, unless another one is set."""
+    SCORED_BY: ClassVar[str] = "contexts"
+    """What methods see the units by: `ScoringMethod.READS`."""
+    HOLDS_SITES: ClassVar[bool] = False
+    """True if sites of other kinds may lie inside of units, and vanish with them."""
+    SAVES: ClassVar[str] = "operations"
     """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """True if every group must keep at least one unit, unless the whole site is removed."""
     COUNTED_BY: ClassVar[tuple[str, ...]] = ()
     """Fields of configurations that specify one number of units for all sites."""
+    WIDTHS: ClassVar[tuple[str, ...]] = ()
+    """Fields of configurations from which the number of units follows, but not of runtimes: they are not updated."""
     FOUND_BY: ClassVar[str] = ""
     """The module whose function `found` looks for the sites; it is imported when they are first asked for."""
 
@@ -127,6 +124,7 @@ class Site:
     flops_per_token: int = 0
     removed: tuple[int, ...] = ()
     original_num_units: int = 0
+    routing: Routing | None = field(default=None, repr=False)
 
     @classmethod
     def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
@@ -219,6 +217,32 @@ class Site:
         return None
 
     @property
+    def contexts(self) -> tuple[Projection, ...]:
+        """The projections in whose inputs units are silenced; none where a router keeps units out."""
+        return self.projections if self.routing is None else ()
+
+    def gates(self) -> Sequence[Gate]:
+        """The inputs by which a router's choice is kept from units; none without a router.
+
+        Raises:
+            RefusedError: if a choice is made by scores that are not real numbers.
+        """
+        if self.routing is None:
+            return ()
+        from onnxheadprune.attention.sites.routing_mask import gates_of
+
+        return gates_of(self.routing)
+
+    @property
+    def unit_cores(self) -> tuple[Node, ...]:
+        """Those of `cores` that make the units on an axis that enumerates them; none where units are channels."""
+        return ()
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Silence units in another place than a cut does, by one of several ways."""
+        how.behind(self, units)
+
+    @property
     def shape(self) -> tuple[object, ...]:
         """Properties that are equal in all files with this site."""
         return self.original_num_units, self.removed
@@ -227,6 +251,14 @@ class Site:
     def told(self) -> str:
         """`shape` in words."""
         return f"{self.original_num_units} {self.UNITS}{self.told_before}"
+
+    @classmethod
+    def listed(cls, units: Sequence[int], *, named: bool = False) -> str:
+        """Return some units by their numbers, or how many there are where a site has hundreds; with their name."""
+        if cls.STEPS is not None:
+            return many(len(units), cls.UNIT) if named else count(len(units))
+        name = f"{cls.UNIT if len(units) == 1 else cls.UNITS} " if named else ""
+        return f"{name}{spelled(units)}"
 
     @property
     def told_before(self) -> str:
@@ -336,6 +368,10 @@ class Site:
         """Return why `units` (present indices) cannot be removed together, None if they can."""
         return None
 
+    def numbers_by(self, other: Site) -> bool:
+        """Return whether both are one operator, which numbers these units by those of the other."""
+        return False
+
     def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
         """Those of the given sites that lie inside its units, and are removed with them."""
         return ()
@@ -346,6 +382,25 @@ class Site:
             f"leave its {len(self.groups)} KV heads with different numbers of query heads"
             f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
         )
+
+
+class Silencing(Protocol):
+    """Ways to silence units in a copy of the original, by what computes them."""
+
+    def behind(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros behind what makes the values that projections read, for all readers."""
+
+    def at_cores(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros behind the cores."""
+
+    def at_router(self, site: Site, units: Sequence[int]) -> None:
+        """Keep the choice of the router from units, and change their weights."""
+
+    def inside(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros into the stored weights of one operator that computes the units."""
+
+    def at_sum(self, site: Site, units: Sequence[int]) -> None:
+        """Put zeros where the site is added to its stream, whatever else reads what it is computed from."""
 
 
 class Findings(NamedTuple):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.site import SPAN, Site
+from onnxheadprune.attention.sites.site import Silencing, Site
 
 ALONE = "a sublayer has no units to choose among"
 
@@ -18,13 +19,17 @@ class SublayerSite(Site):
     BLOCK = "sublayer"
     TITLE = "other sublayer"
     KEY = "sublayer."
-    FROM = 2 * SPAN
+    FROM = 2_000_000
     FIELD = "sublayers"
     UNNAMED = "sublayer"
     LAYER = "begin"
-    WHOLE = True
+    HOLDS_SITES = True
     CHOSEN = False
     FOUND_BY = "onnxheadprune.attention.sites.sublayers"
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Silence the branch where it is added."""
+        how.at_sum(self, units)
 
     @property
     def only_named(self) -> str:

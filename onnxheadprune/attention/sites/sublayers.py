@@ -67,7 +67,7 @@ PRODUCTS = MULTIPLIES | DIVIDES
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """Return the residual branches that no site ends alone, in graph order."""
     owned = {projection.node for site in known for projection in site.projections}
-    cored = [site for site in known if site.CORED]
+    cored = [site for site in known if site.unit_cores]
     owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()
     others = {item.node for site in known if site.is_branch for item in site.projections}
     streams = Streams()

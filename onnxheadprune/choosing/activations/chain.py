@@ -46,11 +46,8 @@ class Cut:
     def of(cls, site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
         """A site without some units: silent in its contexts, or kept from the choice of its router."""
         gone = tuple(sorted(units))
-        if not site.ROUTED:
-            return cls(site.index, gone, weights)
-        from onnxheadprune.attention.sites.routing_mask import closed
-
-        return cls(site.index, (), {**weights, **closed(site, gone)})
+        masks = {gate.mask: gate.alive(gone) for gate in site.gates()} if gone else {}
+        return cls(site.index, gone if site.contexts else (), {**weights, **masks})
 
 
 NO_CUT = Cut(-1, ())
@@ -292,12 +289,8 @@ class Chain:
 
 def changed_by_cut(site: Site) -> Iterator[Node]:
     """The nodes that compute with what a cut of a site may change beside its contexts."""
-    if site.ROUTED:
-        from onnxheadprune.attention.sites.routing_mask import gates_of
-
-        yield from (gate.node for gate in gates_of(site))
-        return
-    for projection in site.projections:
+    yield from (gate.node for gate in site.gates())
+    for projection in site.contexts:
         yield projection.node
         linear = Linear.of(projection)
         if linear is not None and linear.bias is not None:
@@ -307,7 +300,7 @@ def changed_by_cut(site: Site) -> Iterator[Node]:
 def _silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
     """The contexts of a site, by name, with zeros where some of its heads are; none where a router leaves units out."""
     found: dict[str, Array] = {}
-    for projection in () if site.ROUTED else site.projections:
+    for projection in site.contexts:
         name = context_of(projection).name
         value = values[name]
         mask = projection.spread(projection.live_without(heads), value.ndim)

@@ -49,7 +49,7 @@ class Parts:
         """
         self.view, self.workers = view, workers_on(provider, feeds)
         self.provider = replace(provider, threads=self.workers.threads)
-        self._gates = {gate.mask: gate for site in sites for gate in _gates(site)}
+        self._gates = {gate.mask: gate for site in sites for gate in site.gates()}
 
     def session(
         self,
@@ -178,15 +178,6 @@ def part(
             tensor.CopyFrom(stored_anew(tensor, stored[node.out.name]))
     small.graph.output.extend(_output(values[name]) for name in names)
     return small
-
-
-def _gates(site: Site) -> Sequence[Gate]:
-    """The inputs of a site by which its router's choice can be masked."""
-    if not site.ROUTED:
-        return ()
-    from onnxheadprune.attention.sites.routing_mask import gates_of
-
-    return gates_of(site)
 
 
 def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]) -> ModelProto:

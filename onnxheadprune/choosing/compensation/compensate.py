@@ -77,7 +77,7 @@ def compensate(
     shared = {node for node, count in readers.items() if count > 1}
     wide = _widest(todo)
     data = as_much_as_pays(data, max(map(_unknowns, todo), default=0), _weights_of(todo), how.most)
-    routed = [(site, tuple(heads.get(site.index, ()))) for site in sites if site.ROUTED]
+    routed = [(site, tuple(heads.get(site.index, ()))) for site in sites if not site.contexts]
     parts = Parts(view, provider, sites=sites)
     work = _Work(parts, todo, shared, data, _silent_maps(sites, heads), routed, how.most)
     if work.too_few is not None:

@@ -51,7 +51,12 @@ class Task:
 
     def value_maps(self, shared: Collection[int]) -> tuple[Linear, ...]:
         """The layers that may compute the values of the site, likely ones first, without shared nodes."""
-        if self.site is None or not self.site.CORED or self.linear is None or len(self.site.projections) != 1:
+        if (
+            self.site is None
+            or not self.site.unit_cores
+            or self.linear is None
+            or len(self.site.projections) != 1
+        ):
             return ()
         makers = reversed(feeders(self.linear.source))
         return tuple(item for item in makers if item.node.index not in shared and item.is_free)
@@ -73,7 +78,7 @@ def attention_maps(sites: Sequence[Site]) -> Counter[int]:
     """Return how many projections read the attention that each layer feeds, by the index of its node."""
     found: Counter[int] = Counter()
     for site in sites:
-        for projection in site.projections if site.CORED else ():
+        for projection in site.projections if site.unit_cores else ():
             context = projection.node.inputs[projection.activation[0]]
             found.update(item.node.index for item in (() if context is None else feeders(context)))
     return found
@@ -96,7 +101,7 @@ def tasks(
     gone = Emptied.by(view, sites, heads)
     for site in sites:
         units = set(heads.get(site.index, ()))
-        for projection in site.projections if units and not site.ROUTED else ():
+        for projection in site.contexts if units else ():
             if projection.node in gone.maps:
                 continue
             kept = np.flatnonzero(projection.live_without(units).reshape(-1))
@@ -107,7 +112,7 @@ def tasks(
     routers = (
         projection.node.index
         for site in sites
-        if site.ROUTED and heads.get(site.index)
+        if heads.get(site.index) and not site.contexts
         for projection in site.projections
     )
     first = min((*found, *routers, *(node.index for node in gone.maps)), default=None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +19,16 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 
 from onnxheadprune.attention.sites.routing import Picks, Routing
-from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never, routed_by
-from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
-from onnxheadprune.data.drift import Evidence, counted
+from onnxheadprune.choosing.scoring.method import Scored, Subject
+from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.model.graph.facts import ADDS
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.cutting import Method
 
 ALONE, ALONE_HALF = 20.0, 10.0
 """The score of an expert that is chosen alone: a softmax or a sigmoid makes it 1, and its exponential is finite."""
@@ -43,39 +41,45 @@ Scores = npt.NDArray[np.float64]
 
 
 def expert_scores(
-    view: GraphView,
-    sites: Sequence[Site],
-    method: Method,
-    evidence: Evidence,
-    progress: Progress = silent,
-) -> tuple[dict[int, Scores], dict[str, str]]:
-    """Scores of the experts as shares of each mixture, by index of its site, and for others' labels why they have none.
+    subject: Subject, method: str, worth: Callable[[Tally], Scores], *, choices_alone: bool = False
+) -> Scored:
+    """Scores of the experts of the mixtures among some sites, as shares of each mixture.
 
-    "frequency" counts the tokens that an expert is chosen for; "activation" is the mean norm of its output for these
-    (2606.15716); "reap" the mean of that norm times the router weight, of which the weights of a token's experts sum up
-    to 1 (2510.13999).
+    Args:
+        subject: what is scored.
+        method: the name of the method.
+        worth: of each expert.
+        choices_alone: True if the choice of the router is enough, so that outputs of experts are not read.
+
+    Raises:
+        RefusedError: if no mixture can be scored.
     """
+    view, evidence = subject.view, subject.data
+    sites = [site for site in subject.sites if site.routing is not None]
+    if not sites:
+        return Scored({})
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
     running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
     found: dict[int, Scores] = {}
     skipped: dict[str, str] = {}
     for number, (site, contexts) in enumerate(Chain(parts, sites).contexts(data.feeds, data.source), 1):
-        routing = routed_by(site)
+        routing = site.routing
+        assert routing is not None
         try:
-            reader = _Reader(parts, routing, gates_of(site), method, data.source)
-            tally = _Tally(routing.experts)
+            reader = _Reader(parts, routing, None if choices_alone else method, data.source)
+            tally = Tally(routing.experts)
             for at, values in enumerate(contexts):
                 if running.reaches(at, routing.router):
                     outer = routing.outer(values[routing.router.out.name].shape)
                     tally.add(reader.read(values), counted(outer, data.feeds[at], data.inputs))
-            found[site.index] = tally.scores(method, site.num_units)
+            found[site.index] = _shares(worth(tally)[: site.num_units])
         except RefusedError as error:
             skipped[site.label] = str(error)
-        progress("reading what experts add", number, len(sites))
+        subject.working.progress("reading what experts add", number, len(sites))
     if not found:
         raise RefusedError(next(iter(skipped.values())))
-    return found, skipped
+    return Scored(found, skipped=skipped)
 
 
 @dataclass(frozen=True)
@@ -87,39 +91,40 @@ class _Tokens:
     weights: Scores | None = None  # of the router for each of these
 
 
-class _Tally:
-    """Sums over the tokens of each expert."""
+class Tally:
+    """Sums over the tokens of each expert: their number, the norms of its outputs, and these times router weights."""
 
     def __init__(self, experts: int) -> None:
-        self._tokens, self._norms, self._weighted = (np.zeros(experts) for _ in range(3))
+        self.tokens, self.norms, self.weighted = (np.zeros(experts) for _ in range(3))
 
     def add(self, found: _Tokens, counts: Array | None) -> None:
         """Add tokens, without padding."""
         rows = np.ones(len(found.chosen), np.bool_) if counts is None else counts.reshape(-1)
         chosen = found.chosen[rows]
-        np.add.at(self._tokens, chosen, 1.0)
+        np.add.at(self.tokens, chosen, 1.0)
         if found.norms is not None and found.weights is not None:
-            np.add.at(self._norms, chosen, found.norms[rows])
-            np.add.at(self._weighted, chosen, (found.norms * found.weights)[rows])
+            np.add.at(self.norms, chosen, found.norms[rows])
+            np.add.at(self.weighted, chosen, (found.norms * found.weights)[rows])
 
-    def scores(self, method: Method, units: int) -> Scores:
-        """Shares of the mixture; nothing for an expert that no token is sent to, or that has no weights."""
-        each = {"frequency": self._tokens, "activation": self._norms, "reap": self._weighted}[method][:units]
-        if method != "frequency":
-            each = each / np.maximum(self._tokens[:units], 1.0)
-        total: Scores = each / (each.sum() or 1.0)
-        return total
+    def per_token(self, sums: Scores) -> Scores:
+        """The mean over the tokens of each expert; nothing for one that no token is sent to."""
+        found: Scores = sums / np.maximum(self.tokens, 1.0)
+        return found
+
+
+def _shares(each: Scores) -> Scores:
+    found: Scores = each / (each.sum() or 1.0)
+    return found
 
 
 class _Reader:
     """Reads the experts of tokens from values before a mixture."""
 
-    def __init__(
-        self, parts: Parts, routing: Routing, gates: Sequence[Gate], method: Method, source: str
-    ) -> None:
+    def __init__(self, parts: Parts, routing: Routing, method: str | None, source: str) -> None:
+        """Take the method that looks at outputs of experts; None where it looks at the choice alone."""
         self._parts, self._routing, self._source = parts, routing, source
         # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
-        self._gates, self._looks = [gate for gate in gates if gate.moved], method != "frequency"
+        self._gates, self._looks = [gate for gate in gates_of(routing) if gate.moved], method is not None
         self._places = list(itertools.islice(_places(routing), PLACES)) if self._looks else []
         self._output: Value | None = None
         self._method, self._together = method, len(routing.picks) > 1

@@ -20,8 +20,6 @@ from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheape
 Matrix64 = npt.NDArray[np.float64]
 DAMPING = 1e-2
 """Added to the covariance, relative to its mean diagonal: what few data say about weak directions is noise."""
-STEPS = 64
-"""Steps from all units to few."""
 
 
 class Surgeon:
@@ -145,7 +143,7 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     Shares of the output's variance. Heads removed early cost little; scores never decrease along the path, so
     a threshold keeps the path's order. The last heads share the rest.
     """
-    if site.WIDE:
+    if site.STEPS is not None:
         return _wide_scores(site, moments)
     scores = np.full(site.num_units, np.nan)
     before, done, highest = 0.0, frozenset[int](), 0.0
@@ -229,7 +227,7 @@ def _taken(
     """Steps from all units to few: the units removed in it, and those removed so far."""
     left = [unit for unit in site.units if not set(unit) & set(protected)]
     gone: frozenset[int] = frozenset()
-    for count in _counts(site.num_units, multiple, len(protected)):
+    for count in _counts(site, multiple, len(protected)):
         going: list[int] = []
         each = costs()
         ranked = sorted(left, key=lambda unit: (sum(each[one] for one in unit) / len(unit), unit))
@@ -243,11 +241,11 @@ def _taken(
         yield going, gone
 
 
-def _counts(size: int, multiple: int, protected: int) -> list[int]:
+def _counts(site: Site, multiple: int, protected: int) -> list[int]:
     """Return the number of remaining units after each step, down to few."""
     least = max(multiple, -(-protected // multiple) * multiple)
-    stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
-    first = (size - 1) // multiple * multiple
+    stride = max(-(-site.num_units // ((site.STEPS or site.num_units) * multiple)) * multiple, multiple)
+    first = (site.num_units - 1) // multiple * multiple
     return list(range(first, least - 1, -stride))
 
 

@@ -11,15 +11,9 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, selectable
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.scoring.by_method import Working, scores_of
-from onnxheadprune.choosing.scoring.scores import (
-    DATA_FREE,
-    FISHER,
-    METHODS,
-    TAYLOR,
-    WITHOUT_DATA,
-    HeadScores,
-)
+from onnxheadprune.choosing.scoring.by_method import scores_of
+from onnxheadprune.choosing.scoring.method import Working
+from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.sources import data_for
@@ -30,13 +24,14 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.cutting import Method
+from onnxheadprune.settings import registry
+from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA, methods_of
 
 
 def score(
     model: ModelLike,
     *,
-    method: Method | None = None,
+    method: str | None = None,
     data: DataSource | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
@@ -71,7 +66,7 @@ def score(
     """
     if method is not None and method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
-    if callable(effect) and method in (FISHER, TAYLOR):
+    if callable(effect) and method is not None and METHODS[method].constants["GRADIENT"]:
         raise UsageError(
             f"a measure of your own has no gradient that {method} could take; use ablation for it"
         )
@@ -81,7 +76,7 @@ def score(
     view = view_of(loaded)
     sites = sites_of(view, model_name(model))
     _require(sites, kinds)
-    if method in DATA_FREE or data is None:
+    if method in WITHOUT_DATA or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data_for(loaded, data, where), view)
@@ -96,7 +91,7 @@ def score(
     return scores_of(sites.model, view, _of_kinds(sites, kinds), method, evidence, working)
 
 
-def scored_kinds(units: Collection[str], method: Method | None = None) -> frozenset[str]:
+def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset[str]:
     """The kinds of units that have scores among some kinds.
 
     Args:
@@ -114,22 +109,23 @@ def scored_kinds(units: Collection[str], method: Method | None = None) -> frozen
         ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
         raise UsageError(f"scores order the {ordered}; layers are removed as a whole, so they have none")
     for kind in every_kind():
-        if method is not None and kind.UNITS in found and method not in kind.METHODS:
-            raise UsageError(f"{method} does not score {kind.UNITS}; {', '.join(kind.METHODS)} do")
+        if method is None or kind.UNITS not in found:
+            continue
+        if method not in (others := methods_of(kind.SCORED_BY)):
+            raise UsageError(f"{method} does not score {kind.UNITS}; {', '.join(others)} do")
     return found
 
 
-def default_method(units: Collection[str], *, measured: bool = True) -> Method:
+def default_method(units: Collection[str], *, measured: bool = True) -> str:
     """The method that scores units of all of some kinds, unless another one is asked for.
 
     Raises:
         UsageError: if there is no such kind, or none that has scores.
     """
     named = scored_kinds(units)
-    first, *others = (kind for kind in every_kind() if kind.UNITS in named)
-    common = [method for method in first.METHODS if all(method in kind.METHODS for kind in others)]
-    best = WITHOUT_DATA if not measured and WITHOUT_DATA in common else common[0]
-    return next(method for method in METHODS if method == best)
+    return registry.default_method(
+        [kind.SCORED_BY for kind in every_kind() if kind.UNITS in named], measured=measured
+    )
 
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:

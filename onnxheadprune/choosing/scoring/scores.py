@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any
 
 from onnxheadprune.attention.head_specs import most_units
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
@@ -22,26 +22,7 @@ from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_json, write_text
-from onnxheadprune.settings.cutting import Method
-
-METHODS: tuple[Method, ...] = get_args(Method)
-SHARES: tuple[Method, ...] = (
-    "weight",
-    "activation",
-    "fluctuation",
-    "reconstruction",
-    "reap",
-    "frequency",
-    "random",
-)
-"""Those whose scores are shares of a site, which order its units and do not compare across sites."""
-WITHOUT_DATA: Method = "weight"
-"""The one that needs no data, and knows of the model."""
-RANDOM: Method = "random"
-DATA_FREE = (WITHOUT_DATA, RANDOM)
-FISHER: Method = "fisher"
-TAYLOR: Method = "taylor"
-
+from onnxheadprune.settings.registry import BY_SITE, SHARE
 
 FORMAT = 1
 """Of the file."""
@@ -178,12 +159,12 @@ class HeadScores(Displayed):
     @property
     def heads(self) -> tuple[SiteScores, ...]:
         """Scores of sites with few units, to list one by one: heads, experts."""
-        return tuple(site for site in self.sites if not site.kind.WIDE)
+        return tuple(site for site in self.sites if site.kind.STEPS is None)
 
     @property
     def blocks(self) -> tuple[SiteScores, ...]:
         """Scores of sites with hundreds of units: feed-forward blocks."""
-        return tuple(site for site in self.sites if site.kind.WIDE)
+        return tuple(site for site in self.sites if site.kind.STEPS is not None)
 
     @property
     def kinds(self) -> str:
@@ -193,7 +174,7 @@ class HeadScores(Displayed):
     @property
     def are_shares(self) -> bool:
         """True if scores are shares of a site, which order its heads but are not comparable across sites."""
-        return self.unit.startswith("share of the site")
+        return self.unit.startswith(SHARE)
 
     def by_site(self) -> dict[str, tuple[float | None, ...]]:
         """Scores of heads per site, under "index name"."""
@@ -328,9 +309,9 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     return replace(read, method=method, unit=means)
 
 
-def partial_path(output: Path) -> Path:
-    """The file beside an output with the finished parts of a long scoring."""
-    return output.with_name(f"{output.name}.partial")
+def partial_path(output: Path | None, method: object) -> Path | None:
+    """The file beside an output with the finished sites of a method that can be resumed, None for others."""
+    return None if output is None or method not in BY_SITE else output.with_name(f"{output.name}.partial")
 
 
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:

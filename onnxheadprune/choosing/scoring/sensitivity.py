@@ -41,7 +41,7 @@ from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.parts import context_of, require_main, run_feed
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
-from onnxheadprune.choosing.scoring.scores import FISHER, TAYLOR
+from onnxheadprune.choosing.scoring.method import Scored, Subject
 from onnxheadprune.data.drift import KL, MEASURES, Evidence, counted, measured_in
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, require_main_output
@@ -49,8 +49,6 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.cutting import Method
 
 _TINY = 1e-30
 LEAST = 256
@@ -65,87 +63,49 @@ loss = ReduceSum<keepdims=0>(product)
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
-    """Scores from gradients.
+def sensitivity(subject: Subject, *, curvature: bool) -> Scored:
+    """Scores from gradients of the main output, in the measure of drift.
 
-    Attributes:
-        scores: of the present units, per site index.
-        unit: the unit of scores.
-        constant: values that were held constant, with the reason, by name.
+    Args:
+        subject: what is scored; the output's own measure replaces a user's, which has no gradient.
+        curvature: True for squares of gradients of the drift, False for sizes of those of the log-likelihood.
+
+    Raises:
+        RefusedError: if no gradient of the main output reaches a site.
+        UsageError: if the model does not run on the data.
     """
-
-    scores: Mapping[int, npt.NDArray[np.float64]]
-    unit: str
-    constant: Mapping[str, str]
-
-    @classmethod
-    def of(
-        cls,
-        view: GraphView,
-        sites: Sequence[Site],
-        method: Method,
-        evidence: Evidence,
-        progress: Progress = silent,
-    ) -> Sensitivity:
-        """Scores of the units of some sites by one of the two methods.
-
-        Args:
-            view: an annotated view of the model.
-            sites: whose units to score.
-            method: "fisher" or "taylor".
-            evidence: data, where it runs, and the measure of drift; the output's own in the place of a user's, which
-                has no gradient.
-            progress: called after each gradient.
-
-        Raises:
-            RefusedError: if no gradient of the main output reaches a site.
-            UsageError: if the model does not run on the data.
-        """
-        main, data = require_main_output(view), evidence.data
-        probing = Probing(main, None if callable(evidence.effect) else evidence.effect)
-        gradients = MaskGradients(view, sites, main.name, evidence.provider)
-        original = Session(
-            LoadedModel(view.model, "the model", view.sources),
-            evidence.provider,
-            name="the model",
-            optimize=True,
-        )
-        generator = np.random.default_rng(SEED)
-        is_certain = method == TAYLOR and probing.has_classes
-        feeds = list(data.one_by_one())
-        draws = 1 if is_certain else -(-LEAST // len(feeds))
-        totals = {site.index: np.zeros(site.num_units) for site in sites}
-        positions = 0
-        for number, feed in enumerate(feeds):
-            output = run_feed(original, feed, data.source)[main.name]
-            counts = _counts(output, feed, evidence)
-            for draw in range(draws):
-                probe = (
-                    probing.likeliest(output, counts)
-                    if is_certain
-                    else probing.random(output, counts, generator)
-                )
-                # Where no position counts, as where the original gives no numbers, no gradient says anything.
-                if probe.positions:
-                    _add(totals, gradients, probe, feed, method, data.source)
-                positions += probe.positions
-                progress("reading gradients", number * draws + draw + 1, len(feeds) * draws)
-        share = (0.5 if method == FISHER else 1.0) / max(positions, 1)
-        scores = {index: share * total for index, total in totals.items()}
-        return cls(scores, _unit(method, probing), gradients.constant)
-
-
-def _add(
-    totals: Mapping[int, npt.NDArray[np.float64]],
-    gradients: MaskGradients,
-    probe: Probe,
-    feed: Feed,
-    method: Method,
-    source: str,
-) -> None:
-    for index, found in gradients.of(feed, probe.vectors, source).items():
-        totals[index][:] += np.square(found) if method == FISHER else np.abs(found)
+    view, sites, evidence = subject.view, subject.sites, subject.data
+    main, data = require_main_output(view), evidence.data
+    probing = Probing(main, None if callable(evidence.effect) else evidence.effect)
+    gradients = MaskGradients(view, sites, main.name, evidence.provider)
+    original = Session(
+        LoadedModel(view.model, "the model", view.sources),
+        evidence.provider,
+        name="the model",
+        optimize=True,
+    )
+    generator = np.random.default_rng(SEED)
+    is_certain = not curvature and probing.has_classes
+    feeds = list(data.one_by_one())
+    draws = 1 if is_certain else -(-LEAST // len(feeds))
+    totals = {site.index: np.zeros(site.num_units) for site in sites}
+    positions = 0
+    for number, feed in enumerate(feeds):
+        output = run_feed(original, feed, data.source)[main.name]
+        counts = _counts(output, feed, evidence)
+        for draw in range(draws):
+            probe = (
+                probing.likeliest(output, counts) if is_certain else probing.random(output, counts, generator)
+            )
+            # Where no position counts, as where the original gives no numbers, no gradient says anything.
+            if probe.positions:
+                for index, found in gradients.of(feed, probe.vectors, data.source).items():
+                    totals[index][:] += np.square(found) if curvature else np.abs(found)
+            positions += probe.positions
+            subject.working.progress("reading gradients", number * draws + draw + 1, len(feeds) * draws)
+    share = (0.5 if curvature else 1.0) / max(positions, 1)
+    scores = {index: share * total for index, total in totals.items()}
+    return Scored(scores, _unit(probing, curvature), gradients.constant)
 
 
 def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
@@ -155,8 +115,8 @@ def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
     return np.ones(outer, dtype=bool) if mask is None else mask
 
 
-def _unit(method: Method, probing: Probing) -> str:
-    if method == FISHER:
+def _unit(probing: Probing, curvature: bool) -> str:
+    if curvature:
         return f"estimated {MEASURES[probing.measure]}"
     if probing.has_classes:
         return "first-order change of the log-likelihood, nats per position"

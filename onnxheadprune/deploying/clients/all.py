@@ -6,13 +6,13 @@ import importlib
 
 from onnxheadprune.deploying.clients.contract import Client
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.writing import RUNTIMES
+from onnxheadprune.settings.registry import RUNTIMES
 
 
 def client_named(name: str) -> Client:
     """A runtime by its name."""
     if name not in RUNTIMES:
         raise UsageError(f"there is no runtime {name!r}; known are {', '.join(RUNTIMES)}")
-    module = importlib.import_module(f"onnxheadprune.deploying.clients.{RUNTIMES[name]}")
+    module = importlib.import_module(RUNTIMES[name])
     found: Client = module.CLIENT
     return found

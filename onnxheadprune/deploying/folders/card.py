@@ -11,7 +11,7 @@ from typing import Any
 from onnxheadprune.deploying.folders.types import FolderResult
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.markdown import markdown_lines
-from onnxheadprune.model.spelling import change, count, in_markdown, many, size, spelled
+from onnxheadprune.model.spelling import change, count, in_markdown, size
 
 CARD = "README.md"
 _LARGEST = 2**20
@@ -89,11 +89,7 @@ def _section(result: FolderResult, command: str | None, step: str | None) -> Ite
         if gone:
             site = item.site
             left = f"{count(site.num_units - len(gone))} of {count(site.original_num_units)}"
-            numbers = (
-                many(len(gone), site.UNIT)
-                if site.WIDE
-                else f"{site.UNIT if len(gone) == 1 else site.UNITS} {spelled(gone)}"
-            )
+            numbers = site.listed(gone, named=True)
             yield f"| {site.called(site.number)} | {in_markdown(site.name)} | {numbers} | {left} |"
     yield from ("", "| file | weights before | after | |", "|---|---:|---:|---:|")
     for file in result.files:

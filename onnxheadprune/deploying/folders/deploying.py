@@ -11,6 +11,7 @@ from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.legal_cuts import original_groups
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import called, kind_of
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.deploying.clients.layers import KV_HEADS, described
@@ -23,10 +24,6 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
 INDENT = 2
-
-
-WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
-"""Fields that tell how wide feed-forward blocks are."""
 
 
 class Deploying:
@@ -117,9 +114,13 @@ class Deploying:
                     f"config.json says {told}: the field is not updated, since it has one number for all layers,"
                     " and no runtime reads it"
                 )
-        lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
-        for field, value in _widths(self.config):
-            fewer = [site.called(site.number) for site in lost if site.original_num_units == value]
+        lost = [item.site for item in self.match.sites if gone.get(item.index)]
+        for field, value in _widths(self.config, {kind_of(site) for site in lost}):
+            fewer = [
+                site.called(site.number)
+                for site in lost
+                if field in site.WIDTHS and site.original_num_units == value
+            ]
             if fewer:
                 more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
                 yield (
@@ -188,10 +189,11 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping
     yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
 
 
-def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _widths(config: Mapping[str, Any], kinds: Iterable[type[Site]]) -> Iterator[tuple[str, int]]:
     """The widths that a configuration tells, of parts of a model too."""
+    fields = [field for kind in kinds for field in kind.WIDTHS]
     for _, part in _parts(config):
-        for field in WIDTHS:
+        for field in fields:
             if type(part.get(field)) is int:
                 yield field, part[field]
 

@@ -49,6 +49,7 @@ from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.registry import BY_SITE
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import prove
@@ -180,7 +181,7 @@ class Workshop:
         data = read_data(self.model, running)
         units = self.job.keys.prune.units
         method = keys.method or default_method(units, measured=data is not None)
-        partial = self.folder / PARTIAL if method == "ablation" else None
+        partial = self.folder / PARTIAL if method in BY_SITE else None
         with open_executor(keys.jobs, keys.dask) as executor:
             scores = score(
                 self.model,

@@ -1,0 +1,1 @@
+"""One scoring method per file; `settings/registry.py` finds them."""

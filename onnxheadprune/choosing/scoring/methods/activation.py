@@ -1,0 +1,49 @@
+"""Scores by the size of what units contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.contexts import projection_matrix
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.scoring.experts import expert_scores
+from onnxheadprune.choosing.scoring.method import (
+    Array,
+    Scored,
+    ScoringMethod,
+    Subject,
+    from_contexts,
+    shares,
+    summed,
+)
+
+
+class Activation(ScoringMethod):
+    """Mean of |W_ij| |x_i| over the entries of a unit (Wanda, Sun et al. 2024).
+
+    |x_i| is the norm of a context channel over the data. Of an expert it is the mean norm of its output for the tokens
+    that it is chosen for (2606.15716).
+    """
+
+    NAME = "activation"
+    ORDER = 4
+    UNIT = "share of the site's activity"
+    READS = ("contexts", "router")
+
+    def __call__(self, subject: Subject) -> Scored:
+        """Return the share of each unit in the activity of its site."""
+        contexts = from_contexts(subject, _of)
+        experts = expert_scores(subject, self.NAME, lambda tally: tally.per_token(tally.norms))
+        return experts._replace(values={**contexts, **experts.values})
+
+
+def _of(site: Site, moments: Sequence[Moments]) -> Array:
+    each = [
+        np.abs(projection_matrix(projection)).sum(axis=1)
+        * np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))
+        for projection, moment in zip(site.projections, moments, strict=True)
+    ]
+    return shares(summed(site, each))

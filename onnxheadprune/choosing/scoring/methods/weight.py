@@ -1,0 +1,27 @@
+"""Scores by the weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.contexts import projection_matrix
+from onnxheadprune.choosing.scoring.method import Array, Scored, ScoringMethod, Subject, shares, summed
+
+
+class Weight(ScoringMethod):
+    """Magnitude pruning (Han et al. 2015), with heads or neurons as groups; it ignores activations."""
+
+    NAME = "weight"
+    ORDER = 1
+    UNIT = "share of the site's weights"
+    DATA = ""
+
+    def __call__(self, subject: Subject) -> Scored:
+        """Return the share of each unit's rows in the energy of the projection."""
+        return Scored({site.index: weight_scores(site) for site in subject.sites})
+
+
+def weight_scores(site: Site) -> Array:
+    """Share of a unit's rows in the energy of the layer that sums units up: |W_o[h]|² / |W_o|²."""
+    return shares(summed(site, [np.square(projection_matrix(item)).sum(axis=1) for item in site.projections]))
