@@ -104,6 +104,8 @@ class CaseResult:
         return data | {"passed": self.passed, "conclusive": self.conclusive}
 
 
+MOST_GONE = 6
+"""Sites that lost units and are named on the first screen; --verbose names all."""
 RANDOM_INPUTS = "random inputs"
 
 
@@ -322,7 +324,10 @@ class Validation(Displayed):
     def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
         """The same with a headline and limits of the caller's own."""
         told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
-        return replace(told, details=(Fact("original", file_name(self.original)), *self.details))
+        more = len(self.without) - MOST_GONE
+        gone = (*self.without[:MOST_GONE], f"and {more} more") if more > 1 else self.without
+        parts = (*told.parts, Fact("without", ", ".join(gone))) if gone else told.parts
+        return replace(told, parts=parts, details=(Fact("original", file_name(self.original)), *self.details))
 
     @property
     def details(self) -> tuple[Part, ...]:

@@ -93,7 +93,7 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_the_sizes_of_a_target_are_said(command: Command, many: Path) -> None:
-    outcome = command("prune", many, "--target-speedup", 1.6, "--dry-run", "--provider", "cpu")
+    outcome = command("prune", many, "--target-speedup", 1.6, "--dry-run", "--provider", "cpu", "--verbose")
     words = " ".join(outcome.stdout.split())
     assert re.search(r"15 heads: \d+\.\d\d times as fast, meets the target", words), words
     assert re.search(r"speed batch 2: \d\.\d\dx on CPU", words), words
@@ -139,7 +139,8 @@ def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: P
     outcome = command("sweep", many, "0:0.75:0.375", *options, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     curve = outcome.document
-    assert curve == json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) and is_picture(out)
+    written = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert written == {"written_by": "onnxheadprune", **curve} and is_picture(out)
     points = curve["points"]
     assert [point["removed"] for point in points] == [0, 6, 12]
     assert points[0]["speedup"] == 1 and points[0]["speed"] is None
@@ -174,13 +175,13 @@ def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -
 def test_cuts_are_measured_within_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten cuts, of which eight are measured together: what both groups take at all sizes is within the seconds."""
     measured: list[Benchmark] = []
-    real = speeding.bench
+    real = speeding.run_benchmark
 
-    def noted(*models: Any, **settings: Any) -> Benchmark:
-        measured.append(real(*models, **settings))
+    def noted(*arguments: Any) -> Benchmark:
+        measured.append(real(*arguments))
         return measured[-1]
 
-    monkeypatch.setattr(speeding, "bench", noted)
+    monkeypatch.setattr(speeding, "run_benchmark", noted)
     original = open_structure(toys.attention())
     for seconds in (0.4, math.inf):
         assert len(list(speedups(original, [lambda: original] * 10, HERE, seconds=seconds))) == 10

@@ -168,7 +168,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         }
     ]
     assert main(["validate", str(source), str(output), "--provider", "cpu"]) == 0
-    assert "out.onnx\n  exact" in capsys.readouterr().out
+    assert "out.onnx   exact" in capsys.readouterr().out
     assert main(["fuse", *arguments]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fused 1 of 1 site 1 MultiHeadAttention" in text and "heads" not in text
