@@ -9,14 +9,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
-from tests import toys
+from tests.graph_builder import GraphBuilder
 
 I64, F32, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
 
 def graph_with(*inputs: tuple[str, int, list[Any]]) -> ModelProto:
     """A model with these inputs whose output is a constant; it runs on any feed."""
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
     infos = [toy.info(name, shape, elem_type) for name, elem_type, shape in inputs]
     return toy.model(infos, [toy.info("y", [1])])

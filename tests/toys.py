@@ -5,44 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from tests.graph_builder import GraphBuilder
 
 HEADS, HEAD_SIZE, HIDDEN, VOCABULARY = 4, 4, 12, 19
 BIG = 64
-
-
-class Toy:
-    """Collects nodes and initializers of one graph."""
-
-    def __init__(self, dtype: Any = np.float32, seed: int = 0) -> None:
-        self.dtype = np.dtype(dtype)
-        self.elem_type = helper.np_dtype_to_tensor_dtype(self.dtype)
-        self.random = np.random.default_rng(seed)
-        self.nodes: list[Any] = []
-        self.initializers: list[TensorProto] = []
-
-    def weight(self, name: str, *shape: int) -> str:
-        array = (0.5 * self.random.standard_normal(shape)).astype(self.dtype)
-        return self.constant(name, array)
-
-    def constant(self, name: str, value: Any) -> str:
-        self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(
-            helper.make_node(op_type, inputs, [output], name=f"{op_type}_{output}", **attributes)
-        )
-        return output
-
-    def info(self, name: str, shape: list[Any], elem_type: int | None = None) -> Any:
-        return helper.make_tensor_value_info(name, elem_type or self.elem_type, shape)
-
-    def model(self, inputs: list[Any], outputs: list[Any], opset: int = 17) -> ModelProto:
-        graph = helper.make_graph(self.nodes, "toy", inputs, outputs, self.initializers)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-        helper.set_model_props(made, {"author": "tests"})
-        return made
 
 
 def attention(
@@ -68,7 +36,7 @@ def attention(
         out_scale: factor on the output projection.
         extra_weight: elements of an initializer that is added to the output, to make the file larger.
     """
-    toy = Toy(dtype)
+    toy = GraphBuilder(dtype)
     width = heads * HEAD_SIZE
     inputs = [toy.info("x", ["batch", "sequence", hidden])]
     stream = "x"
@@ -100,7 +68,7 @@ def attention(
     merged = toy.node(
         "Reshape", ["context_back", toy.constant("merge_shape", np.array([0, 0, width]))], "merged"
     )
-    out = out_scale * toy.random.standard_normal((width, hidden)).astype(toy.dtype)
+    out = out_scale * toy.rng.standard_normal((width, hidden)).astype(toy.dtype)
     for head in silent_heads:
         out[head * HEAD_SIZE : (head + 1) * HEAD_SIZE] = 0
     projected = toy.node(
@@ -115,7 +83,7 @@ def attention(
 
 def no_attention() -> ModelProto:
     """A single product with weights."""
-    toy = Toy()
+    toy = GraphBuilder()
     toy.node("MatMul", ["x", toy.weight("w", 3, 5)], "y")
     return toy.model([toy.info("x", ["batch", 3])], [toy.info("y", ["batch", 5])])
 

@@ -361,7 +361,7 @@ BODIES |= BY_HAND_BODIES
 
 
 @dataclass(frozen=True)
-class Toy:
+class Experts:
     """One mixture behind a residual stream.
 
     Attributes:
@@ -494,23 +494,23 @@ def tokens(seed: int = 1) -> Array:
     return np.random.default_rng(seed).standard_normal((TOKENS, HIDDEN)).astype(np.float32)
 
 
-TOYS = {body: Toy(body=body) for body in BODIES if body not in {"weighed", *BY_HAND_BODIES}}
-TOYS["best, then second"] = Toy("best, then second", "weighed")
+TOYS = {body: Experts(body=body) for body in BODIES if body not in {"weighed", *BY_HAND_BODIES}}
+TOYS["best, then second"] = Experts("best, then second", "weighed")
 TOYS |= {
-    f"{routing}, {body}": Toy(routing, body)
+    f"{routing}, {body}": Experts(routing, body)
     for routing in ("chosen softmax", "one more", "sigmoid in groups")
     for body in ("picked", "scattered")
 }
-BY_HAND = {body: Toy(body=body) for body in BY_HAND_BODIES}
+BY_HAND = {body: Experts(body=body) for body in BY_HAND_BODIES}
 BY_HAND |= {
-    f"sorted, {body}": Toy("sorted", body)
+    f"sorted, {body}": Experts("sorted", body)
     for body in ("picked", "scattered", "each, compared", "each, where")
 }
 BY_HAND |= {
-    f"{routing}, weighed": Toy(routing, "weighed") for routing in BY_HAND_ROUTINGS if routing != "sorted"
+    f"{routing}, weighed": Experts(routing, "weighed") for routing in BY_HAND_ROUTINGS if routing != "sorted"
 }
 BY_HAND |= {
-    f"{routing}, {body}": Toy(routing, body)
+    f"{routing}, {body}": Experts(routing, body)
     for routing in ("all, softmax", "all, sigmoid", "all, relu")
     for body in ("each, from zero", "side by side", "weighed side by side", "one wide layer", "dispatched")
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from tests.toys import Toy
+from tests.graph_builder import GraphBuilder
 
 HEADS, KV_HEADS, HEAD_SIZE, HIDDEN = 4, 2, 16, 24
 MICROSOFT = "com.microsoft"
@@ -19,7 +19,7 @@ def decoder(*, repeated: bool = False, bias: bool = False) -> ModelProto:
             GroupQueryAttention.
         bias: with a bias in the output projection's SkipSimplifiedLayerNormalization.
     """
-    toy = Toy()
+    toy = GraphBuilder()
     cache = ["batch", KV_HEADS, "past_sequence_length", "kv_cache_dim"]
     present = ["batch", KV_HEADS, "total_sequence_length", "kv_cache_dim"]
     inputs = [
@@ -47,7 +47,7 @@ def decoder(*, repeated: bool = False, bias: bool = False) -> ModelProto:
     return model
 
 
-def _grouped(toy: Toy) -> None:
+def _grouped(toy: GraphBuilder) -> None:
     one = toy.constant("one", np.array([1], dtype=np.int64))
     toy.node("ReduceSum", ["attention_mask", one], "counts", keepdims=1)
     toy.node("Sub", ["counts", one], "lengths")
@@ -67,7 +67,7 @@ def _grouped(toy: Toy) -> None:
     toy.nodes.append(node)
 
 
-def _repeated(toy: Toy) -> None:
+def _repeated(toy: GraphBuilder) -> None:
     split = toy.constant("split", np.array([0, 0, KV_HEADS, HEAD_SIZE], dtype=np.int64))
     copies = toy.constant("copies", np.array([1, 1, HEADS // KV_HEADS, 1, 1], dtype=np.int64))
     merge = toy.constant("merge", np.array([0, HEADS, -1, HEAD_SIZE], dtype=np.int64))

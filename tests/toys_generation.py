@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from tests.toys import Toy
+from tests.graph_builder import GraphBuilder
 
 LAYERS, HEADS, SIZE, VOCABULARY, LENGTH = 2, 4, 8, 23, 12
 HIDDEN = HEADS * SIZE
@@ -16,7 +16,7 @@ MICROSOFT = "com.microsoft"
 
 
 def _decoder(silent: Mapping[int, Sequence[int]]) -> Any:
-    toy = Toy(seed=3)
+    toy = GraphBuilder(seed=3)
     sums = {"x": "stream"}
 
     def fused(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
@@ -89,7 +89,7 @@ def generator(
         silent: heads per layer whose context is multiplied by zero, in every copy of the decoder.
         init: with a second copy of the decoder for the prompt.
     """
-    toy = Toy()
+    toy = GraphBuilder()
     names = ["input_ids", toy.constant("max_length", np.array([LENGTH], np.int32))]
     names.append(toy.constant("min_length", np.array([LENGTH], np.int32)))
     attributes: dict[str, Any] = {

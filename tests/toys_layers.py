@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from tests.toys import VOCABULARY, Toy
+from tests.graph_builder import GraphBuilder
+from tests.toys import VOCABULARY
 
 HEADS, SIZE, INNER = 2, 4, 16
 HIDDEN = HEADS * SIZE
@@ -39,7 +40,7 @@ def decoder(
         also_reads: a second output reads the stream behind this layer.
         seed: of the weights.
     """
-    toy = Toy(seed=seed)
+    toy = GraphBuilder(seed=seed)
     inputs = [toy.info("input_ids", ["batch", "sequence"], TensorProto.INT64)]
     outputs = []
     stream = toy.node("Gather", [toy.weight("embed.weight", VOCABULARY, HIDDEN), "input_ids"], "embedded")
@@ -64,7 +65,7 @@ def decoder(
     return toy.model(inputs, [toy.info("logits", ["batch", "sequence", VOCABULARY]), *outputs])
 
 
-def _placed(toy: Toy, stream: str, past: str) -> str:
+def _placed(toy: GraphBuilder, stream: str, past: str) -> str:
     """The stream with an embedding of the place, which is counted from the length of a past on."""
     toy.node("Shape", [past], "past_shape")
     length = toy.node("Gather", ["past_shape", toy.constant("length_axis", np.array(2))], "before")
@@ -73,7 +74,7 @@ def _placed(toy: Toy, stream: str, past: str) -> str:
 
 
 def _sublayer(
-    toy: Toy,
+    toy: GraphBuilder,
     name: str,
     stream: str,
     norms: Norms,
@@ -88,13 +89,13 @@ def _sublayer(
     return _norm(toy, f"{name}.norm", added, spelled) if norms == "post" else added
 
 
-def _feed_forward(toy: Toy, name: str, read: str) -> str:
+def _feed_forward(toy: GraphBuilder, name: str, read: str) -> str:
     up = toy.node("MatMul", [read, toy.weight(f"{name}.up.weight", HIDDEN, INNER)], f"{name}.up")
     active = toy.node("Tanh", [up], f"{name}.active")
     return toy.node("MatMul", [active, toy.weight(f"{name}.out.weight", INNER, HIDDEN)], f"{name}.down")
 
 
-def _attention(toy: Toy, name: str, read: str, pasts: list[str], present: str) -> str:
+def _attention(toy: GraphBuilder, name: str, read: str, pasts: list[str], present: str) -> str:
     for index, part in enumerate("qkv"):
         flat = toy.node(
             "MatMul", [read, toy.weight(f"{name}.{part}.weight", HIDDEN, HIDDEN)], f"{name}.{part}_flat"
@@ -114,9 +115,9 @@ def _attention(toy: Toy, name: str, read: str, pasts: list[str], present: str) -
     return toy.node("MatMul", [merged, toy.weight(f"{name}.out.weight", HIDDEN, HIDDEN)], f"{name}.projected")
 
 
-def _norm(toy: Toy, name: str, value: str, spelled: bool) -> str:
-    gain = toy.constant(f"{name}.gain", (1 + 0.3 * toy.random.standard_normal(HIDDEN)).astype(np.float32))
-    shift = toy.constant(f"{name}.shift", (0.3 * toy.random.standard_normal(HIDDEN)).astype(np.float32))
+def _norm(toy: GraphBuilder, name: str, value: str, spelled: bool) -> str:
+    gain = toy.constant(f"{name}.gain", (1 + 0.3 * toy.rng.standard_normal(HIDDEN)).astype(np.float32))
+    shift = toy.constant(f"{name}.shift", (0.3 * toy.rng.standard_normal(HIDDEN)).astype(np.float32))
     if not spelled:
         return toy.node("LayerNormalization", [value, gain, shift], f"{name}.out", axis=-1, epsilon=1e-5)
     mean = toy.node("ReduceMean", [value], f"{name}.mean", axes=[-1], keepdims=1)

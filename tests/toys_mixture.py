@@ -19,7 +19,7 @@ INPUTS = {
 
 
 @dataclass(frozen=True)
-class Toy:
+class Mixture:
     """One mixture between a router and a residual stream.
 
     Attributes:
@@ -164,23 +164,23 @@ def tokens() -> Array:
 
 
 RUNNABLE = {
-    "relu": Toy(),
-    "silu": Toy(activation="silu", bias=False),
-    "swiglu": Toy(activation="swiglu", fused=1, more={"activation_beta": 1.0}),
-    "4 bits": Toy("QMoE"),
-    "4 bits, swiglu": Toy("QMoE", activation="swiglu", fused=1, zeros=True),
-    "4 bits, zero points": Toy("QMoE", zeros=True),
-    "4 bits, odd bytes of zero points": Toy("QMoE", zeros=True, width=18),
-    "4 bits, blocks": Toy("QMoE", block=16),
-    "4 bits, blocks, zero points": Toy("QMoE", block=16, zeros=True, width=96),
-    "8 bits": Toy("QMoE", bits=8, zeros=True),
-    "2 bits": Toy("QMoE", bits=2),
+    "relu": Mixture(),
+    "silu": Mixture(activation="silu", bias=False),
+    "swiglu": Mixture(activation="swiglu", fused=1, more={"activation_beta": 1.0}),
+    "4 bits": Mixture("QMoE"),
+    "4 bits, swiglu": Mixture("QMoE", activation="swiglu", fused=1, zeros=True),
+    "4 bits, zero points": Mixture("QMoE", zeros=True),
+    "4 bits, odd bytes of zero points": Mixture("QMoE", zeros=True, width=18),
+    "4 bits, blocks": Mixture("QMoE", block=16),
+    "4 bits, blocks, zero points": Mixture("QMoE", block=16, zeros=True, width=96),
+    "8 bits": Mixture("QMoE", bits=8, zeros=True),
+    "2 bits": Mixture("QMoE", bits=2),
 }
 UNRUNNABLE = {
-    "values apart": Toy(activation="silu", apart=True),
-    "gates, then values": Toy(activation="swiglu", fused=2),
-    "4 bits, gates, then values": Toy("QMoE", activation="swiglu", fused=2, zeros=True, width=34),
-    "4 bits, values apart": Toy("QMoE", activation="silu", apart=True, block=16, zeros=True, width=64),
-    "8 bits in blocks": Toy("QMoE", bits=8, block=16),
+    "values apart": Mixture(activation="silu", apart=True),
+    "gates, then values": Mixture(activation="swiglu", fused=2),
+    "4 bits, gates, then values": Mixture("QMoE", activation="swiglu", fused=2, zeros=True, width=34),
+    "4 bits, values apart": Mixture("QMoE", activation="silu", apart=True, block=16, zeros=True, width=64),
+    "8 bits in blocks": Mixture("QMoE", bits=8, block=16),
 }
 """What ONNX Runtime has no kernel for on a CPU, or one that rounds what lies between the maps."""

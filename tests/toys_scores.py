@@ -12,7 +12,8 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.allocate import Limits, Savings
 from onnxheadprune.choosing.space import SearchSpace
 from onnxheadprune.data.calibration import Calibration, calibration_data
-from tests.toys import VOCABULARY, Toy
+from tests.graph_builder import GraphBuilder
+from tests.toys import VOCABULARY
 
 SIZE, HIDDEN, INNER = 4, 12, 20
 Feeds = list[dict[str, Any]]
@@ -43,7 +44,7 @@ def stack(
         inner: neurons of each feed-forward block.
         gated: two maps read what comes into a feed-forward block, as in Llama.
     """
-    toy = Toy(dtype, seed)
+    toy = GraphBuilder(dtype, seed)
     stream = toy.node("Gather", [toy.weight("embed.weight", VOCABULARY, HIDDEN), "input_ids"], "embedded")
     known: dict[str, str] = {}
 
@@ -60,7 +61,9 @@ def stack(
     return toy.model(inputs, [toy.info("logits", ["batch", "sequence", VOCABULARY])])
 
 
-def _block(toy: Toy, layer: str, stream: str, sizes: tuple[int, int], weight: Any, quantized: bool) -> str:
+def _block(
+    toy: GraphBuilder, layer: str, stream: str, sizes: tuple[int, int], weight: Any, quantized: bool
+) -> str:
     heads, kv_heads = sizes
     for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
         made = toy.node(
@@ -92,7 +95,7 @@ def _block(toy: Toy, layer: str, stream: str, sizes: tuple[int, int], weight: An
     return toy.node("Add", [stream, biased], f"{layer}.stream")
 
 
-def _feed_forward(toy: Toy, layer: str, stream: str, inner: int, weight: Any, gated: bool) -> str:
+def _feed_forward(toy: GraphBuilder, layer: str, stream: str, inner: int, weight: Any, gated: bool) -> str:
     up = toy.node("MatMul", [stream, weight(f"{layer}.up.weight", HIDDEN, inner)], f"{layer}.up")
     active = toy.node("Tanh", [up], f"{layer}.active")
     if gated:
@@ -102,7 +105,7 @@ def _feed_forward(toy: Toy, layer: str, stream: str, inner: int, weight: Any, ga
     return toy.node("Add", [stream, down], f"{layer}.out")
 
 
-def _repeat(toy: Toy, name: str, made: str, heads: int, kv_heads: int) -> None:
+def _repeat(toy: GraphBuilder, name: str, made: str, heads: int, kv_heads: int) -> None:
     axis = toy.constant(f"{name}_axis", np.array([2]))
     alone = toy.node("Unsqueeze", [made, axis], f"{name}_alone")
     times = toy.constant(f"{name}_times", np.array([1, 1, heads // kv_heads, 1, 1]))
@@ -110,8 +113,8 @@ def _repeat(toy: Toy, name: str, made: str, heads: int, kv_heads: int) -> None:
     toy.node("Reshape", [copies, toy.constant(f"{name}_all", np.array([0, heads, -1, SIZE]))], name)
 
 
-def _int8(toy: Toy, layer: str, rows: int) -> str:
-    weights = toy.random.integers(-60, 61, (rows, HIDDEN)).astype(np.int8)
+def _int8(toy: GraphBuilder, layer: str, rows: int) -> str:
+    weights = toy.rng.integers(-60, 61, (rows, HIDDEN)).astype(np.int8)
     names = [
         toy.constant(f"{layer}.attn.out.weight", weights),
         toy.constant(f"{layer}.attn.out.scale", np.array(0.01, toy.dtype)),

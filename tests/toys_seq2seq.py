@@ -12,7 +12,8 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from tests.calibration_files import tokenizer
-from tests.toys import HEADS, VOCABULARY, Toy
+from tests.graph_builder import GraphBuilder
+from tests.toys import HEADS, VOCABULARY
 
 SIZE, HIDDEN, FEATURES, INNER = 4, 12, 5, 24
 WIDTH = HEADS * SIZE
@@ -26,7 +27,7 @@ class Block:
     """Attention blocks in a graph; weights are made from their names, so that all files of a folder share them."""
 
     def __init__(self) -> None:
-        self.toy = Toy()
+        self.toy = GraphBuilder()
         for name, value in {
             "split": np.array([0, 0, HEADS, SIZE]),
             "join": np.array([0, 0, WIDTH]),

@@ -1,4 +1,4 @@
-"""Builds the graph of a `Blueprint` with onnx-graphsurgeon, the way exporters spell it."""
+"""Builds the graph of a `Blueprint`, the way exporters spell it."""
 
 from __future__ import annotations
 
@@ -6,52 +6,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
+from onnxheadprune.edit.submodel import read_by
 from tests.attention.blueprint import Blueprint
+from tests.graph_builder import GraphBuilder
 from tests.liveness.masks import Array
 
 
-class Net:
-    """A gs.Graph under construction; every method adds one node and returns its output."""
+class Net(GraphBuilder):
+    """A graph with inputs for a feed, and parts that are spelled as a blueprint says."""
 
     def __init__(self, plan: Blueprint) -> None:
+        super().__init__(seed=7)
         self.plan = plan
-        self.graph = gs.Graph(opset=plan.opset, ir_version=10, name="attention")
-        self.rng = np.random.default_rng(7)
+        self.inputs: list[ValueInfoProto] = []
         self.feed: dict[str, Array] = {}
-        self.count = 0
 
-    def name(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}_{self.count}"
-
-    def input(self, name: str, shape: Sequence[int], letters: str) -> Any:
+    def input(self, name: str, shape: Sequence[int], letters: str) -> str:
         known = [
             f"dim_{c}" if c in "bsp" and self.plan.symbolic else n
             for c, n in zip(letters, shape, strict=True)
         ]
-        tensor = gs.Variable(name, dtype=np.float32, shape=known)
-        self.graph.inputs.append(tensor)
+        self.inputs.append(self.info(name, known))
         self.feed[name] = self.random(*shape)
-        return tensor
+        return name
 
     def random(self, *shape: int) -> Array:
         return self.rng.uniform(-1, 1, shape).astype(np.float32)
 
-    def weight(self, stem: str, *shape: int) -> Any:
-        return gs.Constant(self.name(stem), self.random(*shape))
+    def weight(self, name: str, *shape: int) -> str:
+        return self.stored(name, self.random(*shape))
 
-    def ints(self, *numbers: int) -> Any:
-        return gs.Constant(self.name("ints"), np.array(numbers, dtype=np.int64))
-
-    def op(self, op: str, *inputs: Any, outputs: int = 1, **attrs: Any) -> Any:
-        names = [self.name(op) for _ in range(outputs)]
-        made = self.graph.layer(
-            op=op, name=self.name(f"n_{op}"), inputs=list(inputs), outputs=names, attrs=attrs
-        )
-        return made[0] if outputs == 1 else made
+    def stored(self, stem: str, value: Any) -> str:
+        """A tensor under a new name."""
+        return self.constant(self.name(stem), value)
 
     def reshape(self, data: Any, target: Sequence[int | str]) -> Any:
         """A target of numbers and of "b" and "s", spelled as the blueprint says."""
@@ -68,7 +57,7 @@ class Net:
         )
 
     def piece(self, shape: Any, axis: int) -> Any:
-        scalar = self.op("Gather", shape, gs.Constant(self.name("axis"), np.array(axis)), axis=0)
+        scalar = self.op("Gather", shape, self.stored("axis", np.array(axis)), axis=0)
         return self.op("Unsqueeze", scalar, self.ints(0))
 
     def linear(self, data: Any, stem: str, rows: int, columns: int) -> Any:
@@ -90,9 +79,8 @@ class Net:
         made = self.op("MatMul", data, self.weight(stem, rows, columns))
         return self.op("Add", made, bias) if bias is not None else made
 
-    def export(self, outputs: Sequence[Any]) -> ModelProto:
-        for tensor in outputs:
-            tensor.dtype = np.dtype(np.float32)
-        self.graph.outputs = list(outputs)
-        model: ModelProto = gs.export_onnx(self.graph)
-        return model
+    def export(self, outputs: Sequence[str]) -> ModelProto:
+        """The model with these outputs, without tensors that no node reads."""
+        read = {name for node in self.nodes for name in read_by(node)}
+        self.initializers = [tensor for tensor in self.initializers if tensor.name in read]
+        return self.model(self.inputs, [self.info(name, None) for name in outputs], self.plan.opset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from tests.attention.block_graph import Net
@@ -35,7 +34,7 @@ def _shared(net: Net) -> dict[str, Any]:
         shared["mask"] = net.input("mask", (plan.B, 1, plan.S, plan.T), "b1st")
     elif plan.mask == "head":
         # A bias table per head, shared by all layers as in T5.
-        shared["mask"] = gs.Constant("position_bias", net.random(1, plan.H, plan.S, plan.T))
+        shared["mask"] = net.constant("position_bias", net.random(1, plan.H, plan.S, plan.T))
     if plan.rotary:
         shared["cos"], shared["sin"] = (net.input(name, (plan.S, plan.D), "sd") for name in ("cos", "sin"))
     return shared
@@ -66,7 +65,7 @@ def _qkv(net: Net, hidden: Any, layer: int) -> list[Any]:
 
 def _apart(net: Net, parts: Any, axis: int) -> list[Any]:
     if net.plan.unpack == "gather":
-        index = [gs.Constant(net.name("third"), np.array(i - 3 if i else 0)) for i in range(3)]
+        index = [net.stored("third", np.array(i - 3 if i else 0)) for i in range(3)]
         return [net.op("Gather", parts, which, axis=axis) for which in index]
     return [net.op("Squeeze", piece, net.ints(axis)) for piece in _cut(net, parts, [1, 1, 1], axis)]
 
@@ -142,7 +141,7 @@ def _mean(net: Net, data: Any) -> Any:
 
 
 def _one(net: Net) -> Any:
-    return gs.Constant(net.name("one"), np.ones((), np.float32))
+    return net.stored("one", np.ones((), np.float32))
 
 
 def _untransposed(net: Net, q: Any, k: Any, v: Any, shared: dict[str, Any]) -> Any:

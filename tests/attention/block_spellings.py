@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from onnxheadprune.model.spelling import read_ranges
@@ -90,7 +89,7 @@ def of_pieces(net: Net, x: Any) -> Any:
 
 
 def _number(net: Net, number: float) -> Any:
-    return gs.Constant(net.name("number"), np.array(number, dtype=np.float32))
+    return net.stored("number", np.array(number, dtype=np.float32))
 
 
 MAKERS: tuple[Make, ...] = (

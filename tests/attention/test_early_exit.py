@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
@@ -27,20 +26,19 @@ class _Model:
 
     def __init__(self, outside: bool) -> None:
         self.net = Net(PLAIN)
-        self.main = self.net.graph
+        self.main = self.net.nodes, self.net.initializers
         self.outside = outside
         self.x = self.net.input("x", (B, S, WIDTH), "bs-")
-        self.sure = gs.Variable("sure", dtype=np.float32, shape=())
-        self.main.inputs.append(self.sure)
+        self.net.inputs.append(self.net.info("sure", []))
 
     def weight(self, name: str, *shape: int) -> Any:
         """A weight of the body itself, or one of the main graph that it reads."""
-        stored = self.net.weight(name, *shape)
         if not self.outside:
-            return stored
-        body, self.net.graph = self.net.graph, self.main
-        handed = self.net.op("Identity", stored)
-        self.net.graph = body
+            return self.net.weight(name, *shape)
+        body = self.net.nodes, self.net.initializers
+        self.net.nodes, self.net.initializers = self.main
+        handed = self.net.op("Identity", self.net.weight(name, *shape))
+        self.net.nodes, self.net.initializers = body
         return handed
 
     def layer(self, x: Any) -> Any:
@@ -59,47 +57,34 @@ class _Model:
         op = self.net.op
         answer = op("MatMul", op("ReduceMean", x, axes=[1], keepdims=0), self.weight("exit", WIDTH, CLASSES))
         surest = op("ReduceMax", op("Softmax", answer, axis=-1), keepdims=0)
-        return answer, op("Less", surest, self.sure)
+        return answer, op("Less", surest, "sure")
 
     def loop(self) -> ModelProto:
         """One layer until it is sure, four times at most."""
-        body = gs.Graph(opset=PLAIN.opset, name="body")
-        state = gs.Variable("state", dtype=np.float32, shape=(None, None, WIDTH))
-        last = gs.Variable("last", dtype=np.float32, shape=(None, CLASSES))
-        body.inputs = [
-            gs.Variable("turn", dtype=np.int64, shape=()),
-            gs.Variable("going", dtype=np.bool_, shape=()),
-            state,
-            last,
-        ]
+        net, info = self.net, self.net.info
         first, _ = self.exit(self.x)
-        self.net.graph = body
-        made = self.layer(state)
-        answer, more = self.exit(made)
-        for value, kind in ((more, np.bool_), (made, np.float32), (answer, np.float32)):
-            value.dtype = np.dtype(kind)
-        body.outputs = [more, made, answer]
-        self.net.graph = self.main
-        turns, go = gs.Constant("turns", np.array(4)), gs.Constant("go", np.array(True))
-        _, result = self.net.op("Loop", turns, go, self.x, first, outputs=2, body=body)
-        return self.net.export([result])
+
+        def turn() -> list[ValueInfoProto]:
+            made = self.layer("state")
+            answer, more = self.exit(made)
+            return [info(more, None, TensorProto.BOOL), info(made, None), info(answer, None)]
+
+        states = [info("state", [None, None, WIDTH]), info("last", [None, CLASSES])]
+        body = net.body(
+            turn, [info("turn", [], TensorProto.INT64), info("going", [], TensorProto.BOOL), *states]
+        )
+        turns, go = net.constant("turns", np.array(4)), net.constant("go", np.array(True))
+        _, result = net.op("Loop", turns, go, self.x, first, outputs=2, body=body)
+        return net.export([result])
 
     def branch(self) -> ModelProto:
         """The second layer runs if the first one is not sure."""
         made = self.layer(self.x)
         early, more = self.exit(made)
-        bodies = {}
-        for name in ("then_branch", "else_branch"):
-            self.net.graph = body = gs.Graph(opset=PLAIN.opset, name=name)
-            if name == "then_branch":
-                answer, _ = self.exit(self.layer(made))
-            else:
-                answer = self.net.op("Identity", early)
-            answer.dtype, answer.shape = np.dtype(np.float32), (B, CLASSES)
-            body.outputs = [answer]
-            bodies[name] = body
-        self.net.graph = self.main
-        return self.net.export([self.net.op("If", more, **bodies)])
+        net = self.net
+        then = net.body(lambda: [net.info(self.exit(self.layer(made))[0], [B, CLASSES])])
+        other = net.body(lambda: [net.info(net.op("Identity", early), [B, CLASSES])])
+        return net.export([net.op("If", more, then_branch=then, else_branch=other)])
 
     def feed(self, sure: float) -> dict[str, Array]:
         return self.net.feed | {"sure": np.array(sure, dtype=np.float32)}

@@ -25,7 +25,7 @@ from onnxheadprune.validation.core_masks import silenced_cores
 from tests import toys_mixture
 from tests.conftest import Outcome
 from tests.liveness.one_node import run
-from tests.toys_experts import CHOSEN, EXPERTS, TOYS, Toy, tokens
+from tests.toys_experts import CHOSEN, EXPERTS, TOYS, Experts, tokens
 
 Command = Callable[..., Outcome]
 PAIRS = ([1, 4], [0, 5])
@@ -34,7 +34,7 @@ PAIRS = ([1, 4], [0, 5])
 
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
-def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
+def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
     model, x = toy.model(), tokens()
     (mixture,) = inspect(model).of("experts")
     assert (mixture.num_units, mixture.details, mixture.reason) == (
@@ -97,7 +97,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     case: tuple[str, str, bool], body: str, command: Command, tmp_path: Path
 ) -> None:
     more, last, is_shared = case
-    path = _saved(Toy(body=body, more=more, last=last).model(), tmp_path / "model.onnx")
+    path = _saved(Experts(body=body, more=more, last=last).model(), tmp_path / "model.onnx")
     sites = inspect(path)
     (mixture,), blocks = sites.of("experts"), sites.of("neurons")
     own = [block.key for block in blocks if block.projections[0].node.out.name == "shared_out"]
@@ -110,7 +110,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
 
 
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
-def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Toy) -> None:
+def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Mixture) -> None:
     model, x = toy.model(), toys_mixture.tokens()
     made = ohp.prune(model, heads={"moe.0": [1]}, provider="cpu").model
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
@@ -122,13 +122,13 @@ def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Toy) -
 def test_as_many_stay_as_are_chosen() -> None:
     told = r"moe.0 \(mixture\) cannot lose experts 0,1,2,3,4: 1 would be left to choose 2 from for each token"
     with pytest.raises(RefusedError, match=told):
-        analyse(Toy().model(), {"moe.0": range(5)}, "the model")
+        analyse(Experts().model(), {"moe.0": range(5)}, "the model")
     with pytest.raises(RefusedError, match="0 would be left"):
-        analyse(Toy().model(), {"moe.0": "*"}, "the model")
+        analyse(Experts().model(), {"moe.0": "*"}, "the model")
 
 
 def test_groups_stay_equal() -> None:
-    model = Toy("sigmoid in groups").model()
+    model = Experts("sigmoid in groups").model()
     told = "leave the 2 groups of its router with different numbers of experts, or with none"
     with pytest.raises(RefusedError, match=told):
         analyse(model, {"moe.0": [2]}, "the model")
@@ -164,7 +164,7 @@ READ_OTHERWISE = {
 @pytest.mark.parametrize("case", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
 def test_whoever_reads_scores_or_numbers_otherwise_is_the_reason(case: tuple[str, str, str]) -> None:
     more, outputs, told = case
-    (mixture,) = inspect(Toy(more=more, outputs=outputs).model()).of("experts")
+    (mixture,) = inspect(Experts(more=more, outputs=outputs).model()).of("experts")
     assert told in str(mixture.reason)
 
 
@@ -189,7 +189,7 @@ def _saved(model: ModelProto, path: Path) -> Path:
 
 def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
     """Weights of another expert than the router's column, and a record of another one."""
-    path, wrong = _saved(Toy().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"
+    path, wrong = _saved(Experts().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"
     made = ohp.prune(path, heads={"moe.0": [1, 4]}, provider="cpu").model
     for name in ("up", "router"):
         changed = ModelProto()
@@ -204,7 +204,7 @@ def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
 
 
 def test_through_the_command_line(command: Command, tmp_path: Path) -> None:
-    model = _saved(Toy().model(), tmp_path / "model.onnx")
+    model = _saved(Experts().model(), tmp_path / "model.onnx")
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
     shown = command("prune", model, "-o", once, "--experts", "0:1,4", "--json")
     assert shown.exit_code == 0 and shown.document["plan"]["experts"][0]["removed"] == "1,4"
@@ -231,7 +231,7 @@ def test_the_configuration_follows(
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    _saved(Toy().model(), folder / "model.onnx")
+    _saved(Experts().model(), folder / "model.onnx")
     (folder / "config.json").write_text('{"num_experts": 6}', "utf-8")
     shown = command("prune", folder, "-o", out, "--experts", experts)
     assert shown.exit_code == 0 and told in shown.stdout
@@ -240,7 +240,7 @@ def test_the_configuration_follows(
 
 def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_path: Path) -> None:
     model, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
-    _saved(Toy(body="each, its tokens").model(), model)
+    _saved(Experts(body="each, its tokens").model(), model)
     assert command("prune", model, "-o", once, "--experts", "0:1,4").exit_code == 0
     blocks = [site.key for site in inspect(once).neurons]
     assert blocks == ["ffn.0", "ffn.2", "ffn.3", "ffn.5"]
@@ -253,9 +253,13 @@ def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_pa
 
 
 ONE_EXPERT_OTHERWISE = {
-    "a share is an output": (Toy(body="each, a slice"), "  own = Identity (share3)\n", ", float[7, 1] own"),
+    "a share is an output": (
+        Experts(body="each, a slice"),
+        "  own = Identity (share3)\n",
+        ", float[7, 1] own",
+    ),
     "a count of tokens": (
-        Toy(body="each, compared"),
+        Experts(body="each, compared"),
         "  own = Add (share3, ones)\n  sum_own = Exp (own)\n",
         ", float[7, 1] sum_own",
     ),
@@ -263,7 +267,7 @@ ONE_EXPERT_OTHERWISE = {
 
 
 @pytest.mark.parametrize("case", ONE_EXPERT_OTHERWISE.values(), ids=ONE_EXPERT_OTHERWISE)
-def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Toy, str, str]) -> None:
+def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Experts, str, str]) -> None:
     toy, more, outputs = case
     (mixture,) = inspect(replace(toy, more=more, outputs=outputs).model()).of("experts")
     assert "one" in str(mixture.reason) and "expert" in str(mixture.reason)
@@ -271,7 +275,7 @@ def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Toy, str, s
 
 def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
     """They are numbered by expert, so that one call or another order would give them other numbers."""
-    model, path = toys_mixture.Toy().model(), tmp_path / "cut.onnx"
+    model, path = toys_mixture.Mixture().model(), tmp_path / "cut.onnx"
     neurons = [0, 32, 64]
     with pytest.raises(
         RefusedError, match="are one operator, which numbers neurons by expert: remove experts"

@@ -22,7 +22,7 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests.conftest import Outcome
 from tests.liveness.one_node import run
-from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, Toy, tokens
+from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, Experts, tokens
 
 Command = Callable[..., Outcome]
 PAIRS = ([1, 4], [0, 5])
@@ -30,7 +30,7 @@ PAIRS = ([1, 4], [0, 5])
 
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize("toy", BY_HAND.values(), ids=BY_HAND)
-def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
+def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
     model, x = toy.model(), tokens()
     (mixture,) = inspect(model).of("experts")
     is_dense = toy.routing.startswith("all, ")
@@ -64,14 +64,14 @@ def test_as_many_stay_as_are_chosen(routing: str, command: Command, tmp_path: Pa
     """A sort lists all experts; what is read of it is chosen."""
     body = "side by side"
     path, out = tmp_path / "model.onnx", tmp_path / "cut.onnx"
-    onnx.save(Toy(routing, body).model(), path)
+    onnx.save(Experts(routing, body).model(), path)
     least = 1 if routing == "all, softmax" else CHOSEN
     few = command("prune", path, "-o", out, "--experts", f"0:0-{EXPERTS - least}")
     assert few.exit_code == 3
     assert f"{least - 1} would be left to choose {least} from" in " ".join(few.stderr.split())
     shown = command("prune", path, "-o", out, "--experts", f"0:0-{EXPERTS - least - 1}")
     assert shown.exit_code == 0
-    x, toy = tokens(), Toy(routing, body)
+    x, toy = tokens(), Experts(routing, body)
     np.testing.assert_allclose(
         run(onnx.load(out), {"x": x})["out"], toy.expected(x, range(EXPERTS - least)), atol=2e-5
     )
@@ -79,7 +79,7 @@ def test_as_many_stay_as_are_chosen(routing: str, command: Command, tmp_path: Pa
 
 def test_experts_that_all_tokens_use_are_only_named(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(Toy("all, softmax", "weighed").model(), path)
+    onnx.save(Experts("all, softmax", "weighed").model(), path)
     np.savez(tmp_path / "data.npz", x=tokens())
     asked = command(
         *("prune", path, "-o", tmp_path / "no.onnx", "--units", "experts", "--ratio", "0.5"),

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
@@ -207,7 +206,7 @@ def test_a_shape_that_is_asked_for_keeps_no_block_alive() -> None:
         made = relu(net, x)
         flat = net.op("Reshape", made, net.ints(-1, WIDTH))
         vectors = [net.weight(stem, WIDTH) for stem in ("scale", "shift", "mean")]
-        variance = gs.Constant(net.name("variance"), np.ones(WIDTH, dtype=np.float32))
+        variance = net.stored("variance", np.ones(WIDTH, dtype=np.float32))
         return net.op(
             "Reshape", net.op("BatchNormalization", flat, *vectors, variance), net.op("Shape", made)
         )

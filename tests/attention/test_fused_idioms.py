@@ -15,7 +15,8 @@ from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, Blueprint
 from tests.attention.cuts import check_cut
 from tests.attention.net_parts import WIDTH, B, D, H, S
-from tests.toys import Toy, get_initializer
+from tests.graph_builder import GraphBuilder
+from tests.toys import get_initializer
 
 STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic, opset=23) for symbolic in (False, True))
 
@@ -75,7 +76,7 @@ def test_a_scale_as_large_as_what_is_normalized(plan: Blueprint) -> None:
 
 def test_keys_and_values_packed_by_head() -> None:
     """[B, T, H, 2, D] has a kernel on CUDA only, but its heads are told and cut everywhere."""
-    toy = Toy()
+    toy = GraphBuilder()
     count, size, hidden = 4, 8, 12
     query = toy.node("MatMul", ["x", toy.weight("q.weight", hidden, count * size)], "q")
     flat = toy.node("MatMul", ["x", toy.weight("kv.weight", hidden, 2 * count * size)], "kv")

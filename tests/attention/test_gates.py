@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
 
 from onnxheadprune.attention.masking import masked_reference
@@ -32,7 +31,7 @@ def _gated(source: str) -> tuple[Net, Any]:
 
     seen = heads(x if source == "stream" else flat["q"], 0, 2, 1, 3)
     quantized, scale, zero = net.op("DynamicQuantizeLinear", seen, outputs=3)
-    weight = gs.Constant(net.name("gate"), net.rng.integers(-100, 100, (D, 1)).astype(np.int8))
+    weight = net.stored("gate", net.rng.integers(-100, 100, (D, 1)).astype(np.int8))
     product = net.op("Cast", net.op("MatMulInteger", quantized, weight, zero), to=1)
     gate = net.op("Sigmoid", net.op("Mul", product, net.op("Mul", scale, net.weight("step", 1))))
     scores = net.op("Mul", net.op("MatMul", heads(flat["q"], 0, 2, 1, 3), heads(flat["k"], 0, 2, 3, 1)), gate)

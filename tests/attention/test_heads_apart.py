@@ -17,19 +17,19 @@ from onnxheadprune import inspect
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.attention.toy_parts import HIDDEN, D, H, context
+from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import run
-from tests.toys import Toy
 
-Join = Callable[[Toy, list[str]], str]
+Join = Callable[[GraphBuilder, list[str]], str]
 CUTS: tuple[tuple[int, ...], ...] = ((2,), (0, 1), (0, 1, 2))
 
 
-def gathered(toy: Toy, found: str, head: int) -> str:
+def gathered(toy: GraphBuilder, found: str, head: int) -> str:
     index = toy.constant(f"index{head}", np.array(head if head else -H))
     return toy.node("Gather", [found, index], f"head{head}", axis=1)
 
 
-def sliced(toy: Toy, found: str, head: int) -> str:
+def sliced(toy: GraphBuilder, found: str, head: int) -> str:
     bounds = [
         toy.constant(f"{n}{head}", np.array([i]))
         for n, i in (("start", head), ("end", head + 1), ("axis", 1))
@@ -38,17 +38,17 @@ def sliced(toy: Toy, found: str, head: int) -> str:
     return toy.node("Squeeze", [piece, bounds[2]], f"head{head}")
 
 
-def projected(toy: Toy, head: int, bias: bool) -> str:
+def projected(toy: GraphBuilder, head: int, bias: bool) -> str:
     made = toy.node("MatMul", [f"head{head}", toy.weight(f"o{head}.weight", D, HIDDEN)], f"product{head}")
     return toy.node("Add", [made, toy.weight(f"o{head}.bias", HIDDEN)], f"biased{head}") if bias else made
 
 
-def normed(toy: Toy, value: str, name: str) -> str:
+def normed(toy: GraphBuilder, value: str, name: str) -> str:
     return toy.node("LayerNormalization", [value, toy.weight(f"{name}.gain", HIDDEN)], name, axis=-1)
 
 
 def folded(op_type: str) -> Join:
-    def join(toy: Toy, parts: list[str]) -> str:
+    def join(toy: GraphBuilder, parts: list[str]) -> str:
         total = parts[0]
         for number, part in enumerate(parts[1:]):
             total = toy.node(op_type, [total, part], f"{op_type}{number}")
@@ -61,27 +61,27 @@ def at_once(op_type: str) -> Join:
     return lambda toy, parts: toy.node(op_type, parts, op_type)
 
 
-def normed_each(toy: Toy, parts: list[str]) -> str:
+def normed_each(toy: GraphBuilder, parts: list[str]) -> str:
     return toy.node("Sum", [normed(toy, part, f"norm{i}") for i, part in enumerate(parts)], "sum")
 
 
-def normed_sum(toy: Toy, parts: list[str]) -> str:
+def normed_sum(toy: GraphBuilder, parts: list[str]) -> str:
     return normed(toy, folded("Add")(toy, parts), "norm")
 
 
-def normed_stream(toy: Toy, parts: list[str]) -> str:
+def normed_stream(toy: GraphBuilder, parts: list[str]) -> str:
     stream = "x"
     for number, part in enumerate(parts):
         stream = normed(toy, toy.node("Add", [stream, part], f"stream{number}"), f"norm{number}")
     return stream
 
 
-def joined(toy: Toy, parts: list[str]) -> str:
+def joined(toy: GraphBuilder, parts: list[str]) -> str:
     side = toy.node("Concat", parts, "side_by_side", axis=-1)
     return toy.node("MatMul", [side, toy.weight("mix", H * HIDDEN, HIDDEN)], "mixed")
 
 
-def stacked(toy: Toy, parts: list[str]) -> str:
+def stacked(toy: GraphBuilder, parts: list[str]) -> str:
     axis = toy.constant("first", np.array([0]))
     rows = [toy.node("Unsqueeze", [part, axis], f"row{i}") for i, part in enumerate(parts)]
     return toy.node("ReduceMax", [toy.node("Concat", rows, "stack", axis=0)], "most", axes=[0], keepdims=0)
@@ -103,7 +103,7 @@ JOINS: dict[str, Join] = {
 
 
 def build(pick: Any, join: Join, bias: bool, silent: Sequence[int] = (), size: Any = "batch") -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     found = context(toy, silent)
     for head in range(H):
         pick(toy, found, head)

@@ -14,26 +14,26 @@ from onnxheadprune.attention.sites.attention_near_misses import attention_produc
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
 from tests.attention.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, operands, projected, softmax
-from tests.toys import Toy
+from tests.graph_builder import GraphBuilder
 
-Made = Callable[[Toy], str]
+Made = Callable[[GraphBuilder], str]
 
 
-def sigmoid(toy: Toy, scores: str) -> str:
+def sigmoid(toy: GraphBuilder, scores: str) -> str:
     return toy.node("Sigmoid", [scores], f"{scores}_weights")
 
 
-def hard_swish(toy: Toy, scores: str) -> str:
+def hard_swish(toy: GraphBuilder, scores: str) -> str:
     return toy.node("HardSwish", [scores], f"{scores}_weights")
 
 
-def spelled_out(toy: Toy, scores: str) -> str:
+def spelled_out(toy: GraphBuilder, scores: str) -> str:
     powers = toy.node("Exp", [scores], f"{scores}_powers")
     total = toy.node("ReduceSum", [powers, toy.constant(f"{scores}_last", np.array([-1]))], f"{scores}_total")
     return toy.node("Div", [powers, total], f"{scores}_weights")
 
 
-def masked_and_quantized(toy: Toy, scores: str) -> str:
+def masked_and_quantized(toy: GraphBuilder, scores: str) -> str:
     weights = softmax(toy, scores)
     scale, zero = toy.constant("p_scale", np.float32(0.01)), toy.constant("p_zero", np.uint8(0))
     rounded = toy.node(
@@ -44,7 +44,7 @@ def masked_and_quantized(toy: Toy, scores: str) -> str:
     )
 
 
-def model(toy: Toy, *outputs: str) -> ModelProto:
+def model(toy: GraphBuilder, *outputs: str) -> ModelProto:
     info = toy.info("x", ["batch", "sequence", HIDDEN])
     made = toy.model([info], [toy.info(name, None) for name in outputs], opset=18)
     made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -65,21 +65,21 @@ def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
 
 
 @pytest.mark.parametrize("spell", [softmax, sigmoid, hard_swish, spelled_out, masked_and_quantized])
-def test_a_context_without_a_projection_is_a_near_miss(spell: Callable[[Toy, str], str]) -> None:
-    toy = Toy()
+def test_a_context_without_a_projection_is_a_near_miss(spell: Callable[[GraphBuilder, str], str]) -> None:
+    toy = GraphBuilder()
     found, missed, without = lists(model(toy, merged(toy, attended(toy, spell))))
     assert (found, without) == (0, [])
     assert ["no output projection" in sentence for sentence in missed] == [True]
 
 
 @pytest.mark.parametrize("spell", [softmax, sigmoid, spelled_out, masked_and_quantized])
-def test_a_site_is_in_no_other_list(spell: Callable[[Toy, str], str]) -> None:
-    toy = Toy()
+def test_a_site_is_in_no_other_list(spell: Callable[[GraphBuilder, str], str]) -> None:
+    toy = GraphBuilder()
     assert lists(model(toy, projected(toy, attended(toy, spell)))) == (1, [], [])
 
 
 def test_an_unknown_operator_is_named() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     odd = toy.node("Scramble", [merged(toy, attended(toy, softmax))], "odd", domain="custom")
     _, missed, _ = lists(model(toy, toy.node("MatMul", [odd, toy.weight("o", WIDTH, HIDDEN)], "y")))
     assert ["Scramble" in sentence for sentence in missed] == [True]
@@ -95,7 +95,7 @@ def test_an_unknown_operator_is_named() -> None:
     ],
 )
 def test_a_fused_operator_is_a_near_miss(op_type: str, domain: str, why: str) -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     flat = [toy.node("MatMul", ["x", toy.weight(n, HIDDEN, WIDTH)], f"{n}_flat") for n in "qkv"]
     toy.node(op_type, flat, "context", domain=domain, num_heads=H)
     found, missed, without = lists(model(toy, toy.node("Identity", ["context"], "y")))
@@ -104,7 +104,7 @@ def test_a_fused_operator_is_a_near_miss(op_type: str, domain: str, why: str) ->
 
 
 def test_one_map_for_all_channels_has_no_heads_to_tell() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     rows = {n: toy.node("MatMul", ["x", toy.weight(n, HIDDEN, D)], f"{n}_flat") for n in "qkv"}
     keys = toy.node("Transpose", [rows["k"]], "keys", perm=[0, 2, 1])
     weights = softmax(toy, toy.node("MatMul", [rows["q"], keys], "scores"))
@@ -113,12 +113,12 @@ def test_one_map_for_all_channels_has_no_heads_to_tell() -> None:
 
 
 def test_unknown_shapes_hide_nothing() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     _, missed, _ = lists(_after_unknown(toy))
     assert len(missed) == 1 and "not known" in missed[0]
 
 
-def _after_unknown(toy: Toy) -> ModelProto:
+def _after_unknown(toy: GraphBuilder) -> ModelProto:
     """Everything behind an operator whose output has no shape."""
     odd = toy.node("Scramble", ["x"], "odd", domain="custom")
     rows = {n: toy.node("MatMul", [odd, toy.weight(n, HIDDEN, D)], f"{n}_flat") for n in "qkv"}
@@ -131,7 +131,7 @@ def _after_unknown(toy: Toy) -> ModelProto:
 
 def test_bodies_are_looked_into() -> None:
     """A SequenceMap's body attends; it has no shapes."""
-    toy = Toy()
+    toy = GraphBuilder()
     body = [
         helper.make_node("MatMul", ["item", "item_turned"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
@@ -149,7 +149,7 @@ def test_bodies_are_looked_into() -> None:
 
 
 def test_a_star_says_what_it_leaves_out() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     first = projected(toy, attended(toy, softmax))
     second = merged(toy, attended(toy, softmax, "other_"), "other_")
     found = model(toy, first, second)
@@ -162,7 +162,7 @@ def test_a_star_says_what_it_leaves_out() -> None:
 
 def embedded(outputs: int) -> ModelProto:
     """EmbedLayerNormalization; the residual stream is its third output where it has three."""
-    toy = Toy()
+    toy = GraphBuilder()
     ids = helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "sequence"])
     tables: list[Any] = [toy.weight("words", 9, HIDDEN), toy.weight("places", 8, HIDDEN), ""]
     names = ["x", "lengths", "sum"][:outputs]
@@ -194,7 +194,7 @@ def test_the_sum_of_embeddings_has_a_shape(outputs: int) -> None:
 
 def test_what_stops_the_trace_is_the_reason() -> None:
     """Heads in reverse, by a Slice that runs backwards."""
-    toy = Toy()
+    toy = GraphBuilder()
     bounds = [
         toy.constant(name, np.array([at])) for name, at in (("s", -1), ("e", -(2**62)), ("a", 1), ("t", -1))
     ]
@@ -205,17 +205,17 @@ def test_what_stops_the_trace_is_the_reason() -> None:
 
 @pytest.mark.parametrize("op_type", ["Abs", "Relu", "Exp"])
 def test_statistics_over_all_heads_are_seen_behind_any_element_wise_operator(op_type: str) -> None:
-    def shared(toy: Toy, scores: str) -> str:
+    def shared(toy: GraphBuilder, scores: str) -> str:
         prepared = toy.node(op_type, [scores], "prepared")
         total = toy.node("ReduceSum", [prepared, toy.constant("heads", np.array([1]))], "total")
         return toy.node("Div", [scores, total], "weights")
 
-    toy = Toy()
+    toy = GraphBuilder()
     (site,) = inspect(model(toy, projected(toy, attended(toy, shared))))
     assert site.reason is not None and "statistics over all heads" in site.reason.sentence
 
 
-def _scattered(toy: Toy) -> str:
+def _scattered(toy: GraphBuilder) -> str:
     """As Informer: contexts of some queries are scattered among averages, at places that are computed."""
     context = attended(toy, softmax)
     averages = toy.node("CumSum", ["v_heads", toy.constant("over_tokens", np.array(2))], "averages")
@@ -224,7 +224,7 @@ def _scattered(toy: Toy) -> str:
 
 
 def test_what_stops_the_heads_is_named() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     found, (missed,), _ = lists(model(toy, _scattered(toy)))
     assert found == 0 and "no output projection" not in missed
     assert (
@@ -234,7 +234,7 @@ def test_what_stops_the_heads_is_named() -> None:
 
 def test_who_looks_at_the_shape_stops_nothing() -> None:
     """As `attention_past_state` of ONNX Runtime: the context is an output, and its shape another one."""
-    toy = Toy()
+    toy = GraphBuilder()
     context = merged(toy, attended(toy, softmax))
     toy.node("Shape", [context], "sizes")
     _, (missed,), _ = lists(model(toy, context, "sizes"))
@@ -243,7 +243,7 @@ def test_who_looks_at_the_shape_stops_nothing() -> None:
 
 def test_a_map_per_head_is_not_one_map_for_all_channels() -> None:
     """As Fastformer: each head pools with weights of its own, and one linear layer treats all heads alike."""
-    toy = Toy()
+    toy = GraphBuilder()
     queries, _, _ = operands(toy)
     scores = toy.node("MatMul", [queries, toy.weight("pool", D, 1)], "scores")
     weights = toy.node("Softmax", [scores], "weights", axis=2)
@@ -257,7 +257,7 @@ def test_a_map_per_head_is_not_one_map_for_all_channels() -> None:
 
 def test_iterations_of_a_scan_may_be_heads() -> None:
     """Each iteration attends with the queries, keys and values of one head."""
-    toy = Toy()
+    toy = GraphBuilder()
     queries, keys, values = operands(toy)
     first = [toy.node("Transpose", [name], f"{name}_first", perm=[1, 0, 2, 3]) for name in (queries, values)]
     turned = toy.node("Transpose", [keys], "keys_first", perm=[1, 0, 2, 3])

@@ -23,7 +23,7 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests.liveness.one_node import run
-from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Toy, tokens
+from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
 
 
 def _block(model: ModelProto) -> NeuronSite:
@@ -44,7 +44,7 @@ def _tensors(model: ModelProto) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("toy", [*RUNNABLE.values(), *UNRUNNABLE.values()], ids=[*RUNNABLE, *UNRUNNABLE])
-def test_what_is_left_computes_what_silent_neurons_leave(toy: Toy) -> None:
+def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
     block = _block(model)
     assert (block.num_units, block.experts, block.reason) == (EXPERTS * toy.width, EXPERTS, None)
@@ -61,7 +61,7 @@ def test_what_is_left_computes_what_silent_neurons_leave(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("toy", RUNNABLE.values(), ids=RUNNABLE)
-def test_onnxruntime_and_the_masked_reference_say_the_same(toy: Toy) -> None:
+def test_onnxruntime_and_the_masked_reference_say_the_same(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
     planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
     masked = masked_reference(planning.view, planning.touched, planning.heads)
@@ -81,7 +81,7 @@ def test_what_a_kernel_rounds_it_rounds_the_same_way() -> None:
 
 
 def test_experts_lose_equally_many_and_the_error_names_the_nearest_sets() -> None:
-    model = Toy().model()
+    model = Mixture().model()
     told = (
         r"leave its 3 experts with different numbers of neurons, or with none \(neuron i of expert e has the number"
         rf" e \* {WIDTH} \+ i\); the nearest legal sets are 1,5,32,33,64,65 or 1,32,64$"
@@ -94,11 +94,11 @@ def test_experts_lose_equally_many_and_the_error_names_the_nearest_sets() -> Non
 
 def test_an_expert_does_not_go_alone() -> None:
     with pytest.raises(RefusedError, match="with different numbers of neurons, or with none"):
-        analyse(Toy().model(), {"ffn.0": range(WIDTH)}, "the model")
+        analyse(Mixture().model(), {"ffn.0": range(WIDTH)}, "the model")
 
 
 def test_of_blocks_of_levels_the_error_names_the_nearest_sets() -> None:
-    model = Toy("QMoE", block=16).model()
+    model = Mixture("QMoE", block=16).model()
     legal = [*range(16), *range(32, 48), *range(64, 80)]
     told = f"only go together; the nearest legal sets are {','.join(map(str, legal))}$"
     with pytest.raises(RefusedError, match=told):
@@ -107,29 +107,29 @@ def test_of_blocks_of_levels_the_error_names_the_nearest_sets() -> None:
 
 
 def test_all_of_a_mixture_goes_where_nothing_is_left_of_it() -> None:
-    model, x = Toy(bias=False).model(), tokens()
+    model, x = Mixture(bias=False).model(), tokens()
     cut = apply_plan(analyse(model, {"ffn.0": "*"}, "the model").plan, model)
     assert "MoE" not in {node.op_type for node in cut.graph.node}
     np.testing.assert_array_equal(run(cut, {"x": x})["y"], x)
     with pytest.raises(RefusedError, match=r"each token would get the biases that its experts in .* have"):
-        analyse(Toy().model(), {"ffn.0": "*"}, "the model")
+        analyse(Mixture().model(), {"ffn.0": "*"}, "the model")
 
 
 @pytest.mark.parametrize(
     ("toy", "why"),
     [
-        (Toy("QMoE", more={"weights_prepacked": 1}), "in the order of one execution provider"),
-        (Toy("QMoE", more={"quant_type": "nvfp4"}), "are stored as nvfp4"),
-        (Toy("QMoE", block=32), "are stored in one piece"),
+        (Mixture("QMoE", more={"weights_prepacked": 1}), "in the order of one execution provider"),
+        (Mixture("QMoE", more={"quant_type": "nvfp4"}), "are stored as nvfp4"),
+        (Mixture("QMoE", block=32), "are stored in one piece"),
     ],
 )
-def test_what_cannot_be_cut_says_why(toy: Toy, why: str) -> None:
+def test_what_cannot_be_cut_says_why(toy: Mixture, why: str) -> None:
     block = _block(toy.model())
     assert not block.removable and why in str(block.reason)
 
 
 def test_experts_that_are_computed_stay() -> None:
-    model = Toy().model()
+    model = Mixture().model()
     (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w2"]
     model.graph.initializer.remove(weight)
     model.graph.input.append(helper.make_tensor_value_info("w2", 1, list(weight.dims)))
@@ -138,7 +138,7 @@ def test_experts_that_are_computed_stay() -> None:
 
 def test_rows_that_the_attribute_does_not_explain_are_no_block() -> None:
     """Twice as many rows, and no word of how gates and values lie in them."""
-    model = Toy(activation="swiglu", fused=1).model()
+    model = Mixture(activation="swiglu", fused=1).model()
     node = next(node for node in model.graph.node if node.op_type == "MoE")
     kept = [item for item in node.attribute if item.name != "swiglu_fusion"]
     del node.attribute[:]
@@ -148,7 +148,7 @@ def test_rows_that_the_attribute_does_not_explain_are_no_block() -> None:
 
 def test_tensors_that_do_not_fit_are_no_block() -> None:
     """Zero points with a byte per row, where two rows share one."""
-    model = Toy(op="QMoE", zeros=True).model()
+    model = Mixture(op="QMoE", zeros=True).model()
     (zeros,) = [tensor for tensor in model.graph.initializer if tensor.name == "z1"]
     assert inspect(model).neurons
     zeros.CopyFrom(numpy_helper.from_array(np.zeros((EXPERTS, WIDTH, 1), np.uint8), "z1"))
@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_no_block() -> None:
 
 
 def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
-    toy, x = Toy(bias=False), tokens()
+    toy, x = Mixture(bias=False), tokens()
     model = toy.model()
     again = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
     names = {"x": "y", "r": "r2", "m": "m2", "y": "z"}
@@ -174,7 +174,7 @@ def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
 
 
 def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
-    toy, x = Toy(activation="swiglu", fused=1), tokens()
+    toy, x = Mixture(activation="swiglu", fused=1), tokens()
     paths = [tmp_path / f"{name}.onnx" for name in ("original", "first", "second")]
     onnx.save(toy.model(), paths[0])
     first, second = [0, 1, 40, 41, 90, 95], [2, 42, 64]
@@ -185,7 +185,7 @@ def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
 
 
 def test_operations_are_those_of_the_chosen_experts() -> None:
-    toy = Toy(activation="swiglu", fused=1)
+    toy = Mixture(activation="swiglu", fused=1)
     found = Flops.of(concrete_view(toy.model(), {"x": tokens()}))
     router, maps = 2 * TOKENS * HIDDEN * EXPERTS, 2 * TOKENS * 2 * 3 * HIDDEN * WIDTH
     assert (found.total, found.uncounted) == (router + maps, ())
@@ -193,13 +193,13 @@ def test_operations_are_those_of_the_chosen_experts() -> None:
 
 
 def test_elements_of_a_block_are_those_of_its_experts() -> None:
-    tensors = Toy().tensors()
+    tensors = Mixture().tensors()
     owned = sum(tensors[name].size for name in ("w1", "b1", "w2"))
-    assert _block(Toy().model()).params == owned
+    assert _block(Mixture().model()).params == owned
 
 
 def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None:
-    onnx.save(Toy().model(), tmp_path / "model.onnx")
+    onnx.save(Mixture().model(), tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([tokens()] * 8))
     with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
         prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", ratio=0.5, units="neurons")
@@ -209,7 +209,7 @@ SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}
 
 
 @pytest.mark.parametrize("toy", SECOND.values(), ids=SECOND)
-def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Toy) -> None:
+def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Mixture) -> None:
     model, x = toy.model(), {"x": tokens()}
     planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
     silenced = silenced_cores(planning)

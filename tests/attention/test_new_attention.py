@@ -16,8 +16,8 @@ from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
+from tests.graph_builder import GraphBuilder
 from tests.liveness.masks import Array
-from tests.toys import Toy
 
 B, S, H, K, D, HIDDEN = 2, 3, 4, 2, 4, 6
 GONE = (0, 1)
@@ -25,7 +25,7 @@ GONE = (0, 1)
 PREVIEW = "ai.onnx.preview"
 
 
-def heads(toy: Toy, name: str, count: int, apart: bool) -> str:
+def heads(toy: GraphBuilder, name: str, count: int, apart: bool) -> str:
     made = toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, count * D)], f"{name}_flat")
     if not apart:
         return made
@@ -36,7 +36,7 @@ def heads(toy: Toy, name: str, count: int, apart: bool) -> str:
 
 
 def finish(
-    toy: Toy, context: str, apart: bool, silent: Sequence[int], outputs: Sequence[Any] = ()
+    toy: GraphBuilder, context: str, apart: bool, silent: Sequence[int], outputs: Sequence[Any] = ()
 ) -> ModelProto:
     """A mask at the core, the merge and the projection."""
     if silent:
@@ -56,7 +56,7 @@ def finish(
 
 
 def linear(silent: Sequence[int] = ()) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     inputs = [heads(toy, name, count, False) for name, count in (("q", H), ("k", K), ("v", K))]
     rate = toy.node("MatMul", ["x", toy.weight("beta.weight", HIDDEN, K)], "rate")
     decay = toy.node("Neg", [toy.node("Sigmoid", [heads(toy, "decay", K, False)], "gate")], "decay")
@@ -69,7 +69,7 @@ def linear(silent: Sequence[int] = ()) -> ModelProto:
 
 
 def flexible(silent: Sequence[int] = (), **bodies: Any) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     inputs = [heads(toy, name, count, True) for name, count in (("q", H), ("k", K), ("v", K))]
     toy.nodes.append(
         helper.make_node("FlexAttention", inputs, ["context"], domain=PREVIEW, name="flex", **bodies)
@@ -78,7 +78,7 @@ def flexible(silent: Sequence[int] = (), **bodies: Any) -> ModelProto:
 
 
 def with_maps(silent: Sequence[int] = ()) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     inputs = [heads(toy, name, count, True) for name, count in (("q", H), ("k", K), ("v", K))]
     toy.nodes.append(helper.make_node("Attention", inputs, ["context", "", "", "maps"], name="attend"))
     return finish(toy, "context", True, silent, [toy.info("maps", [B, H, S, S])])

@@ -13,8 +13,8 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.attention.toy_parts import HIDDEN, D, H, attended, projected, softmax
+from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import run
-from tests.toys import Toy
 
 B, S = 2, 5
 X = np.random.default_rng(1).standard_normal((B, S, HIDDEN)).astype(np.float32)
@@ -23,7 +23,7 @@ BIAS = np.random.default_rng(2).standard_normal((1, H, S, S)).astype(np.float32)
 
 def biased() -> ModelProto:
     """A fused attention whose bias per head is an input of the model."""
-    toy = Toy()
+    toy = GraphBuilder()
     flat = [toy.node("MatMul", ["x", toy.weight(n, HIDDEN, H * D)], f"{n}_flat") for n in "qkv"]
     toy.node("MultiHeadAttention", [*flat, "", "", "bias"], "context", domain="com.microsoft", num_heads=H)
     toy.node("MatMul", ["context", toy.weight("o", H * D, HIDDEN)], "y")
@@ -34,7 +34,7 @@ def biased() -> ModelProto:
 
 def features() -> ModelProto:
     """The values as their projection leaves them are an output of the model."""
-    toy = Toy()
+    toy = GraphBuilder()
     projected(toy, attended(toy, softmax))
     return toy.model([toy.info("x", [B, S, HIDDEN])], [toy.info("y", None), toy.info("v_flat", None)])
 

@@ -28,6 +28,7 @@ class Attending:
 
     def __init__(self, plan: Any, heads: int) -> None:
         self.net = Net(plan)
+        self.outputs: list[str] = []
         self.heads, self.width = heads, heads * D
         self.x = self.net.input("x", (B, S, self.width), "bs-")
         self.q, k, self.v = (self.linear(self.x, name, self.width) for name in "qkv")
@@ -90,7 +91,7 @@ def embedded(it: Attending) -> Any:
 def projected_and_read_again(it: Attending) -> Any:
     """What is added has weights of its own, but they are read elsewhere, too."""
     made = it.linear(it.x, "other", it.width)
-    it.net.graph.outputs.append(it.net.op("Relu", made))
+    it.outputs.append(it.net.op("Relu", made))
     return it.net.op("Add", it.merged, made)
 
 
@@ -118,7 +119,7 @@ def test_what_is_added_is_no_heads(how: str, heads: int, plan: Any) -> None:
     """T2T: one head, no output projection; the next linear layer reads the residual stream, not the heads."""
     it = Attending(plan, heads)
     made = it.linear(FOREIGN[how](it), "next", it.width)
-    model = it.net.export([*it.net.graph.outputs, made])
+    model = it.net.export([*it.outputs, made])
     (site,) = inspect(model)
     assert site.num_heads == heads
     assert site.reason is not None

@@ -10,13 +10,14 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
+from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import run
-from tests.toys import Toy, get_initializer
+from tests.toys import get_initializer
 
 H, D, HIDDEN = 4, 4, 6
 
 
-def queries(toy: Toy, spelled: str) -> str:
+def queries(toy: GraphBuilder, spelled: str) -> str:
     """The first H of H + 2 rows."""
     if spelled == "slice":
         bounds = [toy.constant(name, np.array([at])) for name, at in (("start", 0), ("end", -2), ("axis", 2))]
@@ -25,7 +26,7 @@ def queries(toy: Toy, spelled: str) -> str:
     return toy.node("Gather", ["view", toy.constant("q_rows", numbers)], "q", axis=2)
 
 
-def row(toy: Toy, name: str, at: int, spelled: str) -> str:
+def row(toy: GraphBuilder, name: str, at: int, spelled: str) -> str:
     """One of the last rows, [batch, sequence, 1, D]."""
     if spelled == "list":
         return toy.node("Gather", ["view", toy.constant(f"{name}_row", np.array([at]))], name, axis=2)
@@ -43,7 +44,7 @@ def row(toy: Toy, name: str, at: int, spelled: str) -> str:
 
 
 def build(q: str, kv: str, silent: Sequence[int] = ()) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     packed = toy.node("MatMul", ["x", toy.weight("qkv", HIDDEN, (H + 2) * D)], "packed")
     toy.node("Reshape", [packed, toy.constant("rows", np.array([0, 0, H + 2, D]))], "view")
     queried = toy.node("Transpose", [queries(toy, q)], "q_heads", perm=[0, 2, 1, 3])

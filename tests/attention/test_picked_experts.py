@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune.attention.planning import analyse
@@ -23,7 +22,7 @@ TOKENS, WIDTH, HIDDEN, EXPERTS = 5, 8, 12, 4
 
 
 def _int64(net: Net, name: str, number: int, *shape: int) -> Any:
-    return gs.Constant(net.name(name), np.full(shape, number, dtype=np.int64))
+    return net.stored(name, np.full(shape, number, dtype=np.int64))
 
 
 def _chosen(net: Net, tokens: Any) -> Any:

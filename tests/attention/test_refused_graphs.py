@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import plan_pruning
 from onnxheadprune.attention.masking import masked_reference
@@ -68,7 +67,7 @@ def layer_norm(net: Net, data: Any) -> Any:
 
 def rms_norm(net: Net, data: Any) -> Any:
     mean = net.op("ReduceMean", net.op("Mul", data, data), axes=[-1], keepdims=1)
-    root = net.op("Sqrt", net.op("Add", mean, gs.Constant(net.name("eps"), np.array(1e-6, np.float32))))
+    root = net.op("Sqrt", net.op("Add", mean, net.stored("eps", np.array(1e-6, np.float32))))
     return net.op("Mul", net.op("Div", data, root), net.weight("gain", H * D))
 
 
@@ -177,10 +176,9 @@ def test_a_shape_that_the_caller_decides_costs_an_edge_gather() -> None:
     shape = np.array([B, S, H * D], dtype=np.int64)
 
     def vague(net: Net, data: Any) -> Any:
-        target = gs.Variable("target", dtype=np.int64, shape=(3,))
-        net.graph.inputs.append(target)
+        net.inputs.append(net.info("target", [3], TensorProto.INT64))
         net.feed["target"] = shape
-        return net.op("Reshape", data, target)
+        return net.op("Reshape", data, "target")
 
     model, feed = attention(Steps(query=vague))
     planning = analyse(model, {0: [1]}, "vague")

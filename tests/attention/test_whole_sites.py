@@ -14,24 +14,26 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests import toys_genai
+from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import run
-from tests.toys import Toy
 
 B, S, H, D, HIDDEN = 2, 3, 2, 4, 6
 WIDTH = H * D
-Tail = Callable[[Toy], str]
+Tail = Callable[[GraphBuilder], str]
 
 
-def numbers(toy: Toy, name: str, *shape: int, low: int = -9, high: int = 9, dtype: Any = np.int8) -> str:
-    return toy.constant(name, toy.random.integers(low, high, shape).astype(dtype))
+def numbers(
+    toy: GraphBuilder, name: str, *shape: int, low: int = -9, high: int = 9, dtype: Any = np.int8
+) -> str:
+    return toy.constant(name, toy.rng.integers(low, high, shape).astype(dtype))
 
 
-def quantized(toy: Toy, value: str) -> tuple[str, str, str]:
+def quantized(toy: GraphBuilder, value: str) -> tuple[str, str, str]:
     scale, zero = toy.constant("a_scale", np.float32(0.03)), toy.constant("a_zero", np.uint8(128))
     return toy.node("QuantizeLinear", [value, scale, zero], "a"), scale, zero
 
 
-def post_norm(toy: Toy) -> str:
+def post_norm(toy: GraphBuilder) -> str:
     """Gemma's: the branch is normalised before it joins the stream."""
     projected = toy.node("MatMul", ["context", toy.weight("o", WIDTH, HIDDEN)], "projected")
     biased = toy.node("Add", [projected, toy.weight("o.bias", HIDDEN)], "biased")
@@ -39,11 +41,11 @@ def post_norm(toy: Toy) -> str:
     return toy.node("Add", ["x", normed], "y")
 
 
-def no_residual(toy: Toy) -> str:
+def no_residual(toy: GraphBuilder) -> str:
     return toy.node("MatMul", ["context", toy.weight("o", WIDTH, HIDDEN)], "y")
 
 
-def flat_gemm(toy: Toy) -> str:
+def flat_gemm(toy: GraphBuilder) -> str:
     """[b*s, HIDDEN], a model output: its size is a product of input sizes."""
     flat = toy.node("Reshape", ["context", toy.constant("flat", np.array([-1, WIDTH]))], "flat_context")
     return toy.node(
@@ -51,18 +53,18 @@ def flat_gemm(toy: Toy) -> str:
     )
 
 
-def convolution(toy: Toy) -> str:
+def convolution(toy: GraphBuilder) -> str:
     """[b, channels, s], then a BatchNormalization."""
     turned = toy.node("Transpose", ["context"], "turned", perm=[0, 2, 1])
     made = toy.node("Conv", [turned, toy.weight("o", HIDDEN, WIDTH, 1), toy.weight("o.bias", HIDDEN)], "conv")
     vectors = [
-        toy.constant(n, np.abs(toy.random.standard_normal(HIDDEN)).astype(np.float32))
+        toy.constant(n, np.abs(toy.rng.standard_normal(HIDDEN)).astype(np.float32))
         for n in ("bn_w", "bn_b", "bn_m", "bn_v")
     ]
     return toy.node("Relu", [toy.node("BatchNormalization", [made, *vectors], "bn")], "y")
 
 
-def qlinear_matmul(toy: Toy) -> str:
+def qlinear_matmul(toy: GraphBuilder) -> str:
     a, scale, zero = quantized(toy, "context")
     weight = [
         numbers(toy, "o", WIDTH, HIDDEN),
@@ -74,7 +76,7 @@ def qlinear_matmul(toy: Toy) -> str:
     return toy.node("DequantizeLinear", [made, *out], "y")
 
 
-def qlinear_conv(toy: Toy) -> str:
+def qlinear_conv(toy: GraphBuilder) -> str:
     turned = toy.node("Transpose", ["context"], "turned", perm=[0, 2, 1])
     a, scale, zero = quantized(toy, turned)
     weight = [
@@ -88,7 +90,7 @@ def qlinear_conv(toy: Toy) -> str:
     return toy.node("DequantizeLinear", [made, *out], "y")
 
 
-def qgemm(toy: Toy) -> str:
+def qgemm(toy: GraphBuilder) -> str:
     flat = toy.node("Reshape", ["context", toy.constant("flat", np.array([-1, WIDTH]))], "flat_context")
     a, scale, zero = quantized(toy, flat)
     weight = [
@@ -106,7 +108,7 @@ def qgemm(toy: Toy) -> str:
 
 
 def model(tail: Tail, packed: bool = False) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     if packed:
         qkv = toy.node("MatMul", ["x", toy.weight("qkv.weight", HIDDEN, 3 * WIDTH)], "qkv")
         sizes = toy.constant("sizes", np.array([WIDTH] * 3))
@@ -171,7 +173,7 @@ def test_a_fused_residual_norm_loses_its_branch(bias: bool) -> None:
 
 
 def test_a_size_that_nothing_tells_is_refused() -> None:
-    def tail(toy: Toy) -> str:
+    def tail(toy: GraphBuilder) -> str:
         """The context of the rows that are not zero: nobody knows how many."""
         mask = toy.node(
             "Cast", [toy.node("ReduceSum", ["x"], "sums", keepdims=0)], "flag", to=TensorProto.BOOL
@@ -215,7 +217,7 @@ def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool)
 def test_what_is_summed_beside_the_heads_stays() -> None:
     """One projection for the context and a feed-forward block: without heads, it still sums the other part."""
 
-    def tail(toy: Toy) -> str:
+    def tail(toy: GraphBuilder) -> str:
         inner = toy.node("Relu", [toy.node("MatMul", ["x", toy.weight("up", HIDDEN, 5)], "inner")], "active")
         both = toy.node("Concat", ["context", inner], "both", axis=-1)
         made = toy.node("MatMul", [both, toy.weight("o", WIDTH + 5, HIDDEN)], "made")

@@ -1,4 +1,4 @@
-"""Parts of an attention block on a `Toy`, for tests that write the rest of it in many ways."""
+"""Parts of an attention block on a `GraphBuilder`, for tests that write the rest of it in many ways."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tests.toys import Toy
+from tests.graph_builder import GraphBuilder
 
 H, D, HIDDEN = 3, 4, 6
 WIDTH = H * D
 
 
-def context(toy: Toy, silent: Sequence[int]) -> str:
+def context(toy: GraphBuilder, silent: Sequence[int]) -> str:
     """[batch, H, sequence, D], some of the heads multiplied by zero."""
     split = toy.constant("split_shape", np.array([0, 0, H, D]))
     for name in "qkv":
@@ -29,7 +29,7 @@ def context(toy: Toy, silent: Sequence[int]) -> str:
     return found
 
 
-def operands(toy: Toy, name: str = "") -> tuple[str, str, str]:
+def operands(toy: GraphBuilder, name: str = "") -> tuple[str, str, str]:
     """Queries, transposed keys and values, [batch, H, sequence, D]."""
     split = toy.constant(f"{name}split_shape", np.array([0, 0, H, D]))
     for letter in "qkv":
@@ -42,24 +42,24 @@ def operands(toy: Toy, name: str = "") -> tuple[str, str, str]:
     return f"{name}q_heads", f"{name}k_heads", f"{name}v_heads"
 
 
-def attended(toy: Toy, spell: Callable[[Toy, str], str], name: str = "") -> str:
+def attended(toy: GraphBuilder, spell: Callable[[GraphBuilder, str], str], name: str = "") -> str:
     queries, keys, values = operands(toy, name)
     scores = toy.node("MatMul", [queries, keys], f"{name}scores")
     return toy.node("MatMul", [spell(toy, scores), values], f"{name}context")
 
 
-def softmax(toy: Toy, scores: str) -> str:
+def softmax(toy: GraphBuilder, scores: str) -> str:
     return toy.node("Softmax", [scores], f"{scores}_weights", axis=-1)
 
 
-def merged(toy: Toy, context: str, name: str = "") -> str:
+def merged(toy: GraphBuilder, context: str, name: str = "") -> str:
     turned = toy.node("Transpose", [context], f"{name}turned", perm=[0, 2, 1, 3])
     return toy.node(
         "Reshape", [turned, toy.constant(f"{name}merge", np.array([0, 0, WIDTH]))], f"{name}merged"
     )
 
 
-def projected(toy: Toy, context: str, name: str = "") -> str:
+def projected(toy: GraphBuilder, context: str, name: str = "") -> str:
     return toy.node(
         "MatMul", [merged(toy, context, name), toy.weight(f"{name}o.weight", WIDTH, HIDDEN)], f"{name}y"
     )

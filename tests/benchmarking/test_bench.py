@@ -26,6 +26,7 @@ from onnxheadprune.settings.measuring import Timing
 from tests import toys
 from tests.clocks import patient
 from tests.conftest import Outcome
+from tests.graph_builder import GraphBuilder
 
 pytestmark = pytest.mark.long
 
@@ -509,7 +510,7 @@ def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: py
 
 
 def test_operators_of_branches_count(tmp_path: Path) -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     body = {}
     for name, op_type in (("then_branch", "Softmax"), ("else_branch", "Relu")):
         node = onnx.helper.make_node(op_type, ["x"], [f"{name}_y"])

@@ -16,6 +16,7 @@ from onnxheadprune.model.load import open_model
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes
 from tests import toys
+from tests.graph_builder import GraphBuilder
 
 
 def counted(model: Any, feed: dict[str, Any]) -> int:
@@ -31,7 +32,7 @@ def floats(*shape: int) -> Any:
 def one_node(
     op_type: str, weights: dict[str, tuple[int, ...]], rank: int, domain: str = "", **attributes: Any
 ) -> Any:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     names = ["x", *(toy.weight(name, *shape) for name, shape in weights.items())]
     toy.nodes.append(helper.make_node(op_type, names, ["y"], op_type, domain=domain, **attributes))
     dims = [f"d{axis}" for axis in range(rank)]
@@ -67,7 +68,7 @@ def test_packed_fused_attention() -> None:
 
 
 def test_grouped_attention_with_a_cache() -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     kinds = {"q": ["b", "s", 24], "k": ["b", "s", 12], "v": ["b", "s", 12]}
     kinds |= {"pk": ["b", 2, "p", 6], "pv": ["b", 2, "p", 6]}
     inputs = [toy.info(name, shape) for name, shape in kinds.items()]
@@ -113,7 +114,7 @@ def test_all_exports_of_one_network_cost_the_same(tiny: Path) -> None:
 
 
 def test_the_taken_branch_counts() -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     small, large = (toy.weight(name, 6, columns) for name, columns in (("small", 1), ("large", 6)))
 
     def branch(name: str, weight: str) -> Any:

@@ -24,7 +24,7 @@ from onnxheadprune.settings.registry import methods_of
 from tests import toys_experts, toys_mixture, toys_scores
 from tests.conftest import Outcome
 from tests.liveness.one_node import run
-from tests.toys_experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Toy
+from tests.toys_experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Experts
 
 Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
@@ -36,7 +36,7 @@ Routed = tuple[Sequence[int], Array, Sequence[Array]]
 """A token's experts, the weights of the router and the outputs of these."""
 
 
-def routed(toy: Toy, tokens: Array) -> Iterator[Routed]:
+def routed(toy: Experts, tokens: Array) -> Iterator[Routed]:
     """What a mixture does with each token, in float64."""
     stored = {name: array.astype(np.float64) for name, array in toy.tensors().items()}
     for token in tokens.astype(np.float64):
@@ -49,7 +49,7 @@ def routed(toy: Toy, tokens: Array) -> Iterator[Routed]:
         yield chosen.tolist(), weights, outputs
 
 
-def in_one_operator(toy: toys_mixture.Toy, tokens: Array) -> Iterator[Routed]:
+def in_one_operator(toy: toys_mixture.Mixture, tokens: Array) -> Iterator[Routed]:
     """The same of a MoE or QMoE."""
     stored = toy.tensors()
     for token in tokens:
@@ -81,7 +81,7 @@ def scored(model: ModelProto, method: Any, data: Any = FEEDS) -> Array:
 
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
-def test_scores_are_their_definitions_in_every_form(toy: Toy) -> None:
+def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
     expected = defined(routed(toy, np.concatenate([feed["x"] for feed in FEEDS])), EXPERTS)
     model = toy.model()
     for method, values in expected.items():
@@ -89,7 +89,7 @@ def test_scores_are_their_definitions_in_every_form(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
-def test_scores_of_experts_in_one_operator(toy: toys_mixture.Toy) -> None:
+def test_scores_of_experts_in_one_operator(toy: toys_mixture.Mixture) -> None:
     rows = np.random.default_rng(3).standard_normal((40, toys_mixture.HIDDEN)).astype(np.float32)
     expected = defined(in_one_operator(toy, rows), toys_mixture.EXPERTS)
     # The kernel of MoE writes over tokens that nobody else reads (docs/units.md), and these have one more reader.
@@ -129,7 +129,7 @@ def test_padding_is_no_token() -> None:
         np.testing.assert_allclose(scored(model, method, data), values, rtol=2e-5, err_msg=method)
 
 
-def twice(toy: Toy) -> ModelProto:
+def twice(toy: Experts) -> ModelProto:
     """Two mixtures one behind the other, and a feed-forward block behind both."""
     parts = [onnx.compose.add_prefix(toy.model(), prefix) for prefix in ("a/", "b/")]
     model = onnx.compose.merge_models(*parts, io_map=[("a/out", "b/x")])
@@ -183,7 +183,7 @@ def chosen(model: ModelProto, data: Any = FEEDS, **target: Any) -> dict[str, lis
 
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
-def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Toy) -> None:
+def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Experts) -> None:
     """Asked for the most that can go; there are no scores that lead further."""
     grouped = "groups" in toy.routing
     (gone,) = chosen(toy.model(), keep=1, method="random").values()
@@ -308,15 +308,16 @@ def _weights(steps: str, scores: Array) -> Array:
 @pytest.mark.parametrize("steps", STEPS)
 def test_experts_that_are_chosen_one_by_one(steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(toys_experts.ROUTINGS, steps, _ONE_BY_ONE + STEPS[steps])
-    model = Toy(steps).model()
+    model = Experts(steps).model()
     for name, number in {"large": 1e35, "far": FAR, "never": -1e35}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.float32([number]), name))
     with pytest.raises(RefusedError, match="1 would be left to choose 2 from"):
         ohp.prune(model, heads={"moe.0": range(1, EXPERTS)}, provider="cpu")
     rows = np.concatenate([feed["x"] for feed in FEEDS])
-    weights = [_weights(steps, scores) for scores in rows @ Toy().tensors()["router"].astype(np.float64)]
+    weights = [_weights(steps, scores) for scores in rows @ Experts().tensors()["router"].astype(np.float64)]
     tokens = [
-        (chosen, own, outputs) for own, (chosen, _, outputs) in zip(weights, routed(Toy(), rows), strict=True)
+        (chosen, own, outputs)
+        for own, (chosen, _, outputs) in zip(weights, routed(Experts(), rows), strict=True)
     ]
     for method, values in defined(iter(tokens), EXPERTS).items():
         if method == "frequency" or steps != "the more the lower":

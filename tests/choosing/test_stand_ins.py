@@ -26,6 +26,7 @@ from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from tests import toys, toys_layers, toys_scores
 from tests.conftest import SAMPLES
+from tests.graph_builder import GraphBuilder
 
 HERE = Provider(CPU, "test")
 DATA: Any = toys_layers.ids()
@@ -67,7 +68,7 @@ def test_a_map_adds_to_a_stream_where_neither_is_spread_over_the_other(key: tupl
     for own, others, place in itertools.product(shapes(), shapes(), (0, 1)):
         operands = ["y", "stream"][:: 1 - 2 * place]
         gains = ["gain"] if key in set(ADDS_AND_NORMALIZES) else []
-        toy = toys.Toy(np.float32, 0)
+        toy = GraphBuilder(np.float32, 0)
         toy.weight("gain", 4)
         toy.node("MatMul", ["x", toy.weight("w", 5, own[2])], "y")
         toy.node(op_type, operands + gains, "z", domain=domain)

@@ -24,6 +24,7 @@ from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect, prune
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Command
+from tests.graph_builder import GraphBuilder
 from tests.limits import bounded
 
 
@@ -189,7 +190,7 @@ def test_what_only_the_checker_refuses_is_pruned(command: Command, tmp_path: Pat
     """ONNX Runtime's optimizer writes LayerNormalization into models of any opset, and runs it."""
     model = toys.attention()
     model.opset_import[0].version = 14
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("LayerNormalization", ["y", toy.weight("scale", toys.HIDDEN)], "normal")
     model.graph.node.extend(toy.nodes)
     model.graph.initializer.extend(toy.initializers)

@@ -25,7 +25,7 @@ from tests.conftest import Outcome
 Command = Callable[..., Outcome]
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {LAYERS: layers, EXITS: exits_of, VOCABULARY: vocabularies}
 ALL = [*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES]
-DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Toy().model
+DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
     "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
     "other sublayers": (DECODER, ["--layers", "sublayer.0"]),

@@ -29,6 +29,7 @@ from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_seq2seq
 from tests.data.stepping import PROVIDER, run, stepped
+from tests.graph_builder import GraphBuilder
 
 LINES = "w1 w2 w3 w4\nw9 w8 w7 w6\nw5 w4\n"
 
@@ -93,7 +94,7 @@ def test_a_padded_source_is_never_as_wide_as_the_target(folder: Path, tmp_path: 
 
 
 def test_encoder_and_decoder_in_one_file(folder: Path, tmp_path: Path) -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
     names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
     infos = [toy.info(name, ["b", name], TensorProto.INT64) for name in names]
@@ -161,12 +162,12 @@ def test_the_repository_around_the_shelf(tmp_path: Path) -> None:
 
 
 def test_embedded_tokens(tmp_path: Path) -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Gather", [toy.weight("table", 19, 6), "input_ids"], "embeds")
     ids = toy.info("input_ids", ["b", "s"], TensorProto.INT64)
     onnx.save(toy.model([ids], [toy.info("embeds", ["b", "s", 6])]), tmp_path / "embed_tokens.onnx")
     model = tmp_path / "decoder_model_merged.onnx"
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Identity", ["inputs_embeds"], "y")
     infos = [
         toy.info("inputs_embeds", ["b", "s", 6]),

@@ -20,6 +20,7 @@ from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests import toys
 from tests.calibration_files import tokenizer
+from tests.graph_builder import GraphBuilder
 
 I64, I32, F32, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
 BATCH, LENGTH, PAST = "batch_size", "sequence_length", "past_sequence_length"
@@ -38,7 +39,7 @@ def inputs_of(*inputs: tuple[str, int, list[Any]]) -> tuple[Input, ...]:
 
 
 def graph_with(*inputs: tuple[str, int, list[Any]]) -> ModelProto:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
     infos = [toy.info(name, shape, elem_type) for name, elem_type, shape in inputs]
     return toy.model(infos, [toy.info("y", [1])])
@@ -127,7 +128,7 @@ def test_caches_that_nobody_reads_may_have_any_size(text: Path) -> None:
 
 
 def test_texts_that_are_too_long_for_the_positions(text: Path) -> None:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Gather", [toy.weight("places", 2, 3), "position_ids"], "y")
     rows = [toy.info(name, [BATCH, LENGTH], I64) for name in ("input_ids", "attention_mask", "position_ids")]
     inputs = graph_inputs(view_of(toy.model(rows, [toy.info("y", [None] * 3)])))

@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import ModelError, RefusedError, inspect, prune
 from tests import toys
+from tests.graph_builder import GraphBuilder
 from tests.limits import bounded
 
 
@@ -377,7 +378,7 @@ def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: 
 
 def test_operators_of_other_domains_are_not_trusted() -> None:
     """onnx checks nothing of theirs: shapes that such an operator does not take are no bug of the analysis."""
-    toy = toys.Toy()
+    toy = GraphBuilder()
     attend = helper.make_node(
         "Attention",
         ["x", toy.weight("b", 36), toy.weight("w", 12, 36)],
@@ -398,7 +399,7 @@ def test_a_condition_without_a_number_decides_nothing() -> None:
     branch = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["r"])], "b", [], [helper.make_tensor_value_info("r", 1, [1, 3])]
     )
-    toy = toys.Toy()
+    toy = GraphBuilder()
     empty = toy.constant("none", np.zeros(0, np.bool_))
     toy.nodes.append(helper.make_node("If", [empty], ["z"], then_branch=branch, else_branch=branch))
     model = toy.model([toy.info("x", [1, 3])], [toy.info("z", [1, 3])])

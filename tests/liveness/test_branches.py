@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
@@ -19,45 +17,31 @@ from tests.attention.net_parts import WIDTH, B, D, H, S
 from tests.liveness.masks import Array
 from tests.liveness.one_node import run
 
-Branch = Callable[[Net, gs.Graph, Any], Any]
+Branch = Callable[[Net, str], str]
 SHAPE = (B, S, H * D)
 
 
-def scaled(net: Net, body: gs.Graph, data: Any) -> Any:
-    return body.layer(op="Mul", inputs=[data, net.weight("scale", H * D)], outputs=[net.name("scaled")])[0]
+def scaled(net: Net, data: str) -> str:
+    return str(net.op("Mul", data, net.weight("scale", H * D)))
 
 
-def unknown(net: Net, body: gs.Graph, data: Any) -> Any:
+def unknown(net: Net, data: str) -> str:
     """An operator without a rule, on [b, s, H * D]."""
-    attributes = {"batch_axis": 0, "time_axis": 1}
-    lengths = net.ints(*[S] * B)
-    return body.layer(
-        op="ReverseSequence", inputs=[data, lengths], outputs=[net.name("r")], attrs=attributes
-    )[0]
+    return str(net.op("ReverseSequence", data, net.ints(*[S] * B), batch_axis=0, time_axis=1))
 
 
-def stored(net: Net, body: gs.Graph, data: Any) -> Any:
-    tensor = gs.Variable(net.name("stored"))
-    value = gs.Constant(net.name("numbers"), net.random(*SHAPE))
-    body.nodes.append(gs.Node("Constant", inputs=[], outputs=[tensor], attrs={"value": value}))
-    return tensor
+def stored(net: Net, data: str) -> str:
+    return str(net.op("Constant", value=numpy_helper.from_array(net.random(*SHAPE))))
 
 
 def model(branches: tuple[Branch, Branch], condition: bool) -> tuple[ModelProto, dict[str, Array]]:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "---")
     q, k, v = (net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv")
-    bodies = []
-    for branch in branches:
-        body = gs.Graph(opset=PLAIN.opset, name="body")
-        output = branch(net, body, v)
-        output.dtype, output.shape = np.dtype(np.float32), SHAPE
-        body.outputs = [output]
-        bodies.append(body)
-    flag = gs.Variable("flag", dtype=np.bool_, shape=())
-    net.graph.inputs.append(flag)
+    then, other = (net.body(lambda: [net.info(branch(net, v), SHAPE)]) for branch in branches)  # noqa: B023
+    net.inputs.append(net.info("flag", [], TensorProto.BOOL))
     net.feed["flag"] = np.array(condition)
-    v = net.op("If", flag, then_branch=bodies[0], else_branch=bodies[1])
+    v = net.op("If", "flag", then_branch=then, else_branch=other)
     q, k, v = (
         net.op("Transpose", net.op("Reshape", f, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3]) for f in (q, k, v)
     )

@@ -13,36 +13,36 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from tests.attention.toy_parts import HIDDEN, WIDTH, D, H, attended, projected, softmax
-from tests.toys import Toy
+from tests.graph_builder import GraphBuilder
 
 
-def relu(toy: Toy) -> str:
+def relu(toy: GraphBuilder) -> str:
     return toy.node("Relu", ["turned"], "dead")
 
 
-def turned_flat(toy: Toy) -> str:
+def turned_flat(toy: GraphBuilder) -> str:
     return toy.node("Reshape", ["context", toy.constant("flat", np.array([-1, 0, H * D]))], "dead")
 
 
-def one_more_projection(toy: Toy) -> str:
+def one_more_projection(toy: GraphBuilder) -> str:
     return toy.node("MatMul", ["merged", toy.weight("dead.weight", WIDTH, HIDDEN)], "dead")
 
 
-def mean_of_maps(toy: Toy) -> str:
+def mean_of_maps(toy: GraphBuilder) -> str:
     mean = toy.node("ReduceMean", ["scores_weights"], "mean", axes=[1], keepdims=0)
     return toy.node("Sqrt", [mean], "dead")
 
 
-def normed(toy: Toy) -> str:
+def normed(toy: GraphBuilder) -> str:
     scale = toy.constant("gain", np.ones(WIDTH, np.float32))
     return toy.node("LayerNormalization", ["merged", scale], "dead", axis=-1)
 
 
-def mixed_queries(toy: Toy) -> str:
+def mixed_queries(toy: GraphBuilder) -> str:
     return toy.node("Softmax", ["q_heads"], "dead", axis=1)
 
 
-def read_by_a_branch(toy: Toy) -> str:
+def read_by_a_branch(toy: GraphBuilder) -> str:
     info = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
     bodies = {
         f"{name}_branch": helper.make_graph(
@@ -53,7 +53,7 @@ def read_by_a_branch(toy: Toy) -> str:
     return toy.node("If", [toy.constant("yes", np.array(True))], "dead", **bodies)
 
 
-def scaled_weight(toy: Toy) -> str:
+def scaled_weight(toy: GraphBuilder) -> str:
     return toy.node("Mul", ["o.weight", toy.weight("grid", WIDTH, HIDDEN)], "dead")
 
 
@@ -69,8 +69,8 @@ DEAD = [
 ]
 
 
-def toy_model(*dead: Callable[[Toy], str], silent: tuple[int, ...] = ()) -> ModelProto:
-    toy = Toy()
+def toy_model(*dead: Callable[[GraphBuilder], str], silent: tuple[int, ...] = ()) -> ModelProto:
+    toy = GraphBuilder()
     y = projected(toy, attended(toy, softmax))
     if silent:
         mask = np.ones((1, H, 1, 1), np.float32)
@@ -98,7 +98,7 @@ def outputs(model: ModelProto) -> np.ndarray:
 
 @pytest.mark.parametrize("dead", DEAD)
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2]])
-def test_a_dead_end_is_no_obstacle(dead: Callable[[Toy], str], gone: list[int]) -> None:
+def test_a_dead_end_is_no_obstacle(dead: Callable[[GraphBuilder], str], gone: list[int]) -> None:
     model = toy_model(dead)
     (site,) = inspect(model)
     assert site.removable, site.reason
@@ -112,12 +112,12 @@ def test_what_a_cut_does_not_touch_stays() -> None:
     assert {"Exp_dead", "Neg_kept"} <= set(names)
 
 
-def relu_of_stream(toy: Toy) -> str:
+def relu_of_stream(toy: GraphBuilder) -> str:
     return toy.node("Neg", ["y"], "kept")
 
 
 def test_attention_that_leads_nowhere_is_none() -> None:
-    toy = Toy()
+    toy = GraphBuilder()
     projected(toy, attended(toy, softmax), "")
     attended(toy, softmax, "dead_")
     info = toy.info("x", ["batch", "sequence", HIDDEN])

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
 
 from onnxheadprune.attention.sites.find import inspect
@@ -51,7 +50,7 @@ def _started() -> tuple[Net, Any]:
 
 def gathered(net: Net, kept: Any) -> Any:
     """torch.export's indexing with a list: GatherND of numbers on the first axis."""
-    owners = gs.Constant(net.name("owners"), np.repeat(np.arange(K), R).reshape(-1, 1))
+    owners = net.stored("owners", np.repeat(np.arange(K), R).reshape(-1, 1))
     first = net.op("Transpose", kept, perm=[1, 0, 2, 3])
     return net.op("Transpose", net.op("GatherND", first, owners), perm=[1, 0, 2, 3])
 
@@ -100,7 +99,7 @@ def test_views_of_a_packed_value_that_are_picked_from() -> None:
 
     def part(number: int) -> Any:
         first = net.op("Transpose", packed, perm=[3, 0, 2, 1, 4])
-        return net.op("Gather", first, gs.Constant(net.name("number"), np.array(number)), axis=0)
+        return net.op("Gather", first, net.stored("number", np.array(number)), axis=0)
 
     _exact(net, _attended(net, part(0), part(1), part(2)), [1], [0, 2])
 
@@ -108,7 +107,7 @@ def test_views_of_a_packed_value_that_are_picked_from() -> None:
 def _counting(net: Net, shape: Any, axis: int, first: int, width: int) -> Any:
     """Positions along one of four axes, expanded to the shape of what is written."""
     size = net.op("Squeeze", net.piece(shape, axis), net.ints(0))
-    zero, one = (gs.Constant(net.name("number"), np.array(number)) for number in (0, 1))
+    zero, one = (net.stored("number", np.array(number)) for number in (0, 1))
     count = net.op("Range", zero, size, one)
     if axis == 3:
         count = net.op("Slice", count, net.ints(first), net.ints(first + width), net.ints(0))
@@ -150,8 +149,7 @@ def test_a_table_of_positions_that_is_resized() -> None:
     side = net.op("Cast", net.piece(net.op("Shape", x), 1), to=1)
     side = net.op("Cast", net.op("Mul", side, net.op("Constant", value_float=1.0)), to=7)
     sizes = net.op("Concat", net.ints(1, H), side, side, axis=0)
-    empty = gs.Variable.empty()
-    biases = net.op("Resize", net.weight("table", 1, H, 2, 2), empty, empty, sizes, mode="linear")
+    biases = net.op("Resize", net.weight("table", 1, H, 2, 2), "", "", sizes, mode="linear")
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
     weights = net.op("Softmax", net.op("Add", scores, biases), axis=-1)
     _exact(net, _finished(net, net.op("MatMul", weights, v)), [1], [0, 2])

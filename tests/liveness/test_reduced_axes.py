@@ -19,7 +19,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.facts import REDUCES
 from onnxheadprune.operators.reduction import REDUCTIONS
 from tests.liveness.one_node import run
-from tests.toys_experts import Toy
+from tests.toys_experts import Experts
 
 SHAPE = (3, 5, 4)
 X = np.random.default_rng(0).uniform(0.5, 2.0, SHAPE).astype(np.float32)
@@ -104,5 +104,5 @@ def test_a_one_hot_mask_that_is_reduced_to_experts_is_no_bug(axes: list[int]) ->
   hits = ReduceSum <keepdims = 0> (turned, both)
   hit = Greater (hits, low)
 """
-    (mixture,) = inspect(Toy(more=more, outputs=", bool[6] hit").model()).of("experts")
+    (mixture,) = inspect(Experts(more=more, outputs=", bool[6] hit").model()).of("experts")
     assert "hit hands out scores of experts" in str(mixture.reason)

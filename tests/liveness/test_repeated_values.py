@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
@@ -73,7 +72,7 @@ def test_shared_weights_behind_a_cast(gone: dict[int, list[int]]) -> None:
 
     def weights(_: int, name: str, rows: int, columns: int) -> Any:
         if name not in cast:
-            half = gs.Constant(net.name(name), net.random(rows, columns).astype(np.float16))
+            half = net.stored(name, net.random(rows, columns).astype(np.float16))
             cast[name] = net.op("Cast", half, to=1)
         return cast[name]
 
@@ -129,7 +128,7 @@ def test_a_bias_that_is_dear_is_computed_once() -> None:
     def bias(x: Any) -> Any:
         shape = net.op("Shape", x)
         length = net.op("Squeeze", net.piece(shape, 1), net.ints(0))
-        zero, one = (gs.Constant(net.name("number"), np.array(number)) for number in (0, 1))
+        zero, one = (net.stored("number", np.array(number)) for number in (0, 1))
         places = net.op("Range", zero, length, one)
         apart = net.op(
             "Abs",

@@ -13,11 +13,11 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.attention.toy_parts import HIDDEN, D, H, context
+from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import run
-from tests.toys import Toy
 
 
-def dynamic(toy: Toy, zero: Any) -> None:
+def dynamic(toy: GraphBuilder, zero: Any) -> None:
     """DynamicQuantizeLinear, then MatMulInteger with its own or a stored zero point."""
     toy.nodes.append(
         helper.make_node("DynamicQuantizeLinear", ["merged"], ["a", "a_scale", "a_zero"], name="quantize")
@@ -27,7 +27,7 @@ def dynamic(toy: Toy, zero: Any) -> None:
     toy.node("Mul", [toy.node("Cast", [summed], "float", to=1), "a_scale"], "y")
 
 
-def dynamic_view(toy: Toy, zero: Any) -> None:
+def dynamic_view(toy: GraphBuilder, zero: Any) -> None:
     """The same with a view between the two."""
     toy.nodes.append(
         helper.make_node("DynamicQuantizeLinear", ["merged"], ["a", "a_scale", "a_zero"], name="quantize")
@@ -38,7 +38,7 @@ def dynamic_view(toy: Toy, zero: Any) -> None:
     toy.node("Mul", [toy.node("Cast", [summed], "float", to=1), "a_scale"], "y")
 
 
-def static(toy: Toy, zero: Any) -> None:
+def static(toy: GraphBuilder, zero: Any) -> None:
     """QuantizeLinear, then QLinearMatMul."""
     scale, own = toy.constant("a_scale", np.float32(0.02)), toy.constant("a_zero", np.uint8(128))
     toy.node("QuantizeLinear", ["merged", scale, own], "a")
@@ -50,7 +50,7 @@ def static(toy: Toy, zero: Any) -> None:
     toy.node("DequantizeLinear", [made, *out], "y")
 
 
-def pair(toy: Toy, zero: Any) -> None:
+def pair(toy: GraphBuilder, zero: Any) -> None:
     """QuantizeLinear and DequantizeLinear in front of a MatMul of floats."""
     scale, own = toy.constant("a_scale", np.float32(0.02)), toy.constant("a_zero", np.uint8(128))
     toy.node("QuantizeLinear", ["merged", scale, own], "a")
@@ -62,12 +62,12 @@ def pair(toy: Toy, zero: Any) -> None:
     )
 
 
-def weight(toy: Toy) -> str:
-    return toy.constant("o", toy.random.integers(-9, 9, (H * D, HIDDEN)).astype(np.int8))
+def weight(toy: GraphBuilder) -> str:
+    return toy.constant("o", toy.rng.integers(-9, 9, (H * D, HIDDEN)).astype(np.int8))
 
 
 def build(tail: Any, zero: Any, silent: tuple[int, ...] = ()) -> ModelProto:
-    toy = Toy()
+    toy = GraphBuilder()
     turned = toy.node("Transpose", [context(toy, silent)], "turned", perm=[0, 2, 1, 3])
     toy.node("Reshape", [turned, toy.constant("merge", np.array([0, 0, H * D]))], "merged")
     tail(toy, zero)

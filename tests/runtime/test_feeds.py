@@ -21,6 +21,7 @@ from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
 from tests import toys
 from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
+from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
 
 
@@ -183,7 +184,7 @@ def test_text_inputs_are_named() -> None:
 
 def lookup(*steps: tuple[str, list[str], dict[str, Any]], rows: int = 7) -> ModelProto:
     """input_ids through `steps` (which hand on "h") into a table."""
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.constant("two", np.array(2, dtype=np.int64))
     toy.constant("one", np.array(1, dtype=np.int64))
     toy.constant("least", np.array(0, dtype=np.int64))
@@ -277,7 +278,7 @@ def test_a_comparison_gives_no_row_of_the_same_table() -> None:
 
 def test_the_smallest_table_counts() -> None:
     model = lookup(rows=7)
-    toy = toys.Toy()
+    toy = GraphBuilder()
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((4, 3), dtype=np.float32), "small"))
     model.graph.node.append(onnx.helper.make_node("Gather", ["small", "input_ids"], ["z"], name="z"))
     model.graph.output.append(toy.info("z", [None] * 3))
@@ -293,7 +294,7 @@ def test_integers_of_no_table_are_zero_or_one() -> None:
 
 
 def convolution(kernel: int) -> ModelProto:
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Conv", ["x", toy.weight("w", 2, 5, kernel, kernel)], "y")
     shape = ["batch", "channels", "height", "width"]
     return toy.model([toy.info("x", shape)], [toy.info("y", [None] * 4)])
@@ -334,7 +335,7 @@ def test_a_model_that_runs_on_nothing_gives_its_first_error() -> None:
 
 def test_feeds_with_finite_outputs_are_preferred() -> None:
     """A boolean mask may mean "ignore": all True gives NaN in every row of a softmax."""
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.constant("minus_infinity", np.array(-np.inf, dtype=np.float32))
     toy.node("Where", ["key_padding_mask", "minus_infinity", "x"], "masked")
     toy.node("Softmax", ["masked"], "y", axis=-1)

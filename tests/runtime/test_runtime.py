@@ -22,6 +22,7 @@ from onnxheadprune.runtime import CPU, CUDA, Provider, Session, memory_limits, p
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 from tests.conftest import Outcome
+from tests.graph_builder import GraphBuilder
 from tests.toys_nbits import packed
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
@@ -208,7 +209,7 @@ def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bfloat16_crosses_the_border() -> None:
     bfloat16 = np.dtype("bfloat16") if "bfloat16" in np.sctypeDict else _bfloat16()
-    toy = toys.Toy()
+    toy = GraphBuilder()
     toy.node("Identity", ["x"], "half")
     toy.node("Identity", ["half"], "y")
     element = 16

@@ -17,7 +17,8 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
 from tests import toys_genai, toys_nbits
-from tests.toys import Toy, set_initializer
+from tests.graph_builder import GraphBuilder
+from tests.toys import set_initializer
 
 INT8 = 4
 
@@ -34,7 +35,7 @@ def levels(model: ModelProto) -> set[int]:
 
 def on_the_edge() -> tuple[ModelProto, list[dict[str, Any]]]:
     """A product, and two inputs in neighbouring float32 numbers that round to neighbouring int8 levels."""
-    toy = Toy()
+    toy = GraphBuilder()
     weight = np.zeros((toys_nbits.BLOCK, 1), np.float32)
     weight[1] = 1
     toy.node("MatMul", ["x", toy.constant("weight", weight)], "y")
@@ -119,7 +120,7 @@ def test_blocks_that_a_deployment_fuses_round_there_too(tmp_path: Path) -> None:
 
     Where a head is no whole block, a gather stands between the two, and the pruned model alone keeps its floats.
     """
-    toy, width, heads, size = Toy(seed=3), 16, 4, 8
+    toy, width, heads, size = GraphBuilder(seed=3), 16, 4, 8
     parts = [_in_blocks(toy, "x", name, (width, heads * size), 1) for name in "qkv"]
     shape = toy.constant("split", np.array([0, 0, heads, size]))
     q, k, v = (
@@ -143,10 +144,10 @@ def test_blocks_that_a_deployment_fuses_round_there_too(tmp_path: Path) -> None:
     assert result.validation is not None and result.validation.verdict == "passed"
 
 
-def _in_blocks(toy: Toy, source: str, name: str, shape: tuple[int, int], axis: int) -> str:
+def _in_blocks(toy: GraphBuilder, source: str, name: str, shape: tuple[int, int], axis: int) -> str:
     """A product with int8 weights that have a scale per 16 positions of an axis."""
-    levels = toy.constant(f"{name}.weight", toy.random.integers(-100, 100, shape).astype(np.int8))
+    levels = toy.constant(f"{name}.weight", toy.rng.integers(-100, 100, shape).astype(np.int8))
     scales = [size // 16 if position == axis else size for position, size in enumerate(shape)]
-    scale = toy.constant(f"{name}.scale", (0.003 * toy.random.random(scales)).astype(np.float32))
+    scale = toy.constant(f"{name}.scale", (0.003 * toy.rng.random(scales)).astype(np.float32))
     weight = toy.node("DequantizeLinear", [levels, scale], f"{name}.floats", axis=axis, block_size=16)
     return toy.node("MatMul", [source, weight], name)

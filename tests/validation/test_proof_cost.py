@@ -19,6 +19,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.validation.graph_comparison import undocumented
 from tests import toys
+from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
 
 MEGABYTE = 10**6
@@ -96,7 +97,7 @@ def test_a_stream_without_normalisations_is_walked_once() -> None:
 
 def made_by(count: int) -> ModelProto:
     """One layer that sums up the neurons of many: an activation behind each, then a Concat."""
-    toy = toys.Toy()
+    toy = GraphBuilder()
     names = [
         toy.node("Relu", [toy.node("MatMul", ["x", toy.weight(f"w{index}", 6, 2)], f"p{index}")], f"a{index}")
         for index in range(count)

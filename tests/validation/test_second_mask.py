@@ -27,14 +27,15 @@ from onnxheadprune.runtime.tolerances import FLOAT32
 from onnxheadprune.validation.core_masks import silenced_cores
 from onnxheadprune.validation.deployment import Models
 from onnxheadprune.validation.second_mask import SecondMask
-from tests import toys, toys_scores
+from tests import toys_scores
 from tests.deploying import exports
+from tests.graph_builder import GraphBuilder
 from tests.toys import HEAD_SIZE, HEADS, HIDDEN
 
 WIDTH = HEADS * HEAD_SIZE
 
 
-class Block(toys.Toy):
+class Block(GraphBuilder):
     """Self-attention whose way from the contexts to the projection is up to the test."""
 
     def heads(self, stream: str, name: str, count: int = HEADS) -> str:

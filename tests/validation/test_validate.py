@@ -38,6 +38,7 @@ from tests.corruptions import (
     stale_reshape,
     wrong_head_in_the_record,
 )
+from tests.graph_builder import GraphBuilder
 
 Corruption = Callable[[ModelProto], None]
 
@@ -573,7 +574,7 @@ def test_an_original_that_does_not_repeat_itself_says_so() -> None:
 def test_maps_that_leave_the_model_are_proven_as_they_were_agreed_to(tmp_path: Path) -> None:
     """A contract under which the cut is refused was not the one that was agreed to."""
     heads, size, hidden = 4, 8, 12
-    toy = toys.Toy()
+    toy = GraphBuilder()
     parts = [toy.node("MatMul", ["x", toy.weight(f"{n}.weight", hidden, heads * size)], n) for n in "qkv"]
     toy.nodes.append(
         helper.make_node(
