@@ -56,24 +56,25 @@ class GraphBuilder:
     def info(self, name: str, shape: Sequence[Any] | None, elem_type: int | None = None) -> ValueInfoProto:
         return helper.make_tensor_value_info(name, elem_type or self.elem_type, shape)
 
+    def graph(
+        self, outputs: Sequence[ValueInfoProto], inputs: Sequence[ValueInfoProto] = (), name: str = "body"
+    ) -> GraphProto:
+        return helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
+
     def body(
-        self,
-        write: Callable[[], Sequence[ValueInfoProto]],
-        inputs: Sequence[ValueInfoProto] = (),
-        name: str = "body",
+        self, write: Callable[[], Sequence[ValueInfoProto]], inputs: Sequence[ValueInfoProto] = ()
     ) -> GraphProto:
         """The nodes and tensors that `write` adds, as a graph of their own; it returns the outputs."""
         around = self.nodes, self.initializers
         self.nodes, self.initializers = [], []
-        outputs = write()
-        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
+        graph = self.graph(write(), inputs)
         self.nodes, self.initializers = around
         return graph
 
     def model(
         self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto], opset: int = 17
     ) -> ModelProto:
-        graph = helper.make_graph(self.nodes, "toy", list(inputs), list(outputs), self.initializers)
+        graph = self.graph(outputs, inputs, "toy")
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
         helper.set_model_props(made, {"author": "tests"})
         return made

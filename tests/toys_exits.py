@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+
+from tests.graph_builder import GraphBuilder
 
 B, S, WIDTH, HEADS, SIZE, INNER, CLASSES = 2, 3, 7, 4, 2, 12, 3
 HIDDEN: tuple[int | str, ...] = ("batch", "seq", WIDTH)
 ANSWER: tuple[int | str, ...] = ("batch", CLASSES)
-
-
-@dataclass
-class Body:
-    """A graph under construction: its nodes, and what it stores."""
-
-    name: str
-    nodes: list[NodeProto] = field(default_factory=list)
-    stored: list[TensorProto] = field(default_factory=list)
-
-    def graph(self, outputs: Sequence[ValueInfoProto], inputs: Sequence[ValueInfoProto] = ()) -> GraphProto:
-        return helper.make_graph(self.nodes, self.name, list(inputs), list(outputs), self.stored)
 
 
 def floats(name: str, shape: Sequence[int | str]) -> ValueInfoProto:
@@ -35,7 +24,7 @@ def flag(name: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
 
 
-class Net:
+class Layers:
     """Writes layers and exits into bodies.
 
     Attributes:
@@ -45,22 +34,19 @@ class Net:
 
     def __init__(self, *, own_weights: bool = True) -> None:
         self.rng = np.random.default_rng(5)
-        self.main = Body("exits")
+        self.main = GraphBuilder()
         self.own_weights = own_weights
 
-    def weight(self, body: Body, name: str, array: npt.NDArray[np.generic]) -> str:
-        where = body if self.own_weights else self.main
-        where.stored.append(numpy_helper.from_array(array, name))
-        return name
+    def weight(self, body: GraphBuilder, name: str, array: npt.NDArray[np.generic]) -> str:
+        return (body if self.own_weights else self.main).constant(name, array)
 
-    def random(self, body: Body, name: str, *shape: int) -> str:
+    def random(self, body: GraphBuilder, name: str, *shape: int) -> str:
         return self.weight(body, name, self.rng.uniform(-1, 1, shape).astype(np.float32))
 
-    def op(self, body: Body, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        body.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))
-        return output
+    def op(self, body: GraphBuilder, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        return body.node(op, inputs, output, name=f"{output}/{op}", **attributes)
 
-    def layer(self, body: Body, x: str, tag: str) -> str:
+    def layer(self, body: GraphBuilder, x: str, tag: str) -> str:
         """An attention block and a feed-forward block, each with a residual stream."""
 
         def split(name: str, *order: int) -> str:
@@ -85,7 +71,7 @@ class Net:
         out = self.op(body, "MatMul", [active, self.random(body, f"{tag}.fc2", INNER, WIDTH)], f"{tag}/fc2")
         return self.op(body, "Add", [x, out], f"{tag}/made")
 
-    def head(self, body: Body, x: str, tag: str) -> str:
+    def head(self, body: GraphBuilder, x: str, tag: str) -> str:
         """What the model answers by a hidden state."""
         axes = self.weight(body, f"{tag}.axes", np.array([1]))
         pooled = self.op(body, "ReduceMean", [x, axes], f"{tag}/pooled", keepdims=0)
@@ -93,14 +79,14 @@ class Net:
             body, "MatMul", [pooled, self.random(body, f"{tag}.head", WIDTH, CLASSES)], f"{tag}/answer"
         )
 
-    def unsure(self, body: Body, answer: str, tag: str, sure: str = "sure") -> str:
+    def unsure(self, body: GraphBuilder, answer: str, tag: str, sure: str = "sure") -> str:
         """Whether to go on: no answer is as sure as was asked for."""
         shares = self.op(body, "Softmax", [answer], f"{tag}/shares", axis=-1)
         surest = self.op(body, "ReduceMax", [shares], f"{tag}/surest", keepdims=0)
         return self.op(body, "Less", [surest, sure], f"{tag}/unsure")
 
     def choose(
-        self, body: Body, condition: str, outputs: Sequence[str], then: GraphProto, other: GraphProto
+        self, body: GraphBuilder, condition: str, outputs: Sequence[str], then: GraphProto, other: GraphProto
     ) -> None:
         body.nodes.append(
             helper.make_node(
@@ -110,13 +96,12 @@ class Net:
 
     def same(self, value: str, name: str, shape: Sequence[int | str]) -> GraphProto:
         """A body that gives what is there already."""
-        body = Body("same")
+        body = GraphBuilder()
         self.op(body, "Identity", [value], name)
         return body.graph([floats(name, shape)])
 
     def model(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
-        graph = self.main.graph(outputs, inputs)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return self.main.model(inputs, outputs, opset=18)
 
 
 INPUTS = (floats("x", ["batch", "seq", WIDTH]), floats("sure", []))
@@ -124,11 +109,11 @@ INPUTS = (floats("x", ["batch", "seq", WIDTH]), floats("sure", []))
 
 def telling() -> ModelProto:
     """Two exits, the second inside of a branch of the first, which also gives out how it decides."""
-    net = Net()
+    net = Layers()
     x = net.layer(net.main, "x", "l0")
     answer = net.head(net.main, x, "l0")
     going = net.unsure(net.main, answer, "l0")
-    onward, other, inner = Body("onward"), Body("other"), Body("inner")
+    onward, other, inner = GraphBuilder(), GraphBuilder(), GraphBuilder()
     x = net.layer(onward, x, "l1")
     second = net.head(onward, x, "l1")
     more = net.unsure(onward, second, "l1")
@@ -147,16 +132,16 @@ def telling() -> ModelProto:
 
 def nested(depth: int = 3, *, own_weights: bool = True, negated: bool = False) -> ModelProto:
     """An exit behind every layer but the last, each in the body of the one before it."""
-    net = Net(own_weights=own_weights)
+    net = Layers(own_weights=own_weights)
 
-    def deeper(body: Body, x: str, level: int) -> str:
+    def deeper(body: GraphBuilder, x: str, level: int) -> str:
         tag = f"l{level}"
         made = net.layer(body, x, tag)
         answer = net.head(body, made, tag)
         if level == depth - 1:
             return answer
         going = net.unsure(body, answer, tag)
-        onward = Body(f"onward{level}")
+        onward = GraphBuilder()
         last = deeper(onward, made, level + 1)
         out = f"out{level}"
         more, early = onward.graph([floats(last, ANSWER)]), net.same(answer, f"early{level}", ANSWER)
@@ -179,13 +164,13 @@ def chain(depth: int = 3, *, tells: bool = False, tagged: bool = True) -> ModelP
         tells: whether the model says, too, if the last layer was reached.
         tagged: whether bodies use names of their own; else all of them use the same ones.
     """
-    net = Net()
+    net = Layers()
     main = net.main
     x = net.layer(main, "x", "l0")
     answer = net.head(main, x, "l0")
     going = net.unsure(main, answer, "l0")
     for level in range(1, depth):
-        onward, other = Body(f"onward{level}"), Body(f"other{level}")
+        onward, other = GraphBuilder(), GraphBuilder()
         tag = f"l{level}" if tagged else "inner"
         made = net.layer(onward, x, tag)
         new = net.head(onward, made, tag)
@@ -207,14 +192,14 @@ def chain(depth: int = 3, *, tells: bool = False, tagged: bool = True) -> ModelP
 
 def shared_head(depth: int = 3) -> ModelProto:
     """Exits give hidden states, and one head behind them answers."""
-    net = Net()
+    net = Layers()
 
-    def deeper(body: Body, x: str, level: int) -> str:
+    def deeper(body: GraphBuilder, x: str, level: int) -> str:
         made = net.layer(body, x, f"l{level}")
         if level == depth - 1:
             return made
         going = net.unsure(body, net.head(body, made, f"l{level}"), f"l{level}")
-        onward = Body(f"onward{level}")
+        onward = GraphBuilder()
         last = deeper(onward, made, level + 1)
         early = net.same(made, f"early{level}", HIDDEN)
         net.choose(body, going, [f"out{level}"], onward.graph([floats(last, HIDDEN)]), early)
@@ -226,13 +211,13 @@ def shared_head(depth: int = 3) -> ModelProto:
 
 def towers() -> ModelProto:
     """Two networks beside each other, each with an exit of its own."""
-    net = Net()
+    net = Layers()
     answers = []
     for name in ("x", "y"):
         made = net.layer(net.main, name, f"{name}0")
         answer = net.head(net.main, made, f"{name}0")
         going = net.unsure(net.main, answer, f"{name}0", f"sure_{name}")
-        onward = Body(f"onward_{name}")
+        onward = GraphBuilder()
         last = net.head(onward, net.layer(onward, made, f"{name}1"), f"{name}1")
         early = net.same(answer, f"early_{name}", ANSWER)
         net.choose(net.main, going, [f"out_{name}"], onward.graph([floats(last, ANSWER)]), early)
@@ -243,11 +228,11 @@ def towers() -> ModelProto:
 
 def skipping() -> ModelProto:
     """Layers that may be skipped one by one: behind each but the last, others run all the same."""
-    net = Net()
+    net = Layers()
     x = "x"
     for level in range(2):
         going = net.unsure(net.main, net.head(net.main, x, f"g{level}"), f"g{level}")
-        onward = Body(f"onward{level}")
+        onward = GraphBuilder()
         made = net.layer(onward, x, f"l{level}")
         early = net.same(x, f"early{level}", HIDDEN)
         net.choose(net.main, going, [f"out{level}"], onward.graph([floats(made, HIDDEN)]), early)
@@ -264,9 +249,9 @@ def loop(limit: int | str | None = 4, *, counted: bool = False, reads_decision: 
         counted: whether it also counts its turns, and stops by that.
         reads_decision: whether the body uses the decision for something else.
     """
-    net = Net(own_weights=False)
+    net = Layers(own_weights=False)
     first = net.head(net.main, "x", "first")
-    body = Body("body")
+    body = GraphBuilder()
     made = net.layer(body, "state", "l")
     answer = net.head(body, made, "l")
     more = net.unsure(body, answer, "l")

@@ -84,7 +84,7 @@ def test_inspect_goes_on(
     whole = command("inspect", path, "--json").document
     _end(what, monkeypatch)
     shown, told = command("inspect", path), command("inspect", path, "--json")
-    line = f"{what} could not be analysed (IndexError: tuple index out of range, test_not_analysed.py:"
+    line = f"{what} could not be analysed (IndexError: tuple index out of range, test_analysis_errors.py:"
     everything = " ".join(f"{shown.stdout} {shown.stderr}".split())
     assert line in everything and "please report this" in everything and "Traceback" not in everything
     document = told.document
