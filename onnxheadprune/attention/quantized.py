@@ -11,27 +11,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import TensorProto, helper
 
+from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import InferenceError, RefusedError
-from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-
-IR_VERSION = 10
-"""The first one that has all types of weights."""
 
 
 def numbers_of(value: Value) -> npt.NDArray[Any]:
     """The numbers of a value that depends on no input; one that is not stored itself is computed."""
     if value.holds_tensor:
         return value.numbers()
-    if not value.is_constant:
-        raise RefusedError(f"{value.name} depends on the model's inputs, so it has no numbers of its own")
+    require_constant(value)
     if value.producer is None:
         raise RefusedError(f"{value.name} is stored as a sparse tensor, which cannot be read as weights")
-    made = LoadedModel(_computing(value), value.name, value.scope.sources)
+    made = LoadedModel(submodel([value]), value.name, value.scope.sources)
     try:
         session = Session(made, Provider(CPU, "weights"), name=f"what computes {value.name}")
         return session.run({})[value.name]
@@ -39,26 +35,10 @@ def numbers_of(value: Value) -> npt.NDArray[Any]:
         raise RefusedError(f"{value.name} follows from stored tensors, but {error}") from error
 
 
-def _computing(value: Value) -> ModelProto:
-    """A model without inputs that outputs a constant value."""
-    made = ModelProto(ir_version=IR_VERSION)
-    made.graph.name = "constants"
-    nodes: set[Node] = set()
-    for item in reachable([value], lambda item: item.sources):
-        if item.is_initializer and item.tensor is not None:
-            made.graph.initializer.append(item.tensor)
-        elif item.producer is not None:
-            nodes.add(item.producer)
-        else:
-            made.graph.sparse_initializer.extend(
-                sparse for sparse in item.scope.proto.sparse_initializer if sparse.values.name == item.name
-            )
-    made.graph.node.extend(node.proto for node in sorted(nodes, key=lambda node: node.index))
-    opsets = {"": value.scope.opset} | {node.domain: node.opset for node in nodes}
-    made.opset_import.extend(helper.make_opsetid(*item) for item in sorted(opsets.items()))
-    # Its type follows from the nodes, and a wrong guess of its shape would stop the run.
-    made.graph.output.append(ValueInfoProto(name=value.name))
-    return made
+def require_constant(value: Value) -> None:
+    """Refuse a value that depends on the model's inputs."""
+    if not value.is_constant:
+        raise RefusedError(f"{value.name} depends on the model's inputs, so it has no numbers of its own")
 
 
 @dataclass(frozen=True, eq=False)

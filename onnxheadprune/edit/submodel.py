@@ -1,30 +1,92 @@
-"""Tools to extract a part of a model: what nodes read and need, and stored tensors with other numbers."""
+"""Parts of a model as models of their own, and stored tensors with other numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import (
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    helper,
-    numpy_helper,
-)
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.model.bodies import bodies_of, stored_tensor
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, declared, without_nodes
 from onnxheadprune.model.storage.reading import Sources, in_memory
 
 Array = npt.NDArray[Any]
 Numbers: TypeAlias = "Array | TensorProto"
 """Other contents for a stored tensor; what is a tensor itself may refer to a file."""
+NOTHING: Mapping[str, Array] = MappingProxyType({})
+NO_TYPES: Mapping[str, int] = MappingProxyType({})
+
+
+def submodel(
+    wanted: Iterable[Value],
+    given: Mapping[str, int] = NO_TYPES,
+    stored: Mapping[str, Numbers] = NOTHING,
+    opened: Collection[str] = (),
+) -> ModelProto:
+    """Return a model of the nodes between some values and others.
+
+    Args:
+        wanted: its outputs, one or more.
+        given: element types of the values that become inputs, by name. What needs none of them is made from the
+            graph's own inputs.
+        stored: new contents for stored tensors, by name.
+        opened: names of stored tensors that become inputs.
+    """
+    outputs = list(dict.fromkeys(wanted))
+    small = without_nodes(outputs[0].scope.model)
+    graph, nodes = small.graph, set[Node]()
+
+    def above(value: Value) -> Iterable[Value]:
+        is_input = value.name in given or (value.holds_tensor and value.name in opened)
+        return () if value.producer is None or is_input else values_read(value.producer)
+
+    for value in reachable(outputs, above):
+        name, tensor, proto = value.name, value.tensor, value.scope.proto
+        if name in given:
+            graph.input.append(helper.make_tensor_value_info(name, given[name], None))
+        elif tensor is not None and name in opened:
+            graph.input.append(declared(tensor))
+        elif value.is_initializer and tensor is not None:
+            graph.initializer.append(stored_anew(tensor, stored.get(name)))
+        elif value.producer is not None:
+            nodes.add(value.producer)
+        elif value.is_graph_input:
+            graph.input.extend(info for info in proto.input if info.name == name)
+        else:
+            graph.sparse_initializer.extend(
+                sparse for sparse in proto.sparse_initializer if sparse.values.name == name
+            )
+    graph.node.extend(node.proto for node in sorted(nodes, key=lambda node: node.index))
+    store_constants(graph, stored)
+    graph.output.extend(map(_output, outputs))
+    return small
+
+
+def values_read(node: Node) -> Iterator[Value]:
+    """Yield the values that a node reads, those that its bodies read around them included."""
+    if not node.bodies:
+        yield from node.sources
+        return
+    for name in read_by(node.proto):
+        value = node.scope.lookup(name)
+        if value is not None:
+            yield value
+
+
+def _output(value: Value) -> ValueInfoProto:
+    """Declare the type of an output alone, because a wrong guess of a dimension would stop the run."""
+    if value.elem_type == TensorProto.UNDEFINED:
+        # ONNX Runtime finds out by itself.
+        return ValueInfoProto(name=value.name)
+    return helper.make_tensor_value_info(value.name, value.elem_type, None)
 
 
 def needed_nodes(graph: GraphProto, wanted: Iterable[str]) -> tuple[list[NodeProto], set[str]]:
@@ -54,7 +116,7 @@ def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
     changed = copied(model)
     for tensor in changed.graph.initializer:
         if tensor.name in stored:
-            tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))
+            tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))
     store_constants(changed.graph, stored)
     store_in_bodies(changed.graph, stored)
     return changed
@@ -90,14 +152,9 @@ def store_in_bodies(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
         for body in bodies_of(node):
             for tensor in body.initializer:
                 if tensor.name in stored:
-                    tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))
+                    tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))
             store_constants(body, stored)
             store_in_bodies(body, stored)
-
-
-def stored_anew(tensor: TensorProto, numbers: Numbers | None) -> TensorProto:
-    """A stored tensor with other numbers, itself where there are none; its name and documentation stay."""
-    return tensor if numbers is None else _tensor(tensor, numbers)
 
 
 def store_constants(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
@@ -105,20 +162,21 @@ def store_constants(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
     for node in graph.node:
         tensor = stored_tensor(node)
         if tensor is not None and node.output[0] in stored:
-            tensor.CopyFrom(_tensor(tensor, stored[node.output[0]]))
+            tensor.CopyFrom(stored_anew(tensor, stored[node.output[0]]))
 
 
-def _tensor(old: TensorProto, numbers: Numbers) -> TensorProto:
-    """The same tensor with other numbers; its name and documentation stay."""
-    new = TensorProto()
+def stored_anew(tensor: TensorProto, numbers: Numbers | None) -> TensorProto:
+    """Return a stored tensor with other numbers, itself where there are none; its name and documentation stay."""
+    if numbers is None:
+        return tensor
     if isinstance(numbers, TensorProto):
-        new.CopyFrom(numbers)
-        new.name = old.name
+        new = copied(numbers)
+        new.name = tensor.name
     else:
-        kind = helper.tensor_dtype_to_np_dtype(old.data_type)
-        new.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers).astype(kind), old.name))
-    if old.doc_string:
-        new.doc_string = old.doc_string
+        kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        new = numpy_helper.from_array(np.ascontiguousarray(numbers).astype(kind), tensor.name)
+    if tensor.doc_string:
+        new.doc_string = tensor.doc_string
     else:
         new.ClearField("doc_string")
     return new

@@ -18,7 +18,7 @@ from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.documents import require_model
 from onnxheadprune.model.exchange import from_library, is_other, name_of
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, replace_all, store_tensors
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.model.storage.reading import (
@@ -307,13 +307,9 @@ def _checkable(model: ModelProto) -> ModelProto:
         return model
     skeleton = copied(model)
     del skeleton.graph.initializer[:]
-    declared = {info.name for info in model.graph.input}
-    for tensor in model.graph.initializer:
-        if not is_outside(tensor) and len(tensor.raw_data) < BIG:
-            skeleton.graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            skeleton.graph.input.append(info)
+    store_tensors(
+        skeleton.graph, model.graph.initializer, lambda item: is_outside(item) or len(item.raw_data) >= BIG
+    )
     nodes = []
     for node in skeleton.graph.node:
         tensor = stored_tensor(node)
@@ -323,9 +319,7 @@ def _checkable(model: ModelProto) -> ModelProto:
         info = onnx.helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims))
         skeleton.graph.input.append(info)
     if len(nodes) < len(skeleton.graph.node):
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del skeleton.graph.node[:]
-        skeleton.graph.node.extend(kept)
+        replace_all(skeleton.graph.node, nodes)
     for tensor, _ in tensors_of(skeleton):
         outside = is_outside(tensor)
         tensor.ClearField("data_location")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, TensorProto, helper
+import math
+
+from onnx import ModelProto
 
 from onnxheadprune.errors import HeadPruneError, InferenceError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, store_tensors
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.session import CPU, Provider, Session
 
@@ -39,23 +41,8 @@ def _why(model: LoadedModel) -> str | None:
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
-    """A copy whose large tensors are inputs."""
+    """Return a copy whose large tensors are inputs."""
     made = copied(model)
-    known = {item.name for item in made.graph.input}
-    large = [tensor for tensor in made.graph.initializer if _elements(tensor) > SMALL]
-    small = [tensor for tensor in made.graph.initializer if _elements(tensor) <= SMALL]
     del made.graph.initializer[:]
-    made.graph.initializer.extend(small)
-    made.graph.input.extend(
-        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        for tensor in large
-        if tensor.name not in known
-    )
+    store_tensors(made.graph, model.graph.initializer, lambda tensor: math.prod(tensor.dims) > SMALL)
     return made
-
-
-def _elements(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.parts import part, require_main
+from onnxheadprune.choosing.activations.parts import require_main
 from onnxheadprune.choosing.compensation.record import whole_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import widened
 from onnxheadprune.data.bounded import output_bytes
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.single import rows_of
+from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
@@ -67,7 +68,7 @@ def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
     wanted = [view.main.values[subject.main.name], *(state.value for state in aim.hidden)]
     for value in wanted:
         require_main(value)
-    model = hydrated(part(view, {}, [value.name for value in wanted]), view.sources)
+    model = hydrated(submodel(wanted), view.sources)
     return Session(widened(model, frozenset()), provider, name="the original model", optimize=True)
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxheadprune.choosing.gradients.differentiate import Gradient
-from onnxheadprune.edit.submodel import needed_nodes
+from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed, narrowed
 from onnxheadprune.runtime.resident import Resident, ResidentSession
@@ -54,7 +54,8 @@ class Student:
         self._tensors = Tensors({**held, **masters}, gradients)
         self._candidates = candidates_of(gradient, provider)
         self._slopes: Slopes | None = None
-        forward = Session(_loss_alone(gradient.model), provider, name="the pruned model", optimize=True)
+        loss = GraphView(gradient.model).main.values[LOSS]
+        forward = Session(submodel([loss]), provider, name="the pruned model", optimize=True)
         self._forward = ResidentSession(forward, self._tensors.inputs)
 
     @property
@@ -110,17 +111,3 @@ class Student:
         """Take other numbers, in place."""
         for master, new in zip(self.masters, numbers, strict=True):
             master.take(new)
-
-
-def _loss_alone(model: ModelProto) -> ModelProto:
-    """The part of a model that the loss needs."""
-    nodes, needed = needed_nodes(model.graph, [LOSS])
-    made = ModelProto()
-    made.ir_version = model.ir_version
-    made.opset_import.extend(model.opset_import)
-    made.graph.name = model.graph.name
-    made.graph.node.extend(nodes)
-    made.graph.initializer.extend(item for item in model.graph.initializer if item.name in needed)
-    made.graph.input.extend(info for info in model.graph.input if info.name in needed)
-    made.graph.output.extend(info for info in model.graph.output if info.name == LOSS)
-    return made

@@ -27,6 +27,7 @@ from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 
@@ -305,8 +306,7 @@ def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
     loops = [node for node in view.main.nodes if node in REPEATS]
     if not loops:
         return model
-    made = ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     for node in loops:
         (body,) = bodies_of(made.graph.node[node.position])
         for index, value in enumerate(node.inputs[CARRIED_FROM:]):

@@ -15,13 +15,14 @@ from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
 from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.activations.parts import Parts, part
+from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation import fit
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.choosing.compensation.fit import Layout, fit_values
 from onnxheadprune.choosing.compensation.tasks import Task
 from onnxheadprune.choosing.compensation.values import Context, Values
 from onnxheadprune.data.drift import token_rows
+from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 from tests.conftest import SAMPLES
@@ -194,7 +195,7 @@ def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> No
     change = np.random.default_rng(0).standard_normal((layout.directions, len(values.used)))
     whole = values.linear.matrix.read()
     whole[:, values.used] += values.basis @ change
-    changed = part(view, {}, [linear.source.name], {weight: values.linear.matrix.written(whole)})
+    changed = submodel([linear.source], stored={weight: values.linear.matrix.written(whole)})
     rows = token_rows(
         Session(changed, HERE).run(feed)[linear.source.name], linear.axes, dict(feed), calibration.inputs
     )

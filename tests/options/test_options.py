@@ -129,7 +129,7 @@ CASES = [(command, mode) for command, modes in MODES.items() for mode in modes i
 
 
 def test_every_parameter_has_an_entry() -> None:
-    # How much is said of a call is tried in tests/cli/test_help.py, what it may replace in tests/files/test_replaced_files.py.
+    # How much is said of a call is tried in cli/test_help.py, what it may replace in files/test_replaced_files.py.
     spoken = {"quiet", "verbose", "help_all", "force"}
     declared = {
         name: {parameter.name for parameter in made.params} - spoken for name, made in group.commands.items()

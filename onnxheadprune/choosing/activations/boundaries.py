@@ -14,7 +14,8 @@ from typing import TypeAlias
 from onnx import TensorProto
 
 from onnxheadprune.choosing.activations.kept import Kept, Room
-from onnxheadprune.choosing.activations.parts import Parts, part, reads, require_main, run_feed
+from onnxheadprune.choosing.activations.parts import Parts, require_main, run_feed
+from onnxheadprune.edit.submodel import submodel, values_read
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
@@ -139,7 +140,7 @@ def _types_of(view: GraphView, wanted: Sequence[Value]) -> dict[str, int]:
         for tensor in view.model.graph.initializer
         if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) > 4096
     ]
-    small = part(view, {}, [value.name for value in wanted], opened=heavy)
+    small = submodel(wanted, opened=heavy)
     try:
         session = Session(small, Provider(CPU, "types"), name="the model")
     except InferenceError:
@@ -155,7 +156,7 @@ class Flow:
         self._reads: dict[Node, tuple[Value, ...]] = {}
         self._users: dict[Value, list[Node]] = {}
         for node in view.main.nodes:
-            self._reads[node] = tuple(value for value in reads(node) if not value.is_constant)
+            self._reads[node] = tuple(value for value in values_read(node) if not value.is_constant)
             for value in self._reads[node]:
                 self._users.setdefault(value, []).append(node)
 

@@ -19,9 +19,10 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed
+from onnxheadprune.choosing.activations.parts import Parts, context_of, run_feed
 from onnxheadprune.choosing.activations.tail import Tail
 from onnxheadprune.data.drift import EffectMeter, Measured, Reference
+from onnxheadprune.edit.submodel import NOTHING
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from onnxheadprune.attention.quantized import numbers_of
+from onnxheadprune.attention.quantized import numbers_of, require_constant
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
@@ -20,6 +20,7 @@ from onnxheadprune.choosing.activations.parts import Parts, Running, context_of,
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
@@ -170,28 +171,14 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
     """Return what a linear node does to the unit vectors: its weights, whatever they are packed in."""
     source = node.inputs[0]
     assert source is not None
-    x = helper.make_tensor_value_info("unit", source.elem_type or TensorProto.FLOAT, [rows + 1, rows])
-    y = helper.make_tensor_value_info("weights", source.elem_type or TensorProto.FLOAT, None)
-    copy = type(node.proto)()
-    copy.CopyFrom(node.proto)
-    copy.input[0], copy.output[0] = "unit", "weights"
-    tensors = [
-        value.tensor or numpy_helper.from_array(numbers_of(value), value.name)
-        for value in node.inputs[1:]
-        if value is not None
-    ]
-    graph = helper.make_graph([copy], "unit", [x], [y], tensors)
-    opsets = [helper.make_opsetid("", node.opset), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    for value in node.sources[1:]:
+        require_constant(value)
+    elem_type = source.elem_type or TensorProto.FLOAT
+    model = LoadedModel(submodel([node.out], {source.name: elem_type}), node.label, source.scope.sources)
     unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
-    unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
-    result = (
-        Session(
-            LoadedModel(model, node.label, source.scope.sources), Provider(CPU, "weights"), name=node.label
-        )
-        .run({"unit": unit})["weights"]
-        .astype(np.float64)
-    )
+    unit = unit.astype(helper.tensor_dtype_to_np_dtype(elem_type))
+    session = Session(model, Provider(CPU, "weights"), name=node.label)
+    result = session.run({source.name: unit})[node.out.name].astype(np.float64)
     return np.asarray(result[:rows] - result[rows:])
 
 

@@ -1,22 +1,21 @@
-"""Parts of a model as models of their own, from available values to wanted ones, and the inputs that reach a node."""
+"""Sessions of parts of a model, from available values to wanted ones, and the inputs that reach a node."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.submodel import read_by, stored_anew
+from onnxheadprune.edit.submodel import NO_TYPES, NOTHING, submodel
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
-from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import insert_nodes
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing_mask import Gate
 from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.runtime.feeds.generate import Feed
-
-NOTHING: Mapping[str, Array] = MappingProxyType({})
-NO_TYPES: Mapping[str, int] = MappingProxyType({})
 
 
 class Parts:
@@ -60,7 +56,7 @@ class Parts:
         fixed: Mapping[str, int] = NO_TYPES,
         opened: Collection[str] = (),
     ) -> Session | None:
-        """A session of `part`, None where all wanted values are given.
+        """A session of a part, None where all wanted values are given.
 
         A part of a model may ask more of ONNX Runtime than the whole. Then the session starts at the graph's inputs.
         """
@@ -78,7 +74,7 @@ class Parts:
     def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
         """A session from some values to another."""
         types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in given}
-        return self._session(part(self.view, types, [end.name]))
+        return self._session(submodel([end], types))
 
     def _part(
         self,
@@ -87,7 +83,8 @@ class Parts:
         stored: Mapping[str, Array],
         opened: Collection[str],
     ) -> ModelProto:
-        small = part(self.view, given, names, stored, opened)
+        values = self.view.main.values
+        small = submodel([values[name] for name in names], given, stored, opened)
         masked = [gate for name, gate in self._gates.items() if name in stored or name in opened]
         return _gated(small, masked, stored) if masked else small
 
@@ -117,69 +114,6 @@ def require_main(value: Value) -> None:
         )
 
 
-def reads(node: Node) -> Iterator[Value]:
-    """The values of the main graph that a node of it reads, those that its bodies read included."""
-    if not node.bodies:
-        yield from node.sources
-        return
-    for name in read_by(node.proto):
-        value = node.scope.lookup(name)
-        if value is not None:
-            yield value
-
-
-def part(
-    view: GraphView,
-    given: Mapping[str, int],
-    wanted: Iterable[str],
-    stored: Mapping[str, Array] = NOTHING,
-    opened: Collection[str] = (),
-) -> ModelProto:
-    """A model of the nodes between some values and others.
-
-    Args:
-        given: element types of the given values, by name; they become inputs. What needs none of them is
-            made from the graph's own inputs.
-    """
-    values, names = view.main.values, list(dict.fromkeys(wanted))
-    small = ModelProto(ir_version=view.model.ir_version)
-    small.opset_import.extend(view.model.opset_import)
-    small.functions.extend(view.model.functions)
-    small.graph.name = view.model.graph.name or "graph"
-    nodes: set[Node] = set()
-    seen = set(names)
-    waiting = [values[name] for name in names]
-    while waiting:
-        value = waiting.pop()
-        tensor = value.tensor
-        if value.name in given:
-            small.graph.input.append(helper.make_tensor_value_info(value.name, given[value.name], None))
-        elif tensor is not None and value.name in opened:
-            small.graph.input.append(
-                helper.make_tensor_value_info(value.name, tensor.data_type, list(tensor.dims))
-            )
-        elif value.is_initializer and tensor is not None:
-            small.graph.initializer.append(stored_anew(tensor, stored.get(value.name)))
-        elif value.producer is not None:
-            if value.producer not in nodes:
-                nodes.add(value.producer)
-                fresh = [item for item in reads(value.producer) if item.name not in seen]
-                seen.update(item.name for item in fresh)
-                waiting += fresh
-        elif value.is_graph_input:
-            small.graph.input.extend(item for item in view.model.graph.input if item.name == value.name)
-    for sparse in view.model.graph.sparse_initializer:
-        if sparse.values.name in seen:
-            small.graph.sparse_initializer.append(sparse)
-    for node in sorted(nodes, key=lambda node: node.index):
-        small.graph.node.append(node.proto)
-        tensor = stored_tensor(small.graph.node[-1])
-        if tensor is not None and node.out.name in stored:
-            tensor.CopyFrom(stored_anew(tensor, stored[node.out.name]))
-    small.graph.output.extend(_output(values[name]) for name in names)
-    return small
-
-
 def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]) -> ModelProto:
     """A part in which routers choose by masked scores.
 
@@ -198,17 +132,8 @@ def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]
         out, created = gate.closing()
         small.graph.initializer.append(out)
         small.graph.node[at].input[gate.index] = gate.name
-        for new in reversed(created):
-            small.graph.node.insert(at, new)
+        insert_nodes(small.graph, {at: created})
     return small
-
-
-def _output(value: Value) -> ValueInfoProto:
-    """A value as an output: only its type is declared, because a wrong guess of a dimension would stop the run."""
-    if value.elem_type == TensorProto.UNDEFINED:
-        # ONNX Runtime finds out by itself.
-        return ValueInfoProto(name=value.name)
-    return helper.make_tensor_value_info(value.name, value.elem_type, None)
 
 
 def context_of(projection: Projection) -> Value:

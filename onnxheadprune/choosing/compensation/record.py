@@ -33,6 +33,7 @@ from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.new_contents import Computed, Contents, with_contents
 from onnxheadprune.model.storage.reading import Source, in_memory
 from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
@@ -280,14 +281,13 @@ class _One:
         tensor, model = self.cut
         if not is_outside(tensor):
             return numpy_helper.from_array(whole, tensor.name), {}
-        made = TensorProto()
         if self.edit is None:
-            made.CopyFrom(tensor)
+            made = copied(tensor)
             span = span_of(tensor)
             location = f"{PRIVATE}refitted/{span.location}"
             refer(made, Span(location, span.offset, span.length))
             return made, {location: model.sources[span.location]}
-        made.CopyFrom(self.original[0])
+        made = copied(self.original[0])
         location = f"{PRIVATE}refitted/{self.original[0].name}"
         dims = tuple(made.dims)
         size = bytes_needed(made.data_type, dims)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.choosing.gradients.forward import (
     HALVES,
@@ -29,6 +29,7 @@ from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.tensors import FLOATS
@@ -53,8 +54,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
     """Quantized parameters that only a DequantizeLinear per tensor or axis reads; they become inputs in float32."""
     if not quantized:
         return model
-    made = ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     view = annotated(GraphView(made))
     writer = Writer(view.main.opset, names_of(made.graph), "master")
     infos = {info.name: info for info in made.graph.input}
@@ -69,10 +69,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
             before[node.position] = writer.nodes[start:]
         infos[name].type.tensor_type.elem_type = TensorProto.FLOAT
     rows = [part for i, node in enumerate(made.graph.node) for part in (*before.get(i, ()), node)]
-    kept = ModelProto()
-    kept.graph.node.extend(row for row in rows if row.op_type != DROPPED)
-    del made.graph.node[:]
-    made.graph.node.extend(kept.graph.node)
+    replace_all(made.graph.node, (row for row in rows if row.op_type != DROPPED))
     made.graph.initializer.extend(writer.constants)
     return made
 
@@ -232,10 +229,7 @@ def _stored_again(part: ModelProto, source: ModelProto, names: set[str]) -> Mode
     """Store parameters without a gradient again, as in the original."""
     if not names:
         return part
-    inputs = [info for info in part.graph.input if info.name not in names]
-    kept = GraphProto(input=inputs)
-    del part.graph.input[:]
-    part.graph.input.extend(kept.input)
+    keep(part.graph.input, lambda info: info.name not in names)
     read = {name for node in part.graph.node for name in read_by(node)}
     part.graph.initializer.extend(
         tensor for tensor in source.graph.initializer if tensor.name in names & read
@@ -273,21 +267,13 @@ def _assembled(
             else grad.name
         )
         taken.add(outputs[name])
-    made = ModelProto()
-    made.CopyFrom(part)
+    made = copied(part)
     graph = made.graph
     graph.node.extend(walk.writer.nodes)
     graph.initializer.extend(walk.writer.constants)
     nodes, needed = needed_nodes(graph, [loss, *outputs.values()])
-    kept = [node.SerializeToString() for node in nodes]
-    del graph.node[:]
-    for data in kept:
-        graph.node.add().ParseFromString(data)
-    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
-    left = ModelProto()
-    left.graph.initializer.extend(tensors)
-    del graph.initializer[:]
-    graph.initializer.extend(left.graph.initializer)
+    replace_all(graph.node, nodes)
+    keep(graph.initializer, lambda tensor: tensor.name in needed)
     dims = {info.name: info for info in graph.input}
     for name, output in outputs.items():
         shape = [dim.dim_value for dim in dims[name].type.tensor_type.shape.dim]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -19,10 +19,11 @@ from onnx import (
 
 from onnxheadprune.edit.gradient_terms import Term, Writer
 from onnxheadprune.edit.gradients import DECOMPOSITIONS, GRADIENTS, Constant, Step, UnknownShapeError
-from onnxheadprune.edit.submodel import needed_nodes, read_by
+from onnxheadprune.edit.submodel import read_by, submodel
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.messages import copied, declared, keep, replace_all
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.operators import annotated
 
@@ -31,28 +32,20 @@ _TYPES = ("to", "dtype")
 """Attributes that name the type of an output."""
 
 
-def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> ModelProto:
+def forward_part(model: ModelProto, loss: str, parameters: Collection[str]) -> ModelProto:
     """A model of the nodes that `loss` needs; parameters are inputs in their own type.
 
     Tensors that are no parameters are copied unchanged, so references to files stay references.
     """
-    nodes, needed = needed_nodes(model.graph, [loss])
-    part = ModelProto()
-    part.ir_version = model.ir_version
-    part.opset_import.extend(model.opset_import)
+    values = GraphView(model).main.values
+    part = submodel([values[loss]], opened=set(parameters))
     graph = part.graph
-    graph.name = model.graph.name or "graph"
-    graph.node.extend(nodes)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    graph.input.extend(info for info in model.graph.input if info.name not in stored)
-    given = set(parameters)
-    for name, tensor in stored.items():
-        if name in given:
-            graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-        elif name in needed:
-            graph.initializer.append(tensor)
-    graph.output.append(_declared(model, loss))
-    graph.value_info.extend(info for info in model.graph.value_info if info.name in needed)
+    inputs = [info for info in model.graph.input if not values[info.name].is_initializer]
+    inputs += [declared(tensor) for tensor in model.graph.initializer if tensor.name in parameters]
+    replace_all(graph.input, inputs)
+    made = {name for node in graph.node for name in node.output}
+    graph.value_info.extend(info for info in model.graph.value_info if info.name in made)
+    replace_all(graph.output, [_declared(model, loss)])
     return part
 
 
@@ -117,10 +110,8 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
             done = done or parts is not None
         if not done:
             return model
-        changed = ModelProto()
-        changed.CopyFrom(model)
-        del changed.graph.node[:]
-        changed.graph.node.extend(nodes)
+        changed = copied(model)
+        replace_all(changed.graph.node, nodes)
         changed.graph.initializer.extend(writer.constants)
         model = changed
 
@@ -146,7 +137,9 @@ def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | No
             writer.node("Identity", [term.name], [value.name])
     # Lengths, and what else has no gradient, are still the operator's own.
     names = [name if name in kept else writer.fresh() for name in node.proto.output]
-    return [_with_outputs(node.proto, names)] if kept else []
+    rest = copied(node.proto)
+    replace_all(rest.output, names)
+    return [rest] if kept else []
 
 
 def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:
@@ -161,20 +154,11 @@ def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | No
         return Constant(f"has no gradient here, because {error}")
 
 
-def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
-    made = NodeProto()
-    made.CopyFrom(proto)
-    del made.output[:]
-    made.output.extend(outputs)
-    return made
-
-
 def widened(model: ModelProto, masters: frozenset[str]) -> ModelProto:
     """The model in float32 instead of float16 and bfloat16; inputs and stored tensors are cast where they are read."""
     if not _has_halves(model.graph):
         return model
-    made = ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     _widen(made.graph, masters, {})
     return made
 
@@ -214,12 +198,8 @@ def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str])
     for info in graph.output:
         if info.type.tensor_type.elem_type in HALVES:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    infos = [info for info in graph.value_info if info.type.tensor_type.elem_type not in HALVES]
-    spare = GraphProto(value_info=infos)
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend([*casts, *nodes])
-    graph.value_info.extend(spare.value_info)
+    replace_all(graph.node, [*casts, *graph.node])
+    keep(graph.value_info, lambda info: info.type.tensor_type.elem_type not in HALVES)
 
 
 def _widen_attribute(attribute: AttributeProto) -> None:

@@ -17,6 +17,7 @@ from onnxheadprune.choosing.gradients.forward import names_of
 from onnxheadprune.edit.gradient_terms import Term, Writer
 from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.operators import annotated
 
 PRODUCTS = SUMS_PRODUCTS | MULTIPLIES_FLOATS
@@ -39,15 +40,14 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
     Args:
         apart: inputs that only the loss reads: products with what is made of nothing else stay in float32, too.
     """
-    made = ModelProto()
-    made.CopyFrom(gradient.model)
+    made = copied(gradient.model)
     view = annotated(GraphView(gradient.model))
     writer = Writer(view.main.opset, names_of(made.graph), "half")
     alone = _made_of(view, apart)
     nodes: list[NodeProto] = []
     for node in view.main.nodes:
         before = len(writer.nodes)
-        proto = NodeProto.FromString(node.proto.SerializeToString())
+        proto = copied(node.proto)
         if _is_product(node) and alone.isdisjoint(proto.input):
             for index, value in enumerate(node.inputs):
                 if value is not None:
@@ -57,7 +57,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
             nodes.append(helper.make_node("Cast", [proto.output[0]], [node.out.name], to=TensorProto.FLOAT))
         else:
             nodes.append(proto)
-    _replace_nodes(made, nodes)
+    replace_all(made.graph.node, nodes)
     sound = _unscaled(made, gradient, writer)
     made.graph.initializer.extend(writer.constants)
     return Halved(made, gradient.seed, sound)
@@ -82,19 +82,10 @@ def _made_of(view: GraphView, names: Collection[str]) -> set[str]:
     return found
 
 
-def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
 def _unscaled(model: ModelProto, gradient: Gradient, writer: Writer) -> str:
     """Make the seed an input, divide gradients by it, and return the output that is NaN unless they are finite."""
     graph = model.graph
-    stored = [tensor for tensor in graph.initializer if tensor.name != gradient.seed]
-    left = ModelProto()
-    left.graph.initializer.extend(stored)
-    del graph.initializer[:]
-    graph.initializer.extend(left.graph.initializer)
+    keep(graph.initializer, lambda tensor: tensor.name != gradient.seed)
     graph.input.append(helper.make_tensor_value_info(gradient.seed, TensorProto.FLOAT, []))
     scaled = {name: writer.fresh() for name in gradient.outputs.values()}
     for node in graph.node:

@@ -41,6 +41,7 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
+from onnxheadprune.model.messages import store_tensors, without_nodes
 
 
 def _adopt_shapes(node: Node) -> None:
@@ -251,24 +252,13 @@ def _infer_with_onnx(
             has set aside, if not given.
         strict: whether to raise where onnx cannot infer a node, or contradicts a declaration.
     """
-    model, skeleton = view.model, ModelProto()
-    skeleton.ir_version = model.ir_version
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
+    model, skeleton = view.model, without_nodes(view.model)
     graph = skeleton.graph
-    graph.name = model.graph.name
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
-    declared = {info.name for info in graph.input}
     graph.value_info.extend(model.graph.value_info)
-    for tensor in model.graph.initializer:
-        if _is_small(tensor):
-            graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
+    store_tensors(graph, model.graph.initializer, _is_weight)
     aside = _ignored(view)
     _strip(graph, ignored or (lambda *place: place in aside))
     try:
@@ -280,9 +270,9 @@ def _infer_with_onnx(
         return skeleton
 
 
-def _is_small(tensor: TensorProto) -> bool:
+def _is_weight(tensor: TensorProto) -> bool:
     count = int(np.prod(tensor.dims, dtype=np.int64))
-    return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
+    return count > MAX_LITERAL_ELEMENTS or tensor.data_location == TensorProto.EXTERNAL
 
 
 def _declarations(scope: Scope) -> Iterator[tuple[Value, Shape]]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
+from onnxheadprune.model.messages import without_nodes
 
 
 def restated(model: ModelProto, inputs: Iterable[ValueInfoProto | TensorProto]) -> ModelProto:
     """Return a model with these inputs, and without the numbers of large weights and the declared shapes of outputs."""
-    graph = GraphProto(name=model.graph.name)
+    made = without_nodes(model)
+    graph = made.graph
     graph.node.extend(model.graph.node)
-    for tensor in model.graph.initializer:
-        graph.initializer.append(_without_data(tensor))
+    graph.initializer.extend(map(_without_data, model.graph.initializer))
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     for item in inputs:
         if isinstance(item, TensorProto):
@@ -23,9 +24,6 @@ def restated(model: ModelProto, inputs: Iterable[ValueInfoProto | TensorProto]) 
         else:
             graph.input.append(item)
     graph.output.extend(_open(info) for info in model.graph.output)
-    made = ModelProto(ir_version=model.ir_version, graph=graph)
-    made.opset_import.extend(model.opset_import)
-    made.functions.extend(model.functions)
     return made
 
 

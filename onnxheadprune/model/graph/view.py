@@ -55,6 +55,7 @@ class Scope:
     ref: str
     parent: Scope | None
     opset: int
+    model: ModelProto = field(repr=False)
     sources: Sources = field(repr=False)
     owner: Node | None = None
     values: dict[str, Value] = field(default_factory=dict)
@@ -326,7 +327,7 @@ class GraphView:
         return frozenset(found)
 
     def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
-        scope = Scope(proto, ref, parent, self.opsets.get("", 1), self.sources)
+        scope = Scope(proto, ref, parent, self.opsets.get("", 1), self.model, self.sources)
         self.scopes.append(scope)
         for info in proto.input:
             value = Value(info.name, scope, is_graph_input=True)
