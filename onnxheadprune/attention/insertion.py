@@ -8,6 +8,7 @@ from typing import NamedTuple
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.messages import insert_nodes
 
 
 class Insert(NamedTuple):
@@ -25,8 +26,7 @@ def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
     for item in every:
         graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
     for item in every:
-        for new in reversed(item.created):
-            graph_of(model, item.node).node.insert(item.node.position, new)
+        insert_nodes(graph_of(model, item.node), {item.node.position: item.created})
 
 
 def graph_of(model: ModelProto, node: Node) -> GraphProto:

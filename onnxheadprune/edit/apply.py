@@ -52,7 +52,7 @@ from onnxheadprune.edit.renaming import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.facts import opset_of
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.storage.tensors import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
 
@@ -168,10 +168,9 @@ class _Surgeon:
         graph = self._graph(edit.scope)
         tensor = _find_tensor(graph, edit.name)
         if edit.target != edit.name:
-            copy = graph.initializer.add()
-            copy.CopyFrom(tensor)
-            copy.name = edit.target
-            tensor = copy
+            graph.initializer.append(tensor)
+            tensor = graph.initializer[-1]
+            tensor.name = edit.target
         # Data that is not in memory is cut while it is copied.
         if is_outside(tensor):
             defer_cut(tensor, edit.selection)
@@ -206,11 +205,9 @@ class _Surgeon:
                 if ref in self.dropped:
                     gone.update(node.output)
                 else:
-                    copy = copied(node)
-                    nodes.append(copy)
+                    nodes.append(node)
             nodes += self.inserted.get(f"{scope}[{len(graph.node)}]", [])
-            del graph.node[:]
-            graph.node.extend(nodes)
+            replace_all(graph.node, nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
             remove_named(graph.value_info, gone)
 
@@ -250,17 +247,12 @@ def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:
 
 def _drop(names: MutableSequence[str], indices: Collection[int]) -> set[str]:
     gone = {names[index] for index in indices}
-    kept = [name for index, name in enumerate(names) if index not in indices]
-    del names[:]
-    names.extend(kept)
+    replace_all(names, [name for index, name in enumerate(names) if index not in indices])
     return gone
 
 
 def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:
-    for position, attribute in enumerate(node.attribute):
-        if attribute.name == edit.name:
-            del node.attribute[position]
-            break
+    keep(node.attribute, lambda attribute: attribute.name != edit.name)
     if edit.value is not None:
         node.attribute.append(helper.make_attribute(edit.name, edit.value))
 
@@ -278,6 +270,4 @@ def set_metadata(model: ModelProto, key: str, value: str) -> None:
 
 def drop_metadata(model: ModelProto, key: str) -> None:
     """Remove an entry of `metadata_props`, if it is there."""
-    for position in reversed(range(len(model.metadata_props))):
-        if model.metadata_props[position].key == key:
-            del model.metadata_props[position]
+    keep(model.metadata_props, lambda entry: entry.key != key)

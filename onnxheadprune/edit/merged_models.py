@@ -33,18 +33,18 @@ def with_answer(view: GraphView, answer: bool) -> ModelProto | None:
     choices = {node.position: node for node in flag_choices(view)}
     if not choices:
         return None
-    made = copied(view.model)
-    del made.graph.node[:]
+    made, nodes = copied(view.model), list[NodeProto]()
     for position, node in enumerate(view.model.graph.node):
         choice = choices.get(position)
         if choice is None:
-            made.graph.node.append(node)
+            nodes.append(node)
             continue
         body = choice.bodies[BRANCHES[answer]].proto
-        made.graph.node.extend(_inlined(body, node))
+        nodes.extend(_inlined(body, node))
         made.graph.initializer.extend(body.initializer)
         made.graph.sparse_initializer.extend(body.sparse_initializer)
         made.graph.value_info.extend(body.value_info)
+    replace_all(made.graph.node, nodes)
     if not _is_unambiguous(made.graph):
         return None
     _drop_unread(made.graph)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.errors import RefusedError
@@ -24,6 +24,16 @@ COMPARES_INTEGERS = 12
 """The opset since which Max and Min take integers."""
 CHOOSES_NUMBERS = 9
 """The opset since which there is a Where."""
+
+
+def nodes_of_text(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
+    """The nodes of some lines."""
+    nodes = [parser.parse_node(line) for line in text.splitlines() if line.strip()]
+    for node in nodes:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = spelled(name)
+    return nodes
 
 
 def add(before: str, left: str, right: str, output: str) -> InsertNode:

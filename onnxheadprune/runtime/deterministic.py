@@ -16,7 +16,7 @@ from onnxheadprune.edit.nodes_random import CONTRIB, FixedNumbers
 from onnxheadprune.model.bodies import bodies_of, constant_tensor, graphs_in, is_constant
 from onnxheadprune.model.graph.facts import DRAWS, DROPOUTS, opset_of
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, insert_nodes
 
 NOISE = "/onnxheadprune_noise"
 """In the outputs of random nodes that measure rounding: these stay random."""
@@ -46,8 +46,7 @@ def without_randomness(model: LoadedModel) -> LoadedModel:
             continue
         replacement = FixedNumbers(node, opset, types).made
         del graph.node[position]
-        for item in reversed(replacement):
-            graph.node.insert(position, item)
+        insert_nodes(graph, {position: replacement})
     if all(item.domain != CONTRIB for item in made.opset_import):
         made.opset_import.append(helper.make_opsetid(CONTRIB, 1))
     return model.changed(made)

@@ -27,7 +27,7 @@ from onnxheadprune.model.bodies import bodies_of, nodes_of_model
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, insert_nodes, keep, replace_all
 
 LEVEL = "accuracy_level"
 
@@ -38,9 +38,7 @@ def unrounded(model: LoadedModel) -> LoadedModel:
         return model
     copy = copied(model.proto)
     for node in _packed(copy):
-        kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        keep(node.attribute, lambda attribute: attribute.name != LEVEL)
     return model.changed(copy)
 
 
@@ -134,13 +132,8 @@ def _rewrite(graph: GraphProto, products: Sequence[_Product]) -> None:
                 moved[name] = f"{name}/unsaturated"
                 movers.setdefault(product.position, []).extend(_movers(name, moved[name]))
             inputs[index] = moved[name] if name else _UINT8_ZERO
-        del node.input[:]
-        node.input.extend(inputs)
-    order: list[NodeProto] = []
-    for position, node in enumerate(graph.node):
-        order += [*movers.get(position, ()), NodeProto.FromString(node.SerializeToString())]
-    del graph.node[:]
-    graph.node.extend(order)
+        replace_all(node.input, inputs)
+    insert_nodes(graph, movers)
 
 
 def _movers(name: str, moved: str) -> list[NodeProto]:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from onnxheadprune.edit.nodes import nodes_of_text
 from onnxheadprune.model.messages import copied
-from onnxheadprune.training.optimizer import nodes_of
 
 PREFIX = "onnxheadprune.recovery."
 LOSS = f"{PREFIX}loss"
@@ -83,17 +83,17 @@ def with_loss(student: ModelProto, parts: Sequence[Part]) -> ModelProto:
     del made.graph.output[:]
     names = []
     for part in parts:
-        made.graph.node.extend(nodes_of(part.nodes, part.spelled))
+        made.graph.node.extend(nodes_of_text(part.nodes, part.spelled))
         made.graph.input.extend(_input(part.spelled(name), rank) for name, rank in part.inputs.items())
         names.append(part.spelled("part"))
     while len(names) > 1:
         total = LOSS if len(names) == 2 else f"{PREFIX}sum.{len(names)}"
         spelled = {"total": total, "one": names[0], "other": names[1]}
-        made.graph.node.extend(nodes_of("total = Add(one, other)", spelled.__getitem__))
+        made.graph.node.extend(nodes_of_text("total = Add(one, other)", spelled.__getitem__))
         names = [total, *names[2:]]
     if names[0] != LOSS:
         spelled = {"total": LOSS, "one": names[0]}
-        made.graph.node.extend(nodes_of("total = Identity(one)", spelled.__getitem__))
+        made.graph.node.extend(nodes_of_text("total = Identity(one)", spelled.__getitem__))
     made.graph.output.append(helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, []))
     return made
 

@@ -13,25 +13,16 @@ M = m / (1 - beta_1) and V = v / (1 - beta_2),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.edit.nodes import nodes_of_text
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.resident import Resident, ResidentSession, home_of
-
-
-def nodes_of(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
-    """The nodes of some lines."""
-    nodes = [parser.parse_node(line) for line in text.splitlines() if line.strip()]
-    for node in nodes:
-        for values in (node.input, node.output):
-            for index, name in enumerate(values):
-                values[index] = spelled(name)
-    return nodes
 
 
 def in_place(
@@ -66,7 +57,7 @@ def model_of(
     """The model that applies a text to many tensors: `x.0` is the `x` of the first, and `new_x.0` its new value."""
     graph = helper.make_graph([], "in_place", [], [])
     for number, shape in enumerate(shapes):
-        graph.node.extend(nodes_of(text, partial(_spelled, shared, number)))
+        graph.node.extend(nodes_of_text(text, partial(_spelled, shared, number)))
         for where, names in ((graph.input, given), (graph.output, (f"new_{name}" for name in changed))):
             where.extend(
                 helper.make_tensor_value_info(f"{name}.{number}", TensorProto.FLOAT, shape) for name in names

@@ -27,7 +27,7 @@ from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, insert_nodes
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
@@ -131,7 +131,7 @@ class _Silencing:
                 _insert(model, node, self._masks[node])
             insert(model, self._inserts.get(node, ()))
         for graph, new in self._first:
-            graph.node.insert(0, new)
+            insert_nodes(graph, {0: [new]})
         known = {info.name for info in model.graph.output}
         for name in dict.fromkeys(name for tap in self._taps for name in tap.shown if name not in known):
             model.graph.output.append(ValueInfoProto(name=name))
@@ -266,9 +266,8 @@ def _insert(model: ModelProto, node: Node, alive: Live) -> None:
             created.append(nodes.subtract(node.ref, raw, raw, zero))
         created.append(nodes.choose(node.ref, held, raw, zero, name))
     graph.node[node.position].output[0] = raw
-    for edit in reversed(created):
-        for new in reversed(nodes.as_protos(edit, node.scope.opset)):
-            graph.node.insert(node.position + 1, new)
+    behind = [new for edit in created for new in nodes.as_protos(edit, node.scope.opset)]
+    insert_nodes(graph, {node.position + 1: behind})
 
 
 def _tiled(

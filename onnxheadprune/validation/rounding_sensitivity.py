@@ -8,7 +8,7 @@ sum in another order, and nowhere else: the outputs then move as far as two righ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnx import GraphProto, NodeProto
 
@@ -18,7 +18,7 @@ from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, insert_nodes
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.deterministic import NOISE
@@ -156,16 +156,13 @@ class _Noise:
 
     def add_to(self, graph: GraphProto) -> None:
         """Add it in place, in bodies too."""
-        made = [node for original in graph.node for node in self._with_noise(original)]
-        del graph.node[:]
-        graph.node.extend(made)
+        insert_nodes(graph, {position + 1: self._behind(node) for position, node in enumerate(graph.node)})
 
-    def _with_noise(self, original: NodeProto) -> Iterator[NodeProto]:
-        """A node, and what adds noise to its outputs."""
-        node, behind = NodeProto(), list[NodeProto]()
-        node.CopyFrom(original)
+    def _behind(self, node: NodeProto) -> list[NodeProto]:
+        """Rename outputs of a node, and return what adds noise to them under their own names."""
         for body in bodies_of(node):
             self.add_to(body)
+        behind: list[NodeProto] = []
         for index, name in enumerate(node.output):
             if name in self._types:
                 node.output[index] = f"{name}{NOISE}"
@@ -175,4 +172,4 @@ class _Noise:
                     place, node.output[index], self._types[name], self._size, self.count, name
                 )
                 behind += map(nodes.as_proto, added)
-        yield from (node, *behind)
+        return behind

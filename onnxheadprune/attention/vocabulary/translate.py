@@ -19,7 +19,7 @@ from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
 from onnxheadprune.model.graph.view import GraphView, Value
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.messages import copied, insert_nodes
 
 KEPT = f"{MARK}_kept"
 IDS = f"{MARK}_ids"
@@ -79,9 +79,7 @@ def translated(
         before += old_ids(MAIN, name, original_ids(name), dtype, view.main.opset)
     made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
     protos = [proto for node in before for proto in nodes.as_protos(node, view.main.opset)]
-    behind = list(made.graph.node)
-    del made.graph.node[:]
-    made.graph.node.extend([*protos, *behind])
+    insert_nodes(made.graph, {0: protos})
     return made
 
 

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, helper, parser
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.site import Site
@@ -43,6 +43,7 @@ from onnxheadprune.choosing.activations.parts import context_of, require_main, r
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.choosing.scoring.method import Scored, Subject
 from onnxheadprune.data.drift import KL, MEASURES, Evidence, counted, measured_in
+from onnxheadprune.edit.nodes import nodes_of_text
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, require_main_output
 from onnxheadprune.model.graph.view import GraphView
@@ -294,12 +295,8 @@ def _with_loss(model: ModelProto, output: str, elem_type: int) -> ModelProto:
     """The model with the weighted sum over its main output as its only output."""
     rank = next(len(info.type.tensor_type.shape.dim) for info in model.graph.output if info.name == output)
     names = {"output": output, "vectors": VECTORS, "loss": LOSS}
-    for line in _NODES.format(type=elem_type).split("\n")[1:-1]:
-        node = parser.parse_node(line)
-        for values in (node.input, node.output):
-            for index, name in enumerate(values):
-                values[index] = names.get(name, f"{LOSS}.{name}")
-        model.graph.node.append(node)
+    text = _NODES.format(type=elem_type)
+    model.graph.node.extend(nodes_of_text(text, lambda name: names.get(name, f"{LOSS}.{name}")))
     dims = [f"{VECTORS}.{axis}" for axis in range(rank)]
     model.graph.input.append(helper.make_tensor_value_info(VECTORS, elem_type, dims))
     del model.graph.output[:]
