@@ -17,6 +17,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.prepare import prepared
@@ -86,11 +87,7 @@ def _with_callers(functions: set[Function], model: ModelProto) -> set[Function]:
         _id(function): {(node.domain, node.op_type) for node in nodes_in(function.node)}
         for function in model.functions
     }
-    while True:
-        more = functions | {caller for caller, called in calls.items() if called & functions}
-        if more == functions:
-            return functions
-        functions = more
+    return set(reachable(functions, lambda item: [caller for caller in calls if item in calls[caller]]))
 
 
 def _moved(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> PrunePlan | None:

@@ -79,17 +79,14 @@ def _way(reader: Projection, block: Block) -> frozenset[Node]:
     """The cores, and the nodes between them and a projection, except other projections."""
     cores = [core.node for core in block.cores]
     first, others = min(node.index for node in cores), {item.node for item in block.projections}
-    leads: dict[Node, bool] = dict.fromkeys(cores, True)
     start = reader.node.inputs[reader.activation[0]]
-    stack = [start.producer] if start is not None and start.producer is not None else []
-    while stack:
-        node = stack[-1]
-        ends = node in leads or node in others or node.index < first
-        ahead = [] if ends else node.producers
-        missing = [producer for producer in ahead if producer not in leads]
-        if missing:
-            stack += missing
-            continue
-        stack.pop()
-        leads.setdefault(node, any(leads[producer] for producer in ahead))
-    return frozenset(node for node, is_on_it in leads.items() if is_on_it)
+
+    def above(node: Node) -> list[Node]:
+        return [] if node in cores or node in others or node.index < first else node.producers
+
+    way = set(cores)
+    makers = [] if start is None or start.producer is None else [start.producer]
+    for node in sorted(reachable(makers, above), key=lambda item: item.index):
+        if not way.isdisjoint(above(node)):
+            way.add(node)
+    return frozenset(way)

@@ -97,13 +97,14 @@ def _terms_left(
         join for node in view.needed if node in SUMS_VALUES and (join := residuals.join(node)) is not None
     )
     chains: Partition[Node] = Partition()
-    waiting = list(joins)
-    while waiting:
-        before = residuals.before(join := waiting.pop())
-        chains.join([join.node, *([] if before is None else [before.node])])
-        if before is not None and before not in joins:
-            joins[before] = None
-            waiting.append(before)
+
+    def before(join: Join) -> list[Join]:
+        earlier = residuals.before(join)
+        found = [] if earlier is None else [earlier]
+        chains.join([join.node, *(item.node for item in found)])
+        return found
+
+    joins = dict.fromkeys(reachable(joins, before))
     branches = [site for site in known if site.is_branch]
     nodes = [[item.node for item in site.projections] for site in branches]
     nodes += [[item.node] for item in ending]

@@ -28,7 +28,8 @@ from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShape
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
-from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.model.prepare import prepared
@@ -285,16 +286,18 @@ def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
     """Return why a parameter has no gradient: the first constant value on its path, or a node with integer outputs."""
     if name not in masters:
         return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
-    values, ends = [walk.view.main.values[name]], []
-    seen = {name}
-    for value in values:
+
+    def active(node: Node) -> list[Value]:
+        return [value for value in node.results if value.name in walk.active]
+
+    ends: set[str] = set()
+    starts = [walk.view.main.values[name]]
+    for value in reachable(
+        starts, lambda item: [made for use in item.consumers for made in active(use.node)]
+    ):
         if value.name in walk.held:
             return walk.held[value.name]
-        for node in (use.node for use in value.consumers):
-            made = [item for item in node.outputs if item is not None and item.name in walk.active]
-            ends += [] if made else [node.label]
-            values += [item for item in made if item.name not in seen]
-            seen.update(item.name for item in made)
+        ends.update(use.node.label for use in value.consumers if not active(use.node))
     if not ends:
         return "the loss does not depend on it"
-    return f"it reaches the loss only through what has no gradient: {', '.join(sorted(set(ends)))}"
+    return f"it reaches the loss only through what has no gradient: {', '.join(sorted(ends))}"

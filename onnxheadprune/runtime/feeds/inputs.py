@@ -252,14 +252,13 @@ class _Walk:
     def __init__(self, value: Value) -> None:
         self._input, self._is_float = value, value.elem_type in FLOATS
         self.masks = self.is_counted = self.is_read_otherwise = False
-        seen = {(value, False)}
-        queue = [(value, False)]
-        while queue and len(seen) < MOST_SEEN:
-            current, tested = queue.pop()
-            for use in current.consumers:
-                found = self._look_at(use, tested) - seen
-                queue += found
-                seen |= found
+
+        def following(item: tuple[Value, bool]) -> Iterator[tuple[Value, bool]]:
+            for use in item[0].consumers:
+                yield from self._look_at(use, item[1])
+
+        for _ in reachable([(value, False)], following, MOST_SEEN):
+            pass
 
     def _look_at(self, use: Use, tested: bool) -> set[tuple[Value, bool]]:
         """Return what to follow from one use, and whether that comes out of a comparison."""

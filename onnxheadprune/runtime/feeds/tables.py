@@ -151,10 +151,14 @@ def feature_width(value: Value, axis: int) -> int | None:
     """
     if value.rank is None:
         return None
-    queue, seen = [value], {value}
     asked: set[Node] = set()
-    while queue:
-        for use in queue.pop().consumers:
+    rank = value.rank
+
+    def handed_on(item: Value) -> list[Value]:
+        return [use.node.out for use in item.consumers if _keeps_width(use.node, axis, rank)]
+
+    for item in reachable([value], handed_on):
+        for use in item.consumers:
             found = _contracted(use.node, axis, value.rank) if use.input_index == 0 else None
             # A node may read one value thousands of times, and has thousands of others to look at each time.
             found = found or (None if use.node in asked else _joined(use.node, axis, value.rank))
@@ -162,9 +166,6 @@ def feature_width(value: Value, axis: int) -> int | None:
             found = found or _cached(use, axis, value.rank)
             if found is not None:
                 return found
-            if _keeps_width(use.node, axis, value.rank) and use.node.outputs[0] not in seen:
-                seen.add(use.node.out)
-                queue.append(use.node.out)
     return None
 
 

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterator
 from itertools import takewhile
 from typing import NamedTuple
 
+from onnxheadprune.model.graph.walks import reachable
+
 
 class _State(NamedTuple):
     """Two tokenizers within a word."""
@@ -72,9 +74,9 @@ def _starts(tokens: Collection[str], kept: Collection[str], prefix: str) -> Iter
 def _spelled(starts: Collection[_State], before: _Matching, after: _Matching) -> set[_State]:
     """Return the states after which a word is unknown before the cut and spelled after it."""
     leading: dict[_State, list[_State]] = defaultdict(list)
-    seen, queue, ends = set(starts), [*starts], []
-    while queue:
-        state = queue.pop()
+    ends: list[_State] = []
+
+    def following(state: _State) -> list[_State]:
         behind = after if state.before else before
         longest = behind.longest(state.text)
         if not longest and not state.before:
@@ -84,12 +86,8 @@ def _spelled(starts: Collection[_State], before: _Matching, after: _Matching) ->
             reached.append(_State(state.before, state.text[len(longest) :]))
         for other in reached:
             leading[other].append(state)
-        fresh = set(reached) - seen
-        seen |= fresh
-        queue += fresh
-    found = set(ends)
-    while ends:
-        fresh = set(leading[ends.pop()]) - found
-        found |= fresh
-        ends += fresh
-    return found
+        return reached
+
+    for _ in reachable(starts, following):
+        pass
+    return set(reachable(ends, lambda state: leading[state]))
