@@ -7,13 +7,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from tests.attention.cuts import check_cut
+from tests.attention.cuts import check_cut, check_exact
 from tests.graph_text import model_of
-from tests.liveness.one_node import run
 
 FEED = {
     name: np.random.default_rng(9).uniform(-1, 1, (2, length, 6)).astype(np.float32)
@@ -77,10 +74,7 @@ def test_a_context_goes_with_its_only_other_reader(spec: str) -> None:
     agents, queries = inspect(model)
     assert (agents.num_heads, agents.removable, queries.num_heads, queries.removable) == (4, False, 2, True)
     planning = analyse(model, spec, "m")
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), FEED)
-    got = run(apply_plan(planning.plan, model), FEED)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, FEED)
 
 
 @pytest.mark.parametrize("spec", ["0:0", "0:0-3", "0:0 1:1", "0:0,2 1:0", "0:0-3 1:0"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -12,9 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.site import Site
 from tests.attention.block_spellings import text_model
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 WEIGHTS = """
   float[8, 12] up, float[12] b, float[12, 8] down, float[8, 12] gate,

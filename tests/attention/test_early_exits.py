@@ -20,10 +20,9 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
 from tests import toys_exits, toys_seq2seq
-from tests.conftest import Outcome
+from tests.conftest import Command, Outcome
 from tests.liveness.one_node import run
 
-Command = Callable[..., Outcome]
 NEVER = 2.0
 """No answer is that sure."""
 

@@ -7,7 +7,6 @@ nothing of sites, masks or the graph.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +22,10 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests import toys_mixture
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.liveness.one_node import run
 from tests.toys_experts import CHOSEN, EXPERTS, TOYS, Experts, tokens
 
-Command = Callable[..., Outcome]
 PAIRS = ([1, 4], [0, 5])
 """Sets that leave two groups of experts equal."""
 

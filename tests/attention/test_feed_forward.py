@@ -23,7 +23,8 @@ from onnxheadprune.errors import RefusedError
 from tests.attention.block_graph import Net
 from tests.attention.block_spellings import MAKERS, WIDTH, B, Make, N, S, block_of, down_layer, relu, up_layer
 from tests.attention.blueprint import PLAIN
-from tests.liveness.one_node import run
+from tests.attention.cuts import check_exact
+from tests.liveness.one_node import check_equal, run
 from tests.toys_nbits import BLOCK, packed
 
 
@@ -52,8 +53,7 @@ def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
     assert plan.edge_gathers == ()
     made = apply_plan(plan, model)
     want, got = run(_zeroed(model, gone), net.feed), run(made, net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_equal(got, want)
     wide = {size for tensor in made.graph.initializer for size in tensor.dims}
     assert N not in wide and 2 * N not in wide, "some weight kept the neurons"
     # The check can fail: without another neuron the outputs differ.
@@ -118,8 +118,7 @@ def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
     assert len(block.projections) == 2
     made = apply_plan(analyse(model, {"ffn.0": [2, 5]}, "the model").plan, model)
     want, got = run(_zeroed(model, [2, 5]), net.feed), run(made, net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_equal(got, want)
 
 
 def test_a_map_between_two_blocks_loses_rows_and_columns() -> None:
@@ -144,8 +143,7 @@ def test_a_map_between_two_blocks_loses_rows_and_columns() -> None:
         array[gone] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     want, got = run(zeroed, net.feed), run(made, net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_equal(got, want)
 
 
 def test_one_map_sums_up_heads_and_neurons() -> None:
@@ -162,9 +160,8 @@ def test_one_map_sums_up_heads_and_neurons() -> None:
     rows = [*range(WIDTH // 2, WIDTH), WIDTH + 2, WIDTH + 3]
     want, got = run(_zeroed(model, rows), net.feed), run(apply_plan(planning.plan, model), net.feed)
     masked = run(masked_reference(planning.view, planning.touched, planning.heads), net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
-        np.testing.assert_allclose(masked[name], array, atol=1e-5)
+    check_equal(got, want)
+    check_equal(masked, want)
     with pytest.raises(RefusedError, match="nothing left to sum up"):
         analyse(model, {"0": [0, 1], "ffn.0": range(N)}, "the model")
 
@@ -193,10 +190,7 @@ def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
         analyse(model, {"ffn.0": [1]}, "the model")
     gone = list(range(BLOCK, 2 * BLOCK))
     planning = analyse(model, {"ffn.0": gone}, "the model")
-    want = run(masked_reference(planning.view, planning.touched, planning.heads), net.feed)
-    got = run(apply_plan(planning.plan, model), net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, net.feed)
 
 
 def test_a_shape_that_is_asked_for_keeps_no_block_alive() -> None:

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusals import Reason
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
+from tests.attention.cuts import check_exact
 from tests.attention.net_parts import B, D, H, S
-from tests.liveness.one_node import run
 
 WIDTH = H * D
 
@@ -50,10 +48,7 @@ def test_a_quantized_gate_on_the_stream_is_no_obstacle(gone: list[int]) -> None:
     planning = analyse(model, {0: gone}, "gate")
     (gather,) = planning.plan.edge_gathers
     assert "DynamicQuantizeLinear" in gather.reason
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-    got = run(apply_plan(planning.plan, model), net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, net.feed)
 
 
 def test_a_quantized_gate_on_the_queries_is_one() -> None:

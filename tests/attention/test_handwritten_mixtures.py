@@ -6,7 +6,6 @@ masks or the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,10 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.validation.core_masks import silenced_cores
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.liveness.one_node import run
 from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, Experts, tokens
 
-Command = Callable[..., Outcome]
 PAIRS = ([1, 4], [0, 5])
 
 

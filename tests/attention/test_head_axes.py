@@ -12,7 +12,6 @@ import pytest
 from onnx.shape_inference import infer_shapes
 
 from onnxheadprune.attention.legal_cuts import is_legal
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.choosing.activations.linear import Linear
@@ -20,9 +19,8 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.model.storage.tensors import stored_size
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, STATIC
-from tests.attention.cuts import check_cut
+from tests.attention.cuts import check_cut, check_exact
 from tests.attention.net_parts import WIDTH, B, D, H, S
-from tests.liveness.one_node import run
 
 RATIO, GROUPS = 2, 2
 
@@ -288,10 +286,7 @@ def test_heads_of_two_kinds_side_by_side() -> None:
     assert (site.num_heads, site.kv_num_heads) == (2 * H, 2 * H)
     for gone in ([0], [H], [1, H + 1, H], list(range(H)), list(range(2 * H))):
         planning = analyse(model, {0: gone}, "two kinds")
-        got = run(apply_plan(planning.plan, model), net.feed)
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_exact(planning, model, net.feed)
 
 
 def test_groups_of_different_sizes_do_not_bind_each_other() -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusals import Reason
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
+from tests.attention.cuts import check_exact
 from tests.attention.net_parts import WIDTH, B, D, H, S, context_of, projected
-from tests.liveness.one_node import run
 
 Router = Callable[[Net, Any], Any]
 
@@ -52,10 +49,7 @@ def test_a_router_on_the_stream_is_no_obstacle(router: Router, gone: list[int]) 
     model = net.export([output])
     planning = analyse(model, {0: gone}, "the router")
     assert len(planning.plan.edge_gathers) == (len(gone) < H)
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-    got = run(apply_plan(planning.plan, model), net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, net.feed)
 
 
 @pytest.mark.parametrize("router", [_softmax, _divided])

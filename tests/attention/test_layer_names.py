@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD, MLP
 from onnxheadprune.attention.sites.site import Site
 from tests import toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 STACK = inspect(toys_scores.stack(layers=12))
 ATTENTION, BLOCK = STACK.sites[0], STACK.of("neurons")[0]
 KINDS = {"f": FEED_FORWARD, "c": CONVOLUTION, "m": MLP}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from onnxheadprune.attention.layers import layers
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
 from tests import toys_exits, toys_scores
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Command
 
-Command = Callable[..., Outcome]
 DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 """Four layers."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from onnx import numpy_helper
 import onnxheadprune as ohp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.spelling import read_ranges, spelled
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 
 def _cut(command: Command, model: Path, out: Path, *options: str) -> Mapping[str, Any]:

@@ -11,17 +11,15 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import plan_pruning
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusals import Reason
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
+from tests.attention.cuts import check_exact
 from tests.attention.net_parts import WIDTH, B, D, H, S, talk
 from tests.liveness.masks import Array
-from tests.liveness.one_node import run
 
 Step: TypeAlias = Callable[[Net, Any], Any]
 
@@ -113,10 +111,7 @@ def test_unknown_operator_costs_an_edge_gather_and_stays_exact(where: str) -> No
     assert [(site.num_heads, site.head_size, site.reason) for site in inspect(model)] == [(H, D, None)]
     planning = analyse(model, {0: [1, 2]}, where)
     assert len(planning.plan.edge_gathers) == (where != "none")
-    got = run(apply_plan(planning.plan, model), feed)
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, feed)
 
 
 def test_unknown_operator_before_the_projection_hides_the_heads() -> None:
@@ -183,10 +178,7 @@ def test_a_shape_that_the_caller_decides_costs_an_edge_gather() -> None:
     model, feed = attention(Steps(query=vague))
     planning = analyse(model, {0: [1]}, "vague")
     assert len(planning.plan.edge_gathers) == 1
-    got = run(apply_plan(planning.plan, model), feed)
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, model, feed)
 
 
 def test_sizes_that_some_targets_spell_and_others_do_not() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_layers
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
 ATTENTION: dict[str, Any] = {"1": "*"}
 

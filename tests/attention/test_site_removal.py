@@ -15,7 +15,7 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests import toys_genai
 from tests.graph_builder import GraphBuilder
-from tests.liveness.one_node import run
+from tests.liveness.one_node import check_equal, run
 
 B, S, H, D, HIDDEN = 2, 3, 2, 4, 6
 WIDTH = H * D
@@ -168,8 +168,7 @@ def test_a_fused_residual_norm_loses_its_branch(bias: bool) -> None:
     }
     feed["attention_mask"] = np.ones((2, 7), dtype=np.int64)
     got, want = (run(made, feed) for made in (pruned, masked))
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-6)
+    check_equal(got, want, 1e-6)
 
 
 def test_a_size_that_nothing_tells_is_refused() -> None:
@@ -210,8 +209,7 @@ def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool)
     feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
     want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
     got = run(pruned, feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-6)
+    check_equal(got, want, 1e-6)
 
 
 def test_what_is_summed_beside_the_heads_stays() -> None:

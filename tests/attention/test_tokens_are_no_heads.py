@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusals import Reason
 from tests.attention.block_graph import Net
+from tests.attention.cuts import check_exact
 from tests.attention.net_parts import WIDTH, D, H, context_of, merged, projected
 from tests.attention.token_readers import (
     DYNAMIC,
@@ -23,7 +21,6 @@ from tests.attention.token_readers import (
     rows,
 )
 from tests.graph_text import model_of
-from tests.liveness.one_node import run
 
 GONE = ([1], [0, 2], list(range(H)))
 
@@ -37,10 +34,7 @@ def check(net: Net, outputs: list[Any], size: int = D) -> None:
     for gone in GONE:
         planning = analyse(model, {0: gone}, "tokens")
         assert [gather.value for gather in planning.plan.edge_gathers] == []
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        got = run(apply_plan(planning.plan, model), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_exact(planning, model, net.feed)
 
 
 @pytest.mark.one_in(3)

@@ -5,7 +5,7 @@ The kind is the width of heads: a unit is one channel of the values, the same in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,9 @@ from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from tests import toys, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.liveness.one_node import run
-
-Command = Callable[..., Outcome]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,12 +25,11 @@ from onnxheadprune.runtime.memory import footprint, kernels_in
 from onnxheadprune.settings.measuring import Timing
 from tests import toys
 from tests.clocks import patient
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.graph_builder import GraphBuilder
 
 pytestmark = pytest.mark.long
 
-Command = Callable[..., Outcome]
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
 """One thread: test workers share the cores."""
 SHORT = ("--repeats", 5, "--threads", 1, "--provider", "cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import pytest
 
 from onnxheadprune.cli import group
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.toys_experts import TOYS
 from tests.vocabulary.graphs import GRAPHS
-
-Command = Callable[..., Outcome]
 
 pytestmark = pytest.mark.browser
 TIMED = "--batch 1 --repeats 5"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 from tests.choosing.conftest import is_picture, said
-from tests.conftest import Outcome
+from tests.conftest import Command
 
 pytestmark = pytest.mark.long
 
-Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
 
 

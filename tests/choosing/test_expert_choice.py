@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,11 +22,10 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.settings.registry import methods_of
 from tests import toys_experts, toys_mixture, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.liveness.one_node import run
 from tests.toys_experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Experts
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
 ONLY = frozenset({"experts"})
 FEEDS = [{"x": toys_experts.tokens(seed)} for seed in range(4)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +22,7 @@ from onnxheadprune.choosing.space import FINE, PARTS, ROUNDING, SearchSpace
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.latency import Width, with_times
-from tests.conftest import SAMPLES, Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import SAMPLES, Command
 
 
 def _space(rng: np.random.Generator) -> SearchSpace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from tests import toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 SIMPLE = ("weight", "activation", "fluctuation")
 HERE = Provider(CPU, "test")
 BOTH = frozenset({"heads", "neurons"})

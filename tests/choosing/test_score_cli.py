@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture, said
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
 
 

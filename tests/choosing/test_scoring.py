@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,7 @@ from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
-from tests.conftest import Outcome
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
 GQA: dict[str, Any] = {"heads": 6, "kv_heads": 2}
 

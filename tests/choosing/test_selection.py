@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
 from tests import toys_scores
-from tests.conftest import Outcome
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
 SHAPES = [(4, 4), (6, 2), (6, 3), (4, 1), (8, 2)]
 SITES = {

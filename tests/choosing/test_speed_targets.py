@@ -26,11 +26,10 @@ from onnxheadprune.workflow.choice.latency import smallest_reaching, speedups
 from tests import toys
 from tests.choosing.conftest import is_picture, said
 from tests.clocks import HEADS, heavy, patient
-from tests.conftest import Outcome
+from tests.conftest import Command
 
 pytestmark = pytest.mark.long
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "for the test")
 SHORT: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False}
 

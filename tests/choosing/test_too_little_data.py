@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import NOTE
 from onnxheadprune.settings.registry import METHODS, SHARE, methods_of
 from tests import toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 BOTH = frozenset({"heads", "neurons"})
 INNER, CONTEXT = 20, 16
 """Inputs of the projections of the toy's feed-forward blocks, and of its widest attention."""

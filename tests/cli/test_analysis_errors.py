@@ -20,9 +20,8 @@ from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
 from tests import toys_exits, toys_experts, toys_layers
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {LAYERS: layers, EXITS: exits_of, VOCABULARY: vocabularies}
 ALL = [*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES]
 DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model

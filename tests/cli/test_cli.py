@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ import pytest
 from onnxheadprune import PrunePlan, UsageError
 from onnxheadprune.cli import main
 from tests import toys
-from tests.conftest import ROOT, Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import ROOT, Command
 
 
 @pytest.fixture

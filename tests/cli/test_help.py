@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,9 +15,8 @@ from onnxheadprune.cli import EPILOG, LOUDNESS, group
 from onnxheadprune.cli.deriving import DerivedCommand
 from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 MOST = 13
 """Options that --help shows of a command that has more."""
 CASES = [(name, example) for name, guide in COMMANDS.items() for example in guide.examples]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,9 +10,7 @@ import pytest
 
 from onnxheadprune.cli import group
 from tests import toys
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command, Outcome
 
 TIMED = "--batch 1 --repeats 5"
 QUICK = {

@@ -13,9 +13,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from tests.attention.attention_text import MERGED, PROJECTED, attention
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 GIANT = 2**16
 """Rows of the giant model's matrix, 4 GiB of which nothing is written to disk."""
 

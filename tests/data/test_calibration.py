@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests import toys, toys_scores
 from tests.calibration_files import pictures, tokenizer
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 
 def inputs_of(path: Path | ModelProto) -> tuple[Input, ...]:

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ import pytest
 
 from tests import toys, toys_seq2seq
 from tests.calibration_files import tokenizer
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Command
 from tests.data.stepping import texts
 
-Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(
     r"^<!-- run by [^\n]* -->\n```sh\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL

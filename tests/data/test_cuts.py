@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,9 @@ from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_genai, toys_seq2seq
 from tests.calibration_files import tokenizer
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.data.stepping import run, stepped, texts
 
-Command = Callable[..., Outcome]
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
 

@@ -23,11 +23,10 @@ from onnxheadprune.validation.result import drift_gate
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
 pytestmark = pytest.mark.long
 
-Command = Callable[..., Outcome]
 HERE = Provider(CPU, "for the test")
 LOGITS = MainOutput("y", True)
 HIDDEN = MainOutput("y", False)

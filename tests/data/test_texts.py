@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_scores
 from tests.calibration_files import tokenizer
-from tests.conftest import Outcome
+from tests.conftest import Command, Outcome
 from tests.options.models import write_models
-
-Command = Callable[..., Outcome]
 
 
 def write(path: Path, *rows: object) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ import onnxheadprune
 from onnxheadprune import FolderResult, RefusedError, UsageError, inspect, prune_folder
 from onnxheadprune.api.folder import _written
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
-
-Command = Callable[..., Outcome]
 
 
 @pytest.mark.long

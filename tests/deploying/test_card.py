@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ from markdown_it import MarkdownIt
 
 from onnxheadprune import prune_folder
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 
 pytestmark = pytest.mark.long
 
-Command = Callable[..., Outcome]
 CARD = "README.md"
 FRONT = "---\nlicense: mit\ntags:\n- tiny\n---\n"
 

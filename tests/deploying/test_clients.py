@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,10 +21,9 @@ from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.writing import RuntimeName
 from tests import toys, toys_scores
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Command
 from tests.deploying import exports
 
-Command = Callable[..., Outcome]
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
 SINGLE = ((0,), (1,), (2,), (3,))
 

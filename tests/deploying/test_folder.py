@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,11 @@ from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
 from onnxheadprune.model.storage.system import LOCK, OwnFolder
 from tests import toys, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
 
 pytestmark = pytest.mark.long
-
-Command = Callable[..., Outcome]
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from onnxheadprune import inspect
 from tests import toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command, Outcome
 from tests.deploying import exports
 from tests.deploying.exports import contents
 
-Command = Callable[..., Outcome]
 JOB = """
 model: in
 output: out

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ import yaml
 from junitparser import JUnitXml
 
 from onnxheadprune.deploying.jobs.state import STATE
-from tests.conftest import ROOT, SAMPLES, Outcome
+from tests.conftest import ROOT, SAMPLES, Command
 from tests.jobs_keys import sections
 
-Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 EXAMPLE = (SAMPLES / "digits_job.yaml").read_text(encoding="utf-8")
 

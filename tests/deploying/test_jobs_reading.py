@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from onnxheadprune import UsageError
 from onnxheadprune.deploying.jobs.keys import schema
 from onnxheadprune.deploying.jobs.reading import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_job, read_yaml
 from onnxheadprune.errors import installation, options_named
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Command
 from tests.jobs_keys import dotted_keys, sections
 
-Command = Callable[..., Outcome]
 PLAIN = "model: m.onnx\noutput: out\nprune: {ratio: 0.5}\n"
 
 

@@ -21,9 +21,8 @@ from onnxheadprune.deploying.jobs.reading import read_job
 from onnxheadprune.deploying.jobs.run import TOLD
 from onnxheadprune.deploying.jobs.state import STATE
 from tests import toys, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command, Outcome
 
-Command = Callable[..., Outcome]
 JOB = """
 model: toy.onnx
 output: out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,10 +14,8 @@ from onnxheadprune import plan_pruning
 from onnxheadprune.deploying.folders.export import FLOAT, QUANTIZED, open_export, part_of, says_its_part
 from onnxheadprune.deploying.folders.matching import matched
 from tests import toys, toys_nbits, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
-
-Command = Callable[..., Outcome]
 
 
 def test_quantized_weights_are_recognised(tmp_path: Path) -> None:

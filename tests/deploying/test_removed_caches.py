@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, Fil
 from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys_layers
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 
-Command = Callable[..., Outcome]
 LLAMA = {"model_type": "llama", "num_hidden_layers": 3, "num_key_value_heads": 4}
 T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 3}
 COUNTING = ("optimum", "transformers.js", "tei", "genai")

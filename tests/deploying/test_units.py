@@ -15,11 +15,10 @@ import pytest
 from onnxheadprune import RefusedError, inspect, prune_folder
 from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
 
-Command = Callable[..., Outcome]
 BOTH = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 

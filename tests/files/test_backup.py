@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from onnxheadprune import HeadPruneError, UsageError, prune
 from onnxheadprune.model.storage import claims, stage
 from onnxheadprune.model.storage import folder as folder_module
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.crashes import complete, in_child, litter, pruned_and_killed_at
 from tests.files.filesystems import no_links
 
-Command = Callable[..., Outcome]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 

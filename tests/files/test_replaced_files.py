@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,11 +20,10 @@ from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures.heads import save_heatmap
 from onnxheadprune.workflow.curve import Curve, CurvePoint
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT, Command
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
 from tests.sources import nodes
 
-Command = Callable[..., Outcome]
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
 REFUSALS = ("choose another path", "are the same file", "is the model itself", "exists already")
 ATTACKS = [

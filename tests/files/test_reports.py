@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,9 +14,7 @@ from onnxheadprune.cli.deriving import Output
 from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
 from onnxheadprune.cli.presenting import Presentation
 from tests import toys
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 MINE = """
 import pathlib

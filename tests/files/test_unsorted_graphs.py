@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,9 +12,7 @@ import pytest
 from onnxheadprune import prune
 from onnxheadprune.cli import group
 from tests import toys
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 TIMED = "--batch 1 --repeats 5"
 CALLS = {

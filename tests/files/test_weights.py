@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,11 +16,9 @@ from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.folder import one_call, write_text
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.deploying import exports
 from tests.files.calls import CALLS, Call, furnish, snapshot
-
-Command = Callable[..., Outcome]
 
 
 def takes(call: Call, name: str) -> bool:

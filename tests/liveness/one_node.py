@@ -148,6 +148,12 @@ class Builder:
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
+def check_equal(got: Mapping[str, Array], want: Mapping[str, Array], atol: float = 1e-5) -> None:
+    """All wanted outputs are there, with the same numbers up to rounding."""
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=atol)
+
+
 def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of ONNX Runtime on the CPU without graph optimizations."""
     options = onnxruntime.SessionOptions()

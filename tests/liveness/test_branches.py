@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
+from tests.attention.cuts import check_exact
 from tests.attention.net_parts import WIDTH, B, D, H, S
 from tests.liveness.masks import Array
-from tests.liveness.one_node import run
 
 Branch = Callable[[Net, str], str]
 SHAPE = (B, S, H * D)
@@ -57,7 +55,4 @@ def test_both_branches_hand_out_the_same_part(other: Branch, condition: bool) ->
     graph, feed = model((scaled, other), condition)
     planning = analyse(graph, {0: [1, 2]}, "branches")
     assert bool(planning.plan.edge_gathers) == (other is unknown)
-    got = run(apply_plan(planning.plan, graph), feed)
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_exact(planning, graph, feed)

@@ -16,7 +16,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
 from tests.attention.net_parts import WIDTH, B, D, H, S
-from tests.liveness.one_node import run
+from tests.liveness.one_node import check_equal, run
 
 SETS: list[dict[int, list[int]]] = [{0: [1], 1: [2]}, {0: [0, 2], 1: []}, {0: [3], 1: [0, 1]}, {1: [0, 1, 2]}]
 
@@ -27,8 +27,7 @@ def _check(net: Net, output: Any, gone: dict[int, list[int]]) -> tuple[ModelProt
     pruned = apply_plan(planning.plan, model)
     want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
     got = run(pruned, net.feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    check_equal(got, want)
     return pruned, planning.plan
 
 

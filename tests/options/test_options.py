@@ -16,11 +16,10 @@ import click
 import pytest
 
 from onnxheadprune.cli import group
-from tests.conftest import Outcome
+from tests.conftest import Command, Outcome
 from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, SAME, TRIALS, Mode, Trial, Words
 from tests.options.models import write_models
 
-Command = Callable[..., Outcome]
 ECHOES = ("/seed", "/validation/seed", "/run")
 """Fields that repeat what was typed, whether it had an effect or not."""
 

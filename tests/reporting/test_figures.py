@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,9 +14,7 @@ from onnxheadprune.benchmarking.result import Comparison
 from onnxheadprune.model.spelling import change, size
 from onnxheadprune.model.storage.tensors import stored_size
 from tests import toys
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 
 def with_constants(model: ModelProto) -> ModelProto:

@@ -27,10 +27,9 @@ from onnxheadprune.reporting.job import (
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.summary import result_of
-from tests.conftest import SAMPLES, Outcome
+from tests.conftest import SAMPLES, Command
 from tests.toys_report import cut_document
 
-Command = Callable[..., Outcome]
 SEEN = "the calibration data, which the refit has seen"
 VERDICTS = ("passed", "tried", "failed", "inconclusive", None)
 TRIED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -16,9 +15,8 @@ from onnxheadprune import inspect
 from onnxheadprune.model.spelling import escaped
 from onnxheadprune.reporting.console import heading, out, row, table
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 EVIL = "\x1b[31m\x9b2J\u202eevil\u2066\r\nfaked\x00\x07\x7f\u200b<script>[bold]$\\frac{"
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import pytest
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from tests import toys_scores
-from tests.conftest import SAMPLES, Outcome
+from tests.conftest import SAMPLES, Command
 
-Command = Callable[..., Outcome]
 MODEL = SAMPLES / "digits_vit.onnx"
 SEEN = "the calibration data, which the refit has seen"
 CHOSEN = "the calibration data, which the choice has seen"

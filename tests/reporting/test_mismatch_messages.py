@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -10,9 +9,8 @@ import onnx.parser
 import pytest
 
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 HEAD = '<ir_version: 8, opset_import: ["": 17]> '
 FIRST = "first (float[N, 4] x, int64[N] ids) => (float[N, 4] y) { y = Identity(x) z = Identity(ids) }"
 OTHERS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import pytest
 from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.reporting.page.charts import curve_chart, scale_of_times, scale_over
-from tests.conftest import SAMPLES, Outcome
+from tests.conftest import SAMPLES, Command
 from tests.toys_pictures import curve_result
 from tests.toys_report import benchmark_document, curve_document, cut_document
 
-Command = Callable[..., Outcome]
 DIGITS = SAMPLES / "digits_vit.onnx"
 
 

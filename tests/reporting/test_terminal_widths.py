@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from rich.console import Console
 
 from onnxheadprune.reporting.choice import heat_rows
 from onnxheadprune.reporting.console import table
-from tests.conftest import SAMPLES, Outcome
+from tests.conftest import SAMPLES, Command
 
-Command = Callable[..., Outcome]
 WIDTHS = (40, 60, 80, 100, 120)
 NAMES = ("one", "encoder.layer.3.attention", "model.text_encoder.layers.11.self_attn")
 HEADERS = ("params", "kv", "what goes", "heads", "share", "removable")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.doctor import cuda_libraries, diagnose, read_cudnn, runtimes, unmet
 from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, machine, read_smi
 from onnxheadprune.runtime.providers import advice
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 
 class Distribution:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.calibration_files import tokenizer
-from tests.conftest import Outcome
+from tests.conftest import Command
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.samples
-Command = Callable[..., Outcome]
 WORDS = 40
 
 

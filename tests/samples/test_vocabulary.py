@@ -14,14 +14,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from onnxheadprune.data.vocabulary import tokenizer_in
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.vocabulary.graphs import session
 from tests.vocabulary.tokenizers_made import byte_pairs, texts, unigram, word_piece
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.samples
-Command = Callable[..., Outcome]
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,9 +12,7 @@ from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.run import _gates_of
 from onnxheadprune.validation.result import Validation
 from tests import attacks
-from tests.conftest import Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import Command
 
 
 @pytest.fixture(scope="module")

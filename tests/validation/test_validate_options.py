@@ -18,10 +18,9 @@ from onnxheadprune.runtime import session as session_module
 from onnxheadprune.validation import deployment, runs, second_mask
 from onnxheadprune.validation.result import drift_gate
 from tests import toys
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
 
-Command = Callable[..., Outcome]
 ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from onnxheadprune.model.documents import parse_json
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.vocabulary.graphs import graph, session
 from tests.vocabulary.tokenizers_made import byte_pairs, unigram, word_piece
 
-Command = Callable[..., Outcome]
 STEPS = 8
 FRONT = "x = Gather(table, input_ids)"
 TIED = "turned = Transpose<perm = [1, 0]>(table)\nlogits = MatMul(y, turned)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,10 @@ from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import toys_generation
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.graph_text import model_of
 from tests.vocabulary.graphs import FRONT, GRAPHS, HEAD, KEPT, STATES, TABLE, TIED, graph, run
 
-Command = Callable[..., Outcome]
 HEAD_12 = f"{TABLE}, float[6, 12] head"
 FIRST = "state = Gather<axis = 1>(y, place)\nout = MatMul(state, head)"
 POOLED = "state = ReduceMean<axes = [1], keepdims = 0>(y)\nout = MatMul(state, head)"

@@ -12,9 +12,8 @@ import pytest
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.integrations.cutting import cut, settings_of
 from tests import toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 KEPT = (*range(10), 11, 17)
 
 

@@ -21,7 +21,7 @@ from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.otherwise import require_same_spelling
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, trimmed_pieces
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.vocabulary.graphs import STATES, graph, session
 from tests.vocabulary.tokenizers_made import (
     KINDS,
@@ -34,8 +34,6 @@ from tests.vocabulary.tokenizers_made import (
     word_piece_with_gaps,
     words_only,
 )
-
-Command = Callable[..., Outcome]
 
 
 def saved(folder: Path, made: Tokenizer) -> TokenizerFile:

@@ -22,7 +22,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
-from tests.conftest import Outcome
+from tests.conftest import Command
 from tests.vocabulary.graphs import (
     GRAPHS,
     KEPT,
@@ -34,8 +34,6 @@ from tests.vocabulary.graphs import (
     of_kept,
     run,
 )
-
-Command = Callable[..., Outcome]
 
 
 def written(path: Path, model: ModelProto) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATIO
 from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.runtime import quantizing
 from tests import toys, toys_nbits, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import Command
 
-Command = Callable[..., Outcome]
 DATA = toys_scores.ids(12, 8)
 QUICK: dict[str, Any] = {"batch": 2, "repeats": 5, "threads": 1}
 
