@@ -41,11 +41,6 @@ class GridPoint:
     dims: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def is_decode(self) -> bool:
-        """True if it is one new token after a cache."""
-        return self.seq == 1 and bool(self.past)
-
-    @property
     def label(self) -> str:
         """How to name it to a person."""
         return label_of(self.to_dict())

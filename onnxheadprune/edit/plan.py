@@ -136,13 +136,8 @@ class PrunePlan:
         return {cut.key: list(cut.removed) for cut in self.losing}
 
     @property
-    def removed_whole(self) -> tuple[str, ...]:
-        """Keys of the sites that lose their last units here."""
-        return tuple(cut.key for cut in self.losing if not cut.left)
-
-    @property
     def called_whole(self) -> tuple[str, ...]:
-        """The same, as messages name them."""
+        """The sites that lose their last units here, as messages name them."""
         return tuple(cut.called for cut in self.losing if not cut.left)
 
     @property

@@ -183,7 +183,7 @@ def test_decode_steps_have_a_cache_and_one_token() -> None:
     smaller = prune(model, heads="0:1", validate=False).model
     result = bench(model, smaller, batch=[2], seq=[6], past=[5, 9], **QUICK)
     assert [(point.seq, point.past) for point in result.points] == [(6, 0), (1, 5), (1, 9)]
-    assert [point.is_decode for point in result.points] == [False, True, True]
+    assert [point.seq == 1 and bool(point.past) for point in result.points] == [False, True, True]
     assert result.points[2].label == "batch 2, 1 token after 9"
 
 
