@@ -33,10 +33,14 @@ def with_both_branches(view: GraphView, nodes: Iterable[Node]) -> ModelProto | N
         return None
     unfolding = _Unfolding(view)
     unfolding.open({node: tuple(node.bodies.values()) for node in chosen})
-    moved = ((value, name) for value, name in unfolding.names.items() if value.tensor is not None)
-    if any(value.name != name and not _is_number(value) for value, name in moved):
-        return None
-    return unfolding.copied()
+    return unfolding.copied() if keeps_stored_names(unfolding.names) else None
+
+
+def keeps_stored_names(names: Mapping[Value, str]) -> bool:
+    """Return whether stored tensors keep their names, shapes and axes aside: a refit finds tensors by name."""
+    return all(
+        value.name == name or value.tensor is None or _is_number(value) for value, name in names.items()
+    )
 
 
 def counts_where(node: Node) -> tuple[tuple[str, bool], ...]:

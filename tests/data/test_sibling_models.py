@@ -272,9 +272,13 @@ def cases(answer: bool) -> Sequence[tuple[str, str]]:
     return [("logits", "logits"), *zip(later, later, strict=True)] if not answer else [("logits", "logits")]
 
 
+@pytest.mark.parametrize("twice", [False, True], ids=["names of one value", "a name of two values"])
 @pytest.mark.parametrize("answer", [False, True])
-def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
+def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> None:
     merged = toys_seq2seq.merged()
+    if twice:
+        other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
+        merged.graph.node.insert(0, other)
     view = view_of(merged)
     made = with_answer(view, answer)
     assert made is not None
@@ -291,7 +295,7 @@ def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
         length = 5 if name.startswith("encoder") else past
         shape = (2, toys.HEADS, length, toys_seq2seq.SIZE)
         feed[f"past_key_values.0.{name}"] = random.standard_normal(shape).astype(np.float32)
-    whole, part = (Session(model, PROVIDER).run(feed) for model in (merged, made))
+    whole, part = (Session(model, PROVIDER).run(feed) for model in (toys_seq2seq.merged(), made))
     for ours, theirs in cases(answer):
         np.testing.assert_array_equal(part[ours], whole[theirs])
     names = {item.name for item in made.graph.input}
@@ -300,13 +304,6 @@ def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
     found = branch_analysis(view, sites, answer)
     assert found is not None and [site.index for site in found.sites] == [site.index for site in sites]
     assert len(list(branch_analyses(view, sites))) == 2
-
-
-def test_names_that_mean_two_things_are_left_alone() -> None:
-    merged = toys_seq2seq.merged()
-    other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
-    merged.graph.node.insert(0, other)
-    assert with_answer(view_of(merged), answer=False) is None
 
 
 def test_other_models_have_no_first_tokens() -> None:
