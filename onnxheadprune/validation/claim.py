@@ -36,7 +36,7 @@ from onnxheadprune.edit.records import (
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.load import ModelLike, open_structure
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 
 CONTRACTS = (
     Contract(),
@@ -59,7 +59,7 @@ class Claim:
 
 
 def read_claim(
-    original: ModelProto,
+    original: LoadedModel,
     pruned: ModelProto,
     heads: HeadSpec | None,
     names: tuple[str, str],
@@ -74,14 +74,14 @@ def read_claim(
     """
     theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), FUSED_ENTRY.read(pruned)
     if not theirs_went:
-        _check_same_names(original, pruned, names, AS_BEFORE)
-    analysis = analysis_of(original, names[0])
+        _check_same_names(original.proto, pruned, names, AS_BEFORE)
+    analysis = analysis_of(original.changed(original.proto, names[0]))
     records = {kind: units_entry(kind.UNITS).read(pruned) for kind in every_kind()}
     pairs = _paired(records[AttentionSite], analysis.sites)
     ours = {site.index for site in analysis.sites} | {
-        entry.number for entry in units_entry(HEADS).read(original)
+        entry.number for entry in units_entry(HEADS).read(original.proto)
     }
-    went = set(theirs_went) - set(CACHES_ENTRY.read(original))
+    went = set(theirs_went) - set(CACHES_ENTRY.read(original.proto))
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not left and not any(records.values()):
@@ -111,8 +111,8 @@ def read_claim(
             continue
         if not planning.plan.cuts_something and not fused and not left:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
-        _check_same_names(original, pruned, names, planning.io)
-        problems = [*_order_problems(original, pruned, planning.io, names[1])]
+        _check_same_names(original.proto, pruned, names, planning.io)
+        problems = [*_order_problems(original.proto, pruned, planning.io, names[1])]
         problems += _io_problems(planning, pruned, names[1])
         claim = Claim(planning, fused, REFIT_ENTRY.read(pruned), tuple(problems), contract)
         if not problems:
@@ -129,7 +129,7 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
     before, after = open_structure(original), open_structure(pruned)
     names = before.name, after.name
     try:
-        planning = read_claim(before.proto, after.proto, None, names).planning
+        planning = read_claim(before, after.proto, None, names).planning
         sites, chosen = planning.sites, resolve_units(heads, planning.sites)
         present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
         recorded, named = (" ".join(parts_named(sites, units)) for units in (planning.heads, present))

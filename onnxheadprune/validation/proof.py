@@ -146,9 +146,7 @@ def _proven(
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
 
-    claim = read_claim(
-        before.proto, after.proto, request.heads, names, left=ready is not None and ready.is_changed
-    )
+    claim = read_claim(before, after.proto, request.heads, names, left=ready is not None and ready.is_changed)
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = _checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)

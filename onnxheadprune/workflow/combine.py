@@ -151,7 +151,7 @@ def combined_through(
             f"{cut.name} lacks tokens of {original.name}; remove them alone (prune --vocab), and combine what that"
             " gives with a cut of it"
         )
-    claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
+    claim = read_claim(original, cut.proto, None, (original.name, cut.name))
     view = view_of(original)
     learn, held = held_out(calibration_data(request.run.data, view))
     rounded = _quantized(original, learn, request, progress)

@@ -46,7 +46,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
             " name what was written with the exits alone as the MODEL"
         )
     subject = ready.model
-    claim = read_claim(subject.proto, made.proto, None, names, left=ready.is_changed)
+    claim = read_claim(subject, made.proto, None, names, left=ready.is_changed)
     plan = claim.planning.plan
     if not plan.cuts_something:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")

@@ -59,6 +59,18 @@ def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> 
         assert len(each) == EXPERTS - 2 if each else stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
 
 
+@pytest.mark.parametrize("toy", ["relu", "4 bits"])
+def test_weights_beside_the_model_are_read_for_the_second_mask(toy: str, tmp_path: Path) -> None:
+    """Those of experts for a router that keeps them out, rounded ones for neurons that are silenced inside."""
+    model = replace(toys_mixture.RUNNABLE[toy], width=256).model()
+    (block,) = inspect(model).neurons
+    neurons = sorted(neuron for unit in block.units[::2] for neuron in unit)
+    heads = {"moe.0": [1]} if toy == "relu" else {"ffn.0": neurons}
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=0)
+    result = ohp.prune(tmp_path / "model.onnx", tmp_path / "out.onnx", heads=heads, provider="cpu")
+    assert result.validation is not None and result.validation.passed
+
+
 _SHARED = """
   shared_made = MatMul (x, shared_up)
   shared_active = Relu (shared_made)

@@ -109,7 +109,7 @@ def test_refitted_tensors_stay_in_the_file(
     )
     assert result.validation is not None and result.validation.passed and result.validation.refitted
     original, pruned = open_structure(large), open_structure(output)
-    claim = read_claim(original.proto, pruned.proto, None, ("original", "pruned"))
+    claim = read_claim(original, pruned.proto, None, ("original", "pruned"))
     assert claim.refit is not None
     found, problems = restored(original, pruned, claim.planning, claim.refit)
     assert not problems and set(found.tensors) == set(result.validation.refitted)

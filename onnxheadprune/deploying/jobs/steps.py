@@ -292,7 +292,7 @@ def _deployed_distance(
     assert request.data is not None
     ready = prepared(original, exact)
     names = (original.name, exact.name)
-    claim = read_claim(ready.model.proto, exact.proto, request.heads, names, left=ready.is_changed)
+    claim = read_claim(ready.model, exact.proto, request.heads, names, left=ready.is_changed)
     data = request.data
     if ready.trimmed is not None:
         data = renumbered(data, original, ready.trimmed)
