@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import onnx
 import pytest
 
 from onnxheadprune import RefusedError
@@ -78,6 +79,18 @@ def test_the_fields_that_optimum_computes_caches_from(config: dict[str, Any], af
     assert followed("optimum", cut(config, (0,), (2,))) == after
 
 
+@pytest.mark.parametrize(
+    ("config", "after"),
+    [
+        ({"hidden_size": 32, "num_key_value_heads": 4}, {"num_key_value_heads": 3, "hidden_size": 24}),
+        ({"n_embd": 32, "n_head": 4, "n_layer": 4}, {"n_head": 3, "n_embd": 24}),
+        ({"hidden_size": 32, "num_hidden_layers": 4}, {"num_key_value_heads": 3, "hidden_size": 24}),
+    ],
+)
+def test_the_fields_that_tei_computes_caches_from(config: dict[str, Any], after: dict[str, Any]) -> None:
+    assert followed("tei", cut(config, (0,), (2,))) == after
+
+
 def test_nothing_follows_where_no_cache_gets_narrower() -> None:
     for client in map(client_named, RUNTIMES):
         assert client.changes(cut(LLAMA, (), ())) == ()
@@ -111,28 +124,123 @@ def test_genai_allocates_caches_by_one_number_where_layers_have_windows_or_types
     assert genai.changes(windowed("other", (0,), ())) == ()
 
 
-@pytest.mark.parametrize(
-    ("config", "runs"),
-    [
-        (LLAMA, True),
-        (LLAMA | {"num_key_value_heads": 2}, False),
-        (LLAMA | {"num_attention_heads": 4}, False),
-        (LLAMA | {"model_type": "gemma", "hidden_size": 9, "head_dim": 8}, True),
-        (LLAMA | {"model_type": "later", "num_key_value_heads": 2}, True),
-        ({"model_type": "gpt2", "n_head": 4, "n_embd": 32}, True),
-        ({"model_type": "gpt2", "n_head": 8, "n_embd": 64}, False),
-    ],
+T5 = {"model_type": "t5", "is_encoder_decoder": True, "num_heads": 4, "d_model": 32, "d_kv": 16}
+COMPUTED: tuple[tuple[str, dict[str, Any], tuple[int, int] | None], ...] = (
+    ("optimum", LLAMA, (4, 8)),
+    ("optimum", LLAMA | {"num_key_value_heads": 2}, (2, 8)),
+    ("optimum", LLAMA | {"model_type": "gemma", "hidden_size": 9, "head_dim": 8}, (4, 8)),
+    ("optimum", LLAMA | {"model_type": "later"}, None),
+    ("optimum", {"model_type": "gpt2", "n_head": 8, "n_embd": 64}, (8, 8)),
+    ("optimum", T5, (4, 8)),
+    (
+        "optimum",
+        {
+            "model_type": "bart",
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 4,
+            "d_model": 32,
+        },
+        (2, 16),
+    ),
+    (
+        "optimum",
+        {"model_type": "vision-encoder-decoder", "is_encoder_decoder": True, "decoder": LLAMA},
+        (8, 8),
+    ),
+    ("tei", LLAMA, (4, 16)),
+    ("tei", {"n_embd": 32, "n_head": 4, "n_layer": 2}, (4, 8)),
+    ("tei", {"hidden_size": 32, "num_hidden_layers": 2}, (2, 16)),
+    ("genai", {}, None),
+    ("transformers.js", LLAMA, None),
 )
-def test_optimum_is_not_given_what_it_cannot_run_unpruned(config: dict[str, Any], runs: bool) -> None:
-    """Its caches are computed from config.json; those of the models here have four heads of size 8."""
-    deployment = cut(config, (), ())
-    if runs:
-        assert client_named("optimum").check(deployment) == ()
-        return
-    with pytest.raises(
-        RefusedError, match=r"cannot run this folder unpruned either: from config\.json it computes"
-    ):
-        client_named("optimum").check(deployment)
+
+
+@pytest.mark.parametrize(("client", "config", "caches"), COMPUTED)
+def test_caches_that_runtimes_compute_from_the_configuration(
+    client: str, config: dict[str, Any], caches: tuple[int, int] | None
+) -> None:
+    folder = replace(cut(config, (), ()), files=(FileFacts("decoder_model_merged.onnx"),))
+    assert client_named(client).caches(folder) == caches
+    if "is_encoder_decoder" in config:
+        # A decoder for the first tokens takes no caches.
+        assert client_named(client).caches(cut(config, (), ())) is None
+
+
+def test_genai_computes_caches_of_one_size_where_layers_have_windows() -> None:
+    folder = windowed("sliding_window", (), ())
+    folder.genai["model"]["decoder"]["head_size"] = 16
+    caches = client_named("genai").caches
+    assert caches(folder) == (4, 16)
+    assert caches(replace(folder, sites=(*folder.sites, replace(folder.sites[0], head_size=4)))) is None
+
+
+@pytest.mark.parametrize("client", ["optimum", "tei", "genai"])
+def test_what_a_runtime_cannot_run_unpruned_is_refused_before_the_work(
+    client: str, command: Command, tmp_path: Path
+) -> None:
+    """With caches that stay; those that are cut correct the numbers that the runtime reads."""
+    folder = exports.deep_decoder(tmp_path / "in")
+    config = {"model_type": "gpt2", "n_head": 3, "n_embd": 3 * toys.HEAD_SIZE, "n_layer": 2}
+    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": toys.HEADS}))
+    decoder = {"sliding_window": {}, "num_key_value_heads": 3, "head_size": toys.HEAD_SIZE}
+    (folder / "genai_config.json").write_text(json.dumps({"model": {"decoder": decoder}}))
+    words = ("prune", folder, "-o", tmp_path / "out", "--heads", "*:1", "--runtime", client)
+    refused = command(*words, "--cache", "keep")
+    told = "cannot run this folder unpruned either: from the configuration it computes caches of"
+    assert refused.exit_code == 3 and told in refused.stderr and not (tmp_path / "out").exists()
+    if client == "optimum":
+        mended = command(*words, "--dry-run")
+        assert mended.exit_code == 0, mended.stderr
+
+
+@pytest.mark.parametrize(
+    "client", ["optimum", "sentence-transformers", "tei", "fastembed", "transformers.js"]
+)
+def test_files_that_a_runtime_misses_are_named(client: str, command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    onnx.save(toys.attention(), folder / "model.onnx")
+    outcome = command("prune", folder, "--heads", "0:1", "--runtime", client, "--dry-run")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "reads config.json" in outcome.stdout + outcome.stderr
+    assert "cannot load this folder unpruned either" in " ".join((outcome.stdout + outcome.stderr).split())
+
+
+def test_optimum_names_types_whose_own_number_of_kv_heads_it_does_not_read() -> None:
+    check = client_named("optimum").check
+    (note,) = check(cut(LLAMA | {"model_type": "phi3"}, ()))
+    assert "gives caches of phi3 8 heads, not 4: it cannot run the unpruned folder either" in note
+    assert check(cut(LLAMA, ())) == check(cut(LLAMA | {"model_type": "phi3"})) == ()
+
+
+def test_a_cache_that_another_network_outputs_keeps_its_width(command: Command, tmp_path: Path) -> None:
+    """Whisper's encoder outputs the keys that the decoder's cross-attention takes."""
+    folder = exports.encoder_decoder(tmp_path / "in")
+    (folder / "decoder_model.onnx").unlink()
+    encoder = onnx.load(folder / "encoder_model.onnx")
+    part = onnx.parser.parse_graph(
+        f"g (float[r, h] x) => (float[1, {toys.HEADS}, s, {toys.HEAD_SIZE}] present_key)"
+        f" <int64[4] sizes = {{1, -1, {toys.HEADS}, {toys.HEAD_SIZE}}}>"
+        f"{{ rows = Reshape ({encoder.graph.input[0].name}, sizes)"
+        "  present_key = Transpose <perm = [0, 2, 1, 3]> (rows) }"
+    )
+    encoder.graph.node.extend(part.node)
+    encoder.graph.initializer.extend(part.initializer)
+    encoder.graph.output.extend(part.output)
+    onnx.save(encoder, folder / "encoder_model.onnx")
+    refused = command("prune", folder, "--heads", "0:1", "--dry-run")
+    assert refused.exit_code == 3, refused.stdout
+    assert "and present_key of encoder_model.onnx would stay as it is" in refused.stderr
+
+
+def test_genai_loads_the_file_that_its_configuration_names() -> None:
+    folder = replace(windowed("other", ()), others=("genai_config.json",))
+    check = client_named("genai").check
+    folder.genai["model"]["decoder"]["filename"] = "model.onnx"
+    assert check(folder) == ()
+    folder.genai["model"]["decoder"]["filename"] = "model_q4.onnx"
+    with pytest.raises(RefusedError, match=r"unpruned either: genai_config\.json names model_q4\.onnx"):
+        check(folder)
 
 
 def test_the_nearest_set_keeps_what_is_asked_of_sites_without_caches() -> None:

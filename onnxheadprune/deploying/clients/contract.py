@@ -120,6 +120,9 @@ class Client:
         name: as `--runtime` takes it.
         title: its name in messages.
         even_caches: returns whether it needs the same number of KV heads in all layers of a folder.
+        caches: returns the heads of a cache and their size as it computes them from the configuration, by which it
+            allocates the caches of all layers; None where it reads them from the models, or that is not known.
+        reads: the files that it loads beside the models.
         check: checks the folder before anything is cut; returns notes for its users, and raises
             `RefusedError` if the runtime could not load the folder.
         changes: the fields of configuration files to change; raises `RefusedError` if no field can express the cut.
@@ -129,6 +132,8 @@ class Client:
     name: str
     title: str
     even_caches: Callable[[Deployment], bool] = lambda _: False
+    caches: Callable[[Deployment], tuple[int, int] | None] = lambda _: None
+    reads: tuple[str, ...] = ()
     check: Callable[[Deployment], tuple[str, ...]] = lambda _: ()
     changes: Callable[[Deployment], tuple[ConfigChange, ...]] = lambda _: ()
     data_name: str | None = None

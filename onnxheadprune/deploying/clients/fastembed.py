@@ -20,4 +20,10 @@ def _name_weights(folder: Deployment) -> tuple[str, ...]:
     )
 
 
-CLIENT = Client("fastembed", "FastEmbed", check=_name_weights, data_name="{}_data")
+CLIENT = Client(
+    "fastembed",
+    "FastEmbed",
+    reads=("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    check=_name_weights,
+    data_name="{}_data",
+)

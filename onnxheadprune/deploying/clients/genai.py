@@ -25,6 +25,12 @@ def _check(folder: Deployment) -> tuple[str, ...]:
     """Check whether the folder is an onnxruntime-genai model."""
     if CONFIG not in folder.others:
         raise RefusedError(f"{TITLE} loads a folder with {CONFIG}, and there is none")
+    name = _decoder(folder).get("filename")
+    if isinstance(name, str) and not folder.holds(name):
+        raise RefusedError(
+            f"{TITLE} cannot run this folder unpruned either: {CONFIG} names {name}, which is not there; correct the"
+            " configuration, or leave --runtime out"
+        )
     symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
     if symbolic and folder.cut_caches:
         name, value = symbolic[0]
@@ -45,6 +51,13 @@ def _allocates_alike(folder: Deployment) -> bool:
     return any(_decoder(folder).get(field) is not None for field in ALLOCATED_ALIKE)
 
 
+def _caches(folder: Deployment) -> tuple[int, int] | None:
+    """The heads and the size of a head by which all caches are allocated; None where layers have sizes of their own."""
+    heads, size = (_decoder(folder).get(field) for field in (HEADS, "head_size"))
+    alike = _allocates_alike(folder) and len({site.head_size for site in folder.sites}) == 1
+    return (heads, size) if alike and type(heads) is int and type(size) is int else None
+
+
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it."""
     decoder = _decoder(cut)
@@ -63,4 +76,4 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     return (*changes, *counted(cut, TITLE, place))
 
 
-CLIENT = Client("genai", TITLE, even_caches=_allocates_alike, check=_check, changes=_changes)
+CLIENT = Client("genai", TITLE, even_caches=_allocates_alike, caches=_caches, check=_check, changes=_changes)

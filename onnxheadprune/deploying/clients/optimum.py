@@ -29,35 +29,41 @@ OTHERWISE = frozenset({"bloom", "deepseek_v3", "falcon", "gpt_bigcode"})
 """Model types whose caches it computes in a way of their own."""
 
 
-def _check(folder: Deployment) -> tuple[str, ...]:
-    """Check whether the caches that are computed from config.json are those of the unpruned models."""
-    computed = _computed(folder.config)
-    for site in folder.sites if computed is not None else ():
-        if computed != (site.before, site.head_size):
-            heads, size = computed or (0, 0)
-            raise RefusedError(
-                f"{TITLE} cannot run this folder unpruned either: from config.json it computes caches of {heads} heads"
-                f" of size {size}, and those of {site.name} have {site.before} of size {site.head_size}; correct the"
-                " configuration, or leave --runtime out"
-            )
-    return ()
+def _caches(folder: Deployment) -> tuple[int, int] | None:
+    """The heads and the size of a head that a decoder's first, empty caches get; None where that is not known.
 
-
-def _computed(whole: Json) -> tuple[int, int] | None:
-    """The heads and the size of a head that a decoder's caches get; None where that is not known."""
-    _, config = of_decoder(whole)
-    kind = config.get("model_type", whole.get("model_type"))
-    if kind is None or kind in OTHERWISE or whole.get("is_encoder_decoder") or any(map(config.get, STACKS)):
+    Only a merged decoder takes caches in the first step of an encoder-decoder.
+    """
+    _, config = of_decoder(folder.config)
+    kind = config.get("model_type", folder.config.get("model_type"))
+    both = bool(folder.config.get("is_encoder_decoder") or any(map(config.get, STACKS)))
+    if (
+        kind is None
+        or kind in OTHERWISE
+        or (both and not any("merged" in file.name for file in folder.files))
+    ):
         return None
     heads, hidden, own = (
         next((config[name] for name in names if type(config.get(name)) is int), None)
-        for names in (HEADS, HIDDEN, KV_HEADS)
+        for names in ((*HEADS, *STACKS), HIDDEN, KV_HEADS)
     )
+    own = None if both else own
     if not heads or not hidden or (kind not in GROUPED and own not in (None, heads)):
         # Later versions may read the number of KV heads of more types.
         return None
     size = config.get("head_dim") if kind in OWN_SIZE else hidden // heads
     return (own or heads, size) if isinstance(size, int) else None
+
+
+def _check(folder: Deployment) -> tuple[str, ...]:
+    """A note where this version reads the number of heads, and the model type has its own number of KV heads."""
+    _, config = of_decoder(folder.config)
+    kind, heads = config.get("model_type"), config.get(HEADS[0])
+    own = next((config[name] for name in KV_HEADS if type(config.get(name)) is int), heads)
+    if not folder.sites or kind is None or kind in GROUPED | OTHERWISE or own == heads:
+        return ()
+    told = f"optimum-onnx 0.1 gives caches of {kind} {heads} heads, not {own}: it cannot run the unpruned folder either"
+    return (told,)
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
@@ -98,4 +104,12 @@ def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange
     )
 
 
-CLIENT = Client("optimum", TITLE, even_caches=lambda _: True, check=_check, changes=_changes)
+CLIENT = Client(
+    "optimum",
+    TITLE,
+    even_caches=lambda _: True,
+    caches=_caches,
+    reads=(CONFIG,),
+    check=_check,
+    changes=_changes,
+)

@@ -27,4 +27,6 @@ def _require_encoder(folder: Deployment) -> tuple[str, ...]:
     return (sentence,)
 
 
-CLIENT = Client("sentence-transformers", "sentence-transformers", check=_require_encoder)
+CLIENT = Client(
+    "sentence-transformers", "sentence-transformers", reads=("config.json",), check=_require_encoder
+)

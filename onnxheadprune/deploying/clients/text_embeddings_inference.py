@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment
+from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment
 from onnxheadprune.deploying.clients.layers import even_heads, layers_follow
 from onnxheadprune.deploying.clients.names import EXPECTED
 from onnxheadprune.errors import RefusedError
 
 TITLE = "text-embeddings-inference"
+HEADS = ("num_key_value_heads", "n_head")
+LAYERS = ("num_hidden_layers", "n_layer")
+"""What it takes as the number of heads of a configuration without one."""
+HIDDEN = ("hidden_size", "n_embd")
 
 
 def _require_float(folder: Deployment) -> tuple[str, ...]:
@@ -22,11 +26,33 @@ def _require_float(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
+def _caches(folder: Deployment) -> tuple[int, int] | None:
+    """The heads and the size of a head of the empty caches that it feeds to a model that takes some."""
+    heads, hidden = (
+        next((folder.config[name] for name in names if type(folder.config.get(name)) is int), 0)
+        for names in ((*HEADS, *LAYERS), HIDDEN)
+    )
+    return (heads, hidden // heads) if heads else None
+
+
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers where caches are removed; the remaining layers must have equal caches."""
+    """The number of heads and the hidden size, whose quotient is the size of a head, and the number of layers."""
+    changes: list[ConfigChange] = []
     if cut.cut_caches:
-        even_heads(cut, TITLE)
-    return layers_follow(cut, TITLE)
+        heads, size = even_heads(cut, TITLE)
+        for names, after in ((HEADS, heads), (HIDDEN, heads * size)):
+            name = next((name for name in names if name in cut.config), names[0])
+            if (before := cut.config.get(name)) != after:
+                changes.append(ConfigChange(CONFIG, (name,), before, after))
+    return (*changes, *layers_follow(cut, TITLE))
 
 
-CLIENT = Client("tei", TITLE, even_caches=lambda _: True, check=_require_float, changes=_changes)
+CLIENT = Client(
+    "tei",
+    TITLE,
+    even_caches=lambda _: True,
+    caches=_caches,
+    reads=(CONFIG, "tokenizer.json"),
+    check=_require_float,
+    changes=_changes,
+)

@@ -58,4 +58,6 @@ def _announced(beside: list[FileFacts], before: Any) -> Any:
     return True
 
 
-CLIENT = Client("transformers.js", "transformers.js", check=_check, changes=_changes, data_name=DATA)
+CLIENT = Client(
+    "transformers.js", "transformers.js", reads=(CONFIG,), check=_check, changes=_changes, data_name=DATA
+)

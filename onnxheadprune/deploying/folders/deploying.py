@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ from onnxheadprune.attention.legal_cuts import original_groups
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
+from onnxheadprune.deploying.clients.contract import (
+    CONFIG,
+    CachedSite,
+    Client,
+    ConfigChange,
+    Deployment,
+    FileFacts,
+)
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.deploying.clients.layers import KV_HEADS, described
 from onnxheadprune.deploying.clients.optimum import HEADS, STACKS
@@ -42,11 +51,55 @@ class Deploying:
         """True if the client needs the same number of KV heads in all layers."""
         return self.asked.client is not None and self.asked.client.even_caches(self._deployment({}))
 
-    def require(self, heads: Heads) -> None:
-        """Check whether the client loads the folder and can express a cut, where it is known already."""
-        if self.asked.client is not None:
-            self.warnings = self.asked.client.check(self._deployment(heads))
-        self.changes(heads)
+    def require(self, heads: Heads | None) -> None:
+        """Check whether the client loads the folder and can express a cut; None if heads are yet to be chosen."""
+        client = self.asked.client
+        if client is not None:
+            self.warnings = client.check(self._deployment(heads or {}))
+            missing = [name for name in client.reads if name not in self.export.others]
+            if missing:
+                names = " and ".join(missing)
+                told = f"{client.title} reads {names}, and there is none: it cannot load this folder unpruned either"
+                self.warnings = (*self.warnings, told)
+        self.changes(heads or {})
+        if client is not None:
+            self._require_caches(client, heads)
+
+    def _require_caches(self, client: Client, heads: Heads | None) -> None:
+        """Check whether the caches that the client computes are those of the models, before and after a cut.
+
+        Raises:
+            RefusedError: if they are not, so that it does not run the unpruned models either.
+        """
+        before = self._deployment({})
+        wrong = self._computed_otherwise(client, heads or {})
+        if wrong is not None and heads is None:
+            # A cut of caches may correct the configuration.
+            even = {site.index: site.groups[0] for site in before.sites if len(site.groups) > 1}
+            with contextlib.suppress(RefusedError):
+                wrong = self._computed_otherwise(client, even)
+        if wrong is not None:
+            number, size = client.caches(before) or (0, 0)
+            raise RefusedError(
+                f"{client.title} cannot run this folder unpruned either: from the configuration it computes caches of"
+                f" {number} heads of size {size}, and those of {wrong.name} have {wrong.before} of size"
+                f" {wrong.head_size}; correct the configuration, or leave --runtime out"
+            )
+
+    def _computed_otherwise(self, client: Client, heads: Heads) -> CachedSite | None:
+        """The first site whose caches are not what the client computes from the configuration as a cut leaves it."""
+        after = self._deployment(heads)
+        if client.caches(after) is None:
+            return None
+        written = {name: json.loads(text) for name, text in self.patched(self.changes(heads)).items()}
+        after = replace(
+            after, config=written.get(CONFIG, self.config), genai=written.get(GENAI_CONFIG, self.genai)
+        )
+        computed = client.caches(after)
+        return next(
+            (site for site in after.sites if not site.leaves and computed != (site.after, site.head_size)),
+            None,
+        )
 
     def changes(self, heads: Heads) -> tuple[ConfigChange, ...]:
         """The fields of configuration files that must follow a cut."""

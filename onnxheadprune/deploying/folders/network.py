@@ -82,7 +82,6 @@ def cut_network(
         if local:
             choice = _followed(local, chosen, leader, file, cutting)
             results.append(_cut(file, choice, _data_if_it_fits(file, cutting.asked), cutting))
-    _check_caches(network.files, results)
     return results, heads
 
 
@@ -234,7 +233,7 @@ def _digest(tensor: TensorProto, model: LoadedModel) -> str:
     return hashlib.sha256(held.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
+def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
     """Compare the inputs and outputs of one name, and pasts with presents."""
     changes: dict[tuple[str, str], dict[int, tuple[object, object]]] = defaultdict(dict)
     for item in results:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.head_specs import HeadSpec
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, LAYERS, every_kind, kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
@@ -22,6 +23,7 @@ from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.deploying.folders.network import (
     Cutting,
     Heads,
+    check_caches,
     cut_network,
     cut_vocabularies,
     data_of_leaders,
@@ -148,7 +150,8 @@ def prune_folder(
     deploying = Deploying(export, match, asked)
     tokens = _tokens(export, asked)
     heads = _named(export, match, asked)
-    deploying.require(heads or {})
+    chosen = heads is None and AttentionSite in _kinds_asked(asked.request.choice)
+    deploying.require(None if chosen else heads or {})
     pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
     names = _data_names(export, pattern)
     warnings: list[str] = list(deploying.warnings)
@@ -292,6 +295,8 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
         )
         results += found
         gone |= removed
+    # An encoder may output what a decoder takes as a cache.
+    check_caches(cutting.export.models, results)
     return results, gone
 
 
