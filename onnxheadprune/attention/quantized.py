@@ -96,16 +96,10 @@ class Grid:
         """The representable number nearest to each number of a matrix [in, out]."""
         return self.levels.numbers(self.levels.nearest(numbers, self.limits))
 
-    def of_rows(self, rows: Sequence[int]) -> Grid:
-        """The grid of some of the rows."""
-        scale, zero = (
-            side[list(rows)] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
-        )
-        return Grid(Levels(scale, zero), self.limits)
-
-    def row(self, row: int) -> Grid:
-        """The grid of one row [out]."""
-        scale, zero = (side[row] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
+    def of_rows(self, rows: Sequence[int] | int) -> Grid:
+        """Return the grid of some of the rows; of one row, its arrays have one axis less."""
+        index = rows if isinstance(rows, int) else list(rows)
+        scale, zero = (side[index] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
         return Grid(Levels(scale, zero), self.limits)
 
 

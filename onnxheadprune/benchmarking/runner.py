@@ -119,7 +119,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
-    if request.batch is None and entries[0].maker.symbols.batch and _are_single(points):
+    if request.batch is None and entries[0].maker.symbols.batch and all(point.batch == 1 for point in points):
         notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
     notes += (entries[0].maker.note,) if entries[0].maker.note else ()
     if request.cuda_graph:
@@ -148,10 +148,6 @@ def _grid(
     for entry in entries[1:]:
         entry.maker.readings = maker.readings
     return entries[0].grid(request, runs)
-
-
-def _are_single(points: Sequence[GridPoint]) -> bool:
-    return all(point.batch == 1 for point in points)
 
 
 def _check_loads(entries: Sequence[Entry], provider: Provider) -> None:

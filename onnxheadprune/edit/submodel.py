@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.model.bodies import bodies_of, stored_tensor
+from onnxheadprune.model.bodies import bodies_of, graphs_in, stored_tensor
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
@@ -114,11 +114,8 @@ def read_by(node: NodeProto) -> set[str]:
 def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
     """A copy of a model in which the named initializers and constants hold other numbers, those of bodies included."""
     changed = copied(model)
-    for tensor in changed.graph.initializer:
-        if tensor.name in stored:
-            tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))
-    store_constants(changed.graph, stored)
-    store_in_bodies(changed.graph, stored)
+    for graph in graphs_in(changed.graph):
+        store(graph, stored)
     return changed
 
 
@@ -146,15 +143,12 @@ class Restored:
         return LoadedModel(model.proto, model.name, {**model.sources, **self.sources}, model.inline)
 
 
-def store_in_bodies(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
-    """Give what the bodies of a graph's nodes store other contents, by its name."""
-    for node in graph.node:
-        for body in bodies_of(node):
-            for tensor in body.initializer:
-                if tensor.name in stored:
-                    tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))
-            store_constants(body, stored)
-            store_in_bodies(body, stored)
+def store(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
+    """Give what a graph stores other contents, by its name; bodies stay as they are."""
+    for tensor in graph.initializer:
+        if tensor.name in stored:
+            tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))
+    store_constants(graph, stored)
 
 
 def store_constants(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:

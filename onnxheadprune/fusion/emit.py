@@ -215,7 +215,7 @@ def view_steps(layout: Layout, target: Layout) -> list[Step] | None:
     if have == want:
         return [(None, target)]
     steps: list[Step] = []
-    if not _whole(layout, want):
+    if not all(_is_run(axis, want) for axis in layout):
         layout = tuple((atom,) for atom in have)
         steps.append((None, layout))
     order = {atom.name: position for position, atom in enumerate(want)}
@@ -225,11 +225,6 @@ def view_steps(layout: Layout, target: Layout) -> list[Step] | None:
     if moved != target:
         steps.append((None, target))
     return steps
-
-
-def _whole(layout: Layout, want: Axis) -> bool:
-    """Return whether every axis lies in one piece, in its own order, along the wanted order."""
-    return all(_is_run(axis, want) for axis in layout)
 
 
 def _is_run(axis: Axis, want: Axis) -> bool:

@@ -19,7 +19,7 @@ from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.model_records import EXITS_ENTRY, VOCABULARY_ENTRY, RecordedExit
-from onnxheadprune.edit.submodel import Restored, store_constants, stored_anew, with_stored
+from onnxheadprune.edit.submodel import Restored, store, with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -118,10 +118,7 @@ def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, TensorProto
         body = next(
             item.g for item in owner.attribute if value.scope.owner.bodies.get(item.name) is value.scope
         )
-        for tensor in body.initializer:
-            if tensor.name == value.name:
-                tensor.CopyFrom(stored_anew(tensor, numbers))
-        store_constants(body, {value.name: numbers})
+        store(body, {value.name: numbers})
     return made
 
 

@@ -197,8 +197,7 @@ def _shuffled(feed: Feed, inputs: tuple[Input, ...]) -> Feed:
     """The same numbers in other places."""
     random = np.random.default_rng(0)
     drawn = {item.name for item in inputs if item.role in DRAWN}
-    return {name: _permuted(value, random) if name in drawn else value for name, value in feed.items()}
-
-
-def _permuted(array: Array, random: np.random.Generator) -> Array:
-    return random.permutation(array.reshape(-1)).reshape(array.shape)
+    return {
+        name: random.permutation(value.reshape(-1)).reshape(value.shape) if name in drawn else value
+        for name, value in feed.items()
+    }

@@ -11,7 +11,7 @@ compute and nothing else reads. A residual stream belongs to no head.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -75,8 +75,19 @@ class _Search:
 
     @cached_property
     def makers(self) -> frozenset[Value]:
-        """The outputs of linear layers that the cores depend on."""
-        return _makers(self.cores)
+        """The outputs of the nearest linear layers upstream of the cores: queries, keys and values before views."""
+
+        def is_made(value: Value) -> bool:
+            node = value.producer
+            return node is not None and contraction_of(node) is not None and is_product(node) is None
+
+        def above(value: Value) -> list[Value]:
+            ends = value.producer is None or value.is_constant or is_made(value)
+            return [] if ends or value.producer is None else _operands(value.producer)
+
+        starts = [value for node in self.cores for value in _operands(node)]
+        walk = reachable(starts, above, MAX_UPSTREAM)
+        return frozenset(value for value in walk if not value.is_constant and is_made(value))
 
     def foreign(self, value: Value, live: Live) -> Value | None:
         """A value that positions of the heads depend on and that belongs to no head, None if there is none."""
@@ -147,22 +158,6 @@ def is_picked(node: Node) -> bool:
 
 def _is_shape(value: Value) -> bool:
     return value.producer is not None and value.producer in OBSERVES
-
-
-def _makers(cores: Iterable[Node]) -> frozenset[Value]:
-    """The outputs of the nearest linear layers upstream of some cores: queries, keys and values before views."""
-
-    def is_made(value: Value) -> bool:
-        node = value.producer
-        return node is not None and contraction_of(node) is not None and is_product(node) is None
-
-    def above(value: Value) -> list[Value]:
-        ends = value.producer is None or value.is_constant or is_made(value)
-        return [] if ends or value.producer is None else _operands(value.producer)
-
-    starts = [value for node in cores for value in _operands(node)]
-    walk = reachable(starts, above, MAX_UPSTREAM)
-    return frozenset(value for value in walk if not value.is_constant and is_made(value))
 
 
 def _operands(node: Node) -> list[Value]:

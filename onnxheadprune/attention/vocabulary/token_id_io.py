@@ -44,7 +44,7 @@ class Meaning:
         places = together(starts)
         known = set(places)
         undecided, others = [], []
-        for output in _outputs(view):
+        for output in (view.main.values[info.name] for info in view.model.graph.output):
             own = [place for place in axes_of(output) if place not in known]
             answers = {place: judged(view, place, rows, ids) for place in own}
             likely = [place for place, answer in answers.items() if answer != "other"]
@@ -146,10 +146,6 @@ def _obstacle(view: GraphView, places: Sequence[Place], known: Collection[str]) 
                     " were computed from it; export it without that"
                 )
     return ""
-
-
-def _outputs(view: GraphView) -> Iterator[Value]:
-    return (view.main.values[info.name] for info in view.model.graph.output)
 
 
 def integer_inputs(view: GraphView) -> Iterator[Value]:

@@ -214,7 +214,7 @@ def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -
         stop = min(start + BLOCK, size)
         errors = np.empty((stop - start, weight.shape[1]))
         for row in range(start, stop):
-            found[row] = grid.row(row).nearest(left[row])
+            found[row] = grid.of_rows(row).nearest(left[row])
             errors[row - start] = (left[row] - found[row]) / factor[row, row]
             left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
         left[stop:] -= factor[start:stop, stop:].T @ errors

@@ -12,6 +12,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, RefitRecord
-from onnxheadprune.edit.submodel import Restored, store_constants, store_in_bodies
+from onnxheadprune.edit.submodel import Restored, store, store_constants
 from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
@@ -140,7 +141,8 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
     changed = with_contents(loaded, _contents(loaded.proto, numbers.stored))
     proto = changed.proto
     store_constants(proto.graph, numbers.stored)
-    store_in_bodies(proto.graph, numbers.stored)
+    for body in islice(graphs_in(proto.graph), 1, None):
+        store(body, numbers.stored)
     earlier = REFIT_ENTRY.read(loaded.proto)
     names = {*numbers.stored, *(earlier.tensors if earlier else ())}
     steps += earlier.steps if earlier else 0

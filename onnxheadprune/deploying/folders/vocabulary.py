@@ -53,10 +53,6 @@ CLASSIFIES = re.compile(r"For\w*(?:Classification|QuestionAnswering|MultipleChoi
 Keys = tuple[str, ...]
 
 
-def _is_config(name: str) -> bool:
-    return PurePosixPath(name).name in CONFIGS
-
-
 def named_ids(document: Any, rows: int) -> set[int]:
     """Token ids that a configuration names and that must be kept."""
     found: set[int] = set()
@@ -155,7 +151,9 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     tokenizers = {name: TokenizerFile(export.root / name) for name in _tokenizers(export)}
     tokenizer = next(iter(tokenizers.values()), None)
     _require_readable(export, tokenizers)
-    documents = {name: _json(export.root / name) for name in export.others if _is_config(name)}
+    documents = {
+        name: _json(export.root / name) for name in export.others if PurePosixPath(name).name in CONFIGS
+    }
     holding = dict(_holding(export, rows, documents, tokens.logits))
     special = set().union(
         *(found.stored for found, _ in holding.values()),

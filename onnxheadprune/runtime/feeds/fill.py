@@ -96,7 +96,9 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
         case Role.FLOATS:
             if style.plain:
                 return generator.uniform(size=shape)
-            drawn = generator.standard_normal(shape) * (_magnitudes(shape, generator) if style.tails else 1)
+            drawn = generator.standard_normal(shape) * (
+                10.0 ** generator.uniform(0, TAILS, shape) if style.tails else 1
+            )
             return (
                 drawn if style.value is None else np.where(generator.random(shape) < 0.5, style.value, drawn)
             )
@@ -141,10 +143,6 @@ def length_of(item: Input, past: int, total: int) -> int:
         return past
     # GroupQueryAttention is told the index of the last key.
     return total - 1 if "seqlens_k" in lowered else total
-
-
-def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    return 10.0 ** generator.uniform(0, TAILS, shape)
 
 
 def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
