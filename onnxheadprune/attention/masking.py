@@ -68,21 +68,12 @@ def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator
         yield Insert(gate.node, gate.index, created, gate.name)
 
 
-@dataclass(frozen=True, eq=False)
-class Variables:
-    """The factors of what one node sums over."""
-
-    name: str  # of the initializer
-    # its content: a factor per channel, along the axes of what is read; of size 1 along the others
-    ones: npt.NDArray[np.generic]
-
-
 def with_variables(
     view: GraphView, projections: Iterable[Projection]
-) -> tuple[ModelProto, dict[Node, Variables]]:
+) -> tuple[ModelProto, dict[Node, TensorProto]]:
     """A copy of the viewed model in which stored factors, all of them one, multiply what projections read."""
     made = copied(view.model)
-    inserts, found = [], {}
+    inserts, factors = [], {}
     for projection in {projection.node: projection for projection in projections}.values():
         place = _place(projection, projection.live_without(()))
         if place.elem_type not in FLOATS:
@@ -90,11 +81,11 @@ def with_variables(
                 f"what {projection.node.label} reads is never a real number, so it has no gradient;"
                 " score by another method"
             )
-        found[projection.node] = Variables(place.stored, place.factors)
-        made.graph.initializer.append(numpy_helper.from_array(place.factors, place.stored))
+        factors[projection.node] = numpy_helper.from_array(place.factors, place.stored)
         inserts.append(_multiplied(place))
+    made.graph.initializer.extend(factors.values())
     insert(made, inserts)
-    return made, found
+    return made, factors
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,8 @@ Numbers: TypeAlias = "Array | TensorProto"
 """Other contents for a stored tensor; what is a tensor itself may refer to a file."""
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
+IR_VERSION = 10
+"""Parts are in no newer version of the format: it has all types of weights, and each ONNX Runtime reads it."""
 
 
 def submodel(
@@ -42,6 +44,7 @@ def submodel(
     """
     outputs = list(dict.fromkeys(wanted))
     small = without_nodes(outputs[0].scope.model)
+    small.ir_version = min(small.ir_version, IR_VERSION)
     graph, nodes = small.graph, set[Node]()
 
     def above(value: Value) -> Iterable[Value]:

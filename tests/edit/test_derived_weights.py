@@ -133,8 +133,11 @@ def product(model: ModelProto) -> Node:
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_read(way: str) -> None:
     model = network(WAYS[way])
+    want = computed(model, "o")
+    # A newer version of the format than ONNX Runtime reads.
+    model.ir_version = 99
     projection = sites_of(view_of(model), "m")[0].projections[0]
-    np.testing.assert_allclose(projection_matrix(projection), computed(model, "o"), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(projection_matrix(projection), want, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("way", WAYS)

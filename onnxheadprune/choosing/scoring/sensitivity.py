@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.site import Site
@@ -243,7 +243,7 @@ class MaskGradients:
         self._session = Session(loaded, provider, name=loaded.name, optimize=True)
         taken = {item.name: item.type.tensor_type.elem_type for item in gradient.model.graph.input}
         self._ones = {
-            mask.name: mask.ones.astype(helper.tensor_dtype_to_np_dtype(taken[mask.name]))
+            mask.name: numpy_helper.to_array(mask).astype(helper.tensor_dtype_to_np_dtype(taken[mask.name]))
             for mask in self._masks.values()
         }
 
