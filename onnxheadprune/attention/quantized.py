@@ -99,7 +99,9 @@ class Grid:
     def of_rows(self, rows: Sequence[int] | int) -> Grid:
         """Return the grid of some of the rows; of one row, its arrays have one axis less."""
         index = rows if isinstance(rows, int) else list(rows)
-        scale, zero = (side[index] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
+        scale, zero = (
+            side[index] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
+        )
         return Grid(Levels(scale, zero), self.limits)
 
 
