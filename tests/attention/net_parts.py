@@ -10,15 +10,19 @@ B, S, H, D, WIDTH = 2, 3, 4, 2, 7
 """Batch, sequence, heads, head size, and a model width that is no multiple of a head size."""
 
 
+def split(net: Net, x: Any, name: str, *order: int, heads: int = H, size: int = D) -> Any:
+    """[B, S, WIDTH] -> a linear layer's output, as the axes of [B, S, heads, size] in some order."""
+    flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * size))
+    return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, size)), perm=list(order))
+
+
 def context_of(net: Net, x: Any, size: int = D, heads: int = H) -> Any:
     """[B, S, WIDTH] -> the context [B, heads, S, size]."""
-
-    def split(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * size))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, size)), perm=list(order))
-
-    weights = net.op("Softmax", net.op("MatMul", split("q", 0, 2, 1, 3), split("k", 0, 2, 3, 1)), axis=-1)
-    return net.op("MatMul", weights, split("v", 0, 2, 1, 3))
+    q, k, v = (
+        split(net, x, name, *order, heads=heads, size=size)
+        for name, order in (("q", (0, 2, 1, 3)), ("k", (0, 2, 3, 1)), ("v", (0, 2, 1, 3)))
+    )
+    return net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
 
 
 def merged(net: Net, context: Any, width: int = H * D) -> Any:

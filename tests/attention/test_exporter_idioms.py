@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxheadprune.model.graph.dims import symbol
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, Blueprint
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, B, D, H, S
+from tests.attention.net_parts import WIDTH, B, D, H, S, split
 
 STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic) for symbolic in (False, True))
 
@@ -190,10 +191,7 @@ def test_relative_values_that_all_heads_read_make_no_group() -> None:
     net = Net(SYMBOLIC)
     x = net.input("x", (B, S, WIDTH), "b--")
 
-    def heads(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
-
+    heads = partial(split, net, x)
     weights = _softmax(net, net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)))
     # The size of the table depends on the batch, as VITS pads its own by the length: no constant.
     once = net.op("Div", net.piece(net.op("Shape", x), 0), net.piece(net.op("Shape", x), 0))

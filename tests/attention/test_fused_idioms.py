@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.find import inspect
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, Blueprint
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, B, D, H, S
+from tests.attention.net_parts import WIDTH, B, D, H, S, split
 from tests.graph_builder import GraphBuilder
 from tests.toys import get_initializer
 
@@ -30,8 +30,7 @@ def _exact(net: Net, output: Any, kv_num_heads: int, v_head_size: int, *sets: li
 
 
 def _heads(net: Net, x: Any, name: str, count: int) -> Any:
-    flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
-    return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=[0, 2, 1, 3])
+    return split(net, x, name, 0, 2, 1, 3, heads=count)
 
 
 @pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))

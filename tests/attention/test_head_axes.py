@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnxheadprune.model.storage.tensors import stored_size
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, STATIC
 from tests.attention.cuts import check_cut, check_exact
-from tests.attention.net_parts import WIDTH, B, D, H, S
+from tests.attention.net_parts import WIDTH, B, D, H, S, split
 
 RATIO, GROUPS = 2, 2
 
@@ -47,8 +48,7 @@ def _in_a_row(net: Net, letters: str, target: Any = None, summed: int = 1) -> An
     x = net.input("x", (B, S, WIDTH), letters)
 
     def heads(name: str, count: int, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
+        return split(net, x, name, *order, heads=count)
 
     q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, -1, D))
     context = None
@@ -268,10 +268,7 @@ def test_heads_of_two_kinds_side_by_side() -> None:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
 
-    def heads(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
-
+    heads = partial(split, net, x)
     weights = net.op("Softmax", net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)), axis=-1)
     attended = net.op("Transpose", net.op("MatMul", weights, heads("v", 0, 2, 1, 3)), perm=[0, 2, 1, 3])
     taps = net.op("Reshape", net.op("MatMul", x, net.weight("taps", WIDTH, H * 2)), net.ints(-1, 2, 1))
@@ -303,8 +300,7 @@ def _values_through(
     x = source(net.input("x", (B, S, WIDTH), "bs-"))
 
     def heads(name: str, count: int, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
+        return split(net, x, name, *order, heads=count)
 
     values = through(heads("v", kv, 0, 2, 1, 3))
     context = _weighted(net, heads("q", H, 0, 2, 1, 3), heads("k", H, 0, 2, 3, 1), values)

@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.find import inspect
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import STATIC
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, B, D, H, S
+from tests.attention.net_parts import WIDTH, B, D, H, S, split
 
 
 def _exact(net: Net, context: Any, *sets: list[int]) -> None:
@@ -29,8 +29,7 @@ def _exact(net: Net, context: Any, *sets: list[int]) -> None:
 
 
 def _heads(net: Net, x: Any, name: str, count: int, *order: int) -> Any:
-    flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
-    return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
+    return split(net, x, name, *order, heads=count)
 
 
 @pytest.mark.parametrize("spelled", ["MatMul", "Softmax", "Einsum"])

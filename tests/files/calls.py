@@ -12,6 +12,7 @@ import onnx
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import Output
 from tests import toys
+from tests.conftest import Command
 
 Writing = tuple[str, str]
 """A command, and the name of a parameter of it that names a file to be made."""
@@ -203,3 +204,14 @@ def snapshot(place: Path) -> dict[str, object]:
             content = path.read_bytes()
         found[str(path.relative_to(place))] = (status.st_mode, status.st_ino, content)
     return found
+
+
+def refused(command: Command, arguments: list[str], place: Path) -> str:
+    """The sentence of a call that is refused before any work, with everything as it was."""
+    before = snapshot(place)
+    outcome = command(*arguments)
+    assert outcome.exit_code == 2, (arguments, outcome)
+    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1
+    assert snapshot(place) == before, arguments
+    return outcome.stderr

@@ -21,7 +21,7 @@ from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures.heads import save_heatmap
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Command
-from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
+from tests.files.calls import BATCH, CALLS, Call, refused, writing_parameters
 from tests.sources import nodes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
@@ -31,26 +31,6 @@ ATTACKS = [
     for index, call in enumerate(CALLS)
     for name in call.outputs
 ]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "place"
-    folder.mkdir()
-    furnish(folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def refused(command: Command, arguments: list[str], place: Path) -> str:
-    """The sentence of a call that is refused before any work, with everything as it was."""
-    before = snapshot(place)
-    outcome = command(*arguments)
-    assert outcome.exit_code == 2, (arguments, outcome)
-    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
-    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1
-    assert snapshot(place) == before, arguments
-    return outcome.stderr
 
 
 def test_every_writing_option_is_attacked() -> None:

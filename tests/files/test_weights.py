@@ -18,7 +18,7 @@ from onnxheadprune.model.storage.folder import one_call, write_text
 from tests import toys
 from tests.conftest import Command
 from tests.deploying import exports
-from tests.files.calls import CALLS, Call, furnish, snapshot
+from tests.files.calls import CALLS, Call, refused, snapshot
 
 
 def takes(call: Call, name: str) -> bool:
@@ -37,24 +37,6 @@ def cases(calls: list[Call], *also: str) -> list[tuple[Call, str]]:
 
 def spelled(value: object) -> str:
     return value.command if isinstance(value, Call) else str(value)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "place"
-    folder.mkdir()
-    furnish(folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def refused(command: Command, arguments: list[str], place: Path) -> str:
-    before = snapshot(place)
-    outcome = command(*arguments)
-    assert outcome.exit_code == 2, (arguments, outcome)
-    assert outcome.stdout == "" and outcome.stderr.count("\n") == 1, outcome
-    assert snapshot(place) == before, arguments
-    return outcome.stderr
 
 
 def written(call: Call, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnxheadprune.liveness.refusals import Reason
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import STATIC
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, D, H, context_of, merged, projected, talk
+from tests.attention.net_parts import WIDTH, D, H, context_of, merged, projected, split, talk
 
 B, SIDE = 2, 4
 
@@ -140,11 +141,8 @@ def test_a_regression_over_attention_maps_is_no_attention() -> None:
     net = Net(STATIC)
     x = net.input("x", (1, 6, WIDTH), "---")
 
-    def split(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
-
-    maps = net.op("Softmax", net.op("MatMul", split("q", 0, 2, 1, 3), split("k", 0, 2, 3, 1)), axis=-1)
+    heads = partial(split, net, x)
+    maps = net.op("Softmax", net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)), axis=-1)
     inner = net.op("Slice", maps, net.ints(1, 1), net.ints(5, 5), net.ints(2, 3))
     both = net.op("Add", inner, net.op("Transpose", inner, perm=[0, 1, 3, 2]))
     features = net.op("Transpose", both, perm=[0, 2, 3, 1])

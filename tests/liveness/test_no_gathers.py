@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.find import inspect
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, B, D, H, S
+from tests.attention.net_parts import WIDTH, B, D, H, S, split
 
 K, R = 2, 2
 """Key/value heads, and query heads of each."""
@@ -29,8 +29,7 @@ def _exact(net: Net, output: Any, *sets: list[int]) -> None:
 
 def _heads(net: Net, x: Any, name: str, count: int) -> Any:
     """`[b, count, s, D]`."""
-    flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
-    return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=[0, 2, 1, 3])
+    return split(net, x, name, 0, 2, 1, 3, heads=count)
 
 
 def _finished(net: Net, context: Any) -> Any:

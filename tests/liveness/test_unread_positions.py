@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.edits import SetDim, SliceTensor
 from tests.attention.block_graph import Net
 from tests.attention.cuts import check_cut
-from tests.attention.net_parts import WIDTH, D, H, context_of, merged, projected
+from tests.attention.net_parts import WIDTH, D, H, context_of, merged, projected, split
 from tests.attention.token_readers import FIXED, READS, B, S
 
 MORE = 4
@@ -44,13 +45,10 @@ def test_a_table_longer_than_the_sequence_loses_heads_alone(
     if computed:
         bias = net.op("Mul", bias, net.op("ReduceMean", x, net.ints(0, 1, 2), keepdims=0))
 
-    def split(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
-
-    scores = net.op("MatMul", split("q", 0, 2, 1, 3), split("k", 0, 2, 3, 1))
+    heads = partial(split, net, x)
+    scores = net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1))
     weights = net.op("Softmax", net.op("Add", scores, pick(net, bias)), axis=-1)
-    context = net.op("MatMul", weights, split("v", 0, 2, 1, 3))
+    context = net.op("MatMul", weights, heads("v", 0, 2, 1, 3))
     model = net.export([projected(net, merged(net, context))])
     for gone in ([1], [0, 2]):
         check_cut(model, net.feed, gone)
