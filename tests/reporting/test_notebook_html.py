@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.model.display import MOST_ROWS, html_of
 from onnxheadprune.model.facts import Table
 from tests import toys
+from tests.reporting.html_reader import Read
 from tests.toys_pictures import benchmark_result, curve_result
 
 EVIL = '"><script>alert(1)<b>\x1b[31m\u202ename'
@@ -26,31 +26,11 @@ class Shown(Protocol):
     def _repr_html_(self) -> str: ...
 
 
-class Read(HTMLParser):
-    """The text and the elements; what is not closed where it should be is an error."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text, self.open, self.elements = "", [], []  # type: ignore[var-annotated]
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data} "
-
-
 def read(result: Shown) -> Read:
     page = result._repr_html_()
     assert len(page) < LONGEST
     found = Read(page)
-    assert not {"script", "style", "img", "link"} & set(found.elements)
+    assert not {"script", "style", "img", "link"} & set(found.tags)
     return found
 
 
@@ -69,7 +49,7 @@ def test_a_cut_says_what_went_and_whether_it_was_proven(cut: ohp.PruneResult) ->
 def test_a_validation_has_its_cases(cut: ohp.PruneResult) -> None:
     assert cut.validation is not None
     found = read(cut.validation)
-    assert "passed" in found.text and found.elements.count("tr") == len(cut.validation.cases) + 1 + 3
+    assert "passed" in found.text and found.tags.count("tr") == len(cut.validation.cases) + 1 + 3
     wrong = replace(cut.validation, verdict="failed", problems=("first", "second"))
     assert "failed" in read(wrong).text and "second" in read(wrong).text
 
@@ -84,13 +64,13 @@ def test_a_benchmark_compares() -> None:
     result = benchmark_result(["/a/m.onnx", "/b/m.onnx"], [GridPoint(1, 128), GridPoint(8, 128)])
     found = read(result)
     assert "a/m.onnx" in found.text and "1.20x" in found.text and "faster" in found.text
-    assert found.elements.count("tr") == 5 + 3 + 5
+    assert found.tags.count("tr") == 5 + 3 + 5
 
 
 def test_a_curve_has_a_row_per_cut() -> None:
     curve = curve_result()
     found = read(curve)
-    assert found.elements.count("tr") == len(curve.points) + 1 and found.text.count("knee") == 1
+    assert found.tags.count("tr") == len(curve.points) + 1 and found.text.count("knee") == 1
 
 
 def test_scores_are_squares() -> None:

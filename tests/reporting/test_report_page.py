@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,11 @@ from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.reporting.page.charts import curve_chart, scale_of_times, scale_over
 from tests.conftest import SAMPLES, Command
+from tests.reporting.html_reader import Read
 from tests.toys_pictures import curve_result
 from tests.toys_report import benchmark_document, curve_document, cut_document
 
 DIGITS = SAMPLES / "digits_vit.onnx"
-
-
-class Read(HTMLParser):
-    """Text, elements and attributes of a page; an element that is not closed where it should be is an error."""
-
-    VOID = frozenset({"meta", "input", "br", "link"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text, self.open, self.elements = "", [], []  # type: ignore[var-annotated]
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += f" {data}"
-
-    def cells(self, kind: str) -> int:
-        """Heads of the map that are drawn so."""
-        return sum(tag == "td" and kind in (found.get("class") or "").split() for tag, found in self.elements)
 
 
 def page(*documents: Any) -> str:
