@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from onnxheadprune.api.calls import CALLS
-from onnxheadprune.api.keywords import typed_dict
+from onnxheadprune.api.keywords import OBJECTS, Call
+from onnxheadprune.settings.setting import Declared, Shares
 
 FILE = Path(__file__).parents[1] / "onnxheadprune" / "api" / "typed.py"
 HEAD = '''\
@@ -27,9 +30,67 @@ if TYPE_CHECKING:
 '''
 
 
+LONG = 60
+"""Characters of a list of words that has a name, so that a line has room for it."""
+
+
 def text() -> str:
     """The file as the declarations have it."""
-    return "\n\n".join([HEAD, *("\n".join(typed_dict(call)) + "\n" for call in CALLS)])
+    items = [item for call in CALLS for item in call.keywords.values()]
+    named = {words: item.name.title() for item in items if len(words := f"Literal[{_words(item)}]") > LONG}
+    made = "\n\n".join("\n".join(typed_dict(call)) + "\n" for call in CALLS)
+    for words, name in named.items():
+        made = made.replace(words, name)
+    names = "\n".join(f"{name} = {words}" for words, name in named.items())
+    return f"{HEAD}\n{names}\n\n\n{made}"
+
+
+def typed_dict(call: Call[Any]) -> Iterator[str]:
+    """The lines of a class with the types of a function's keywords."""
+    title = "".join(part.title() for part in call.name.split("_"))
+    yield f"class {title}Keywords(TypedDict, total=False):"
+    yield f'    """Keywords of `{call.name}`."""'
+    yield ""
+    for item in call.keywords.values():
+        text = type_of(item)
+        yield f"    {item.name}: {f'Required[{text}]' if item.required else text}"
+
+
+def type_of(item: Declared) -> str:
+    """The type of a keyword, as a file of Python has it."""
+    kind = item.kind
+    if get_origin(kind) is tuple:
+        each = f"Literal[{_words(item)}]" if item.words else get_args(kind)[0]
+        named = (
+            each if isinstance(each, str) else {"int": "int", "float": "float"}.get(_bare_name(each), "str")
+        )
+        alone = f"{named} | " if named in ("int", "float") else ""
+        text = f"{alone}Collection[{named}]" + (" | str" if item.setting.parse is not None else "")
+    elif get_origin(kind) is Mapping:
+        key = f"Literal[{_words(item)}]" if item.words else "str"
+        text = f"Mapping[{key}, int] | str"
+    elif item.setting.parse is not None:
+        text = "int | Sequence[int] | str"
+    elif item.words:
+        text = f"Literal[{_words(item)}]"
+    elif isinstance(item.bounds, Shares):
+        text = "float | str"
+    else:
+        text = {bool: "bool", int: "int", float: "float", Path: "str | os.PathLike[str]"}.get(kind, "str")
+    if item.name in OBJECTS and OBJECTS[item.name].type:
+        also = OBJECTS[item.name].type
+        text = also if also == "HeadSpec" else f"{text} | {also}"
+    if item.name == "data":
+        text = f"os.PathLike[str] | {text}"
+    return text if item.required or item.default is not None else f"{text} | None"
+
+
+def _words(item: Declared) -> str:
+    return ", ".join(f'"{word}"' for word in item.words)
+
+
+def _bare_name(kind: Any) -> str:
+    return getattr(getattr(kind, "__origin__", kind), "__name__", "str")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
@@ -19,11 +18,6 @@ ACCEPTANCE = "accept_inconclusive=True"
 def subject_of(model: ModelLike, follow_links: bool) -> ModelLike:
     """The model, read through links where they are to be followed."""
     return open_structure(model, follow_links=True) if follow_links else model
-
-
-def part_of(group: type[Any], given: object) -> Any:
-    """The settings of one group."""
-    return group(**{name: getattr(given, name) for name in declared(group)})
 
 
 def data_of(model: ModelLike, running: Running) -> DataSource | None:

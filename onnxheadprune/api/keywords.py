@@ -10,12 +10,11 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from numbers import Real
-from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, get_origin
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.registry import SCORED
-from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, Shares, declared, first_broken
+from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, declared, first_broken
 from onnxheadprune.settings.words import described
 
 Group = TypeVar("Group")
@@ -246,51 +245,3 @@ def _said(item: Declared) -> str:
     """The help of a keyword; that of an option `--no-x` describes `x=False`."""
     text = described(item)
     return f"False: {text[0].lower()}{text[1:]}" if item.setting.flags.startswith("--no-") else text
-
-
-def type_of(item: Declared) -> str:
-    """The type of a keyword, as a file of Python has it."""
-    kind = item.kind
-    if get_origin(kind) is tuple:
-        each = f"Literal[{_words(item)}]" if item.words else get_args(kind)[0]
-        named = (
-            each if isinstance(each, str) else {"int": "int", "float": "float"}.get(_bare_name(each), "str")
-        )
-        alone = f"{named} | " if named in ("int", "float") else ""
-        text = f"{alone}Collection[{named}]" + (" | str" if item.setting.parse is not None else "")
-    elif get_origin(kind) is Mapping:
-        key = f"Literal[{_words(item)}]" if item.words else "str"
-        text = f"Mapping[{key}, int] | str"
-    elif item.setting.parse is not None:
-        text = "int | Sequence[int] | str"
-    elif item.words:
-        text = f"Literal[{_words(item)}]"
-    elif isinstance(item.bounds, Shares):
-        text = "float | str"
-    else:
-        text = {bool: "bool", int: "int", float: "float", Path: "str | os.PathLike[str]"}.get(kind, "str")
-    if item.name in OBJECTS and OBJECTS[item.name].type:
-        also = OBJECTS[item.name].type
-        text = also if also == "HeadSpec" else f"{text} | {also}"
-    if item.name == "data":
-        text = f"os.PathLike[str] | {text}"
-    return text if item.required or item.default is not None else f"{text} | None"
-
-
-def _words(item: Declared) -> str:
-    return ", ".join(f'"{word}"' for word in item.words)
-
-
-def _bare_name(kind: Any) -> str:
-    return getattr(getattr(kind, "__origin__", kind), "__name__", "str")
-
-
-def typed_dict(call: Call[Any]) -> Iterator[str]:
-    """The lines of a class with the types of a function's keywords."""
-    title = "".join(part.title() for part in call.name.split("_"))
-    yield f"class {title}Keywords(TypedDict, total=False):"
-    yield f'    """Keywords of `{call.name}`."""'
-    yield ""
-    for item in call.keywords.values():
-        text = type_of(item)
-        yield f"    {item.name}: {f'Required[{text}]' if item.required else text}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import ACCEPTANCE, Output, data_of, part_of, subject_of
+from onnxheadprune.api.common import ACCEPTANCE, Output, data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import (
     FuseKeywords,
@@ -24,7 +24,8 @@ from onnxheadprune.model.storage.claims import backup_path
 from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Timing
-from onnxheadprune.settings.writing import Target
+from onnxheadprune.settings.setting import part_of
+from onnxheadprune.settings.writing import Storing, Target
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import (
     Choice,
@@ -139,11 +140,11 @@ def _sizes(given: Timing) -> BenchSettings:
 def _place(given: Target, model: ModelLike) -> Writing:
     """Where the result is written."""
     if not given.in_place:
-        return Writing(given.output, given.external_data)
+        return Writing(given.output, part_of(Storing, given))
     path = model.path if isinstance(model, LoadedModel) else model
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError("in_place=True replaces the file of the model, so give the model by its path")
-    return Writing(path, given.external_data, given.backup or backup_path(Path(path)))
+    return Writing(path, part_of(Storing, given), given.backup or backup_path(Path(path)))
 
 
 def _data_name(pattern: str | None, output: Output) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output, data_of, part_of
+from onnxheadprune.api.common import Output, data_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import (
     CombineKeywords,
@@ -14,6 +14,8 @@ from onnxheadprune.api.typed import (
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Rounding, Timing
+from onnxheadprune.settings.setting import part_of
+from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.apart import Looking
 from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
@@ -52,7 +54,7 @@ def quantize(
     request = QuantizeRequest(
         part_of(Rounding, given),
         Run(given.provider, given.seed, data_of(model, given)),
-        Writing(output, given.external_data),
+        Writing(output, part_of(Storing, given)),
         measure_of(given.drift),
     )
     return quantized_through(model, request, progress)
@@ -91,6 +93,6 @@ def combine(
         Run(given.provider, given.seed, data_of(model, given)),
         Looking(measure_of(given.drift), given.metric),
         part_of(Timing, given),
-        Writing(output, given.external_data),
+        Writing(output, part_of(Storing, given)),
     )
     return combined_through(model, pruned, request, progress)

@@ -12,6 +12,8 @@ from onnxheadprune.api.typed import (
 )
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.setting import part_of
+from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.recover import recovery_request
 from onnxheadprune.workflow.requests import (
@@ -63,6 +65,6 @@ def recover(
         ),
         run=Run(given.provider, given.seed, data_of(model, given)),
         proving=Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
-        writing=Writing(output, given.external_data),
+        writing=Writing(output, part_of(Storing, given)),
     )
     return carried_through(model, recovery_request(model, pruned, request), progress)

@@ -14,9 +14,7 @@ from onnxheadprune.api.typed import (
 )
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.choosing.scoring import score as scoring
-from onnxheadprune.choosing.scoring.executors import open_executor
-from onnxheadprune.choosing.scoring.scores import HeadScores, partial_path, write_scores
+from onnxheadprune.choosing.scoring.scores import HeadScores, write_scores
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.data.calibration import calibration_data
@@ -24,11 +22,12 @@ from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.requests import (
     measure_of,
     requirements_of,
 )
+from onnxheadprune.workflow.score import scored
 
 
 @keywords_of(calls.SCORE)
@@ -54,21 +53,10 @@ def score(
     given = calls.SCORE.read(settings, output=output)
     subject = subject_of(model, given.follow_links)
     data = data_of(subject, given)
-    method = given.method or scoring.default_method(given.units, measured=data is not None)
-    provider = given.provider
-    with open_executor(given.jobs, given.dask) as executor:
-        scores = scoring.score(
-            subject,
-            method=method,
-            data=data,
-            # Weights alone need no provider, but one that is asked for by name must be usable.
-            provider=provider if provider == AUTO else resolve_provider(provider),
-            effect=measure_of(given.drift),
-            executor=executor,
-            partial=partial_path(None if output is None else Path(output), method),
-            progress=progress,
-            units=given.units,
-        )
+    place = None if output is None else Path(output)
+    scores = scored(
+        subject, given, given.units, data, given.provider, place, progress, measure_of(given.drift)
+    )
     if output is not None:
         write_scores(scores, output)
     return scores

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.runtime import Provider
 
+Method = Literal[
+    "weight",
+    "reap",
+    "frequency",
+    "activation",
+    "fluctuation",
+    "reconstruction",
+    "ablation",
+    "fisher",
+    "taylor",
+    "random",
+]
+Runtime = Literal[
+    "fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"
+]
+
 
 class PruneKeywords(TypedDict, total=False):
     """Keywords of `prune`."""
@@ -32,21 +48,7 @@ class PruneKeywords(TypedDict, total=False):
     target_speedup: float | None
     max_drift: float | None
     scores: str | os.PathLike[str] | HeadScores | None
-    method: (
-        Literal[
-            "weight",
-            "reap",
-            "frequency",
-            "activation",
-            "fluctuation",
-            "reconstruction",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ]
-        | None
-    )
+    method: Method | None
     protect: str | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
     min_heads: int
@@ -104,21 +106,7 @@ class PruneFolderKeywords(TypedDict, total=False):
     target_speedup: float | None
     max_drift: float | None
     scores: str | os.PathLike[str] | HeadScores | None
-    method: (
-        Literal[
-            "weight",
-            "reap",
-            "frequency",
-            "activation",
-            "fluctuation",
-            "reconstruction",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ]
-        | None
-    )
+    method: Method | None
     protect: str | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
     min_heads: int
@@ -141,19 +129,7 @@ class PruneFolderKeywords(TypedDict, total=False):
     fuse: Literal["auto", "onnx", "contrib", "none"]
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
-    runtime: (
-        Literal[
-            "fastembed",
-            "genai",
-            "openvino",
-            "optimum",
-            "ort",
-            "sentence-transformers",
-            "tei",
-            "transformers.js",
-        ]
-        | None
-    )
+    runtime: Runtime | None
     per_layer_config: bool
     provider: str | Provider
     seed: int
@@ -269,21 +245,7 @@ class CombineKeywords(TypedDict, total=False):
 class ScoreKeywords(TypedDict, total=False):
     """Keywords of `score`."""
 
-    method: (
-        Literal[
-            "weight",
-            "reap",
-            "frequency",
-            "activation",
-            "fluctuation",
-            "reconstruction",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ]
-        | None
-    )
+    method: Method | None
     drift: str | Callable[..., float] | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
     text_field: str | None
@@ -307,21 +269,7 @@ class SweepKeywords(TypedDict, total=False):
     """Keywords of `sweep`."""
 
     scores: str | os.PathLike[str] | HeadScores | None
-    method: (
-        Literal[
-            "weight",
-            "reap",
-            "frequency",
-            "activation",
-            "fluctuation",
-            "reconstruction",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ]
-        | None
-    )
+    method: Method | None
     protect: str | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
     min_heads: int
@@ -353,21 +301,7 @@ class SelectHeadsKeywords(TypedDict, total=False):
     ratio: float | str | None
     keep: int | None
     scores: str | os.PathLike[str] | HeadScores | None
-    method: (
-        Literal[
-            "weight",
-            "reap",
-            "frequency",
-            "activation",
-            "fluctuation",
-            "reconstruction",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ]
-        | None
-    )
+    method: Method | None
     protect: str | None
     min_heads: int
     multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str

@@ -15,7 +15,7 @@ from onnxheadprune.settings.calls import Pruning
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
 from onnxheadprune.settings.inputs import RANDOM, Dask, Jobs, Running
 from onnxheadprune.settings.setting import OUTPUT, Setting
-from onnxheadprune.settings.writing import ExternalData, Json
+from onnxheadprune.settings.writing import Json, Storing
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
@@ -36,7 +36,7 @@ def batch(
             section=OUTPUT,
         ),
     ] = None,
-    external_data: ExternalData = "auto",
+    storing: Storing = Storing(),
     jobs: Jobs = 1,
     dask: Dask = None,
     as_json: Json = False,
@@ -54,7 +54,7 @@ def batch(
             click.get_current_context(),
         )
     assert output is not None
-    request = Request.of(given, Writing(external_data=external_data)).on(given.data)
+    request = Request.of(given, Writing(storing=storing)).on(given.data)
     read = None if given.data is None else _DataReader.rooted(given)
     return run_batch(folder, request, output, jobs=jobs, dask=dask, read=read, as_json=as_json)
 

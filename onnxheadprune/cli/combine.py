@@ -12,7 +12,7 @@ from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Rounding, Timing
 from onnxheadprune.settings.setting import OUTPUT, Setting, requires
-from onnxheadprune.settings.writing import ExternalData, Json, Model, Pruned, Report
+from onnxheadprune.settings.writing import Json, Model, Pruned, Report, Storing
 
 
 @command(rules={"external_data": requires("output")})
@@ -34,7 +34,7 @@ def combine(
     ] = None,
     drift: Drift = None,
     metric: Metric = None,
-    external_data: ExternalData = "auto",
+    storing: Storing = Storing(),
     markdown: Annotated[
         Path | None,
         Setting(
@@ -67,7 +67,7 @@ def combine(
         Run(running.provider, running.seed, data),
         Looking(measure_of(drift), metric),
         timing,
-        Writing(output, external_data),
+        Writing(output, storing),
     )
     presentation = Presentation()
 

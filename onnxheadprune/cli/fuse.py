@@ -7,7 +7,8 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.settings.calls import FuseMode
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Target
+from onnxheadprune.settings.setting import part_of
+from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Storing, Target
 
 
 @command(makes=("fused", "model"))
@@ -32,6 +33,6 @@ def fuse(
         fuse=mode,
         run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(checking.validate, checking.accept_inconclusive),
-        writing=Writing(place, target.external_data, target.backup),
+        writing=Writing(place, part_of(Storing, target), target.backup),
     )
     return carry_out(model, request, Showing(report, None, as_json), dry_run=dry_run)

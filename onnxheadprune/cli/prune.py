@@ -12,8 +12,8 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
-from onnxheadprune.settings.setting import Setting, requires
-from onnxheadprune.settings.writing import DryRun, Json, Model, Report
+from onnxheadprune.settings.setting import Setting, part_of, requires
+from onnxheadprune.settings.writing import DryRun, Json, Model, Report, Storing
 
 if TYPE_CHECKING:
     pass
@@ -63,7 +63,7 @@ def prune(
     _require_removal(given)
     place = model if given.in_place else given.output
     subject = subject_of(model, follow_links=given.follow_links and not in_folder)
-    writing = Writing(place, given.external_data, given.backup, _data_name(given.data_name, place))
+    writing = Writing(place, part_of(Storing, given), given.backup, _data_name(given.data_name, place))
     request = Request.of(given, writing, resume=given.resume)
     if not in_folder:
         request = request.on(read_data(subject, given))

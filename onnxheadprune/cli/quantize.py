@@ -9,7 +9,7 @@ from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.settings.setting import requires
-from onnxheadprune.settings.writing import ExternalData, Json, Model, Output
+from onnxheadprune.settings.writing import Json, Model, Output, Storing
 
 
 @command(  # Nothing runs but where drift is measured.
@@ -21,7 +21,7 @@ def quantize(
     running: Running,
     output: Output = None,
     drift: Drift = None,
-    external_data: ExternalData = "auto",
+    storing: Storing = Storing(),
     as_json: Json = False,
 ) -> int:
     """Quantize MODEL with ONNX Runtime's own quantizer, try the result, then write it to OUT.
@@ -36,7 +36,7 @@ def quantize(
     request = QuantizeRequest(
         rounding,
         Run(running.provider, running.seed, read_data(model, running)),
-        Writing(output, external_data),
+        Writing(output, storing),
         measure_of(drift),
     )
     presentation = Presentation()

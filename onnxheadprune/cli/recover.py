@@ -9,12 +9,12 @@ from onnxheadprune.settings.cutting import Recovering, Resume
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import (
     Checking,
-    ExternalData,
     Json,
     Model,
     Output,
     Pruned,
     Report,
+    Storing,
 )
 
 
@@ -27,7 +27,7 @@ def recover(
     checking: Checking,
     output: Output = None,
     resume: Resume = False,
-    external_data: ExternalData = "auto",
+    storing: Storing = Storing(),
     report: Report = None,
     as_json: Json = False,
 ) -> int:
@@ -48,7 +48,7 @@ def recover(
         ),
         run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(checking.validate, checking.accept_inconclusive),
-        writing=Writing(output, external_data),
+        writing=Writing(output, storing),
     )
     with err().status("validating"):
         request = recovery_request(model, pruned, request)

@@ -50,42 +50,27 @@ def score(
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
     from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
-    from onnxheadprune.choosing.scoring.executors import open_executor
-    from onnxheadprune.choosing.scoring.score import default_method, score
-    from onnxheadprune.choosing.scoring.scores import partial_path, write_scores
+    from onnxheadprune.choosing.scoring.scores import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.choice import heat_rows, score_rows
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.workflow.requests import measure_of
+    from onnxheadprune.workflow.score import scored
 
-    provider = running.provider
     if heatmap is not None:
         check_picture(heatmap)
-    effect = measure_of(scoring.drift)
     if heatmap is not None and not set(units) >= DEFAULT_UNITS:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
+    effect = measure_of(scoring.drift)
     samples = with_own_tokenizer(model, running)
     subject = (
         _leader_of(model, follow_links) if model.is_dir() else subject_of(model, follow_links=follow_links)
     )
     data = read_data(subject, samples)
-    method = scoring.method or default_method(units, measured=data is not None)
-    with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
-        scores = score(
-            subject,
-            method=method,
-            data=data,
-            # Weights alone need no provider, but one that is asked for by name must be usable.
-            provider=provider if provider.lower() == AUTO else resolve_provider(provider),
-            effect=effect,
-            executor=executor,
-            partial=partial_path(output, method),
-            progress=progress,
-            units=frozenset(units),
-        )
+    with progress_on(err()) as progress:
+        scores = scored(subject, scoring, units, data, running.provider, output, progress, effect)
     presentation = Presentation()
     with presentation.prepared():
         if output is not None:

@@ -16,8 +16,8 @@ from onnxheadprune.settings.calls import Pruning
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA
-from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
-from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
+from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, part_of
+from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Request, Writing
 
@@ -33,7 +33,7 @@ NO_DATA = (MEASURED, *WITHOUT_DATA)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassKeys:
+class PassKeys(Storing):
     """Parameters of a pass that mean something else on the command line, or that it has for folders."""
 
     ratio: Annotated[
@@ -52,7 +52,6 @@ class PassKeys:
     ] = "measured"
     runtime: Runtime = None
     accept_inconclusive: AcceptInconclusive = False
-    external_data: ExternalData = "auto"
 
 
 GROUPS = (Cut, Running, PassKeys)
@@ -158,7 +157,7 @@ def _request(settings: Settings, data: Data, output: Path) -> Request:
         **vars(settings.cut), **vars(settings.running), accept_inconclusive=own.accept_inconclusive
     )
     request = Request.of(
-        given, Writing(output, own.external_data), acceptance="accept_inconclusive: true"
+        given, Writing(output, part_of(Storing, own)), acceptance="accept_inconclusive: true"
     ).on(data)
     target = request.choice.target
     if target is None or not own.whole_groups:

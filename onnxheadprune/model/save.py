@@ -25,6 +25,7 @@ from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.stage import Stage
 from onnxheadprune.model.storage.tensors import own_location
+from onnxheadprune.settings.writing import Storing
 
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
 
@@ -120,18 +121,18 @@ def save_model(
     loaded = LoadedModel.of(model, "the model")
     target = Path(output)
     Outputs.of(output).claim()
-    with stage_model(loaded, target, _POLICIES[external]) as stage, sentences(target):
+    with stage_model(loaded, target, Storing(external_data=_POLICIES[external])) as stage, sentences(target):
         stage.commit()
 
 
-def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named: str | None = None) -> Stage:
+def stage_model(loaded: LoadedModel, target: Path, storing: Storing, named: str | None = None) -> Stage:
     """Write the weights of a model into files that have no name yet.
 
     Args:
         named: the name of the external data file; None derives one from the content.
     """
     location = f"{own_location(target)}.data"
-    layout, inside = lay_out(loaded.proto, loaded.inline, location, external, INLINE_LIMIT)
+    layout, inside = lay_out(loaded.proto, loaded.inline, location, storing.external_data, INLINE_LIMIT)
     if inside > INLINE_LIMIT:
         raise UsageError(
             f"{target} cannot hold its weights of {inside / 1e9:.1f} GB, since a protobuf message"

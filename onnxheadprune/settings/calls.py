@@ -21,7 +21,7 @@ from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Runni
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import CHANGES, EXECUTION, SELECTION, Natural, Setting, Text
-from onnxheadprune.settings.writing import Checking, Deploying, ExternalData, FollowLinks, Target
+from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Storing, Target
 
 Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
 FuseMode = Annotated[
@@ -78,19 +78,17 @@ class FuseCall(Checking, Running, Target):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoverCall(Checking, Running, Recovering):
+class RecoverCall(Storing, Checking, Running, Recovering):
     """`recover`."""
 
     resume: Resume = False
-    external_data: ExternalData = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeCall(Running, Rounding):
+class QuantizeCall(Storing, Running, Rounding):
     """`quantize`."""
 
     drift: Drift = None
-    external_data: ExternalData = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

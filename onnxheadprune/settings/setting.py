@@ -351,6 +351,11 @@ def declared(group: type[Any]) -> Mapping[str, Declared]:
     return _KNOWN[group]
 
 
+def part_of(group: type[Any], given: object) -> Any:
+    """The settings of one group, out of a larger one."""
+    return group(**{name: getattr(given, name) for name in declared(group)})
+
+
 def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any]]:
     """The settings that a function takes, and the groups of settings, by the names of its parameters."""
     hints = get_type_hints(function, include_extras=True)

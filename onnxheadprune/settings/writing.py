@@ -78,14 +78,6 @@ FollowLinks = Annotated[
         "Read files through links that lead out of their folder, as in a hub's cache.", section=EXECUTION
     ),
 ]
-ExternalData = Annotated[
-    Beside,
-    Setting(
-        "Keep weights in a file beside the model: as the original does, always or never.",
-        rules=(excludes("dry_run"),),
-        section=OUTPUT,
-    ),
-]
 AcceptInconclusive = Annotated[
     bool,
     Setting(
@@ -107,7 +99,22 @@ Runtime = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class Storing:
+    """How a model is stored, wherever one is written."""
+
+    SECTION: ClassVar[str] = OUTPUT
+
+    external_data: Annotated[
+        Beside,
+        Setting(
+            "Keep weights in a file beside the model: as the original does, always or never.",
+            rules=(excludes("dry_run"),),
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
     """The place where the model is written."""
 
     SECTION: ClassVar[str] = OUTPUT
@@ -129,7 +136,11 @@ class Target:
             rules=(requires("in_place"),),
         ),
     ] = None
-    external_data: ExternalData = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Storing, Destination):
+    """The place where the model is written, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)

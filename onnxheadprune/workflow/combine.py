@@ -182,7 +182,7 @@ def combined_through(
         ready(found)
         return found
     chosen = models[best].changed(models[best].as_stored)
-    with stage_model(chosen, target, request.writing.external_data) as stage:
+    with stage_model(chosen, target, request.writing.storing) as stage:
         ready(found)
         commit(stage)
     return found

@@ -244,7 +244,7 @@ def _written(
     """Write a model whose files get their names only after the proof, which reads them back from the disk."""
     assert places.model is not None
     writing = request.writing
-    with stage_model(pruned, places.model, writing.external_data, writing.data_name) as stage:
+    with stage_model(pruned, places.model, writing.storing, writing.data_name) as stage:
         verdict = proof.of(staged_model(stage)) if request.proving.validate else None
         found = result(verdict, sealed_bytes(stage, _validation_note(verdict)))
         ready(found)
@@ -259,8 +259,8 @@ def _written(
 def claimed(model: LoadedModel, request: Request) -> Outputs:
     """The files that a request writes."""
     writing, choice = request.writing, request.choice
-    if writing.external_data not in ("auto", "always", "never"):
-        raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
+    if writing.storing.external_data not in ("auto", "always", "never"):
+        raise UsageError(f"external data is auto, always or never, not {writing.storing.external_data!r}")
     checkpoint: tuple[Making, ...] = ()
     if choice.recover is not None and writing.output is not None:
         from onnxheadprune.training.checkpoint import beside, making_of

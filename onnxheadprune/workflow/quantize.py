@@ -175,7 +175,7 @@ def quantized_through(
     if target is None:
         ready(found)
         return found
-    with stage_model(result, target, writing.external_data, writing.data_name) as stage:
+    with stage_model(result, target, writing.storing, writing.data_name) as stage:
         ready(found)
         commit(stage)
     return found

@@ -12,6 +12,7 @@ from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, output_names
 from onnxheadprune.settings.registry import SCORED
+from onnxheadprune.settings.writing import Storing
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.targets import PruningTarget, Requirements
     from onnxheadprune.data.drift import Measure
     from onnxheadprune.fusion.result import FuseMode
-    from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.settings.calls import Pruning
     from onnxheadprune.settings.cutting import Cut, Selecting
@@ -114,8 +114,7 @@ class Writing:
     """Where the result goes."""
 
     output: str | os.PathLike[str] | None = None  # None writes nothing
-    # keep weights in a file beside it: as the input does, always or never
-    external_data: ExternalData = "auto"
+    storing: Storing = field(default_factory=Storing)
     # allows `output` to be the model itself, whose file is kept under this name
     backup: str | os.PathLike[str] | None = None
     # of the file with weights beside the output; None makes one from the content

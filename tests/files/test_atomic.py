@@ -22,6 +22,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.stage import uninterrupted
+from onnxheadprune.settings.writing import Storing
 from tests import toys
 from tests.conftest import ROOT, Outcome
 from tests.crashes import (
@@ -77,7 +78,7 @@ def test_killed_at_every_step(
     older, newer = (prune(source, heads=heads, validate=False).pruned for heads in ("0:1", "0:2"))
 
     def write(model: LoadedModel) -> None:
-        with stage_model(model, target, external) as stage:
+        with stage_model(model, target, Storing(external_data=external)) as stage:
             sealed_bytes(stage, ("stamp", "a verdict"))
             commit(stage)
 

@@ -29,6 +29,8 @@ SPOKEN = {
     "validation/expert_masks.py": "neurons of experts in one operator, silenced in its weights",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""
+WORDS = re.compile(r"neuron|ffn\.|sublayer|expert|moe\.", re.IGNORECASE)
+"""The names of the kinds that there are; others may be called by a word that has more meanings."""
 NAMES = ("UNIT", "UNITS", "BLOCK", "TITLE", "KEY", "FROM", "FIELD")
 
 
@@ -82,15 +84,9 @@ def _with_subclasses(classes: Iterable[type]) -> list[type]:
     return [one for base in classes for one in (base, *_with_subclasses(base.__subclasses__()))]
 
 
-def _words() -> re.Pattern[str]:
-    return re.compile(
-        "|".join(re.escape(word) for kind in kinds.KINDS for word in (kind.UNIT, kind.KEY)), re.IGNORECASE
-    )
-
-
 def test_nobody_asks_which_kind_it_is() -> None:
     classes = [kind.__name__ for kind in _with_subclasses(kinds.every_kind())]
-    found = {name: list(_asked(tree(path), classes, _words())) for name, path in _files()}
+    found = {name: list(_asked(tree(path), classes, WORDS)) for name, path in _files()}
     asks = {name: [one for one in places if not one.startswith("names")] for name, places in found.items()}
     assert {name: places for name, places in asks.items() if places} == {}
     names = {name: places for name, places in found.items() if places}
@@ -109,7 +105,7 @@ def test_nobody_asks_which_kind_it_is() -> None:
     ],
 )
 def test_the_scan_sees(line: str, told: str) -> None:
-    (first, *_) = _asked(ast.parse(line), ["AttentionSite", "NeuronSite"], _words())
+    (first, *_) = _asked(ast.parse(line), ["AttentionSite", "NeuronSite"], WORDS)
     assert told in first
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Words = tuple[str, ...]
 Mode = dict[str, Words]
@@ -183,13 +183,15 @@ CUTTING = RESPECTING | {
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
 }
+STORING = {"external_data": shown("--external-data", "always", model="heavy")}
+"""How a model is stored, in each command that writes one."""
 WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
     "seed": Trial((("--seed", "7"),)),
     "validate": shown("--no-validate"),
     "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
-    "external_data": shown("--external-data", "always", model="heavy"),
     "as_json": shown("--json"),
+    **STORING,
 }
 RESUME = {"resume": shown("--resume", along=("--recover", "1", "--data", "{model}.npz"))}
 AT_ONE_MODEL = {
@@ -246,7 +248,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
                 "random",
             ),
         ),
-        "external_data": WRITING["external_data"],
+        **STORING,
         "as_json": shown("--json"),
     },
     "combine": CALIBRATING
@@ -259,7 +261,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "drift": RESPECTING["drift"],
         "metric": shown("--metric", "mine_for_options:mean"),
         "seed": shown("--seed", "7"),
-        "external_data": shown("--external-data", "always", along=("-o", "both.onnx"), model="heavy"),
+        **{name: replace(trial, along=(*trial.along, "-o", "both.onnx")) for name, trial in STORING.items()},
         "markdown": shown("--export-markdown", "table.md"),
         "report": AT_ONE_MODEL["report"],
         "as_json": shown("--json"),

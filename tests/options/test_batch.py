@@ -82,4 +82,4 @@ def request_of(asked: object) -> object:
     if not isinstance(asked, tuple):
         return asked
     [request] = [item for item in asked if isinstance(item, Request)]
-    return replace(request, writing=Writing(external_data=request.writing.external_data))
+    return replace(request, writing=Writing(storing=request.writing.storing))

@@ -40,30 +40,7 @@ def score(
     progress: Progress = silent,
     units: Collection[str] = DEFAULT_UNITS,
 ) -> HeadScores:
-    """Importance scores of all heads, neurons or experts; larger is more important.
-
-    Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        method: "weight" and "random" need no data. "activation", "fluctuation" and "reconstruction" need one pass over
-            the data, "fisher" and "taylor" one forward and backward, "ablation" about half a pass per head or expert,
-            or per group of neurons. "frequency" (one pass) and "reap" (one more per chosen expert) score experts alone;
-            "weight", "fluctuation", "reconstruction", "fisher" and "taylor" do not. None: "reconstruction" or "reap".
-        data: calibration data.
-        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
-        effect: for "ablation": a measure instead of divergence or cosine, called with the outputs
-            before, the outputs after and the feed; larger is worse. "fisher" takes "kl" or "cosine".
-        executor: where to ablate sites; any `concurrent.futures.Executor`.
-        partial: a file to keep finished sites in, so that an interrupted ablation can be resumed.
-        progress: called with the step, the finished amount, and the total.
-        units: "heads", "neurons" of the feed-forward blocks that can lose some, "experts" of mixtures,
-            or several of these.
-
-    Raises:
-        UsageError: if there is no data where the method needs it, the data does not fit, or units have no scores.
-        RefusedError: if the model has no sites, or a site that this method cannot see into.
-        ModelError: if the model cannot be read.
-        ProviderError: if the asked-for provider does not run here.
-    """
+    """Importance scores of all heads, neurons or experts; larger is more important."""
     if method is not None and method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
     if callable(effect) and method is not None and METHODS[method].constants["GRADIENT"]:

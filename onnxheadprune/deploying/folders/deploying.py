@@ -194,7 +194,7 @@ class Deploying:
         return Deployment(files, self.config, sites, self.export.others, self.genai, elsewhere)
 
     def _data_files(self, file: ModelFile) -> int:
-        policy = self.asked.request.writing.external_data
+        policy = self.asked.request.writing.storing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)
 

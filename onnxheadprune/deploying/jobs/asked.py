@@ -19,7 +19,8 @@ from onnxheadprune.runtime.quantizing import decided
 from onnxheadprune.settings.calls import Pruning
 from onnxheadprune.settings.cutting import Cut, Recovering, Scoring
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
-from onnxheadprune.settings.setting import declared
+from onnxheadprune.settings.setting import declared, part_of
+from onnxheadprune.settings.writing import Storing
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -101,7 +102,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
         seed=job.keys.seed,
         accept_inconclusive=keys.accept_inconclusive,
     )
-    return Request.of(given, Writing(output, keys.external_data), acceptance=ACCEPTANCE).on(data)
+    return Request.of(given, Writing(output, part_of(Storing, keys)), acceptance=ACCEPTANCE).on(data)
 
 
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
@@ -111,7 +112,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
         Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget, keys.time), resume=resume),
         run=Run(job.keys.provider, job.keys.seed, data),
         proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
-        writing=Writing(output, prune.external_data),
+        writing=Writing(output, part_of(Storing, prune)),
     )
 
 
@@ -121,7 +122,7 @@ def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeReque
     how = job.keys.quantize
     decided(how)
     run = Run(job.keys.provider, job.keys.seed, data)
-    return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
+    return QuantizeRequest(how, run, Writing(output, part_of(Storing, job.keys.prune)))
 
 
 def validating(job: Job, data: DataSource | None) -> ValidationRequest:

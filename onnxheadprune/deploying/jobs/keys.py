@@ -29,7 +29,7 @@ from onnxheadprune.settings.setting import (
     excludes,
     requires,
 )
-from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
+from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -46,11 +46,10 @@ class DataKeys(Samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneKeys(Cut):
+class PruneKeys(Storing, Cut):
     """What to remove; the result is proven exact before it is written."""
 
     accept_inconclusive: AcceptInconclusive = False
-    external_data: ExternalData = "auto"
     runtime: Runtime = None
 
 

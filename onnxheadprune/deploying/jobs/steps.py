@@ -11,8 +11,7 @@ from typing import Literal, TypeAlias
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.scoring.executors import open_executor
-from onnxheadprune.choosing.scoring.score import default_method, score, scored_kinds
+from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import write_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
@@ -47,9 +46,8 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.registry import BY_SITE
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import prove
@@ -60,11 +58,12 @@ from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
 from onnxheadprune.workflow.requests import Request, measure_of
+from onnxheadprune.workflow.score import scored
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
 PRUNED_FOLDER = "pruned"
-PARTIAL = "score.json.partial"
+SCORES, PARTIAL = "score.json", "score.json.partial"
 SINGLE = ("score", "recover", "quantize")
 """Steps that take one model."""
 FILES = "files"
@@ -135,7 +134,7 @@ class Workshop:
         scored: tuple[Name, ...] = () if keys.score is None else ("score",)
         cut: tuple[Name, ...] = ("prune",) if keys.recover is None else ("prune", "recover")
         if keys.score is not None:
-            yield self._step("score", (), ("score.json",), self._score, beside=(PARTIAL,))
+            yield self._step("score", (), (SCORES,), self._score, beside=(PARTIAL,))
         yield self._step("prune", scored, (self.pruned, "prune.json"), self._prune)
         if keys.recover is not None:
             beside = (f"{RECOVERED}.recovery",)
@@ -179,22 +178,9 @@ class Workshop:
         assert keys is not None
         running = running_of(self.job)
         data = read_data(self.model, running)
-        units = self.job.keys.prune.units
-        method = keys.method or default_method(units, measured=data is not None)
-        partial = self.folder / PARTIAL if method in BY_SITE else None
-        with open_executor(keys.jobs, keys.dask) as executor:
-            scores = score(
-                self.model,
-                method=method,
-                data=data,
-                provider=provider if provider.lower() == AUTO else resolve_provider(provider),
-                effect=measure_of(keys.drift),
-                executor=executor,
-                partial=partial,
-                progress=progress,
-                units=scored_kinds(units),
-            )
-        write_scores(scores, self.folder / "score.json")
+        units, output = scored_kinds(self.job.keys.prune.units), self.folder / SCORES
+        scores = scored(self.model, keys, units, data, provider, output, progress, measure_of(keys.drift))
+        write_scores(scores, output)
 
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():
@@ -203,7 +189,7 @@ class Workshop:
             )
             self.keep("prune", _pruned_folder(self.job, self.given, request, progress))
             return
-        scores = _scores_file(self.job, self.folder / "score.json")
+        scores = _scores_file(self.job, self.folder / SCORES)
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
         self.keep("prune", documented(lambda ready: carried_through(self.model, request, progress, ready)))
 
