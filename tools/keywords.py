@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from onnxheadprune.api.calls import CALLS
 from onnxheadprune.api.keywords import OBJECTS, Call
-from onnxheadprune.settings.setting import Declared, Shares
+from onnxheadprune.settings.setting import Declared, Shares, declared
 
 FILE = Path(__file__).parents[1] / "onnxheadprune" / "api" / "typed.py"
 HEAD = '''\
@@ -38,22 +40,51 @@ def text() -> str:
     """The file as the declarations have it."""
     items = [item for call in CALLS for item in call.keywords.values()]
     named = {words: item.name.title() for item in items if len(words := f"Literal[{_words(item)}]") > LONG}
-    made = "\n\n".join("\n".join(typed_dict(call)) + "\n" for call in CALLS)
+    made = "\n\n".join("\n".join(lines) + "\n" for lines in classes())
     for words, name in named.items():
         made = made.replace(words, name)
     names = "\n".join(f"{name} = {words}" for words, name in named.items())
     return f"{HEAD}\n{names}\n\n\n{made}"
 
 
-def typed_dict(call: Call[Any]) -> Iterator[str]:
-    """The lines of a class with the types of a function's keywords."""
-    title = "".join(part.title() for part in call.name.split("_"))
-    yield f"class {title}Keywords(TypedDict, total=False):"
-    yield f'    """Keywords of `{call.name}`."""'
-    yield ""
+def classes() -> Iterator[list[str]]:
+    """Yield a class for each group of settings that several functions have as a whole, then one for each function."""
+    whole = {
+        call.name: [group for group, own in groups_of(call) if own <= set(call.keywords)] for call in CALLS
+    }
+    counted = Counter(group for groups in whole.values() for group in groups)
+    for group, users in counted.items():
+        if users > 1:
+            call = next(call for call in CALLS if group in whole[call.name])
+            own = dict(groups_of(call))[group]
+            yield class_of(f"_{group.__name__}", [], (group.__doc__ or "").partition("\n")[0], call, own)
+    for call in CALLS:
+        bases = [group for group in whole[call.name] if counted[group] > 1]
+        inherited = {name for group in bases for name in dict(groups_of(call))[group]}
+        title = "".join(part.title() for part in call.name.split("_"))
+        names = [f"_{group.__name__}" for group in bases]
+        rest = set(call.keywords) - inherited
+        yield class_of(f"{title}Keywords", names, f"Keywords of `{call.name}`.", call, rest)
+
+
+def groups_of(call: Call[Any]) -> Iterator[tuple[type[Any], set[str]]]:
+    """Yield the groups with several settings that a call has, each with the names of its own."""
+    known = declared(call.group)
+    for group in reversed(call.group.__mro__):
+        own = {name for name in get_annotations(group) if name in known}
+        if len(own) > 1:
+            yield group, own
+
+
+def class_of(name: str, bases: list[str], doc: str, call: Call[Any], own: Collection[str]) -> list[str]:
+    """The lines of a class with the types of some keywords."""
+    lines = [f"class {name}({', '.join(bases) or 'TypedDict'}, total=False):", f'    """{doc}"""']
+    lines += [""] * bool(own)
     for item in call.keywords.values():
-        text = type_of(item)
-        yield f"    {item.name}: {f'Required[{text}]' if item.required else text}"
+        if item.name in own:
+            text = type_of(item)
+            lines.append(f"    {item.name}: {f'Required[{text}]' if item.required else text}")
+    return lines
 
 
 def type_of(item: Declared) -> str:

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from numbers import Real
 from typing import Any, Generic, TypeVar, get_origin
@@ -48,12 +48,6 @@ def _is_provider(value: object) -> bool:
     return isinstance(value, Provider)
 
 
-def _units() -> tuple[str, ...]:
-    from onnxheadprune.attention.sites.kinds import selectable
-
-    return tuple(selectable())
-
-
 _UNITS = Objects("HeadSpec", "a mapping like {0: [1, 3]}", lambda value: isinstance(value, Mapping))
 _TIME = Objects(
     "float", "a number of epochs", lambda value: isinstance(value, Real) and not isinstance(value, bool)
@@ -68,8 +62,6 @@ OBJECTS: Mapping[str, Objects] = {
         lambda value: isinstance(value, (Mapping, Iterable)) and not isinstance(value, (str, bytes)),
     ),
     "drift": Objects("Callable[..., float]", "a function", callable),
-    # A kind of unit that somebody registered is none of the option's words.
-    "units": Objects("", "", lambda value: bool(_items(value)) and set(_items(value)) <= set(_units())),
     "metric": Objects("Callable[..., Any]", "a function", callable),
     "recover": _TIME,
     "budget": _TIME,
@@ -178,11 +170,7 @@ def _read(item: Declared, value: object) -> object:
         return item.read(value)
     if not objects.fit(value):
         return item.read(value, objects.words)
-    return tuple(name for name in _units() if name in _items(value)) if item.name == "units" else value
-
-
-def _items(value: object) -> Collection[object]:
-    return value if isinstance(value, Collection) and not isinstance(value, str) else ()
+    return value
 
 
 def _differs(value: object, default: object) -> bool:

@@ -31,7 +31,79 @@ Runtime = Literal[
 ]
 
 
-class PruneKeywords(TypedDict, total=False):
+class _Selecting(TypedDict, total=False):
+    """How units are selected, and how the remaining weights are adjusted."""
+
+    scores: str | os.PathLike[str] | HeadScores | None
+    method: Method | None
+    protect: str | None
+    units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
+    min_heads: int
+    multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
+    uniform: bool
+    refit: bool | None
+    drift: str | Callable[..., float] | None
+
+
+class _Samples(TypedDict, total=False):
+    """How text and images become inputs."""
+
+    text_field: str | None
+    target_field: str | None
+    max_samples: int | None
+    tokenizer: str | os.PathLike[str] | None
+    max_length: int
+    image_size: int | Sequence[int] | str | None
+    image_mean: float | Collection[float] | str | None
+    image_std: float | Collection[float] | str | None
+
+
+class _Running(TypedDict, total=False):
+    """Inputs, and where models run."""
+
+    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
+    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
+    provider: str | Provider
+    seed: int
+
+
+class _Checking(TypedDict, total=False):
+    """What must be shown before a model is written."""
+
+    validate: bool
+    accept_inconclusive: bool
+
+
+class _Pruning(TypedDict, total=False):
+    """One cut, wherever its result goes: of a model, of those of a folder, of a job or of another tool."""
+
+    recover: str | float | None
+    time: str | None
+
+
+class _Timing(TypedDict, total=False):
+    """What latency is measured at, and for how long."""
+
+    batch: int | Collection[int] | str | None
+    seq: int | Collection[int] | str | None
+    past: int | Collection[int] | str | None
+    dims: Mapping[str, int] | str
+    repeats: int | None
+    time_budget: float
+    threads: int | None
+
+
+class _Rounding(TypedDict, total=False):
+    """How a model is quantized, by ONNX Runtime's own quantizer."""
+
+    to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
+    per_channel: bool
+    reduce_range: bool | None
+    block_size: int
+    exclude: Collection[str]
+
+
+class PruneKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, _Timing, total=False):
     """Keywords of `prune`."""
 
     heads: HeadSpec | None
@@ -47,50 +119,18 @@ class PruneKeywords(TypedDict, total=False):
     keep: int | None
     target_speedup: float | None
     max_drift: float | None
-    scores: str | os.PathLike[str] | HeadScores | None
-    method: Method | None
-    protect: str | None
-    units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
-    min_heads: int
-    multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
-    uniform: bool
-    refit: bool | None
-    drift: str | Callable[..., float] | None
-    recover: str | float | None
-    time: str | None
     resume: bool
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     fuse: Literal["auto", "onnx", "contrib", "none"]
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
-    batch: int | Collection[int] | str | None
-    seq: int | Collection[int] | str | None
-    past: int | Collection[int] | str | None
-    dims: Mapping[str, int] | str
-    repeats: int | None
-    time_budget: float
-    threads: int | None
-    provider: str | Provider
-    seed: int
     follow_links: bool
     in_place: bool
     backup: str | os.PathLike[str] | None
     external_data: Literal["auto", "always", "never"]
-    validate: bool
-    accept_inconclusive: bool
     data_name: str | None
 
 
-class PruneFolderKeywords(TypedDict, total=False):
+class PruneFolderKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, total=False):
     """Keywords of `prune_folder`."""
 
     heads: HeadSpec | None
@@ -105,197 +145,70 @@ class PruneFolderKeywords(TypedDict, total=False):
     keep: int | None
     target_speedup: float | None
     max_drift: float | None
-    scores: str | os.PathLike[str] | HeadScores | None
-    method: Method | None
-    protect: str | None
-    units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
-    min_heads: int
-    multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
-    uniform: bool
-    refit: bool | None
-    drift: str | Callable[..., float] | None
-    recover: str | float | None
-    time: str | None
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     fuse: Literal["auto", "onnx", "contrib", "none"]
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
     runtime: Runtime | None
     per_layer_config: bool
-    provider: str | Provider
-    seed: int
     follow_links: bool
-    validate: bool
-    accept_inconclusive: bool
     data_name: str | None
 
 
-class FuseKeywords(TypedDict, total=False):
+class FuseKeywords(_Samples, _Running, _Checking, total=False):
     """Keywords of `fuse`."""
 
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     mode: Literal["contrib", "onnx", "auto"]
-    provider: str | Provider
-    seed: int
     in_place: bool
     backup: str | os.PathLike[str] | None
     external_data: Literal["auto", "always", "never"]
-    validate: bool
-    accept_inconclusive: bool
 
 
-class RecoverKeywords(TypedDict, total=False):
+class RecoverKeywords(_Samples, _Running, _Checking, total=False):
     """Keywords of `recover`."""
 
     budget: str | float
     time: str | None
     drift: str | Callable[..., float] | None
     resume: bool
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
-    provider: str | Provider
-    seed: int
-    validate: bool
-    accept_inconclusive: bool
     external_data: Literal["auto", "always", "never"]
 
 
-class QuantizeKeywords(TypedDict, total=False):
+class QuantizeKeywords(_Rounding, _Samples, _Running, total=False):
     """Keywords of `quantize`."""
 
     drift: str | Callable[..., float] | None
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
-    to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
-    per_channel: bool
-    reduce_range: bool | None
-    block_size: int
-    exclude: Collection[str]
-    provider: str | Provider
-    seed: int
     external_data: Literal["auto", "always", "never"]
 
 
-class CombineKeywords(TypedDict, total=False):
+class CombineKeywords(_Rounding, _Samples, _Running, _Timing, total=False):
     """Keywords of `combine`."""
 
     drift: str | Callable[..., float] | None
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
-    to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
-    per_channel: bool
-    reduce_range: bool | None
-    block_size: int
-    exclude: Collection[str]
-    batch: int | Collection[int] | str | None
-    seq: int | Collection[int] | str | None
-    past: int | Collection[int] | str | None
-    dims: Mapping[str, int] | str
-    repeats: int | None
-    time_budget: float
-    threads: int | None
     metric: str | Callable[..., Any] | None
-    provider: str | Provider
-    seed: int
     external_data: Literal["auto", "always", "never"]
 
 
-class ScoreKeywords(TypedDict, total=False):
+class ScoreKeywords(_Samples, _Running, total=False):
     """Keywords of `score`."""
 
     method: Method | None
     drift: str | Callable[..., float] | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     jobs: int
     dask: str | None
-    provider: str | Provider
-    seed: int
     follow_links: bool
 
 
-class SweepKeywords(TypedDict, total=False):
+class SweepKeywords(_Selecting, _Samples, _Running, total=False):
     """Keywords of `sweep`."""
 
-    scores: str | os.PathLike[str] | HeadScores | None
-    method: Method | None
-    protect: str | None
-    units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
-    min_heads: int
-    multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
-    uniform: bool
-    refit: bool | None
-    drift: str | Callable[..., float] | None
     recover: str | float | None
     time: str | None
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
-    provider: str | Provider
-    seed: int
     jobs: int
     dask: str | None
 
 
-class SelectHeadsKeywords(TypedDict, total=False):
+class SelectHeadsKeywords(_Samples, _Running, total=False):
     """Keywords of `select_heads`."""
 
     ratio: float | str | None
@@ -307,18 +220,6 @@ class SelectHeadsKeywords(TypedDict, total=False):
     multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
     uniform: bool
     drift: str | Callable[..., float] | None
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
-    provider: str | Provider
-    seed: int
 
 
 class PlanPruningKeywords(TypedDict, total=False):
@@ -333,38 +234,19 @@ class PlanPruningKeywords(TypedDict, total=False):
     allow_io_change: bool
 
 
-class ValidateKeywords(TypedDict, total=False):
+class ValidateKeywords(_Samples, _Running, total=False):
     """Keywords of `validate`."""
 
     heads: HeadSpec | None
     drift: str | Callable[..., float] | None
     strict: bool
-    text_field: str | None
-    target_field: str | None
-    max_samples: int | None
-    tokenizer: str | os.PathLike[str] | None
-    max_length: int
-    image_size: int | Sequence[int] | str | None
-    image_mean: float | Collection[float] | str | None
-    image_std: float | Collection[float] | str | None
-    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
-    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     metric: str | Callable[..., Any] | None
-    provider: str | Provider
-    seed: int
     follow_links: bool
 
 
-class BenchKeywords(TypedDict, total=False):
+class BenchKeywords(_Timing, total=False):
     """Keywords of `bench`."""
 
-    batch: int | Collection[int] | str | None
-    seq: int | Collection[int] | str | None
-    past: int | Collection[int] | str | None
-    dims: Mapping[str, int] | str
-    repeats: int | None
-    time_budget: float
-    threads: int | None
     cuda_graph: bool
     memory: bool
     provider: str | Provider

@@ -38,8 +38,7 @@ class Limits:
 
     def multiple(self, units: str) -> int:
         """Return the number of which a site keeps a multiple of units of a kind."""
-        limits = {**MULTIPLES, **self.multiple_of}
-        return next((count for kind, count in limits.items() if kind == units), 1)
+        return self.multiple_of.get(units, MULTIPLES.get(units, 1))
 
     def options(self, site: Site, path: Sequence[Step]) -> list[Step]:
         """Return the steps of a path that respect the limits, first the one that removes nothing."""

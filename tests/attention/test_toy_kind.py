@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.site import SPAN, Findings, Site
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.settings import cutting
 from tests import toys, toys_scores
 from tests.conftest import Command
 from tests.deploying import exports
@@ -72,6 +73,7 @@ def _of_channels(projection: Projection) -> Projection:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, WidthSite])
+    monkeypatch.setattr(cutting, "SELECTED", (*cutting.SELECTED, "channels"))
 
 
 @pytest.fixture

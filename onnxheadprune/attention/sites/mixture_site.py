@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from onnxheadprune.model.graph.view import Node
 
 
-UNSEEN = "no value of the graph tells which experts are chosen"
-
-
-ALL_USED = "each token goes through all of its experts"
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MixtureSite(Site):
     """The experts that one router chooses from."""
@@ -51,8 +45,8 @@ class MixtureSite(Site):
     def only_named(self) -> str | None:
         """Why its experts are never selected by data, None if data shows which experts tokens are routed to."""
         if not self.routing.chosen:
-            return ALL_USED
-        return None if self.routing.picks else UNSEEN
+            return "each token goes through all of its experts"
+        return None if self.routing.picks else "no value of the graph tells which experts are chosen"
 
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
         """Return the answers of the operators in which scores of experts meet."""

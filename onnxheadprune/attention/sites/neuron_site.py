@@ -26,9 +26,6 @@ MLP = "mlp"
 PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
 
 
-NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NeuronSite(Site):
     """One feed-forward block; its units are neurons, numbered in the order in which the second linear layer reads them.
@@ -65,7 +62,9 @@ class NeuronSite(Site):
         weights = [item.operand for item in self.projections]
         if any(weight is None or not weight.is_constant for weight in weights):
             return PICKED
-        return NO_ACTIVATION if self.kind == LOW_RANK else None
+        if self.kind == LOW_RANK:
+            return "its units are the ranks of a product of two matrices, with no activation in between"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """The block as JSON-ready data (a part of the contract of `inspect --json`)."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import Silencing, Site
 
-ALONE = "a sublayer has no units to choose among"
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SublayerSite(Site):
@@ -34,7 +32,7 @@ class SublayerSite(Site):
     @property
     def only_named(self) -> str:
         """Why it is never selected by data."""
-        return ALONE
+        return "a sublayer has no units to choose among"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

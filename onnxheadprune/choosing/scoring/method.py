@@ -36,19 +36,12 @@ class Working:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What a method scores.
+    """The sites that a method scores, with the data where it needs some."""
 
-    Attributes:
-        view: an annotated view of the model.
-        sites: those whose units are scored.
-        evidence: data, where it runs, and the measure of drift; only for methods that need data.
-        moments: of the contexts of each site, by its index, where the method's scores are shares of the site.
-        working: settings of a long scoring.
-    """
-
-    view: GraphView
+    view: GraphView  # of the model, annotated
     sites: Sequence[Site]
     evidence: Evidence | None = None
+    # of the contexts of each site, by its index, where scores are shares of the site
     moments: Mapping[int, Sequence[Moments]] = field(default_factory=dict)
     working: Working = Working()
 

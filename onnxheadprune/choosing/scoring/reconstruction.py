@@ -138,23 +138,20 @@ def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
 
 
 def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """Return the additional loss of the projection's output when a head is removed in its turn, after refit.
+    """Return the additional loss of the site's output when a unit is removed in its turn, after refit.
 
-    Shares of the output's variance. Heads removed early cost little; scores never decrease along the path, so
-    a threshold keeps the path's order. The last heads share the rest.
+    Shares of the output's variance, equal for units of one step. Units removed early cost little; scores never decrease
+    along the path, so a threshold keeps the path's order. The last units share the rest.
     """
-    if site.STEPS is not None:
-        return _wide_scores(site, moments)
-    scores = np.full(site.num_units, np.nan)
+    scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in paths(site, moments)[0]:
-        fresh = step.removed - done
+    for step in paths(site, moments)[0] if site.STEPS is None else wide_path(site, moments):
+        fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
-        scores[list(fresh)] = highest
+        scores[fresh] = highest
         before, done = step.error, step.removed
-    last = [head for head in range(site.num_units) if head not in done]
-    if last:
-        scores[last] = max(highest, (1.0 - before) / len(last))
+    last = [one for one in range(site.num_units) if one not in done]
+    scores[last] = max(highest, (1.0 - before) / max(len(last), 1))
     return scores
 
 
@@ -201,24 +198,6 @@ def wide_path_by_worth(
         Step(gone, float(each[list(gone)].sum()))
         for _, gone in _taken(site, multiple, protected, lambda: each)
     )
-
-
-def _wide_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """Return the additional loss of the site's output when a unit is removed in its turn, after refit.
-
-    Shares of the output's variance, equal for units of one step. Scores never decrease along the path, and
-    the last units share the rest.
-    """
-    scores = np.zeros(site.num_units)
-    before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in wide_path(site, moments):
-        fresh = list(step.removed - done)
-        highest = max(highest, (step.error - before) / len(fresh))
-        scores[fresh] = highest
-        before, done = step.error, step.removed
-    last = [one for one in range(site.num_units) if one not in done]
-    scores[last] = max(highest, (1.0 - before) / max(len(last), 1))
-    return scores
 
 
 def _taken(

@@ -86,9 +86,8 @@ def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset
         ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
         raise UsageError(f"scores order the {ordered}; layers are removed as a whole, so they have none")
     for kind in every_kind():
-        if method is None or kind.UNITS not in found:
-            continue
-        if method not in (others := methods_of(kind.SCORED_BY)):
+        others = methods_of(kind.SCORED_BY)
+        if kind.UNITS in found and method not in (None, *others):
             raise UsageError(f"{method} does not score {kind.UNITS}; {', '.join(others)} do")
     return found
 

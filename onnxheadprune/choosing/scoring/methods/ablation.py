@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +16,11 @@ from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.method import Array, Scored, ScoringMethod, Subject
 from onnxheadprune.choosing.scoring.methods.fluctuation import fluctuation_scores
 from onnxheadprune.choosing.scoring.partial import Partial
-from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.drift import EffectMeter, Evidence, Measure
+from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.pickling import Sent, arrived, sent
-from onnxheadprune.runtime import Provider
 
 _CACHE: dict[str, tuple[GraphView, Sites]] = {}
 GROUPS = 16
@@ -41,8 +38,7 @@ class Ablation(ScoringMethod):
     def __call__(self, subject: Subject) -> Scored:
         """Return the drift without each unit, for sites of an interrupted run from its file."""
         view, sites, how, evidence = subject.view, subject.sites, subject.working, subject.data
-        data, provider, effect = evidence.data, evidence.provider, evidence.effect
-        unit = EffectMeter(require_main_output(view), data.inputs, effect).name
+        unit = EffectMeter(require_main_output(view), evidence.data.inputs, evidence.effect).name
         loaded = how.model or LoadedModel(view.model, "the model", view.sources)
         kept = Partial.of(how.partial, loaded, sites, evidence)
         missing = [position for position in range(len(sites)) if position not in kept.found]
@@ -52,32 +48,22 @@ class Ablation(ScoringMethod):
             how.progress("ablating units, site by site", len(kept.found), len(sites))
 
         if how.executor is None:
-            run_all(
-                lambda position: ablation_scores(view, sites[position], data, provider, effect),
-                missing,
-                None,
-                done,
-            )
+            run_all(lambda at: ablation_scores(view, sites[at], evidence), missing, None, done)
         else:
-            tasks = _site_tasks(loaded, sites, evidence)
-            run_all(_ablate, [tasks[position] for position in missing], how.executor, done)
+            travelling = sent(loaded)
+            tasks = [_SiteTask(travelling, sites[at].index, evidence) for at in missing]
+            run_all(_ablate, tasks, how.executor, done)
         kept.finish()
         return Scored({site.index: kept.found[position] for position, site in enumerate(sites)}, unit)
 
 
-def ablation_scores(
-    view: GraphView, site: Site, data: Calibration, provider: Provider, effect: Measure | None = None
-) -> Array:
+def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Array:
     """Return the mean effect on the outputs of silencing each present unit of a site.
 
-    Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
-    the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in
-    groups of neighbours; the group's effect is divided by shares of its fluctuation.
-
-    Raises:
-        RefusedError: if the site lives in a body, or the model has no float output.
-        UsageError: if the data does not run.
+    The part of the model before the site runs once for all units. Where a site has hundreds of units, they are ranked
+    by their fluctuation, and silenced in groups of neighbours, whose effect is divided by shares of it.
     """
+    data, provider, effect = evidence.data, evidence.provider, evidence.effect
     main = require_main_output(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     chain = Chain(
@@ -118,21 +104,10 @@ class _SiteTask:
     evidence: Evidence
 
 
-def _site_tasks(model: LoadedModel, sites: Sequence[Site], evidence: Evidence) -> list[_SiteTask]:
-    """A task per site.
-
-    Raises:
-        RefusedError: if the model is too large to be sent around, and has no file.
-    """
-    travelling = sent(model)
-    return [_SiteTask(travelling, site.index, evidence) for site in sites]
-
-
 def _ablate(task: _SiteTask) -> Array:
     """The scores of the task's site."""
     view, sites = _read(task.model)
-    evidence = task.evidence
-    return ablation_scores(view, sites.at(task.site), evidence.data, evidence.provider, evidence.effect)
+    return ablation_scores(view, sites.at(task.site), task.evidence)
 
 
 def _read(model: Sent) -> tuple[GraphView, Sites]:
