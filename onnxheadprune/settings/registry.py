@@ -35,13 +35,7 @@ class Registered:
 
 
 def registered(base: str, pattern: str, order: str) -> list[Registered]:
-    """The classes that lie in files of the package, sorted by a constant that each of them has.
-
-    Args:
-        base: the file with the class that all are of, which has their defaults.
-        pattern: of the files.
-        order: the name of the constant.
-    """
+    """The classes in files of the package, sorted by a constant; `base` is the file with the class that all are of."""
     defaults = {name: value for item in _classes(_PACKAGE / base) for name, value in item.constants.items()}
     found = (
         Registered(item.module, item.name, {**defaults, **item.constants})
@@ -100,12 +94,7 @@ def methods_of(reads: str) -> list[str]:
 
 
 def default_method(reads: Iterable[str], *, measured: bool = True) -> str:
-    """The method for units of several kinds, by what each is seen by, unless another one is asked for.
-
-    Args:
-        reads: what they are seen by.
-        measured: True if there is data.
-    """
+    """The default method for units of several kinds, by what each is seen by, where there is data or none."""
     common = [name for name in METHODS if all(name in methods_of(one) for one in reads)]
     if not measured and common[0] in WITHOUT_DATA:
         return common[0]

@@ -23,14 +23,7 @@ def run_all(
     executor: Executor | None = None,
     done: Callable[[int, Result], None] | None = None,
 ) -> list[Result]:
-    """Results in the order of the tasks.
-
-    Args:
-        function: a pure function; for an executor it must be picklable, and so must the tasks.
-        tasks: its arguments.
-        executor: any `concurrent.futures.Executor`; None runs in this process.
-        done: called with each result as it completes, and the task's position.
-    """
+    """Results in the order of the tasks; for an executor the function and the tasks must be picklable."""
     results: dict[int, Result] = {}
 
     def keep(position: int, result: Result) -> None:
@@ -68,15 +61,7 @@ def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
 
 @contextlib.contextmanager
 def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor | None]:
-    """The executor for `--jobs` or `--dask`; None for one job here.
-
-    Args:
-        jobs: the number of processes.
-        dask: the address of a Dask scheduler; "local" starts a cluster of `jobs` processes here.
-
-    Raises:
-        UsageError: if the cluster cannot be reached, or the `dask` extra is not installed.
-    """
+    """The executor for `--jobs`, or for `--dask` (an address, or "local" to start a cluster here); None for one job."""
     if dask is not None:
         with _dask(dask, jobs) as executor:
             yield executor

@@ -43,17 +43,7 @@ Scores = npt.NDArray[np.float64]
 def expert_scores(
     subject: Subject, method: str, worth: Callable[[Tally], Scores], *, choices_alone: bool = False
 ) -> Scored:
-    """Scores of the experts of the mixtures among some sites, as shares of each mixture.
-
-    Args:
-        subject: what is scored.
-        method: the name of the method.
-        worth: of each expert.
-        choices_alone: True if the choice of the router is enough, so that outputs of experts are not read.
-
-    Raises:
-        RefusedError: if no mixture can be scored.
-    """
+    """Scores of experts as shares of each mixture; with `choices_alone` their outputs are not read."""
     view, evidence = subject.view, subject.data
     sites = [site for site in subject.sites if site.routing is not None]
     if not sites:

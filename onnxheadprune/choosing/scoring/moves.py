@@ -24,15 +24,10 @@ AnySite = TypeVar("AnySite", bound=Site)
 
 @dataclass(frozen=True)
 class Step:
-    """One step down the path of a site: from all heads to few.
+    """One step down the path of a site: from all heads to few."""
 
-    Attributes:
-        removed: present heads removed so far, earlier steps included.
-        error: the cost, in the unit of the path; non-decreasing.
-    """
-
-    removed: Heads
-    error: float
+    removed: Heads  # present heads removed so far, earlier steps included
+    error: float  # the cost, in the unit of the path; non-decreasing
 
 
 Paths: TypeAlias = list[tuple[Step, ...]]
@@ -79,11 +74,7 @@ def or_reason(made: Callable[[AnySite], Paths]) -> Callable[[AnySite], Paths | R
 def readable(
     sites: Sequence[Site], found: Iterable[Paths | RefusedError]
 ) -> tuple[dict[int, Paths], dict[str, str]]:
-    """The paths per site index, and for the labels of sites without why.
-
-    Raises:
-        RefusedError: if no site has a path.
-    """
+    """The paths per site index, and for the labels of sites without why."""
     paths: dict[int, Paths] = {}
     skipped: dict[str, str] = {}
     for site, ways in zip(sites, found, strict=True):
@@ -102,14 +93,7 @@ def path_by_worth(
     protected: Heads = frozenset(),
     ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
-    """The path that removes heads by increasing score, as far as the KV groups allow.
-
-    Args:
-        site: the site.
-        worth: the score of each present head; scores add up.
-        protected: present heads to keep.
-        ways: see `moves`.
-    """
+    """The path that removes heads by increasing score, as far as the KV groups allow."""
     gone: Heads = frozenset()
     total, steps = 0.0, []
     while options := moves(site, gone, protected, worth, ways):
@@ -137,12 +121,7 @@ def moves(
     A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
     of every KV head that is left. Never the last head, no protected one, and none that leaves too few to choose from.
 
-    Args:
-        site: the site.
-        removed: present heads that are removed already; a valid set.
-        protected: present heads to keep.
-        worth: the score of each present head; of every KV head the query head with the lowest score is removed first.
-        ways: `GROUPS`, `QUERIES` or both; without groups, heads are removed one by one.
+    With scores, the query head with the lowest one is removed first of every KV head.
     """
     found = [
         move

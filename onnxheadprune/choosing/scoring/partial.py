@@ -73,11 +73,7 @@ class Partial:
         )
 
     def add(self, position: int, scores: Array) -> None:
-        """Keep one site.
-
-        Raises:
-            UsageError: if the file cannot be written.
-        """
+        """Keep one site."""
         self.found[position] = scores
         if self._path is None:
             return

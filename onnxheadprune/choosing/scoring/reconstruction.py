@@ -79,14 +79,7 @@ def paths(
     ways: Sequence[Sequence[str]] = (BOTH,),
     protected: Iterable[int] = (),
 ) -> list[tuple[Step, ...]]:
-    """For each of several ways, the best order of removing a site's heads, and the cost of each step.
-
-    Args:
-        site: the site.
-        moments: of the context of each of its projections.
-        ways: in which grouped-query attention may lose heads; see `moves`.
-        protected: present heads to keep.
-    """
+    """For each of several ways, the best order of removing a site's heads, and the cost of each step."""
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
         for projection, moment in zip(site.projections, moments, strict=True)
@@ -158,14 +151,7 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
 def wide_path(
     site: Site, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path of a site of many units, with errors as shares of its output's variance.
-
-    Args:
-        site: the site.
-        moments: of what each of its projections reads.
-        multiple: how many units are left is a multiple of this after each step.
-        protected: present units to keep.
-    """
+    """The path of a site of many units, of which multiples are left, with errors as shares of its output's variance."""
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
         for projection, moment in zip(site.projections, moments, strict=True)
@@ -185,14 +171,7 @@ def wide_path(
 def wide_path_by_worth(
     site: Site, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path that removes units by increasing score; scores add up.
-
-    Args:
-        site: the site.
-        worth: the score of each present unit.
-        multiple: how many units are left is a multiple of this after each step.
-        protected: present units to keep.
-    """
+    """The path that removes units by increasing score; scores add up."""
     each = np.array(worth)
     return tuple(
         Step(gone, float(each[list(gone)].sum()))

@@ -69,15 +69,7 @@ def score(
 
 
 def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset[str]:
-    """The kinds of units that have scores among some kinds.
-
-    Args:
-        units: the kinds.
-        method: a method that scores all of them; None for any.
-
-    Raises:
-        UsageError: if there are none, there is no such kind, or one has no scores by this method.
-    """
+    """The kinds of units that have scores among some kinds, or else the error; by one method where it is given."""
     known = selectable()
     if not set(units) <= set(known):
         raise UsageError(f"units are {', '.join(known)}, not {', '.join(sorted(set(units) - set(known)))}")
@@ -93,11 +85,7 @@ def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset
 
 
 def default_method(units: Collection[str], *, measured: bool = True) -> str:
-    """The method that scores units of all of some kinds, unless another one is asked for.
-
-    Raises:
-        UsageError: if there is no such kind, or none that has scores.
-    """
+    """The method that scores units of all of some kinds, unless another one is asked for."""
     named = scored_kinds(units)
     return registry.default_method(
         [kind.SCORED_BY for kind in every_kind() if kind.UNITS in named], measured=measured

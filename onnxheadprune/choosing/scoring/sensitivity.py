@@ -65,16 +65,7 @@ loss = ReduceSum<keepdims=0>(product)
 
 
 def sensitivity(subject: Subject, *, curvature: bool) -> Scored:
-    """Scores from gradients of the main output, in the measure of drift.
-
-    Args:
-        subject: what is scored; the output's own measure replaces a user's, which has no gradient.
-        curvature: True for squares of gradients of the drift, False for sizes of those of the log-likelihood.
-
-    Raises:
-        RefusedError: if no gradient of the main output reaches a site.
-        UsageError: if the model does not run on the data.
-    """
+    """Scores from squared gradients of the drift, or without `curvature` sizes of those of the log-likelihood."""
     view, sites, evidence = subject.view, subject.sites, subject.data
     main, data = require_main_output(view), evidence.data
     probing = Probing(main, None if callable(evidence.effect) else evidence.effect)
@@ -126,36 +117,21 @@ def _unit(probing: Probing, curvature: bool) -> str:
 
 @dataclass(frozen=True)
 class Probe:
-    """The start of the gradients of one position.
+    """The start of the gradients of one position."""
 
-    Attributes:
-        vectors: v for each position, in the shape of the output.
-        positions: the number of positions that count.
-    """
-
-    vectors: Array
-    positions: int
+    vectors: Array  # v for each position, in the shape of the output
+    positions: int  # the number of positions that count
 
 
 class Probing:
     """Makes probes for the main output of a model."""
 
     def __init__(self, main: MainOutput, effect: str | None = None) -> None:
-        """Take the measure of drift.
-
-        Args:
-            effect: "kl" or "cosine"; None or "auto" chooses by the kind of output.
-        """
+        """Take the measure of drift: "kl" or "cosine"; None or "auto" chooses by the kind of output."""
         self.main, self.measure = main, measured_in(main, effect)
 
     def random(self, output: Array, counts: Array, generator: np.random.Generator) -> Probe:
-        """A probe whose expected square is twice the drift.
-
-        Args:
-            output: of the original.
-            counts: which of its positions count, a flag for each vector along its last axis.
-            generator: of random numbers.
-        """
+        """A probe whose expected square is twice the drift, from the original output and which positions count."""
         rows, known = self._rows(output, counts)
         signs = generator.integers(0, 2, rows.shape) * 2.0 - 1.0
         if self.measure == KL:
@@ -220,11 +196,7 @@ def _probe(vectors: Array, known: Array, shape: tuple[int, ...]) -> Probe:
 
 
 class MaskGradients:
-    """The gradients of sums over the main output, weighted by vectors passed with each feed.
-
-    Attributes:
-        constant: values without a gradient, which are held constant, with the reason, by name.
-    """
+    """The gradients of sums over the main output, weighted by vectors passed with each feed."""
 
     def __init__(self, view: GraphView, sites: Sequence[Site], output: str, provider: Provider) -> None:
         """Differentiate the model."""
@@ -264,16 +236,7 @@ class MaskGradients:
         return gradient.outputs
 
     def of(self, feed: Feed, vectors: Array, source: str) -> dict[int, npt.NDArray[np.float64]]:
-        """For each site, by its index, the gradient with respect to the masks of its present units.
-
-        Args:
-            feed: the inputs.
-            vectors: the weights of the sum, in the shape of the main output.
-            source: the feed's name in errors.
-
-        Raises:
-            UsageError: if the model does not run on it, or gives numbers that are not finite.
-        """
+        """For each site, by its index, the gradient with respect to the masks of its present units."""
         weights = vectors.astype(helper.tensor_dtype_to_np_dtype(self._real))
         outputs = run_feed(self._session, {**feed, **self._ones, VECTORS: weights}, source)
         found = {}
