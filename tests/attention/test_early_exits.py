@@ -355,7 +355,7 @@ def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: 
     onnx.save(toys_exits.chain(), path)
     words = ("--exit", "2", "--heads", "0:1", "--neurons", "1:0-3", "--layers", "attn.1")
     done = command("prune", path, *words, "-o", output)
-    assert done.exit_code == 0 and "exit 2 permanent" in done.stdout
+    assert done.exit_code == 0 and "2 of 2" in done.stdout and "permanent, without the others" in done.stdout
     checked = json.loads(command("validate", path, output, "--json").stdout)
     assert checked["accepted"] and checked["exits"] == [2]
     ahead = json.loads(command("prune", path, "--exit", "1", "--dry-run", "--json").stdout)
