@@ -84,7 +84,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (
             lambda: prune_folder(folder, heads="0:1", runtime="nobody"),
             UsageError,
-            "runtime must be sentence-transformers, .* not 'nobody'",
+            "runtime must be fastembed, .* not 'nobody'",
         ),
         (lambda: prune_folder(folder), UsageError, "name the heads to remove, or give an amount"),
         (

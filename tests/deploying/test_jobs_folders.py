@@ -95,7 +95,7 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
         (("score={}", "prune={ratio: 0.5}"), 2, "score takes a single model"),
         (("quantize={to: int4}", "gate=null"), 2, "quantize takes a single model"),
         (("prune.exit=1",), 2, "prune.exit is for single models"),
-        (("prune.runtime=nobody",), 2, "prune.runtime should be 'sentence-transformers'"),
+        (("prune.runtime=nobody",), 2, "prune.runtime should be 'fastembed'"),
         (("model=in/onnx/model.onnx",), 2, "line 8: prune.runtime goes with a folder"),
         (("output=in/out",), 2, "which would change with every run"),
         pytest.param(("gate.max_operations_ratio=0.01",), 1, "", marks=pytest.mark.long),

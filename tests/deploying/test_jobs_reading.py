@@ -116,7 +116,7 @@ SAYS_WRONG = {
     "a number for text": (PLAIN.replace("m.onnx", "3"), "line 1: model should be a valid string, not 3"),
     "yes for a number": (f"{PLAIN}score: {{jobs: true}}", "score.jobs should be a valid integer, not true"),
     "out of range": (PLAIN.replace("0.5", "1.5"), "line 3: prune.ratio should be less than 1, not 1.5"),
-    "another word": (f"{PLAIN}score: {{method: luck}}", "score.method should be 'weight', 'activation', "),
+    "another word": (f"{PLAIN}score: {{method: luck}}", "score.method should be 'weight', 'reap', "),
     "an item of a list": (
         f"{PLAIN}bench:\n  batch:\n  - 1\n  - 0\n",
         "line 7: bench.batch.1 should be greater than or equal to 1",
