@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.edit.records import REMOVED_KEY
+from onnxheadprune.edit.records import HEADS, units_entry
 from tests import toys
 
 
 def record(model: ModelProto) -> Any:
     """What a pruned model says about its removed heads."""
-    return json.loads(next(entry.value for entry in model.metadata_props if entry.key == REMOVED_KEY))
+    return json.loads(
+        next(entry.value for entry in model.metadata_props if entry.key == units_entry(HEADS).key)
+    )
 
 
 def set_record(model: ModelProto, data: Any) -> None:
     for entry in model.metadata_props:
-        if entry.key == REMOVED_KEY:
+        if entry.key == units_entry(HEADS).key:
             entry.value = json.dumps(data)
 
 
 def wrong_head_in_the_record(model: ModelProto) -> None:
     data = record(model)
-    data["sites"][0]["removed"] = [2]
+    data["sites"][0]["removed"] = "2"
     set_record(model, data)
 
 

@@ -64,12 +64,13 @@ class CacheCut:
     def changes(self, view: GraphView) -> tuple[RenamedIo, ...]:
         """The same as data, in the order of the model's inputs and outputs."""
         graph, names = view.model.graph, self.names
-        return tuple(
-            RenamedIo(role, info.name, names[info.name])
-            for role, infos in (("input", graph.input), ("output", graph.output))
-            for info in infos
-            if info.name in names
+        inputs = (
+            RenamedIo("input", info.name, names[info.name]) for info in graph.input if info.name in names
         )
+        outputs = (
+            RenamedIo("output", info.name, names[info.name]) for info in graph.output if info.name in names
+        )
+        return (*inputs, *outputs)
 
     def opening(self) -> dict[Edit, frozenset[str]]:
         """The edits that come first: outputs go, so that what only they need goes with them."""

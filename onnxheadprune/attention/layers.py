@@ -195,12 +195,6 @@ def layers(sites: Sites) -> dict[str, Layer]:
         )
         some = [Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own]
         return {layer.key: layer for layer in _placed(some, places, sites.residuals)}
-    if not numbered and sites.layered is None:
-        raise RefusedError(
-            "an earlier version of this tool removed layers of this file, which it numbered otherwise, and no name in"
-            " the file tells the number of a layer; remove its sites by their own keys, which `inspect`"
-            " lists, or prune the original model again"
-        )
     found = numbered or [
         Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
     ]
@@ -288,12 +282,12 @@ def _is_named(site: Site) -> bool:
 def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
     """Return the record of the layers of the original; nothing if it is there, or no layer loses a site."""
     whole = set(removed)
-    if not whole or sites.layered or sites.layered is None:
+    if not whole or sites.layered:
         return []
     found = layers(sites)
     if all(whole.isdisjoint(layer.sites) for layer in found.values()):
         return []
-    keys = {key: [site.key for site in layer.sites] for key, layer in found.items()}
+    keys = {key: tuple(site.key for site in layer.sites) for key, layer in found.items()}
     return [SetMetadata(LAYERS_KEY, LAYERS_ENTRY.text(keys))]
 
 

@@ -112,7 +112,7 @@ def site_records(
             if entry.projections
         }
         own = (cut for cut in every if cut.units == units and not (units == HEADS and cut.number in absent))
-        entries = [_entry(cut, names.get(cut.number, ())) for cut in own]
+        entries = tuple(_entry(cut, names.get(cut.number, ())) for cut in own)
         yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
 
 

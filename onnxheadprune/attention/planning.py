@@ -21,7 +21,15 @@ from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
-from onnxheadprune.edit.plan import IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo, fingerprint
+from onnxheadprune.edit.plan import (
+    IoChange,
+    LeftOutNode,
+    PlannedEdit,
+    PrunePlan,
+    RenamedIo,
+    Role,
+    fingerprint,
+)
 from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, spelled
@@ -103,22 +111,22 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, sites_losing_all(sites, present)), frozenset())
     if caches.sites:
-        went = (*CACHES_ENTRY.read(view.model), *caches.sites)
-        edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(went))] = frozenset()
+        went = {*CACHES_ENTRY.read(view.model), *caches.sites}
+        edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(tuple(sorted(went))))] = frozenset()
     io = Interface(_narrowed_io(swept), caches.names)
     interface = [_io_changes(view, name, live) for name, live in sorted(io.live.items())]
     renamed = caches.changes(view)
     plan = PrunePlan(
-        analysis.name,
-        fingerprint(analysis.model),
-        cuts,
-        _planned_edits(view, edits),
-        (*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
-        elements_removed(view, edits),
-        _left_out(sites) if names_all(heads) else (),
-        tuple(change for changes in interface for change in changes),
-        blocks,
-        renamed,
+        model=analysis.name,
+        fingerprint=fingerprint(analysis.model),
+        cuts=cuts,
+        edits=_planned_edits(view, edits),
+        io_changes=(*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
+        elements_removed=elements_removed(view, edits),
+        left_out=_left_out(sites) if names_all(heads) else (),
+        interface=tuple(change for changes in interface for change in changes),
+        blocks=blocks,
+        renamed=renamed,
         layers=tuple(layer.key for layer in removed_layers(sites, present)),
         notes=(
             *([spelled(caches.idle)] if caches.idle else []),
@@ -133,7 +141,7 @@ def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
     """The changes of one graph input or output, axis by axis."""
     value = view.main.values[name]
     assert value.shape is not None
-    role = "input" if value.is_graph_input else "output"
+    role: Role = "input" if value.is_graph_input else "output"
     changes = []
     for axis in live.axes:
         before = value.shape[axis]

@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.benchmarking.summary import fused
-from onnxheadprune.edit.records import CACHES_KEY, HEADS, REMOVED_KEY, VALIDATION_KEY, units_entry
+from onnxheadprune.edit.records import CACHES_KEY, HEADS, VALIDATION_KEY, units_entry
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model
@@ -137,7 +137,8 @@ class Entry:
     def is_cut(self) -> bool:
         """True if this tool made it of another model."""
         return any(
-            item.key in (VALIDATION_KEY, REMOVED_KEY, CACHES_KEY) for item in self.proto.metadata_props
+            item.key in (VALIDATION_KEY, units_entry(HEADS).key, CACHES_KEY)
+            for item in self.proto.metadata_props
         )
 
     def flops(self, feed: Feed) -> Flops:

@@ -8,20 +8,33 @@ another one. Every edit turns into a flat JSON object and back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias, get_args
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.model.tensors import Selection
+from onnxheadprune.model.tensors import Selection, check_selection
+from onnxheadprune.model.typed_json import Size, Spelled, at, document_of, read_document, shown
 
 MARK = "onnxheadprune"
 MAIN = "main"
 """The reference of the main graph."""
 
 Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
+
+
+def _lists(values: Any) -> Any:
+    return list(map(_lists, values)) if isinstance(values, tuple) else values
+
+
+def _numbers(content: Any) -> Any:
+    if isinstance(content, list):
+        return tuple(map(_numbers, content))
+    if not isinstance(content, (int, float)):
+        raise ValueError(f"{shown(content)} is not a number")
+    return content
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class SliceTensor(InScope):
     """
 
     name: str
-    selection: Selection
+    selection: Annotated[Selection, check_selection]
     target: str
     kind: ClassVar[str] = "slice"
 
@@ -78,7 +91,7 @@ class AddConstant(InScope):
     """A new initializer with as many axes as its numbers are nested (none with `scalar`): a few numbers."""
 
     name: str
-    values: tuple[Any, ...]
+    values: Annotated[tuple[Any, ...], Spelled(Any, _lists, _numbers)]
     scalar: bool = False
     dtype: str = "int64"
     kind: ClassVar[str] = "constant"
@@ -101,7 +114,7 @@ class AddConstant(InScope):
 class SetInput(OnNode):
     """Let input `index` of a node read `value` ("" drops an optional input)."""
 
-    index: int
+    index: Size
     value: str
     kind: ClassVar[str] = "input"
 
@@ -113,7 +126,7 @@ class SetInput(OnNode):
 class SetOutput(OnNode):
     """Give output `index` of a node another name, so that something else can define the old one."""
 
-    index: int
+    index: Size
     value: str
     kind: ClassVar[str] = "output"
 
@@ -125,7 +138,7 @@ class SetOutput(OnNode):
 class DropInputs(OnNode):
     """Remove inputs of a variadic node (a Concat)."""
 
-    indices: tuple[int, ...]
+    indices: tuple[Size, ...]
     kind: ClassVar[str] = "drop-inputs"
 
     def __str__(self) -> str:
@@ -136,7 +149,7 @@ class DropInputs(OnNode):
 class DropOutputs(OnNode):
     """Remove outputs of a variadic node (a Split into equal pieces)."""
 
-    indices: tuple[int, ...]
+    indices: tuple[Size, ...]
     kind: ClassVar[str] = "drop-outputs"
 
     def __str__(self) -> str:
@@ -160,8 +173,8 @@ class SetDim(InScope):
     """Declare a dimension of a value (graph input, output or value_info); None: unknown."""
 
     value: str
-    axis: int
-    dim: int | None
+    axis: Size
+    dim: Size | None
     kind: ClassVar[str] = "dim"
 
     def __str__(self) -> str:
@@ -200,10 +213,10 @@ class EdgeGather(OnNode):
     The nodes that realise it are ordinary `InsertNode` edits; this one records that it was needed and why.
     """
 
-    index: int
+    index: Size
     value: str
     reason: str
-    elements: int | None
+    elements: Size | None
     kind: ClassVar[str] = "edge-gather"
 
     def __str__(self) -> str:
@@ -236,7 +249,7 @@ class DropTensor(InScope):
 class DropBranchOutput(OnNode):
     """Remove an output of a node that chooses between bodies, from it and from its bodies."""
 
-    index: int
+    index: Size
     kind: ClassVar[str] = "drop-branch-output"
 
     def __str__(self) -> str:
@@ -248,7 +261,7 @@ class DropIo(InScope):
     """Declare an input or output (`role`) of the graph no longer."""
 
     name: str
-    role: str
+    role: Literal["input", "output"]
     kind: ClassVar[str] = "drop-io"
 
     def __str__(self) -> str:
@@ -311,18 +324,18 @@ def scope_of(ref: str) -> str:
     return ref[: ref.rindex("[")]
 
 
-def edit_from_dict(data: Mapping[str, Any]) -> Edit:
-    """An edit from the document of a plan: `edit`, the name of its kind, and its fields.
+def edit_document(edit: Edit) -> dict[str, Any]:
+    """The edit as JSON-ready data: `edit`, the name of its kind, and its fields."""
+    return {"edit": edit.kind, **document_of(edit)}
+
+
+def read_edit(content: Any) -> Edit:
+    """The edit that `edit_document` wrote.
 
     Raises:
-        KeyError: if the kind is unknown.
+        FieldError: if it did not write this.
     """
-    fields = {key: _tuples(value) for key, value in data.items() if key != "edit"}
-    if data["edit"] == SliceTensor.kind:
-        fields["selection"] = Selection(**{k: _tuples(v) for k, v in data["selection"].items()})
-    edit: Edit = _KINDS[data["edit"]](**fields)
+    fields = dict(content)
+    kind = at(".edit", partial(read_document, Literal[tuple(_KINDS)]), fields.pop("edit", None))
+    edit: Edit = read_document(_KINDS[kind], fields)
     return edit
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

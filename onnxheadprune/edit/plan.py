@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict
-from onnxheadprune.edit.site_cuts import ALWAYS, BlockCut, SiteCut, block_cuts_of, totals
+from onnxheadprune.edit.edits import EdgeGather, Edit, edit_document, read_edit
+from onnxheadprune.edit.model_records import VocabularyCut
+from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, read_by_units, totals, written_by_units
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import spelled
-
-if TYPE_CHECKING:
-    from onnxheadprune.edit.model_records import VocabularyCut
+from onnxheadprune.model.typed_json import (
+    FLAT,
+    Document,
+    FieldError,
+    Size,
+    Spelled,
+    json_text,
+    read_document,
+    written,
+)
 
 FORMAT = 1
+Role: TypeAlias = Literal["input", "output"]
 
 
 @one_line()
@@ -29,7 +36,7 @@ FORMAT = 1
 class PlannedEdit:
     """An edit and the names of the sites that asked for it."""
 
-    edit: Edit
+    edit: Annotated[Edit, FLAT, Spelled(Any, edit_document, read_edit)]
     sites: tuple[str, ...]
 
 
@@ -45,9 +52,9 @@ class LeftOutNode:
 class IoChange:
     """One axis of a graph input or output that gets another length, or what becomes of all of it."""
 
-    role: str  # "input" or "output"
+    role: Role  # "input" or "output"
     name: str  # of the input or output
-    axis: int | None  # counted from 0; None where the change is about the whole input or output
+    axis: Size | None  # counted from 0; None where the change is about the whole input or output
     # its length in the original, text where that is symbolic; of the whole, its shape or "computed"
     before: int | str
     after: int | str  # the same in the pruned model; of the whole, "gone", "always true" or "always false"
@@ -57,7 +64,7 @@ class IoChange:
 class RenamedIo:
     """A graph input or output that gets another name, or goes."""
 
-    role: str  # "input" or "output"
+    role: Role  # "input" or "output"
     name: str  # in the original
     after: str | None  # in the pruned model; None if it goes
 
@@ -66,29 +73,17 @@ class RenamedIo:
 class ExitCut:
     """Early exits that are made permanent, before anything else is cut."""
 
-    numbers: tuple[int, ...]  # of the exits, in the original
+    numbers: tuple[Size, ...]  # of the exits, in the original
     conditions: tuple[str, ...]  # names of the values that decided about them
-    of: int  # exits that the model has
-    sites: int  # attention sites that are gone with what lies after
-    heads: int  # heads of these
-    elements: int  # elements of stored tensors that are gone
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ExitCut:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(
-            tuple(data["numbers"]),
-            tuple(data["conditions"]),
-            data["of"],
-            data["sites"],
-            data["heads"],
-            data["elements"],
-        )
+    of: Size  # exits that the model has
+    sites: Size  # attention sites that are gone with what lies after
+    heads: Size  # heads of these
+    elements: Size  # elements of stored tensors that are gone
 
 
 @one_line("model cuts blocks edits elements_removed exit vocabulary io_changes")
-@dataclass(frozen=True)
-class PrunePlan:
+@dataclass(frozen=True, kw_only=True)
+class PrunePlan(Document):
     """An ordered list of edits for one particular model.
 
     Attributes:
@@ -112,17 +107,23 @@ class PrunePlan:
     model: str
     fingerprint: str
     cuts: tuple[SiteCut, ...]
-    edits: tuple[PlannedEdit, ...]
-    io_changes: tuple[str, ...]
-    elements_removed: int
-    left_out: tuple[LeftOutNode, ...] = ()
-    interface: tuple[IoChange, ...] = ()
-    blocks: tuple[BlockCut, ...] = ()
-    renamed: tuple[RenamedIo, ...] = ()
+    blocks: Annotated[tuple[BlockCut, ...], FLAT, Spelled(Any, written_by_units, read_by_units)] = ()
     exit: ExitCut | None = None
-    notes: tuple[str, ...] = ()
     vocabulary: VocabularyCut | None = None
+    elements_removed: Size
+    io_changes: tuple[str, ...]
+    interface: tuple[IoChange, ...] = ()
+    renamed: tuple[RenamedIo, ...] = ()
+    left_out: tuple[LeftOutNode, ...] = ()
+    notes: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    edits: tuple[PlannedEdit, ...]
+
+    @property
+    @written(before="model")
+    def format(self) -> int:
+        """Of its document."""
+        return FORMAT
 
     @property
     def losing(self) -> tuple[SiteCut | BlockCut, ...]:
@@ -169,36 +170,26 @@ class PrunePlan:
         """Edges that need a gather at run time."""
         return tuple(item.edit for item in self.edits if isinstance(item.edit, EdgeGather))
 
+    @property
+    @written("edge_gathers", before="edits")
+    def _gathers(self) -> list[dict[str, Any]]:
+        return list(map(edit_document, self.edge_gathers))
+
+    @property
+    @written("edit_counts", before="edits")
+    def _counts(self) -> dict[str, int]:
+        return self.counts()
+
     def counts(self) -> dict[str, int]:
         """Number of edits of each kind."""
         return dict(Counter(item.edit.kind for item in self.edits))
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, from which `from_dict` makes the plan again."""
-        edits = [{**_edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits]
-        tokens = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.to_dict()}
-        return self.summary() | tokens | {"edits": edits}
-
     def summary(self) -> dict[str, Any]:
         """JSON-ready data without the edits: how many there are of each kind, and those that cost time in every run."""
-        return {
-            "format": FORMAT,
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "cuts": [cut.to_dict() for cut in self.cuts],
-            **_by_units(self.blocks),
-            "exit": None if self.exit is None else asdict(self.exit),
-            "vocabulary": None if self.vocabulary is None else self.vocabulary.summary(),
-            "elements_removed": self.elements_removed,
-            "io_changes": list(self.io_changes),
-            "interface": [asdict(change) for change in self.interface],
-            "renamed": [asdict(change) for change in self.renamed],
-            "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
-            "notes": list(self.notes),
-            "layers": list(self.layers),
-            "edge_gathers": [_edit_to_dict(gather) for gather in self.edge_gathers],
-            "edit_counts": self.counts(),
-        }
+        document = self.to_dict()
+        del document["edits"]
+        (document["vocabulary"] or {}).pop("tokens", None)
+        return document
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PrunePlan:
@@ -209,39 +200,15 @@ class PrunePlan:
         """
         if data.get("format") != FORMAT or "edits" not in data:
             raise UsageError(f"this is not a pruning plan of format {FORMAT}")
-        edits = tuple(
-            PlannedEdit(
-                edit_from_dict({key: value for key, value in item.items() if key != "sites"}),
-                tuple(item["sites"]),
-            )
-            for item in data["edits"]
-        )
-        changes = tuple(data["io_changes"])
-        # Plans of earlier versions do not say.
-        missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
-        interface = tuple(IoChange(**item) for item in data.get("interface", ()))
-        renamed = tuple(RenamedIo(**item) for item in data.get("renamed", ()))
-        leaves, tokens = data.get("exit"), data.get("vocabulary")
-        return cls(
-            data["model"],
-            data["fingerprint"],
-            tuple(map(SiteCut.from_dict, data["cuts"])),
-            edits,
-            changes,
-            data["elements_removed"],
-            missed,
-            interface,
-            block_cuts_of(data),
-            renamed,
-            None if leaves is None else ExitCut.from_dict(leaves),
-            tuple(data.get("notes", ())),
-            None if tokens is None else _vocabulary_cut(tokens),
-            tuple(data.get("layers", ())),
-        )
+        try:
+            plan: PrunePlan = read_document(cls, data)
+        except FieldError as error:
+            raise UsageError(f"this is not a pruning plan: {error}") from error
+        return plan
 
     def to_json(self) -> str:
         """The plan as a JSON document."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json_text(self.to_dict(), indent=2, nan=True)
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}"]
@@ -256,12 +223,6 @@ class PrunePlan:
         ]
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
-
-
-def _vocabulary_cut(data: Mapping[str, Any]) -> VocabularyCut:
-    from onnxheadprune.edit.model_records import VocabularyCut
-
-    return VocabularyCut.from_dict(data)
 
 
 def fingerprint(model: ModelProto) -> str:
@@ -279,16 +240,3 @@ def _hash_graph(graph: GraphProto, digest: Any) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _hash_graph(attribute.g, digest)
-
-
-def _edit_to_dict(edit: Edit) -> dict[str, Any]:
-    """The edit as JSON-ready data with its `kind`."""
-    return {"edit": edit.kind, **dataclasses.asdict(edit)}
-
-
-def _by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
-    """The cuts of other kinds as JSON-ready data: a list for each kind, and the names of these lists."""
-    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
-    for cut in cuts:
-        found.setdefault(cut.units, []).append(cut.to_dict())
-    return {"kinds": list(found), **found}

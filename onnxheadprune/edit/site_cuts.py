@@ -5,10 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
+from onnxheadprune.edit.records import MAX_UNITS, Units
 from onnxheadprune.model.display import one_line
-from onnxheadprune.model.spelling import read_ranges, spelled
+from onnxheadprune.model.typed_json import (
+    Between,
+    Document,
+    FieldError,
+    Key,
+    Name,
+    Size,
+    at,
+    read_document,
+    written,
+)
 
 ALWAYS = ("neurons",)
 """Kinds whose list is in every plan, be it empty."""
@@ -19,7 +31,7 @@ HEADS_KEY = "attn."
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitsCut(ABC):
+class UnitsCut(Document, ABC):
     """The cut of one site of any kind; units are indices of the original, unpruned model.
 
     Attributes:
@@ -30,11 +42,15 @@ class UnitsCut(ABC):
         removed_before: those that an earlier cut removed.
     """
 
-    number: int
+    number: Annotated[int, Between(0, MAX_UNITS)]
     name: str
-    num_units: int
-    removed: tuple[int, ...]
-    removed_before: tuple[int, ...] = ()
+    num_units: Annotated[int, Between(1, MAX_UNITS)]
+    removed: tuple[Size, ...]
+    removed_before: tuple[Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        if max((*self.removed, *self.removed_before), default=0) >= self.num_units:
+            raise ValueError(f"more is removed than the {self.num_units} units that there are")
 
     @property
     @abstractmethod
@@ -62,8 +78,10 @@ class SiteCut(UnitsCut):
         kv_removed: key/value heads that are removed.
     """
 
-    kv_num_heads: int
-    kv_removed: int = 0
+    number: Annotated[int, Between(0, MAX_UNITS), Key("index")]
+    num_units: Annotated[int, Between(1, MAX_UNITS), Key("num_heads")]
+    kv_num_heads: Annotated[int, Between(1, MAX_UNITS), Key(before="removed")]
+    kv_removed: Size = 0
 
     @property
     def index(self) -> int:
@@ -91,43 +109,21 @@ class SiteCut(UnitsCut):
         return self.num_units
 
     @property
+    @written()
     def heads_left(self) -> int:
         """Query heads that remain."""
         return self.left
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "index": self.number,
-            "name": self.name,
-            "num_heads": self.num_units,
-            "kv_num_heads": self.kv_num_heads,
-            "removed": list(self.removed),
-            "removed_before": list(self.removed_before),
-            "kv_removed": self.kv_removed,
-            "heads_left": self.left,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SiteCut:
-        """The inverse of `to_dict`."""
-        return cls(
-            number=data["index"],
-            name=data["name"],
-            num_units=data["num_heads"],
-            removed=tuple(data["removed"]),
-            removed_before=tuple(data["removed_before"]),
-            kv_num_heads=data["kv_num_heads"],
-            kv_removed=data["kv_removed"],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCut(UnitsCut):
     """The cut of one site of another kind than heads."""
 
-    kind: tuple[str, str]  # what the kind calls its units, and its sites: ("neurons", "feed-forward block")
-    key: str  # how a spec names the site
+    removed: Units
+    removed_before: Units = ()
+    key: Annotated[Name, Key(before="number")]  # how a spec names the site
+    # what the kind calls its units, and its sites: ("neurons", "feed-forward block")
+    kind: Annotated[tuple[Name, Name], Key(before="key")]
 
     @property
     def units(self) -> str:
@@ -138,33 +134,6 @@ class BlockCut(UnitsCut):
     def called(self) -> str:
         """The site's name in messages, tables and pages."""
         return self.key
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; units as ranges, since they are many."""
-        return {
-            "site": self.kind[1],
-            "key": self.key,
-            "number": self.number,
-            "name": self.name,
-            f"num_{self.units}": self.num_units,
-            "removed": spelled(self.removed),
-            "removed_before": spelled(self.removed_before),
-            f"{self.units}_left": self.left,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], units: str) -> BlockCut:
-        """The inverse of `to_dict`."""
-        size = int(data[f"num_{units}"])
-        return cls(
-            number=int(data["number"]),
-            name=str(data["name"]),
-            num_units=size,
-            removed=read_ranges(data["removed"], size - 1),
-            removed_before=read_ranges(data["removed_before"], size - 1),
-            kind=(units, str(data.get("site", "block"))),
-            key=str(data["key"]),
-        )
 
 
 def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
@@ -179,7 +148,37 @@ def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
     ]
 
 
-def block_cuts_of(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
-    """The cuts of other kinds in the document of a plan; plans of earlier versions have neurons at most."""
-    kinds = data.get("kinds", ALWAYS)
-    return tuple(BlockCut.from_dict(item, units) for units in kinds for item in data.get(units, ()))
+def written_by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
+    """The cuts of other kinds as JSON-ready data: a list for each kind, and the names of these lists."""
+    lists: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
+    for cut in cuts:
+        document = cut.to_dict()
+        _, site = document.pop("kind")
+        number = {f"num_{cut.units}" if key == "num_units" else key: value for key, value in document.items()}
+        lists.setdefault(cut.units, []).append({"site": site, **number, f"{cut.units}_left": cut.left})
+    return {"kinds": list(lists), **lists}
+
+
+def block_cuts_of(plan: Mapping[str, Any]) -> tuple[BlockCut, ...]:
+    """The cuts of other kinds in the document of a plan."""
+    return read_by_units({name: plan.get(name) for name in ("kinds", *plan["kinds"])})
+
+
+def read_by_units(content: Any) -> tuple[BlockCut, ...]:
+    """The inverse of `written_by_units`."""
+    lists = dict(content)
+    cuts = []
+    for units in at(".kinds", partial(read_document, tuple[Name, ...]), lists.get("kinds")):
+        for place, item in enumerate(
+            at(f".{units}", partial(read_document, tuple[Any, ...]), lists.get(units))
+        ):
+            document = dict(read_document(Mapping[str, Any], item))
+            document["kind"] = [units, document.pop("site", None)]
+            document["num_units"] = document.pop(f"num_{units}", None)
+            document.pop(f"{units}_left", None)
+            cuts.append(at(f".{units}[{place}]", partial(read_document, BlockCut), document))
+    if written_by_units(cuts) != content:
+        raise FieldError(
+            "kinds: the lists of the cuts are not those that it names, or a number of units left is wrong"
+        )
+    return tuple(cuts)

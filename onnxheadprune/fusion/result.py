@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
-from onnxheadprune.edit.records import FUSED_ENTRY
+from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
 from onnxheadprune.model.display import one_line
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
@@ -111,7 +111,9 @@ class Fusion:
 
     def record(self) -> str:
         """Return what goes into the model's metadata."""
-        return FUSED_ENTRY.text({site.index: site.operator for site in self.sites if site.operator})
+        return FUSED_ENTRY.text(
+            tuple(FusedSite(site.index, site.operator) for site in self.sites if site.operator)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

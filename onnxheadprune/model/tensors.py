@@ -11,20 +11,35 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.typed_json import Size
 
 
 @dataclass(frozen=True)
 class Selection:
     """Live positions of a stored tensor: flat row-major indices over `sizes` of `axes`."""
 
-    axes: tuple[int, ...]  # the axes that are cut
-    sizes: tuple[int, ...]  # their sizes before the cut
-    kept: tuple[int, ...]  # their sizes after it
+    axes: tuple[Size, ...]  # the axes that are cut
+    sizes: tuple[Size, ...]  # their sizes before the cut
+    kept: tuple[Size, ...]  # their sizes after it
     live: str  # the surviving positions, as compact ranges ("0-63,128-191")
 
     def __str__(self) -> str:
         cuts = (f"axis {a}: {s} -> {k}" for a, s, k in zip(self.axes, self.sizes, self.kept, strict=True))
         return ", ".join(cuts)
+
+
+def check_selection(selection: Selection) -> None:
+    """Refuse positions that are not as many, in order and within the sizes that a selection has."""
+    pairs = [part.split("-") for part in selection.live.split(",") if part]
+    if not all(len(pair) <= 2 and all(item.isascii() and item.isdigit() for item in pair) for pair in pairs):
+        raise ValueError(f"live: {selection.live[:40]!r} is not a list of ranges")
+    bounds = [(int(pair[0][:19]), int(pair[-1][:19]) + 1) for pair in pairs]
+    ordered = [-1, *(number for pair in bounds for number in pair)]
+    count = sum(stop - start for start, stop in bounds)
+    lengths = {len(selection.axes), len(selection.sizes), len(selection.kept)}
+    inside = not bounds or bounds[-1][1] <= math.prod(selection.sizes)
+    if len(lengths) > 1 or ordered != sorted(ordered) or not inside or count != math.prod(selection.kept):
+        raise ValueError("the axes, sizes and positions of the selection do not belong together")
 
 
 def spell_ranges(positions: np.ndarray[Any, np.dtype[np.int64]]) -> str:

@@ -28,7 +28,6 @@ from onnxheadprune.edit.records import (
     FUSED_ENTRY,
     HEADS,
     REFIT_ENTRY,
-    REMOVED_KEY,
     RecordedUnits,
     RefitRecord,
     units_entry,
@@ -72,7 +71,7 @@ def read_claim(
         left: something else is claimed, too (a permanent exit or fewer tokens, which `original` has), so that no unit
             need be gone.
     """
-    theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), FUSED_ENTRY.read(pruned)
+    theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), [site.index for site in FUSED_ENTRY.read(pruned)]
     if not theirs_went:
         _check_same_names(original.proto, pruned, names, AS_BEFORE)
     analysis = analysis_of(original.changed(original.proto, names[0]))
@@ -86,7 +85,7 @@ def read_claim(
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not left and not any(records.values()):
         raise UsageError(
-            f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
+            f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them with --heads"
         )
     recorded: dict[str, list[int]] = {}
     for kind, record in records.items():
@@ -207,7 +206,7 @@ def _recorded(
 def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
     """Check whether the pruned model's record counts the original's layers."""
     theirs = LAYERS_ENTRY.read(pruned)
-    if not theirs or sites.layered is None:
+    if not theirs:
         return
     ours = sites.layered or {key: tuple(site.key for site in own.sites) for key, own in layers(sites).items()}
     if theirs != ours:

@@ -52,16 +52,7 @@ def claimed_vocabulary(original: LoadedModel, pruned: LoadedModel) -> Trimming |
         kept, rows = tuple(places[token] for token in kept), len(ours.kept)
     from onnxheadprune.attention.vocabulary.trim import trimming
 
-    outputs = _of_all_tokens(original, theirs.inputs, rows) if theirs.outputs is None else theirs.outputs
-    return trimming(original, kept, theirs.inputs, rows, outputs)
-
-
-def _of_all_tokens(original: LoadedModel, inputs: Sequence[str], rows: int) -> tuple[str, ...]:
-    """Names of the outputs that earlier versions took for logits: those with a number for each token."""
-    from onnxheadprune.attention.vocabulary.find import vocabulary_of
-
-    found = vocabulary_of(analysis_of(original).view, original.name, inputs, rows)
-    return tuple(item.name for item in (*found.logits, *found.open) if item.width == rows)
+    return trimming(original, kept, theirs.inputs, rows, theirs.outputs)
 
 
 def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:

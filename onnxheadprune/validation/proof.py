@@ -65,8 +65,7 @@ def _with_refits(
     if not count or record is None:
         return "passed", reason
     trained = f", trained in {record.steps} steps," if record.steps else ""
-    unsealed = " without digests, so that damage to them would not show" if record.digests is None else ""
-    taken = f"{count} tensors{trained} are taken from the file{unsealed}"
+    taken = f"{count} tensors{trained} are taken from the file"
     if refit is None or refit.source != "data":
         return "passed", f"{taken}, and their effect is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
@@ -259,16 +258,13 @@ def weight_problems(
 
 def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
     """Yield differences between the pruned model's records, which later cuts rely on, and those of the plan."""
-    if set(FUSED_ENTRY.read(pruned)) != set(FUSED_ENTRY.read(planned)):
+    listed, made = ({site.index for site in FUSED_ENTRY.read(model)} for model in (pruned, planned))
+    if listed != made:
         yield f"the record of {name} lists other sites as fused than its graph shows"
     for kind in every_kind():
         known = {entry.number: entry for entry in units_entry(kind.UNITS).read(planned)}
         for entry in units_entry(kind.UNITS).read(pruned):
-            wanted = known.get(entry.number)
-            if wanted is not None and not entry.projections:
-                # The first version did not write by what a site is recognised.
-                wanted = replace(wanted, projections=())
-            if entry != wanted:
+            if entry != known.get(entry.number):
                 yield (
                     f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
                     " looked at"

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxheadprune import apply_plan, inspect, plan_pruning, prune, validate
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
-from onnxheadprune.errors import ModelError, RefusedError, UsageError
+from onnxheadprune.errors import ModelError, UsageError
 from tests import toys_exits, toys_scores
 from tests.conftest import ROOT, Command
 
@@ -113,31 +113,14 @@ def test_names_tell_the_numbers_where_the_record_is_lost(shorter: ModelProto) ->
 
 
 def test_a_site_that_the_record_does_not_know_is_in_no_layer(shorter: ModelProto) -> None:
-    record = '{"version": 2, "layers": {"0": ["0", "ffn.0"], "1": ["9"], "3": ["3"]}}'
+    record = '{"version": 1, "layers": {"0": ["0", "ffn.0"], "1": ["9"], "3": ["3"]}}'
     assert keys(with_record(shorter, record)) == {"0": ["0", "ffn.0"], "3": ["3"]}
 
 
 @pytest.mark.parametrize("content", ["3", '{"0": 3}', '[["0"]]'])
 def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto, content: str) -> None:
     with pytest.raises(ModelError, match=r"onnxheadprune\.layers cannot be read"):
-        inspect(with_record(shorter, f'{{"version": 2, "layers": {content}}}'))
-
-
-FORMER = '{"version": 1, "layers": [["0", "ffn.0"], ["1", "ffn.1"]]}'
-
-
-@pytest.mark.long
-def test_a_record_of_the_former_numbering_gives_way_to_names(shorter: ModelProto) -> None:
-    assert keys(with_record(shorter, FORMER)) == keys(shorter)
-    assert cut(with_record(shorter, FORMER), {"layer.2": "*"}).graph == cut(shorter, {"layer.2": "*"}).graph
-
-
-def test_a_record_of_the_former_numbering_is_never_read_with_another_meaning() -> None:
-    unnamed = anonymous(toys_scores.stack(layers=3))
-    unnamed.metadata_props.add(key=LAYERS_KEY, value=FORMER)
-    with pytest.raises(RefusedError, match="an earlier version of this tool removed layers"):
-        plan_pruning(unnamed, heads={"layer.1": "*"})
-    assert plan_pruning(unnamed, heads={"ffn.1": "*", "0": [1]}).changes_something
+        inspect(with_record(shorter, f'{{"version": 1, "layers": {content}}}'))
 
 
 def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:

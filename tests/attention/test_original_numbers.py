@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.edit.records import HEADS, REMOVED_KEY, units_entry
+from onnxheadprune.edit.records import HEADS, units_entry
 from onnxheadprune.errors import ModelError
 from tests import toys_scores
 from tests.conftest import ROOT
@@ -25,24 +25,23 @@ def models() -> tuple[ModelProto, ModelProto]:
     return original, apply_plan(plan_pruning(original, heads={1: [0, 2]}), original)
 
 
-def rewritten(model: ModelProto, change: Change, version: int = 2) -> ModelProto:
+def rewritten(model: ModelProto, change: Change) -> ModelProto:
     """A copy whose record has other sites."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    entry = next(item for item in copy.metadata_props if item.key == REMOVED_KEY)
+    entry = next(item for item in copy.metadata_props if item.key == units_entry(HEADS).key)
     sites = change(json.loads(entry.value)["sites"])
-    entry.value = json.dumps({"version": version, "sites": sites})
+    entry.value = json.dumps({"version": 1, "sites": sites})
     return copy
 
 
 def without_the_first(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As a version would have written it that does not see the first site."""
-    return [{**sites[1], "index": 0}]
+    return [{**sites[1], "number": 0}]
 
 
 def without_names(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As version 1 of the record was."""
-    return [{key: value for key, value in site.items() if key != "projections"} for site in sites]
+    return [{**site, "projections": []} for site in sites]
 
 
 def backwards(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -54,7 +53,7 @@ def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, Mode
     names = [output for node in models[0].graph.node for output in node.output]
     assert [entry.removed for entry in record] == [(), (0, 2)]
     assert all(len(entry.projections) == 1 and entry.projections[0] in names for entry in record)
-    entry = next(item for item in models[1].metadata_props if item.key == REMOVED_KEY)
+    entry = next(item for item in models[1].metadata_props if item.key == units_entry(HEADS).key)
     assert units_entry(HEADS).text(record) == entry.value
 
 
@@ -81,18 +80,18 @@ def test_a_record_in_another_order_says_the_same(models: tuple[ModelProto, Model
 
 def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
-    old = rewritten(pruned, without_names, version=1)
+    old = rewritten(pruned, without_names)
     assert [site.removed for site in inspect(old)] == [(), (0, 2)]
     assert validate(original, old, provider="cpu").verdict == "passed"
     again = apply_plan(plan_pruning(old, heads={0: [1]}), old)
     assert [bool(entry.projections) for entry in units_entry(HEADS).read(again)] == [True, True]
     with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
-        inspect(rewritten(old, without_the_first, version=1))
+        inspect(rewritten(old, without_the_first))
 
 
 def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto, ModelProto]) -> None:
     def more(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [sites[0], {**sites[1], "removed": [0]}]
+        return [sites[0], {**sites[1], "removed": "0"}]
 
     with pytest.raises(ModelError, match="has 3 heads, and it has 2; was the model changed"):
         inspect(rewritten(models[1], more))
@@ -110,7 +109,7 @@ def renamed(model: ModelProto, change: Change) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     entry = next(item for item in copy.metadata_props if item.key == units_entry("neurons").key)
-    entry.value = json.dumps({"version": 1, "blocks": change(json.loads(entry.value)["blocks"])})
+    entry.value = json.dumps({"version": 1, "sites": change(json.loads(entry.value)["sites"])})
     return copy
 
 

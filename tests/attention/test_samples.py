@@ -16,7 +16,7 @@ from onnxheadprune.attention.planning import planned
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import REMOVED_KEY
+from onnxheadprune.edit.records import units_entry
 from onnxheadprune.runtime import Session
 from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, analysis, error, reference, sample
 
@@ -143,7 +143,7 @@ def check_header(original: ModelProto, pruned: ModelProto) -> None:
     left, right = ModelProto(), ModelProto()
     left.CopyFrom(original)
     right.CopyFrom(pruned)
-    added = [entry for entry in right.metadata_props if entry.key == REMOVED_KEY]
+    added = [entry for entry in right.metadata_props if entry.key == units_entry("heads").key]
     assert len(added) == 1
     right.metadata_props.remove(added[0])
     for model in (left, right):

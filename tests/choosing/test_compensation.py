@@ -23,7 +23,7 @@ from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.choosing.compensation.pair import Pair
 from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, REMOVED_KEY
+from onnxheadprune.edit.records import COMPENSATED_KEY, HEADS, REFIT_ENTRY, units_entry
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Array, Provider, Session
@@ -204,9 +204,9 @@ def another_weight(model: ModelProto) -> None:
 
 def another_head(model: ModelProto) -> None:
     for entry in model.metadata_props:
-        if entry.key == REMOVED_KEY:
+        if entry.key == units_entry(HEADS).key:
             content = json.loads(entry.value)
-            content["sites"][0]["removed"] = [2]
+            content["sites"][0]["removed"] = "2"
             entry.value = json.dumps(content)
 
 

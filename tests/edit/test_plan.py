@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
+import re
+from dataclasses import fields, replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,13 +14,35 @@ from onnx import ModelProto, helper
 from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.edits import DropInputs, SetOutput, SliceTensor
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import REMOVED_KEY
+from onnxheadprune.edit.edits import (
+    AddConstant,
+    DropBranchOutput,
+    DropInputs,
+    DropIo,
+    DropNode,
+    DropOutputs,
+    DropTensor,
+    EdgeGather,
+    Edit,
+    InsertNode,
+    Rename,
+    SetAttribute,
+    SetDim,
+    SetInput,
+    SetMetadata,
+    SetOutput,
+    SliceTensor,
+)
+from onnxheadprune.edit.model_records import RecordedVocabulary, VocabularyCut
+from onnxheadprune.edit.plan import ExitCut, IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo
+from onnxheadprune.edit.records import HEADS, units_entry
+from onnxheadprune.edit.site_cuts import BlockCut, SiteCut
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.tensors import Selection
 from tests.attention.block_parts import build
 from tests.attention.blueprint import PLAIN
 from tests.liveness.one_node import run
+from tests.wrong_documents import wrong_documents
 
 GROUPED = replace(PLAIN, K=2, G=2, rotary=True, past=3, mask="batch", target="zero", opset=21)
 MODELS = {
@@ -82,7 +105,7 @@ def test_unknown_format_is_refused() -> None:
 
 def record(model: ModelProto) -> list[dict[str, Any]]:
     """What the metadata say was removed, per site."""
-    entry = next(item.value for item in model.metadata_props if item.key == REMOVED_KEY)
+    entry = next(item.value for item in model.metadata_props if item.key == units_entry(HEADS).key)
     sites: list[dict[str, Any]] = json.loads(entry)["sites"]
     return sites
 
@@ -107,8 +130,8 @@ def test_pruning_twice_composes_in_original_indices() -> None:
     for name, array in run(once, feed).items():
         np.testing.assert_array_equal(run(twice, feed)[name], array)
     for model in (once, twice):
-        assert [item["removed"] for item in record(model)] == [[1, 3], [0]]
-        assert [item["num_heads"] for item in record(model)] == [4, 4]
+        assert [item["removed"] for item in record(model)] == ["1,3", "0"]
+        assert [item["num_units"] for item in record(model)] == [4, 4]
     with pytest.raises(UsageError, match="removed before"):
         plan_pruning(twice, heads={0: [1]})
 
@@ -163,3 +186,104 @@ def test_in_old_files_new_tensors_are_inputs_too() -> None:
     names = [info.name for info in smaller.graph.input]
     assert {tensor.name for tensor in smaller.graph.initializer} <= {*names}
     assert len({*names}) == len(names)
+
+
+EVERYTHING: tuple[Edit, ...] = (
+    SliceTensor("main", "w", Selection((0,), (4,), (2,), "0-1"), "w"),
+    AddConstant("main", "c", ((1, 2), (3, 4))),
+    SetInput("main[1]", 0, "x"),
+    SetOutput("main[1]", 0, "x"),
+    DropInputs("main[1]", (1,)),
+    DropOutputs("main[1]", (1,)),
+    SetAttribute("main[1]", "split", (1, 2)),
+    SetDim("main", "x", 1, None),
+    InsertNode("main[1]", "Gather", ("x", "i"), ("y",), (("axis", 1), ("alpha", 0.5))),
+    EdgeGather("main[1]", 0, "x", "a reason", 3),
+    DropNode("main[1]", "Add"),
+    DropTensor("main", "w"),
+    DropBranchOutput("main[1]", 0),
+    DropIo("main", "x", "input"),
+    Rename("main", "x", "y"),
+    SetMetadata("key", "value"),
+)
+WHOLE = PrunePlan(
+    model="m.onnx",
+    fingerprint="0" * 16,
+    cuts=(SiteCut(number=0, name="attn", num_units=4, removed=(1,), removed_before=(0,), kv_num_heads=2),),
+    blocks=(
+        BlockCut(number=0, name="mlp", num_units=8, removed=(1, 2), key="ffn.0", kind=("neurons", "block")),
+    ),
+    exit=ExitCut((1,), ("c",), 2, 3, 12, 100),
+    vocabulary=VocabularyCut(
+        outputs=("logits",),
+        tables=("t",),
+        elements=9,
+        tokens=RecordedVocabulary(9, (0, 8), ("ids",), ("logits",)),
+    ),
+    elements_removed=100,
+    io_changes=("input x: 4 -> 3 on axis 1",),
+    interface=(IoChange("input", "x", 1, 4, 3), IoChange("output", "y", None, "[4]", "gone")),
+    renamed=(RenamedIo("input", "x", None),),
+    left_out=(LeftOutNode("main[3]", "a reason"),),
+    notes=("a note",),
+    layers=("0",),
+    edits=tuple(PlannedEdit(edit, ("0",)) for edit in EVERYTHING),
+)
+
+
+def test_every_kind_of_edit_and_every_field_survives_json() -> None:
+    assert [type(edit) for edit in EVERYTHING] == list(get_args(Edit))
+    assert not [item.name for item in fields(PrunePlan) if not getattr(WHOLE, item.name)]
+    assert PrunePlan.from_dict(json.loads(WHOLE.to_json())) == WHOLE
+
+
+def refusals(document: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        PrunePlan.from_dict(document)
+    return str(caught.value)
+
+
+def test_a_plan_with_a_wrong_value_in_any_field_is_refused() -> None:
+    document = WHOLE.to_dict()
+    for what, forged in wrong_documents(PrunePlan, document):
+        if isinstance(forged, dict):
+            assert "this is not a pruning plan" in refusals(forged), what
+
+
+def test_an_edit_with_a_wrong_value_in_any_field_is_refused() -> None:
+    document = WHOLE.to_dict()
+    for place, edit in enumerate(EVERYTHING):
+        whole = document["edits"][place]
+        content = {key: value for key, value in whole.items() if key not in ("edit", "sites")}
+        for what, forged in wrong_documents(type(edit), content):
+            if isinstance(forged, dict):
+                edits = [{"edit": edit.kind, "sites": ["0"], **forged}]
+                assert "edits[0]" in refusals(document | {"edits": edits}), (edit.kind, what)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("cuts", 0, "removed"), [4], r"cuts\[0\]: more is removed than the 4 units"),
+        (("cuts", 0, "heads_left"), 3, r"cuts\[0\]\.heads_left: 3 is not 2"),
+        (("neurons", 0, "neurons_left"), 3, "a number of units left is wrong"),
+        (("neurons", 0, "num_neurons"), "8", r"neurons\[0\]\.num_units: '8' is not a whole number"),
+        (("kinds",), ["neurons", "experts"], "experts"),
+        (
+            ("edits", 0, "selection", "live"),
+            "0-99999999999",
+            r"edits\[0\]\.selection: .* do not belong together",
+        ),
+        (("edits", 0, "edit"), "evil", r"edits\[0\]\.edit: 'evil' is not one of 'slice'"),
+        (("edits", 1, "values"), [["x"]], r"edits\[1\]\.values: 'x' is not a number"),
+        (("edit_counts", "slice"), 2, "edit_counts: "),
+        (("vocabulary", "kept"), 3, r"vocabulary\.kept: 3 is not 2"),
+    ],
+)
+def test_what_a_plan_says_twice_agrees(path: tuple[Any, ...], value: Any, sentence: str) -> None:
+    document = json.loads(WHOLE.to_json())
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert re.search(sentence, refusals(document))

@@ -379,7 +379,7 @@ def test_heads_that_nobody_has(spec: str) -> None:
 def test_a_metadata_record_that_is_no_json(tmp_path: Path) -> None:
     for record in ("[" * 100_000, '{"sites": ' + "9" * 5000 + "}"):
         model = toys.attention()
-        helper.set_model_props(model, {"onnxheadprune.removed": record})
+        helper.set_model_props(model, {"onnxheadprune.heads": record})
         with pytest.raises(ModelError, match="cannot be read"):
             inspect(model)
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper
 
 from onnxheadprune import inspect, prune, validate
 from onnxheadprune.cli import main
-from onnxheadprune.edit.records import FUSED_ENTRY, FUSED_KEY, REMOVED_KEY
+from onnxheadprune.edit.records import FUSED_ENTRY, FUSED_KEY, units_entry
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
@@ -39,7 +39,7 @@ def test_pruned_and_fused(mode: FuseMode, tmp_path: Path) -> None:
     assert "the heads or the fused sites" in result.validation.reason
     written = onnx.load(output)
     assert "Softmax" not in operators(written)
-    assert FUSED_ENTRY.read(written) == (0,)
+    assert [site.index for site in FUSED_ENTRY.read(written)] == [0]
     again = validate(model, output, provider="cpu")
     assert again.verdict == "passed"
     assert again.heads == {0: (1, 3)}
@@ -66,7 +66,7 @@ def test_fusion_alone(mode: FuseMode) -> None:
     assert result.validation.verdict == "passed"
     assert result.validation.reason.startswith("equals the original")
     assert result.validation.power > 0.01
-    assert json.loads(metadata(result.model)[REMOVED_KEY])["sites"][0]["removed"] == []
+    assert json.loads(metadata(result.model)[units_entry("heads").key])["sites"][0]["removed"] == ""
     assert validate(model, result.model, provider="cpu").verdict == "passed"
 
 

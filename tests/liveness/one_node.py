@@ -174,7 +174,14 @@ def pruned(view: GraphView, swept: Sweep) -> ModelProto:
     edits = dict(realize(view, swept).edits)
     edits = settled(view, edits)
     planned = tuple(PlannedEdit(edit, ()) for edit in edits)
-    plan = PrunePlan("one_node", fingerprint(view.model), (), planned, (), 0)
+    plan = PrunePlan(
+        model="one_node",
+        fingerprint=fingerprint(view.model),
+        cuts=(),
+        edits=planned,
+        io_changes=(),
+        elements_removed=0,
+    )
     return apply_plan(PrunePlan.from_dict(plan.to_dict()), view.model)
 
 

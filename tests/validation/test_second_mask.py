@@ -217,7 +217,7 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
         projections=(projection,),
         cores=(core,),
     )
-    plan = PrunePlan("the model", "", (), (), (), 0)
+    plan = PrunePlan(model="the model", fingerprint="", cuts=(), edits=(), io_changes=(), elements_removed=0)
     return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, AS_BEFORE)
 
 

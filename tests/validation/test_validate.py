@@ -25,7 +25,7 @@ from onnxheadprune import (
 )
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.edit.records import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.edit.records import HEADS, VALIDATION_KEY, units_entry
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime.deterministic import NOISE
 from onnxheadprune.validation import deployment
@@ -433,7 +433,7 @@ def test_unreadable_record_is_named() -> None:
     model = toys.attention()
     smaller = pruned(model)
     for entry in smaller.metadata_props:
-        if entry.key == REMOVED_KEY:
+        if entry.key == units_entry(HEADS).key:
             entry.value = "{broken"
     with pytest.raises(ModelError, match="cannot be read"):
         check(model, smaller)

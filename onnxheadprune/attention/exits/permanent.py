@@ -86,7 +86,7 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     for units in (HEADS, *known):
         entries = _recorded(units, analysis, left, found)
         if units == HEADS or any(not entry.left for entry in entries):
-            apply.set_metadata(made, units_entry(units).key, units_entry(units).text(entries))
+            apply.set_metadata(made, units_entry(units).key, units_entry(units).text(tuple(entries)))
     lost = [site for site in analysis.sites.every if not _names(site, left, found)]
     for entry in layers_kept(analysis.sites, lost):
         apply.set_metadata(made, entry.key, entry.value)
@@ -130,7 +130,7 @@ def _names(site: Site, left: DecidedModel, found: Settled) -> tuple[str, ...]:
     made = _made(left.model)
     values: list[Value] = [item.node.out for item in site.projections]
     names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, found))
-    return tuple(name for name in names if name in made)
+    return tuple(dict.fromkeys(name for name in names if name in made))
 
 
 def _is_passed_over(value: Value, found: Settled) -> bool:
@@ -158,7 +158,9 @@ def _recorded(units: str, analysis: Analysis, left: DecidedModel, found: Settled
     return sorted(entries, key=lambda entry: entry.number)
 
 
-def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled) -> list[RecordedExit]:
+def _states(
+    exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled
+) -> tuple[RecordedExit, ...]:
     """Return the state of each exit of the original, including those removed before."""
     numbers = {item.number for item in taken}
     reached = running(analysis.view, found)
@@ -166,7 +168,7 @@ def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Sett
     for item in (*taken, *(item for item in exits.exits if item.number not in numbers)):
         state = "taken" if item.number in numbers else _state(item, taken, found, reached)
         entries.append(RecordedExit(item.number, item.name, item.leaves.turns, state))
-    return sorted(entries, key=lambda entry: entry.number)
+    return tuple(sorted(entries, key=lambda entry: entry.number))
 
 
 def _state(item: Exit, taken: Sequence[Exit], found: Settled, reached: Collection[Node]) -> ExitState:

@@ -34,7 +34,7 @@ class Sites(Sequence[AttentionSite], Displayed):
         places: the position of each site, by its index: the number of a section of the model and a position in it;
             without, the model is one section, with positions by projections.
         layered: the keys of the sites of each layer of the original, by layer key; empty where no layer has
-            lost any, None where an earlier version numbered them.
+            lost any.
         ignored_declarations: declared shapes that operators contradict, one sentence each.
         failed: the searches for other kinds that ran and ended in an unexpected error.
         residuals: the residual sums of the model, found once they are asked for.
@@ -49,7 +49,7 @@ class Sites(Sequence[AttentionSite], Displayed):
         default_factory=dict, compare=False, repr=False
     )
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
-    layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
+    layered: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
     ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
     failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
     residuals: Residuals = field(default_factory=Residuals, compare=False, repr=False)
@@ -61,7 +61,7 @@ class Sites(Sequence[AttentionSite], Displayed):
         every: Iterable[Site],
         kinds: Iterable[type[Site]],
         places: Mapping[int, tuple[int, ...]],
-        layered: Mapping[str, tuple[str, ...]] | None,
+        layered: Mapping[str, tuple[str, ...]],
     ) -> Sites:
         """Combine sites of several models as if they were one model's.
 

@@ -21,10 +21,9 @@ def with_history(
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
     A site is recognised by the output names of its projections, which no cut changes, and its number of units must
-    match the record. Where names do not help (older records, or names changed by another tool such as a
-    quantizer), sites and entries of the record are matched by their order, if
-    their numbers and sizes are equal. Where `complete`, every site that the record leaves units must be there;
-    a feed-forward block may be hidden by another tool's changes.
+    match the record. Where another tool such as a quantizer changed the names, sites and entries of the record are
+    matched by their order, if their numbers and sizes are equal. Where `complete`, every site that the record leaves
+    units must be there; a feed-forward block may be hidden by another tool's changes.
 
     The sites in order of their number in the original. Sites that the record does not know, because the version that
     wrote it did not find them, are numbered after those that it knows.

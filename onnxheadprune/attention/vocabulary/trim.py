@@ -219,7 +219,9 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
     elements = stored_size(loaded.proto).elements - stored_size(made).elements
     left = {stored.tensor.name: tuple(stored.tensor.dims) for stored in tensors_of(made)}
     smaller = (value.name for value in vocabulary.tables if left.get(value.name) != value.shape)
-    cut = VocabularyCut(local, vocabulary.outputs, tuple(smaller), max(elements, 0))
+    cut = VocabularyCut(
+        tokens=local, outputs=vocabulary.outputs, tables=tuple(smaller), elements=max(elements, 0)
+    )
     return Trimming(loaded.changed(made), cut, vocabulary, kept)
 
 

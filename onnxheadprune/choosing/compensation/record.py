@@ -249,13 +249,13 @@ def restored(
         whole = whole_of(array, before, edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
-        elif (record.digests or {}).get(name, digest(array)) != digest(array):
+        elif record.digests.get(name, digest(array)) != digest(array):
             problems.append(
                 f"the refitted {name} of {pruned.name} is not what was written: the file is damaged"
             )
         elif whole.tobytes() == before.tobytes():
             continue
-        elif record.digests is not None and name not in record.digests:
+        elif name not in record.digests:
             problems.append(
                 f"the record of {pruned.name} has no digest of the refitted {name}; was it changed?"
             )

@@ -200,13 +200,13 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
 
 
 def _edits(document: Document) -> tuple[str, ...]:
-    from onnxheadprune.edit.edits import edit_from_dict
+    from onnxheadprune.edit.edits import read_edit
 
     found = []
     for item in document["plan"].get("edits", ()):
         fields = {name: value for name, value in item.items() if name != "sites"}
         sites = ", ".join(item["sites"])
-        found.append(f"{edit_from_dict(fields)}{f' — {sites}' if sites else ''}")
+        found.append(f"{read_edit(fields)}{f' — {sites}' if sites else ''}")
     return tuple(found)
 
 
