@@ -8,8 +8,7 @@ counters; it costs memory traffic rather than arithmetic.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -25,6 +24,7 @@ from onnxheadprune.model.graph.tables import (
     TRIPS,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
+from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 
@@ -33,7 +33,7 @@ FEW = 64
 
 
 @dataclass(frozen=True)
-class Flops:
+class Flops(JsonObject):
     """Operations of one run."""
 
     total: int  # of the whole graph
@@ -51,13 +51,10 @@ class Flops:
         return cls(total, own, tuple(node.label for node, cost in costs.items() if cost is None))
 
     @property
+    @written()
     def attention_share(self) -> float | None:
         """The part of all operations that belongs to heads."""
         return None if self.attention is None or not self.total else self.attention / self.total
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {**asdict(self), "attention_share": self.attention_share}
 
 
 def node_flops(view: GraphView) -> dict[Node, int | None]:
@@ -140,7 +137,7 @@ def _inputs(model: ModelProto, feed: Mapping[str, Array]) -> Iterator[ValueInfoP
 
 
 @dataclass(frozen=True)
-class Operations:
+class Operations(JsonObject):
     """Floating point operations of one run, before and after."""
 
     before: int  # of the original
@@ -166,11 +163,6 @@ class Operations:
     def halved(self) -> bool:
         """True if less than half of the operations are left."""
         return 2 * self.after < self.before
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        return {"before": self.before, "after": self.after, "shapes": shapes, "complete": self.complete}
 
 
 def _feed(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Feed:

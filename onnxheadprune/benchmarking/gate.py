@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.spelling import accuracy
+from onnxheadprune.model.typed_json import JsonObject
 
 _SENTENCES = {
     "strict": "whether {subject} is exact: {measured}, yes was asked for",
@@ -26,7 +26,7 @@ QUALITY = tuple(name for name in _SENTENCES if name.split("_")[1:2] in (["drift"
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(JsonObject):
     """One limit and whether it was kept."""
 
     name: str  # "strict", "max_drift", "min_speedup" or another limit of a job
@@ -68,7 +68,3 @@ class Gate:
         if "accuracy" in self.name:
             return accuracy(value)
         return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.settings.measuring import Benching, Timing
@@ -203,7 +204,7 @@ def _no_collector() -> Iterator[None]:
 
 @one_line()
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(JsonObject):
     """Latency of one model over that of another.
 
     Attributes:
@@ -241,10 +242,6 @@ class Ratio:
         if math.log(self.low) - floor > 0:
             return "slower"
         return NO_DIFFERENCE
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
 
 
 def _interval(rounds: Sequence[Floats], seed: int) -> tuple[float, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.gate import Gate
@@ -13,6 +13,7 @@ from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.benchmarking.summary import bench_facts, label_of
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Facts
+from onnxheadprune.model.typed_json import JsonObject, Key, written
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint
 
@@ -23,7 +24,7 @@ NO_BOUND = 1.005
 
 @one_line()
 @dataclass(frozen=True)
-class GridPoint:
+class GridPoint(JsonObject):
     """One combination of sizes.
 
     Attributes:
@@ -45,14 +46,10 @@ class GridPoint:
         """How to name it to a person."""
         return label_of(self.to_dict())
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
-
 
 @one_line()
 @dataclass(frozen=True)
-class Latency:
+class Latency(JsonObject):
     """Latencies of one model at one grid point.
 
     Attributes:
@@ -74,14 +71,10 @@ class Latency:
     throughput: float
     settled: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
-
 
 @one_line("verdict ratio floor bound")
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(JsonObject):
     """One model against the first one at one grid point.
 
     Attributes:
@@ -92,11 +85,12 @@ class Comparison:
     """
 
     ratio: Ratio
-    floor: float
+    floor: Annotated[float, Key("noise_floor")]
     verdict: Verdict
-    bound: float | None
+    bound: Annotated[float | None, Key("speedup_bound")]
 
     @property
+    @written(before="bound")
     def speedup(self) -> float:
         """How many times as fast as the first model."""
         return 1 / self.ratio.value
@@ -107,11 +101,13 @@ class Comparison:
         return math.exp(self.floor) / self.ratio.low
 
     @property
+    @written("reached_of_bound")
     def reached(self) -> float | None:
         """The speed-up as a fraction of the bound."""
         return None if self.bound is None else self.speedup / self.bound
 
     @property
+    @written("saved_of_bound")
     def saved(self) -> float | None:
         """The time saved as a fraction of the time that the bound says can be saved: the stricter measure.
 
@@ -120,18 +116,6 @@ class Comparison:
         if self.bound is None or self.bound < NO_BOUND or self.verdict != "faster":
             return None
         return (1 - self.ratio.value) / (1 - 1 / self.bound)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "ratio": self.ratio.to_dict(),
-            "noise_floor": self.floor,
-            "verdict": self.verdict,
-            "speedup": self.speedup,
-            "speedup_bound": self.bound,
-            "reached_of_bound": self.reached,
-            "saved_of_bound": self.saved,
-        }
 
 
 @dataclass(frozen=True)
@@ -185,29 +169,19 @@ def _words(item: Comparison) -> str:
 
 @one_line("model point latency comparison")
 @dataclass(frozen=True)
-class Cell:
+class Cell(JsonObject):
     """One model at one grid point; the first model is compared with nothing."""
 
     model: int
     point: GridPoint
-    latency: Latency
+    latency: Annotated[Latency, Key("latency_seconds")]
     flops: Flops
     comparison: Comparison | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "model": self.model,
-            "point": self.point.to_dict(),
-            "latency_seconds": self.latency.to_dict(),
-            "flops": self.flops.to_dict(),
-            "comparison": None if self.comparison is None else self.comparison.to_dict(),
-        }
 
 
 @one_line("name params file_bytes")
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelFacts(JsonObject):
     """Facts of a model that do not depend on the grid.
 
     Attributes:
@@ -225,26 +199,14 @@ class ModelFacts:
     params: int
     operators: Mapping[str, int]
     placement: Mapping[str, int]
-    footprint: Footprint | None = None
+    footprint: Annotated[Footprint | None, Key("memory")] = None
     differences: tuple[str, ...] = ()
 
     @property
+    @written(before="differences")
     def comparable(self) -> bool:
         """True if ONNX Runtime runs it with the same fused operators in the same places as the first model."""
         return not self.differences
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "name": self.name,
-            "file_bytes": self.file_bytes,
-            "params": self.params,
-            "operators": dict(self.operators),
-            "placement": dict(self.placement),
-            "memory": None if self.footprint is None else self.footprint.to_dict(),
-            "comparable": self.comparable,
-            "differences": list(self.differences),
-        }
 
 
 @one_line("models cells provider noise notes")

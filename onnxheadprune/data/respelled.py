@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from onnxheadprune.data.more import GIVEN, Feeds
 from onnxheadprune.data.single import part_of, rows_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Spelling(JsonObject):
     """The share of the user's data that the kept tokens tokenize as before."""
 
     tokens: int  # tokens of the data, padding aside
@@ -27,10 +28,10 @@ class Spelling:
     samples: int  # samples of the data
     whole: int  # the number of samples with kept tokens only
 
-    def to_dict(self) -> Mapping[str, float]:
-        """JSON-ready data."""
-        share = self.unchanged / self.tokens if self.tokens else 1.0
-        return {**vars(self), "unchanged_share": share}
+    @written()
+    def unchanged_share(self) -> float:
+        """The share of the tokens that are kept."""
+        return self.unchanged / self.tokens if self.tokens else 1.0
 
 
 def tokens_in(

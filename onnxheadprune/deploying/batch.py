@@ -45,6 +45,7 @@ from onnxheadprune.model.storage.claims import (
     named_files,
 )
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.requests import Request
@@ -63,7 +64,7 @@ _ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
 
 
 @dataclass(frozen=True)
-class BatchFile:
+class BatchFile(JsonObject):
     """What became of one model."""
 
     file: str  # its path below the folder
@@ -85,11 +86,6 @@ class BatchFile:
         """The status, in the state of the headline where there is one."""
         return Word(self.status, _STATES[self.status] if self.headline is None else self.headline.state)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        headline = None if self.headline is None else self.headline.to_dict()
-        return {**dataclasses.asdict(self), "headline": headline}
-
 
 @dataclass(frozen=True)
 class BatchResult(Displayed):
@@ -100,12 +96,14 @@ class BatchResult(Displayed):
     files: tuple[BatchFile, ...]
 
     @property
+    @written(before="files")
     def counts(self) -> dict[str, int]:
         """Number of models per status."""
         found = Counter(item.status for item in self.files)
         return {status: found[status] for status in _ORDER if found[status]}
 
     @property
+    @written(before="files")
     def exit_code(self) -> int:
         """0 if every model is done, 1 if one was not shown to be exact, else 3."""
         codes = [item.exit_code for item in self.files]
@@ -120,16 +118,6 @@ class BatchResult(Displayed):
         counts = ", ".join(f"{number} {status}" for status, number in self.counts.items())
         table = Table(columns, rows, wraps=columns[2:])
         return Facts(self.output, counts, "open" if not self.exit_code else "doubtful", (table,))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "folder": self.folder,
-            "output": self.output,
-            "counts": self.counts,
-            "exit_code": self.exit_code,
-            "files": [item.to_dict() for item in self.files],
-        }
 
 
 def prune_batch(

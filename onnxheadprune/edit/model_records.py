@@ -14,7 +14,7 @@ from onnxheadprune.model.typed_json import (
     Between,
     Count,
     Distinct,
-    Document,
+    JsonObject,
     Name,
     Size,
     Spelled,
@@ -101,7 +101,7 @@ VOCABULARY_ENTRY: Entry[RecordedVocabulary | None] = Entry(VOCABULARY_KEY, Recor
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocabularyCut(Document):
+class VocabularyCut(JsonObject):
     """Tokens that are removed, before anything else but what lies after an early exit."""
 
     outputs: tuple[str, ...]  # with a number per token

@@ -18,8 +18,8 @@ from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import spelled
 from onnxheadprune.model.typed_json import (
     FLAT,
-    Document,
     FieldError,
+    JsonObject,
     Size,
     Spelled,
     json_text,
@@ -83,7 +83,7 @@ class ExitCut:
 
 @one_line("model cuts blocks edits elements_removed exit vocabulary io_changes")
 @dataclass(frozen=True, kw_only=True)
-class PrunePlan(Document):
+class PrunePlan(JsonObject):
     """An ordered list of edits for one particular model.
 
     Attributes:
@@ -170,16 +170,11 @@ class PrunePlan(Document):
         """Edges that need a gather at run time."""
         return tuple(item.edit for item in self.edits if isinstance(item.edit, EdgeGather))
 
-    @property
     @written("edge_gathers", before="edits")
     def _gathers(self) -> list[dict[str, Any]]:
         return list(map(edit_document, self.edge_gathers))
 
-    @property
     @written("edit_counts", before="edits")
-    def _counts(self) -> dict[str, int]:
-        return self.counts()
-
     def counts(self) -> dict[str, int]:
         """Number of edits of each kind."""
         return dict(Counter(item.edit.kind for item in self.edits))

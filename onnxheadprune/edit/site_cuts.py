@@ -12,8 +12,8 @@ from onnxheadprune.edit.records import MAX_UNITS, Units
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.typed_json import (
     Between,
-    Document,
     FieldError,
+    JsonObject,
     Key,
     Name,
     Size,
@@ -31,7 +31,7 @@ HEADS_KEY = "attn."
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitsCut(Document, ABC):
+class UnitsCut(JsonObject, ABC):
     """The cut of one site of any kind; units are indices of the original, unpruned model.
 
     Attributes:

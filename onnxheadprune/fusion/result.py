@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
@@ -17,7 +18,7 @@ MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
 @one_line()
 @dataclass(frozen=True)
-class SiteFusion:
+class SiteFusion(JsonObject):
     """One site.
 
     Attributes:
@@ -29,38 +30,28 @@ class SiteFusion:
 
     index: int
     name: str
-    operator: str = ""
+    operator: Annotated[str, OR_NULL] = ""
     before: bool = False
-    reason: str = ""
+    reason: Annotated[str, OR_NULL] = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "index": self.index,
-            "name": self.name,
-            "fused": bool(self.operator),
-            "operator": self.operator or None,
-            "before": self.before,
-            "reason": self.reason or None,
-        }
+    @written(before="operator")
+    def fused(self) -> bool:
+        """True if it runs in a fused operator."""
+        return bool(self.operator)
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(JsonObject):
     """One candidate of "auto"."""
 
     mode: FuseMode  # its operators
-    obstacle: str = ""  # why it was not measured, "" if it was
+    obstacle: Annotated[str, OR_NULL] = ""  # why it was not measured, "" if it was
     # its latency over the unfused model's, per measured size
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         found = ", ".join(f"{ratio:.2f} at {label}" for label, ratio in self.ratios.items())
         return f"{self.mode}: {self.obstacle or found or 'not measured'}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"mode": self.mode, "obstacle": self.obstacle or None, "ratios": dict(self.ratios)}
 
 
 @one_line("mode chosen sites opset")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.typed_json import JsonObject
 
 UNITS = "{units}"
 """Stands in the sentence of a propagation rule for the units that it is asked about, which it does not know."""
@@ -36,7 +37,7 @@ class Reason(enum.Enum):
 
 @one_line("reason node value sentence")
 @dataclass(frozen=True)
-class Refusal:
+class Refusal(JsonObject):
     """One refusal.
 
     Attributes:
@@ -61,15 +62,6 @@ class Refusal:
             units: their name: "heads", "neurons".
         """
         return replace(self, sentence=self.sentence.replace(UNITS, units))
-
-    def to_dict(self) -> dict[str, str]:
-        """The refusal as JSON-ready data."""
-        return {
-            "reason": self.reason.value,
-            "node": self.node,
-            "value": self.value,
-            "sentence": self.sentence,
-        }
 
 
 def refuse(node: Node, reason: Reason, sentence: str) -> Refusal:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from onnxheadprune.model.facts import Cell, Fact, Facts, Figures, Part, Squares, State, Table, Word
 from onnxheadprune.model.spelling import escaped, file_name
+from onnxheadprune.model.typed_json import JsonObject
 
 MOST = 200
 """Characters of a line."""
@@ -96,7 +97,7 @@ _SQUARE = "display:inline-block;width:1.1em;margin:1px;text-align:center;border:
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
-class Displayed:
+class Displayed(JsonObject):
     """A result that notebooks show as HTML."""
 
     def facts(self) -> Facts:

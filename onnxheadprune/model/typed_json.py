@@ -6,13 +6,16 @@ its bounds and is there once, and no other field is there. What is not so is a `
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import functools
 import json
 import math
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import (
     Annotated,
     Any,
@@ -71,7 +74,7 @@ class Spelled:
 
     kind: Any
     write: Callable[[Any], Any]
-    read: Callable[[Any], Any]
+    read: Callable[[Any], Any] = lambda content: content
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def nonempty(value: Any) -> None:
 
 FLAT = "flat"
 """Mark of a field whose own fields stand beside the others in the document."""
+HIDDEN = "hidden"
+"""Mark of a field that is in no document; it needs a default where these are read."""
 OPTIONAL = "optional"
 """Mark of a field with a default that a document may leave out, since people write it, too."""
 
@@ -106,13 +111,15 @@ Count: TypeAlias = Annotated[int, Between(0, 2**31)]
 Size: TypeAlias = Annotated[int, Between(0, 2**63 - 1)]
 """Of elements and bytes, and positions among them."""
 Name: TypeAlias = Annotated[str, nonempty]
+OR_NULL = Spelled(Any, lambda text: text or None, lambda content: content or "")
+"""Mark of a text that is null where it is empty."""
 
 
 PROPERTY = "property"
 
 
 def written(key: str = "", before: str = "") -> Callable[[Function], Function]:
-    """Write a property, too, as `Key` says; a document that is read has to agree with it."""
+    """Write a property or method, too, as `Key` says; a document that is read has to agree with it."""
 
     def mark(function: Function) -> Function:
         function.member = Member(key or function.__name__, function.__name__, Any, PROPERTY, before)  # type: ignore[attr-defined]
@@ -131,20 +138,36 @@ class Member(NamedTuple):
     before: str = ""
 
 
+class _Unknown:
+    """The type of a field whose annotation is imported for type checkers only: written by its value, never read."""
+
+
+class _Names(dict[str, Any]):
+    """The names in the modules of a class and its bases."""
+
+    def __init__(self, kind: type) -> None:
+        modules = (vars(sys.modules[base.__module__]) for base in reversed(kind.__mro__))
+        super().__init__(item for module in modules for item in module.items())
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, _Unknown)
+
+
 @functools.cache
 def members(kind: type) -> tuple[Member, ...]:
     """The fields of the documents of a dataclass, in their order."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints = get_type_hints(kind, localns=_Names(kind), include_extras=True)
     every: list[Member] = []
     for name in (field.name for field in dataclasses.fields(kind) if field.init):
         marks = getattr(hints[name], "__metadata__", ())
         key = next((mark for mark in marks if isinstance(mark, Key)), Key())
-        mark = next((mark for mark in marks if mark in (FLAT, OPTIONAL)), "")
+        mark = next((mark for mark in marks if mark in (FLAT, HIDDEN, OPTIONAL)), "")
+        if mark == HIDDEN:
+            continue
         every.append(Member(key.name or name, name, hints[name], mark, key.before))
     properties = {name: item for base in reversed(kind.__mro__) for name, item in vars(base).items()}
-    every += [
-        item.fget.member for item in properties.values() if hasattr(getattr(item, "fget", None), "member")
-    ]
+    functions = (getattr(item, "fget", item) for item in properties.values())
+    every += [function.member for function in functions if hasattr(function, "member")]
     found = [item for item in every if not item.before]
     for item in every:
         if item.before:
@@ -152,13 +175,12 @@ def members(kind: type) -> tuple[Member, ...]:
     return tuple(found)
 
 
-class Document:
+class JsonObject:
     """A dataclass that can be written as a JSON object."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        document: dict[str, Any] = document_of(self)
-        return document
+        return _write_object(self)
 
 
 def document_of(value: Any, hint: Any = Any) -> Any:
@@ -223,29 +245,46 @@ def _codec(hint: Any) -> _Codec:
         str: _read_str,
         type(None): _read_none,
     }
-    return _Codec(readers.get(hint, _same), _write_any)
+    return _Codec(readers.get(hint, _refuse), _write_any)
 
 
 def _same(value: Any) -> Any:
     return value
 
 
+def _refuse(content: Any) -> Any:
+    raise TypeError("a document with a field of this type can only be written")
+
+
 def _write_any(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        found: dict[str, Any] = {}
-        kind: type = type(value)
-        for item in members(kind):
-            content = document_of(getattr(value, item.name), item.hint)
-            found |= content if item.mark == FLAT else {item.key: content}
-        return found
+        own: Any = getattr(type(value), "to_dict", JsonObject.to_dict)
+        # A class whose document has another form writes it itself.
+        return _write_object(value) if own is JsonObject.to_dict else own(value)
     if isinstance(value, Mapping):
         return {str(key): _write_any(item) for key, item in value.items()}
-    return [_write_any(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return list(map(_write_any, value))
+    return value.value if isinstance(value, Enum) else value
+
+
+def _write_object(value: Any) -> dict[str, Any]:
+    kind: Any = type(value)
+    found: dict[str, Any] = {}
+    for item in members(kind):
+        content = document_of(_attribute(value, item), item.hint)
+        found |= content if item.mark == FLAT else {item.key: content}
+    return found
+
+
+def _attribute(value: Any, item: Member) -> Any:
+    content = getattr(value, item.name)
+    return content() if item.mark == PROPERTY and callable(content) else content
 
 
 def _marked(hint: Any, marks: tuple[Any, ...]) -> _Codec:
     checks = [mark for mark in marks if callable(mark)]
-    spelled = next((mark for mark in marks if isinstance(mark, Spelled)), Spelled(hint, _same, _same))
+    spelled = next((mark for mark in marks if isinstance(mark, Spelled)), Spelled(hint, _same))
     codec = _codec(spelled.kind)
 
     def read(content: Any) -> Any:
@@ -343,7 +382,7 @@ def _read_object(kind: Any, content: Any) -> Any:
         raise FieldError(f"the field {shown(next(iter(left)))} is unknown")
     made = kind(**values)
     for item in every:
-        if item.mark == PROPERTY and computed[item.key] != (true := document_of(getattr(made, item.name))):
+        if item.mark == PROPERTY and computed[item.key] != (true := document_of(_attribute(made, item))):
             raise FieldError(
                 f"{shown(computed[item.key])} is not {shown(true)}, as the other fields say", f".{item.key}"
             )

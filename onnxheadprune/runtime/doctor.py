@@ -7,13 +7,13 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import onnx
 
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime import CUDA, Provider, onnx_runtime
 from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, usable_cores
 from onnxheadprune.runtime.providers import AUTO, advice, full_name, probe, resolve_provider
@@ -133,7 +133,7 @@ class ProviderCheck:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(JsonObject):
     """The findings of `doctor`."""
 
     versions: Mapping[str, str]  # of Python, onnx and onnxruntime
@@ -154,10 +154,6 @@ class Diagnosis:
         """The check of one provider by its short or full name."""
         name = full_name(asked)
         return next(item for item in self.providers if item.name == name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {**asdict(self), "auto": self.auto.to_dict()}
 
 
 def diagnose(*asked: str) -> Diagnosis:

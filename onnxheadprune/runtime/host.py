@@ -7,9 +7,11 @@ import platform
 import re
 import subprocess
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnxheadprune.model.typed_json import JsonObject
 
 SMI = (
     "nvidia-smi",
@@ -19,17 +21,13 @@ SMI = (
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(JsonObject):
     """One NVIDIA card."""
 
     name: str  # what the driver calls it
     driver: str  # version of the driver
     memory_mib: int | None  # its memory in MiB, None where unknown
     compute_capability: str | None  # "9.0" and the like, None where the driver does not tell
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
 
 
 def cards() -> tuple[Card, ...]:

@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.session import CUDA, Array, Provider, onnx_runtime
 
@@ -32,17 +33,13 @@ ON_CPU = "peak resident memory while running, over the level before loading: wei
 
 
 @dataclass(frozen=True)
-class Footprint:
+class Footprint(JsonObject):
     """The memory that one model needs while it runs on one feed."""
 
     peak_bytes: int | None  # peak memory, None where it cannot be measured
     how: str  # what was measured, or why nothing was
     # attention kernels by operator ("MultiHeadAttention: FLASH_ATTENTION"), where ONNX Runtime tells
-    kernels: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"peak_bytes": self.peak_bytes, "how": self.how, "attention_kernels": list(self.kernels)}
+    kernels: Annotated[tuple[str, ...], Key("attention_kernels")] = ()
 
 
 def footprint(

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderErr
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unrounded, unsaturated
@@ -56,23 +57,21 @@ _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
 @dataclass(frozen=True)
-class Provider:
+class Provider(JsonObject):
     """An execution provider that runs here."""
 
     name: str  # ONNX Runtime's name of it
     reason: str  # why it was taken
-    threads: int | None = None  # cores that a session takes; None leaves that to ONNX Runtime
+    threads: Annotated[int | None, HIDDEN] = (
+        None  # cores that a session takes; None leaves that to ONNX Runtime
+    )
     # what keeps a GPU that is there from being used, and the remedy; None where nothing does
-    warning: str | None = None
+    warning: Annotated[str | None, HIDDEN] = None
 
     @property
     def label(self) -> str:
         """The short name ("CPU")."""
         return self.name.removesuffix(SUFFIX)
-
-    def to_dict(self) -> dict[str, str]:
-        """JSON-ready data."""
-        return {"name": self.name, "reason": self.reason}
 
 
 class Session:

@@ -6,37 +6,36 @@ All tolerances are relative to the scale of the output: its largest absolute val
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated
 
 from onnx import TensorProto
 
 from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES, ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 
 POWER = 10.0
 """How many times the difference that was seen silencing the heads must move the outputs, or a wrong cut could hide."""
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class Tolerance(JsonObject):
     """The differences that are allowed for models of one precision."""
 
     precision: str  # the class: "float32", "float64", "float16", "bfloat16" or "quantized"
     exact: float  # graph optimizations off, TF32 off
     deployed: float  # as ONNX Runtime runs it by default; fused kernels sum in another order
     # the relative distance of neighboring floats. Outputs that move by this much are rounded differently.
-    epsilon: float
-    noise: float  # what summing in another order changes at most, relative to the scale of a value
+    epsilon: Annotated[float, HIDDEN]
+    noise: Annotated[
+        float, HIDDEN
+    ]  # what summing in another order changes at most, relative to the scale of a value
     # activations are rounded to a few levels when deployed, so two right results may be a level apart
-    has_levels: bool = False
+    has_levels: Annotated[bool, HIDDEN] = False
 
     def when_deployed(self, *, tf32: bool) -> float:
         """The tolerance at deployment settings; TF32 keeps as many bits of a product as float16."""
         return max(self.deployed, FLOAT16.deployed) if tf32 and self.precision == "float32" else self.deployed
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"precision": self.precision, "exact": self.exact, "deployed": self.deployed}
 
 
 FLOAT64 = Tolerance("float64", 1e-10, 1e-8, 2.0**-52, 1e-11)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import many
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime import Array
 from onnxheadprune.training.budget import Budget
 
@@ -17,15 +18,11 @@ APART = 0.1
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(JsonObject):
     """The loss on data that no step has seen, after some steps."""
 
     step: int
     loss: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"step": self.step, "loss": self.loss}
 
 
 @one_line("best epochs steps seconds kind stopped data samples held_out")

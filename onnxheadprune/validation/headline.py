@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
@@ -12,6 +12,7 @@ from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import spelled
 from onnxheadprune.model.spelling import accuracy, many, share
+from onnxheadprune.model.typed_json import JsonObject, written
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """How a reader should take an answer; "open" is theirs to judge."""
@@ -34,7 +35,7 @@ def exactness(verdict: str, *, identical: bool) -> Exact:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(JsonObject):
     """The answer to one question."""
 
     answer: str  # a word or two
@@ -46,13 +47,9 @@ class Answer:
         """The answer and its reason."""
         return f"{self.answer}: {self.reason}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Headline:
+class Headline(JsonObject):
     """Three questions and their answers."""
 
     result: Answer  # "accepted", "rejected" or "no limits given"
@@ -60,6 +57,7 @@ class Headline:
     good_enough: Answer  # what is known of its accuracy and drift, judged by limits where there are any
 
     @property
+    @written(before="result")
     def state(self) -> State:
         """The worst state of the three, which sets the color."""
         return max((answer for _, answer in self.answers), key=_severity).state
@@ -72,15 +70,6 @@ class Headline:
             ("Is it exact?", self.exact),
             ("Is it good enough?", self.good_enough),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "state": self.state,
-            "result": self.result.to_dict(),
-            "exact": self.exact.to_dict(),
-            "good_enough": self.good_enough.to_dict(),
-        }
 
 
 def headline_of(

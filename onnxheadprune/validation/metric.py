@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
@@ -26,7 +27,7 @@ WHOLE = ("feeds", "dataset")
 
 @one_line()
 @dataclass(frozen=True)
-class MetricResult:
+class MetricResult(JsonObject):
     """A metric before and after.
 
     Attributes:
@@ -42,10 +43,6 @@ class MetricResult:
     original: float
     pruned: float
     measured_on: str = USERS_DATA
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
 
 
 def load_metric(metric: Metric) -> tuple[str, Callable[..., Any]]:

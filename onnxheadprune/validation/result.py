@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Part, State, Table, Word
 from onnxheadprune.model.spelling import file_name, many, measure, share
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, written
 from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
@@ -36,7 +37,7 @@ def shows(power: float, error: float, epsilon: float) -> bool:
 
 @one_line("source settings max_abs_error tolerance feeds")
 @dataclass(frozen=True)
-class CaseResult:
+class CaseResult(JsonObject):
     """Pruned against masked on inputs of one kind.
 
     Attributes:
@@ -70,6 +71,7 @@ class CaseResult:
     finite: bool
 
     @property
+    @written()
     def passed(self) -> bool:
         """True if the error is within the tolerance."""
         return self.max_rel_error <= self.tolerance
@@ -94,14 +96,10 @@ class CaseResult:
         return self.settings == "exact" and self.source != "wide"
 
     @property
+    @written()
     def conclusive(self) -> bool:
         """True if a wrong cut would have shown."""
         return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        data = asdict(self) | {"shapes": {name: list(shape) for name, shape in self.shapes.items()}}
-        return data | {"passed": self.passed, "conclusive": self.conclusive}
 
 
 MOST_GONE = 6
@@ -111,7 +109,7 @@ RANDOM_INPUTS = "random inputs"
 
 @one_line("value measure cosine top1_agreement source output")
 @dataclass(frozen=True)
-class Drift:
+class Drift(JsonObject):
     """The distance of the pruned model's main output from the original's: the price of the cut.
 
     Attributes:
@@ -137,38 +135,27 @@ class Drift:
     value: float | None = None
     measured_on: str = RANDOM_INPUTS
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class RefitDrift:
+class RefitDrift(JsonObject):
     """The effect of refitted tensors: the drift from the original with them, and without them."""
 
     source: str  # "random" or "data"
     refitted: Drift  # of the pruned model
     bare: Drift  # of the same cut with the original's tensors
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "source": self.source,
-            "refitted": self.refitted.to_dict(),
-            "bare": self.bare.to_dict(),
-        }
-
 
 @dataclass(frozen=True)
-class Tried:
+class Tried(JsonObject):
     """The inputs of a verdict that rests on numbers alone."""
 
-    difference: str  # what is not as planned
-    feeds: int  # inputs on which both models gave the same numbers
+    difference: Annotated[str, HIDDEN]  # what is not as planned
+    feeds: Annotated[int, Key("inputs")]  # inputs on which both models gave the same numbers
     # the smallest and the largest size by what it is called: "lengths", "sides", "batches", "pasts"
     sizes: Mapping[str, tuple[int, int]]
 
     @property
+    @written(before="feeds")
     def sentence(self) -> str:
         """The first line: "the graph is not the planned one; equal on 61 inputs, lengths 1 to 311"."""
         spans = (
@@ -177,18 +164,10 @@ class Tried:
         )
         return ", ".join([f"{self.difference}; equal on {many(self.feeds, 'input')}", *spans])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "sentence": self.sentence,
-            "inputs": self.feeds,
-            "sizes": {name: list(span) for name, span in self.sizes.items()},
-        }
-
 
 @one_line("original pruned count measured_on output")
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(JsonObject):
     """Fraction of labels that the largest entry hits, before and after.
 
     Attributes:
@@ -205,9 +184,9 @@ class Accuracy:
     pruned: float
     measured_on: str = USERS_DATA
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
+
+def _kept_of(tokens: tuple[int, int] | None) -> dict[str, int] | None:
+    return None if tokens is None else {"kept": tokens[0], "of": tokens[1]}
 
 
 @one_line("verdict reason original pruned heads drift accuracy metric")
@@ -263,18 +242,19 @@ class Validation(Displayed):
     placement: Mapping[str, int]
     versions: Mapping[str, str]
     seed: int
-    likeness: Likeness | None = None
+    likeness: Annotated[Likeness | None, Key("structure")] = None
     refitted: tuple[str, ...] = ()
     refit: RefitDrift | None = None
     exits: tuple[int, ...] = ()
     sensitivity: float | None = None
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
-    tokens: tuple[int, int] | None = None
+    tokens: Annotated[tuple[int, int] | None, Key(before="sensitivity"), Spelled(Any, _kept_of)] = None
     tried: Tried | None = None
-    strict: bool = False
+    strict: Annotated[bool, HIDDEN] = False
 
     @property
+    @written(before="reason")
     def exact(self) -> Exact:
         """The answer to "is it exact?"; "tried" where the graph is not the planned one and numbers alone agree."""
         return exactness(self.verdict, identical=self.likeness is None or self.likeness.identical)
@@ -285,6 +265,7 @@ class Validation(Displayed):
         return self.verdict == "passed" and not (self.strict and self.exact != "yes")
 
     @property
+    @written("max_rel_error", before="tolerance")
     def error(self) -> float | None:
         """The largest relative error of the exact cases, None if nothing ran."""
         return max((case.max_rel_error for case in self.cases if case.usual), default=None)
@@ -295,6 +276,7 @@ class Validation(Displayed):
         return max((case.tolerance for case in self.cases if case.usual), default=self.tolerance.exact)
 
     @property
+    @written(before="tolerance")
     def power(self) -> float:
         """The largest effect of silencing the heads in a finite exact case."""
         return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)
@@ -372,40 +354,6 @@ class Validation(Displayed):
         error = "" if self.error is None else f" error {self.error:.1e} (allowed {self.allowed:.0e})"
         runtime = f"onnxruntime {self.versions.get('onnxruntime', '?')}"
         return f"{self.verdict} {self.provider.label}{error} {self.tolerance.precision} {runtime}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "original": self.original,
-            "pruned": self.pruned,
-            "verdict": self.verdict,
-            "exact": self.exact,
-            "reason": self.reason,
-            "problems": list(self.problems),
-            "notes": list(self.notes),
-            "heads": {str(index): list(heads) for index, heads in self.heads.items()},
-            "max_rel_error": self.error,
-            "power": self.power,
-            "tolerance": self.tolerance.to_dict(),
-            "cases": [case.to_dict() for case in self.cases],
-            "drift": None if self.drift is None else self.drift.to_dict(),
-            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
-            "metric": None if self.metric is None else self.metric.to_dict(),
-            "weights_compared": self.weights_compared,
-            "provider": self.provider.to_dict(),
-            "placement": dict(self.placement),
-            "versions": dict(self.versions),
-            "seed": self.seed,
-            "structure": None if self.likeness is None else self.likeness.to_dict(),
-            "refitted": list(self.refitted),
-            "refit": None if self.refit is None else self.refit.to_dict(),
-            "exits": list(self.exits),
-            "tokens": None if self.tokens is None else {"kept": self.tokens[0], "of": self.tokens[1]},
-            "sensitivity": self.sensitivity,
-            "units": {key: list(units) for key, units in self.units.items()},
-            "without": list(self.without),
-            "tried": None if self.tried is None else self.tried.to_dict(),
-        }
 
 
 def too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:

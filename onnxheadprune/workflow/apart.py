@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.parts import run_feed
@@ -14,6 +14,7 @@ from onnxheadprune.data.single import rows_of
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
@@ -31,14 +32,15 @@ class Looking:
 
 
 @dataclass(frozen=True)
-class Distance:
+class Distance(JsonObject):
     """The distance of a model from another one."""
 
     drift: float  # mean over the data; see `data.drift`
-    unit: str  # of the drift
+    unit: Annotated[str, Key("drift_unit")]  # of the drift
     accuracy: Accuracy | None = None  # by the data's labels, None without
     metric: MetricResult | None = None  # the user's own measure, None without
-    measured_on: str = USERS_DATA  # a description of the data, with the refits and trainings that used it
+    # a description of the data, with the refits and trainings that used it
+    measured_on: Annotated[str, Key(before="accuracy")] = USERS_DATA
 
     def on(self, known: str) -> Distance:
         """The same figures, with a description of the data."""
@@ -49,16 +51,6 @@ class Distance:
             metric=None if metric is None else replace(metric, measured_on=known),
             measured_on=known,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "drift": self.drift,
-            "drift_unit": self.unit,
-            "measured_on": self.measured_on,
-            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
-            "metric": None if self.metric is None else self.metric.to_dict(),
-        }
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
@@ -16,11 +16,12 @@ from onnxheadprune.model.facts import Fact, Facts, Table
 from onnxheadprune.model.spelling import accuracy as accuracy_words
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_json
+from onnxheadprune.model.typed_json import JsonObject, Key, written
 
 
 @one_line("ratio removed drift accuracy speedup elements")
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(JsonObject):
     """One cut.
 
     Attributes:
@@ -45,10 +46,11 @@ class CurvePoint:
     speedup: float | None
     speed: SpeedUp | None = None
     elements: int | None = None
-    share: float | None = None
+    share: Annotated[float | None, Key(before="removed")] = None
     recovery: Mapping[str, int | str | None] | None = None
 
     @property
+    @written(before="heads")
     def units(self) -> dict[str, int]:
         """The number of removed units of each kind."""
         found: dict[str, int] = {}
@@ -57,22 +59,6 @@ class CurvePoint:
             name = "heads" if kind is None else kind.UNITS
             found[name] = found.get(name, 0) + len(units)
         return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "ratio": self.ratio,
-            "share": self.share,
-            "removed": self.removed,
-            "units": self.units,
-            "heads": {index: list(heads) for index, heads in self.heads.items()},
-            "drift": self.drift,
-            "accuracy": self.accuracy,
-            "speedup": self.speedup,
-            "speed": None if self.speed is None else self.speed.to_dict(),
-            "elements": self.elements,
-            "recovery": None if self.recovery is None else dict(self.recovery),
-        }
 
 
 @one_line("model points heads unit knee measured_on")
@@ -93,30 +79,21 @@ class Curve(Displayed):
 
     model: str
     heads: int
-    unit: str
+    unit: Annotated[str, Key("drift_unit")]
     points: tuple[CurvePoint, ...]
     knee: int | None
     elements: int | None = None
-    counted: str = "heads"
-    measured_on: str = "held-out data"
+    counted: Annotated[str, Key("ratio_of", before="unit")] = "heads"
+    measured_on: Annotated[str, Key(before="points")] = "held-out data"
 
     def share(self, point: CurvePoint) -> float:
         """Return what a cut takes of what ratios are shares of."""
         return point.removed / max(self.heads, 1) if point.share is None else point.share
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "format": 1,
-            "model": self.model,
-            "heads": self.heads,
-            "ratio_of": self.counted,
-            "drift_unit": self.unit,
-            "measured_on": self.measured_on,
-            "points": [point.to_dict() for point in self.points],
-            "knee": self.knee,
-            "elements": self.elements,
-        }
+    @written(before="model")
+    def format(self) -> int:
+        """Of its document."""
+        return 1
 
     def facts(self) -> Facts:
         """A row per cut, and what the columns are."""

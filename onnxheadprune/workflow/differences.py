@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.edit.edits import AddConstant, InsertNode, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.typed_json import JsonObject
 
 What: TypeAlias = Literal[
     "narrowed",
@@ -32,7 +33,7 @@ FEW = 16
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(JsonObject):
     """One difference."""
 
     what: What  # the kind of change
@@ -52,10 +53,6 @@ class Difference:
         return tuple(
             cls(item.what, item.name, item.before, item.after, sites.get(key, "")) for key, item in found
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
 
 
 Keyed: TypeAlias = tuple[str, Difference]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 
 USUAL = Case(1, 128, 0)
@@ -40,7 +41,7 @@ MOST_NODES = 10_000
 
 
 @dataclass(frozen=True)
-class LayerSummary:
+class LayerSummary(JsonObject):
     """One layer, as in `--layers`."""
 
     key: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
@@ -69,10 +70,6 @@ class LayerSummary:
             _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)
             for layer in found.values()
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data: an entry of "layers" in `inspect --json`."""
-        return asdict(self)
 
 
 def _titles(layer: Layer) -> list[str]:
@@ -149,7 +146,7 @@ class EarlyExit:
 
 @one_line("exits refused")
 @dataclass(frozen=True)
-class EarlyExits:
+class EarlyExits(JsonObject):
     """The early exits of a model.
 
     Attributes:
@@ -175,14 +172,6 @@ class EarlyExits:
         counting = _Counting(loaded, analysis, exits)
         found = tuple(counting.described(item) for item in exits.exits)
         return cls(found, refused, {name: value.shape for name, value in counting.feed.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data: what `inspect --json` has under "early_exits"."""
-        return {
-            "exits": [asdict(item) for item in self.exits],
-            "refused": dict(self.refused),
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-        }
 
 
 LAYERS, EXITS, VOCABULARY = "layers", "early exits", "the vocabulary"

@@ -20,6 +20,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.view import Use, Value
 from onnxheadprune.model.spelling import spelled
+from onnxheadprune.model.typed_json import JsonObject
 
 Numbers = npt.NDArray[np.int64]
 
@@ -29,15 +30,12 @@ Edge = tuple[Value, Use | None]
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(JsonObject):
     """A run of positions per owner: owner `i` has `size` positions from `offset + i * step` on."""
 
     offset: int
     size: int
     step: int
-
-    def to_dict(self) -> dict[str, int]:
-        return {"offset": self.offset, "size": self.size, "step": self.step}
 
 
 def owned(site: Site) -> list[dict[str, Any]]:

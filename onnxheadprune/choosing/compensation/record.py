@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -39,12 +39,17 @@ from onnxheadprune.model.new_contents import Computed, Contents, with_contents
 from onnxheadprune.model.storage.reading import Source, in_memory
 from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
 from onnxheadprune.model.tensors import read_ranges
+from onnxheadprune.model.typed_json import JsonObject, Key, Spelled
 from onnxheadprune.runtime import Array
+
+
+def _site_key(site: int | None) -> str | None:
+    return None if site is None else key_of(site)
 
 
 @one_line("node site before after strength skipped")
 @dataclass(frozen=True)
-class Refit:
+class Refit(JsonObject):
     """The refit of one linear layer.
 
     Attributes:
@@ -60,28 +65,14 @@ class Refit:
     """
 
     node: str
-    site: int | None
+    site: Annotated[int | None, Spelled(Any, _site_key)]
     strength: float | None
     before: float
     after: float
     skipped: str | None = None
-    kept: int = 0
+    kept: Annotated[int, Key("kept_outputs")] = 0
     stands_in: tuple[str, ...] = ()
     limited: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "node": self.node,
-            "site": None if self.site is None else key_of(self.site),
-            "strength": self.strength,
-            "before": self.before,
-            "after": self.after,
-            "skipped": self.skipped,
-            "kept_outputs": self.kept,
-            "stands_in": list(self.stands_in),
-            "limited": self.limited,
-        }
 
 
 @one_line("refits data samples steps")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeAlias
+
+from onnxheadprune.model.typed_json import JsonObject, Spelled
 
 CONFIG = "config.json"
 Json: TypeAlias = Mapping[str, Any]
 
 
+def _pointer(names: tuple[str, ...]) -> str:
+    """A JSON pointer."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
+
+
 @dataclass(frozen=True)
-class ConfigChange:
+class ConfigChange(JsonObject):
     """One field of a configuration file that a cut changes.
 
     Attributes:
@@ -22,14 +29,9 @@ class ConfigChange:
     """
 
     file: str
-    field: tuple[str, ...]
+    field: Annotated[tuple[str, ...], Spelled(str, _pointer)]
     before: Any
     after: Any
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; the field is a JSON pointer."""
-        names = [name.replace("~", "~0").replace("/", "~1") for name in self.field]
-        return {**asdict(self), "field": "/" + "/".join(names)}
 
     def __str__(self) -> str:
         return f"{self.file}: {'.'.join(self.field)} {self.before} -> {self.after}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
 from onnxheadprune.model.facts import State as FactState
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of, sized
 
@@ -152,7 +153,7 @@ STATES: Mapping[Status, FactState] = {
 
 
 @dataclass(frozen=True)
-class StepOutcome:
+class StepOutcome(JsonObject):
     """The outcome of a step."""
 
     name: str
@@ -160,10 +161,6 @@ class StepOutcome:
     status: Status
     seconds: float = 0.0  # its run time when it was done
     files: Digests | None = None  # SHA-256 of its outputs, by name
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from onnxheadprune.model.bodies import is_constant, nodes_of_model
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.storage.wire import EXPLICIT
 from onnxheadprune.model.tensors import Selection
+from onnxheadprune.model.typed_json import JsonObject
 
 PRIVATE = "onnxheadprune."
 CUT = f"{PRIVATE}cut"
@@ -204,15 +205,11 @@ def bytes_needed(data_type: int, dims: tuple[int, ...]) -> int:
 
 @one_line()
 @dataclass(frozen=True)
-class StoredSize:
+class StoredSize(JsonObject):
     """Elements and bytes of the stored tensors of a model, initializers and Constants alike."""
 
     elements: int
     bytes: int
-
-    def to_dict(self) -> dict[str, int]:
-        """JSON-ready data."""
-        return {"elements": self.elements, "bytes": self.bytes}
 
 
 def stored_size(model: ModelProto) -> StoredSize:

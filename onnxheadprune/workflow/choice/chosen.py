@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.result import SpeedUp
@@ -14,6 +14,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing.targets import PruningTarget
@@ -38,7 +39,7 @@ class Trial:
 
 @one_line("drift unit held_out selection compensation recovery trials")
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class Chosen(JsonObject):
     """The selection that meets a target.
 
     Attributes:
@@ -63,13 +64,13 @@ class Chosen:
     recovery: Recovery | None = None
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
-    unit: str | None = None
-    held_out: bool = False
+    unit: Annotated[str | None, Key("drift_unit")] = None
+    held_out: Annotated[bool, Key("drift_held_out")] = False
     speed: SpeedUp | None = None
-    plan: PrunePlan | None = None
-    io: Interface = AS_BEFORE
-    given_up: float | None = None
-    unreached: tuple[str, ...] = ()
+    plan: Annotated[PrunePlan | None, HIDDEN] = None
+    io: Annotated[Interface, HIDDEN] = AS_BEFORE
+    given_up: Annotated[float | None, Key("refit_given_up", before="speed")] = None
+    unreached: Annotated[tuple[str, ...], Key(before="speed")] = ()
 
     @property
     def numbers(self) -> Compensation | Recovery | None:
@@ -105,6 +106,10 @@ class Chosen:
         trained = self.recovery is not None and self.numbers is self.recovery
         return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
 
+    @written("drift_measured_on", before="given_up")
+    def _measured_on(self) -> str | None:
+        return None if self.drift is None else self.measured_on
+
     def limits(self, target: PruningTarget) -> tuple[Gate, ...]:
         """The limits that a target sets, with the values that this selection reaches."""
         if target.max_drift is not None and self.drift is not None:
@@ -114,22 +119,6 @@ class Chosen:
             least = target.target_speedup
             return (Gate("min_speedup", "the cut", least, self.speed.value, self.speed.reaches(least)),)
         return ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the plan, which is its own document."""
-        return {
-            "selection": self.selection.to_dict(),
-            "compensation": None if self.compensation is None else self.compensation.to_dict(),
-            "recovery": None if self.recovery is None else self.recovery.to_dict(),
-            "trials": [trial.to_dict() for trial in self.trials],
-            "drift": self.drift,
-            "drift_unit": self.unit,
-            "drift_held_out": self.held_out,
-            "drift_measured_on": None if self.drift is None else self.measured_on,
-            "refit_given_up": self.given_up,
-            "unreached": list(self.unreached),
-            "speed": None if self.speed is None else self.speed.to_dict(),
-        }
 
 
 def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
