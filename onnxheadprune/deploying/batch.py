@@ -16,10 +16,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 
 from onnxheadprune import __version__
 from onnxheadprune.deploying.batch_worker import (
@@ -34,7 +34,7 @@ from onnxheadprune.deploying.batch_worker import (
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.facts import Facts, State, Table, Word
 from onnxheadprune.model.storage.claims import (
     Making,
@@ -45,13 +45,13 @@ from onnxheadprune.model.storage.claims import (
     named_files,
 )
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.model.typed_json import JsonObject, written
+from onnxheadprune.model.typed_json import JsonObject, Name, json_text, parsed, written
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
-FORMAT = 1
+FORMAT: Literal[1] = 1
 _STATES: Mapping[str, State] = {
     "done": "good",
     "skipped": "",
@@ -340,36 +340,42 @@ def _content(value: object) -> object:
     return repr(value) if array is None else hashlib.sha256(array()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Proven:
+    """What is proven of a model, and the request."""
+
+    request: Name  # its digest
+    proof: Proof
+
+
+@dataclass(frozen=True)
+class Record(JsonObject):
+    """What is done and proven, kept in the output folder."""
+
+    format: Literal[1] = FORMAT
+    models: dict[Name, Proven] = field(default_factory=dict)
+
+
 class _Book:
-    """The record of what is done and proven, kept in the output folder."""
+    """The record of one run, read and written."""
 
     def __init__(self, path: Path, request: str) -> None:
         self.path, self.request = path, request
-        self.entries: dict[str, object] = {}
         try:
-            read = parse_json(read_text(path, "the record"))
-            if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
-                self.entries = read["models"]
-        except (UsageError, ValueError, KeyError):
+            self.models: dict[str, Proven] = parsed(Record, read_text(path, "the record")).models
+        except (UsageError, ValueError):
             # No record, or a damaged one: everything is done again.
-            pass
+            self.models = {}
 
     def proof(self, name: str) -> Proof | None:
         """Return what an earlier run with the same request proved of a model."""
-        entry = self.entries.get(name)
-        if not isinstance(entry, dict) or entry.get("request") != self.request:
-            return None
-        try:
-            files = entry["files"]
-            return Proof(dict(files["input"]), dict(files["output"]), str(entry["reason"]))
-        except (KeyError, TypeError, ValueError):
-            return None
+        entry = self.models.get(name)
+        return entry.proof if entry is not None and entry.request == self.request else None
 
     def note(self, name: str, proof: Proof | None) -> None:
         """Write down what is proven of a model, or that nothing is."""
-        self.entries.pop(name, None)
+        self.models.pop(name, None)
         if proof is not None:
-            files = {"input": proof.input, "output": proof.output}
-            self.entries[name] = {"request": self.request, "files": files, "reason": proof.reason}
-        document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
-        write_text(self.path, json.dumps(document, indent=1), renewed=True)
+            self.models[name] = Proven(self.request, proof)
+        document = Record(models=dict(sorted(self.models.items()))).to_dict()
+        write_text(self.path, json_text(document, indent=1), renewed=True)

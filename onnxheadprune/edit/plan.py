@@ -28,6 +28,8 @@ from onnxheadprune.model.typed_json import (
 )
 
 FORMAT = 1
+BESIDE = frozenset("fusion before after warnings would_write run".split())
+"""What `prune --dry-run --json` prints beside a plan."""
 Role: TypeAlias = Literal["input", "output"]
 
 
@@ -196,7 +198,7 @@ class PrunePlan(JsonObject):
         if data.get("format") != FORMAT or "edits" not in data:
             raise UsageError(f"this is not a pruning plan of format {FORMAT}")
         try:
-            plan: PrunePlan = read_document(cls, data)
+            plan: PrunePlan = read_document(cls, {key: data[key] for key in data if key not in BESIDE})
         except FieldError as error:
             raise UsageError(f"this is not a pruning plan: {error}") from error
         return plan

@@ -19,6 +19,7 @@ from onnxheadprune.model.typed_json import (
     Size,
     at,
     read_document,
+    shown,
     written,
 )
 
@@ -177,6 +178,9 @@ def read_by_units(content: Any) -> tuple[BlockCut, ...]:
             document["num_units"] = document.pop(f"num_{units}", None)
             document.pop(f"{units}_left", None)
             cuts.append(at(f".{units}[{place}]", partial(read_document, BlockCut), document))
+    unknown = [name for name in content if name not in written_by_units(cuts)]
+    if unknown:
+        raise FieldError(f"the field {shown(unknown[0])} is unknown")
     if written_by_units(cuts) != content:
         raise FieldError(
             "kinds: the lists of the cuts are not those that it names, or a number of units left is wrong"

@@ -29,6 +29,8 @@ from typing import (
     get_type_hints,
 )
 
+from onnxheadprune.model.documents import parse_json
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MAX_TEXT = 2**20
@@ -111,6 +113,7 @@ Count: TypeAlias = Annotated[int, Between(0, 2**31)]
 Size: TypeAlias = Annotated[int, Between(0, 2**63 - 1)]
 """Of elements and bytes, and positions among them."""
 Name: TypeAlias = Annotated[str, nonempty]
+Seconds: TypeAlias = Annotated[float, Between(0, 2**31)]
 OR_NULL = Spelled(Any, lambda text: text or None, lambda content: content or "")
 """Mark of a text that is null where it is empty."""
 
@@ -195,6 +198,15 @@ def read_document(hint: Any, content: Any) -> Any:
         FieldError: if it is not what `document_of` makes of one.
     """
     return _codec(hint).read(content)
+
+
+def parsed(hint: Any, text: str) -> Any:
+    """The value of a type that a text holds.
+
+    Raises:
+        ValueError: if it is not what `json_text` makes of the document of one.
+    """
+    return read_document(hint, parse_json(text, once=True))
 
 
 def json_text(document: Any, *, indent: int | None = None, ascii_only: bool = True, nan: bool = False) -> str:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_file
+from onnxheadprune.model.typed_json import (
+    HIDDEN,
+    Between,
+    Count,
+    JsonObject,
+    Seconds,
+    Spelled,
+    json_text,
+    parsed,
+)
 from onnxheadprune.runtime import Array
 from onnxheadprune.training.parameters import Master
 from onnxheadprune.training.result import Measured
@@ -25,30 +35,57 @@ MARK = b"onnxheadprune-recovery"
 SUFFIX = ".recovery"
 
 
+def _learning_rates(pairs: tuple[tuple[float, float], ...]) -> dict[float, float]:
+    return dict(pairs)
+
+
+# A loss that is no finite number is null.
+Loss = Annotated[
+    float,
+    Spelled(
+        float | None,
+        lambda loss: loss if math.isfinite(loss) else None,
+        lambda loss: math.inf if loss is None else loss,
+    ),
+]
+
+
 @dataclass
 class State:
     """All that later steps depend on."""
 
-    epoch: int = 0  # rounds that are done
-    step: int = 0  # steps that are done
-    taken: int = 0  # steps of the optimizer: without those whose gradients were too large for float16
+    epoch: Count = 0  # rounds that are done
+    step: Count = 0  # steps that are done
+    taken: Count = 0  # steps of the optimizer: without those whose gradients were too large for float16
     precision: str = ""  # of products in steps
     scale: float = 1.0  # the loss scale
     rate: float = 0.0  # the peak learning rate
     # held-out loss by each learning rate that was tried
-    trials: dict[float, float] = field(default_factory=dict)
-    best: int = 0  # the step with the least held-out loss
+    trials: Annotated[
+        dict[float, float],
+        Spelled(tuple[tuple[float, Loss], ...], lambda trials: tuple(trials.items()), _learning_rates),
+    ] = field(default_factory=dict)
+    best: Count = 0  # the step with the least held-out loss
     curve: list[Measured] = field(default_factory=list)  # held-out losses so far
     # the parameters, their moments and the best parameters, one after the other
-    arrays: Mapping[str, Sequence[Master]] = field(default_factory=dict)
-    searched: float = 0.0  # seconds that went by before the first step
-    seconds: float = 0.0  # that it took so far
-    planned: int = 1  # steps that fit into the budget when they began
-    samples: int = 0  # that steps took, each as often as it was taken
-    learned: float = 0.0  # the loss in the end on some samples that steps learn from
-    unlearned: float = 0.0  # the same at the start
+    arrays: Annotated[Mapping[str, Sequence[Master]], HIDDEN] = field(default_factory=dict)
+    searched: Seconds = 0.0  # seconds that went by before the first step
+    seconds: Seconds = 0.0  # that it took so far
+    planned: Count = 1  # steps that fit into the budget when they began
+    samples: Count = 0  # that steps took, each as often as it was taken
+    learned: Loss = 0.0  # the loss in the end on some samples that steps learn from
+    unlearned: Loss = 0.0  # the same at the start
     # samples that were not for the model, by the reason
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, Count] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept(JsonObject):
+    """What a checkpoint holds beside its arrays."""
+
+    key: str  # what the training depends on
+    arrays: Mapping[str, Annotated[int, Between(0, 2**20)]]  # how many there are of each name
+    state: State
 
 
 def beside(output: str | os.PathLike[str]) -> Path:
@@ -78,17 +115,17 @@ class Checkpoint:
             raise UsageError(f"there is nothing to resume: the checkpoint{where} does not exist")
         try:
             with self.path.open("rb") as stream, np.load(stream) as found:
-                document = json.loads(found[MARK.decode()].tobytes())
-                state = _state(document)
+                kept: Kept = parsed(Kept, found[MARK.decode()].tobytes().decode())
+                state = kept.state
                 state.arrays = {
                     name: [found[f"{name}.{number}"] for number in range(count)]
-                    for name, count in document["arrays"].items()
+                    for name, count in kept.arrays.items()
                 }
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UsageError(
                 f"the checkpoint {self.path} cannot be read; start again without --resume"
             ) from error
-        if document["key"] != self.key:
+        if kept.key != self.key:
             raise UsageError(
                 f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
                 " start again without --resume"
@@ -99,15 +136,10 @@ class Checkpoint:
         """Keep a state."""
         if self.path is None:
             return
-        document = {
-            **vars(state),
-            "key": self.key,
-            "trials": list(state.trials.items()),
-            "curve": [[item.step, item.loss] for item in state.curve],
-            "left_out": dict(state.left_out),
-            "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
+        kept = Kept(self.key, {name: len(arrays) for name, arrays in state.arrays.items()}, state)
+        entries: dict[str, Array] = {
+            MARK.decode(): np.frombuffer(json_text(kept.to_dict()).encode(), np.uint8)
         }
-        entries: dict[str, Array] = {MARK.decode(): np.frombuffer(json.dumps(document).encode(), np.uint8)}
         for name, arrays in state.arrays.items():
             entries |= {f"{name}.{number}": array for number, array in enumerate(arrays)}
         stream = io.BytesIO()
@@ -118,18 +150,3 @@ class Checkpoint:
         """Remove the file: all is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def _state(document: Mapping[str, Any]) -> State:
-    start = vars(State())
-    numbers: dict[str, Any] = {
-        name: type(value)(document[name])
-        for name, value in start.items()
-        if isinstance(value, int | float | str)
-    }
-    return State(
-        **numbers,
-        trials={float(rate): float(loss) for rate, loss in document["trials"]},
-        curve=[Measured(int(step), float(loss)) for step, loss in document["curve"]],
-        left_out={str(why): int(count) for why, count in document["left_out"].items()},
-    )

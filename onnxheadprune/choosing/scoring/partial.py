@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,26 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.scores import MAX_SCORES
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.typed_json import JsonObject, json_text, parsed
 
 Array = npt.NDArray[np.float64]
 
 
 MARK = b'{"key": "'
 """How such a file begins."""
+
+
+@dataclass(frozen=True)
+class Finished(JsonObject):
+    """The scores of finished sites."""
+
+    key: str  # of model, data and settings
+    sites: Mapping[int, tuple[float, ...]]  # by position
 
 
 class Partial:
@@ -40,11 +49,11 @@ class Partial:
             return
         check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
         try:
-            stored = parse_json(read_text(self._path, "the kept scores", MAX_SCORES))
-            if stored["key"] == key:
-                self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
-        except (UsageError, ValueError, KeyError, TypeError, AttributeError):
-            self.found = {}
+            stored = parsed(Finished, read_text(self._path, "the kept scores", MAX_SCORES))
+        except (UsageError, ValueError):
+            return
+        if stored.key == key:
+            self.found = {site: np.array(scores) for site, scores in stored.sites.items()}
 
     @classmethod
     def of(
@@ -77,8 +86,8 @@ class Partial:
         self.found[position] = scores
         if self._path is None:
             return
-        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
-        write_text(self._path, json.dumps(content), renewed=True)
+        done = Finished(self._key, {at: tuple(values.tolist()) for at, values in self.found.items()})
+        write_text(self._path, json_text(done.to_dict()), renewed=True)
 
     def finish(self) -> None:
         """Remove the file after completion."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.batch_worker import Digests, digests, file_digest
 from onnxheadprune.deploying.jobs.asked import Document
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError
 from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
 from onnxheadprune.model.facts import State as FactState
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.model.typed_json import JsonObject
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed, written
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of, sized
 
@@ -31,19 +30,25 @@ MODEL = ".onnx"
 class Entry:
     """A started step."""
 
-    key: str  # digest of everything that it depends on
+    key: Name  # digest of everything that it depends on
     files: Digests | None = None  # SHA-256 of its outputs, by name; None as long as it is not done
-    seconds: float = 0.0  # its run time
+    seconds: Seconds = 0.0  # its run time
 
 
 @dataclass
-class State:
+class State(JsonObject):
     """The steps of a job's folder."""
 
-    folder: Path
+    folder: Annotated[Path, HIDDEN] = Path()
     # names of files in it that jobs have written, or started to write
     owned: set[str] = field(default_factory=set)
-    entries: dict[str, Entry] = field(default_factory=dict)  # by the name of the step
+    # by the name of the step
+    entries: Annotated[dict[Name, Entry], Key("steps")] = field(default_factory=dict)
+
+    @written(before="owned")
+    def format(self) -> int:
+        """Of its document."""
+        return FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> State:
@@ -52,18 +57,12 @@ class State:
         if not path.exists():
             return cls(folder)
         try:
-            document = parse_json(read_text(path, "the state of the job"))
-            if document["format"] != FORMAT:
-                raise KeyError("format")
-            entries = {
-                str(name): Entry(str(item["key"]), _digests(item["files"]), float(item["seconds"]))
-                for name, item in document["steps"].items()
-            }
-            return cls(folder, {str(name) for name in document["owned"]}, entries)
-        except (NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
+            state: State = parsed(cls, read_text(path, "the state of the job"))
+            return replace(state, folder=folder)
+        except ValueError as error:
             raise UsageError(
-                f"{path} is not the state of a job as this version writes it; choose another output, or remove the file"
-                " to begin anew"
+                f"{path} is not the state of a job as this version writes it ({error}); choose another output, or"
+                " remove the file to begin anew"
             ) from error
 
     def begin(self, name: str, key: str, files: Iterable[str]) -> None:
@@ -125,21 +124,12 @@ class State:
         return found
 
     def _write(self) -> None:
-        steps = {
-            name: {"key": entry.key, "files": entry.files, "seconds": entry.seconds}
-            for name, entry in self.entries.items()
-        }
-        document = {"format": FORMAT, "owned": sorted(self.owned), "steps": steps}
-        write_text(self.folder / STATE, json.dumps(document, indent=1) + "\n", renewed=True)
+        write_text(self.folder / STATE, json_text(self.to_dict(), indent=1) + "\n", renewed=True)
 
 
 def _inside(folder: Path, name: str) -> list[str]:
     found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     return [f"{name}/{path}" for path in found]
-
-
-def _digests(value: Mapping[str, object] | None) -> Digests | None:
-    return None if value is None else {str(name): str(item) for name, item in value.items()}
 
 
 BEFORE_AFTER = ("before", "after")
