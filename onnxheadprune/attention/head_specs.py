@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.spelling import spelled
 
 HeadSpec: TypeAlias = (
@@ -102,10 +102,7 @@ def _short(text: str) -> str:
 
 
 def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
-    try:
-        data = parse_json(text, once=True)
-    except NotJsonError as error:
-        raise UsageError(f"{where} is {error}") from error
+    data = json_of(text, where, once=True)
     if not isinstance(data, dict):
         raise UsageError(f'{where} must hold an object like {{"0": [1, 3]}}')
     return _from_mapping(data, where)

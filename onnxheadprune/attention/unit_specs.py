@@ -20,7 +20,7 @@ from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.spelling import spelled
 
 LAYERS = "layer."
@@ -128,10 +128,7 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
     if text.startswith("{") or text.endswith(".json"):
         inline = text.startswith("{")
         where = f"the {kind.UNIT} spec" if inline else f"the {kind.UNIT} spec file {text}"
-        try:
-            content = parse_json(text if inline else read_text(text, f"the {kind.UNIT} spec file"), once=True)
-        except NotJsonError as error:
-            raise UsageError(f"{where} is {error}") from error
+        content = json_of(text if inline else read_text(text, f"the {kind.UNIT} spec file"), where, once=True)
         if not isinstance(content, dict):
             raise UsageError(f'a {kind.UNIT} spec in JSON is an object like {{"0": [1, 3]}}')
         return {full(str(key)): units for key, units in content.items()}

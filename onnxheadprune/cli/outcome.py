@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import signal
 import sys
 import tempfile
@@ -141,9 +140,10 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
 
 def json_text(document: Mapping[str, object]) -> str:
     """The one JSON document of a command."""
+    from onnxheadprune.model import typed_json
     from onnxheadprune.model.documents import finite
 
-    return json.dumps(finite(document), indent=2, allow_nan=False) + "\n"
+    return typed_json.json_text(finite(document), indent=2) + "\n"
 
 
 def emit_json(document: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.vocabulary import has_tokenizer
 from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -167,10 +167,7 @@ def _token(folder: Path, name: str) -> int | None:
             path = place / file
             if not path.is_file():
                 continue
-            try:
-                token = parse_json(read_text(path, "the configuration")).get(name)
-            except (NotJsonError, AttributeError) as error:
-                raise UsageError(f"the configuration {path} is no JSON object") from error
+            token = read_object(path, CONFIGURATION).get(name)
             token = token[0] if isinstance(token, list) and token else token
             if isinstance(token, int):
                 return token

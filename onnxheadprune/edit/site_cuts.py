@@ -162,7 +162,8 @@ def written_by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
 
 def block_cuts_of(plan: Mapping[str, Any]) -> tuple[BlockCut, ...]:
     """The cuts of other kinds in the document of a plan."""
-    return read_by_units({name: plan.get(name) for name in ("kinds", *plan["kinds"])})
+    kinds = plan.get("kinds", ALWAYS)
+    return read_by_units({"kinds": list(kinds)} | {units: plan.get(units, []) for units in kinds})
 
 
 def read_by_units(content: Any) -> tuple[BlockCut, ...]:

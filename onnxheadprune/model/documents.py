@@ -15,6 +15,9 @@ MAX_TEXT = 2**23
 """Bytes of a JSON or CSV file; the scores of a thousand sites take a tenth of it."""
 
 
+CONFIGURATION = "the configuration"
+
+
 class NotJsonError(ValueError):
     """The text is not JSON, or malformed JSON."""
 
@@ -31,6 +34,23 @@ def parse_json(text: str, *, once: bool = False) -> Any:
         raise NotJsonError("no JSON that this tool reads: it is nested too deeply") from error
     except ValueError as error:
         raise NotJsonError("no JSON that this tool reads: a number has too many digits") from error
+
+
+def json_of(text: str, where: str, *, once: bool = False) -> Any:
+    """What a JSON text of other programs or people holds.
+
+    Args:
+        text: the text.
+        where: what it is called in messages.
+        once: reject duplicate keys.
+
+    Raises:
+        UsageError: if it is no JSON.
+    """
+    try:
+        return parse_json(text, once=once)
+    except NotJsonError as error:
+        raise UsageError(f"{where} is {error}") from error
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,6 +121,18 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
         raise UsageError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+
+
+def read_object(path: Path, what: str, limit: int = MAX_TEXT) -> dict[str, Any]:
+    """The JSON object in a file of other programs.
+
+    Raises:
+        UsageError: if the file cannot be read, or holds something else.
+    """
+    found = json_of(read_text(path, what, limit), f"{what} {path}")
+    if not isinstance(found, dict):
+        raise UsageError(f"{what} {path} is no JSON object")
+    return found
 
 
 def finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import DAMPING
@@ -20,6 +21,8 @@ from onnxheadprune.choosing.scoring.reconstruction import paths as reconstructio
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
     HeadScores,
+    ScoresFile,
+    SiteScores,
     read_scores,
     write_scores,
 )
@@ -31,6 +34,7 @@ from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
+from tests.wrong_documents import wrong_documents
 
 HERE = Provider(CPU, "test")
 GQA: dict[str, Any] = {"heads": 6, "kv_heads": 2}
@@ -253,7 +257,7 @@ BAD_FILES = {
     "f.json": ('{"0": ["x"]}', "no number"),
     "g.json": ('{"0": "12"}', "must be a mapping"),
     "h.json": ('{"sites": []}', "not in the format"),
-    "i.json": ('{"format": 99, "sites": []}', "format 99"),
+    "i.json": ('{"format": 99, "sites": []}', "format: 99 is not one of 1"),
     "j.json": ("[1, 2]", "not in the format"),
     "k.json": ('{"0": [NaN]}', "not finite"),
 }
@@ -295,3 +299,36 @@ def test_the_least_worthy_go_first() -> None:
     sites = toys_scores.parts(toys_scores.stack(layers=1))[1]
     steps = path_by_worth(sites[0], [3.0, 1.0, 2.0, 9.0], protected=frozenset((1,)))
     assert [(sorted(step.removed), step.error) for step in steps] == [([2], 2), ([0, 2], 5), ([0, 2, 3], 14)]
+
+
+SCORES = HeadScores(
+    "fisher",
+    "a unit",
+    "m.onnx",
+    (SiteScores(0, "attn", (0.5, None)), SiteScores(NeuronSite.FROM + 1, "mlp", (1.0, 2.0))),
+    "0123",
+    8,
+    "lines.txt",
+    {"x": "a reason"},
+)
+
+
+def test_scores_with_a_wrong_value_in_any_field_are_refused() -> None:
+    document = SCORES.to_dict()
+    assert HeadScores.from_dict(json.loads(json.dumps(document))) == SCORES
+    for what, forged in wrong_documents(ScoresFile, document):
+        # One of the index and the key of a site is enough.
+        if "missing" not in what or what.split(" ")[0].split(".")[-1] not in ("index", "key", "sites"):
+            with pytest.raises(UsageError, match="the scores"):
+                HeadScores.from_dict(forged)
+
+
+def test_a_site_of_scores_is_named_by_its_index_or_its_key() -> None:
+    for name in ("index", "key"):
+        document = SCORES.to_dict()
+        for site in document["sites"]:
+            del site[name]
+        assert HeadScores.from_dict(document) == SCORES
+    document["sites"][1] |= {"key": "ffn.1", "index": 1}
+    with pytest.raises(UsageError, match=r"sites\[1\]\.key: 'ffn\.1' is not '1'"):
+        HeadScores.from_dict(document)

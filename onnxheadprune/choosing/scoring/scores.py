@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from onnxheadprune.attention.head_specs import most_units
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
@@ -22,9 +22,19 @@ from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_json, write_text
+from onnxheadprune.model.storage.provenance import JSON_KEY
+from onnxheadprune.model.typed_json import (
+    OPTIONAL,
+    Count,
+    FieldError,
+    JsonObject,
+    Size,
+    read_document,
+    written,
+)
 from onnxheadprune.settings.registry import BY_SITE, SHARE
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Of the file."""
 MAX_SCORES = 2**26
 """Bytes of a file of scores; those of half a million units take half of it."""
@@ -50,11 +60,12 @@ class SiteScores:
         scores: one per unit of the original model, None for a removed unit; larger is more important.
     """
 
-    index: int
+    index: Size
     name: str
     scores: tuple[float | None, ...]
 
     @property
+    @written(before="name")
     def key(self) -> str:
         """The site's key in a spec: "3", or "ffn.3" for a feed-forward block."""
         return key_of(self.index)
@@ -106,25 +117,20 @@ class HeadScores(Displayed):
         if isinstance(data, Mapping) and "sites" not in data:
             return _from_mapping(data, where)
         try:
-            if data["format"] != FORMAT:
-                raise UsageError(f"{where} have the format {data['format']}, this version reads {FORMAT}")
-            origin = data.get("data") or {}
-            sites = tuple(
-                SiteScores(_index(item, where), str(item["name"]), _numbers(item["scores"], where))
-                for item in data["sites"]
-            )
-            return cls(
-                str(data["method"]),
-                str(data.get("unit", "imported")),
-                str(data.get("model", "")),
-                sites,
-                origin.get("fingerprint"),
-                int(origin.get("samples") or 0),
-                origin.get("source"),
-                {str(name): str(reason) for name, reason in (data.get("constant") or {}).items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UsageError(f"{where} are not in the format of `score`: {error!r:.200}") from error
+            read: ScoresFile = read_document(ScoresFile, _completed(data, where))
+        except FieldError as error:
+            raise UsageError(f"{where} are not in the format of `score`: {error}") from error
+        origin = read.data or Origin()
+        return cls(
+            read.method,
+            read.unit,
+            read.model,
+            read.sites,
+            origin.fingerprint,
+            origin.samples or 0,
+            origin.source,
+            read.constant or {},
+        )
 
     @classmethod
     def equal(cls, sites: Sequence[Site]) -> HeadScores:
@@ -206,18 +212,51 @@ class HeadScores(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: the file format."""
-        return {
-            "format": FORMAT,
-            "method": self.method,
-            "unit": self.unit,
-            "model": self.model,
-            "data": {"source": self.source, "fingerprint": self.data, "samples": self.samples},
-            "constant": dict(self.constant),
-            "sites": [
-                {"index": site.index, "key": site.key, "name": site.name, "scores": list(site.scores)}
-                for site in self.sites
-            ],
-        }
+        origin = Origin(source=self.source, fingerprint=self.data, samples=self.samples)
+        return ScoresFile(
+            method=self.method,
+            unit=self.unit,
+            model=self.model,
+            data=origin,
+            constant=self.constant,
+            sites=self.sites,
+        ).to_dict()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The data that scores were measured on."""
+
+    source: Annotated[str | None, OPTIONAL] = None
+    fingerprint: Annotated[str | None, OPTIONAL] = None
+    samples: Annotated[Count | None, OPTIONAL] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresFile(JsonObject):
+    """The document of scores, which people write, too."""
+
+    format: Literal[1] = FORMAT
+    method: str
+    unit: Annotated[str, OPTIONAL] = IMPORTED
+    model: Annotated[str, OPTIONAL] = ""
+    data: Annotated[Origin | None, OPTIONAL] = None
+    constant: Annotated[Mapping[str, str] | None, OPTIONAL] = None
+    sites: tuple[SiteScores, ...]
+
+
+def _completed(data: Any, where: str) -> Any:
+    """The document with both the index and the key of each site; one of them is enough."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("sites"), list):
+        return data
+    sites = []
+    for site in data["sites"]:
+        if isinstance(site, Mapping) and "index" in site and "key" not in site:
+            site = {**site, "key": key_of(site["index"]) if type(site["index"]) is int else None}
+        elif isinstance(site, Mapping) and "key" in site:
+            site = {"index": _index_of(str(site["key"]), where), **site}
+        sites.append(site)
+    return {name: value for name, value in data.items() if name != JSON_KEY} | {"sites": sites}
 
 
 def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
@@ -228,12 +267,6 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
             raise UsageError(f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from sites to scores')
         sites.append(SiteScores(index, "", _numbers(numbers, where)))
     return HeadScores(IMPORTED, IMPORTED, "", tuple(sites))
-
-
-def _index(item: Mapping[str, Any], where: str) -> int:
-    """The index of a site; files of earlier versions, which had only heads, have no key."""
-    key = item.get("key")
-    return int(item["index"]) if key is None else _index_of(str(key), where)
 
 
 def _index_of(key: str, where: str) -> int:

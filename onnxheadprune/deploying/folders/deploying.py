@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.io_changes import Contract
@@ -29,8 +28,9 @@ from onnxheadprune.deploying.folders.export import FLOAT, Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.network import Heads
 from onnxheadprune.deploying.folders.types import FolderRequest
-from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.documents import CONFIGURATION, read_object
+from onnxheadprune.model.typed_json import json_text
 
 INDENT = 2
 
@@ -113,18 +113,20 @@ class Deploying:
         """The configuration files that change, with their new contents; every other field stays unchanged."""
         documents: dict[str, dict[str, Any]] = {}
         for change in changes:
-            document = documents.setdefault(change.file, _parsed(self.export.root / change.file))
+            document = documents.setdefault(
+                change.file, read_object(self.export.root / change.file, CONFIGURATION)
+            )
             inner = document
             for name in change.field[:-1]:
                 inner = inner.setdefault(name, {})
             inner[change.field[-1]] = change.after
         return {
-            name: (json.dumps(document, indent=INDENT, ensure_ascii=False) + "\n").encode()
+            name: (json_text(document, indent=INDENT, ascii_only=False, nan=True) + "\n").encode()
             for name, document in documents.items()
         }
 
     def _read(self, name: str) -> dict[str, Any]:
-        return _parsed(self.export.root / name) if name in self.export.others else {}
+        return read_object(self.export.root / name, CONFIGURATION) if name in self.export.others else {}
 
     def _counted(self, gone: Heads) -> Iterator[tuple[ConfigChange | None, str]]:
         """Yield each field with one number of units for all sites: how it follows a cut, or why it cannot."""
@@ -197,16 +199,6 @@ class Deploying:
         policy = self.asked.request.writing.storing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(read_text(path, "the configuration"))
-    except NotJsonError as error:
-        raise UsageError(f"the configuration {path} is {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"the configuration {path} is no JSON object")
-    return found
 
 
 def _check_config(config: Mapping[str, Any], match: Match) -> None:

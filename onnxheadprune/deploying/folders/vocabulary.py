@@ -15,7 +15,8 @@ from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.types import FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import CONFIGURATION, read_object, read_text
+from onnxheadprune.model.typed_json import json_text
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.requests import Tokens
@@ -152,7 +153,9 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     tokenizer = next(iter(tokenizers.values()), None)
     _require_readable(export, tokenizers)
     documents = {
-        name: _json(export.root / name) for name in export.others if PurePosixPath(name).name in CONFIGS
+        name: read_object(export.root / name, CONFIGURATION, MAX_LIST)
+        for name in export.others
+        if PurePosixPath(name).name in CONFIGS
     }
     holding = dict(_holding(export, rows, documents, tokens.logits))
     special = set().union(
@@ -289,7 +292,10 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
         stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
         if stale:
             settings = (name for name in export.others if PurePosixPath(name).name == SETTINGS)
-            kinds = (str(_json(export.root / name).get("tokenizer_class")) for name in settings)
+            kinds = (
+                str(read_object(export.root / name, CONFIGURATION, MAX_LIST).get("tokenizer_class"))
+                for name in settings
+            )
             alone = next((kind for kind in kinds if kind.removesuffix("Tokenizer") in PIECES_ALONE), None)
             what_then = (
                 f"transformers writes none for {alone}, so its tokens cannot be removed"
@@ -355,11 +361,11 @@ class _Following:
         return "".join(f"{line}\n" for row, line in enumerate(rows) if row in self.new).encode()
 
     def _ids(self, path: Path) -> bytes | None:
-        found = _json(path)
+        found = read_object(path, CONFIGURATION, MAX_LIST)
         if not self._belongs(path, found):
             return None
         left = {token: self.new[place] for token, place in found.items() if place in self.new}
-        return json.dumps(dict(sorted(left.items(), key=lambda item: item[1])), ensure_ascii=False).encode()
+        return json_text(dict(sorted(left.items(), key=lambda item: item[1])), ascii_only=False).encode()
 
     def _belongs(self, path: Path, ids: Mapping[str, int]) -> bool:
         """Return whether a file is about the tokens of the tokenizer."""
@@ -384,7 +390,7 @@ class _Following:
         return "".join(f"{row}\n" for row in left).encode()
 
     def _settings(self, path: Path) -> bytes:
-        found = dict(_json(path))
+        found = dict(read_object(path, CONFIGURATION, MAX_LIST))
         listed = found.get("added_tokens_decoder")
         if isinstance(listed, dict):
             new = {str(old): str(place) for old, place in self.new.items()}
@@ -403,15 +409,5 @@ def _text_of(path: Path, what: str) -> list[str]:
     return read_text(path, what, MAX_LIST).replace("\r\n", "\n").split("\n")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(read_text(path, "the configuration", MAX_LIST))
-    except NotJsonError as error:
-        raise UsageError(f"{path} is {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is no JSON object")
-    return found
-
-
 def _text(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(document, indent=2, ascii_only=False, nan=True) + "\n").encode()

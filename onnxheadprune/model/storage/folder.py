@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from onnxheadprune.model.storage.system import (
     locked,
     remove_if_abandoned,
 )
+from onnxheadprune.model.typed_json import json_text
 
 _call: ContextVar[dict[tuple[int, int], bool] | None] = ContextVar("_call", default=None)
 """Files by device and inode, and whether the call renews them: a record of what is done so far."""
@@ -265,7 +265,7 @@ def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = Fal
 
 def write_json(target: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Make or replace a JSON document, which says that this tool has written it; see `write_file`."""
-    write_text(target, json.dumps({JSON_KEY: WRITER, **document}, indent=1, allow_nan=False) + "\n")
+    write_text(target, json_text({JSON_KEY: WRITER, **document}, indent=1) + "\n")
 
 
 def write_markdown(target: str | os.PathLike[str], text: str) -> None:

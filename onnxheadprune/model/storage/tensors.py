@@ -7,9 +7,7 @@ no words for: cuts that are still to be made when the tensor is written, and whe
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import json
 import math
 import os
 import re
@@ -25,7 +23,7 @@ from onnxheadprune.model.bodies import is_constant, nodes_of_model
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.storage.wire import EXPLICIT
 from onnxheadprune.model.tensors import Selection
-from onnxheadprune.model.typed_json import JsonObject
+from onnxheadprune.model.typed_json import JsonObject, document_of, json_text, parsed
 
 PRIVATE = "onnxheadprune."
 CUT = f"{PRIVATE}cut"
@@ -134,7 +132,7 @@ def defer_cut(tensor: TensorProto, selection: Selection) -> None:
     dims = list(tensor.dims)
     if tuple(dims[axis] for axis in selection.axes) != selection.sizes:
         raise ValueError(f"selection for sizes {selection.sizes} on an array of shape {tuple(dims)}")
-    tensor.external_data.add(key=CUT, value=json.dumps(dataclasses.asdict(selection)))
+    tensor.external_data.add(key=CUT, value=json_text(document_of(selection)))
     for axis, kept in zip(selection.axes, selection.kept, strict=True):
         dims[axis] = kept
     del tensor.dims[:]
@@ -143,10 +141,7 @@ def defer_cut(tensor: TensorProto, selection: Selection) -> None:
 
 def cuts_of(tensor: TensorProto) -> tuple[Selection, ...]:
     """The cuts that are still to be made, in order."""
-    noted = (json.loads(entry.value) for entry in tensor.external_data if entry.key == CUT)
-    return tuple(
-        Selection(tuple(cut["axes"]), tuple(cut["sizes"]), tuple(cut["kept"]), cut["live"]) for cut in noted
-    )
+    return tuple(parsed(Selection, entry.value) for entry in tensor.external_data if entry.key == CUT)
 
 
 def dims_before(tensor: TensorProto) -> tuple[int, ...]:

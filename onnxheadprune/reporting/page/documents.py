@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.facts import Facts
 
 Document: TypeAlias = Mapping[str, Any]
@@ -98,9 +98,6 @@ def read_documents(paths: Iterable[Path]) -> Documents:
     """The documents of several files."""
     found = Documents()
     for path in paths:
-        try:
-            document = parse_json(read_text(path, "the result", MAX_RESULT))
-        except NotJsonError as error:
-            raise UsageError(f"the result {path} is {error}") from error
-        found.add(document, f"the result {path}")
+        where = f"the result {path}"
+        found.add(json_of(read_text(path, "the result", MAX_RESULT), where), where)
     return found

@@ -20,7 +20,7 @@ from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import Spelling, as_data, lines_of, respelled, tokens_in
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
@@ -242,10 +242,7 @@ def _one(item: SupportsIndex) -> range:
 
 def _of_json(path: Path, content: str) -> list[Entry]:
     """The entries of a list of tokens or ids, or of a mapping from tokens to counts."""
-    try:
-        found: Any = parse_json(content)
-    except NotJsonError as error:
-        raise UsageError(f"the list of tokens {path} is {error}") from error
+    found: Any = json_of(content, f"the list of tokens {path}")
     pairs: Iterable[tuple[Any, Any]] = (
         found.items()
         if isinstance(found, Mapping)

@@ -23,7 +23,7 @@ from onnxheadprune.data.vocabulary import (
     tokenizer_of,
 )
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.workflow.vocabulary.unknown import hiding, passing
 
 MAX_TOKENIZER = 2**28
@@ -61,10 +61,7 @@ class TokenizerFile:
             content = str(tokenizer_in(path.parent).to_str())
         else:
             content = read_text(path, "the tokenizer", MAX_TOKENIZER)
-        try:
-            self.document: dict[str, Any] = parse_json(content)
-        except NotJsonError as error:
-            raise UsageError(f"the tokenizer {path} is {error}") from error
+        self.document: dict[str, Any] = json_of(content, f"the tokenizer {path}")
         model = self.document.get("model") if isinstance(self.document, dict) else None
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):
             raise UsageError(f"the tokenizer {path} is no tokenizer of the tokenizers library")
