@@ -120,4 +120,4 @@ def _json_kinds(hint: Any) -> set[str]:
         return set().union(*(JSON_KINDS[type(item)] for item in arguments))
     if hint is Any:
         return set(KINDS)
-    return JSON_KINDS.get(hint) or ({"list"} if origin in (tuple, list) else {"dict"})
+    return JSON_KINDS.get(hint) or ({"list"} if origin in (tuple, list, set) else {"dict"})

@@ -340,10 +340,13 @@ def _of_items(kind: Any, arguments: tuple[Any, ...]) -> _Codec:
         if fixed and len(content) != len(each):
             raise FieldError(f"it has {len(content)} elements, not {len(each)}")
         readers = each if fixed else each * len(content)
-        return kind(
+        items = [
             at(f"[{place}]", codec.read, item)
             for place, (codec, item) in enumerate(zip(readers, content, strict=True))
-        )
+        ]
+        if kind in (set, frozenset):
+            Distinct()(items)
+        return kind(items)
 
     def write(value: Any) -> Any:
         items = sorted(value) if kind in (set, frozenset) else list(value)

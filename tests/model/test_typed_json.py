@@ -1,0 +1,172 @@
+"""Typed documents: each state on disk is read as it was written, and refused with any wrong value in any field."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from onnxheadprune.choosing.scoring.partial import Finished
+from onnxheadprune.deploying.batch import Proven, Record
+from onnxheadprune.deploying.batch_worker import Proof
+from onnxheadprune.deploying.jobs.state import Entry
+from onnxheadprune.deploying.jobs.state import State as JobState
+from onnxheadprune.model.typed_json import (
+    FLAT,
+    HIDDEN,
+    OPTIONAL,
+    Between,
+    Count,
+    Distinct,
+    FieldError,
+    JsonObject,
+    Key,
+    Name,
+    Spelled,
+    document_of,
+    parsed,
+    read_document,
+    written,
+)
+from onnxheadprune.training.checkpoint import Kept
+from onnxheadprune.training.checkpoint import State as TrainingState
+from onnxheadprune.training.result import Measured
+from tests.wrong_documents import wrong_documents
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A document within another one."""
+
+    kind: Literal["a", "b"]
+    share: Annotated[float, Between(0, 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer(JsonObject):
+    """A document with a field of every sort."""
+
+    name: Name
+    count: Annotated[Count, Key("number")]
+    pairs: tuple[tuple[str, bool], ...]
+    ids: Annotated[tuple[int, ...], Distinct(), Key(before="pairs")]
+    by_number: Mapping[int, Inner | None] = field(default_factory=dict)
+    either: int | float | str | None = None
+    address: Annotated[int, Spelled(str, hex, lambda text: int(text, 16))] = 0
+    inner: Annotated[Inner, FLAT]
+    remark: Annotated[str, OPTIONAL] = ""
+    memory: Annotated[Any, HIDDEN] = None
+
+    @written("twice", before="pairs")
+    def doubled(self) -> int:
+        """A value that follows from others."""
+        return 2 * self.count
+
+
+OUTER = Outer(
+    name="x",
+    count=3,
+    pairs=(("a", True),),
+    ids=(1, 2),
+    by_number={7: Inner("b", 1.0), 8: None},
+    either=1.5,
+    address=255,
+    inner=Inner("a", 0.5),
+    remark="r",
+)
+EXAMPLES: Mapping[str, Any] = {
+    "every sort": OUTER,
+    "a job's state": JobState(
+        owned={"m.onnx"}, entries={"prune": Entry("key", {"m.onnx": "0123"}, 1.5), "bench": Entry("key")}
+    ),
+    "a batch's record": Record(models={"m.onnx": Proven("0123", Proof({"m": "0"}, {"o": "1"}, "exact"))}),
+    "finished scores": Finished("key", {0: (0.5, 1.0), 3: (2.0,)}),
+    "a checkpoint": Kept(
+        "key",
+        {"parameters": 2},
+        TrainingState(1, 2, 3, "float32", 1.0, 0.1, {0.1: 0.5}, 2, [Measured(1, 0.5)], left_out={"why": 1}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_document_is_read_as_it_was_written(name: str) -> None:
+    example = EXAMPLES[name]
+    assert parsed(type(example), json.dumps(example.to_dict())) == example
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_wrong_value_in_any_field_is_refused(name: str) -> None:
+    example = EXAMPLES[name]
+    believed, sentences = [], []
+    for what, forged in wrong_documents(type(example), example.to_dict()):
+        try:
+            read_document(type(example), forged)
+            believed.append(what)
+        except FieldError as error:
+            sentences.append(str(error))
+    assert not believed and max(map(len, sentences)) < 300
+
+
+def test_keys_places_and_properties_are_declared() -> None:
+    assert OUTER.to_dict() == {
+        "name": "x",
+        "number": 3,
+        "ids": [1, 2],
+        "twice": 6,
+        "pairs": [["a", True]],
+        "by_number": {"7": {"kind": "b", "share": 1.0}, "8": None},
+        "either": 1.5,
+        "address": "0xff",
+        "kind": "a",
+        "share": 0.5,
+        "remark": "r",
+    }
+    assert list(OUTER.to_dict())[:5] == ["name", "number", "ids", "twice", "pairs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"by_number": {"7": {"kind": "c", "share": 1}}}, r"by_number\.7\.kind: 'c' is not one of 'a', 'b'"),
+        ({"by_number": {"07": None}}, r"by_number: '07' is not a number"),
+        ({"pairs": [["a", 1]]}, r"pairs\[0\]\[1\]: 1 is not true or false"),
+        ({"pairs": [["a"]]}, r"pairs\[0\]: it has 1 elements, not 2"),
+        ({"ids": [1, 1]}, "ids: 1 is listed more than once"),
+        ({"either": []}, "either: a list is not a whole number and a list is not a string"),
+        ({"share": 2}, "share: 2.0 is not a number from 0 to 1"),
+        ({"twice": 7}, "twice: 7 is not 6, as the other fields say"),
+        ({"evil": 1}, "the field 'evil' is unknown"),
+    ],
+)
+def test_a_message_has_the_path_and_the_reason(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FieldError, match=sentence):
+        read_document(Outer, OUTER.to_dict() | change)
+
+
+def test_numbers_stay_whole_where_either_is_allowed() -> None:
+    for value in (1, 1.0, "1", None):
+        read = read_document(int | float | str | None, document_of(value))
+        assert read == value and type(read) is type(value)
+
+
+def test_a_field_that_may_be_left_out_has_its_default() -> None:
+    document = OUTER.to_dict()
+    del document["remark"]
+    assert read_document(Outer, document).remark == ""
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"key": 1, "key": 1}', "[" * 100_000, "9" * 5000, "nul"])
+def test_what_is_no_document_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON|is not a"):
+        parsed(Finished, text)
+
+
+def test_a_loss_that_is_no_number_survives() -> None:
+    state = TrainingState(learned=math.nan, trials={0.1: math.inf})
+    read = parsed(TrainingState, json.dumps(document_of(state)))
+    assert read.learned == math.inf and read.trials == {0.1: math.inf}
