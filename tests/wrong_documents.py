@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from onnxheadprune.model.typed_json import (
     FLAT,
+    LONG,
     OPTIONAL,
     PROPERTY,
     Between,
@@ -32,7 +33,7 @@ KINDS: Mapping[str, Any] = {
     "dict": {},
 }
 JSON_KINDS = {bool: {"bool"}, int: {"int"}, float: {"int", "float"}, str: {"str"}, type(None): {"null"}}
-LONG = "a" * (2**20 + 1)
+TOO_LONG = "a" * (2**20 + 1)
 
 
 def wrong_documents(hint: Any, document: Any) -> Iterator[tuple[str, Any]]:
@@ -82,8 +83,8 @@ def _changes(hint: Any, content: Any, path: Path) -> Iterator[tuple[Path, str, C
     elif hint is int or hint is float:
         for number in (2**80, -(2**80), math.nan, math.inf) if hint is int else (math.nan, math.inf, 10**400):
             yield path, f"is {number:.0e}" if number < 2**100 else "is huge", _set(number)
-    elif hint is str:
-        yield path, "is too long", _set(LONG)
+    elif hint is str and LONG not in marks:
+        yield path, "is too long", _set(TOO_LONG)
     elif origin is tuple:
         if Ellipsis not in arguments:
             yield path, "is too short", lambda place, key: place[key].pop()

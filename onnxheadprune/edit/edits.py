@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.model.tensors import Selection, check_selection
-from onnxheadprune.model.typed_json import Size, Spelled, at, document_of, read_document, shown
+from onnxheadprune.model.typed_json import LONG, Size, Spelled, at, document_of, read_document, shown
 
 MARK = "onnxheadprune"
 MAIN = "main"
@@ -285,7 +285,7 @@ class SetMetadata:
     """Set an entry of the model's `metadata_props`."""
 
     key: str
-    value: str
+    value: Annotated[str, LONG]
     kind: ClassVar[str] = "metadata"
     place: ClassVar[str] = MAIN
 

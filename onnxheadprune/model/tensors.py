@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.typed_json import Size
+from onnxheadprune.model.typed_json import LONG, Size
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Selection:
     axes: tuple[Size, ...]  # the axes that are cut
     sizes: tuple[Size, ...]  # their sizes before the cut
     kept: tuple[Size, ...]  # their sizes after it
-    live: str  # the surviving positions, as compact ranges ("0-63,128-191")
+    live: Annotated[str, LONG]  # the surviving positions, as compact ranges ("0-63,128-191")
 
     def __str__(self) -> str:
         cuts = (f"axis {a}: {s} -> {k}" for a, s, k in zip(self.axes, self.sizes, self.kept, strict=True))

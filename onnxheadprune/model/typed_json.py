@@ -103,6 +103,8 @@ def nonempty(value: Any) -> None:
 
 FLAT = "flat"
 """Mark of a field whose own fields stand beside the others in the document."""
+LONG = "long"
+"""Mark of a string of any length."""
 HIDDEN = "hidden"
 """Mark of a field that is in no document; it needs a default where these are read."""
 OPTIONAL = "optional"
@@ -298,6 +300,8 @@ def _marked(hint: Any, marks: tuple[Any, ...]) -> _Codec:
     checks = [mark for mark in marks if callable(mark)]
     spelled = next((mark for mark in marks if isinstance(mark, Spelled)), Spelled(hint, _same))
     codec = _codec(spelled.kind)
+    if LONG in marks:
+        codec = _Codec(functools.partial(_read_str, most=sys.maxsize), _same)
 
     def read(content: Any) -> Any:
         value = spelled.read(codec.read(content))
@@ -449,7 +453,7 @@ def _read_float(value: Any) -> float:
     return float(value)
 
 
-def _read_str(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise FieldError(f"{shown(value)} is not a string of up to {MAX_TEXT:,} characters")
+def _read_str(value: Any, most: int = MAX_TEXT) -> str:
+    if not isinstance(value, str) or len(value) > most:
+        raise FieldError(f"{shown(value)} is not a string of up to {most:,} characters")
     return value

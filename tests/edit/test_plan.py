@@ -287,3 +287,11 @@ def test_what_a_plan_says_twice_agrees(path: tuple[Any, ...], value: Any, senten
         place = place[key]
     place[path[-1]] = value
     assert re.search(sentence, refusals(document))
+
+
+def test_texts_that_grow_with_the_model_have_no_limit() -> None:
+    positions = ",".join(str(2 * position) for position in range(200_000))
+    cut = SliceTensor("main", "w", Selection((0,), (400_000,), (200_000,), positions), "w")
+    edits = (PlannedEdit(cut, ()), PlannedEdit(SetMetadata("key", positions), ()))
+    plan = replace(WHOLE, edits=edits)
+    assert PrunePlan.from_dict(plan.to_dict()) == plan
