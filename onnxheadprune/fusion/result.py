@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
 from onnxheadprune.model.display import one_line
-from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
+from onnxheadprune.model.typed_json import OR_NULL, JsonObject, Key, written
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
@@ -56,7 +56,7 @@ class Trial(JsonObject):
 
 @one_line("mode chosen sites opset")
 @dataclass(frozen=True)
-class Fusion:
+class Fusion(JsonObject):
     """All sites of a model.
 
     Attributes:
@@ -69,10 +69,10 @@ class Fusion:
     """
 
     mode: FuseMode
-    sites: tuple[SiteFusion, ...]
+    sites: Annotated[tuple[SiteFusion, ...], Key(before="trials")]
     opset: int
     opset_before: int
-    chosen: FuseMode = "none"
+    chosen: Annotated[FuseMode, Key(before="opset")] = "none"
     trials: tuple[Trial, ...] = ()
 
     @property
@@ -80,6 +80,11 @@ class Fusion:
         """The sites that were fused now."""
         return tuple(site for site in self.sites if site.operator and not site.before)
 
+    @written("fused", before="opset")
+    def _count(self) -> int:
+        return len(self.made)
+
+    @written(before="opset")
     def operators(self) -> dict[str, int]:
         """Fused sites per operator."""
         return dict(Counter(site.operator for site in self.sites if site.operator))
@@ -105,19 +110,6 @@ class Fusion:
         return FUSED_ENTRY.text(
             tuple(FusedSite(site.index, site.operator) for site in self.sites if site.operator)
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "mode": self.mode,
-            "chosen": self.chosen,
-            "fused": len(self.made),
-            "operators": self.operators(),
-            "opset": self.opset,
-            "opset_before": self.opset_before,
-            "sites": [site.to_dict() for site in self.sites],
-            "trials": [trial.to_dict() for trial in self.trials],
-        }
 
 
 def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:

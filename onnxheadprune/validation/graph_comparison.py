@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import onnx.defs
 from onnx import (
@@ -31,6 +31,7 @@ from onnx import (
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.spelling import many
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Spelled, written
 from onnxheadprune.validation.declarations import Declarations, Inferred
 from onnxheadprune.validation.node_matching import Matching, matched
 from onnxheadprune.validation.producers import Producer, ProducerKind, Scope, label, nodes_of, scopes_of
@@ -85,21 +86,31 @@ LISTED = 5
 """Differences that are spelled out."""
 
 
+def _first_labels(nodes: tuple[NodeProto, ...]) -> list[str]:
+    return list(map(label, nodes[:LISTED]))
+
+
 @dataclass(frozen=True)
-class Likeness:
+class Likeness(JsonObject):
     """The degree to which a pruned model's graph is the planned one."""
 
     nodes: int  # nodes of the pruned model, those of bodies included
     same: int  # how many of them are the planned ones
-    tensors: frozenset[str]  # names of its stored tensors that were found to hold the planned numbers
+    tensors: Annotated[
+        frozenset[str], Spelled(int, len)
+    ]  # names of its stored tensors that were found to hold the planned numbers
     differences: tuple[str, ...]  # where the two part, one sentence each, the first few
     count: int  # how many places there are
-    declared: int = 0  # how many of them are declarations; the others are nodes and tensors
+    declared: Annotated[int, HIDDEN] = (
+        0  # how many of them are declarations; the others are nodes and tensors
+    )
     # sizes of outputs that only the pruned model declares, None along other axes
-    fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    fixed: Annotated[Mapping[str, tuple[int | None, ...]], HIDDEN] = field(default_factory=dict)
     # the nodes of the pruned model that are not the planned ones
-    differing: tuple[NodeProto, ...] = field(default=(), repr=False)
-    missing: tuple[str, ...] = ()  # planned nodes that it lacks, by label
+    differing: Annotated[tuple[NodeProto, ...], Spelled(Any, _first_labels)] = field(default=(), repr=False)
+    missing: Annotated[
+        tuple[str, ...], Spelled(Any, lambda labels: labels[:LISTED])
+    ] = ()  # planned nodes that it lacks, by label
 
     @property
     def others(self) -> Iterator[str]:
@@ -110,6 +121,7 @@ class Likeness:
             yield _listed("planned and missing", self.missing)
 
     @property
+    @written(before="nodes")
     def identical(self) -> bool:
         """True if nothing differs but names and order."""
         return not self.count
@@ -122,19 +134,6 @@ class Likeness:
         missing = f", {many(len(self.missing), 'planned node')} missing" if self.missing else ""
         same = f"{self.same} of {many(self.nodes, 'node')} are the planned ones{missing}"
         return f"{same}; it parts from the plan in {many(self.count, 'place')}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "identical": self.identical,
-            "nodes": self.nodes,
-            "same": self.same,
-            "tensors": len(self.tensors),
-            "differences": list(self.differences),
-            "count": self.count,
-            "differing": [label(node) for node in self.differing[:LISTED]],
-            "missing": list(self.missing[:LISTED]),
-        }
 
 
 def _listed(what: str, labels: Sequence[str]) -> str:

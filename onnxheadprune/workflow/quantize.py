@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 from onnx import ModelProto
 
@@ -30,6 +30,7 @@ from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import NOTE, Progress, silent
@@ -54,6 +55,10 @@ class QuantizeRequest:
     effect: Measure | None = None  # the measure of drift; None goes by the kind of output
 
 
+def _count_names(counts: tuple[int, int]) -> dict[str, int]:
+    return {"stored": counts[0], "quantized": counts[1]}
+
+
 @one_line("name output before after drift unit measured_on")
 @dataclass(frozen=True, eq=False)
 class QuantizeResult(Displayed):
@@ -73,16 +78,16 @@ class QuantizeResult(Displayed):
         notes: what a reader should know, one sentence each.
     """
 
-    model: ModelProto
-    name: str
-    how: Rounding
+    model: Annotated[ModelProto, HIDDEN]
+    name: Annotated[str, Key("model")]
+    how: Annotated[Rounding, Key("quantization", before="before")]
     output: str | None
     before: StoredSize
     after: StoredSize
-    matrices: tuple[int, int]
+    matrices: Annotated[tuple[int, int], Spelled(Any, _count_names)]
     drift: float | None = None
-    unit: str = ""
-    measured_on: str = ""
+    unit: Annotated[str, Key("drift_unit"), OR_NULL] = ""
+    measured_on: Annotated[str, Key("drift_measured_on"), OR_NULL] = ""
     notes: tuple[str, ...] = ()
 
     def facts(self) -> Facts:
@@ -101,21 +106,6 @@ class QuantizeResult(Displayed):
         notes = (Fact("note", note, "doubtful") for note in self.notes)
         answer = f"{done} of {many(stored, 'stored float tensor')} to {self.how.to}, {size_words(figures[0])}"
         return Facts(self.output or self.name, answer, "open", (*parts, *notes), details)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the model itself."""
-        return {
-            "model": self.name,
-            "output": self.output,
-            "quantization": asdict(self.how) | {"exclude": list(self.how.exclude)},
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "matrices": dict(zip(("stored", "quantized"), self.matrices, strict=True)),
-            "drift": self.drift,
-            "drift_unit": self.unit or None,
-            "drift_measured_on": self.measured_on or None,
-            "notes": list(self.notes),
-        }
 
 
 @one_call()
