@@ -297,7 +297,7 @@ def _forget_shapes(view: GraphView) -> None:
 
 
 def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "main") -> None:
-    """Remove ignored declarations from a graph and its bodies, in place.
+    """Remove ignored declarations and what exporters say of nodes, in a graph and its bodies, in place.
 
     Args:
         ignored: asked with the reference of a scope and the name of a value.
@@ -306,6 +306,8 @@ def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "m
         if _declared_shape(info) is not None and ignored(ref, info.name):
             info.type.tensor_type.ClearField("shape")
     for position, node in enumerate(graph.node):
+        # onnx would copy stack traces four times.
+        node.ClearField("doc_string")
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _strip(attribute.g, ignored, f"{ref}[{position}].{attribute.name}")
