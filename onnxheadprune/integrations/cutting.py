@@ -118,7 +118,12 @@ def _value(item: Declared, value: Any) -> Any:
     """A value in the type of its setting. Olive makes a path of a word, where there is a file of that name."""
     if isinstance(value, Path) and item.kind is not Path and item.name != "data":
         value = value.name
-    return item.read(value)
+    try:
+        return item.read(value)
+    except UsageError:
+        if not isinstance(value, str) or not Path(value).is_absolute():
+            raise
+        return item.read(Path(value).name)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,6 +39,8 @@ CUTS = {
     "heads, neurons and a layer": Cut(heads={0: (0, 1)}, neurons={2: range(64, 96)}, layers=(1,)),
 }
 """In four bits neurons go in blocks of 32."""
+ONE_SIZE = (tiny_hf.mistral, tiny_hf.phi3, tiny_hf.gemma2, tiny_hf.gpt_oss, tiny_hf.lfm2)
+"""Decoders whose caches genai allocates by one number of heads: windows, or types of layers."""
 
 
 def main() -> None:
@@ -52,6 +55,8 @@ def main() -> None:
             _check_calibrated(place, precision)
         _check_layers(place)
         _check_vocabulary(place)
+        for make in ONE_SIZE:
+            _check_one_size(make, place / make.__name__)
         (place / "fp32").rename(place / "llama")  # as README.md calls its folders
         write_lines(place / "lines.txt").rename(place / "sentences.txt")
         run_readme(Path(__file__).name, place)
@@ -98,6 +103,40 @@ def _check(place: Path, precision: str, case: str, cut: Cut) -> None:
     same = (place / precision / "genai_config.json").read_bytes() == (out / "genai_config.json").read_bytes()
     assert same
     tell(CLIENT, f"Llama, {precision}, {case}", f"generation of {NEW} tokens", [])
+
+
+def _check_one_size(make: Callable[[], Any], place: Path) -> None:
+    """Even cuts follow in genai_config.json, uneven ones are refused, or the caches keep their shapes."""
+    tiny_hf.saved(make, place / "torch")
+    _export(place / "torch", place / "onnx", "fp32")
+    uneven = Cut(heads={0: (0, 1)})
+    words = [sys.executable, "-m", "onnxheadprune", "prune", str(place / "onnx"), *uneven.options]
+    refused = subprocess.run(
+        [*words, "-o", str(place / "no"), "--runtime", "genai"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 3 and "cannot express this cut" in refused.stderr, refused.stderr
+    projections = [
+        name
+        for name, _ in tiny_hf.loaded(place / "torch").named_modules()
+        if name.endswith((".o_proj", "self_attn.out_proj"))
+    ]
+    even = Cut(heads=dict.fromkeys(range(len(projections)), (0, 1)))
+    cases: tuple[tuple[str, Cut, list[str], list[str]], ...] = (
+        ("one KV head of each layer", even, [], ["num_key_value_heads 2 -> 1"]),
+        ("uneven, caches kept", uneven, ["--cache", "keep"], []),
+    )
+    for case, cut, options, followed in cases:
+        prune_folder(place / "onnx", place / case, cut, "genai", options)
+        model = tiny_hf.loaded(place / "torch")
+        tiny_hf.silence(model, {projections[at]: gone for at, gone in cut.heads.items()}, tiny_hf.GENAI_HEAD)
+        with torch.no_grad():
+            ids = torch.tensor([PROMPT])
+            made = model.generate(
+                ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
+            )
+        assert _generated(place / case) == made[0].tolist(), f"{make.__name__}, {case}"
+        told = f"generation of {NEW} tokens"
+        tell(CLIENT, f"{type(model).__name__.removesuffix('ForCausalLM')}, fp32, {case}", told, followed)
 
 
 def _check_layers(place: Path) -> None:

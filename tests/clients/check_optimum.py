@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,11 @@ from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import (
     ORTModelForCausalLM,
     ORTModelForFeatureExtraction,
+    ORTModelForImageClassification,
     ORTModelForSeq2SeqLM,
     ORTModelForSequenceClassification,
+    ORTModelForSpeechSeq2Seq,
+    ORTModelForZeroShotImageClassification,
 )
 from oracle import WholeSequences
 from smaller import CHOSEN, prune_vocabulary, unigram
@@ -209,16 +213,93 @@ CASES = {
     ),
 }
 
+SPEECH = "automatic-speech-recognition-with-past"
+OTHERS: dict[str, tuple[Callable[[], Any], str, Any]] = {
+    "Whisper": (tiny_hf.whisper, SPEECH, ORTModelForSpeechSeq2Seq),
+    "Pegasus": (tiny_hf.pegasus, TEXT, ORTModelForSeq2SeqLM),
+    "Marian": (tiny_hf.marian, TEXT, ORTModelForSeq2SeqLM),
+    "ViT classes": (tiny_hf.vit, "image-classification", ORTModelForImageClassification),
+    "CLIP": (tiny_hf.clip, "zero-shot-image-classification", ORTModelForZeroShotImageClassification),
+}
+"""Encoder-decoders by a merged decoder alone and by the two others, images, and text with images."""
+MERGED, SPLIT = {"decoder_model_merged.onnx"}, {"decoder_model.onnx", "decoder_with_past_model.onnx"}
+
 
 def main() -> None:
     """Runs every case."""
     with tempfile.TemporaryDirectory() as place:
+        for name in OTHERS:
+            _check_other(name, Path(place) / name)
         for number, (name, case) in enumerate(CASES.items()):
             _check(name, case, Path(place) / str(number))
             if name in UNEVEN:
                 _refused(name, case, Path(place) / str(number))
         _check_vocabulary(Path(place) / str(list(CASES).index("T5, one head of each layer")))
         check_calibrated(CLIENT, Path(place))
+
+
+def _check_other(name: str, place: Path) -> None:
+    """One head of each layer is removed, of the files that Optimum loads."""
+    make, task, loads = OTHERS[name]
+    model = tiny_hf.saved(make, place / "torch")
+    main_export(str(place / "torch"), output=str(place / "onnx"), task=task, do_validation=False)
+    projections = [
+        path
+        for path, _ in model.named_modules()
+        if path.endswith((".out_proj", "attention.output.dense")) and "lm_head" not in path
+    ]
+    original = _numbers(model, task)
+    tiny_hf.silence(model, dict.fromkeys(projections, (1,)), 8)
+    wanted = _numbers(model, task)
+    assert not _same([original], [wanted]), f"{name}: silencing the heads shows nowhere"
+    forms = {"one head of each layer": set[str]()}
+    if "with-past" in task:
+        forms = {"merged, one head of each layer": SPLIT, "decoders apart, one head of each layer": MERGED}
+    (place / "pruned").mkdir()
+    for case, left_out in forms.items():
+        folder = place / case
+        shutil.copytree(place / "onnx", folder)
+        for file in left_out:
+            (folder / file).unlink()
+        prune(folder, "-o", place / "pruned" / case, "--heads", "*:1", "--runtime", "optimum")
+        found = _numbers(loads.from_pretrained(place / "pruned" / case), task)
+        assert _same([found], [wanted]), f"{name}, {case}: {found} is not {wanted}"
+        before, after = (
+            json.loads((which / "config.json").read_text()) for which in (folder, place / "pruned" / case)
+        )
+        followed = [
+            f"{key} {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]
+        ]
+        ran = f"generate(), {NEW} tokens through the cache" if "with-past" in task else "outputs"
+        tell(CLIENT, f"{name}, {case}", ran, followed)
+
+
+def _numbers(model: Any, task: str) -> torch.Tensor:
+    """The logits of what a model generates, or its outputs."""
+    torch.manual_seed(1)
+    feeds = {
+        SPEECH: {"input_features": torch.randn(2, 12, 3000)},
+        TEXT: {"input_ids": IDS, "attention_mask": MASK},
+        "image-classification": {"pixel_values": torch.randn(2, 3, 32, 32)},
+        "zero-shot-image-classification": {
+            "input_ids": IDS,
+            "attention_mask": torch.ones_like(IDS),
+            "pixel_values": torch.randn(2, 3, 32, 32),
+        },
+    }
+    with torch.no_grad():
+        if "with-past" not in task:
+            return model(**feeds[task])[0]
+        made = model.generate(
+            **feeds[task],
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            num_beams=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return torch.stack(made.logits)
 
 
 def _check_vocabulary(place: Path) -> None:

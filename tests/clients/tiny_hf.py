@@ -59,6 +59,54 @@ def _llama(head_size: int) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
+_WINDOWED = {
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    **SIZES,
+}
+
+
+def mistral() -> Any:
+    """A decoder whose layers all have a sliding window, longer than what is generated."""
+    return transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=64, **_WINDOWED))
+
+
+def phi3() -> Any:
+    """The same, with one layer for queries, keys and values."""
+    config = transformers.Phi3Config(sliding_window=64, original_max_position_embeddings=128, **_WINDOWED)
+    return transformers.Phi3ForCausalLM(config)
+
+
+def gemma2() -> Any:
+    """A decoder with a short window in every other layer."""
+    return transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(sliding_window=8, head_dim=GENAI_HEAD, **_WINDOWED)
+    )
+
+
+def gpt_oss() -> Any:
+    """The same, with experts and sinks."""
+    config = transformers.GptOssConfig(
+        head_dim=GENAI_HEAD, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, **_WINDOWED
+    )
+    return transformers.GptOssForCausalLM(config)
+
+
+def lfm2() -> Any:
+    """A decoder whose first layer is a convolution."""
+    config = transformers.Lfm2Config(
+        layer_types=["conv", "full_attention", "full_attention"], conv_L_cache=3, **_WINDOWED
+    )
+    return transformers.Lfm2ForCausalLM(config)
+
+
 def loaded(folder: Path) -> Any:
     """A decoder as `saved` has left it."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -188,6 +236,56 @@ def silence(model: Any, units: Mapping[str, Sequence[int]], size: int) -> None:
             rows = weight if type(modules[name]).__name__ == "Conv1D" else weight.T
             for unit in gone:
                 rows[unit * size : (unit + 1) * size] = 0
+
+
+_STACKS = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 3,
+    "forced_eos_token_id": None,
+    **SIZES,
+}
+_PICTURED = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def pegasus() -> Any:
+    """An encoder and a decoder with sinusoidal positions, and norms before layers."""
+    return transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**_STACKS))
+
+
+def marian() -> Any:
+    """The same, with norms after layers."""
+    return transformers.MarianMTModel(transformers.MarianConfig(**_STACKS))
+
+
+def vit() -> Any:
+    """A classifier of images."""
+    return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=5, **_PICTURED))
+
+
+def clip() -> Any:
+    """Towers of text and of images."""
+    text = {name: value for name, value in _PICTURED.items() if name not in {"image_size", "patch_size"}}
+    text |= {"max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0, **SIZES}
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=_PICTURED, projection_dim=16)
+    )
 
 
 def whisper() -> Any:

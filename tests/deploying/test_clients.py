@@ -233,6 +233,18 @@ def test_a_cache_that_another_network_outputs_keeps_its_width(command: Command, 
     assert "and present_key of encoder_model.onnx would stay as it is" in refused.stderr
 
 
+def test_dims_that_triton_reads_are_named_where_they_are_cut(command: Command, tmp_path: Path) -> None:
+    folder = exports.decoder(tmp_path / "in")
+    shape = f"data_type: TYPE_FP32 dims: [ {toys.HEADS}, -1, {toys.HEAD_SIZE} ]"
+    (folder / "config.pbtxt").write_text(f'input [ {{ name: "past_key" {shape} }}, {{ name: "x" {shape} }} ]')
+    words = ("prune", folder, "--heads", "0:1", "--dry-run")
+    told = f"config.pbtxt declares dims of past_key, where {toys.HEADS} is {toys.HEADS - 1} now: Triton"
+    for options, named in (((), True), (("--cache", "keep"), False)):
+        outcome = command(*words, *options)
+        assert outcome.exit_code == 0, outcome.stderr
+        assert (told in " ".join((outcome.stdout + outcome.stderr).split())) == named
+
+
 def test_genai_loads_the_file_that_its_configuration_names() -> None:
     folder = replace(windowed("other", ()), others=("genai_config.json",))
     check = client_named("genai").check

@@ -77,6 +77,13 @@ def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
     assert sum(map(len, found[False].values())) == sum(map(len, found[True].values()))
 
 
+def test_a_word_is_read_where_olive_makes_a_path_of_it(tmp_path: Path) -> None:
+    for value in (tmp_path / "optimum", str(tmp_path / "optimum")):
+        assert settings_of({"runtime": value}).own.runtime == "optimum"
+    with pytest.raises(UsageError, match="runtime must be"):
+        settings_of({"runtime": "elsewhere"})
+
+
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     for wrong in (
         {"ratio": 1.5},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from onnxheadprune.deploying.folders.network import (
 from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, spelled
+from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import one_call
@@ -74,6 +76,28 @@ def _other_forms(copied: Sequence[str]) -> Iterator[str]:
         yield (
             f"{found[0]}{more} holds the model before the cut, and is copied as it is: make sure that nothing loads it"
         )
+
+
+def _stale_dims(root: Path, copied: Sequence[str], results: Sequence[FileResult]) -> Iterator[str]:
+    """A sentence for each configuration of Triton that declares the old dims of inputs or outputs that are cut."""
+    changes = {
+        change.name: change
+        for item in results
+        for change in item.result.plan.interface
+        if change.axis is not None
+    }
+    for name in copied:
+        if not changes or PurePosixPath(name).name != "config.pbtxt":
+            continue
+        text = read_text(root / name, "the configuration of Triton")
+        declared = [item for item in changes if re.search(rf'"{re.escape(item)}"[^{{}}]*\bdims\b', text)]
+        if declared:
+            first = changes[declared[0]]
+            more = "" if len(declared) == 1 else f" and {len(declared) - 1} more"
+            yield (
+                f"{name} declares dims of {first.name}{more}, where {first.before} is {first.after} now: Triton loads"
+                " the model once they are updated"
+            )
 
 
 USUAL = "{}_data"
@@ -183,6 +207,7 @@ def prune_folder(
             *deploying.unasked(gone),
             *deploying.told_widths(gone),
             *_other_forms(copied),
+            *_stale_dims(root, copied, results),
         ]
         if assembly is not None:
             progress("copying the rest", 0, 0)
