@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+from onnx import ModelProto
 
-from onnxheadprune.edit.records import VOCABULARY_KEY, Entry
+from onnxheadprune.edit.records import (
+    CACHES_KEY,
+    COMPENSATED_KEY,
+    FUSED_KEY,
+    QUANTIZED_KEY,
+    VALIDATION_KEY,
+    VOCABULARY_KEY,
+    Entry,
+    units_entry,
+)
+from onnxheadprune.errors import ModelError
 from onnxheadprune.model.typed_json import (
     Between,
     Count,
@@ -24,6 +35,34 @@ from onnxheadprune.model.typed_json import (
 
 LAYERS_KEY = "onnxheadprune.layers"
 EXITS_KEY = "onnxheadprune.exits"
+NO_UNITS = frozenset(
+    (
+        VALIDATION_KEY,
+        COMPENSATED_KEY,
+        FUSED_KEY,
+        CACHES_KEY,
+        VOCABULARY_KEY,
+        QUANTIZED_KEY,
+        LAYERS_KEY,
+        EXITS_KEY,
+    )
+)
+"""Entries of what is done beside removing units."""
+
+
+def require_known(model: ModelProto, units: Iterable[str]) -> None:
+    """Refuse entries of other versions: they may say what was removed, and nobody would read it.
+
+    Raises:
+        ModelError: with the key of the first.
+    """
+    known = NO_UNITS | {units_entry(name).key for name in units}
+    for entry in model.metadata_props:
+        if entry.key.startswith("onnxheadprune.") and entry.key not in known:
+            raise ModelError(
+                f"the metadata entry {entry.key} is unknown to this version of onnxheadprune; use the version that"
+                " wrote the model, or a newer one"
+            )
 
 
 def _each_in_one(layers: Mapping[str, tuple[str, ...]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import HeadPruneError, ModelError, prune, validate
+from onnxheadprune import HeadPruneError, ModelError, inspect, prune, validate
 from onnxheadprune.attention.sites.kinds import KINDS, every_kind
 from onnxheadprune.edit import model_records, records
 from onnxheadprune.edit.model_records import (
     EXITS_ENTRY,
     LAYERS_ENTRY,
     LAYERS_KEY,
+    NO_UNITS,
     VOCABULARY_ENTRY,
     RecordedExit,
     RecordedVocabulary,
+    require_known,
 )
 from onnxheadprune.edit.records import (
     CACHES_ENTRY,
@@ -110,6 +113,17 @@ def test_all_records_are_here() -> None:
     }
     units = {units_entry(kind.UNITS).key for kind in every_kind()}
     assert keys | units == RECORDS.keys() | {VALIDATION_KEY}
+    assert keys == NO_UNITS
+
+
+def test_an_entry_of_another_version_is_refused() -> None:
+    """It may say what was removed: a model whose record nobody reads would pass for a whole one."""
+    known = {kind.UNITS for kind in every_kind()}
+    for key in (*RECORDS, VALIDATION_KEY, "someone.elses", "onnxheadprune"):
+        require_known(model_with("{}", key=key), known)
+    for call in (inspect, functools.partial(prune, heads="0:1")):
+        with pytest.raises(ModelError, match=r"entry onnxheadprune\.removed is unknown to this version"):
+            call(model_with("{}", key="onnxheadprune.removed"))
 
 
 @pytest.mark.parametrize("key", RECORDS)

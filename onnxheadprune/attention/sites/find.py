@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.model_records import LAYERS_ENTRY
+from onnxheadprune.edit.model_records import LAYERS_ENTRY, require_known
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
@@ -54,6 +54,7 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
 def sites_of(view: GraphView, name: str) -> Sites:
     """The sites of an annotated view."""
     with analysing(view.model, name):
+        require_known(view.model, (kind.UNITS for kind in kinds.every_kind()))
         record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
         are_open = any(map(open_axes, view.model.graph.input))
