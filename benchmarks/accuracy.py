@@ -41,8 +41,8 @@ import onnx
 import onnxruntime
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.text import text_feeds
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.training.budget import parse_budget
 

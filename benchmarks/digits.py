@@ -24,8 +24,9 @@ import onnxruntime
 
 from onnxheadprune import inspect, prune
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.operators import view_of
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "digits_vit.onnx"

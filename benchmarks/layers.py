@@ -27,10 +27,10 @@ from char_gpt import losses
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource

@@ -26,11 +26,11 @@ import onnxruntime
 from accuracy import corpus
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph.main_output import require_main_output
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider

@@ -28,8 +28,8 @@ import onnxruntime
 from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality, sentence_feeds
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.quantizing import To
 from onnxheadprune.workflow.combine import QUANTIZED, Combination

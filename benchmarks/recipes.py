@@ -17,7 +17,7 @@ import onnx
 from accuracy import CALIBRATION, HELD_OUT, Judge, clocks, corpus, sentence_feeds
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
 LOOKED_UP = "onnxheadprune.training.recover.neighbours_of"

@@ -22,11 +22,11 @@ from onnx import ModelProto
 from targets import Row
 
 from onnxheadprune import HeadPruneError, inspect, prune
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider

@@ -18,12 +18,13 @@ import onnxruntime
 
 from onnxheadprune import score
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider

@@ -32,8 +32,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from readme_picture import ACCURACY, GOES, INK, PALE, ROOT, SPEED, STAYS
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.cli import main as command
+from onnxheadprune.operators import view_of
 from onnxheadprune.reporting.pictures.style import STYLE, Picture
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 

@@ -26,9 +26,9 @@ import onnxruntime
 from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentence_feeds, timed
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.scoring.methods.weight import weight_scores
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.budget import parse_budget
 

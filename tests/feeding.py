@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
-from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from tests.graph_builder import GraphBuilder
 

@@ -20,11 +20,11 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxheadprune import plan_pruning
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from tests.graph_text import model_of, text_of
 
 REFERENCE = re.compile(r"\bmain\[\d+\](?:\.\w+\[\d+\])*")

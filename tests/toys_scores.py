@@ -8,10 +8,11 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.allocate import Limits, Savings
 from onnxheadprune.choosing.space import SearchSpace
 from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.operators import view_of
 from tests.graph_builder import GraphBuilder
 from tests.toys import VOCABULARY
 

@@ -26,7 +26,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing, Target
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import (
     Choice,
     Proving,
@@ -79,7 +79,7 @@ def prune(
         request = replace(
             request, choice=replace(request.choice, target=replace(target, sizes=_sizes(given)))
         )
-    return carried_through(subject, request, progress)
+    return run_prune(subject, request, progress)
 
 
 @keywords_of(calls.FUSE)
@@ -107,7 +107,7 @@ def fuse(
         proving=Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
         writing=_place(given, model),
     )
-    return carried_through(model, request, progress)
+    return run_prune(model, request, progress)
 
 
 @keywords_of(calls.PLAN)

@@ -14,7 +14,7 @@ from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.recover import recovery_request
 from onnxheadprune.workflow.requests import (
     Choice,
@@ -67,4 +67,4 @@ def recover(
         proving=Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
         writing=Writing(output, part_of(Storing, given)),
     )
-    return carried_through(model, recovery_request(model, pruned, request), progress)
+    return run_prune(model, recovery_request(model, pruned, request), progress)

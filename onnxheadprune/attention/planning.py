@@ -85,8 +85,7 @@ def analyse(
     contract: Contract = AS_IT_IS,
 ) -> Planning:
     """Like `plan_of`, and keeps the analysis."""
-    with analysing(model, name):
-        return planned(analysis_of(model, name), heads, contract)
+    return planned(analysis_of(model, name), heads, contract)
 
 
 def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.benchmarking.summary import fused
@@ -20,6 +19,7 @@ from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, SUFFIX
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.sweep import sweep
@@ -25,6 +25,7 @@ from onnxheadprune.model.graph.tables import (
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 from onnxheadprune.model.typed_json import JsonObject, written
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 

@@ -8,7 +8,6 @@ are models, with the weights beside them.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,33 +23,17 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Making, Reading
 
 
-def guarded(command: click.Command) -> click.Command:
-    """The command, which begins with that question; what it writes is the output of one call."""
-    work = command.callback
-    assert work is not None
+@contextlib.contextmanager
+def guarded(context: click.Context) -> Iterator[None]:
+    """Check the inputs, then the outputs, of a command; what it writes within is the output of one call."""
+    from onnxheadprune.model.storage.claims import check_makings, replacing
+    from onnxheadprune.model.storage.folder import one_call
 
-    @functools.wraps(work)
-    def callback(**values: object) -> object:
-        from onnxheadprune.model.storage.claims import replacing
-        from onnxheadprune.model.storage.folder import one_call
-
-        context = click.get_current_context()
-        with one_call(), replacing(bool(context.params.get("force"))):
-            _check(context)
-            return work(**values)
-
-    command.callback = callback
-    return command
-
-
-def _check(context: click.Context) -> None:
-    """Check the inputs, then the outputs."""
-    _require_inputs(context)
-    if not any(isinstance(option.type, Output) for option in context.command.params):
-        return
-    from onnxheadprune.model.storage.claims import check_makings
-
-    check_makings(list(_makings(context)), lambda: _readings(context))
+    with one_call(), replacing(bool(context.params.get("force"))):
+        _require_inputs(context)
+        if any(isinstance(option.type, Output) for option in context.command.params):
+            check_makings(list(_makings(context)), lambda: _readings(context))
+        yield
 
 
 def _require_inputs(context: click.Context) -> None:

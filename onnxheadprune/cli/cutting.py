@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.reporting.progress import Stage
+    from onnxheadprune.runtime.progress import Progress
     from onnxheadprune.workflow.requests import Request
     from onnxheadprune.workflow.result import PruneResult
 
@@ -34,6 +36,8 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     """Do what is asked for and report it."""
     if dry_run:
         return _ahead(model, request, showing)
+    from onnxheadprune.workflow.pipeline import run_prune
+
     presentation = Presentation()
 
     def ready(result: PruneResult) -> None:
@@ -43,8 +47,24 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
             presentation, model, list(prune_report(result, showing.report)), result.to_dict, showing, result
         )
 
-    result = _done(model, request, showing, ready)
+    with _progress_on(request, showing) as progress:
+        result = run_prune(model, request, progress, ready)
     return presentation.deliver(result.output)
+
+
+@contextlib.contextmanager
+def _progress_on(request: Request, showing: Showing) -> Iterator[Progress]:
+    """Show the progress of a cut; its pictures can be drawn."""
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.progress import progress_on
+
+    if showing.heatmap is not None:
+        from onnxheadprune.reporting.pictures import check_picture
+
+        check_picture(showing.heatmap)
+    with progress_on(err(), stages_of(request)) as progress:
+        progress("reading the model", 0, 0)
+        yield progress
 
 
 def stages_of(request: Request) -> Iterator[Stage]:
@@ -83,7 +103,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.summary import result_of
-    from onnxheadprune.workflow.pipeline import claimed
+    from onnxheadprune.workflow.pipeline import claimed, run_prune
     from onnxheadprune.workflow.requests import Proving, Writing
 
     claimed(open_structure(model), request)
@@ -100,7 +120,8 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
         summary = planned.to_dict() | would
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
-        result = _done(model, request, showing)
+        with _progress_on(request, showing) as progress:
+            result = run_prune(model, request, progress)
         fusion = result.fusion
         details = plan_details(result.plan, result.chosen, (result.before, result.after), result.spelling)
         summary = result.summary() | would
@@ -112,25 +133,6 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
 
     _prepare(presentation, model, rows, document, showing, result)
     return presentation.deliver()
-
-
-def _done(
-    model: Path | LoadedModel,
-    request: Request,
-    showing: Showing,
-    ready: Callable[[PruneResult], None] = lambda _: None,
-) -> PruneResult:
-    from onnxheadprune.reporting.console import err
-    from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.workflow.pipeline import carried_through
-
-    if showing.heatmap is not None:
-        from onnxheadprune.reporting.pictures import check_picture
-
-        check_picture(showing.heatmap)
-    with progress_on(err(), stages_of(request)) as progress:
-        progress("reading the model", 0, 0)
-        return carried_through(model, request, progress, ready)
 
 
 def _prepare(

@@ -257,7 +257,16 @@ def command(
 
         @functools.wraps(work)
         def callback(**values: object) -> int:
-            return work(**{key: _taken(key, item, values) for key, item in taken.items()})
+            from onnxheadprune.cli.claiming import guarded
+
+            given = {
+                key: values[key]
+                if isinstance(item, Declared)
+                else item(**{name: values[name] for name in declared(item)})
+                for key, item in taken.items()
+            }
+            with guarded(click.get_current_context()):
+                return work(**given)
 
         return DerivedCommand(
             work.__name__,
@@ -329,12 +338,6 @@ def _type(item: Declared) -> click.ParamType[Any]:
         made.name = "whole number" if kind is int else "number"
         return cast("click.ParamType[Any]", made)
     return click.STRING
-
-
-def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> object:
-    if isinstance(item, Declared):
-        return values[name]
-    return item(**{key: values[key] for key in declared(item)})
 
 
 def _complete(values: dict[str, Any], what: str, of: str) -> None:

@@ -15,7 +15,6 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ import click
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, options_named
 
 if TYPE_CHECKING:
-    from onnxheadprune.validation.headline import Headline
     from onnxheadprune.validation.result import Validation
 import io
 import os
@@ -47,33 +45,24 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     if not sys.warnoptions:
         # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
         warnings.simplefilter("ignore")
-    as_json = "--json" in arguments
     with _steadfast() as streams:
-        code = _run(group, arguments, as_json)
+        with _noted_interrupts() as interrupts:
+            code, message, error = _ended(group, arguments)
+        if message is not None:
+            if interrupts:
+                code, message = INTERRUPTED, "interrupted"
+            verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
+            if error is not None and (code == BUG or (verbose and code != USAGE)):
+                from onnxheadprune.reporting.console import err
+
+                err().print("".join(traceback.format_exception(error)), soft_wrap=True)
+            validation = error.validation if isinstance(error, ValidationFailedError) else None
+            _fail(message, code, "--json" in arguments, validation)
         sys.stdout.flush()
-        if streams.lost is not None:
-            code = code or _fail(
-                f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False
-            )
+        if streams.lost is not None and not code:
+            _fail(f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False)
+            code = NOT_WRITTEN
     return code
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a command."""
-
-    exit_code: int
-    message: str | None = None
-    error: BaseException | None = None
-
-
-def _end_of(group: click.Group, arguments: Sequence[str]) -> Ended:
-    """Run a command line and return how it ended, but prints no error."""
-    with _noted_interrupts() as came:
-        end = _ended(group, arguments)
-    if came and end.message is not None:
-        return Ended(INTERRUPTED, "interrupted", end.error)
-    return end
 
 
 @contextlib.contextmanager
@@ -99,43 +88,31 @@ def _noted_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _ended(group: click.Group, arguments: Sequence[str]) -> Ended:
+def _ended(group: click.Group, arguments: Sequence[str]) -> tuple[int, str | None, BaseException | None]:
+    """Run a command line and return its exit code, and where it failed what to print and the error."""
     try:
         result = group.main(
             args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
         )
     except click.ClickException as error:
-        return Ended(USAGE, _with_help(error), error)
+        return USAGE, _with_help(error), error
     except HeadPruneError as error:
-        return Ended(error.exit_code, _bounded(str(error)), error)
+        return error.exit_code, _bounded(str(error)), error
     except MemoryError:
         # The error itself holds all that was in memory when it was raised, and there has to be some for a sentence.
-        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", MemoryError())
+        return HeadPruneError.exit_code, "there is not enough memory for this", MemoryError()
     except (KeyboardInterrupt, click.Abort) as error:
-        return Ended(INTERRUPTED, "interrupted", error)
+        return INTERRUPTED, "interrupted", error
     except (Exception, SystemExit) as error:
         if is_interrupt(error):
-            return Ended(INTERRUPTED, "interrupted", error)
+            return INTERRUPTED, "interrupted", error
         if isinstance(error, OSError) and error.errno in FULL:
-            return Ended(HeadPruneError.exit_code, _no_room(), error)
+            return HeadPruneError.exit_code, _no_room(), error
         what = (
             f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above"
         )
-        return Ended(BUG, what, error)
-    return Ended(result if isinstance(result, int) else 0)
-
-
-def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
-    end = _end_of(group, arguments)
-    if end.message is None:
-        return end.exit_code
-    verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
-    if end.error is not None and (end.exit_code == BUG or (verbose and end.exit_code != USAGE)):
-        from onnxheadprune.reporting.console import err
-
-        err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)
-    validation = end.error.validation if isinstance(end.error, ValidationFailedError) else None
-    return _fail(end.message, end.exit_code, as_json, validation)
+        return BUG, what, error
+    return (result if isinstance(result, int) else 0), None, None
 
 
 def json_text(document: Mapping[str, object]) -> str:
@@ -151,29 +128,22 @@ def emit_json(document: Mapping[str, object]) -> None:
     sys.stdout.write(json_text(document))
 
 
-def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> int:
+def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> None:
     from onnxheadprune.reporting.console import err, print_error
 
     if as_json:
         details: dict[str, object] = {}
         if validation is not None:
-            details = {
-                "headline": _refused(message, validation).to_dict(),
-                "validation": validation.to_dict(),
-            }
+            from onnxheadprune.validation.headline import headline_of
+
+            headline = headline_of([validation.to_dict()], failed=message)
+            details = {"headline": headline.to_dict(), "validation": validation.to_dict()}
         emit_json({"error": message, "exit_code": exit_code, **details})
     elif validation is not None:
         from onnxheadprune.reporting.console import rows_of
 
         err().print(*rows_of(validation.facts()), sep="\n")
     print_error(message)
-    return exit_code
-
-
-def _refused(message: str, validation: Validation) -> Headline:
-    from onnxheadprune.validation.headline import headline_of
-
-    return headline_of([validation.to_dict()], failed=message)
 
 
 def _no_room() -> str:

@@ -34,10 +34,10 @@ class Pair:
 
     def misfit(self, running: Running) -> str | None:
         """Return why data is not for this model of a folder, None where it is."""
-        from onnxheadprune.attention.sites.find import view_of
         from onnxheadprune.data.calibration import calibration_data
         from onnxheadprune.errors import UsageError
         from onnxheadprune.model.load import open_structure
+        from onnxheadprune.operators import view_of
 
         try:
             data = read_data(self.model, running, in_folder=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import click
 
@@ -14,9 +14,6 @@ from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
 from onnxheadprune.settings.setting import Setting, part_of, requires
 from onnxheadprune.settings.writing import DryRun, Json, Model, Report, Storing
-
-if TYPE_CHECKING:
-    pass
 
 Heatmap = Annotated[
     Path | None,

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.vocabulary import has_tokenizer
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs

@@ -115,8 +115,8 @@ def read_data(
         return _texts(model, running, kind, provider, in_folder)
     if running.data != RANDOM and kind != "images":
         return _supplied(model, running.data, provider)
-    from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.model.load import open_structure
+    from onnxheadprune.operators import view_of
 
     view = view_of(open_structure(model))
     if kind == "images":
@@ -151,12 +151,12 @@ def _texts(
     model: ModelLike, given: Running, kind: DataFormat | None, provider: str | Provider, in_folder: bool
 ) -> DataSource:
     """Feeds of text, by the given tokenizer or the one in the model's folder."""
-    from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.data.lines import Reading
     from onnxheadprune.data.prompts import takes_target
     from onnxheadprune.data.text import logits_of, text_feeds
     from onnxheadprune.model.load import open_structure
+    from onnxheadprune.operators import view_of
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
     assert given.data is not None
@@ -193,10 +193,10 @@ def _in_memory(model: ModelLike, data: DataSource, provider: str | Provider) -> 
 
 def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
     """Arrays for a decoder, completed by other models of its folder; unchanged for any other model."""
-    from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.data.beside import beside
     from onnxheadprune.data.supplied import needs_others, supplied
     from onnxheadprune.model.load import open_structure
+    from onnxheadprune.operators import view_of
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
     loaded = open_structure(model)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.beside import ALONE, Beside
 from onnxheadprune.data.lines import WHOLE, Reading, Texts
 from onnxheadprune.data.more import CHUNK, MOST_SAMPLES, Chunk, Feeds, More, spread
@@ -27,6 +26,7 @@ from onnxheadprune.data.vocabulary import Tokens, Vocabulary, longest_text
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input

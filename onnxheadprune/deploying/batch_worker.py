@@ -166,7 +166,7 @@ def _done(job: Job) -> Outcome:
 
 
 def _pruned(job: Job) -> Outcome:
-    from onnxheadprune.workflow.pipeline import carried_through
+    from onnxheadprune.workflow.pipeline import run_prune
 
     output = Path(job.output)
     try:
@@ -178,7 +178,7 @@ def _pruned(job: Job) -> Outcome:
     if job.read is not None:
         request = replace(request, run=replace(request.run, data=job.read(Path(job.model))))
     with replacing(job.force):
-        result = carried_through(job.model, request)
+        result = run_prune(job.model, request)
     verdict = result.validation
     if verdict is None:
         return Outcome("done", 0, "not validated", headline=result.headline, answer=result.facts().answer)

@@ -10,7 +10,7 @@ from onnx import ModelProto, helper
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
@@ -36,6 +36,7 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.opset_conversion import converted_to
+from onnxheadprune.operators import view_of
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
     "contrib": ((GROUP_QUERY,), (MULTI_HEAD, MULTI_HEAD_SPREAD)),

@@ -18,7 +18,7 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, part_of
 from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Request, Writing
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
         raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
     model = open_structure(source)
     data = reader_of(source.parent, settings.running, settings.feeds)(model)
-    result = carried_through(model, _request(settings, data, output))
+    result = run_prune(model, _request(settings, data, output))
     return Outcome(result.plan.removed, result.warnings)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.gradients.differentiate import FIRST_OPSET, Gradient, differentiate
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.edit.plan import PrunePlan
@@ -17,6 +16,7 @@ from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.opset_conversion import converted_to
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import Role
 from onnxheadprune.training.losses import LOSS, with_loss
@@ -41,7 +41,7 @@ def differentiated(
     subject: Subject, data: Calibration, *, hidden: bool = True
 ) -> tuple[Parameters, Aim, Gradient]:
     """Parameters, aim and gradients of the loss, which with `hidden` is that of hidden states too."""
-    pruned = view_of(subject.pruned)
+    pruned = subject.original if subject.plan is None else view_of(subject.pruned)
     parameters = parameters_of(subject.original, pruned, subject.plan)
     aim = _aim(subject, pruned, data, hidden)
     names = [item.name for item in parameters.trained]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.validation.declarations import Inferred
 from onnxheadprune.validation.graph_comparison import Likeness, likeness
 

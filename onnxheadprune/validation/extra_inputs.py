@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.model.graph.tables import roles_of
@@ -23,6 +22,7 @@ from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker

@@ -32,7 +32,7 @@ from onnxheadprune.model.load import (
 from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
+from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
 from onnxheadprune.validation.deployment import Models
@@ -80,8 +80,6 @@ def _with_refits(
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
-    from onnxheadprune.validation.extra_inputs import Wide
-    from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
 
 
@@ -91,12 +89,6 @@ def _in_layers(planning: Planning) -> list[Use]:
     It is read off the streams, not off the sites that lose units, so that a branch that is left shows as a difference.
     """
     return [use for layer in removed_layers(planning.sites, planning.heads) for use in layer.silent]
-
-
-def _meter(metric: Metric) -> MetricMeter:
-    from onnxheadprune.validation.metric import MetricMeter
-
-    return MetricMeter(metric)
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
@@ -135,7 +127,11 @@ def _load_error(model: LoadedModel) -> str | None:
 def _proven(
     before: LoadedModel, after: LoadedModel, names: tuple[str, str], request: ValidationRequest
 ) -> Validation:
-    meter = None if request.metric is None else _meter(request.metric)
+    meter = None
+    if request.metric is not None:
+        from onnxheadprune.validation.metric import MetricMeter
+
+        meter = MetricMeter(request.metric)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
     # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
     ready = _prepared(before, after)
@@ -163,7 +159,11 @@ def _proven(
     tolerance = tolerance_for(planning.view)
     notes += [*_record_notes(planned, after.proto, names[1]), *_sentences(alike)]
     numbers_decide = not (problems or alike.identical)
-    wide = _wide(before, planned, after, planning, tolerance, alike) if numbers_decide else None
+    wide = None
+    if numbers_decide:
+        from onnxheadprune.validation.extra_inputs import Wide
+
+        wide = Wide(before, planned, after, planning.view, tolerance.exact, alike.differing)
     # Nothing that runs reads it, and while models run there should be as few in memory as can be.
     del planned
 
@@ -313,20 +313,6 @@ def _role(data: DataSource | None) -> str:
     from onnxheadprune.data.calibration import Calibration
 
     return (data.role if isinstance(data, Calibration) else "") or USERS_DATA
-
-
-def _wide(
-    original: LoadedModel,
-    planned: ModelProto,
-    pruned: LoadedModel,
-    planning: Planning,
-    tolerance: Tolerance,
-    alike: Likeness,
-) -> Wide:
-    """Feeds for a pruned model whose graph is not the planned one."""
-    from onnxheadprune.validation.extra_inputs import Wide
-
-    return Wide(original, planned, pruned, planning.view, tolerance.exact, alike.differing)
 
 
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
@@ -15,6 +14,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, Key
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA

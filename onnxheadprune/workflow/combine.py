@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
@@ -22,6 +21,7 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import Outputs, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.folder import one_call
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.settings.measuring import Rounding, Timing
@@ -29,7 +29,7 @@ from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.oracle import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.combination import combination_facts
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, held_out, quantized_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 
@@ -219,7 +219,7 @@ def _orders(
         units = claim.planning.plan.spec
         choice = Choice(units, refit=claim.refit is not None, effect=request.looking.effect)
         run = Run(request.run.provider, request.run.seed, data)
-        return carried_through(rounded, Request(choice, claim.contract, run=run), progress).pruned
+        return run_prune(rounded, Request(choice, claim.contract, run=run), progress).pruned
 
     return (PRUNED_FIRST, pruned_first), (QUANTIZED_FIRST, quantized_first)
 

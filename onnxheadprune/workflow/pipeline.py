@@ -91,7 +91,7 @@ def _validation_note(verdict: Validation | None) -> tuple[str, str]:
 
 
 @one_call()
-def carried_through(
+def run_prune(
     model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
 ) -> PruneResult:
     """Run `prune` for a request.
@@ -106,10 +106,18 @@ def carried_through(
     provider = _provider_of(request)
     _require_sound(original)
 
-    left = _left(original, request)
-    subject = original if left is None else left.model
-    trimmed = _trimmed(subject, request)
-    if trimmed is not None:
+    left: Leaving | None = None
+    trimmed: Trimmed | None = None
+    subject = original
+    if request.choice.exit is not None:
+        from onnxheadprune.attention.exits.permanent import leaving
+
+        left = leaving(original, (request.choice.exit,))
+        subject = left.model
+    if request.choice.tokens is not None:
+        from onnxheadprune.workflow.vocabulary.keep import Trimmed
+
+        trimmed = Trimmed.of(subject, request)
         subject, request = trimmed.model, trimmed.request
     chosen, data = _chosen(subject, request, provider, progress)
     plan, cut = _cut(subject, request, chosen)
@@ -118,8 +126,13 @@ def carried_through(
     if left is not None and left.drops_inputs:
         # What was read for the choice lacks what the original still asks for.
         data = request.run.data
-    made, fusion = _fused(subject, cut, request, plan.cuts_something, provider, data)
-    pruned = made.changed(made.proto, "the pruned model")
+    fusion: Fusion | None = None
+    if request.fuse != "none":
+        from onnxheadprune.workflow.fuse import Setting, fused
+
+        setting = Setting(provider, data, request.run.seed)
+        cut, fusion = fused(subject, cut, request.fuse, plan.cuts_something, setting)
+    pruned = cut.changed(cut.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     unloadable = None
@@ -155,24 +168,6 @@ def carried_through(
     return found
 
 
-def _left(original: LoadedModel, request: Request) -> Leaving | None:
-    """The model with the requested exit made permanent, None where none was requested."""
-    if request.choice.exit is None:
-        return None
-    from onnxheadprune.attention.exits.permanent import leaving
-
-    return leaving(original, (request.choice.exit,))
-
-
-def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
-    """The model with the kept tokens only, None where all are kept."""
-    if request.choice.tokens is None:
-        return None
-    from onnxheadprune.workflow.vocabulary.keep import Trimmed
-
-    return Trimmed.of(subject, request)
-
-
 def _chosen(
     subject: LoadedModel, request: Request, provider: Provider | None, progress: Progress
 ) -> tuple[Chosen | None, DataSource | None]:
@@ -187,22 +182,6 @@ def _chosen(
     return chosen_for(subject, request, provider, progress)
 
 
-def _fused(
-    subject: LoadedModel,
-    cut: LoadedModel,
-    request: Request,
-    changed: bool,
-    provider: Provider | None,
-    data: DataSource | None,
-) -> tuple[LoadedModel, Fusion | None]:
-    """Return the cut model after fusion; unchanged where fusion is not requested."""
-    if request.fuse == "none":
-        return cut, None
-    from onnxheadprune.workflow.fuse import Setting, fused
-
-    return fused(subject, cut, request.fuse, changed, Setting(provider, data, request.run.seed))
-
-
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
     """The plan, and the model after it was applied: refitted weights may lie in other files than the original's."""
     spec: HeadSpec
@@ -211,14 +190,17 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     else:
         subject, spec = chosen.renumbered(subject), chosen.selection.spec
 
-    def planned(proto: ModelProto) -> PrunePlan:
-        return analyse(proto, spec, subject.name, request.contract).plan
-
-    plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
+    plan = None if chosen is None else chosen.plan
+    if plan is None:
+        plan = analyse(subject.proto, spec, subject.name, request.contract).plan
     if request.fuse == "none":
         if request.choice.exit is None and request.choice.tokens is None:
             require_something(plan)
-        cut = subject.changed(apply_with_functions(plan, subject, planned))
+
+        def replan(proto: ModelProto) -> PrunePlan:
+            return analyse(proto, spec, subject.name, request.contract).plan
+
+        cut = subject.changed(apply_with_functions(plan, subject, replan))
     else:
         cut = subject.changed(apply.apply_plan(plan, subject.proto))
     seal_refits(cut, plan)

@@ -5,8 +5,6 @@ Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
@@ -15,9 +13,6 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.workflow.pipeline import seal_refits
-
-if TYPE_CHECKING:
-    pass
 
 
 def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.apply import drop_metadata, set_metadata
@@ -31,6 +30,7 @@ from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import NOTE, Progress, silent

@@ -9,11 +9,11 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.fixed_sizes import TRIED
 from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.operators import view_of
 
 SUMS_PRODUCTS = re.compile("MatMul|Gemm|Einsum|Conv")
 STAGES_OF_WEIGHTS = {

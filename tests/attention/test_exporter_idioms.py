@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import symbol
+from onnxheadprune.operators import view_of
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, Blueprint
 from tests.attention.cuts import check_cut

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from onnxheadprune import inspect, prune, validate
-from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from tests import toys_genai as toys
 

@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.attention.sites.attention_near_misses import attention_products
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.operators import view_of
 from tests.attention.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, operands, projected, softmax
 from tests.graph_builder import GraphBuilder
 

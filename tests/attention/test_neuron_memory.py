@@ -7,7 +7,7 @@ import tracemalloc
 import onnx
 
 from onnxheadprune.attention.sites import neurons
-from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.operators import view_of
 from tests.graph_text import model_of
 
 NEURONS, BYTES = 500, 200

@@ -18,12 +18,13 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import SPAN, Findings, Site
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from onnxheadprune.settings import cutting
 from tests import toys, toys_scores
 from tests.conftest import Command

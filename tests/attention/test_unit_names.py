@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import SPAN, Site
+from onnxheadprune.operators import view_of
 from tests import toys_layers
 from tests.conftest import ROOT, Command
 from tests.sources import nodes

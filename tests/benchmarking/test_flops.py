@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxheadprune import prune
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.model.load import open_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes
 from tests import toys

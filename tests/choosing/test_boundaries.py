@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations import kept as kept_module
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
 from onnxheadprune.choosing.activations.chain import Chain, Cut, Outcome
@@ -20,6 +20,7 @@ from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 

@@ -11,12 +11,12 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.choosing.compensation import pair
 from onnxheadprune.choosing.compensation.compensate import compensate
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 

@@ -16,7 +16,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, prune, validate
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
@@ -26,6 +26,7 @@ from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.edit.records import COMPENSATED_KEY, HEADS, REFIT_ENTRY, units_entry
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import with_variables
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.scoring.method import Subject
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.sensitivity import MaskGradients, Probing, sensitivity
@@ -20,6 +20,7 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.operators import view_of
 from onnxheadprune.reporting.choice import choice_rows
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.quantized import Grid, Levels
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.compensation.fit import fit, on_grid
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.int8_saturation import unsaturated
 
 RANDOM = np.random.default_rng(7)

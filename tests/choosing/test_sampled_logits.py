@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.activations.tail import SAMPLED_BYTES, Tail
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from tests.graph_text import model_of

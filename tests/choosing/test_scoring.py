@@ -12,7 +12,7 @@ import pytest
 
 from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
@@ -32,6 +32,7 @@ from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 from tests.wrong_documents import wrong_documents

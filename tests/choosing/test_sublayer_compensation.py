@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import plan_pruning, prune, validate
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
@@ -21,6 +21,7 @@ from onnxheadprune.choosing.compensation.tasks import Emptied, Run
 from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying

@@ -15,7 +15,7 @@ from onnxheadprune.cli.cutting import stages_of
 from onnxheadprune.reporting.console import Console
 from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Course, Lines, Stage, progress_on
 from onnxheadprune.training.budget import Budget
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Choice, Request, Run
 from tests import toys, toys_scores
 
@@ -204,7 +204,7 @@ def test_every_message_of_a_cut_belongs_to_a_stage(target: PruningTarget, tmp_pa
     np.savez(tmp_path / "ids.npz", input_ids=ids)
     told: list[str] = []
     request = Request(Choice(target=target), run=Run("cpu", 0, str(tmp_path / "ids.npz")))
-    carried_through(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
+    run_prune(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
     names = tuple(name for stage in stages_of(request) for name in stage.names)
     assert told and all(what.startswith(names) for what in told), set(told)
 

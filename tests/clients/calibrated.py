@@ -14,11 +14,11 @@ import tiny_hf
 from cuts import prune
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.beside import beside
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import Feed

@@ -12,13 +12,13 @@ import pytest
 from onnx import ModelProto
 from PIL import Image
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.data.images import Preprocessing, image_feeds
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests import toys, toys_scores

@@ -10,10 +10,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.deploying.folders.export import open_export
 from onnxheadprune.deploying.folders.network import carried
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_genai, toys_seq2seq

@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.sources import read_data
+from onnxheadprune.operators import view_of
 from onnxheadprune.settings.inputs import DataFormat, Running
 from tests.conftest import Outcome
 from tests.options.models import write_models

@@ -13,11 +13,11 @@ import pytest
 from onnx import helper
 
 from onnxheadprune import Drift, RefusedError, UsageError, prune
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.validation.result import drift_gate
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying

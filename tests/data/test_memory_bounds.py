@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.bounded import bounded, output_bytes
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.samples import Sample

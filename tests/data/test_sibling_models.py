@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from onnxheadprune.attention.main_graph_copy import branch_analyses, branch_analysis, first_tokens
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import Beside, beside, tokenizer_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.lines import Reading
@@ -23,6 +23,7 @@ from onnxheadprune.data.text import text_feeds
 from onnxheadprune.edit.merged_models import with_answer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import Feed

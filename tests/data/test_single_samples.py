@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from onnxheadprune import prune, validate
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.cli import group
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.operators import view_of
 from tests import toys_scores
 from tests.data.one_at_a_time import LENGTH, SAMPLES, one_sample, tokens
 

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.lines import Reading, Text, Texts
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.data.vocabulary import Vocabulary, has_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_scores
 from tests.calibration_files import tokenizer

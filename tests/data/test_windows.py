@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import LEAST, Windows
+from onnxheadprune.operators import view_of
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.training.batches import BATCH, Batches
 from tests.calibration_files import tokenizer

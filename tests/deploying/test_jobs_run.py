@@ -257,7 +257,7 @@ def test_the_verdict_of_an_earlier_run_is_gone_when_one_is_interrupted(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxheadprune.deploying.jobs.steps.carried_through", interrupted)
+    monkeypatch.setattr("onnxheadprune.deploying.jobs.steps.run_prune", interrupted)
     assert run(command, finished, "prune.min_heads=2").exit_code == 130
     assert not any((finished / "out" / name).exists() for name in TOLD)
 

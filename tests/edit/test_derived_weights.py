@@ -14,10 +14,11 @@ from onnx import ModelProto
 from onnxheadprune import prune
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.quantized import numbers_of
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.graph_text import model_of
 from tests.liveness import (

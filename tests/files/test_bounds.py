@@ -20,13 +20,13 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
 from onnxheadprune.attention.head_specs import parse_heads
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph import dims, infer
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.prepare import prepared
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.arrays import WHOLE, open_npz, read_npz
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs

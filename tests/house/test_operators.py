@@ -13,7 +13,6 @@ import onnx.parser
 import pytest
 
 from onnxheadprune import operators
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
 from onnxheadprune.model.graph import facts
@@ -22,6 +21,7 @@ from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, OperatorKind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators import view_of
 from tests import toys
 from tests.graph_text import model_of
 from tests.sources import FILES, PACKAGE, nodes

@@ -17,7 +17,6 @@ import onnxruntime
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.errors import RefusedError
@@ -28,6 +27,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
 
 

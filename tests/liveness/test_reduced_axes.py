@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.routing_values import behind
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.facts import REDUCES
+from onnxheadprune.operators import view_of
 from onnxheadprune.operators.reduction import REDUCTIONS
 from tests.liveness.one_node import run
 from tests.toys_experts import Experts

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.recomputing import Repeats
@@ -16,6 +15,7 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.operators import view_of
 from tests.graph_text import model_of
 from tests.sources import FILES, PACKAGE, nodes
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, compact
 from tests.liveness.one_node import pruned, run
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
@@ -17,6 +16,7 @@ from onnxheadprune.liveness.refusals import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array
 from tests.liveness.one_node import Case, build_model, check, default_setup
 from tests.liveness.strategies import INT64, vector

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, parser
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, Draw, compact, lives
 from tests.liveness.one_node import assert_same, pruned, run
 

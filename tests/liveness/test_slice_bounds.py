@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.operators import view_of
 from tests.graph_text import model_of
 from tests.liveness.masks import compact
 from tests.liveness.one_node import pruned, run

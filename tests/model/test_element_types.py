@@ -12,10 +12,10 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 import onnxheadprune
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.graph.tables import SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from tests.toys_genai import decoder
 from tests.toys_nbits import packed
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.operators import view_of
 from tests import toys_scores
 from tests.conftest import SAMPLES, Command
 

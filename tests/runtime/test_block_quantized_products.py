@@ -11,8 +11,8 @@ import pytest
 from onnx import ModelProto, helper
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for

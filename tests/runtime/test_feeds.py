@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs

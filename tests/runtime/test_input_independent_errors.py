@@ -9,9 +9,9 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
 from onnxheadprune import apply_plan, plan_pruning, validate
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import random_data
 from onnxheadprune.errors import InferenceError, MissingKernelError
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.providers import resolve_provider
 from tests import toys

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.calibration_files import tokenizer

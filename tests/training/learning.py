@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.resident import Resident

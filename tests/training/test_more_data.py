@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from onnxheadprune import prune
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.images import DAMAGED, image_feeds
@@ -31,6 +30,7 @@ from onnxheadprune.deploying.batch import prune_batch
 from onnxheadprune.deploying.batch_worker import Outcome
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.batches import Batches

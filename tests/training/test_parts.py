@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.compensation.trainable import trainable
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.splicing import (
@@ -23,6 +22,7 @@ from onnxheadprune.data.splicing import (
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.runtime.feeds.symbols import read_dim

@@ -15,8 +15,8 @@ from onnx import ModelProto, helper
 from benchmarks.depth import Cost, Encoder, cost_of
 from benchmarks.planning import stack
 from onnxheadprune import validate
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.operators import view_of
 from onnxheadprune.validation.graph_comparison import undocumented
 from tests import toys
 from tests.graph_builder import GraphBuilder

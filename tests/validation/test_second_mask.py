@@ -15,12 +15,13 @@ from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites import find
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import FLOAT32

@@ -23,10 +23,10 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.edit.records import HEADS, VALIDATION_KEY, units_entry
 from onnxheadprune.model.load import load_model
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.deterministic import NOISE
 from onnxheadprune.validation import deployment
 from onnxheadprune.validation.result import shows

@@ -11,10 +11,10 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.operators import view_of
 from tests import toys_generation
 from tests.conftest import Command
 from tests.graph_text import model_of

@@ -13,12 +13,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import trimming
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from onnxheadprune import RefusedError, UsageError, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix, unpacked
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
+from onnxheadprune.operators import view_of
 from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.runtime import quantizing
 from tests import toys, toys_nbits, toys_scores

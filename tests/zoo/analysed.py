@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import view_of
 from tests.zoo.folder import Folder
 from tests.zoo.row import general
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import onnx.parser
 import pytest
 
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
+from onnxheadprune.operators import view_of
 from tests.zoo.columns import COLUMNS, SAMPLE, column
 from tests.zoo.row import Outcome, Row, general
 from tests.zoo.table import Footnotes, cell, chosen, page

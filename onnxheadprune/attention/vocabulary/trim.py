@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import (
     Flow,
     Vocabulary,
@@ -62,6 +61,7 @@ from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.operators import view_of
 
 SITE = "vocabulary"
 Ids = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import scores_of
@@ -20,6 +20,7 @@ from onnxheadprune.data.sources import data_for
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent

@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from onnx import TensorProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import SHELF
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
+from onnxheadprune.operators import view_of
 
 _PRECISION = re.compile(
     r"[-_.](quantized|optimized|fp32|fp16|bf16|float32|float16|int8|uint8|int4|uint4|q4|q4f16|q8|bnb4"

@@ -28,7 +28,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.workflow.choice.chosen import Chosen
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Choice, Tokens
 from onnxheadprune.workflow.result import PruneResult
 
@@ -122,7 +122,7 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
         proving=replace(request.proving, validate=request.proving.validate and output is not None),
     )
     try:
-        result = carried_through(file.loaded, request, cutting.progress)
+        result = run_prune(file.loaded, request, cutting.progress)
     except ValidationFailedError as error:
         raise ValidationFailedError(f"{file.name}: {error}", error.validation) from error
     except RefusedError as error:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.score import scored_kinds
@@ -42,6 +41,7 @@ from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
 from onnxheadprune.model.storage.folder import write_json
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.host import machine
@@ -54,7 +54,7 @@ from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RANDOM_INPUTS
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
 from onnxheadprune.workflow.requests import Request, measure_of
@@ -191,7 +191,7 @@ class Workshop:
             return
         scores = _scores_file(self.job, self.folder / SCORES)
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
-        self.keep("prune", documented(lambda ready: carried_through(self.model, request, progress, ready)))
+        self.keep("prune", documented(lambda ready: run_prune(self.model, request, progress, ready)))
 
     def _recover(self, progress: Progress, resumed: bool) -> None:
         output = self.folder / RECOVERED
@@ -199,7 +199,7 @@ class Workshop:
         request = recovering(self.job, self.given.read(self.model), output, resume=resume)
         progress("validating", 0, 0)
         request = recovery_request(self.model, self.folder / PRUNED, request)
-        self.keep("recover", documented(lambda ready: carried_through(self.model, request, progress, ready)))
+        self.keep("recover", documented(lambda ready: run_prune(self.model, request, progress, ready)))
 
     def _quantize(self, progress: Progress, _resumed: bool) -> None:
         exact = self.folder / self.exact

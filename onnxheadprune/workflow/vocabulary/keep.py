@@ -13,7 +13,6 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabulary_of
 from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
 from onnxheadprune.data.more import Feeds
@@ -22,6 +21,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.runtime.feeds.samples import Sample

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.beside import ALONE
 from onnxheadprune.data.prompts import Pair, Prompts
 from onnxheadprune.data.respelled import lines_of, tokens_in
@@ -18,6 +17,7 @@ from onnxheadprune.data.single import one_by_one
 from onnxheadprune.data.vocabulary import tokenizer_of
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import context_moments
@@ -21,6 +21,7 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.pickling import Sent, arrived, sent
+from onnxheadprune.operators import view_of
 
 _CACHE: dict[str, tuple[GraphView, Sites]] = {}
 GROUPS = 16
