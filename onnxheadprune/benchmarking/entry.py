@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
+from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.benchmarking.summary import fused
 from onnxheadprune.edit.records import CACHES_KEY, HEADS, VALIDATION_KEY, units_entry
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
-from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, SUFFIX
@@ -108,6 +107,8 @@ class Entry:
         loaded = open_structure(model)
         if loaded.path is None:
             # Written from where its tensors are, so that a model larger than memory can be measured too.
+            from onnxheadprune.model.save import save_model
+
             spare.mkdir()
             path = spare / "model.onnx"
             # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
@@ -123,6 +124,8 @@ class Entry:
 
     @cached_property
     def _attention(self) -> frozenset[str] | None:
+        from onnxheadprune.benchmarking.unit_nodes import attention_nodes
+
         return attention_nodes(self.proto)
 
     @cached_property
@@ -141,9 +144,9 @@ class Entry:
             for item in self.proto.metadata_props
         )
 
-    def flops(self, feed: Feed) -> Flops:
-        """Operations of one run on a feed."""
-        return Flops.of(concrete_view(self.proto, feed), self._attention)
+    def flops(self, feed: Feed, attention: bool) -> Flops:
+        """Operations of one run on a feed, and on request those of attention, whose sites have to be found for that."""
+        return Flops.of(concrete_view(self.proto, feed), self._attention if attention else None)
 
     def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
         """Return what does not depend on the grid."""

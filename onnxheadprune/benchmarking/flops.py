@@ -1,4 +1,4 @@
-"""Floating point operations: of a graph on concrete shapes, of the nodes that units run through, of a cut.
+"""Floating point operations: of a graph on concrete shapes, of some of its nodes, of a cut.
 
 A multiply and an add count as two. Counted are contractions: products with weights, convolutions, attention
 (all scores, also those that a mask hides), recurrent layers. Everything element-wise is left out, as in most
@@ -7,16 +7,12 @@ counters; it costs memory traffic rather than arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.errors import HeadPruneError
-from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.tables import (
@@ -89,35 +85,6 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
 def _rough(scope: Scope) -> int:
     counted = ((COSTS.of(node), node) for node in scope.nodes)
     return sum(counter(node) or 0 for counter, node in counted if counter is not None)
-
-
-def attention_nodes(model: ModelProto) -> frozenset[str] | None:
-    """References (`Node.ref`) of all nodes that work on single heads, None where the sites cannot be told.
-
-    These are the projections of Q, K and V, the scores, the contexts and the output projections.
-    """
-    try:
-        sites = sites_of(view_of(model), "the model")
-    except HeadPruneError:
-        return None
-    if not sites:
-        return None
-    return nodes_of(sites)
-
-
-def nodes_of(sites: Iterable[Site]) -> frozenset[str]:
-    """Return the references (`Node.ref`) of all nodes that work on single units of some sites.
-
-    They are found by a trial removal of one group of units per site.
-    """
-    some = list(sites)
-    found = {
-        node.ref for node in sweep([seed for site in some for seed in site.seeds(site.groups[0])]).answers
-    }
-    for site in some:
-        found |= {projection.node.ref for projection in site.projections}
-        found |= {core.ref for core in site.cores}
-    return frozenset(found)
 
 
 def concrete_view(model: ModelProto, feed: Mapping[str, Array]) -> GraphView:

@@ -56,9 +56,12 @@ Progress = Callable[[str], object]
 
 
 def run_benchmark(
-    models: Sequence[ModelLike], request: BenchRequest, progress: Progress = lambda _: None
+    models: Sequence[ModelLike],
+    request: BenchRequest,
+    progress: Progress = lambda _: None,
+    attention: bool = True,
 ) -> Benchmark:
-    """Measure models side by side."""
+    """Measure models side by side, and with `attention` find its sites, for its part of the operations."""
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
     if request.cuda_graph and provider.name != CUDA:
@@ -79,7 +82,7 @@ def run_benchmark(
                 _with_footprint(scouted, index, entry, provider, request)
                 for index, entry in enumerate(entries)
             )
-    cells = tuple(_cells(entries, scouted, series, request.seed))
+    cells = tuple(_cells(entries, scouted, series, request.seed, attention))
     noise = tuple(Ratio.paired(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
     used = request.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
     notes = (*scouted.notes, *_notes(about, cells))
@@ -207,7 +210,11 @@ def _with_footprint(
 
 
 def _cells(
-    entries: Sequence[Entry], scouted: Scouted, series: Sequence[Sequence[Series]], seed: int
+    entries: Sequence[Entry],
+    scouted: Scouted,
+    series: Sequence[Sequence[Series]],
+    seed: int,
+    attention: bool,
 ) -> list[Cell]:
     cells = []
     twin = series[-1]
@@ -217,7 +224,7 @@ def _cells(
         base: Flops | None = None
         for index, entry in enumerate(entries):
             own = series[index][position]
-            flops = entry.flops(scouted.feeds[index][position])
+            flops = entry.flops(scouted.feeds[index][position], attention)
             base = base or flops
             comparison = None
             if index:

@@ -66,7 +66,7 @@ def bench(
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.benchmarking.summary import bench_facts
     from onnxheadprune.reporting.benchmark import write_files
-    from onnxheadprune.reporting.console import err, out, rows_of
+    from onnxheadprune.reporting.console import err, is_asked, out, rows_of
     from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.validation import provider_rows
 
@@ -80,9 +80,11 @@ def bench(
             click.get_current_context(),
         )
     documents, passed, presentation = [], True, Presentation()
+    # The part of attention is a detail, for which its sites have to be found.
+    attention = as_json or csv_path is not None or markdown is not None or is_asked("verbose")
     for pair in pairs:
         with err().status("looking at the models") as status:
-            result = run_benchmark((pair.model, *pair.others), request, status.update)
+            result = run_benchmark((pair.model, *pair.others), request, status.update, attention)
         gates = [] if min_speedup is None else result.gates(min_speedup)
         passed = passed and all(gate.passed for gate in gates)
         told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxheadprune.cli.deriving import FILE, SPELLED, Output
+from onnxheadprune.cli.parameter_types import FILE, SPELLED, Output
 from onnxheadprune.settings.inputs import RANDOM
 from onnxheadprune.settings.registry import BY_SITE
 
@@ -56,13 +56,14 @@ def _require_inputs(context: click.Context) -> None:
 
 
 def _makings(context: click.Context) -> Iterator[Making]:
-    from onnxheadprune.model.save import Outputs
     from onnxheadprune.model.storage.claims import Making
 
     given = context.params
     model, pattern = given.get("model"), given.get("data_name")
     kind = _kind(given)
     if given.get("in_place") and model is not None:
+        from onnxheadprune.model.save import Outputs
+
         spelled = "", context.meta.get(f"{SPELLED}backup", "")
         yield from replace(
             Outputs.of(model, given["backup"], pattern), original="MODEL", spelled=spelled
@@ -74,6 +75,8 @@ def _makings(context: click.Context) -> Iterator[Making]:
         if option.name != "output":
             yield Making(max(option.opts, key=len), path, typed, suffixes=option.type.suffixes)
         elif kind == "model":
+            from onnxheadprune.model.save import Outputs
+
             beside = tuple(_beside(path, given))
             yield from replace(Outputs.of(path, None, pattern, beside), spelled=(typed, "")).makings()
         else:

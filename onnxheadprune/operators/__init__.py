@@ -3,17 +3,22 @@
 Importing this package reads which file has which operators from their source, for the tables that others ask
 (`model.graph.tables`, `liveness.registry`, `liveness.layouts`). A file is imported when one of its operators is first
 looked up: for a model without convolutions nothing of them is loaded. Gradients in files of their own
-(`…_gradients.py`) are loaded by training alone. Views are annotated by `annotated` here, so whoever analyses a model
-has imported this package.
+(`…_gradients.py`) are loaded by training alone. Annotated views are made here, so whoever analyses a
+model has imported this package.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS
 from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
 
 _STATEMENTS = re.compile(r"\n(?=[^\s)\]}])")
 _NAMES = re.compile(r'"([A-Z ][\w ]*)"')
@@ -39,3 +44,18 @@ for _file in sorted(Path(__file__).parent.glob("[!_]*.py")):
 def annotated(view: GraphView) -> GraphView:
     """Give every value of `view` its symbolic shape, element type and known elements."""
     return annotate(view)
+
+
+def view_of(model: ModelProto | LoadedModel) -> GraphView:
+    """Return an annotated view.
+
+    Args:
+        model: the model; what is loaded brings its name and the files that its tensors refer to.
+    """
+    loaded = LoadedModel.of(model, "the model")
+    with analysing(loaded.proto, loaded.name):
+        try:
+            view = GraphView(loaded.proto, loaded.sources)
+        except ValueError as error:
+            raise ModelError(f"the graph is not well formed: {error}") from error
+        return annotated(view)

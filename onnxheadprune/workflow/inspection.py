@@ -19,7 +19,8 @@ from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
-from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
+from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops
+from onnxheadprune.benchmarking.unit_nodes import nodes_of
 from onnxheadprune.edit.decided_conditions import CARRIED_FROM, decided
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis

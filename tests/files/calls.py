@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.deriving import Output
+from onnxheadprune.cli.parameter_types import Output
 from tests import toys
 from tests.conftest import Command
 

@@ -15,7 +15,7 @@ import pytest
 from onnxheadprune import UsageError
 from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.cli import group
-from onnxheadprune.cli.deriving import Output
+from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures.heads import save_heatmap

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.deriving import Output
 from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
+from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.cli.presenting import Presentation
 from tests import toys
 from tests.conftest import Command

@@ -100,7 +100,7 @@ CALLS = {
         CHOICE | OTHERS | {"benchmarking", "data"},
         LIMITS | MEASURES,
     ),
-    "bench": Call("bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow"}),
+    "bench": Call("bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow", "attention"}),
 }
 LOADED = """
 import json, sys

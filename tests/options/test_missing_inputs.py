@@ -10,7 +10,7 @@ import click
 import pytest
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.deriving import FILE
+from onnxheadprune.cli.parameter_types import FILE
 from tests.conftest import Outcome
 from tests.options.catalogue import MODES, TRIALS, Mode
 

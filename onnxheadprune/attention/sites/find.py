@@ -18,11 +18,10 @@ from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, require_known
 from onnxheadprune.edit.records import units_entry
-from onnxheadprune.errors import ModelError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.operators import annotated
+from onnxheadprune.operators import view_of
 
 
 def inspect(model: ModelLike) -> Sites:
@@ -34,21 +33,6 @@ def inspect_loaded(loaded: LoadedModel) -> Sites:
     """The attention sites of a model that is read, with the number of its elements."""
     view = view_of(loaded)
     return replace(sites_of(view, loaded.name), elements=weights_in(loaded.proto, view))
-
-
-def view_of(model: ModelProto | LoadedModel) -> GraphView:
-    """Return an annotated view.
-
-    Args:
-        model: the model; what is loaded brings its name and the files that its tensors refer to.
-    """
-    loaded = LoadedModel.of(model, "the model")
-    with analysing(loaded.proto, loaded.name):
-        try:
-            view = GraphView(loaded.proto, loaded.sources)
-        except ValueError as error:
-            raise ModelError(f"the graph is not well formed: {error}") from error
-        return annotated(view)
 
 
 def sites_of(view: GraphView, name: str) -> Sites:

@@ -66,7 +66,8 @@ def speedups(
         some = [make() for make in cuts[first : first + room]]
         budget = min(SECONDS * (2 + len(some)) / 3, seconds * len(some) / len(cuts) / POINTS)
         settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
-        measured = run_benchmark((original, *some), BenchRequest(**settings, provider=provider))
+        request = BenchRequest(**settings, provider=provider)
+        measured = run_benchmark((original, *some), request, attention=False)
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))
 
 
