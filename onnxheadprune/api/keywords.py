@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -10,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from numbers import Real
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Any, Generic, TypeVar, cast, get_origin
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.registry import SCORED
@@ -204,7 +205,17 @@ def keywords_of(call: Call[Any]) -> Callable[[Function], Function]:
         function.__signature__ = own.replace(parameters=plain)  # type: ignore[attr-defined]
         place = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
         function.__doc__ = place.sub(lambda found: "".join(_lines(call, found[1])), function.__doc__ or "")
-        return function
+        if "force" not in call.keywords:
+            return function
+
+        @functools.wraps(function)
+        def writing(*arguments: Any, **settings: Any) -> object:
+            from onnxheadprune.model.storage.claims import replacing
+
+            with replacing(settings.get("force") is True):
+                return function(*arguments, **settings)
+
+        return cast("Function", writing)
 
     return decorate
 

@@ -21,6 +21,7 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
+from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.requests import (
@@ -51,6 +52,8 @@ def score(
         RefusedError: if the model has no sites, or a site that this method cannot see into.
     """
     given = calls.SCORE.read(settings, output=output)
+    if output is not None:
+        check_makings([Making("the output", Path(output))], list)
     subject = subject_of(model, given.follow_links)
     data = data_of(subject, given)
     place = None if output is None else Path(output)

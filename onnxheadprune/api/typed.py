@@ -124,6 +124,7 @@ class PruneKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, _Timing
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
     follow_links: bool
+    force: bool
     in_place: bool
     backup: str | os.PathLike[str] | None
     external_data: Literal["auto", "always", "never"]
@@ -158,6 +159,7 @@ class FuseKeywords(_Samples, _Running, _Checking, total=False):
     """Keywords of `fuse`."""
 
     mode: Literal["contrib", "onnx", "auto"]
+    force: bool
     in_place: bool
     backup: str | os.PathLike[str] | None
     external_data: Literal["auto", "always", "never"]
@@ -170,6 +172,7 @@ class RecoverKeywords(_Samples, _Running, _Checking, total=False):
     time: str | None
     drift: str | Callable[..., float] | None
     resume: bool
+    force: bool
     external_data: Literal["auto", "always", "never"]
 
 
@@ -177,6 +180,7 @@ class QuantizeKeywords(_Rounding, _Samples, _Running, total=False):
     """Keywords of `quantize`."""
 
     drift: str | Callable[..., float] | None
+    force: bool
     external_data: Literal["auto", "always", "never"]
 
 
@@ -185,6 +189,7 @@ class CombineKeywords(_Rounding, _Samples, _Running, _Timing, total=False):
 
     drift: str | Callable[..., float] | None
     metric: str | Callable[..., Any] | None
+    force: bool
     external_data: Literal["auto", "always", "never"]
 
 
@@ -197,6 +202,7 @@ class ScoreKeywords(_Samples, _Running, total=False):
     jobs: int
     dask: str | None
     follow_links: bool
+    force: bool
 
 
 class SweepKeywords(_Selecting, _Samples, _Running, total=False):

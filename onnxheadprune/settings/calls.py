@@ -21,7 +21,7 @@ from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Runni
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import CHANGES, EXECUTION, SELECTION, Natural, Setting, Text
-from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Storing, Target
+from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Replacing, Storing, Target
 
 Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
 FuseMode = Annotated[
@@ -66,26 +66,26 @@ class PruneCall(FolderCall, Target):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimedPruneCall(Timing, PruneCall):
+class TimedPruneCall(Timing, PruneCall, Replacing):
     """`prune` with the sizes that a target for the speed-up is measured at."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseCall(Checking, Running, Target):
+class FuseCall(Checking, Running, Target, Replacing):
     """`fuse`."""
 
     mode: FuseMode = "contrib"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoverCall(Storing, Checking, Running, Recovering):
+class RecoverCall(Storing, Checking, Running, Recovering, Replacing):
     """`recover`."""
 
     resume: Resume = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeCall(Storing, Running, Rounding):
+class QuantizeCall(Storing, Running, Rounding, Replacing):
     """`quantize`."""
 
     drift: Drift = None
@@ -99,7 +99,7 @@ class CombineCall(Timing, QuantizeCall):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreCall(Running, Scoring):
+class ScoreCall(Running, Scoring, Replacing):
     """`score`."""
 
     units: ScoredUnits = ("heads",)

@@ -41,7 +41,7 @@ def differentiated(
     subject: Subject, data: Calibration, *, hidden: bool = True
 ) -> tuple[Parameters, Aim, Gradient]:
     """Parameters, aim and gradients of the loss, which with `hidden` is that of hidden states too."""
-    pruned = subject.original if subject.plan is None else view_of(subject.pruned)
+    pruned = view_of(subject.pruned)
     parameters = parameters_of(subject.original, pruned, subject.plan)
     aim = _aim(subject, pruned, data, hidden)
     names = [item.name for item in parameters.trained]

@@ -33,8 +33,8 @@ NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What systems and file systems without nameless files answer."""
 _HEAD = 2**14
 MODEL_SUFFIXES = (".onnx", "")
-_force: ContextVar[bool | None] = ContextVar("_force", default=None)
-"""Whether files that this tool has not written may be replaced. Python names its outputs in code: None lets it."""
+_force: ContextVar[bool] = ContextVar("_force", default=False)
+"""True if files that this tool has not written may be replaced."""
 
 
 @contextlib.contextmanager
@@ -49,7 +49,7 @@ def replacing(force: bool) -> Iterator[None]:
 
 def is_forced() -> bool:
     """Return whether this call asks to replace files that this tool has not written."""
-    return _force.get() is True
+    return _force.get()
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _check_replaced(made: Making) -> None:
                 f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
                 " for the output"
             )
-    elif _force.get() is False and not is_written_by_us(made.path):
+    elif not _force.get() and not is_written_by_us(made.path):
         raise UsageError(
             f"{made} exists, and was not written by this tool; choose another path, or replace it with --force"
         )

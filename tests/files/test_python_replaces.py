@@ -1,0 +1,61 @@
+"""Functions of Python replace nothing that this tool has not written, as commands do."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.api.calls import CALLS
+from tests import toys
+
+WRITING = [
+    call.name
+    for call in CALLS
+    # A new folder is never replaced, whatever is asked for.
+    if "output" in inspect.signature(getattr(ohp, call.name)).parameters and call.name != "prune_folder"
+]
+GIVEN: dict[str, dict[str, Any]] = {
+    "prune": {"heads": "0:1"},
+    "recover": {"budget": 1, "data": {"x": np.zeros((2, 3, 8), np.float32)}},
+    "quantize": {"to": "int8-dynamic"},
+    "combine": {"to": "int8-dynamic"},
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_foreign_file_is_replaced_with_force_only(name: str, tmp_path: Path) -> None:
+    model, cut, place = tmp_path / "model.onnx", tmp_path / "cut.onnx", tmp_path / "out.onnx"
+    onnx.save(toys.attention(), model)
+    place = place.with_suffix(".json") if name == "score" else place
+    place.write_text("somebody's", encoding="utf-8")
+    function, given = getattr(ohp, name), GIVEN.get(name, {})
+    if name in ("recover", "combine"):
+        ohp.prune(model, cut, heads="0:1", validate=False)
+        function = _on(function, cut)
+    with pytest.raises(ohp.UsageError, match="not written by this tool.*replace it with force=True"):
+        function(model, place, **given)
+    assert place.read_text(encoding="utf-8") == "somebody's"
+
+
+def _on(function: Any, cut: Path) -> Any:
+    return lambda model, output, **given: function(model, cut, output, **given)
+
+
+def test_force_replaces_and_own_files_need_none(tmp_path: Path) -> None:
+    place, scores = tmp_path / "out.onnx", tmp_path / "scores.json"
+    place.write_text("somebody's", encoding="utf-8")
+    scores.write_text("[]", encoding="utf-8")
+    ohp.prune(toys.attention(), place, heads="0:1", force=True, validate=False)
+    ohp.prune(toys.attention(), place, heads="0:2", validate=False)
+    assert ohp.inspect(place)[0].num_heads == 3
+    found = ohp.score(toys.attention(), scores, force=True)
+    ohp.write_scores(found, scores)
+    scores.write_text("[]", encoding="utf-8")
+    with pytest.raises(ohp.UsageError, match="force=True"):
+        ohp.write_scores(found, scores)
