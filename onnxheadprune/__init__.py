@@ -239,13 +239,13 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def _in_python(sentence: str) -> str:
-    from onnxheadprune.settings.words import in_python
+def _keyword(name: str, value: str, command: str) -> str:
+    from onnxheadprune.settings.words import keyword
 
-    return in_python(sentence) if "--" in sentence else sentence
+    return keyword(name, value, command)
 
 
-errors.spelling = _in_python
+errors.front_end = _keyword
 
 
 def __dir__() -> list[str]:

@@ -7,27 +7,42 @@ command could not do what was asked; anything else that escapes is a bug.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-spelling: Callable[[str], str] = str
-"""Renders a message, whose settings are command-line options, for the caller; the package makes keywords of them."""
+Spell: TypeAlias = Callable[[str, str, str], str]
+"""Writes a setting, by its name, its value ("" for none) and the command that has it ("" for the one that runs)."""
+_SETTING = re.compile("\x0e([^\x0f]*)\x1f([^\x0f]*)\x1f([^\x0f]*)\x0f")
+
+
+def named_setting(name: str, value: object = "", command: str = "") -> str:
+    """A setting in a message, by its declared name; each front end spells it: `--data`, `data=`."""
+    return f"\x0e{name}\x1f{value}\x1f{command}\x0f"
+
+
+def _bare(name: str, value: str, command: str) -> str:
+    return " ".join(filter(None, (command, name, value)))
+
+
+front_end: Spell = _bare
+"""Spells settings for the caller; the package makes keywords of them."""
 
 
 def spelled(sentence: str) -> str:
-    """A sentence as the caller spells settings: as options in a command, as keywords in Python."""
-    return spelling(sentence)
+    """A sentence with its settings as the caller spells them."""
+    return _SETTING.sub(lambda found: front_end(found[1], found[2], found[3]), sentence)
 
 
 @contextlib.contextmanager
-def options_named() -> Iterator[None]:
-    """Name options within, as commands do."""
-    global spelling
-    before, spelling = spelling, str
+def settings_spelled(spell: Spell) -> Iterator[None]:
+    """Spell settings in messages within as a front end does."""
+    global front_end
+    before, front_end = front_end, spell
     try:
         yield
     finally:
-        spelling = before
+        front_end = before
 
 
 class HeadPruneError(Exception):

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from onnxheadprune.settings.inputs import Running
 
 Output: TypeAlias = str | os.PathLike[str] | None
-ACCEPTANCE = "accept_inconclusive=True"
 
 
 def subject_of(model: ModelLike, follow_links: bool) -> ModelLike:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import ACCEPTANCE, Output
+from onnxheadprune.api.common import Output
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import (
     PruneFolderKeywords,
@@ -56,7 +56,7 @@ def prune_folder(
     given = calls.PRUNE_FOLDER.read(settings, output=output)
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
-    request = Request.of(given, Writing(output), acceptance=ACCEPTANCE)
+    request = Request.of(given, Writing(output))
     asked = FolderRequest(
         request,
         None if given.runtime is None else client_named(given.runtime),

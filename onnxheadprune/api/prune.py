@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import ACCEPTANCE, Output, data_of, subject_of
+from onnxheadprune.api.common import Output, data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import (
     FuseKeywords,
@@ -72,7 +72,7 @@ def prune(
     subject = subject_of(model, given.follow_links)
     place = _place(given, model)
     writing = replace(place, data_name=_data_name(given.data_name, place.output))
-    request = Request.of(given, writing, resume=given.resume, acceptance=ACCEPTANCE)
+    request = Request.of(given, writing, resume=given.resume)
     request = request.on(data_of(subject, given))
     target = request.choice.target
     if target is not None:
@@ -104,7 +104,7 @@ def fuse(
     request = Request(
         fuse=given.mode,
         run=Run(given.provider, given.seed, data_of(model, given)),
-        proving=Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
+        proving=Proving(given.validate, given.accept_inconclusive),
         writing=_place(given, model),
     )
     return run_prune(model, request, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import ACCEPTANCE, Output, data_of
+from onnxheadprune.api.common import Output, data_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import (
     RecoverKeywords,
@@ -64,7 +64,7 @@ def recover(
             resume=given.resume,
         ),
         run=Run(given.provider, given.seed, data_of(model, given)),
-        proving=Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
+        proving=Proving(given.validate, given.accept_inconclusive),
         writing=Writing(output, part_of(Storing, given)),
     )
     return run_prune(model, recovery_request(model, pruned, request), progress)

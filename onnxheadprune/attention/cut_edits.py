@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
@@ -123,7 +123,7 @@ def _sweep(
             names = ", ".join(sorted(value.name for value in site.maps))
             raise RefusedError(
                 f"{site.label} cannot lose heads while the model outputs attention weights per head"
-                f" ({names}); --allow-io-change narrows that output"
+                f" ({names}); {named_setting('allow_io_change')} narrows that output"
             )
     free: set[Value] = set()
     handed: Mapping[Value, Live] = {}

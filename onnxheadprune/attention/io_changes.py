@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import DropBranchOutput, DropInputs, DropIo, DropNode, Edit, Rename, SetInput
 from onnxheadprune.edit.plan import RenamedIo
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Value
 
@@ -43,7 +43,7 @@ AS_IT_IS = Contract()
 
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,5})(?![0-9])")
 """A number of a layer: without leading zeros, and not too long to be one."""
-LEAVE = "leave --cache renumber out, and the cache keeps its shape"
+LEAVE = f"leave {named_setting('cache', 'renumber')} out, and the cache keeps its shape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +132,13 @@ def cache_cut(
 def _why_idle(whole: Sequence[Site]) -> str:
     """Return why there is no cache to drop."""
     if not whole:
-        return "--cache renumber has no effect: no whole attention is removed"
+        return f"{named_setting('cache', 'renumber')} has no effect: no whole attention is removed"
     if not any(site.free for site in whole):
-        return "--cache renumber has no effect: the removed attention has no cache"
-    return "--cache renumber has no effect: the cache of the removed attention is still used elsewhere"
+        return f"{named_setting('cache', 'renumber')} has no effect: the removed attention has no cache"
+    return (
+        f"{named_setting('cache', 'renumber')} has no effect: the cache of the removed attention is still used"
+        " elsewhere"
+    )
 
 
 @dataclass(frozen=True)

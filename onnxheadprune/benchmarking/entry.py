@@ -15,7 +15,7 @@ from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.benchmarking.summary import fused
 from onnxheadprune.edit.records import CACHES_KEY, HEADS, VALIDATION_KEY, units_entry
-from onnxheadprune.errors import InferenceError, ModelError, UsageError
+from onnxheadprune.errors import InferenceError, ModelError, UsageError, named_setting
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import view_of
@@ -229,10 +229,10 @@ def _check(asked: Timing, maker: FeedMaker) -> None:
         raise UsageError(f"the batch of this model is fixed to {fixed}")
     if asked.seq is not None and not (found.length or _sequences(maker)):
         raise UsageError(
-            "no input of this model has a sequence of open length; use --dim NAME=SIZE for others"
+            f"no input of this model has a sequence of open length; use {named_setting('dims')} NAME=SIZE for others"
         )
     if asked.past is not None and not found.past:
-        raise UsageError("this model has no cache of open length, so --past has no meaning")
+        raise UsageError(f"this model has no cache of open length, so {named_setting('past')} has no meaning")
     for name, sizes in (("batch", asked.batch), ("seq", asked.seq), ("past", asked.past)):
         if sizes is not None and (not sizes or min(sizes) < 1):
             raise UsageError(f"sizes of {name} are numbers from 1 up")

@@ -44,7 +44,7 @@ from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, Asked, SearchSpace, foresee, worth
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.runtime.progress import Progress, reported, silent
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 
@@ -97,7 +97,7 @@ def joint_space(
 ) -> SearchSpace:
     """Paths for the sites of all kinds that a target names, with costs measured on data."""
     if evidence is None:
-        raise UsageError("selecting among several kinds of units needs data; give --data")
+        raise UsageError(f"selecting among several kinds of units needs data; give {named_setting('data')}")
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))

@@ -20,7 +20,7 @@ from onnxheadprune.choosing.allocate import (
 )
 from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
 from onnxheadprune.edit.records import HEADS
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
@@ -169,7 +169,7 @@ class SearchSpace:
             asked, most = f"{count} of {self.total} heads", f"{pieces}"
             kept = "protected heads, minimums, groups of KV heads and sites that cannot lose heads"
             if self.limits.min_heads and any(can_go_whole(site) for site in self.sites):
-                more = "; with --min-heads 0 whole sites can go"
+                more = f"; with {named_setting('min_heads', '0')} whole sites can go"
         else:
             asked = f"{count / self.total:.1%} of the blocks' {self.counted}"
             most = f"{pieces // self.fine / self.total:.1%}"
@@ -182,7 +182,8 @@ class SearchSpace:
         """Every site down to so many units."""
         if len({site.UNITS for site in self.sites}) > 1:
             raise UsageError(
-                f"--keep {count} counts units of one kind; with several say --ratio, --target-speedup or --max-drift"
+                f"{named_setting('keep', count)} counts units of one kind; with several say"
+                f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
             )
         check(Cut, keep=count)
         return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))

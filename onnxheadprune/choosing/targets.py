@@ -16,7 +16,7 @@ from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.display import one_line
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import AMOUNT, Cut
@@ -111,6 +111,9 @@ class PruningTarget(Requirements):
     def __post_init__(self) -> None:
         ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
         if sum(way is not None for way in ways) != 1:
-            raise UsageError("specify exactly one of --ratio, --keep, --target-speedup and --max-drift")
+            raise UsageError(
+                f"specify exactly one of {named_setting('ratio')}, {named_setting('keep')},"
+                f" {named_setting('target_speedup')} and {named_setting('max_drift')}"
+            )
         super().__post_init__()
         check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, options_named
+from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, settings_spelled
+from onnxheadprune.settings.words import option
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
@@ -39,7 +40,7 @@ MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
 
-@options_named()
+@settings_spelled(option)
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     """Run a command line; every exception becomes a message and an exit code."""
     if not sys.warnoptions:

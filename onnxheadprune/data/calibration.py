@@ -29,7 +29,7 @@ from onnxheadprune.data.single import (
     rows_of,
     takes_one,
 )
-from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, named_setting
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
@@ -313,7 +313,9 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
         if isinstance(found, MissingKernelError):
             raise found
         if isinstance(found, InferenceError):
-            raise UsageError(f"no random inputs fit the model: {found}; give real ones with --data")
+            raise UsageError(
+                f"no random inputs fit the model: {found}; give real ones with {named_setting('data')}"
+            )
         made.append(found[0])
     return calibration_data(made, view, f"random (seed {seed})")
 

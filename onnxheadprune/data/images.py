@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxheadprune.data.formats import IMAGES, images_of
 from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Chunk, Feeds, More, spread
-from onnxheadprune.errors import UsageError, require_packages
+from onnxheadprune.errors import UsageError, named_setting, require_packages
 from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -63,7 +63,9 @@ def image_feeds(
         item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4 and not item.is_cache
     ]
     if len(pixels) != 1 or len(inputs) != 1:
-        raise UsageError("the model does not take images as its only input; give its inputs with --data")
+        raise UsageError(
+            f"the model does not take images as its only input; give its inputs with {named_setting('data')}"
+        )
     layout = _layout(pixels[0], how)
     item = pixels[0]
     fixed = item.dims[0]
@@ -127,7 +129,7 @@ def _layout(item: Input, how: Preprocessing) -> _Layout:
         height, width = how.size
     if not isinstance(height, int) or not isinstance(width, int):
         raise UsageError(
-            f"the model takes images of any size ({item.describe()}); choose one with --image-size"
+            f"the model takes images of any size ({item.describe()}); choose one with {named_setting('image_size')}"
         )
     count = channels if isinstance(channels, int) else COLOUR
     if count not in (GREY, COLOUR):

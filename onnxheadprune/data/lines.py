@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from onnxheadprune.data.formats import format_of
-from onnxheadprune.errors import UsageError, require_packages
+from onnxheadprune.errors import UsageError, named_setting, require_packages
 from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.settings.inputs import DataFormat
 
@@ -227,4 +227,4 @@ def _field(row: Mapping[str, object], name: str, where: str) -> str:
 
 def _lacks(where: str, name: str, known: Iterable[str]) -> str:
     held = ", ".join(map(str, itertools.islice(known, 12))) or "none"
-    return f"{where} has no field {name}; it has {held}. Name the one with the text with --text-field"
+    return f"{where} has no field {name}; it has {held}. Name the one with the text with {named_setting('text_field')}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxheadprune.data.beside import ALONE, Beside, Maker
 from onnxheadprune.data.vocabulary import Tokens
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime.feeds.data import shortened
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -56,11 +56,13 @@ class Prompts:
         ids = self._target or self._source or self._embedded
         if ids is None:
             raise UsageError(
-                "the model has no input for token ids, so text is of no use; give its inputs with --data"
+                "the model has no input for token ids, so text is of no use; give its inputs with"
+                f" {named_setting('data')}"
             )
         if any(isinstance(dim, int) for dim in ids.dims[:2]):
             raise UsageError(
-                f"the token ids have the fixed shape {ids.describe()}; give inputs of that shape with --data"
+                f"the token ids have the fixed shape {ids.describe()}; give inputs of that shape with"
+                f" {named_setting('data')}"
             )
         missing = [f"{item.name} ({item.describe()})" for item in inputs if not self._follows(item)]
         if missing:
@@ -70,7 +72,7 @@ class Prompts:
         if self.has_target and beside.start is None:
             raise UsageError(
                 f"no config.json beside {beside.name} says which token its decoder starts with"
-                " (decoder_start_token_id); put it there, or give the model's inputs with --data"
+                f" (decoder_start_token_id); put it there, or give the model's inputs with {named_setting('data')}"
             )
         self._encoder = None if self._states is None else _prompts_of(beside.require_encoder(self._states))
         self._embedding = (
@@ -111,7 +113,7 @@ class Prompts:
                 longest = max(len(pair.source), len(pair.target))
                 raise UsageError(
                     f"a text has {longest} tokens, and the model knows {most} positions; cut texts off with"
-                    f" --max-length {most}"
+                    f" {named_setting('max_length', most)}"
                 )
         for inner in (self._encoder, self._embedding):
             if inner is not None:
@@ -211,7 +213,7 @@ def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
         first = "prune the folder, whose heads are chosen on the model of the first tokens, or "
     return (
         f"the input{'s' * several} {shortened(missing)} {'do' if several else 'does'} not follow from text;"
-        f" {first}give the model's inputs with --data"
+        f" {first}give the model's inputs with {named_setting('data')}"
     )
 
 
@@ -223,7 +225,7 @@ def _prompts_of(maker: Maker) -> Prompts:
         held = shortened([f"{item.name} ({item.describe()})" for item in maker.inputs])
         raise UsageError(
             f"{maker.name}, which lies beside the model, does not run on text alone: it takes {held}; give these, and"
-            " the tokens of the decoder as decoder_input_ids, with --data"
+            f" the tokens of the decoder as decoder_input_ids, with {named_setting('data')}"
         ) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Running, Samples
 from onnxheadprune.settings.setting import declared
 
@@ -164,13 +164,15 @@ def _texts(
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
         raise UsageError(
-            f"{given.data} is text, which requires --tokenizer, unless a tokenizer lies beside the model"
+            f"{given.data} is text, which requires {named_setting('tokenizer')}, unless a tokenizer lies"
+            " beside the model"
         )
     inputs = graph_inputs(view_of(loaded))
     beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
     if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
         raise UsageError(
-            "--target-field is for models with an encoder and a decoder, and this one reads one text only"
+            f"{named_setting('target_field')} is for models with an encoder and a decoder, and this one"
+            " reads one text only"
         )
     return text_feeds(
         given.data,

@@ -13,9 +13,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, options_named
+from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files, replacing
+from onnxheadprune.settings.words import option
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _serve(pipe: Connection) -> None:
             pipe.send(_done(pipe.recv()))
 
 
-@options_named()
+@settings_spelled(option)
 def _done(job: Job) -> Outcome:
     try:
         if job.proof is not None and _proven(job):

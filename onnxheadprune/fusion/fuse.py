@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
 from onnxheadprune.edit.records import FUSED_KEY
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.fusion.emit import Names
 from onnxheadprune.fusion.forms import (
     GROUP_QUERY,
@@ -190,7 +190,7 @@ def _raised(model: ModelProto, name: str) -> ModelProto:
 def _sentence(model: ModelProto, name: str, reason: str) -> str:
     return (
         f"{name} has opset {opset_of(model)}, Attention needs {ATTENTION_OPSET}, and the opset cannot be"
-        f" raised: {reason}; use --fuse contrib"
+        f" raised: {reason}; use {named_setting('fuse', 'contrib')}"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx.parser
 from onnx import ModelProto
 
-from onnxheadprune.errors import ProviderError, installation
+from onnxheadprune.errors import ProviderError, installation, named_setting
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 from onnxheadprune.runtime.foreign import STREAMS
 from onnxheadprune.runtime.host import cards
@@ -91,7 +91,9 @@ def resolve_provider(asked: str | Provider = AUTO) -> Provider:
     name = full_name(asked)
     obstacle = None if name == CPU else probe(name)
     if obstacle is not None:
-        raise ProviderError(f"{name} does not run here: {obstacle}; {advice(name)}, or use --provider cpu")
+        raise ProviderError(
+            f"{name} does not run here: {obstacle}; {advice(name)}, or use {named_setting('provider', 'cpu')}"
+        )
     return Provider(name, "asked for")
 
 

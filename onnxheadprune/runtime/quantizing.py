@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from onnx import ModelProto
 
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, require_packages
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named_setting, require_packages
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import GATHERS
@@ -43,7 +43,9 @@ def decided(how: Rounding) -> Rounding:
 def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) -> ModelProto:
     """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory."""
     if how.to == "int8-qdq" and not feeds:
-        raise UsageError("int8-qdq finds the ranges of activations on data; give it with --data")
+        raise UsageError(
+            f"int8-qdq finds the ranges of activations on data; give it with {named_setting('data')}"
+        )
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
     if absent:
         raise UsageError(f"{loaded.name} has no node named {absent[0]!r} to leave as it is")

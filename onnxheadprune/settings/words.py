@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
@@ -10,13 +11,6 @@ from typing import Any, get_origin
 
 from onnxheadprune.settings.setting import NAMED, Declared, declared
 
-OPTION = re.compile(
-    r"(?:onnxheadprune|optimum-cli|pip install)\b[^;,`]*"  # a command line
-    r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
-    r"(?:[ =](?P<value>[a-z0-9]+)\b| (?=\"))?"
-)
-"""An option in a message, with the word after it, which may be its value."""
-PROVIDERS = ("auto", "cpu", "cuda")
 _KINDS = {
     int: "whole number",
     float: "number",
@@ -33,44 +27,53 @@ def table(group: type[Any]) -> str:
     return "\n".join(["| key | value | default | description |", "|---|---|---|---|", *rows])
 
 
-def in_python(message: str) -> str:
-    """Return a message with keywords in place of options, as Python functions take them.
+@functools.cache
+def _known() -> Mapping[str, Declared]:
+    from onnxheadprune.settings import calls, cutting, inputs, measuring, writing
 
-    >>> in_python("choose with --data-format npz, or give real inputs with --data")
-    'choose with data_format="npz", or give real inputs with data='
-
-    Args:
-        message: names options as the command line spells them; command lines in it are left alone.
-    """
-    from onnxheadprune.settings import cutting, inputs, measuring, writing
-
-    groups = (item for module in (cutting, inputs, measuring, writing) for item in vars(module).values())
-    known = {
-        flag.removeprefix("--"): item
+    modules = (cutting, inputs, measuring, writing, calls)
+    groups = (item for module in modules for item in vars(module).values())
+    return {
+        name: item
         for group in groups
         if isinstance(group, type) and is_dataclass(group)
-        for item in declared(group).values()
-        for flag in (f"--{item.name.replace('_', '-')}", *re.split(r"[ /]", item.setting.flags))
+        for name, item in declared(group).items()
     }
-    return OPTION.sub(lambda found: _keyword(found, known), message)
 
 
-def _keyword(found: re.Match[str], known: Mapping[str, Declared]) -> str:
-    if found["name"] is None:
-        return found[0]
-    item, value = known.get(found["name"]), found["value"]
-    name = found["name"].replace("-", "_") if item is None else item.name
-    behind = f" {value}" if value else ""
-    words = PROVIDERS if name == "provider" else () if item is None else item.words
-    if found["no"] or (item is not None and f"/--{found['name']}" in item.setting.flags):
-        written = f"{name}=False{behind}"
-    elif value in words:
-        written = f'{name}="{value}"'
-    elif value and value.isdecimal():
-        written = f"{name}={value}"
-    else:
-        written = f"{name}={'True' if item is not None and item.kind is bool else ''}{behind}"
-    return f"{found['function']}({written}...)" if found["function"] else written
+def option(name: str, value: str, command: str) -> str:
+    """A setting as the command line spells it.
+
+    >>> option("cache", "keep", ""), option("refit", "False", ""), option("exit", "", "prune")
+    ('--cache keep', '--no-refit', 'prune --exit')
+    """
+    flags = re.split(r"[ /]", _known()[name].setting.flags) if name in _known() else [""]
+    off = [flag for flag in flags if flag.startswith("--no-")]
+    written = max((flag for flag in flags if flag.startswith("--")), key=len, default=_flag(name))
+    if value in ("True", "False"):
+        is_pair = "/" in _known()[name].setting.flags
+        on = flags[0] if is_pair else _flag(name)
+        written, value = (
+            on if value == "True" else next(iter(off), flags[1] if is_pair else f"--no-{on[2:]}"),
+            "",
+        )
+    return " ".join(filter(None, (command, written, value)))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def keyword(name: str, value: str, command: str) -> str:
+    """A setting as Python spells it.
+
+    >>> keyword("cache", "keep", ""), keyword("refit", "False", ""), keyword("exit", "", "prune")
+    ('cache="keep"', 'refit=False', 'prune(exit=...)')
+    """
+    is_bool = name in _known() and _known()[name].kind is bool
+    bare = not value or value.isdecimal() or value in ("True", "False") or value.startswith('"')
+    written = f"{name}={value or ('True' if is_bool else '')}" if bare else f'{name}="{value}"'
+    return f"{command}({written}...)" if command else written
 
 
 def described(item: Declared) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_file
 from onnxheadprune.model.typed_json import (
@@ -123,12 +123,12 @@ class Checkpoint:
                 }
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"the checkpoint {self.path} cannot be read; start again without --resume"
+                f"the checkpoint {self.path} cannot be read; start again without {named_setting('resume')}"
             ) from error
         if kept.key != self.key:
             raise UsageError(
                 f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
-                " start again without --resume"
+                f" start again without {named_setting('resume')}"
             )
         return state
 

@@ -32,7 +32,7 @@ from onnxheadprune.edit.records import (
     RefitRecord,
     units_entry,
 )
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -137,7 +137,8 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
         return
     if recorded != named:
         raise UsageError(
-            f"{names[1]} records that {recorded} is removed, and --heads names {named}; leave --heads out to validate"
+            f"{names[1]} records that {recorded} is removed, and {named_setting('heads')} names {named};"
+            f" leave {named_setting('heads')} out to validate"
             " what is recorded"
         )
 

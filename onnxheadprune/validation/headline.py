@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
-from onnxheadprune.errors import spelled
+from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.spelling import accuracy, many, share
 from onnxheadprune.model.typed_json import JsonObject, written
 
@@ -96,7 +96,7 @@ def headline_of(
     return Headline(
         _result(exact, gates, failed, warning),
         exact,
-        _good_enough(measured, gates, data or spelled("--data")),
+        _good_enough(measured, gates, data or spelled(named_setting("data"))),
     )
 
 

@@ -17,7 +17,7 @@ from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
 from onnxheadprune.edit.submodel import Restored
-from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, spelled
+from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, named_setting, spelled
 from onnxheadprune.model.analysis_errors import explaining_failures, foreign_in
 from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.load import (
@@ -67,7 +67,7 @@ def _with_refits(
     trained = f", trained in {record.steps} steps," if record.steps else ""
     taken = f"{count} tensors{trained} are taken from the file"
     if refit is None or refit.source != "data":
-        return "passed", f"{taken}, and their effect is not proven without --data; {reason}"
+        return "passed", f"{taken}, and their effect is not proven without {named_setting('data')}; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
         f"{taken}: with them the cosine distance of the outputs from the original's on data"

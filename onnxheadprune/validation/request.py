@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.data.drift import Measure
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO
@@ -32,4 +32,4 @@ class ValidationRequest:
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.data is None:
-            raise UsageError("a metric is measured on your data; give it with --data")
+            raise UsageError(f"a metric is measured on your data; give it with {named_setting('data')}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.site_cuts import block_cuts_of, totals
-from onnxheadprune.errors import spelled
+from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
 from onnxheadprune.model.spelling import accuracy, count, many, moved, rounded, share
 from onnxheadprune.validation.headline import Document, Headline
@@ -43,7 +43,7 @@ class Result:
     gates: Sequence[Gate] = ()  # limits that were set
     remarks: tuple[Fact, ...] = ()  # what else a reader should know
     figures: tuple[Figure, ...] = ()  # further quantities, behind those of the size
-    data: str = "--data"  # the option or key that names data to measure on
+    data: str = named_setting("data")  # the option or key that names data to measure on
 
     @property
     def measured(self) -> list[Document]:
@@ -173,7 +173,10 @@ def _unproven(validation: Document) -> Iterator[Fact]:
     refit = validation.get("refit")
     if validation.get("refitted") and (refit is None or refit["source"] != "data"):
         number = many(len(validation["refitted"]), "tensor")
-        text = f"{number} are taken from the file: give {spelled('--data')} to show what they do to outputs"
+        text = (
+            f"{number} are taken from the file: give {spelled(named_setting('data'))} to show what they do to"
+            " outputs"
+        )
         yield Fact("note", text, "doubtful")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxheadprune.errors import named_setting
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
@@ -62,7 +63,7 @@ def judge(
     usual = [case for case in found.cases if case.usual]
     if not usual:
         reason = found.notes[0] if found.notes else "nothing could be run"
-        return "inconclusive", f"{reason}; give real ones with --data"
+        return "inconclusive", f"{reason}; give real ones with {named_setting('data')}"
     finite = [case for case in usual if case.finite]
     if not finite and (spoilt := _spoilt(view)) is not None:
         return "inconclusive", (
@@ -72,14 +73,17 @@ def judge(
     if not finite:
         return (
             "inconclusive",
-            "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with --data",
+            (
+                "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with"
+                f" {named_setting('data')}"
+            ),
         )
     power, error = max(case.power for case in finite), max(case.max_rel_error for case in usual)
     allowed = max(case.tolerance for case in usual)
     unseen = _unseen(power, error, allowed, tolerance)
     if unseen:
         return "inconclusive", (
-            f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with --data"
+            f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with {named_setting('data')}"
         )
     how = "to the last bit"
     if error:

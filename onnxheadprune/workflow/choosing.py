@@ -19,7 +19,7 @@ from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
 from onnxheadprune.model.spelling import many
@@ -59,7 +59,7 @@ def chosen_for(
     if beside is not None and choice.target is not None and choice.target.target_speedup is not None:
         raise RefusedError(
             f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
-            " speed; make an exit permanent with --exit, or use --ratio"
+            f" speed; make an exit permanent with {named_setting('exit')}, or use {named_setting('ratio')}"
         )
     cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
     chosen = named(cutter, choice.heads or {}) if choice.target is None else choose(cutter, choice.target)
@@ -142,7 +142,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     if own:
         raise RefusedError(
             f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
-            " not reach the others; choose the same heads with --no-refit"
+            f" not reach the others; choose the same heads with {named_setting('refit', 'False')}"
         )
     return replace(chosen, plan=None, io=AS_BEFORE)
 
@@ -254,7 +254,7 @@ def _smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: Ben
         raise RefusedError(
             f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
             f" {first.removed} {space.units} that can go, noise hides any difference ({first.speed}); try again when"
-            " it is idle, or choose by operations with --ratio"
+            f" it is idle, or choose by operations with {named_setting('ratio')}"
         )
     if not first.meets:
         raise RefusedError(

@@ -13,7 +13,7 @@ from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.edit.records import QUANTIZED_ENTRY
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Facts
@@ -140,15 +140,17 @@ def combined_through(
         if QUANTIZED_ENTRY.read(loaded.proto) is not None:
             raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
     if request.run.data is None:
-        raise UsageError("drift is measured on data; give it with --data")
+        raise UsageError(f"drift is measured on data; give it with {named_setting('data')}")
     if claimed_exits(original, cut) is not None:
         raise UsageError(
-            f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone (prune --exit), and"
+            f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone"
+            f" ({named_setting('exit', command='prune')}), and"
             " combine what that gives with a cut of it"
         )
     if claimed_vocabulary(original, cut) is not None:
         raise UsageError(
-            f"{cut.name} lacks tokens of {original.name}; remove them alone (prune --vocab), and combine what that"
+            f"{cut.name} lacks tokens of {original.name}; remove them alone"
+            f" ({named_setting('vocab', command='prune')}), and combine what that"
             " gives with a cut of it"
         )
     claim = read_claim(original, cut.proto, None, (original.name, cut.name))

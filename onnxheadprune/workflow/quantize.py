@@ -19,7 +19,7 @@ from onnxheadprune.edit.records import (
     VALIDATION_KEY,
     QuantizedRecord,
 )
-from onnxheadprune.errors import InferenceError, RefusedError, spelled
+from onnxheadprune.errors import InferenceError, RefusedError, named_setting, spelled
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structure
@@ -96,7 +96,7 @@ class QuantizeResult(Displayed):
         figures = [sized("weights", self.before.bytes, self.after.bytes)]
         details: tuple[Fact, ...] = ()
         if self.drift is None:
-            figures.append(Figure("drift", note=f"not measured: give {spelled('--data')}"))
+            figures.append(Figure("drift", note=f"not measured: give {spelled(named_setting('data'))}"))
         else:
             measured = {"drift": self.drift, "drift_unit": self.unit, "measured_on": self.measured_on}
             figures.append(drift_figure(measured))
@@ -223,8 +223,18 @@ def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
         return ()
     if used.reduce_range:
         reason = "since this processor's product of uint8 by int8 saturates"
-        return (f"weights use seven of their eight bits, {reason}; --full-range is for one that does not",)
-    return ("weights use all eight bits; --reduce-range is for x86 processors without VNNI, which saturate",)
+        return (
+            (
+                f"weights use seven of their eight bits, {reason}; {named_setting('reduce_range', 'False')} is"
+                " for one that does not"
+            ),
+        )
+    return (
+        (
+            f"weights use all eight bits; {named_setting('reduce_range')} is for x86 processors without VNNI,"
+            " which saturate"
+        ),
+    )
 
 
 def settings_of(how: Rounding) -> str:

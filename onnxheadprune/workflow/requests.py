@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.unit_specs import combined
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.settings.cutting import AMOUNT, output_names
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.writing import Storing
@@ -106,7 +106,7 @@ class Proving:
 
     validate: bool = True  # compare with the masked reference
     accept_inconclusive: bool = False  # write even if the heads matter too little for a wrong cut to show
-    acceptance: str = "--accept-inconclusive"  # what the user sets for that
+    acceptance: str = named_setting("accept_inconclusive")  # what the user sets for that
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
-from onnxheadprune.errors import spelled
+from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.differences import Difference
 
 
-BLIND = "chosen by weights alone, which predicts little of the loss in outputs: give data with --data"
+BLIND = f"chosen by weights alone, which predicts little of the loss in outputs: give data with {named_setting('data')}"
 
 
 @one_line("output validation before after chosen plan")

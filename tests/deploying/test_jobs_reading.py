@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from onnxheadprune import UsageError
 from onnxheadprune.deploying.jobs.keys import schema
 from onnxheadprune.deploying.jobs.reading import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_job, read_yaml
-from onnxheadprune.errors import installation, options_named
+from onnxheadprune.errors import installation, settings_spelled
+from onnxheadprune.settings.words import option
 from tests.conftest import ROOT, Command
 from tests.jobs_keys import dotted_keys, sections
 
@@ -194,7 +195,7 @@ def test_the_schema_refuses_what_the_types_refuse(name: str) -> None:
     ],
 )
 def test_what_is_set_wrongly_is_refused(setting: str, sentence: str, tmp_path: Path) -> None:
-    with options_named(), pytest.raises(UsageError, match=re.escape(sentence)):
+    with settings_spelled(option), pytest.raises(UsageError, match=re.escape(sentence)):
         read(PLAIN, tmp_path, setting)
 
 

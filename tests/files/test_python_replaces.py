@@ -38,7 +38,7 @@ def test_a_foreign_file_is_replaced_with_force_only(name: str, tmp_path: Path) -
     if name in ("recover", "combine"):
         ohp.prune(model, cut, heads="0:1", validate=False)
         function = _on(function, cut)
-    with pytest.raises(ohp.UsageError, match="not written by this tool.*replace it with force=True"):
+    with pytest.raises(ohp.UsageError, match=r"not written by this tool.*replace it with force=True"):
         function(model, place, **given)
     assert place.read_text(encoding="utf-8") == "somebody's"
 

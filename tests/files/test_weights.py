@@ -14,6 +14,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.assembly import Assembly
+from onnxheadprune.model.storage.claims import replacing
 from onnxheadprune.model.storage.folder import one_call, write_text
 from tests import toys
 from tests.conftest import Command
@@ -170,17 +171,18 @@ def test_nothing_replaces_what_its_call_has_written(
 ) -> None:
     """Asked where files get their names: names made from content are known nowhere else."""
     target = tmp_path / "o.onnx"
-    WRITERS[first](target)  # of an earlier call
-    with one_call():
-        WRITERS[first](target)
-        place = weights(target) if beside else target
-        before = snapshot(tmp_path)
-        with pytest.raises(UsageError, match="this call has written a file there already"):
-            WRITERS[second](place)
-        assert snapshot(tmp_path) == before
-        with pytest.raises(UsageError, match="already"), one_call():
-            WRITERS[second](place)
-    WRITERS[second](place)
+    with replacing(True):
+        WRITERS[first](target)  # of an earlier call
+        with one_call():
+            WRITERS[first](target)
+            place = weights(target) if beside else target
+            before = snapshot(tmp_path)
+            with pytest.raises(UsageError, match="this call has written a file there already"):
+                WRITERS[second](place)
+            assert snapshot(tmp_path) == before
+            with pytest.raises(UsageError, match="already"), one_call():
+                WRITERS[second](place)
+        WRITERS[second](place)
 
 
 def test_what_a_call_renews_is_no_other_output(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, contents
 from onnxheadprune.attention.vocabulary.token_id_io import Meaning, computed_from, integer_inputs
 from onnxheadprune.attention.vocabulary.token_logits import Logits
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
     GATHERS_ELEMENTS,
@@ -171,7 +171,9 @@ def vocabulary_of(
         found = next((tuple(some) for some in (named, predicting) if len(some) == 1), found)
     if len(found) > 1:
         listed = " or ".join(f"{entry.inputs[0]} ({entry.rows:,} rows)" for entry in found)
-        raise UsageError(f"several inputs of {name} may hold token ids: {listed}; name it with --token-ids")
+        raise UsageError(
+            f"several inputs of {name} may hold token ids: {listed}; name it with {named_setting('token_ids')}"
+        )
     if not found:
         raise RefusedError(f"{name} has no vocabulary: {why_none(view)}")
     return found[0]

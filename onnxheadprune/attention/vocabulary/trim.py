@@ -48,7 +48,7 @@ from onnxheadprune.edit.model_records import VOCABULARY_ENTRY, RecordedVocabular
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
@@ -135,7 +135,7 @@ def trimming(
             raise RefusedError(
                 f"the output {hidden} of {loaded.name} has a number for each of {vocabulary.rows} tokens, and no linear"
                 " layer was found that gives them, so they would keep their old ids; where they are no tokens, say so"
-                " with --token-logits none"
+                f" with {named_setting('token_logits', 'none')}"
             )
         ids = _checked(kept, vocabulary, loaded.name)
         return _trimmed(loaded, view, vocabulary, ids)
@@ -157,8 +157,9 @@ def _question(vocabulary: Vocabulary, name: str) -> str:
     names = ",".join(dict.fromkeys([*vocabulary.outputs, *(item.name for item in vocabulary.open)]))
     return (
         f"the output {first.name} of {name} has {first.width:,} values and its vocabulary {vocabulary.rows:,} tokens,"
-        f" and nothing shows whether these values are logits of tokens: if they are, give --token-logits {names}, else"
-        f" --token-logits {','.join(vocabulary.outputs) or 'none'}"
+        " and nothing shows whether these values are logits of tokens: if they are, give"
+        f" {named_setting('token_logits', names)}, else"
+        f" {named_setting('token_logits', ','.join(vocabulary.outputs) or 'none')}"
     )
 
 

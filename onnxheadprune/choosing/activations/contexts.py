@@ -21,7 +21,7 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.edit.submodel import submodel
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
@@ -36,7 +36,8 @@ from onnxheadprune.runtime.progress import Progress, silent
 
 AnySite = TypeVar("AnySite", bound=Site)
 INSTEAD = (
-    "with what there is, name what to remove and add --refit: a stronger ridge is used then, or biases alone are"
+    f"with what there is, name what to remove and add {named_setting('refit')}: a stronger ridge is used"
+    " then, or biases alone are"
     " adjusted"
 )
 

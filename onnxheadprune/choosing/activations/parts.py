@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.submodel import NO_TYPES, NOTHING, submodel
-from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -101,7 +101,11 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
         raise
     except InferenceError as error:
         has_ids = any(array.dtype.kind == "i" and array.ndim == 2 for array in values.values())
-        more = "; if it has fewer positions than tokens, cut texts off with --max-length" if has_ids else ""
+        more = (
+            f"; if it has fewer positions than tokens, cut texts off with {named_setting('max_length')}"
+            if has_ids
+            else ""
+        )
         raise UsageError(f"{source} does not fit the model: {error}{more}") from error
 
 

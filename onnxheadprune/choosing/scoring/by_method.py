@@ -17,7 +17,7 @@ from onnxheadprune.choosing.activations.moments import NotFiniteError
 from onnxheadprune.choosing.scoring.method import Array, ScoringMethod, Subject, Working
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.settings.registry import METHODS, SHARE, WITHOUT_DATA, for_each_kind, methods_of
 
@@ -82,7 +82,7 @@ def _measured(subject: Subject, *, full: bool, skip: bool) -> tuple[Sequence[Sit
     if others and not skip:
         raise UsageError(
             f"no sample of {data.source} runs {', '.join(others)}, so its units cannot be scored on it; give data that"
-            " goes further, or take the exit that is always taken with prune --exit"
+            f" goes further, or take the exit that is always taken with {named_setting('exit', command='prune')}"
         )
     if full:
         reached, few = with_enough(reached, moments, data, INSTEAD)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from onnxheadprune.errors import RefusedError, UsageError, require_packages
+from onnxheadprune.errors import RefusedError, UsageError, named_setting, require_packages
 from onnxheadprune.model.storage.system import temporary_folder
 
 Task = TypeVar("Task")
@@ -76,7 +76,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 
 @contextlib.contextmanager
 def _dask(address: str, jobs: int) -> Iterator[Executor]:
-    require_packages("--dask", "dask", "distributed")
+    require_packages(f"{named_setting('dask')}", "dask", "distributed")
     import dask
     from distributed import Client, LocalCluster
     from distributed.comm.addressing import get_address_host_port

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from onnxheadprune.attention.head_specs import most_units
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
@@ -150,7 +150,7 @@ class HeadScores(Displayed):
         if self.sites and not any(kind.owns(other.index) for other in self.sites):
             raise UsageError(
                 f"the scores have none for the {site.UNITS} of {site.label}; score them too, with"
-                f" --units {','.join(each.UNITS for each in every_kind())}"
+                f" {named_setting('units', ','.join(each.UNITS for each in every_kind()))}"
             )
         if found is None or len(found.scores) != site.original_num_units:
             has = "no scores" if found is None else f"{len(found.scores)} scores"

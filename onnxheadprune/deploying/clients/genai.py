@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment, Json
 from onnxheadprune.deploying.clients.layers import KINDS, LEAVE, counted, even_heads
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 
 CONFIG = "genai_config.json"
 TITLE = "onnxruntime-genai"
@@ -29,14 +29,14 @@ def _check(folder: Deployment) -> tuple[str, ...]:
     if isinstance(name, str) and not folder.holds(name):
         raise RefusedError(
             f"{TITLE} cannot run this folder unpruned either: {CONFIG} names {name}, which is not there; correct the"
-            " configuration, or leave --runtime out"
+            f" configuration, or leave {named_setting('runtime')} out"
         )
     symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
     if symbolic and folder.cut_caches:
         name, value = symbolic[0]
         raise RefusedError(
             f"{TITLE} reads the heads of caches from the inputs, and {name} does not say how many {value}"
-            " has; --cache keep leaves the caches as they are"
+            f" has; {named_setting('cache', 'keep')} leaves the caches as they are"
         )
     return ()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment, Json
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
@@ -23,7 +23,7 @@ KINDS = "layer_types"
 """What a configuration says of each layer, in a list."""
 NESTED = ("text_config", "decoder")
 """Where configurations of several models keep that of the decoder."""
-LEAVE = "leave --cache renumber out, and the caches keep their shapes"
+LEAVE = f"leave {named_setting('cache', 'renumber')} out, and the caches keep their shapes"
 
 
 def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
@@ -83,13 +83,14 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
         return counts.pop(), sizes.pop()
     layers = sorted(Counter(site.after for site in staying).items())
     told = ", ".join(f"{heads} in {many} {'layer' if many == 1 else 'layers'}" for heads, many in layers)
-    keep = "--cache keep leaves the caches as they are, and any set of heads may go then"
+    keep = f"{named_setting('cache', 'keep')} leaves the caches as they are, and any set of heads may go then"
     if len(sizes) > 1:
         raise RefusedError(
             f"{client} takes one size of heads for the caches of all layers, and here they differ; {keep}"
         )
     nearest = _nearest(cut)
-    better = f'; the nearest set that it can is --heads "{nearest}"' if nearest else ""
+    heads = named_setting("heads", f'"{nearest}"')
+    better = f"; the nearest set that it can is {heads}" if nearest else ""
     raise RefusedError(
         f"{client} cannot express this cut: it takes one number of KV heads for all layers, and the caches would have"
         f" {told}{better}; {keep}"
@@ -117,7 +118,7 @@ def _nearest(cut: Deployment) -> str:
 
 
 FIELD = "per_layer_config"
-_KEEP = "leave --per-layer-config out"
+_KEEP = f"leave {named_setting('per_layer_config')} out"
 
 
 def described(cut: Deployment) -> tuple[ConfigChange, ...]:

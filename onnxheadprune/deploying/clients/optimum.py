@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
 from onnxheadprune.deploying.clients.layers import KV_HEADS, even_heads, layers_follow, of_decoder
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 
 TITLE = "Optimum"
 GROUPED = frozenset(
@@ -78,7 +78,8 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     heads, size = even_heads(cut, TITLE)
     if not cut.config:
         raise RefusedError(
-            f"{TITLE} reads the shape of caches from config.json, and there is none; --cache keep leaves the"
+            f"{TITLE} reads the shape of caches from config.json, and there is none;"
+            f" {named_setting('cache', 'keep')} leaves the"
             " caches as they are"
         )
     way, config = of_decoder(cut.config)
@@ -90,7 +91,8 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     hidden = next((name for name in HIDDEN if isinstance(config.get(name), int)), None)
     if not counted or hidden is None:
         raise RefusedError(
-            f"config.json has no field that tells {TITLE} the heads of the caches; --cache keep leaves the"
+            f"config.json has no field that tells {TITLE} the heads of the caches;"
+            f" {named_setting('cache', 'keep')} leaves the"
             " caches as they are"
         )
     return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})

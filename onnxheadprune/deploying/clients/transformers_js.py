@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import layers_follow
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 
 DATA = "{}_data"
 SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
@@ -25,7 +25,7 @@ def _check(folder: Deployment) -> tuple[str, ...]:
         name, inputs = symbolic[0]
         raise RefusedError(
             f"transformers.js reads the heads of caches from the inputs, and {name} does not say how many {inputs[0]}"
-            " has; --cache keep leaves the caches as they are"
+            f" has; {named_setting('cache', 'keep')} leaves the caches as they are"
         )
     outside = [file.name for file in folder.files if PurePosixPath(file.name).parts[0] != "onnx"]
     if outside:

@@ -28,7 +28,7 @@ from onnxheadprune.deploying.folders.export import FLOAT, Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.network import Heads
 from onnxheadprune.deploying.folders.types import FolderRequest
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.typed_json import json_text
 
@@ -83,7 +83,7 @@ class Deploying:
             raise RefusedError(
                 f"{client.title} cannot run this folder unpruned either: from the configuration it computes caches of"
                 f" {number} heads of size {size}, and those of {wrong.name} have {wrong.before} of size"
-                f" {wrong.head_size}; correct the configuration, or leave --runtime out"
+                f" {wrong.head_size}; correct the configuration, or leave {named_setting('runtime')} out"
             )
 
     def _computed_otherwise(self, client: Client, heads: Heads) -> CachedSite | None:
@@ -150,12 +150,12 @@ class Deploying:
         if not said and self.config and deployment.lost_caches:
             yield (
                 "caches are removed, and config.json is not updated: programs that count them by its number of layers"
-                " need --runtime, which updates the field"
+                f" need {named_setting('runtime')}, which updates the field"
             )
         if not said and self.config and deployment.cut_caches:
             yield (
                 "caches get narrower, and config.json is not updated: programs that compute their shapes from it (as"
-                " Optimum does) need --runtime, which updates the fields"
+                f" Optimum does) need {named_setting('runtime')}, which updates the fields"
             )
 
     def told_widths(self, gone: Heads) -> Iterator[str]:

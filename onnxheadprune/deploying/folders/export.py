@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import SHELF
-from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, named_setting
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
@@ -164,7 +164,8 @@ def _check_link(path: Path, home: Path, follow_links: bool) -> None:
     elif path.is_dir() or not place.is_relative_to(home):
         where = "which is outside of the folder" if not place.is_relative_to(home) else "a folder"
         raise UsageError(
-            f"{path} is a link to {place}, {where}, as in a hub's cache; read through such links with --follow-links"
+            f"{path} is a link to {place}, {where}, as in a hub's cache; read through such links with"
+            f" {named_setting('follow_links')}"
         )
 
 

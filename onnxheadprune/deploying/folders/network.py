@@ -22,7 +22,7 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, Network
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest
-from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
+from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError, named_setting
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
@@ -170,7 +170,7 @@ def _followed(
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
-            f" differ; choose the same {_called(local)} with --no-refit"
+            f" differ; choose the same {_called(local)} with {named_setting('refit', 'False')}"
         )
     if own is None:
         cutting.warn(
@@ -259,7 +259,8 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
                 if shape[axis] == before and after_there != after:
                     raise RefusedError(
                         f"{name} of {file_name} would have {after} in place of {before} on axis {axis}, and {other[1]}"
-                        f" of {other[0]} would stay as it is, so the files would not work together; --cache keep"
+                        f" of {other[0]} would stay as it is, so the files would not work together;"
+                        f" {named_setting('cache', 'keep')}"
                         " leaves the caches as they are"
                     )
 

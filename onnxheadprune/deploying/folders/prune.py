@@ -32,7 +32,7 @@ from onnxheadprune.deploying.folders.network import (
 )
 from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
-from onnxheadprune.errors import RefusedError, UsageError, spelled
+from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.claims import Making, check_makings
@@ -339,7 +339,9 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
         found += 1
         yield network
     if not found and heads is None:
-        raise RefusedError("no network of the folder has a site that may lose units; name other --units")
+        raise RefusedError(
+            f"no network of the folder has a site that may lose units; name other {named_setting('units')}"
+        )
 
 
 def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:

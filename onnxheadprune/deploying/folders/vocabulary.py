@@ -14,7 +14,7 @@ from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER, tokeniz
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.types import FolderRequest, FolderTokens
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.documents import CONFIGURATION, read_object, read_text
 from onnxheadprune.model.typed_json import json_text
 from onnxheadprune.runtime.feeds.data import load_data
@@ -276,7 +276,8 @@ def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
     if len(found) > 1:
         listed = " and ".join(f"{file.name} ({rows:,})" for rows, (file, _) in found.items())
         raise UsageError(
-            f"the models of {export.root} have different vocabularies: {listed}; name one with --token-ids"
+            f"the models of {export.root} have different vocabularies: {listed}; name one with"
+            f" {named_setting('token_ids')}"
         )
     if not found:
         raise RefusedError(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
 from onnxheadprune.model.storage.provenance import is_written_by_us
 from onnxheadprune.model.storage.system import read_at
@@ -267,7 +267,8 @@ def _check_replaced(made: Making) -> None:
             )
     elif not _force.get() and not is_written_by_us(made.path):
         raise UsageError(
-            f"{made} exists, and was not written by this tool; choose another path, or replace it with --force"
+            f"{made} exists, and was not written by this tool; choose another path, or replace it with"
+            f" {named_setting('force')}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime.feeds.fill import Array, length_of
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -129,7 +129,7 @@ def _empty_cache(item: Input, rows: int, *, unread: bool) -> tuple[int, ...]:
     if len(unknown) > 1 and not unread:
         raise UsageError(
             f"the cache {item.name} ({item.describe()}) has {len(unknown)} sizes that neither the model nor its weights"
-            " tell, so no empty one can be made; give the model's inputs with --data"
+            f" tell, so no empty one can be made; give the model's inputs with {named_setting('data')}"
         )
     sizes = (
         dim if isinstance(dim, int) else item.widths.get(axis, item.capacity)

@@ -25,7 +25,7 @@ from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.splicing import MOST_WORK
 from onnxheadprune.edit import apply
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
@@ -96,14 +96,14 @@ class Cutter:
         if self.data is not None:
             require_variety(self.data)
         if trying.refit and self.data is None:
-            raise UsageError("a refit needs data; give it with --data")
+            raise UsageError(f"a refit needs data; give it with {named_setting('data')}")
         self.refit = self.data is not None if trying.refit is None else trying.refit
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
         self.must_hold_out = False
         if trying.recovering is not None:
             if self.data is None:
-                raise UsageError("a recovery needs data; give it with --data")
+                raise UsageError(f"a recovery needs data; give it with {named_setting('data')}")
             from onnxheadprune.training.recover import require_recoverable, split_for_recovery
 
             require_recoverable(self.view, require_main_output(self.view), self.data, trying.recovering)
@@ -123,7 +123,7 @@ class Cutter:
     def hold_out(self, why: str) -> None:
         """Exclude a part of the data from every refit, so that drift and accuracy on it are unbiased."""
         if self.data is None:
-            raise UsageError(f"{why}; give some with --data")
+            raise UsageError(f"{why}; give some with {named_setting('data')}")
         if not self.is_held_out:
             self.learn, self.held = self.data.split()
         self.must_hold_out = True
