@@ -8,35 +8,28 @@ grid of budgets.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site
-from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
+from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Paths, Savings
-from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
-from onnxheadprune.choosing.folds import look_at
+from onnxheadprune.choosing.measured import measured_steps
 from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.moves import (
-    AnySite,
     Heads,
     Step,
     can_go_whole,
     merged,
-    or_reason,
     path_by_worth,
-    readable,
     ways_of,
 )
-from onnxheadprune.choosing.scoring.moves import Paths as Ways
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
@@ -45,47 +38,13 @@ from onnxheadprune.choosing.space import AFTER_REFIT, Asked, SearchSpace, forese
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.runtime.progress import Progress, reported, silent
-from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
+from onnxheadprune.runtime.progress import Progress, silent
 
 UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
 OVER_SAVED = "over the {} saved"
 """What costs are weighed against."""
 WHY_BYTES = " (experts save memory: a token goes through as many as before)"
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Steps with measured costs."""
-
-    steps: Mapping[int, tuple[Step, ...]]  # per site index
-    length: float  # positions of a sample
-    skipped: dict[str, str]  # why a site has none, by its label
-
-
-def measured_steps(
-    analysis: Analysis,
-    sites: Sequence[AnySite],
-    ways: Callable[[AnySite, Sequence[Moments]], Ways],
-    evidence: Evidence,
-    progress: Progress,
-) -> Measured:
-    """Measure what steps of some sites cost: of each its ways, made from the moments of what it reads."""
-    data, work = evidence.data, Work(analysis.view)
-    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
-    with algebra_threads(widest):
-        looked = look_at(analysis.view, sites, evidence, work, progress)
-        moments = looked.moments
-        sites, few = with_enough(seen(sites, moments, data.source), moments, looked.data)
-        found = algebra_workers(widest).each(or_reason(lambda site: ways(site, moments[site.index])), sites)
-        each = reported(found, "ordering what to remove, site by site", len(sites), progress)
-        paths, unread = readable(sites, each)
-        sites = tuple(site for site in sites if site.index in paths)
-        length = positions_per_sample(moments, looked.data)
-        how = Effort.of(work, sites, paths, data.count, length)
-        steps = measured_paths(analysis.view, sites, paths, looked.folds, evidence, how, progress)
-    return Measured(steps, length, moments.skipped | few | unread)
 
 
 def joint_space(

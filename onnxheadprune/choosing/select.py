@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
@@ -11,8 +12,7 @@ from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings
-from onnxheadprune.choosing.joint import joint_space, measured_steps
-from onnxheadprune.choosing.scoring.methods.weight import weight_scores
+from onnxheadprune.choosing.measured import measured_steps
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,
@@ -24,13 +24,15 @@ from onnxheadprune.choosing.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, WITHOUT_DATA, Asked, SearchSpace, foresee, worth
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from onnxheadprune.choosing.scoring.scores import HeadScores
 
 
 def search_space(
@@ -47,6 +49,8 @@ def search_space(
         asked: what the space is for, tried before the first pass where some sites cannot be measured.
     """
     if requirements.units != DEFAULT_UNITS:
+        from onnxheadprune.choosing.joint import joint_space
+
         return joint_space(analysis, requirements, evidence, progress, asked)
     sites = tuple(site for site in analysis.sites if site.removable)
     if not sites:
@@ -86,7 +90,12 @@ def search_space(
 
     def by_worth(site: AttentionSite, scores: HeadScores | None) -> list[tuple[Step, ...]]:
         """Paths with the heads first that are worth least: by scores, or by the weights."""
-        each = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
+        if scores is not None:
+            each = scores.of(site)
+        else:
+            from onnxheadprune.choosing.scoring.methods.weight import weight_scores
+
+            each = tuple(weight_scores(site).tolist())
         return [path_by_worth(site, each, kept[site.index], ways) for ways in ways_of(site)]
 
     open_, skipped = sites, dict[str, str]()
@@ -94,6 +103,8 @@ def search_space(
     if measuring is not None:
         open_, skipped = measurable(analysis.view, sites, measuring.data, measuring.provider)
     if skipped:
+        from onnxheadprune.choosing.scoring.scores import HeadScores
+
         alike = HeadScores.equal(open_)
         foresee(
             asked,

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 from onnxheadprune.attention.head_specs import listed, parse_heads
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, selectable
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.scoring.by_method import scores_of
-from onnxheadprune.choosing.scoring.method import Working
-from onnxheadprune.choosing.scoring.score import scored_kinds
-from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.display import one_line
@@ -22,6 +18,10 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import AMOUNT, Cut
 from onnxheadprune.settings.registry import METHODS, SHARE
 from onnxheadprune.settings.setting import check
+
+if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.measure import BenchSettings
+    from onnxheadprune.choosing.scoring.scores import HeadScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Requirements:
     limits: Limits = field(default_factory=Limits)  # floors, multiples, uniformity
     protect: str | None = None  # a head spec of heads to keep; a bare site protects all of its heads
     # of the inputs that a speed-up is measured with, where one is: settings of `benchmark`
-    sizes: BenchSettings = field(default_factory=BenchSettings)
+    sizes: BenchSettings = field(default_factory=lambda: cast("BenchSettings", {}))
     # the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
     # heads a ratio is the share of the operations of the blocks, not of the heads.
     units: frozenset[str] = DEFAULT_UNITS
@@ -51,6 +51,8 @@ class Requirements:
         if self.method is not None and self.method not in METHODS:
             raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
         if self.method is not None or self.scores is not None:
+            from onnxheadprune.choosing.scoring.score import scored_kinds
+
             scored_kinds(self.units, self.method)
 
     @property
@@ -93,6 +95,9 @@ class Requirements:
         method = self.method
         if method is None:
             return self.scores
+        from onnxheadprune.choosing.scoring.by_method import scores_of
+        from onnxheadprune.choosing.scoring.method import Working
+
         working = Working(progress=progress)
         return scores_of(analysis.name, analysis.view, sites, method, evidence, working, skip=True)
 

@@ -14,7 +14,6 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.targets import PruningTarget
@@ -30,7 +29,6 @@ from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed, drift, named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
-from onnxheadprune.workflow.choice.latency import by_latency, smallest_reaching, speedups
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
@@ -157,8 +155,10 @@ def choose(cutter: Cutter, target: PruningTarget) -> Chosen:
         cutter.hold_out("a drift is measured on data")
         return _largest_near(cutter, cutter.search_space(target), target.max_drift)
     if target.target_speedup is not None:
+        from onnxheadprune.workflow.choice.latency import by_latency, smallest_fast
+
         space = by_latency(cutter, cutter.search_space(target), target.sizes)
-        return _smallest_fast(cutter, space, target.target_speedup, target.sizes)
+        return smallest_fast(cutter, space, target.target_speedup, target.sizes)
 
     def asked(space: SearchSpace) -> Selection:
         return space.ratio(target.ratio) if target.ratio is not None else space.keeping(target.keep or 0)
@@ -225,42 +225,3 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
         else:
             low = middle
     return high
-
-
-def _smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
-    """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast."""
-    measured: dict[str, Trial] = {}
-
-    def trial(selection: Selection) -> Trial:
-        key = repr(selection.spec)
-        if key not in measured:
-            (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, sizes)
-            made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
-            measured[key] = made
-            text = f"measuring: {made.removed} {space.units} less are {speed.value:.2f} times as fast"
-            cutter.progress(text, len(measured), 0)
-        return measured[key]
-
-    def speed_of(count: int) -> float | None:
-        return trial(space.removing(count)).measured if space.has_cut(count) else None
-
-    most = space.most()
-    if not space.has_cut(most):
-        raise RefusedError(
-            "nothing can be removed: protected units, minimums and groups of KV heads leave none"
-        )
-    first = trial(space.removing(most))
-    if not first.meets and first.speed is not None and first.speed.is_too_noisy(wanted):
-        raise RefusedError(
-            f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
-            f" {first.removed} {space.units} that can go, noise hides any difference ({first.speed}); try again when"
-            f" it is idle, or choose by operations with {named_setting('ratio')}"
-        )
-    if not first.meets:
-        raise RefusedError(
-            f"without all {first.removed} {space.units} that can go the model is {first.measured:.2f} times as fast,"
-            f" not {wanted:g} times ({first.speed})"
-        )
-    selection = space.removing(smallest_reaching(most, wanted, speed_of))
-    speed = trial(selection).speed
-    return replace(completed(cutter, selection), trials=tuple(measured.values()), speed=speed)

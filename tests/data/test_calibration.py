@@ -249,7 +249,7 @@ def test_bad_data_is_refused_at_once(
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("long work began")
 
-    for where in ("choosing.joint.measured_paths", "workflow.choice.cutting.compensate"):
+    for where in ("choosing.measured.measured_paths", "workflow.choice.cutting.compensate"):
         monkeypatch.setattr(f"onnxheadprune.{where}", never)
     arrays, why = BAD[what]
     path, out = tmp_path / "data.npz", tmp_path / ("out.json" if verb == "score" else "out.onnx")

@@ -82,7 +82,8 @@ CALLS = {
     ),
     "a share": Call(
         "prune {model} --ratio 0.2 -o {out} --provider cpu --data {data}",
-        CHOICE - {"choosing"} | OTHERS,
+        CHOICE - {"choosing"} | OTHERS | {"benchmarking", "choosing.gradients", "choosing.scoring.methods"},
+        LIMITS,
         heavy=frozenset({"scipy", "threadpoolctl"}),
     ),
     "fuse": Call(
@@ -172,7 +173,7 @@ def test_the_python_api_of_a_cut_loads_no_more() -> None:
 @pytest.mark.long
 def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.choosing")
-    assert "choosing.scoring.score" in unasked(ours, CALLS["named heads"])
+    assert "choosing.select" in unasked(ours, CALLS["named heads"])
     assert "scipy" in heavy
 
 

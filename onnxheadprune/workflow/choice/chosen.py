@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.edit.plan import PrunePlan
@@ -17,6 +16,7 @@ from onnxheadprune.model.spelling import many
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
 
 if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.result import SpeedUp
     from onnxheadprune.choosing.targets import PruningTarget
     from onnxheadprune.training.result import Recovery
 

@@ -26,8 +26,11 @@ from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.joint import OVER_SAVED
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.space import SearchSpace, Selection
+from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
+from onnxheadprune.workflow.choice.chosen import Chosen, Trial
+from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter
 
 SECONDS = 4.0
@@ -92,6 +95,45 @@ def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float 
         else:
             low, below = count, below if speed is None else 1 / speed
     return high
+
+
+def smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
+    """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast."""
+    measured: dict[str, Trial] = {}
+
+    def trial(selection: Selection) -> Trial:
+        key = repr(selection.spec)
+        if key not in measured:
+            (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, sizes)
+            made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
+            measured[key] = made
+            text = f"measuring: {made.removed} {space.units} less are {speed.value:.2f} times as fast"
+            cutter.progress(text, len(measured), 0)
+        return measured[key]
+
+    def speed_of(count: int) -> float | None:
+        return trial(space.removing(count)).measured if space.has_cut(count) else None
+
+    most = space.most()
+    if not space.has_cut(most):
+        raise RefusedError(
+            "nothing can be removed: protected units, minimums and groups of KV heads leave none"
+        )
+    first = trial(space.removing(most))
+    if not first.meets and first.speed is not None and first.speed.is_too_noisy(wanted):
+        raise RefusedError(
+            f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
+            f" {first.removed} {space.units} that can go, noise hides any difference ({first.speed}); try again when"
+            f" it is idle, or choose by operations with {named_setting('ratio')}"
+        )
+    if not first.meets:
+        raise RefusedError(
+            f"without all {first.removed} {space.units} that can go the model is {first.measured:.2f} times as fast,"
+            f" not {wanted:g} times ({first.speed})"
+        )
+    selection = space.removing(smallest_reaching(most, wanted, speed_of))
+    speed = trial(selection).speed
+    return replace(completed(cutter, selection), trials=tuple(measured.values()), speed=speed)
 
 
 @dataclass(frozen=True, eq=False)
