@@ -85,7 +85,8 @@ def read_claim(
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not left and not any(records.values()):
         raise UsageError(
-            f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them with --heads"
+            f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them"
+            f" with {named_setting('heads')}"
         )
     recorded: dict[str, list[int]] = {}
     for kind, record in records.items():
