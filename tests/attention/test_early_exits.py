@@ -45,6 +45,7 @@ def _decided_after(
     return next(value for value in outputs.values() if value.dtype == np.float32)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("form", "number"),
     [("nested", 1), *((form, 2) for form in toys_exits.FORMS if form != "shared head")],
@@ -58,6 +59,7 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
     np.testing.assert_allclose(answer, _decided_after(form, number, feed), atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"]
 )

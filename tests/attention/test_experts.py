@@ -119,6 +119,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     ) == is_shared
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
 def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Mixture) -> None:
     model, x = toy.model(), toys_mixture.tokens()
@@ -197,6 +198,7 @@ def _saved(model: ModelProto, path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
     """Weights of another expert than the router's column, and a record of another one."""
     path, wrong = _saved(Experts().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"

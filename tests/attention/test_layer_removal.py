@@ -165,6 +165,7 @@ def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:
     check_removed(network, "1")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_stem_and_a_head_are_in_no_layer(kind: str) -> None:
     """What has a name elsewhere, and what lies in front of the first layer."""
@@ -174,6 +175,7 @@ def test_a_stem_and_a_head_are_in_no_layer(kind: str) -> None:
     check_removed(network, "1")
 
 
+@pytest.mark.long
 def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference of a layer is read off the stream, not off the sites that lose units."""
     network = Network([["attention", "depthwise", "network"]] * 2)
@@ -252,6 +254,7 @@ def test_stacks_are_counted_each_by_itself() -> None:
     assert found["dec.resblocks.0"] == ["sublayer.0", "ffn.2"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("named", "removed"),
     [

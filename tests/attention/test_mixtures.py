@@ -43,6 +43,7 @@ def _tensors(model: ModelProto) -> dict[str, Any]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", [*RUNNABLE.values(), *UNRUNNABLE.values()], ids=[*RUNNABLE, *UNRUNNABLE])
 def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
@@ -60,6 +61,7 @@ def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     assert sum(array.size for array in _tensors(cut).values()) < 0.7 * whole
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", RUNNABLE.values(), ids=RUNNABLE)
 def test_onnxruntime_and_the_masked_reference_say_the_same(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
@@ -208,6 +210,7 @@ def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None
 SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", SECOND.values(), ids=SECOND)
 def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Mixture) -> None:
     model, x = toy.model(), {"x": tokens()}

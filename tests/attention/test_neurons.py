@@ -84,6 +84,7 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
     assert command("validate", digits, wrong).exit_code == 1
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [

@@ -132,6 +132,7 @@ def with_all_neurons(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**block, "removed": ""} for block in blocks]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("change", [list, backwards, under_other_names, of_two_sites])
 def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> None:
     found = inspect(renamed(narrowed, change)).neurons

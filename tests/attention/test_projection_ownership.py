@@ -112,6 +112,7 @@ FOREIGN: dict[str, Callable[[Attending], Any]] = {
 }
 
 
+@pytest.mark.one_in(4)
 @PLANS
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("how", FOREIGN)
@@ -198,6 +199,7 @@ OWN: dict[str, Callable[[Attending], Any]] = {
 }
 
 
+@pytest.mark.one_in(4)
 @PLANS
 @pytest.mark.parametrize("how", OWN)
 def test_what_goes_with_the_head_is_its_own(how: str, plan: Any) -> None:
@@ -218,6 +220,7 @@ def _cut(model: Any, net: Net, how: str, sets: Sequence[list[int]]) -> None:
             check_cut(model, net.feed, gone)
 
 
+@pytest.mark.one_in(4)
 @PLANS
 @pytest.mark.parametrize(
     "how", ["alone", "biased", "gated_by_the_stream", "with_its_values", "with_its_queries"]

@@ -40,6 +40,7 @@ def test_nothing_is_missing() -> None:
         assert len(reference(architecture).head_sets) == 20
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_original_equals_pytorch(name: str) -> None:
     """The reference and the comparison themselves are right."""
@@ -72,6 +73,7 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     check_untouched(original, pruned, plan)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
     """One that has served other sets of heads gives the plan of a new one."""

@@ -188,6 +188,7 @@ OWN = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("own", OWN)
 def test_heads_with_weights_of_their_own_are_told_apart(own: str, kind: str) -> None:
@@ -269,6 +270,7 @@ def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
 OPSET_WITH_AXES_AS_INPUTS = 18
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("behind", [True, False], ids=["layers behind it", "nothing behind it"])
 @pytest.mark.parametrize("op_type", REDUCTIONS)
 def test_a_reduction_over_heads_is_cut_where_zeros_do_not_change_it(op_type: str, behind: bool) -> None:
@@ -390,6 +392,7 @@ def _of_tokens(nodes: str, sizes: str) -> ModelProto:
     )
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("behind", ["a mean", "a layer over tokens", "a classifier"])
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -> None:

@@ -72,6 +72,7 @@ def network(mixer: str, *, named: bool = True, count: int = 3) -> onnx.ModelProt
     return model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_layer_holds_its_mixer_and_goes_with_it(mixer: str, named: bool) -> None:

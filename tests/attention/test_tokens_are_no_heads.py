@@ -47,6 +47,7 @@ def test_positions_that_are_cut_are_no_evidence(how: str, size: int) -> None:
     check(net, [projected(net, data, H * size)], size)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("letters", ["---", "b--", "bs-"])
 def test_two_projections_read_tokens_apart(overlap: int, letters: str) -> None:

@@ -162,6 +162,7 @@ def test_what_crosses_is_what_others_still_read(name: str) -> None:
     assert [set(values) for values in boundaries.crossing] == expected
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("room", [2**29, 0])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_both_models_compute_at_each_stage_what_whole_passes_compute(name: str, room: int) -> None:
@@ -214,6 +215,7 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
     assert eight - four == 2 * (four - two)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", [{}, {"heads": 6, "kv_heads": 2}, {"quantized": True}, {"shared": True}])
 def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str, Any]) -> None:
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3, **form))

@@ -54,6 +54,7 @@ def test_a_small_model_is_measured_on_what_there_is() -> None:
     assert Effort.of(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("weights", [1e7, 1e8, 3e8, 1e9, 3e9, 1e10])
 @pytest.mark.parametrize("positions", [10.0, 256.0, 4096.0])
 def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(

@@ -87,6 +87,7 @@ def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
         np.testing.assert_allclose(scored(model, method), values, rtol=2e-5, err_msg=method)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
 def test_scores_of_experts_in_one_operator(toy: toys_mixture.Mixture) -> None:
     rows = np.random.default_rng(3).standard_normal((40, toys_mixture.HIDDEN)).astype(np.float32)

@@ -72,6 +72,7 @@ def brute_force(view: Any, sites: Any, data: Calibration, effect: Any = None) ->
     return found
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "form", [{}, GQA, {"heads": 4, "kv_heads": 1}, {"quantized": True}, {"shared": True}]
 )
@@ -237,7 +238,7 @@ def test_the_file_format_comes_back(digits: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "scores.json"]
     content = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert content["data"]["samples"] == 96 and len(content["data"]["fingerprint"]) == 64
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="does not exist"):
         write_scores(scores, tmp_path / "missing" / "scores.json")
 
 

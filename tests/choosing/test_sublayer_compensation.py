@@ -141,6 +141,7 @@ def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
 # What it should give
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("spelled", [False, True])
 @pytest.mark.parametrize("norms", ["", "pre", "post"])
 def test_the_stream_behind_comes_nearer_to_the_originals(norms: Any, spelled: bool) -> None:

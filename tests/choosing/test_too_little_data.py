@@ -40,6 +40,7 @@ def chosen(count: int, **target: Any) -> Any:
     return made.chosen
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("unit", ["sample", "line", "image"])
 @pytest.mark.parametrize(
     "target", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
@@ -91,6 +92,7 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
 _SHARES = [name for name in methods_of(NeuronSite.SCORED_BY) if SHARE in METHODS[name].constants["UNIT"]]
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
 @pytest.mark.parametrize(
     "method",

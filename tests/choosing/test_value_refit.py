@@ -148,6 +148,7 @@ FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_map_that_makes_the_values_is_found_by_what_it_does(form: str) -> None:
     make, data, weight, columns = FORMS[form]
@@ -176,6 +177,7 @@ def test_nothing_is_found_where_heads_do_not_treat_values_alike(core: str) -> No
     assert values is None
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> None:
     make, data, weight, _ = FORMS[form]

@@ -127,6 +127,7 @@ def test_heads_are_removed(
     assert shown.exit_code == 0, shown.stderr
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_a_search_that_was_asked_for_is_a_bug(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

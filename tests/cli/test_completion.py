@@ -29,6 +29,7 @@ def test_a_shell_that_asks_gets_its_completions() -> None:
         assert expected in found.stdout and found.stderr == ""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_is_completed_before_the_model_is_named(name: str) -> None:
     option = next(

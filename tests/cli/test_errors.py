@@ -214,6 +214,7 @@ def test_no_attention(refused: Refused, tmp_path: Path) -> None:
     assert "no attention site" in sentence
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("heads", "exit_code", "message"),
     [

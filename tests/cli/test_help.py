@@ -87,6 +87,7 @@ def test_commands_are_listed_by_workflow(command: Command) -> None:
     assert places == sorted(places) and all(f"\n  {name} " in text for name in COMMANDS)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
     ours = {opt for option in options_of(name) for opt in (*option.opts, *option.secondary_opts)}
@@ -161,6 +162,7 @@ def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, comm
     assert command("prune", "model.onnx", "--heads", "0:1", "-v", "-q").exit_code == 2
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("flag", LOUDNESS)
 def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: Command) -> None:
     before, after = (

@@ -77,6 +77,7 @@ def test_long_commands_print_at_a_width_of_nothing(
     assert lines(command(*line.split()))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("columns", NO_WIDTHS)
 def test_what_is_no_width_is_as_if_nobody_asked(
     columns: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +87,7 @@ def test_what_is_no_width_is_as_if_nobody_asked(
     assert command("inspect", "model.onnx").stdout == before
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("columns", ["1", "2", "59", "60", "080", "1000", "1001", "9" * 5000])
 def test_any_width_shows_every_number(
     columns: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch

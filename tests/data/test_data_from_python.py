@@ -94,6 +94,7 @@ def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
     assert function(*subjects, **data, **CALLS[name], provider="cpu") is not None
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_detected(form: str) -> None:
     model, data = FORMS[form]

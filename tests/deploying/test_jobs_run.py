@@ -197,6 +197,7 @@ def damaged_scores(place: Path) -> None:
     path.write_text(path.read_text() + " ")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "setting", "again"),
     [
@@ -282,6 +283,7 @@ def same(outputs, feed):
 """
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_that_is_broken(name: str, command: Command, finished: Path) -> None:
     """Exit code 1, a verdict, a failure in JUnit's words. The function of a metric lies beside the job."""
@@ -380,6 +382,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_done_is_said_before_anything_is(name: str, command: Command, place: Path) -> None:
     settings, code, sentence = WRONG[name]

@@ -131,6 +131,7 @@ def product(model: ModelProto) -> Node:
     return next(node for node in view_of(model).main.nodes if node.outputs[0] and node.out.name == "out")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_read(way: str) -> None:
     model = network(WAYS[way])
@@ -141,6 +142,7 @@ def test_weights_are_read(way: str) -> None:
     np.testing.assert_allclose(projection_matrix(projection), want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
     model = network(WAYS[way])

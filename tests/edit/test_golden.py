@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parents[1] / "golden"
 FILES = sorted(FOLDER.glob("*.txt"))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_golden(path: Path, update_golden: bool) -> None:
     """The plan and the pruned graph are those of the file, and the pruned graph equals the masked one."""

@@ -125,6 +125,7 @@ GROWING: dict[str, Change] = {
 }
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", GROWING)
 def test_values_that_grow_while_they_are_followed(name: str) -> None:
     """Within a gigabyte and 20 seconds of work; what cannot be followed stays unknown, and the site is found."""

@@ -82,6 +82,7 @@ def test_the_damage_is_real() -> None:
     assert changed > 40
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_undamaged_models_pass(seed: str, tmp_path: Path) -> None:
     assert survives(SEEDS[seed], tmp_path, run=True) == "passed"

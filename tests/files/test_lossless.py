@@ -132,6 +132,7 @@ def as_read(path: Path) -> ModelProto:
     return model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("form", "external"), list(itertools.product(("inside", "beside"), ("auto", "always", "never")))
 )
@@ -185,6 +186,7 @@ def _damage(model: ModelProto, kind: str) -> None:
         graph.sparse_initializer[0].values.float_data[0] = 1.5
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "kind", ["weight", "cut weight", "metadata", "unknown field", "order", "doc string", "training", "sparse"]
 )

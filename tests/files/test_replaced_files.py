@@ -123,6 +123,7 @@ def test_an_output_that_is_an_input(call: Call, name: str, command: Command, pla
         (place / "link").unlink()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_two_outputs_that_are_one(call: Call, name: str, command: Command, place: Path) -> None:
     (place / "door").symlink_to(place)
@@ -191,6 +192,7 @@ def test_a_target_that_is_no_file(call: Call, name: str, command: Command, place
     assert not list(place.glob("*.was_imported"))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, place: Path) -> None:
     """The checks do not refuse everything; the call goes on to its work, and fails there or does it."""
@@ -209,6 +211,7 @@ def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, p
         assert "Traceback" not in said
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_what_this_tool_did_not_write_is_replaced_with_force_only(
     call: Call, name: str, command: Command, place: Path
@@ -223,6 +226,7 @@ def test_what_this_tool_did_not_write_is_replaced_with_force_only(
     assert "was not written by this tool" not in said
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_wrong_suffix_is_refused(call: Call, name: str, command: Command, place: Path) -> None:
     if name == "backup":

@@ -189,6 +189,7 @@ def build(name: str) -> ModelProto:
     return block(core, **options)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name in CASES if "nan-to-zero" in name or "filled" in name])
 def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: FuseMode) -> None:

@@ -177,6 +177,7 @@ def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[s
     return True
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", sorted(TRIALS))
 def test_every_option_is_accepted_somewhere(name: str) -> None:
     """A refusal everywhere would be an option that nobody can use, or a trial that is typed wrongly."""

@@ -35,6 +35,7 @@ def words(figure: Figure) -> str:
 NAMES = [f"{LONG}/model.onnx", "/elsewhere/model.onnx", WHAT, "$\\alpha$_{x}\x1b[31m.onnx", WHAT]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("names", "points"),
     [
@@ -122,6 +123,7 @@ def test_a_curve_refuses_what_was_not_measured() -> None:
         plot_curve(bare, "size")  # type: ignore[arg-type]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("sites", "heads"),
     [(1, 1), (1, 8), (4, 16), (24, 1), (3, 32), pytest.param(24, 32, marks=pytest.mark.long)],

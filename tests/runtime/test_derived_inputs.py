@@ -126,6 +126,7 @@ def window_of(window: int) -> ModelProto:
     return model
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("window", [4, 8, 32])
 def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:

@@ -35,6 +35,7 @@ ODD = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("condition", ODD.values(), ids=ODD)
 def test_inputs_at_the_ends_of_what_is_allowed_are_run(condition: str) -> None:
     model = attacks.text_model()

@@ -139,6 +139,7 @@ def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
 # Versions of records
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("key", [COMPENSATED_KEY, HEADS_KEY])
 @pytest.mark.parametrize("version", [2, 99, 0, "2", None, True, [1]])
 def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key: str, version: Any) -> None:
@@ -156,6 +157,7 @@ def test_an_unknown_version_of_a_fusion_is_refused() -> None:
         check(model, smaller)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "[]", '"text"', '{"version": 1, "sites": 1}', '{"sites": []}', "nul"]
 )

@@ -217,6 +217,7 @@ def test_metrics_from_the_command_line(
     assert found["accuracy"]["pruned"] == pytest.approx(accuracy["pruned"])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("metrics")
 @pytest.mark.parametrize(
     ("name", "words"),

@@ -249,6 +249,7 @@ def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
     assert new.token_to_id("walked") is None and "##d" in new.get_vocab()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -280,6 +280,7 @@ def test_inputs_of_one_table_go_together() -> None:
 ENDLESS = "9" * 5000
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("kept", "more", "sentence"),
     [
