@@ -84,6 +84,7 @@ def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
     assert plan_pruning(left, heads={"layer.2": "*"}).removed == {2: tuple(range(8))}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("spec", "left", "lacks"),
     [("ffn.1", "attn.1", "feed-forward block"), ("1", "ffn.1", "attention site")],

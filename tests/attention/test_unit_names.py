@@ -124,6 +124,7 @@ def test_no_source_prints_an_index() -> None:
     assert found == []
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", with_options())
 def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
     name, option = kind.called(0), f"--{kind.UNITS}"
@@ -153,6 +154,7 @@ def test_a_layer_that_is_not_there(command: Command, model: Path) -> None:
     assert result.stderr == "error: there is no layer '9': this model's layers are 0-2\n"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("many", [3, 12])
 def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
     path = tmp_path / "deep.onnx"

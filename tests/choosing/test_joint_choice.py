@@ -166,7 +166,8 @@ def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
         assert step.error == pytest.approx(error, rel=0.15, abs=0.01)
 
 
-@pytest.mark.parametrize("units", ["heads,neurons", pytest.param("all", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("units", ["heads,neurons", "all"])
 def test_half_of_the_operations_go(
     command: Command, digits: Path, digits_calibration: Path, digits_test: Path, tmp_path: Path, units: str
 ) -> None:

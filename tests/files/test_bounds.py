@@ -410,6 +410,7 @@ def test_archives_that_want_memory(tmp_path: Path) -> None:
         read_npz(path)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_rows_of_a_large_archive_are_read_when_they_are_wanted(save: Any, tmp_path: Path) -> None:
     path, random = tmp_path / "large.npz", np.random.default_rng(0)

@@ -12,7 +12,7 @@ from tests.forgeries import DAMAGES, QUANTITIES, SPELLINGS, forged
 EVERY = list(itertools.product(SPELLINGS, QUANTITIES))
 
 
-@pytest.mark.one_in(61)
+@pytest.mark.one_in(97)
 @pytest.mark.parametrize(
     ("spelling", "quantity", "damage"),
     [(*pair, list(DAMAGES)[index % len(DAMAGES)]) for index, pair in enumerate(EVERY)],

@@ -429,6 +429,7 @@ def test_pieces_of_sentencepiece() -> None:
         trimmed_pieces(b"\x0a\xff\x01", set())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["states", "logits"])
 def test_what_is_spelled_otherwise_is_compared(command: Command, tmp_path: Path, kind: str) -> None:
     """Both models read the same texts, each by its own tokenizer; of logits the report says why nothing is compared."""
