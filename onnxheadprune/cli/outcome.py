@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, settings_spelled
-from onnxheadprune.settings.words import option
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
@@ -40,7 +39,14 @@ MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
 
-@settings_spelled(option)
+def _as_option(name: str, value: str, command: str) -> str:
+    # Loaded with the first message that names a setting; the help names none.
+    from onnxheadprune.settings.words import option
+
+    return option(name, value, command)
+
+
+@settings_spelled(_as_option)
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     """Run a command line; every exception becomes a message and an exit code."""
     if not sys.warnoptions:

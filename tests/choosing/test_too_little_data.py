@@ -187,7 +187,7 @@ def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -
     shown = command("prune", model, *options)
     assert (
         shown.exit_code == 0
-        and "could not be measured" in shown.stdout
+        and "left alone  ffn.0 (layer0) and 1 more: " in shown.stdout
         and "about 1 more sample" in shown.stdout
     )
     document = json.loads(command("prune", model, *options, "--json").stdout)

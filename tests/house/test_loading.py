@@ -94,7 +94,7 @@ CALLS = {
     "inspect": Call(
         "inspect {model}",
         CHOICE | OTHERS | {"benchmarking", "data", "validation"},
-        frozenset({"benchmarking.flops", "data.vocabulary"}),
+        frozenset({"benchmarking.flops", "benchmarking.unit_nodes", "data.vocabulary"}),
     ),
     "validate": Call(
         "validate {model} {cut} --provider cpu",
