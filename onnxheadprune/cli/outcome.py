@@ -239,8 +239,8 @@ def _reopen_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is given, which is this one.
-            os.open(os.devnull, os.O_RDWR)
+            # The lowest free number is given, which is this one; workers have it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:

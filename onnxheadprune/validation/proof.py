@@ -29,6 +29,7 @@ from onnxheadprune.model.load import (
     open_structure,
     stored_bytes,
 )
+from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
@@ -65,16 +66,21 @@ def _with_refits(
     if not count or record is None:
         return "passed", reason
     trained = f", trained in {record.steps} steps," if record.steps else ""
-    taken = f"{count} tensors{trained} are taken from the file"
+    one = count == 1
+    their, them = ("its", "it") if one else ("their", "them")
+    taken = f"{many(count, 'tensor')}{trained} {'is' if one else 'are'} taken from the file"
     if refit is None or refit.source != "data":
-        return "passed", f"{taken}, and their effect is not proven without {named_setting('data')}; {reason}"
+        return (
+            "passed",
+            f"{taken}, and {their} effect is not proven without {named_setting('data')}; {reason}",
+        )
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
-        f"{taken}: with them the cosine distance of the outputs from the original's on data"
-        f"{' that no step has seen' if unseen else ''} is {after:.1e}, without them {before:.1e}"
+        f"{taken}: with {them} the cosine distance of the outputs from the original's on data"
+        f"{' that no step has seen' if unseen else ''} is {after:.1e}, without {them} {before:.1e}"
     )
     if after > max(WORSE * before, NOTHING):
-        return "inconclusive", f"{drift}, so they do harm, though all else {reason}"
+        return "inconclusive", f"{drift}, so {'it does' if one else 'they do'} harm, though all else {reason}"
     return "passed", f"{drift}; {reason}"
 
 

@@ -308,8 +308,13 @@ class Validation(Displayed):
         told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
         more = len(self.without) - MOST_GONE
         gone = (*self.without[:MOST_GONE], f"and {more} more") if more > 1 else self.without
-        parts = (*told.parts, Fact("without", ", ".join(gone))) if gone else told.parts
-        return replace(told, parts=parts, details=(Fact("original", file_name(self.original)), *self.details))
+        parts = list(told.parts)
+        if gone:
+            first = next((at for at, part in enumerate(parts) if isinstance(part, Fact)), len(parts))
+            parts.insert(first, Fact("without", ", ".join(gone)))
+        return replace(
+            told, parts=tuple(parts), details=(Fact("original", file_name(self.original)), *self.details)
+        )
 
     @property
     def details(self) -> tuple[Part, ...]:

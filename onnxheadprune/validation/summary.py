@@ -172,11 +172,10 @@ def _unproven(validation: Document) -> Iterator[Fact]:
     """Tensors with new numbers of which no data of the user shows what they do."""
     refit = validation.get("refit")
     if validation.get("refitted") and (refit is None or refit["source"] != "data"):
-        number = many(len(validation["refitted"]), "tensor")
-        text = (
-            f"{number} are taken from the file: give {spelled(named_setting('data'))} to show what they do to"
-            " outputs"
-        )
+        count = len(validation["refitted"])
+        taken, do = ("is taken", "it does") if count == 1 else ("are taken", "they do")
+        data = spelled(named_setting("data"))
+        text = f"{many(count, 'tensor')} {taken} from the file: give {data} to show what {do} to outputs"
         yield Fact("note", text, "doubtful")
 
 

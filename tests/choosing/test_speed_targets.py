@@ -176,8 +176,8 @@ def test_cuts_are_measured_within_some_seconds(monkeypatch: pytest.MonkeyPatch) 
     measured: list[Benchmark] = []
     real = speeding.run_benchmark
 
-    def noted(*arguments: Any) -> Benchmark:
-        measured.append(real(*arguments))
+    def noted(*arguments: Any, **settings: Any) -> Benchmark:
+        measured.append(real(*arguments, **settings))
         return measured[-1]
 
     monkeypatch.setattr(speeding, "run_benchmark", noted)
