@@ -138,7 +138,7 @@ def _sizes(given: Timing) -> BenchSettings:
 
 
 def _place(given: Target, model: ModelLike) -> Writing:
-    """Where the result is written."""
+    """Output files of a prune."""
     if not given.in_place:
         return Writing(given.output, part_of(Storing, given))
     path = model.path if isinstance(model, LoadedModel) else model

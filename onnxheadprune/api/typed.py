@@ -32,7 +32,7 @@ Runtime = Literal[
 
 
 class _Selecting(TypedDict, total=False):
-    """How units are selected, and how the remaining weights are adjusted."""
+    """The selection of units and the adjustment of the remaining weights."""
 
     scores: str | os.PathLike[str] | HeadScores | None
     method: Method | None
@@ -46,7 +46,7 @@ class _Selecting(TypedDict, total=False):
 
 
 class _Samples(TypedDict, total=False):
-    """How text and images become inputs."""
+    """Preprocessing of text and images."""
 
     text_field: str | None
     target_field: str | None
@@ -68,7 +68,7 @@ class _Running(TypedDict, total=False):
 
 
 class _Checking(TypedDict, total=False):
-    """What must be shown before a model is written."""
+    """Validation that is required before a model is written."""
 
     validate: bool
     accept_inconclusive: bool
@@ -82,7 +82,7 @@ class _Pruning(TypedDict, total=False):
 
 
 class _Timing(TypedDict, total=False):
-    """What latency is measured at, and for how long."""
+    """Sizes, duration and conditions of a latency benchmark."""
 
     batch: int | Collection[int] | str | None
     seq: int | Collection[int] | str | None
@@ -94,7 +94,7 @@ class _Timing(TypedDict, total=False):
 
 
 class _Rounding(TypedDict, total=False):
-    """How a model is quantized, by ONNX Runtime's own quantizer."""
+    """Quantization by ONNX Runtime's quantizer."""
 
     to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
     per_channel: bool

@@ -40,7 +40,7 @@ PARTS = 200
 FINE = 50
 """Into how many pieces the knapsack divides a part."""
 ROUNDING = 1e-9
-"""What a quotient of floats may fall short of a whole number of pieces."""
+"""Tolerance for a floating-point quotient that should be a whole number of pieces."""
 
 
 @one_line("heads basis left_out")
@@ -206,7 +206,7 @@ class SearchSpace:
 
 
 Asked: TypeAlias = Callable[[SearchSpace], Selection]
-"""What a target asks of a search space."""
+"""A target, as a function from a search space to the selection that meets it."""
 
 
 def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) -> None:

@@ -10,7 +10,7 @@ import click
 
 @dataclass(frozen=True)
 class Guide:
-    """What help says of a command, which is not imported for it."""
+    """Help text of a command, kept apart from its module, so that help does not import it."""
 
     short: str  # what it does, in a line
     examples: tuple[str, ...]  # calls, without the name of the program

@@ -32,7 +32,7 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
-    """Return what stands for one model: its path, or the model read through links."""
+    """Return the path of a model, or with `follow_links` the loaded model."""
     if not follow_links:
         return path
     from onnxheadprune.model.load import open_structure

@@ -59,7 +59,7 @@ class Presentation:
         self._text += captured.get()
 
     def deliver(self, made: str | None = None) -> int:
-        """Write the reports and print the text, whatever becomes of the reports."""
+        """Write the reports and print the text, even if a report cannot be written."""
         from onnxheadprune.errors import UsageError
         from onnxheadprune.reporting.console import NEXT, Row, print_error
 

@@ -65,7 +65,7 @@ _ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
 
 @dataclass(frozen=True)
 class BatchFile(JsonObject):
-    """What became of one model."""
+    """The result for one model."""
 
     file: str  # its path below the folder
     # "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable, or the
@@ -342,7 +342,7 @@ def _content(value: object) -> object:
 
 @dataclass(frozen=True)
 class Proven:
-    """What is proven of a model, and the request."""
+    """The recorded proof of a model, and the request it was made for."""
 
     request: Name  # its digest
     proof: Proof
@@ -350,7 +350,7 @@ class Proven:
 
 @dataclass(frozen=True)
 class Record(JsonObject):
-    """What is done and proven, kept in the output folder."""
+    """The finished and proven models of a batch, stored in the output folder."""
 
     format: Literal[1] = FORMAT
     models: dict[Name, Proven] = field(default_factory=dict)

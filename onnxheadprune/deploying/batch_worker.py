@@ -44,7 +44,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Proof:
-    """What a run proved of a model."""
+    """Digests of the files that a model was proven with, and the reason of its verdict."""
 
     input: Digests  # digests of the model's files, and of all else that was read for it
     output: Digests  # digests of the pruned model's files

@@ -29,7 +29,7 @@ from onnxheadprune.model.typed_json import (
 
 FORMAT = 1
 BESIDE = frozenset("fusion before after warnings would_write run".split())
-"""What `prune --dry-run --json` prints beside a plan."""
+"""Fields that `prune --dry-run --json` prints in addition to the plan."""
 Role: TypeAlias = Literal["input", "output"]
 
 
@@ -52,7 +52,7 @@ class LeftOutNode:
 
 @dataclass(frozen=True)
 class IoChange:
-    """One axis of a graph input or output that gets another length, or what becomes of all of it."""
+    """One axis of a graph input or output that gets another length, or the removal of the whole."""
 
     role: Role  # "input" or "output"
     name: str  # of the input or output

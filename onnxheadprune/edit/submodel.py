@@ -147,7 +147,7 @@ class Restored:
 
 
 def store(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
-    """Give what a graph stores other contents, by its name; bodies stay as they are."""
+    """Replace the contents of stored tensors by name; bodies are unchanged."""
     for tensor in graph.initializer:
         if tensor.name in stored:
             tensor.CopyFrom(stored_anew(tensor, stored[tensor.name]))

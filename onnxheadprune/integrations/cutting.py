@@ -81,7 +81,7 @@ def default_of(item: Declared) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a pass is given."""
+    """The arguments of a pass."""
 
     cut: Cut
     running: Running

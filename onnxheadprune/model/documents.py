@@ -37,7 +37,7 @@ def parse_json(text: str, *, once: bool = False) -> Any:
 
 
 def json_of(text: str, where: str, *, once: bool = False) -> Any:
-    """What a JSON text of other programs or people holds.
+    """Parse a JSON text that another program or a person wrote.
 
     Args:
         text: the text.

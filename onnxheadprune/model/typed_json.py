@@ -229,7 +229,7 @@ def shown(value: object) -> str:
 
 
 class _Codec(NamedTuple):
-    """How the values of a type are read and written."""
+    """The reader and the writer of a type."""
 
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]
@@ -409,7 +409,7 @@ def _read_object(kind: Any, content: Any) -> Any:
 
 
 def at(place: str, read: Callable[[Any], Any], content: Any) -> Any:
-    """What `read` makes of the content of a place, with the place in the path of an error."""
+    """Read the content at a place of a document; errors get the place in front of their path."""
     try:
         return read(content)
     except FieldError as error:

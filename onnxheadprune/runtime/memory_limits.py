@@ -42,7 +42,7 @@ PAGE = 4096
 
 
 def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) -> Callable[[], bytes | str]:
-    """Return what a session is made from, now and whenever it is opened again: a message, or the path of a file.
+    """Return a function with the source of a session each time it is opened: a serialized model or a path.
 
     Args:
         lasting: the session runs so often, or as a deployment does, that it may have copies of weights of moderate

@@ -41,7 +41,7 @@ def decided(how: Rounding) -> Rounding:
 
 
 def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) -> ModelProto:
-    """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory."""
+    """Quantize a model by ONNX Runtime's quantizer; the result has its weights in memory."""
     if how.to == "int8-qdq" and not feeds:
         raise UsageError(
             f"int8-qdq finds the ranges of activations on data; give it with {named_setting('data')}"

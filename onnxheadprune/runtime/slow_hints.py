@@ -30,7 +30,7 @@ def may_never_end(model: ModelProto) -> bool:
 
 
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
-    """Return what a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted."""
+    """Return the outputs of a run, or raise its error; it is stopped after a time limit or an interrupt."""
     given: list[Result] = []
     raised: list[BaseException] = []
 

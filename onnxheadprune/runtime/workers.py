@@ -59,7 +59,7 @@ class Workers:
     threads: int | None = None  # cores for each of them; None leaves that to ONNX Runtime
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield what some work makes of each item, in their order and not much ahead of who asks."""
+        """Yield the result of some work for each item, in order and only a few items ahead of the consumer."""
         if self.count == 1:
             yield from map(work, items)
             return

@@ -1,4 +1,4 @@
-"""What to remove from a model, how units are selected, and what happens to the rest of it."""
+"""Settings of cuts: units to remove, their selection, and the adjustment of the remaining model."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ Resume = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Selecting:
-    """How units are selected, and how the remaining weights are adjusted."""
+    """The selection of units and the adjustment of the remaining weights."""
 
     SECTION: ClassVar[str] = SELECTION
 
@@ -236,7 +236,7 @@ class Selecting:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut(Selecting):
-    """What to remove, and what happens to the rest of the model."""
+    """The units to remove, and the adjustment of the remaining model."""
 
     SECTION: ClassVar[str] = REMOVAL
 
@@ -384,7 +384,7 @@ class Cut(Selecting):
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How units are scored. Without it they are scored where they are selected."""
+    """Scoring of units. Without it they are scored where they are selected."""
 
     SECTION: ClassVar[str] = SELECTION
 
@@ -415,7 +415,7 @@ class Scoring:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovering:
-    """How the remaining weights are trained to match the original's outputs."""
+    """Training of the remaining weights to match the original's outputs."""
 
     SECTION: ClassVar[str] = SELECTION
 

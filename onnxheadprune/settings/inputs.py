@@ -102,7 +102,7 @@ def _size(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """How text and images become inputs."""
+    """Preprocessing of text and images."""
 
     SECTION: ClassVar[str] = INPUTS
 

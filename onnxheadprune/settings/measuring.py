@@ -1,4 +1,4 @@
-"""What latency is measured at, and how models are quantized."""
+"""Settings of latency benchmarks and of quantization."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _named_size(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What latency is measured at, and for how long."""
+    """Sizes, duration and conditions of a latency benchmark."""
 
     SECTION: ClassVar[str] = BENCHMARK
 
@@ -97,7 +97,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """How a model is quantized, by ONNX Runtime's own quantizer."""
+    """Quantization by ONNX Runtime's quantizer."""
 
     SECTION: ClassVar[str] = QUANTIZATION
 
@@ -142,7 +142,7 @@ class Rounding:
 
 @dataclass(frozen=True, kw_only=True)
 class Benching(Timing):
-    """How latency is measured beside the original's."""
+    """A latency benchmark beside the original."""
 
     SECTION: ClassVar[str] = BENCHMARK
 

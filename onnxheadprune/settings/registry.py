@@ -80,21 +80,21 @@ RUNTIMES = dict(
 )
 """The modules with a `CLIENT`, by the name of the runtime."""
 SHARE = "share of the site"
-"""How the unit of scores begins that order the units of a site, and do not compare across sites."""
+"""The beginning of the unit of scores that are comparable within a site only."""
 SCORED_BY = {
     reads: next(units for units, kind in SCORED.items() if kind["SCORED_BY"] == reads)
     for reads in dict.fromkeys(kind["SCORED_BY"] for kind in SCORED.values())
 }
-"""What units are seen by, with the first kind of which this is true."""
+"""The first kind of units for each signal that scores are computed from."""
 
 
 def methods_of(reads: str) -> list[str]:
-    """The methods that score units by what they are seen by."""
+    """The methods that score units from one signal."""
     return [name for name, method in METHODS.items() if reads in method.constants["READS"]]
 
 
 def default_method(reads: Iterable[str], *, measured: bool = True) -> str:
-    """The default method for units of several kinds, by what each is seen by, where there is data or none."""
+    """The default method for units of several kinds, by the signal of each kind; `measured` if there is data."""
     common = [name for name in METHODS if all(name in methods_of(one) for one in reads)]
     if not measured and common[0] in WITHOUT_DATA:
         return common[0]
@@ -103,6 +103,6 @@ def default_method(reads: Iterable[str], *, measured: bool = True) -> str:
 
 
 def for_each_kind(told: Callable[[str], str], joint: str) -> str:
-    """A text for what heads are seen by, and after a joint and the name of their units for each other kind's."""
+    """The text for the signal of heads, followed for each other signal by a joint, its units and its text."""
     parts = [f"{joint} {units} {told(reads)}" for reads, units in [*SCORED_BY.items()][1:]]
     return told(next(iter(SCORED_BY))) + "".join(parts)

@@ -280,7 +280,7 @@ class Declared:
         return kind(value)
 
     def _of_items(self, parse: Callable[[str], object], value: object) -> object:
-        """What text, items of a list, or pairs of a mapping say, by the reader of the text."""
+        """Parse text, items of a list or pairs of a mapping by the parser of the text."""
         if isinstance(value, Mapping):
             if get_origin(self.kind) is Mapping:
                 read = [parse(f"{key}={item}") for key, item in value.items()]

@@ -18,7 +18,7 @@ _LISTED = f"{', '.join([*RUNTIMES][:-1])} or {[*RUNTIMES][-1]}"
 
 @dataclass(frozen=True, kw_only=True)
 class Loudness:
-    """How much is said of what is done."""
+    """Verbosity of the output."""
 
     SECTION: ClassVar[str] = DISPLAY
 
@@ -39,7 +39,7 @@ class Loudness:
 
 @dataclass(frozen=True, kw_only=True)
 class Replacing:
-    """What outputs may replace."""
+    """Replacement of existing files."""
 
     SECTION: ClassVar[str] = OUTPUT
 
@@ -100,7 +100,7 @@ Runtime = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Storing:
-    """How a model is stored, wherever one is written."""
+    """The storage format of models that are written."""
 
     SECTION: ClassVar[str] = OUTPUT
 
@@ -145,7 +145,7 @@ class Target(Storing, Destination):
 
 @dataclass(frozen=True, kw_only=True)
 class Checking:
-    """What must be shown before a model is written."""
+    """Validation that is required before a model is written."""
 
     SECTION: ClassVar[str] = OUTPUT
 
@@ -162,7 +162,7 @@ class Checking:
 
 @dataclass(frozen=True, kw_only=True)
 class Deploying:
-    """What the result is for."""
+    """The runtime that the result is for."""
 
     SECTION: ClassVar[str] = CHANGES
 

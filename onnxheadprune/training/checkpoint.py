@@ -81,7 +81,7 @@ class State:
 
 @dataclass(frozen=True)
 class Kept(JsonObject):
-    """What a checkpoint holds beside its arrays."""
+    """The contents of a checkpoint other than arrays."""
 
     key: str  # what the training depends on
     arrays: Mapping[str, Annotated[int, Between(0, 2**20)]]  # how many there are of each name

@@ -31,7 +31,7 @@ _RANDOM = "random inputs"
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a cut, as the documents that it is told from."""
+    """The result of a command, and the JSON documents that it is summarized from."""
 
     title: str  # the file, folder or job that it is about
     cuts: Sequence[Document]  # the cut of every network, those of a folder that units were chosen on

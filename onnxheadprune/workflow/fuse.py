@@ -154,7 +154,7 @@ def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -
 
 
 def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
-    """Return what fusion would do after a plan; nothing is validated, measured or written."""
+    """Return the fusions that would follow a plan; nothing is validated, measured or written."""
     loaded = planned_on(plan, open_structure(model))
     pruned = loaded.changed(apply.apply_plan(plan, loaded.proto))
     looked_at: FuseMode = "contrib" if mode == "auto" else mode

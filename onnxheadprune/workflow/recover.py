@@ -21,7 +21,7 @@ from onnxheadprune.workflow.requests import Request, Tokens
 
 
 def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
-    """Return what `prune` would be asked for to make a pruned model, and to train it then."""
+    """Return the request by which `prune` would make a pruned model and train it."""
     if isinstance(pruned, (str, os.PathLike)) and request.writing.output is not None:
         making = Making("the output", Path(request.writing.output))
         check_distinct([making], lambda: [Reading("the pruned model", Path(pruned))])

@@ -78,7 +78,7 @@ class Choice:
     def of(
         cls, cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
     ) -> Choice:
-        """Return what to remove, and how the remaining weights are adjusted."""
+        """Return the units or target to remove, and the adjustment of the remaining weights."""
         return cls(
             combined(cut.heads, {units: getattr(cut, units, None) for units in [*SCORED][1:]}, cut.layers),
             _target_of(cut),
@@ -93,7 +93,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Run:
-    """Where models run, and on what."""
+    """Execution provider, data and seed."""
 
     provider: str = "auto"  # "auto", "cpu", "cuda" or another execution provider's name
     seed: int = 0  # of random inputs
@@ -102,7 +102,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Proving:
-    """What must be shown before a model is written."""
+    """Validation that is required before a model is written."""
 
     validate: bool = True  # compare with the masked reference
     accept_inconclusive: bool = False  # write even if the heads matter too little for a wrong cut to show
@@ -111,7 +111,7 @@ class Proving:
 
 @dataclass(frozen=True)
 class Writing:
-    """Where the result goes."""
+    """Output files of a request."""
 
     output: str | os.PathLike[str] | None = None  # None writes nothing
     storing: Storing = field(default_factory=Storing)
@@ -160,7 +160,7 @@ class Request:
 
 
 def _target_of(cut: Cut) -> PruningTarget | None:
-    """Return how much to remove, None where units are named."""
+    """Return the target, None where units are named."""
     amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
     if all(amount is None for amount in amounts.values()):
         return None
@@ -170,7 +170,7 @@ def _target_of(cut: Cut) -> PruningTarget | None:
 
 
 def requirements_of(selecting: Selecting) -> Requirements:
-    """Return how units are selected."""
+    """Return the settings of the selection."""
     from onnxheadprune.choosing.allocate import Limits
     from onnxheadprune.choosing.scoring.scores import read_scores
     from onnxheadprune.choosing.targets import Requirements
@@ -201,7 +201,7 @@ def measure_of(drift: Measure | None) -> Measure | None:
 
 
 def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:
-    """Return how long to train."""
+    """Return the training budget."""
     if budget is None and time is None:
         return None
     from onnxheadprune.training.budget import Budget, parse_budget, parse_time

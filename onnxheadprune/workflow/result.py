@@ -225,7 +225,7 @@ def file_bytes(model: LoadedModel) -> int | None:
 
 
 def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
-    """Return what a model's stored tensors hold before and after a plan; nothing is written."""
+    """Return the size of a model's stored tensors before and after a plan; nothing is written."""
     loaded = open_structure(model)
     return stored_size(loaded.as_stored), stored_size(apply_with_functions(plan, planned_on(plan, loaded)))
 

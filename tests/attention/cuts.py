@@ -21,6 +21,6 @@ def check_cut(model: ModelProto, feed: Mapping[str, Array], gone: Sequence[int],
 
 
 def check_exact(planning: Planning, model: ModelProto, feed: Mapping[str, Array]) -> None:
-    """What is pruned by a plan equals the masked original."""
+    """A model that is pruned by a plan equals the masked original."""
     want = run(masked_reference(planning.view, planning.touched, planning.heads), feed)
     check_equal(run(apply_plan(planning.plan, model), feed), want)

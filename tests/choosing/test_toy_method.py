@@ -40,7 +40,7 @@ class Position(ScoringMethod):
 
 @pytest.mark.parametrize("item", [*METHODS.values(), *UNIT_KINDS], ids=lambda item: item.name)
 def test_options_read_the_constants_of_the_class(item: Registered) -> None:
-    """What is read from the source is what the class has."""
+    """The constants that are read from the source are those of the class."""
     made, constants = item.load(), item.constants
     assert {name: getattr(made, name) for name in constants} == dict(constants)
     own = {name for base in made.__mro__[:-1] for name in vars(base) if name.isupper()}

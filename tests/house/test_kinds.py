@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites import kinds
 from tests.sources import FILES, PACKAGE, tree
 
 HOMES = (PACKAGE / "attention" / "sites", PACKAGE / "choosing" / "scoring" / "methods")
-"""Where kinds are at home, and methods of scoring that see units of some kinds alone."""
+"""Files that may name kinds: those of the kinds, and of scoring methods for some kinds only."""
 SPOKEN = {
     "attention/unit_specs.py": "an example of --layers in a sentence",
     "cli/guides.py": "examples of options, and the options that most calls need",

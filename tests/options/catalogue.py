@@ -184,7 +184,7 @@ CUTTING = RESPECTING | {
     "fuse": shown("--fuse", "contrib"),
 }
 STORING = {"external_data": shown("--external-data", "always", model="heavy")}
-"""How a model is stored, in each command that writes one."""
+"""Storage options, in each command that writes a model."""
 WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
     "seed": Trial((("--seed", "7"),)),

@@ -341,7 +341,7 @@ def test_a_curve_is_drawn_of_recovered_models(
 
 
 def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a vocabulary makes large is not kept: targets are made again, and steps take as many samples as fit."""
+    """Large outputs are not kept: targets are computed again, and a step takes as many samples as fit."""
     monkeypatch.setattr("onnxheadprune.training.targets.KEPT_BYTES", 0)
     again = recovered()
     assert again.model.SerializeToString() == result.model.SerializeToString()

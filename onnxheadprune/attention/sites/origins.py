@@ -65,7 +65,7 @@ class Cause(enum.Enum):
 
 
 class Stop(NamedTuple):
-    """Where labels ended."""
+    """A value at which labels stopped, and the cause."""
 
     value: Value  # the last value that they reached
     cause: Cause  # why they stopped

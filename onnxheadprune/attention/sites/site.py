@@ -90,7 +90,7 @@ class Site:
     MULTIPLE: ClassVar[int] = 1
     """The number of which a site keeps a multiple of units, unless another one is set."""
     SCORED_BY: ClassVar[str] = "contexts"
-    """What methods see the units by: `ScoringMethod.READS`."""
+    """The signal that scoring methods need for these units, one of `ScoringMethod.READS`."""
     HOLDS_SITES: ClassVar[bool] = False
     """True if sites of other kinds may lie inside of units, and vanish with them."""
     SAVES: ClassVar[str] = "operations"

@@ -94,7 +94,7 @@ class Parts:
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
-    """Return what a session gives for the user's data."""
+    """Run a session on the user's data and return its outputs."""
     try:
         return session.run(values)
     except MissingKernelError:

@@ -10,7 +10,7 @@ from onnxheadprune.errors import RefusedError
 TITLE = "text-embeddings-inference"
 HEADS = ("num_key_value_heads", "n_head")
 LAYERS = ("num_hidden_layers", "n_layer")
-"""What it takes as the number of heads of a configuration without one."""
+"""The number of heads that it assumes where the configuration has none."""
 HIDDEN = ("hidden_size", "n_embd")
 
 

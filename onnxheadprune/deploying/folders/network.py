@@ -161,7 +161,7 @@ def _within(target: PruningTarget, leader: ModelFile, cutting: Cutting) -> Pruni
 def _followed(
     local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
 ) -> Choice:
-    """Return what happens to another file of the network, once units and refitted weights are decided on its leader."""
+    """Return the choice for another file of the network, with the units and refitted weights of its leader."""
     effect = cutting.asked.request.choice.effect
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:

@@ -355,7 +355,7 @@ def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:
-    """Return what becomes of a network that the data is not for, where a target is given."""
+    """Return the note on a network that the data does not fit."""
     target = cutting.asked.request.choice.target
     if target is not None and _is_measured(target):
         return f"{name} is left unchanged: its units are scored on data, and the data does not fit it: {why}"

@@ -263,7 +263,7 @@ def _of_json(path: Path, content: str) -> list[Entry]:
 
 
 def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
-    """Return how often each token occurs in data."""
+    """Count the tokens in data."""
     counts = np.zeros(vocabulary.rows, np.int64)
     for sample in samples:
         for ids in tokens_in(sample, inputs, vocabulary.inputs):
@@ -275,7 +275,7 @@ def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vo
 
 @dataclass(frozen=True, eq=False)
 class Trimmed:
-    """A model with fewer tokens, as a run goes on with it."""
+    """A model with fewer tokens, the request with data under the new ids, and the share of tokens kept in the data."""
 
     trimming: Trimming  # the model, and what was done
     request: Request  # what is asked for, with data under new ids
