@@ -102,8 +102,6 @@ class CaseResult(JsonObject):
         return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
 
 
-MOST_GONE = 6
-"""Sites that lost units and are named on the first screen; --verbose names all."""
 RANDOM_INPUTS = "random inputs"
 
 
@@ -306,15 +304,7 @@ class Validation(Displayed):
     def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
         """The same with a headline and limits of the caller's own."""
         told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
-        more = len(self.without) - MOST_GONE
-        gone = (*self.without[:MOST_GONE], f"and {more} more") if more > 1 else self.without
-        parts = list(told.parts)
-        if gone:
-            first = next((at for at, part in enumerate(parts) if isinstance(part, Fact)), len(parts))
-            parts.insert(first, Fact("without", ", ".join(gone)))
-        return replace(
-            told, parts=tuple(parts), details=(Fact("original", file_name(self.original)), *self.details)
-        )
+        return replace(told, details=(Fact("original", file_name(self.original)), *self.details))
 
     @property
     def details(self) -> tuple[Part, ...]:

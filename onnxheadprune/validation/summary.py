@@ -20,6 +20,8 @@ from onnxheadprune.validation.headline import Document, Headline
 
 FINE = 1000
 """Labels from which an accuracy has two decimals."""
+MOST_GONE = 6
+"""Sites that lost units and are named on the first screen; --verbose names all."""
 FEW = 2
 """Changed fields of a configuration that are written out."""
 HALF = 0.03
@@ -63,6 +65,7 @@ class Result:
         sizes, outputs = list(self._sizes()), list(self._outputs())
         figures = (*sizes, *self.figures, *outputs)
         parts: list[Part] = [Figures(figures)] if figures else []
+        parts += self._without()
         parts += [gate.fact for gate in self.gates]
         parts += self._doubts()
         parts += [fact for cut in self.cuts for fact in remarks_of(cut)]
@@ -155,6 +158,15 @@ class Result:
         yield from figures
         if "drift" not in names and "cosine" not in names and not self.measured:
             yield Figure("drift", note="not measured")
+
+    def _without(self) -> Iterator[Fact]:
+        """The units that are gone, where no cut has figures of them."""
+        for validation in () if self.cuts else filter(None, self.validations):
+            gone = list(validation.get("without") or ())
+            if len(gone) > MOST_GONE + 1:
+                gone = [*gone[:MOST_GONE], f"and {len(gone) - MOST_GONE} more"]
+            if gone:
+                yield Fact("without", ", ".join(gone))
 
     def _doubts(self) -> Iterator[Fact]:
         """The reason of a verdict that is not the best one."""
