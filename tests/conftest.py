@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,7 @@ from onnxheadprune.cli import main
 from onnxheadprune.deploying import batch_worker
 from onnxheadprune.reporting import progress
 from onnxheadprune.workflow.choice import latency as speeding
+from tests.sources import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
@@ -179,3 +184,28 @@ class Here:
 def batch_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what a batch decides; that its workers are processes, and may die, has tests of its own."""
     monkeypatch.setattr("onnxheadprune.deploying.batch.Worker", Here)
+
+
+class PackageCopy(NamedTuple):
+    """A copy of the package, to which a test adds what a contributor would."""
+
+    folder: Path
+
+    def add(self, place: str, source: str) -> None:
+        """Write a file of the package."""
+        (self.folder / PACKAGE.name / place).write_text(source, encoding="utf-8")
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line of the copy in its folder."""
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "COLUMNS": "200"}
+        line = [sys.executable, "-m", "onnxheadprune", *words]
+        return subprocess.run(
+            line, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> PackageCopy:
+    """A copy of the package in a folder of its own."""
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return PackageCopy(tmp_path)

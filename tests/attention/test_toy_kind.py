@@ -5,10 +5,11 @@ The kind is the width of heads: a unit is one channel of the values, the same in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import getsource as inspect_source
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,16 +21,14 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import SPAN, Findings, Site
-from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.errors import UsageError
+from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
-from onnxheadprune.settings import cutting
 from tests import toys, toys_scores
-from tests.conftest import Command
+from tests.conftest import Command, PackageCopy
 from tests.deploying import exports
 from tests.liveness.one_node import run
+from tests.sources import PACKAGE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +40,7 @@ class WidthSite(Site):
     BLOCK = "width"
     TITLE = "head width"
     KEY = "width."
-    FROM = 7 * SPAN
+    FROM = 7_000_000
     FIELD = "widths"
 
     @classmethod
@@ -74,7 +73,6 @@ def _of_channels(projection: Projection) -> Projection:
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, WidthSite])
-    monkeypatch.setattr(cutting, "SELECTED", (*cutting.SELECTED, "channels"))
 
 
 @pytest.fixture
@@ -155,16 +153,49 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     assert ohp.PrunePlan.from_dict(plan.to_dict()) == plan and plan.spec == {"width.0": [1]}
 
 
+HEADER = """
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.model.graph.view import GraphView
+
+
+"""
+
+
+BEFORE_OPTION = "    experts: Annotated[\n"
+OPTION = """    channels: Annotated[
+        Text | None, Setting("Channels to remove from heads: 0:1,3.", metavar="C", rules=(excludes(AMOUNT),))
+    ] = None
+"""
+
+
 @pytest.mark.long
-def test_a_target_weighs_it_against_heads_and_neurons(model: Path) -> None:
-    units: Any = {"heads", "neurons", "channels"}
-    target: Any = {"ratio": 0.3, "units": units, "multiple_of": {"neurons": 1}}
-    data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
-    made = ohp.prune(model, **target, data=data, provider="cpu", refit=False)
-    assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
-    assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
-    with pytest.raises(UsageError, match="units are heads, neurons, experts, channels, layers, not pairs"):
-        PruningTarget(ratio=0.3, units=frozenset({"pairs"}))
+def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> None:
+    """A file of the package and the option of its name are all that options and searches need to know of it."""
+    source = HEADER + inspect_source(WidthSite) + "\n\n" + inspect_source(_of_channels)
+    copied.add("attention/sites/width_site.py", source)
+    place = "settings/cutting.py"
+    declared = (PACKAGE / place).read_text(encoding="utf-8")
+    assert declared.count(BEFORE_OPTION) == 1
+    copied.add(place, declared.replace(BEFORE_OPTION, OPTION + BEFORE_OPTION))
+    onnx.save(toys_scores.stack(), copied.folder / "model.onnx")
+    ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))
+    np.savez(copied.folder / "ids.npz", input_ids=ids)
+    target = ("prune", "model.onnx", "-o", "out.onnx", "--ratio", "0.3", "--data", "ids.npz")
+    options = ("--provider", "cpu", "--no-refit", "--multiple-of", "neurons=1", "--json")
+    made = copied.run(*target, "--units", "heads,neurons,channels", *options)
+    assert made.returncode == 0, made.stderr
+    document = json.loads(made.stdout)
+    assert document["validation"]["verdict"] == "passed"
+    assert any(document["plan"]["edit_counts"].values())
+    assert "measured drift" in document["choice"]["selection"]["basis"]
+    refused = copied.run(*target, "--units", "pairs")
+    assert refused.returncode == 2
+    assert "units are heads, neurons, experts, channels, layers or all, not pairs" in refused.stderr
 
 
 @pytest.mark.long

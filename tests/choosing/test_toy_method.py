@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +10,7 @@ import pytest
 
 from onnxheadprune.settings.registry import METHODS, UNIT_KINDS, Registered
 from tests import toys_scores
-from tests.sources import PACKAGE
+from tests.conftest import PackageCopy
 
 TOY = '''
 """Scores by position."""
@@ -47,31 +42,18 @@ def test_options_read_the_constants_of_the_class(item: Registered) -> None:
     assert own == constants.keys()
 
 
-@pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    """A copy of the package with one more file."""
-    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    place = tmp_path / PACKAGE.name / "choosing" / "scoring" / "methods" / "position.py"
-    place.write_text(TOY, encoding="utf-8")
-    return tmp_path
-
-
 @pytest.mark.long
-def test_a_method_is_one_file(copied: Path) -> None:
-    onnx.save(toys_scores.stack(), copied / "toy.onnx")
+def test_a_method_is_one_file(copied: PackageCopy) -> None:
+    copied.add("choosing/scoring/methods/position.py", TOY)
+    onnx.save(toys_scores.stack(), copied.folder / "toy.onnx")
     rows = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(20)])
-    np.savez(copied / "ids.npz", input_ids=rows)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(copied), "COLUMNS": "200"}
-        line = [sys.executable, "-m", "onnxheadprune", *words]
-        return subprocess.run(line, cwd=copied, env=environment, capture_output=True, text=True, check=False)
-
+    np.savez(copied.folder / "ids.npz", input_ids=rows)
+    run = copied.run
     assert "taylor, position or random; of experts reap" in " ".join(run("score", "--help").stdout.split())
     measured = ("toy.onnx", "--method", "position", "--data", "ids.npz", "--provider", "cpu")
     scored = run("score", *measured, "-o", "scores.json")
     assert scored.returncode == 0 and "heads scored by position" in scored.stdout, scored.stderr
-    written = json.loads((copied / "scores.json").read_text(encoding="utf-8"))
+    written = json.loads((copied.folder / "scores.json").read_text(encoding="utf-8"))
     assert written["unit"] == "share of the site by position"
     assert written["sites"][0]["scores"] == [1, 2, 3, 4]
     pruned = run("prune", *measured, "--ratio", "0.25", "-o", "out.onnx", "--json")
