@@ -21,6 +21,7 @@ from onnxheadprune.edit.records import (
     units_entry,
 )
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.storage.provenance import WRITER
 from onnxheadprune.model.typed_json import (
     Between,
     Count,
@@ -58,7 +59,7 @@ def require_known(model: ModelProto, units: Iterable[str]) -> None:
     """
     known = NO_UNITS | {units_entry(name).key for name in units}
     for entry in model.metadata_props:
-        if entry.key.startswith("onnxheadprune.") and entry.key not in known:
+        if entry.key.startswith(f"{WRITER}.") and entry.key not in known:
             raise ModelError(
                 f"the metadata entry {entry.key} is unknown to this version of onnxheadprune; use the version that"
                 " wrote the model, or a newer one"

@@ -71,7 +71,7 @@ class ScoringMethod(ABC):
     UNIT: ClassVar[str] = ""
     """The meaning of a score. It begins with "share of the site" if those of different sites do not compare."""
     READS: ClassVar[tuple[str, ...]] = ("contexts",)
-    """Signals that it scores from: "contexts" (inputs of output projections), "router" (choices of experts)."""
+    """Signals that it scores from: "contexts" (inputs of output projections), "router" (its choices among them)."""
     DATA: ClassVar[str] = "any"
     """The data that it needs: "" for none, "any", or "full" for as many positions as a linear layer has inputs."""
     DEFAULT: ClassVar[bool] = False
