@@ -16,6 +16,7 @@ numbers always refer to the original model.
 from __future__ import annotations
 
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,9 @@ class Layer:
     # the residual sums between the state of the stream before the layer and the one after it
     joins: tuple[Join, ...] = ()
     gate: Use | None = None  # where the stream itself is multiplied with what the layer computes
+    # what these sums add beside it: neither computed from the stream nor in a module of the layer, as an embedding of
+    # positions that each layer's end adds
+    beside: frozenset[Use] = frozenset()
 
     @functools.cached_property
     def removed(self) -> tuple[Site, ...]:
@@ -115,7 +119,12 @@ class Layer:
     def _terms(self) -> dict[Term, State]:
         """The state of each term of the layer's residual sums without the layer's sites."""
         ends = emptied(item for site in self.removed for item in site.projections if item.term is None)
-        return {term: silenced(join, term, ends) for join in self.joins for term in join.terms}
+        return {
+            term: silenced(join, term, ends)
+            for join in self.joins
+            for term in join.terms
+            if term.use not in self.beside
+        }
 
     def _leads_inside(self, site: Site) -> bool:
         """Return whether what a site computes goes nowhere but into other sites of the layer."""
@@ -194,11 +203,11 @@ def layers(sites: Sites) -> dict[str, Layer]:
             (key, [there[own] for own in keys if own in there]) for key, keys in sites.layered.items()
         )
         some = [Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own]
-        return {layer.key: layer for layer in _placed(some, places, sites.residuals)}
+        return {layer.key: _apart(layer, places) for layer in _placed(some, places, sites.residuals)}
     found = numbered or [
         Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
     ]
-    return {layer.key: layer for layer in _completed(found, ordered, places, sites)}
+    return {layer.key: _apart(layer, places) for layer in _completed(found, ordered, places, sites)}
 
 
 def _added(site: Site, sites: Sites) -> tuple[Join, Term] | None:
@@ -264,7 +273,12 @@ def _completed(
     rank = {site: place for place, site in enumerate(ordered)}
     for number, layer in enumerate(layers):
         joins = sorted((*layer.joins, *more[number]), key=lambda join: join.node.index)
-        new = [site for join in joins for site in met[join] if site not in owned]
+        new = [
+            site
+            for join in joins
+            for site in met[join]
+            if site not in owned and not _is_beside(site, places[site], layer)
+        ]
         yield replace(
             layer,
             sites=tuple(sorted((*layer.sites, *new), key=rank.__getitem__)),
@@ -272,6 +286,21 @@ def _completed(
             joins=tuple(joins),
             gate=gates.get(number),
         )
+
+
+def _is_beside(site: Site, place: tuple[Join, Term], layer: Layer) -> bool:
+    """Return whether a sum of a layer adds what a module outside it computes without its stream."""
+    inside = not layer.name or re.match(rf"{re.escape(layer.name)}(?![^.#])", site.name)
+    return not inside and _is_named(site) and silenced(*place, ()) is not State.STREAM
+
+
+def _apart(layer: Layer, places: Mapping[Site, tuple[Join, Term]]) -> Layer:
+    """Return a layer that knows which terms of its sums are beside it."""
+    others = {
+        site: place for site, place in places.items() if place[0] in layer.joins and site not in layer.sites
+    }
+    uses = (term.use for site, (join, term) in others.items() if _is_beside(site, (join, term), layer))
+    return replace(layer, beside=frozenset(uses))
 
 
 def _is_named(site: Site) -> bool:

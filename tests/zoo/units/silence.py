@@ -15,6 +15,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.sublayer_site import SublayerSite
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep
@@ -24,6 +25,8 @@ from tests.zoo.reference import outputs
 Array = npt.NDArray[np.float64]
 CLOSE = 1e-5
 """Largest difference between a stored weight and the module's that is the same one."""
+ALIKE = 1e-5
+"""Largest difference between what a graph adds to a stream and the output of the module that computes it."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Original:
         case: its inputs and output projections.
         attention: the site of each output projection, where it is known.
         blocks: all feed-forward blocks of the graph, in graph order.
+        added: what each other sublayer that is removed as a term of a sum adds to its stream, on the first feed.
     """
 
     module: nn.Module
     case: Case
     attention: Mapping[int, AttentionSite]
     blocks: Sequence[NeuronSite]
+    added: Mapping[SublayerSite, Array]
 
     def without(self, units: Mapping[Site, Sequence[int]]) -> nn.Module | None:
         """A copy in which units contribute nothing, None where what reads them is not one of the module's weights."""
@@ -67,7 +72,43 @@ class Original:
             with torch.no_grad():
                 experts = silenced.get_parameter(name)
                 experts.movedim(axis, -1)[..., _columns(block, going[block])] = 0.0
+        # Before any of them is silent: modules are known by what they compute in the original.
+        ends = {site: self._end(site) for site in units if isinstance(site, SublayerSite)}
+        for site, path in ends.items():
+            if path is None:
+                return None
+            end = silenced.get_submodule(path)
+            if site.projections[0].term is not None:
+                end.register_forward_hook(_zeros)
+            elif (weight := weight_of(end)) is not None:
+                torch.nn.init.zeros_(weight)  # its bias stays
         return silenced
+
+    def _end(self, site: SublayerSite) -> str | None:
+        """The last module of a sublayer, None if there is none, or one that is called several times."""
+        (projection,) = site.projections
+        if projection.term is None:
+            return reader(projection, self.module)
+        added = self.added.get(site)
+        if added is None:
+            return None
+        found: dict[str, list[bool]] = {}
+
+        def compare(path: str, output: object) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, torch.Tensor):
+                numbers = first.detach().double().numpy()
+                same = numbers.size == added.size and np.allclose(numbers.ravel(), added.ravel(), atol=ALIKE)
+                found.setdefault(path, []).append(same)
+
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, path=path: compare(path, output))
+            for path, module in self.module.named_modules()
+        ]
+        outputs(self.module, self.case, self.case.feeds[0])
+        for hook in hooks:
+            hook.remove()
+        return next((path for path, calls in found.items() if calls == [True]), None)
 
     def _readers(self) -> dict[str, list[NeuronSite]]:
         """The blocks that each map of the module reads, in order."""
@@ -125,6 +166,14 @@ def weight_of(module: nn.Module) -> torch.Tensor | None:
     if type(module).__name__ == "Conv1D":
         return weight.t()
     return weight
+
+
+def _zeros(_: nn.Module, __: object, output: object) -> object:
+    """A forward hook: what a module computes without its sublayer."""
+    if isinstance(output, tuple):
+        return (torch.zeros_like(output[0]), *output[1:])
+    assert isinstance(output, torch.Tensor)
+    return torch.zeros_like(output)
 
 
 def _columns(block: NeuronSite, gone: Sequence[int]) -> list[int]:
