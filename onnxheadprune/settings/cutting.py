@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -380,6 +380,10 @@ class Cut(Selecting):
             section=CHANGES,
         ),
     ] = False
+
+
+if unnamed := SCORED.keys() - {item.name for item in fields(Cut)}:
+    raise TypeError(f"Cut declares no option for units that may be selected: {', '.join(sorted(unnamed))}")
 
 
 @dataclass(frozen=True, kw_only=True)

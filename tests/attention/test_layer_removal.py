@@ -93,12 +93,15 @@ class Network:
         norm: whether the stream is normalized after each sum.
         named: the branches whose nodes have the name of their layer, all or those of these kinds.
         without: a layer that is left out; what it outputs besides stays.
+        behind: a branch that is added behind each layer, in the same sum; the module that computes it; and whether it
+            stays where the layer is left out.
     """
 
     layers: Sequence[Sequence[str]]
     norm: bool = False
     named: Sequence[str] = tuple(BRANCHES)
     without: int | None = None
+    behind: tuple[str, str, bool] | None = None
 
     def model(self) -> onnx.ModelProto:
         text, stream, outputs = "", "x", ["float[B, S, 8] y"]
@@ -115,7 +118,12 @@ class Network:
                 if self.norm:
                     text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
                     stream = f"norm{key}"
-        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * any(OTHER in kinds for kinds in self.layers)
+            if self.behind is not None and (number != self.without or self.behind[2]):
+                key = f"_{number}_9"
+                text += BRANCHES[self.behind[0]].replace("in@", stream).replace("@", key)
+                text += f" sum{key} = Add({stream}, branch{key})\n"
+                stream = f"sum{key}"
+        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * ("(t, " in text)
         weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
         declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
         model = model_of(
@@ -127,7 +135,9 @@ class Network:
         )
         for node in model.graph.node:
             found = re.search(r"_(\d)_(\d)$", node.output[0])
-            if found and self.layers[int(found[1])][int(found[2])] in self.named:
+            if self.behind is not None and found and found[2] == "9":
+                node.name = f"/{self.behind[1].replace('@', found[1])}/{node.output[0]}"
+            elif found and self.layers[int(found[1])][int(found[2])] in self.named:
                 node.name = f"/layers.{found[1]}/part{found[2]}/{node.output[0]}"
         return model
 
@@ -162,6 +172,17 @@ def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:
     named = ("attention", "network", *([] if place else [kind]))
     network = Network([branches, branches, branches], place == 1, named)
     assert list(held(network.model())) == ["0", "1", "2"]
+    check_removed(network, "1")
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("module", ["positions", "layers.@/added"])
+@pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind != "hidden is an output"])
+def test_what_another_module_adds_behind_a_layer_stays(kind: str, module: str) -> None:
+    """An embedding of positions, say, which one sum adds with the layer's last branch."""
+    layered = ["attention", "network"]
+    stays = module == "positions"
+    network = Network([layered, layered, layered], behind=(kind, module, stays))
     check_removed(network, "1")
 
 

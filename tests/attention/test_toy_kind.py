@@ -181,6 +181,8 @@ def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> No
     place = "settings/cutting.py"
     declared = (PACKAGE / place).read_text(encoding="utf-8")
     assert declared.count(BEFORE_OPTION) == 1
+    missing = copied.run("prune", "--help")
+    assert "Cut declares no option for units that may be selected: channels" in missing.stderr
     copied.add(place, declared.replace(BEFORE_OPTION, OPTION + BEFORE_OPTION))
     onnx.save(toys_scores.stack(), copied.folder / "model.onnx")
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))

@@ -163,9 +163,13 @@ def corrupted_weight(seed: int) -> ModelProto:
 
 
 def stale_scale(seed: int) -> ModelProto:
-    """One scale is that of another calibration."""
+    """One scale is that of another tensor.
+
+    Of a scale that is off by a quarter, numbers alone cannot always tell (one of ten seeds passes): where sums lie on
+    the border, it moves the outputs as rounding does.
+    """
     model = cut(quantized(seed), third(seed))
-    toys.set_initializer(model, "down0_scale", array_of(model, "down0_scale") * np.float32(1.25))
+    toys.set_initializer(model, "down0_scale", array_of(model, "down0_scale") * np.float32(4))
     return model
 
 

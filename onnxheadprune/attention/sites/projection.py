@@ -223,8 +223,8 @@ def _name(projections: Sequence[Projection], makers: Sequence[Node], scopes: boo
             length += 1
         if length:
             common = common[:length]
-    if len(known) == 1 and len(common) > 1:
-        common = common[:-1]
+    if len(known) == 1 and len(common) > 1 and projections:
+        common = common[:-1]  # the module of the layer itself
     return ".".join(common)
 
 
