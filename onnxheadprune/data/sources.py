@@ -154,7 +154,7 @@ def _texts(
     from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.data.lines import Reading
     from onnxheadprune.data.prompts import takes_target
-    from onnxheadprune.data.text import logits_of, text_feeds
+    from onnxheadprune.data.text import text_feeds
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.operators import view_of
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
@@ -181,7 +181,7 @@ def _texts(
         max_length=given.max_length,
         reading=Reading(given.text_field, given.target_field, given.max_samples, kind),
         beside=beside(loaded.path, _resolved(provider)),
-        logits=logits_of(loaded),
+        model=loaded,
     )
 
 

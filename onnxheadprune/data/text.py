@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -36,6 +36,8 @@ STEP = 16
 """Samples of a feed that a step of a training takes."""
 DEFAULT_LENGTH = 128
 NO_TOKEN = "without a token"
+Outputs = Callable[[Feed], Mapping[str, Array] | None]
+"""The outputs of a model; None where it does not run on the feed."""
 Logits = Callable[[Feed], Array | None]
 """The logits of a feed, [samples, tokens, vocabulary]; None where the model does not run on it."""
 LEAST = 512
@@ -52,7 +54,7 @@ def text_feeds(
     max_length: int = DEFAULT_LENGTH,
     reading: Reading = WHOLE,
     beside: Beside = ALONE,
-    logits: Logits | None = None,
+    model: LoadedModel | None = None,
 ) -> Feeds:
     """Feeds for a text model. Samples of similar length share a feed, so that little of it is padding.
 
@@ -66,15 +68,25 @@ def text_feeds(
         path: a UTF-8 file with one sample a line, JSON lines or Parquet.
         tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds a tokenizer.
         max_length: tokens after which a sample is cut off, or divided into windows; the default is lowered to what the
-            configuration beside the tokenizer allows.
+            configuration beside the tokenizer and the model's positions allow.
+        model: is tried, for the length where no configuration settles it, and for whether texts may be joined.
     """
-    if max_length == DEFAULT_LENGTH:
-        max_length = min(max_length, longest_text(Path(tokenizer)))
+    is_default = max_length == DEFAULT_LENGTH
+    allowed = longest_text(Path(tokenizer)) if is_default else None
+    max_length = max_length if allowed is None else min(max_length, allowed)
+    outputs = None if model is None else _outputs_of(model)
+    logits = None if model is None or outputs is None else _logits_of(model, outputs)
     made = _Making(Prompts(inputs, beside), Texts(path, reading), Vocabulary(tokenizer, max_length))
     lines, rest = made.drawn(divided=logits is not None)
     known = [line for line in lines if line is not None]
     if not known:
         raise UsageError(f"the tokenizer {tokenizer} makes no token of the text {path}")
+    if is_default and outputs is not None:
+        fitting = made.fitting(known, allowed, outputs, more=bool(rest))
+        if fitting < max_length:
+            return text_feeds(
+                path, tokenizer, inputs, max_length=fitting, reading=reading, beside=beside, model=model
+            )
     if logits is not None:
         made = replace(made, windows=made.windows_of(known, logits))
         if made.windows is None and any(len(line.source) > max_length for line in known):
@@ -125,6 +137,32 @@ class _Making:
             count += len(found[number])
             tokens += sum(len(line.source) for line in found[number] if line is not None)
         return [line for number in sorted(found) for line in found[number]], order[len(found) :]
+
+    def fitting(self, lines: Sequence[Pair], allowed: int | None, outputs: Outputs, *, more: bool) -> int:
+        """The tokens of a text at most, or as many as the model runs on.
+
+        Tried where a configuration allows little more or says nothing: some models start to count positions behind
+        the padding token, and their table holds fewer than it has rows.
+
+        Args:
+            more: there are lines that are not read yet, and may be longer.
+        """
+        length = self.vocabulary.max_length
+        longest = max(lines, key=lambda line: max(len(line.source), len(line.target)))
+        most = length if more else min(length, max(len(longest.source), len(longest.target)))
+        if allowed is not None and 2 * most <= allowed:
+            return length
+        source, target = (tokens * -(-most // len(tokens)) for tokens in (longest.source, longest.target))
+
+        def runs(tokens: int) -> bool:
+            text = Pair(source[:tokens], target[:tokens])
+            try:
+                return self.prompts.misfit(text) is None and outputs(self.prompts.feed([text])) is not None
+            except InferenceError:  # of another model in the folder, such as the encoder
+                return False
+
+        # A model that runs on nothing fails for another reason, which is named where it is used.
+        return (length if runs(most) else _longest(runs, 0, most)) or length
 
     def windows_of(self, lines: Sequence[Pair], logits: Logits) -> Windows | None:
         """The windows of a causal model, None for any other."""
@@ -201,23 +239,37 @@ class Windows:
         return [[*self.start, *body[start:end]] for start, end in pairwise(places)]
 
 
-def logits_of(model: LoadedModel) -> Logits | None:
-    """Return a function that runs a language model; None for any other model.
+def _outputs_of(model: LoadedModel) -> Outputs:
+    """Return a function that runs a model.
 
     It runs on the CPU, which rejects positions outside of a table; other providers read beyond it.
     """
-    view = view_of(model)
-    main = main_output(view, ())
-    if main is None or not main.is_logits or len(view.main.values[main.name].shape or ()) != len("BSV"):
-        return None
     sessions: list[Session] = []
 
-    def run(feed: Feed) -> Array | None:
+    def run(feed: Feed) -> Mapping[str, Array] | None:
         try:
             sessions[:] = sessions or [Session(model, Provider(CPU, "a trial"), name=model.name)]
-            return sessions[0].run(feed)[main.name]
+            return sessions[0].run(feed)
         except InferenceError:
             return None
+
+    return run
+
+
+def _logits_of(model: LoadedModel, outputs: Outputs) -> Logits | None:
+    """Return a function that runs a language model; None for any other model."""
+    main = main_output(view_of(model), ())
+    if (
+        main is None
+        or not main.is_logits
+        or len(view_of(model).main.values[main.name].shape or ()) != len("BSV")
+    ):
+        return None
+    name = main.name
+
+    def run(feed: Feed) -> Array | None:
+        found = outputs(feed)
+        return None if found is None else found[name]
 
     return run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,6 @@ ADDED = "added_tokens.json"
 CONFIG = "config.json"
 NESTED = ("text_config", "decoder", "encoder")
 """Where configurations of several models keep those that read text."""
-AFTER_PADDING = frozenset(
-    "camembert data2vec-text esm ibert longformer roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
-)
-"""Types of models that count positions from behind the padding token's id, so that a table of 514 rows has 512."""
 SPECIAL = ("unk_token", "sep_token", "cls_token", "pad_token", "mask_token")
 GPTS_OWN = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<mask>")
 SAVE_ONE = "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
@@ -100,29 +95,23 @@ def has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in form) for form in forms)
 
 
-def longest_text(tokenizer: Path) -> int:
-    """Return the tokens of the longest text that the configuration beside a tokenizer allows; large without a limit."""
+def longest_text(tokenizer: Path) -> int | None:
+    """Return the tokens of the longest text that the configuration beside a tokenizer allows; None without a limit."""
     try:
         files = _Files(tokenizer if tokenizer.is_dir() else tokenizer.parent, NOTHING)
     except OSError:
-        return sys.maxsize
+        return None
     settings: dict[str, Any] = {}
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):  # whoever needs the file says what is wrong with it
         settings = files.document(SETTINGS)
     with contextlib.suppress(UsageError):
         config = files.document(CONFIG)
-    found = [settings.get("model_max_length")]
-    for part in (config, *(config[name] for name in NESTED if isinstance(config.get(name), dict))):
-        positions, padding = (
-            part.get("max_position_embeddings", part.get("n_positions")),
-            part.get("pad_token_id"),
-        )
-        if str(part.get("model_type")) in AFTER_PADDING and type(positions) is int and type(padding) is int:
-            positions -= padding + 1
-        found.append(positions)
+    parts = (config, *(config[name] for name in NESTED if isinstance(config.get(name), dict)))
+    found = [part.get("max_position_embeddings", part.get("n_positions")) for part in parts]
+    found.append(settings.get("model_max_length"))
     # transformers writes 1e30 where a tokenizer knows no limit.
-    return min((number for number in found if type(number) is int and number > 1), default=sys.maxsize)
+    return min((number for number in found if type(number) is int and 1 < number < 1e29), default=None)
 
 
 def tokenizer_of(path: Path | str, content: str) -> Any:

@@ -158,7 +158,7 @@ def bart() -> Any:
 
 
 def saved(make: Callable[[], Any], folder: Path) -> Any:
-    """A model with weights of some size, on disk with a tokenizer of whole words."""
+    """A model with weights of some size as it is on disk (Marian stores no positions), with a tokenizer."""
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
@@ -178,7 +178,7 @@ def saved(make: Callable[[], Any], folder: Path) -> Any:
         sep_token="[SEP]",
         model_max_length=64,
     ).save_pretrained(folder)
-    return model
+    return type(model).from_pretrained(folder).eval()
 
 
 @dataclass(frozen=True)

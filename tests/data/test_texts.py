@@ -7,17 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper, parser, save
 from tokenizers import ByteLevelBPETokenizer
 
 from onnxheadprune.data.lines import Reading, Text, Texts
+from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.data.vocabulary import Vocabulary, has_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.settings.inputs import Running
 from tests import toys, toys_scores
 from tests.calibration_files import tokenizer
 from tests.conftest import Command, Outcome
@@ -235,7 +240,6 @@ LIMITS = {
     "the tokenizer's": ({"model_max_length": 5}, {}, 5),
     "none": ({"model_max_length": 10**30}, {"max_position_embeddings": -1}, 12),
     "BART's table": ({}, {"model_type": "bart", "max_position_embeddings": 6, "pad_token_id": 1}, 6),
-    "XLM-R's table": ({}, {"model_type": "xlm-roberta", "max_position_embeddings": 6, "pad_token_id": 1}, 4),
     "CLIP's table": ({}, {"model_type": "clip", "text_config": {"max_position_embeddings": 7}}, 7),
     "GPT-2's table": ({}, {"model_type": "gpt2", "n_positions": 8}, 8),
     "the smaller one": ({"model_max_length": 5}, {"max_position_embeddings": 4}, 4),
@@ -258,3 +262,49 @@ def test_text_for_a_folder_is_no_longer_than_its_configuration_allows(name: str,
     assert longest["input_ids"].shape[1] in (2, 11)
     (tmp_path / "config.json").write_text("{")
     assert list(text_feeds(text, words, inputs))
+
+
+POSITIONS = """
+<ir_version: 8, opset_import: ["" : 17]>
+graph (int64[batch, seq] input_ids) => (float[batch, seq, 4] states)
+<int64[1] first = {0}, int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1, 6] numbers = {0, 1, 2, 3, 4, 5}> {
+    embedded = Gather(embed, input_ids)
+    shape = Shape(input_ids)
+    length = Slice(shape, last, end)
+    @
+    states = Add(embedded, places)
+}
+"""
+TABLES = {
+    "counted from the start": ("size = Squeeze(length)\n range = Range(zero, size, one)\n", "range", 6),
+    "counted behind the padding": (
+        "some = Greater(input_ids, zero)\n ones = Cast<to=7>(some)\n sums = CumSum(ones, one)\n at = Add(sums, one)",
+        "at",
+        4,
+    ),
+    "numbers that are stored": ("some = Slice(numbers, first, length, one1)\n", "some", 6),
+}
+
+
+@pytest.mark.parametrize("config", [{}, {"max_position_embeddings": 6}], ids=["no configuration", "one"])
+@pytest.mark.parametrize("name", TABLES)
+def test_text_is_no_longer_than_the_table_of_positions_in_the_graph(
+    name: str, config: dict[str, int], tmp_path: Path
+) -> None:
+    """However positions are computed; a configuration may count rows that stand for padding."""
+    nodes, places, most = TABLES[name]
+    text = POSITIONS.replace("@", f"{nodes} places = Gather(table, {places})")
+    model = parser.parse_model(text)
+    random = np.random.default_rng(0)
+    tables = {"embed": random.random((toys.VOCABULARY, 4)), "table": random.random((6, 4))}
+    for name, array in tables.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    for name, number in {"last": 1, "end": 2, "one1": 1}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+    save(model, tmp_path / "model.onnx")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer(tmp_path, words=toys.VOCABULARY)
+    lines = write(tmp_path / "lines.txt", " ".join(f"w{number}" for number in range(12)), "w1 w2")
+    feeds = read_data(tmp_path / "model.onnx", Running(data=str(lines), provider="cpu"))
+    assert isinstance(feeds, Feeds)
+    assert max(feed["input_ids"].shape[1] for feed in feeds) == most
