@@ -34,6 +34,11 @@ def test_the_types_are_those_of_the_declarations() -> None:
     assert ast.dump(ast.parse(written)) == ast.dump(ast.parse(made)), "run python tools/keywords.py"
 
 
+def test_the_table_of_scoring_methods_is_that_of_their_classes() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert page == runpy.run_path(str(ROOT / "tools" / "methods.py"))["text"](), "run python tools/methods.py"
+
+
 @EACH
 def test_keywords_are_named_as_options(call: Call[Any]) -> None:
     command = group.commands[COMMAND.get(call.name, call.name)]

@@ -29,7 +29,7 @@ GROUPS = 16
 
 
 class Ablation(ScoringMethod):
-    """The drift when a unit alone is silenced, measured on the outputs instead of a loss."""
+    """The drift of the outputs when a unit alone is silenced (Michel et al. 2019)."""
 
     NAME = "ablation"
     ORDER = 7
@@ -75,7 +75,7 @@ def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Array:
     )
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(unit,) for unit in range(site.num_units)]
-    if site.STEPS is not None:
+    if site.has_many_units():
         each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
         groups = _groups(site, each)
     cuts = [Cut.of(site, group) for group in groups]

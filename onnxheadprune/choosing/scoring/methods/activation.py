@@ -22,10 +22,9 @@ from onnxheadprune.choosing.scoring.method import (
 
 
 class Activation(ScoringMethod):
-    """Mean of |W_ij| |x_i| over the entries of a unit (Wanda, Sun et al. 2024).
+    """Sum of |W_ij| rms(x_i) over the weights of a unit (Wanda, Sun et al. 2024).
 
-    |x_i| is the norm of a context channel over the data. Of an expert it is the mean norm of its output for the tokens
-    that it is chosen for (2606.15716).
+    Of an expert it is the mean norm of its output for the tokens that it is chosen for (2606.15716).
     """
 
     NAME = "activation"

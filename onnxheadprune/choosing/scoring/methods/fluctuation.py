@@ -21,7 +21,7 @@ from onnxheadprune.choosing.scoring.method import (
 
 
 class Fluctuation(ScoringMethod):
-    """Var(x_i) |W_i|² over the channels of a unit (FLAP, An et al. 2024).
+    """Sum of Var(x_i) |W_i|² over the channels of a unit (FLAP, An et al. 2024).
 
     The bias can replace the mean of a channel; only its fluctuation is lost.
     """
@@ -36,7 +36,7 @@ class Fluctuation(ScoringMethod):
 
 
 def fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Array:
-    """Var(x_i) |W_i|² over the channels of each unit, as a share of the site's."""
+    """Sum of Var(x_i) |W_i|² over the channels of each unit, as a share of the site's."""
     each = [
         np.diag(moment.centred().covariance) * np.square(projection_matrix(projection)).sum(axis=1)
         for projection, moment in zip(site.projections, moments, strict=True)

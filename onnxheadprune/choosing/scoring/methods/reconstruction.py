@@ -7,7 +7,7 @@ from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores
 
 
 class Reconstruction(ScoringMethod):
-    """Optimal brain surgeon on groups of channels: see `choosing/scoring/reconstruction.py`."""
+    """Output variance lost with a unit after the best refit of the others (OBS, Hassibi & Stork 1993)."""
 
     NAME = "reconstruction"
     ORDER = 6

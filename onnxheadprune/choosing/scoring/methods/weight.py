@@ -10,7 +10,7 @@ from onnxheadprune.choosing.scoring.method import Array, Scored, ScoringMethod, 
 
 
 class Weight(ScoringMethod):
-    """Magnitude pruning (Han et al. 2015), with heads or neurons as groups; it ignores activations."""
+    """|W_h|² / |W|² of the rows of a unit: magnitude pruning, blind to activations (Han et al. 2015)."""
 
     NAME = "weight"
     ORDER = 1
