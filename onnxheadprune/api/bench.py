@@ -8,9 +8,7 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import subject_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    BenchKeywords,
-)
+from onnxheadprune.api.typed import BenchKeywords
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark

@@ -10,18 +10,13 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import Output
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    PruneFolderKeywords,
-)
+from onnxheadprune.api.typed import PruneFolderKeywords
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders import prune as folders
 from onnxheadprune.deploying.folders.types import FolderRequest, FolderResult, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.workflow.requests import (
-    Request,
-    Writing,
-)
+from onnxheadprune.workflow.requests import Request, Writing
 
 MOST_WRITTEN = 500
 """Characters of an argument that a model card repeats."""

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import Output, data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    FuseKeywords,
-    PlanPruningKeywords,
-    PruneKeywords,
-)
+from onnxheadprune.api.typed import FuseKeywords, PlanPruningKeywords, PruneKeywords
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import plan_of
 from onnxheadprune.edit.plan import PrunePlan
@@ -27,13 +23,7 @@ from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing, Target
 from onnxheadprune.workflow.pipeline import run_prune
-from onnxheadprune.workflow.requests import (
-    Choice,
-    Proving,
-    Request,
-    Run,
-    Writing,
-)
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:

@@ -7,10 +7,7 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import Output, data_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    CombineKeywords,
-    QuantizeKeywords,
-)
+from onnxheadprune.api.typed import CombineKeywords, QuantizeKeywords
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Rounding, Timing
@@ -19,11 +16,7 @@ from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.apart import Looking
 from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
-from onnxheadprune.workflow.requests import (
-    Run,
-    Writing,
-    measure_of,
-)
+from onnxheadprune.workflow.requests import Run, Writing, measure_of
 
 
 @keywords_of(calls.QUANTIZE)

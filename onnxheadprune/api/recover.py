@@ -7,24 +7,14 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import Output, data_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    RecoverKeywords,
-)
+from onnxheadprune.api.typed import RecoverKeywords
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.recover import recovery_request
-from onnxheadprune.workflow.requests import (
-    Choice,
-    Proving,
-    Request,
-    Run,
-    Writing,
-    budget_of,
-    measure_of,
-)
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
 from onnxheadprune.workflow.result import PruneResult
 
 

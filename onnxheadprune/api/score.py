@@ -8,10 +8,7 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import Output, data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    ScoreKeywords,
-    SelectHeadsKeywords,
-)
+from onnxheadprune.api.typed import ScoreKeywords, SelectHeadsKeywords
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.scoring.scores import HeadScores, write_scores
@@ -24,10 +21,7 @@ from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.workflow.requests import (
-    measure_of,
-    requirements_of,
-)
+from onnxheadprune.workflow.requests import measure_of, requirements_of
 from onnxheadprune.workflow.score import scored
 
 

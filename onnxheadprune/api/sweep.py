@@ -8,9 +8,7 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import data_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    SweepKeywords,
-)
+from onnxheadprune.api.typed import SweepKeywords
 from onnxheadprune.attention.main_graph_copy import first_tokens
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.model.load import ModelLike, open_structure
@@ -19,11 +17,7 @@ from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.curve import Curve
-from onnxheadprune.workflow.requests import (
-    budget_of,
-    measure_of,
-    requirements_of,
-)
+from onnxheadprune.workflow.requests import budget_of, measure_of, requirements_of
 from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
 

@@ -7,16 +7,12 @@ from typing import Unpack
 from onnxheadprune.api import calls
 from onnxheadprune.api.common import data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
-from onnxheadprune.api.typed import (
-    ValidateKeywords,
-)
+from onnxheadprune.api.typed import ValidateKeywords
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Validation
-from onnxheadprune.workflow.requests import (
-    measure_of,
-)
+from onnxheadprune.workflow.requests import measure_of
 
 
 @keywords_of(calls.VALIDATE)

@@ -80,10 +80,10 @@ def _counting(sites: Sequence[Site]) -> Collection[Stack]:
     for site in sites:
         for place in _places(site):
             held[place.shape][place.stack, place.number].append(site)
-    begins = any(site.LAYER == "begin" for site in sites)
+    begins = any(site.begins_layer for site in sites)
     together, alone = set(), []
     for shape, numbered in held.items():
-        beginning = [[not begins or site.LAYER == "begin" for site in found] for found in numbered.values()]
+        beginning = [[not begins or site.begins_layer for site in found] for found in numbered.values()]
         if len(numbered) == 1 and _is_repeated(numbered):
             continue
         if any(len(found) > 1 and any(found) for found in beginning):
@@ -101,18 +101,18 @@ def _are_between(sites: Sequence[Site], some: Sequence[Site]) -> bool:
     """Return whether other blocks lie between some sites: their numbers are not those of whole layers."""
     places = [place for place, site in enumerate(sites) if site in some]
     between = sites[places[0] : places[-1]]
-    return any(site.LAYER != "begin" and site not in some for site in between)
+    return any(not site.begins_layer and site not in some for site in between)
 
 
 def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
     """Return whether numbers count sublayers: attention and network one after the other, or no attention at all."""
-    begins = [found[0].LAYER == "begin" for _, found in sorted(numbered.items())]
+    begins = [found[0].begins_layer for _, found in sorted(numbered.items())]
     return not any(begins) or all(one != other for one, other in pairwise(begins))
 
 
 def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
     """Return whether sites of one number are several layers: an attention follows a block, under its own."""
-    runs = [list(run) for begins, run in groupby(sites, lambda site: site.LAYER == "begin") if begins]
+    runs = [list(run) for begins, run in groupby(sites, lambda site: site.begins_layer) if begins]
     inner = [
         [
             tuple((place.stack, place.number) for place in _places(site) if len(place.stack) > depth)[-1:]

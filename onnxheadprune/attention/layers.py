@@ -188,8 +188,8 @@ def layers(sites: Sites) -> dict[str, Layer]:
         sites: of the model. Of a pruned one its record decides; a site that the record does not know is in no layer.
     """
     ordered = sorted(sites.every, key=lambda site: _place(site, sites))
-    ordered = [site for site in ordered if site.LAYER]
-    begins = any(site.LAYER == "begin" for site in ordered)
+    ordered = [site for site in ordered if site.in_layers()]
+    begins = any(site.begins_layer for site in ordered)
     if not begins:
         ordered = [site for site in ordered if site.is_branch]
     places = {site: place for site in ordered if (place := _added(site, sites)) is not None}
@@ -359,11 +359,11 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
     for _, stretch in groupby(ordered, lambda site: _place(site, sites)[0]):
         some = list(stretch)
         # Attentions in a row are one layer only where blocks tell where layers end.
-        blocks = any(site.LAYER != "begin" for site in some)
+        blocks = any(not site.begins_layer for site in some)
         layer: list[Site] = []
         for site in some:
-            begin = not begins or site.LAYER == "begin"
-            if begin and layer and (not begins or not blocks or layer[-1].LAYER != "begin"):
+            begin = not begins or site.begins_layer
+            if begin and layer and (not begins or not blocks or not layer[-1].begins_layer):
                 yield layer
                 layer = []
             if begin or layer:

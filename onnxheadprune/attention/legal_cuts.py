@@ -32,10 +32,10 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
         return
     groups, whole = original_groups(site), [set(site.original(unit)) for unit in site.units]
     torn = [unit for unit in whole if unit & gone and not unit <= gone]
-    even = is_legal(groups, gone) and not (site.ALL_GROUPS_STAY and any(gone >= {*group} for group in groups))
+    even = is_legal(groups, gone) and (site.may_lose_groups or not any(gone >= {*group} for group in groups))
     if even and not torn:
         return
-    if site.ALL_GROUPS_STAY:
+    if not site.may_lose_groups:
         nearest = _nearest_even(groups, whole, gone)
     elif any(len(unit) > 1 for unit in whole):
         nearest = _nearest_whole(whole, groups, gone)

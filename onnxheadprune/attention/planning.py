@@ -180,8 +180,6 @@ def _narrowed_io(swept: Sweep) -> dict[str, Live]:
 
 def _vanishing(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> list[Site]:
     """Return the sites that vanish with what others lose, so that those left keep their numbers."""
-    if not any(site.HOLDS_SITES for site in sites.losing(chosen)):
-        return []
     return [
         site
         for site in sites.known

@@ -61,7 +61,7 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
     keys = [*partly, *whole]
     found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
     layered = any(key.startswith(LAYERS) for key in keys)
-    return tuple(kind for kind in kinds.every_kind() if kind in found or (layered and kind.LAYER))
+    return tuple(kind for kind in kinds.every_kind() if kind in found or (layered and kind.in_layers()))
 
 
 def names_all(spec: HeadSpec) -> bool:

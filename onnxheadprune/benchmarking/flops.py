@@ -15,10 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.restated import restated
-from onnxheadprune.model.graph.tables import (
-    COSTS,
-    TRIPS,
-)
+from onnxheadprune.model.graph.tables import COSTS, TRIPS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.operators import view_of

@@ -13,7 +13,7 @@ from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.benchmarking.summary import bench_facts, label_of
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Facts
-from onnxheadprune.model.typed_json import JsonObject, Key, written
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint
 
@@ -227,9 +227,9 @@ class Benchmark(Displayed):
     """
 
     models: tuple[ModelFacts, ...]
-    points: tuple[GridPoint, ...]
+    points: Annotated[tuple[GridPoint, ...], HIDDEN]
     cells: tuple[Cell, ...]
-    noise: tuple[Ratio, ...]
+    noise: Annotated[tuple[Ratio, ...], HIDDEN]
     provider: Provider
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -239,6 +239,19 @@ class Benchmark(Displayed):
     def facts(self) -> Facts:
         """The verdicts, the latencies, and what qualifies them."""
         return bench_facts(self.to_dict())
+
+    @written("verdicts", before="cells")
+    def _verdicts(self) -> dict[str, str]:
+        return {str(index): self.verdict(index) for index in range(1, len(self.models))}
+
+    @written("guaranteed", before="cells")
+    def _guaranteed(self) -> dict[str, float]:
+        return {str(index): self.guaranteed(index) for index in range(1, len(self.models))}
+
+    @written("noise", before="provider")
+    def _noise(self) -> list[dict[str, Any]]:
+        pairs = zip(self.points, self.noise, strict=True)
+        return [{"point": point.to_dict(), "ratio": ratio.to_dict()} for point, ratio in pairs]
 
     def cells_of(self, model: int) -> tuple[Cell, ...]:
         """The cells of one model in the order of the grid."""
@@ -267,21 +280,3 @@ class Benchmark(Displayed):
     def guaranteed(self, model: int) -> float:
         """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
         return self.speedup(model).value
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "models": [item.to_dict() for item in self.models],
-            "verdicts": {str(index): self.verdict(index) for index in range(1, len(self.models))},
-            "guaranteed": {str(index): self.guaranteed(index) for index in range(1, len(self.models))},
-            "cells": [cell.to_dict() for cell in self.cells],
-            "noise": [
-                {"point": point.to_dict(), "ratio": ratio.to_dict()}
-                for point, ratio in zip(self.points, self.noise, strict=True)
-            ],
-            "provider": self.provider.to_dict(),
-            "settings": dict(self.settings),
-            "versions": dict(self.versions),
-            "machine": dict(self.machine),
-            "notes": list(self.notes),
-        }

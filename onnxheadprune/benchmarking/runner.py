@@ -9,20 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.benchmarking.entry import (
-    Entry,
-    Runs,
-    differences,
-)
+from onnxheadprune.benchmarking.entry import Entry, Runs, differences
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.measure import (
-    ROUNDS,
-    BenchRequest,
-    Ratio,
-    Series,
-    measure_round,
-    noise_floor,
-)
+from onnxheadprune.benchmarking.measure import ROUNDS, BenchRequest, Ratio, Series, measure_round, noise_floor
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike

@@ -56,7 +56,7 @@ class Limits:
 def _takes_whole_groups(site: Site, removed: Heads) -> bool:
     return (
         len(site.groups) == 1
-        or site.ALL_GROUPS_STAY
+        or not site.may_lose_groups
         or all(set(group) <= removed or not set(group) & removed for group in site.groups)
     )
 

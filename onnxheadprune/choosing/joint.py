@@ -22,14 +22,7 @@ from onnxheadprune.choosing.allocate import Paths, Savings
 from onnxheadprune.choosing.measured import measured_steps
 from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.method import Working
-from onnxheadprune.choosing.scoring.moves import (
-    Heads,
-    Step,
-    can_go_whole,
-    merged,
-    path_by_worth,
-    ways_of,
-)
+from onnxheadprune.choosing.scoring.moves import Heads, Step, can_go_whole, merged, path_by_worth, ways_of
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
@@ -90,7 +83,9 @@ def joint_space(
             basis,
             counted,
             limits=requirements.limits,
-            scores={site.index: worth(site, every[site.index]) for site in sites if site.STEPS is None},
+            scores={
+                site.index: worth(site, every[site.index]) for site in sites if not site.has_many_units()
+            },
             constant=constant,
             skipped=skipped,
         )
@@ -128,7 +123,7 @@ def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     found = [
         site
         for kind in kinds
-        if kind.UNITS in units or (LAYERS in units and kind.LAYER)
+        if kind.UNITS in units or (LAYERS in units and kind.in_layers())
         for site in sites.of(kind.UNITS)
         if site.removable and site.only_named is None
     ]
@@ -172,7 +167,7 @@ def _paths(
     found: list[tuple[Step, ...]] = []
     if site.UNITS not in requirements.units:
         pass
-    elif site.STEPS is not None:
+    elif site.has_many_units():
         multiple = requirements.limits.multiple(site.UNITS)
         if scores is None:
             found = [wide_path(site, moments, multiple, kept)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import OPERATIONS, Site
@@ -22,6 +22,7 @@ from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.typed_json import JsonObject, Spelled
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
 
@@ -42,10 +43,13 @@ FINE = 50
 ROUNDING = 1e-9
 """Tolerance for a floating-point quotient that should be a whole number of pieces."""
 
+BY_SITE = Spelled(Any, lambda values: {key_of(index): value for index, value in values.items()})
+"""Mark of values by the index of a site, which are written under its key."""
+
 
 @one_line("heads basis left_out")
 @dataclass(frozen=True)
-class Selection:
+class Selection(JsonObject):
     """Heads to remove, and why these.
 
     Attributes:
@@ -57,10 +61,10 @@ class Selection:
         left_out: labels of the sites that could not be measured and therefore stay, with the reason.
     """
 
-    heads: Mapping[int, tuple[int, ...]]
+    heads: Annotated[Mapping[int, tuple[int, ...]], BY_SITE]
     basis: str
-    costs: Mapping[int, float] = field(default_factory=dict)
-    scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+    costs: Annotated[Mapping[int, float], BY_SITE] = field(default_factory=dict)
+    scores: Annotated[Mapping[int, tuple[float | None, ...]], BY_SITE] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,17 +82,6 @@ class Selection:
     def is_blind(self) -> bool:
         """True if the weights alone chose, without any data."""
         return self.basis == WITHOUT_DATA
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `heads` is a head spec."""
-        return {
-            "heads": self.spec,
-            "basis": self.basis,
-            "costs": {key_of(index): cost for index, cost in self.costs.items()},
-            "scores": {key_of(index): list(values) for index, values in self.scores.items()},
-            "constant": dict(self.constant),
-            "left_out": dict(self.left_out),
-        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,17 +122,17 @@ def _ended(group: click.Group, arguments: Sequence[str]) -> tuple[int, str | Non
     return (result if isinstance(result, int) else 0), None, None
 
 
-def json_text(document: Mapping[str, object]) -> str:
-    """The one JSON document of a command."""
-    from onnxheadprune.model import typed_json
+def printable(document: Mapping[str, object]) -> str:
+    """The one JSON document of a command, as it is printed."""
     from onnxheadprune.model.documents import finite
+    from onnxheadprune.model.typed_json import json_text
 
-    return typed_json.json_text(finite(document), indent=2) + "\n"
+    return json_text(finite(document), indent=2) + "\n"
 
 
 def emit_json(document: Mapping[str, object]) -> None:
     """Print the one JSON document of a command."""
-    sys.stdout.write(json_text(document))
+    sys.stdout.write(printable(document))
 
 
 def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.outcome import NOT_WRITTEN, json_text
+from onnxheadprune.cli.outcome import NOT_WRITTEN, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +47,7 @@ class Presentation:
     def json(self, document: Mapping[str, object]) -> None:
         """The one JSON document of the command."""
         self._is_json = True
-        self._text += json_text(document)
+        self._text += printable(document)
 
     def rows(self, *rows: RenderableType) -> None:
         """Text for people."""

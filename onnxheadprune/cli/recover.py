@@ -7,15 +7,7 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.settings.cutting import Recovering, Resume
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.writing import (
-    Checking,
-    Json,
-    Model,
-    Output,
-    Pruned,
-    Report,
-    Storing,
-)
+from onnxheadprune.settings.writing import Checking, Json, Model, Output, Pruned, Report, Storing
 
 
 @command(implies="recover", makes=("recovered", "pruned"))

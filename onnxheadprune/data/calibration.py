@@ -21,14 +21,7 @@ from onnxheadprune.data.more import (
     More,
     spread,
 )
-from onnxheadprune.data.single import (
-    fixed_to_one,
-    free_axes,
-    one_by_one,
-    part_of,
-    rows_of,
-    takes_one,
-)
+from onnxheadprune.data.single import fixed_to_one, free_axes, one_by_one, part_of, rows_of, takes_one
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, named_setting
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.display import one_line

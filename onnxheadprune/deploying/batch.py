@@ -22,16 +22,7 @@ from types import FunctionType
 from typing import Any, Literal
 
 from onnxheadprune import __version__
-from onnxheadprune.deploying.batch_worker import (
-    BUG,
-    Job,
-    Outcome,
-    Proof,
-    Reader,
-    Worker,
-    digests_of,
-    timed,
-)
+from onnxheadprune.deploying.batch_worker import BUG, Job, Outcome, Proof, Reader, Worker, digests_of, timed
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Displayed
 from onnxheadprune.model.documents import read_text

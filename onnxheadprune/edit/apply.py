@@ -42,13 +42,7 @@ from onnxheadprune.edit.edits import (
 )
 from onnxheadprune.edit.nodes import as_protos
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
-from onnxheadprune.edit.renaming import (
-    array_of,
-    declared,
-    remove_named,
-    rename_values,
-    settle_constants,
-)
+from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.facts import opset_of

@@ -6,8 +6,8 @@ condition holds or not; each node from a body has the conditions under which it 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from onnx import ModelProto, NodeProto, TensorProto
 
@@ -15,11 +15,11 @@ from onnxheadprune.edit.inlined_bodies import Inliner
 from onnxheadprune.edit.nodes import as_protos, cast, choose
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.typed_json import json_text, parsed
 
 BRANCHES: Mapping[bool, str] = {True: "then_branch", False: "else_branch"}
-
-
 _KEY = "onnxheadprune.counts_where"
+_Conditions: TypeAlias = tuple[tuple[str, bool], ...]
 
 
 def with_both_branches(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
@@ -44,11 +44,17 @@ def keeps_stored_names(names: Mapping[Value, str]) -> bool:
 
 
 def counts_where(node: Node) -> tuple[tuple[str, bool], ...]:
-    """By which conditions a node of such a model counts: names of values, each with the answer that it must have."""
-    for entry in node.proto.metadata_props:
-        if entry.key == _KEY:
-            return tuple((str(name), bool(answer)) for name, answer in json.loads(entry.value))
-    return ()
+    """By which conditions a node of such a model counts: names of values, each with the answer that it must have.
+
+    A file may have such an entry from elsewhere; what is no condition of its graph is none.
+    """
+    entries = [entry.value for entry in node.proto.metadata_props if entry.key == _KEY]
+    try:
+        found: _Conditions = parsed(_Conditions, entries[-1]) if entries else ()
+    except ValueError:
+        return ()
+    values = [node.scope.lookup(name) for name, _ in found]
+    return found if all(value is not None and value.elem_type == TensorProto.BOOL for value in values) else ()
 
 
 def _is_alike(node: Node) -> bool:
@@ -113,4 +119,4 @@ class _Unfolding(Inliner):
             conditions.append((self.name_of(scope.owner.inputs[0]), answer))
             scope = scope.owner.scope
         if conditions:
-            made.metadata_props.add(key=_KEY, value=json.dumps(conditions))
+            made.metadata_props.add(key=_KEY, value=json_text(conditions))

@@ -15,13 +15,7 @@ from onnxheadprune.fusion.scores import Bias, Operand, core_roles, read_scores, 
 from onnxheadprune.fusion.walk import Axis, Layout, flat, layout_above
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-    CHOOSES_ELEMENTS,
-    EXPANDS,
-    SOFTMAXES,
-    TESTS_NAN,
-)
+from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS, SOFTMAXES, TESTS_NAN
 from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -11,15 +11,7 @@ from onnxheadprune.liveness.live import DEAD, Live, fits
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import divisor
-from onnxheadprune.model.graph.facts import (
-    CARRIERS,
-    CASTS,
-    CHOOSES,
-    FLATTENS,
-    GATHERS,
-    RESHAPES,
-    VIEWS,
-)
+from onnxheadprune.model.graph.facts import CARRIERS, CASTS, CHOOSES, FLATTENS, GATHERS, RESHAPES, VIEWS
 from onnxheadprune.model.graph.view import Node, Value
 
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.consumers import Asking, ReadKey, looks_only
-from onnxheadprune.model.graph.facts import (
-    CASTS_LIKE,
-    OBSERVES,
-)
+from onnxheadprune.model.graph.facts import CASTS_LIKE, OBSERVES
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 

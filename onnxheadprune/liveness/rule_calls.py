@@ -14,10 +14,7 @@ from onnxheadprune.liveness.domain import Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
 from onnxheadprune.liveness.registry import RULES, Answer
-from onnxheadprune.model.graph.facts import (
-    MAKES_CHUNKS,
-    SPLITS,
-)
+from onnxheadprune.model.graph.facts import MAKES_CHUNKS, SPLITS
 from onnxheadprune.model.graph.view import Node, Value
 
 

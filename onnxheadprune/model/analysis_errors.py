@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import onnx
 from onnx import ModelProto
@@ -19,6 +19,7 @@ from onnxheadprune.errors import HeadPruneError, ModelError, heed_interrupt
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.garbage_collection import no_collection
 from onnxheadprune.model.load import check_model
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, written
 
 Result = TypeVar("Result")
 
@@ -28,13 +29,14 @@ class AnalysisError(ModelError):
 
 
 @dataclass(frozen=True)
-class NotAnalysed:
+class NotAnalysed(JsonObject):
     """A search that an unexpected error ended."""
 
     what: str  # what it looks for, as in "early exits"
-    error: Exception
+    error: Annotated[Exception, HIDDEN]
 
     @property
+    @written("error")
     def told(self) -> str:
         """The error, and the line of this package that raised it."""
         cause = self.error.__cause__ if isinstance(self.error, AnalysisError) else self.error
@@ -44,10 +46,6 @@ class NotAnalysed:
 
     def __str__(self) -> str:
         return f"{self.what} could not be analysed ({self.told}); please report this"
-
-    def to_dict(self) -> dict[str, str]:
-        """Return JSON-ready data: an entry of "not_analysed" in `inspect --json`."""
-        return {"what": self.what, "error": self.told}
 
 
 def try_analysis(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:

@@ -21,14 +21,7 @@ from onnxheadprune.model.exchange import from_library, is_other, name_of
 from onnxheadprune.model.messages import copied, replace_all, store_tensors
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
-from onnxheadprune.model.storage.reading import (
-    Opened,
-    Source,
-    Sources,
-    hydrated,
-    inside,
-    open_at_once,
-)
+from onnxheadprune.model.storage.reading import Opened, Source, Sources, hydrated, inside, open_at_once
 from onnxheadprune.model.storage.tensors import (
     BITS,
     Role,

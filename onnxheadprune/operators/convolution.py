@@ -18,14 +18,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS_INTEGERS,
     SUMS_PRODUCTS,
 )
-from onnxheadprune.model.graph.tables import (
-    Roles,
-    Shapes,
-    cost_function,
-    declare,
-    shape_function,
-    size_of,
-)
+from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 
 declare("Conv", "ConvTranspose", kinds=(SUMS_PRODUCTS,), roles=Roles(bias=2))

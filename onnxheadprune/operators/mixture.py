@@ -13,14 +13,7 @@ from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_o
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible
 from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.tables import (
-    Roles,
-    Shapes,
-    cost_function,
-    declare,
-    shape_function,
-    size_of,
-)
+from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 
 MICROSOFT = "com.microsoft"

@@ -27,14 +27,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS_PRODUCTS,
     WEIGHS,
 )
-from onnxheadprune.model.graph.tables import (
-    Roles,
-    Shapes,
-    cost_function,
-    declare,
-    shape_function,
-    size_of,
-)
+from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 
 declare("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2))

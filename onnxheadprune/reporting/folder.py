@@ -60,7 +60,7 @@ def _details(result: FolderResult) -> Iterator[RenderableType]:
 
 
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
-    title, number = (kind.BLOCK, ()) if kind.STEPS is None else (kind.TITLE, ("removed",))
+    title, number = (kind.TITLE, ("removed",)) if kind.has_many_units() else (kind.BLOCK, ())
     made = table(
         "#", title, "removed", "left", "files", numeric=(*number, "left", "files"), wraps=("removed",)
     )

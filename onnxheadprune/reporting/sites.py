@@ -18,6 +18,7 @@ from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS
+from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, Inspection, LayerSummary
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _prospects(sites: Sites, has_text: bool) -> Iterator[RenderableType]:
         cuttable = (
             kind for kind, find in sites.others.items() if any(site.removable for site in find().sites)
         )
-        others = [kind.UNITS for kind in cuttable if kind.CHOSEN]
+        others = [kind.UNITS for kind in cuttable if kind.UNITS in SCORED]
         units = f" --units {','.join(('heads', *others))}" if others else ""
         model = shlex.quote(sites.model)
         yield row("next", f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o smaller.onnx")

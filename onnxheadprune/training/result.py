@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import many
-from onnxheadprune.model.typed_json import JsonObject
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, written
 from onnxheadprune.runtime import Array
 from onnxheadprune.training.budget import Budget
 
@@ -25,67 +25,74 @@ class Measured(JsonObject):
     loss: float
 
 
+def _rates(trials: Mapping[float, float]) -> list[dict[str, float]]:
+    return [{"learning_rate": rate, "loss": loss} for rate, loss in trials.items()]
+
+
 @one_line("best epochs steps seconds kind stopped data samples held_out")
-@dataclass(frozen=True, eq=False)
-class Recovery:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recovery(JsonObject):
     """New contents of initializers of the original, and how they came about.
 
     Attributes:
         stored: contents by initializer name, in the original's shapes and types; those of a refit before it included.
         data: fingerprint of the data.
         samples: that steps could learn from.
+        used: samples that steps took, each as often as it was taken.
+        repeated: True if samples were repeated because all had been used.
+        left_out: samples of the data that are not for the model, by the reason.
         held_out: samples that no step has seen.
+        kind: what it learned from.
         trained: names of the original's tensors that were trained.
         constant: names of those that stayed unchanged, with the reason.
         epochs: passes over the data that were made.
         steps: that were made.
         rate: the peak learning rate.
         trials: held-out loss by each learning rate that was tried before.
+        learned: the loss of what was taken on some samples that steps learned from.
         curve: held-out loss at the start and on the way.
         best: the step whose numbers were taken, 0 for the start.
         stopped: why training ended early, None if it did not.
-        kind: what it learned from.
+        resumed: the step at which an interrupted run was gone on with.
         seconds: that it took.
         seed: of the order of the data.
+        precision: the type of the operands of products in steps: "float32", "tf32" or "float16".
+        rejected: why what was trained is not what is written, None where it is.
+        unlearned: as `learned`, at the start.
+        unit: what the user calls a sample.
+        planned: the budget.
     """
 
-    stored: Mapping[str, Array]
+    stored: Annotated[Mapping[str, Array], HIDDEN]
     data: str
     samples: int
-    held_out: int
-    trained: tuple[str, ...]
+    used: Annotated[int, Key("samples_used")]
+    repeated: Annotated[bool, Key("seen_more_than_once")]
+    left_out: Annotated[Mapping[str, int], Key("samples_left_out")]
+    held_out: Annotated[int, Key("held_out_samples")]
+    kind: Annotated[str, Key("learned_from")]
+    trained: Annotated[tuple[str, ...], Key("tensors"), Spelled(Any, sorted)]
     constant: Mapping[str, str]
     epochs: float
     steps: int
-    rate: float
-    trials: Mapping[float, float]
+    rate: Annotated[float, Key("learning_rate")]
+    trials: Annotated[Mapping[float, float], Key("learning_rates_tried"), Spelled(Any, _rates)]
+    learned: Annotated[float, Key("learned_loss")]
     curve: tuple[Measured, ...]
-    best: int
+    best: Annotated[int, Key("best_step")]
+    rejected: str | None = None
     stopped: str | None
-    kind: str
+    resumed: Annotated[int, Key("resumed_at_step")]
     seconds: float
     seed: int
-    resumed: int = field(default=0)
-    """The step at which an interrupted run was gone on with."""
-    precision: str = field(default="float32")
-    """The type of the operands of products in steps: "float32", "tf32" or "float16"."""
+    precision: str
+    unlearned: Annotated[float, HIDDEN]
+    unit: Annotated[str, HIDDEN]
+    planned: Annotated[Budget | None, HIDDEN]
 
-    used: int = field(default=0)
-    """Samples that steps took, each as often as it was taken."""
-    learned: float = field(default=0.0)
-    """The loss of what was taken on some samples that steps learned from."""
-    unlearned: float = field(default=0.0)
-    """The same at the start."""
-    unit: str = field(default="sample")
-    """What the user calls a sample."""
-    planned: Budget | None = field(default=None)
-    """What was asked for."""
-    repeated: bool = field(default=False)
-    """True if samples were repeated because all had been used."""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """Samples of the data that are not for the model, by the reason."""
-    rejected: str | None = field(default=None)
-    """Why what was trained is not what is written, None where it is."""
+    @written("held_out_loss", before="learned")
+    def _losses(self) -> dict[str, float]:
+        return {"before": self.before, "after": self.after}
 
     @property
     def before(self) -> float:
@@ -98,6 +105,7 @@ class Recovery:
         return next(item.loss for item in self.curve if item.step == self.best)
 
     @property
+    @written(before="curve")
     def would_help(self) -> Help:
         """The means that would bring outputs nearer, by how far losses fell on samples learned from and on others.
 
@@ -129,34 +137,3 @@ class Recovery:
             case "more time":
                 return f"more time: the loss fell from {self.before:.3g} to {self.after:.3g}, on all {self.unit}s alike"
         return f"neither more {self.unit}s nor more time: the loss went from {self.before:.3g} to {self.after:.3g}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the numbers themselves."""
-        return {
-            "data": self.data,
-            "samples": self.samples,
-            "samples_used": self.used,
-            "seen_more_than_once": self.repeated,
-            "samples_left_out": dict(self.left_out),
-            "held_out_samples": self.held_out,
-            "learned_from": self.kind,
-            "tensors": sorted(self.trained),
-            "constant": dict(self.constant),
-            "epochs": self.epochs,
-            "steps": self.steps,
-            "learning_rate": self.rate,
-            "learning_rates_tried": [
-                {"learning_rate": rate, "loss": loss} for rate, loss in self.trials.items()
-            ],
-            "held_out_loss": {"before": self.before, "after": self.after},
-            "learned_loss": self.learned,
-            "would_help": self.would_help,
-            "curve": [item.to_dict() for item in self.curve],
-            "best_step": self.best,
-            "rejected": self.rejected,
-            "stopped": self.stopped,
-            "resumed_at_step": self.resumed,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "precision": self.precision,
-        }

@@ -19,15 +19,7 @@ from onnxheadprune.runtime.feeds.data import shortened
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
-from onnxheadprune.validation.compare import (
-    AccuracyMeter,
-    DriftMeter,
-    Gap,
-    comparable,
-    has_nan,
-    stray,
-    worst,
-)
+from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, Gap, comparable, has_nan, stray, worst
 from onnxheadprune.validation.declarations import contradicted
 from onnxheadprune.validation.deployment import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.request import ValidationRequest

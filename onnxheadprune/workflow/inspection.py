@@ -32,6 +32,7 @@ from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
+from onnxheadprune.settings.registry import SCORED
 
 USUAL = Case(1, 128, 0)
 """The inputs that operations are counted for."""
@@ -75,7 +76,7 @@ class LayerSummary(JsonObject):
 
 def _titles(layer: Layer) -> list[str]:
     """Return the titles of a layer's sites whose units can be selected."""
-    return [kind.TITLE for kind in map(kind_of, layer.sites) if kind.CHOSEN]
+    return [kind.TITLE for kind in map(kind_of, layer.sites) if kind.UNITS in SCORED]
 
 
 def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:

@@ -53,7 +53,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
     given, refit = None, claim.refit
     if refit is not None:
         before, _ = restored(subject, made, claim.planning, refit)
-        given = Compensation(before.arrays(), (), refit.data, refit.samples, steps=refit.steps)
+        given = Compensation(refit.data, refit.samples, before.arrays(), steps=refit.steps)
     exit_ = exits[0] if exits else None
     choice = replace(request.choice, heads=plan.spec, refit=False, given=given, exit=exit_)
     if ready.trimmed is not None:

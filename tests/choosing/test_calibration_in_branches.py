@@ -22,7 +22,7 @@ from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.edit.model_records import EXITS_ENTRY
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from tests import toys_exits
+from tests import toys, toys_exits
 from tests.conftest import Outcome
 from tests.liveness.one_node import run
 
@@ -49,6 +49,17 @@ def _beside(model: ModelProto) -> Analysis:
     found = main_graph_copy(open_structure(model))
     assert found is not None
     return analysis_of(found.proto, "the model")
+
+
+@pytest.mark.parametrize(
+    "entry", ["no JSON", "[[1, true]]", '[["no value", true]]', '[["x", true]]', "[" * 99_999]
+)
+def test_conditions_of_a_file_are_none(entry: str) -> None:
+    model = toys.attention()
+    for node in model.graph.node:
+        node.metadata_props.add(key="onnxheadprune.counts_where", value=entry)
+    (site,) = analysis_of(model, "the model").sites
+    assert counts_where(site.projections[0].node) == ()
 
 
 @pytest.mark.long

@@ -60,7 +60,7 @@ def test_only_a_file_that_was_read_gives_a_path(stored: Path) -> None:
         dataclasses.replace(open_model(stored), proto=other),
         LoadedModel(other, "m"),
         with_contents(loaded, {"attn.q.bias": np.zeros(64, np.float32)}),
-        refitted(loaded, Compensation({"attn.q.bias": np.zeros(64, np.float32)}, (), "", 1)),
+        refitted(loaded, Compensation("", 1, {"attn.q.bias": np.zeros(64, np.float32)})),
         loaded.changed(with_stored(loaded.proto, {})),
         prune(stored, heads={0: [1]}, provider="cpu").pruned,
     ):

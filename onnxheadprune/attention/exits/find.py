@@ -136,7 +136,7 @@ def _place(node: Node) -> list[tuple[int, str]]:
 class _Search:
     def __init__(self, view: GraphView, sites: Sites, candidates: Sequence[Node]) -> None:
         self.view = view
-        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.LAYER]
+        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.in_layers()]
         self.positions = {node: position for position, node in enumerate(candidates)}
         self.behind = _reached_from(view, candidates)
         self.onward: dict[Node, Decision] = {}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from onnxheadprune.attention.exits.decisions import (
-    Settled,
-    given_by,
-)
+from onnxheadprune.attention.exits.decisions import Settled, given_by
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable

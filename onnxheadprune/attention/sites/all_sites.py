@@ -141,7 +141,7 @@ class Sites(Sequence[AttentionSite], Displayed):
             Exception: the unexpected error that ended the search for parts of layers.
         """
         for kind, find in self.others.items():
-            if kind.LAYER:
+            if kind.in_layers():
                 find().asked_for()
         return self.known
 

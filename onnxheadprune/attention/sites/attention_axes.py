@@ -26,11 +26,7 @@ from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import divisor
-from onnxheadprune.model.graph.facts import (
-    CARRIERS,
-    DROPOUTS,
-    NORMALIZES,
-)
+from onnxheadprune.model.graph.facts import CARRIERS, DROPOUTS, NORMALIZES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import back_through, reachable
 

@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.model.graph.facts import (
-    ELEMENTWISE,
-)
+from onnxheadprune.model.graph.facts import ELEMENTWISE
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.graph.walks import reachable
 

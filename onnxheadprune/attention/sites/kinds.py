@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.records import HEADS
-from onnxheadprune.settings.registry import UNIT_KINDS
+from onnxheadprune.settings.registry import SCORED, UNIT_KINDS
 
 DEFAULT_UNITS = frozenset({HEADS})
 """The default units of a target."""
@@ -30,7 +30,7 @@ def every_kind() -> tuple[type[Site], ...]:
 
 def scorable() -> tuple[str, ...]:
     """Return the kinds whose units have scores: all but sublayers."""
-    return tuple(kind.UNITS for kind in every_kind() if kind.CHOSEN)
+    return tuple(SCORED)
 
 
 def selectable() -> tuple[str, ...]:

@@ -28,7 +28,6 @@ class MixtureSite(Site):
     UNNAMED = "mixture"
     STEPS = None
     SCORED_BY = "router"
-    HOLDS_SITES = True
     SAVES = "bytes"
     ALL_GROUPS_STAY = True
     COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")

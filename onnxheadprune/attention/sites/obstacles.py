@@ -14,15 +14,7 @@ from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import (
-    CARRIERS,
-    EXPANDS,
-    FLATTENS,
-    JOINS,
-    SLICES,
-    VIEWS,
-    WRITES_INTO,
-)
+from onnxheadprune.model.graph.facts import CARRIERS, EXPANDS, FLATTENS, JOINS, SLICES, VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import (
-    ELEMENTWISE,
-    REDUCES,
-)
+from onnxheadprune.model.graph.facts import ELEMENTWISE, REDUCES
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node
 

@@ -85,14 +85,12 @@ class Site:
     """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
     STEPS: ClassVar[int | None] = 64
     """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
-    CHOSEN: ClassVar[bool] = True
+    SCORABLE: ClassVar[bool] = True
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     MULTIPLE: ClassVar[int] = 1
     """The number of which a site keeps a multiple of units, unless another one is set."""
     SCORED_BY: ClassVar[str] = "contexts"
     """The signal that scoring methods need for these units, one of `ScoringMethod.READS`."""
-    HOLDS_SITES: ClassVar[bool] = False
-    """True if sites of other kinds may lie inside of units, and vanish with them."""
     SAVES: ClassVar[str] = "operations"
     """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
@@ -141,6 +139,31 @@ class Site:
     def owns(cls, index: int) -> bool:
         """Return whether an index is that of a site of this kind."""
         return cls.FROM <= index < cls.FROM + SPAN
+
+    @classmethod
+    def in_layers(cls) -> bool:
+        """Return whether sites of this kind are parts of layers."""
+        return bool(cls.LAYER)
+
+    @property
+    def begins_layer(self) -> bool:
+        """True if a layer may begin with it."""
+        return self.LAYER == "begin"
+
+    @classmethod
+    def has_many_units(cls) -> bool:
+        """Return whether sites have hundreds of units, which are counted, and removed many at a time."""
+        return cls.STEPS is not None
+
+    def stride(self, multiple: int) -> int:
+        """The number of units, a multiple of `multiple`, that each step removes on the way from all to few."""
+        steps = self.STEPS or self.num_units
+        return max(-(-self.num_units // (steps * multiple)) * multiple, multiple)
+
+    @property
+    def may_lose_groups(self) -> bool:
+        """True if all units of a group may be removed while other groups stay."""
+        return not self.ALL_GROUPS_STAY
 
     @property
     def is_branch(self) -> bool:
@@ -255,7 +278,7 @@ class Site:
     @classmethod
     def listed(cls, units: Sequence[int], *, named: bool = False) -> str:
         """Return some units by their numbers, or how many there are where a site has hundreds; with their name."""
-        if cls.STEPS is not None:
+        if cls.has_many_units():
             return many(len(units), cls.UNIT) if named else count(len(units))
         name = f"{cls.UNIT if len(units) == 1 else cls.UNITS} " if named else ""
         return f"{name}{spelled(units)}"

@@ -13,13 +13,7 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
-from onnxheadprune.model.graph.facts import (
-    ADDS_AND_NORMALIZES,
-    MULTIPLIES,
-    OBSERVES,
-    PLAIN_SUMS,
-    SUMS_VALUES,
-)
+from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES, PLAIN_SUMS, SUMS_VALUES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable

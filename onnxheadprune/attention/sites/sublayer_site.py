@@ -21,8 +21,7 @@ class SublayerSite(Site):
     FIELD = "sublayers"
     UNNAMED = "sublayer"
     LAYER = "begin"
-    HOLDS_SITES = True
-    CHOSEN = False
+    SCORABLE = False
     FOUND_BY = "onnxheadprune.attention.sites.sublayers"
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:

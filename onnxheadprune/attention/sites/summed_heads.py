@@ -14,12 +14,7 @@ from typing import NamedTuple
 from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.products import (
-    MAX_UPSTREAM,
-    is_contraction,
-    is_product,
-    upstream,
-)
+from onnxheadprune.attention.sites.products import MAX_UPSTREAM, is_contraction, is_product, upstream
 from onnxheadprune.attention.sites.score_products import score_products
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.layouts import is_fused

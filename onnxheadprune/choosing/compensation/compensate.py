@@ -94,7 +94,7 @@ def compensate(
                 give_back()
             progress("refitting, layer by layer", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
-    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
+    return Compensation(data.fingerprint, data.count, work.stored, tuple(work.refits), quantized=levels)
 
 
 class _Work:

@@ -39,7 +39,7 @@ from onnxheadprune.model.new_contents import Computed, Contents, with_contents
 from onnxheadprune.model.storage.reading import Source, in_memory
 from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
 from onnxheadprune.model.tensors import read_ranges
-from onnxheadprune.model.typed_json import JsonObject, Key, Spelled
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled
 from onnxheadprune.runtime import Array
 
 
@@ -77,38 +77,29 @@ class Refit(JsonObject):
 
 @one_line("refits data samples steps")
 @dataclass(frozen=True, eq=False)
-class Compensation:
+class Compensation(JsonObject):
     """New contents of initializers of the original, and how they were computed.
 
     Attributes:
-        stored: contents by initializer name, in the original's shapes and types.
-        refits: one per layer, in graph order.
         data: fingerprint of the calibration data.
         samples: the number of samples.
+        stored: contents by initializer name, in the original's shapes and types; documents have the names alone.
+        refits: one per layer, in graph order.
         steps: training steps, if the contents were read from a trained model.
         quantized: whether some of the refitted weights are quantized.
     """
 
-    stored: Mapping[str, Array]
-    refits: tuple[Refit, ...]
     data: str
     samples: int
-    steps: int = 0
-    quantized: bool = False
+    stored: Annotated[Mapping[str, Array], Key("tensors"), Spelled(Any, sorted)]
+    refits: tuple[Refit, ...] = ()
+    steps: Annotated[int, HIDDEN] = 0
+    quantized: Annotated[bool, HIDDEN] = False
 
     @property
     def done(self) -> tuple[Refit, ...]:
         """The refits that changed a layer."""
         return tuple(item for item in self.refits if item.skipped is None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the numbers themselves."""
-        return {
-            "data": self.data,
-            "samples": self.samples,
-            "tensors": sorted(self.stored),
-            "refits": [item.to_dict() for item in self.refits],
-        }
 
 
 class NewNumbers(Protocol):

@@ -43,7 +43,7 @@ def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Mo
 
 def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
     """The ways to compute paths by: a greedy path takes the cheapest step, and may skip smaller ones."""
-    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and not site.ALL_GROUPS_STAY
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and site.may_lose_groups
     return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
 
 
@@ -152,7 +152,7 @@ def _moves(
     whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
     if len(groups) > 1 and len(groups[0]) == 1:
         return [move for move in whole if not move & protected] if GROUPS in ways or not grouped else []
-    if grouped and (GROUPS not in ways or site.ALL_GROUPS_STAY):
+    if grouped and (GROUPS not in ways or not site.may_lose_groups):
         whole = []
     thin = bool(groups) and len(groups[0]) > 1 and (QUERIES in ways or not grouped)
     thinner = _one_of_each(groups, protected, worth) if thin else []

@@ -138,7 +138,7 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in paths(site, moments)[0] if site.STEPS is None else wide_path(site, moments):
+    for step in wide_path(site, moments) if site.has_many_units() else paths(site, moments)[0]:
         fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
         scores[fresh] = highest
@@ -202,9 +202,8 @@ def _taken(
 def _counts(site: Site, multiple: int, protected: int) -> list[int]:
     """Return the number of remaining units after each step, down to few."""
     least = max(multiple, -(-protected // multiple) * multiple)
-    stride = max(-(-site.num_units // ((site.STEPS or site.num_units) * multiple)) * multiple, multiple)
     first = (site.num_units - 1) // multiple * multiple
-    return list(range(first, least - 1, -stride))
+    return list(range(first, least - 1, -site.stride(multiple)))
 
 
 def _owners(site: Site) -> list[np.ndarray]:

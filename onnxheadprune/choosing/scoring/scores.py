@@ -166,12 +166,12 @@ class HeadScores(Displayed):
     @property
     def heads(self) -> tuple[SiteScores, ...]:
         """Scores of sites with few units, to list one by one: heads, experts."""
-        return tuple(site for site in self.sites if site.kind.STEPS is None)
+        return tuple(site for site in self.sites if not site.kind.has_many_units())
 
     @property
     def blocks(self) -> tuple[SiteScores, ...]:
         """Scores of sites with hundreds of units: feed-forward blocks."""
-        return tuple(site for site in self.sites if site.kind.STEPS is not None)
+        return tuple(site for site in self.sites if site.kind.has_many_units())
 
     @property
     def kinds(self) -> str:

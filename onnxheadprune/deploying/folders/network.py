@@ -198,13 +198,8 @@ def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile
     held = {name for name, digest in wanted.items() if digest in theirs}
     if not wanted.keys() - held <= _made_once(leader, other) or len(set(wanted.values())) < len(wanted):
         return None
-    return Compensation(
-        {theirs[wanted[name]]: array for name, array in numbers.stored.items() if name in held},
-        (),
-        numbers.data,
-        numbers.samples,
-        steps=steps,
-    )
+    stored = {theirs[wanted[name]]: array for name, array in numbers.stored.items() if name in held}
+    return Compensation(numbers.data, numbers.samples, stored, steps=steps)
 
 
 def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:

@@ -350,7 +350,7 @@ def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
         return () if choice.heads is None else kinds_named(choice.heads)
     units = choice.target.units
     return tuple(
-        kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and bool(kind.LAYER))
+        kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and kind.in_layers())
     )
 
 

@@ -24,15 +24,7 @@ from onnxheadprune.settings.writing import Storing
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
-from onnxheadprune.workflow.requests import (
-    Choice,
-    Proving,
-    Request,
-    Run,
-    Writing,
-    budget_of,
-    measure_of,
-)
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
 
 Document: TypeAlias = dict[str, Any]
 """A result as JSON-ready data."""

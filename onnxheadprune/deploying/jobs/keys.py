@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Drift, Recovering, Scoring
-from onnxheadprune.settings.inputs import (
-    DATA_HELP,
-    Data,
-    Format,
-    Provider,
-    Samples,
-    Seed,
-)
+from onnxheadprune.settings.inputs import DATA_HELP, Data, Format, Provider, Samples, Seed
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.setting import (
     Count,

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-)
+from onnxheadprune.model.graph.facts import CASTS
 from onnxheadprune.model.graph.types import inputs_alike
 from onnxheadprune.model.graph.view import Value
 

@@ -30,14 +30,7 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements, fold, follows_few
-from onnxheadprune.model.graph.facts import (
-    CHOOSES,
-    DEQUANTIZES,
-    NORMALIZES,
-    SPLITS,
-    SUMS_PRODUCTS,
-    WEIGHS,
-)
+from onnxheadprune.model.graph.facts import CHOOSES, DEQUANTIZES, NORMALIZES, SPLITS, SUMS_PRODUCTS, WEIGHS
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value

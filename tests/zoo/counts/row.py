@@ -100,7 +100,7 @@ def found_counts(
     stacks = Counter(
         key.rpartition(".")[0]
         for key, layer in found.items()
-        if any(site.LAYER == "begin" for site in layer.sites)
+        if any(site.begins_layer for site in layer.sites)
     )
     kinds = Counter(block.kind for block in sites.neurons)
     counts = Counts(
