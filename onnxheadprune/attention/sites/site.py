@@ -85,7 +85,7 @@ class Site:
     """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
     STEPS: ClassVar[int | None] = 64
     """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
-    SCORABLE: ClassVar[bool] = True
+    CHOSEN: ClassVar[bool] = True
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     MULTIPLE: ClassVar[int] = 1
     """The number of which a site keeps a multiple of units, unless another one is set."""

@@ -21,7 +21,7 @@ class SublayerSite(Site):
     FIELD = "sublayers"
     UNNAMED = "sublayer"
     LAYER = "begin"
-    SCORABLE = False
+    CHOSEN = False
     FOUND_BY = "onnxheadprune.attention.sites.sublayers"
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:
