@@ -20,10 +20,12 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.validation.core_masks import silenced_cores
+from tests.graph_text import model_of
 from tests.liveness.one_node import run
 from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
+from tests.toys_nbits import packed
 
 
 def _block(model: ModelProto) -> NeuronSite:
@@ -221,3 +223,38 @@ def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Mixture
     want = run(masked, x)["y"]
     np.testing.assert_allclose(run(silenced.model, x)["y"], want, atol=2e-5, rtol=1e-5)
     assert np.abs(run(model, x)["y"] - want).max() > 1e-2
+
+
+UNARY = sorted(
+    item.name
+    for item in onnx.defs.get_all_schemas()
+    if item.domain == ""
+    and item.since_version <= 20
+    and not item.deprecated
+    and item.min_input == item.max_input == item.min_output == item.max_output == 1
+    and not any(attribute.required for attribute in item.attributes.values())
+)
+"""Operators that may stand where an activation does."""
+
+
+@pytest.mark.long
+def test_neurons_of_a_packed_layer_are_no_experts() -> None:
+    """Whatever stands between two layers, and however their weights are stored."""
+    found = {}
+    for name in UNARY:
+        model = model_of(
+            f"""<ir_version: 10, opset_import: ["" : 20]>
+            network (float[B, S, 64] x) => (float[B, S, 64] y) <float[64, 128] up, float[128, 64] down>
+            {{ wide = MatMul(x, up) bent = {name}(wide) made = MatMul(bent, down) y = Add(x, made) }}"""
+        )
+        for stored, written in (("floats", model), ("blocks", packed(model, 0))):
+            try:
+                sites = inspect(written)
+            except HeadPruneError:
+                continue  # an operator of another type or shape
+            if sites.of("experts") or sites.neurons:
+                found[name, stored] = (len(sites.neurons), len(sites.of("experts")))
+    assert {experts for _, experts in found.values()} == {0}
+    assert {("Relu", "blocks"), ("Sigmoid", "blocks"), ("Tanh", "floats")} <= found.keys()
+    apart = {name for name, _ in found if ((name, "floats") in found) != ((name, "blocks") in found)}
+    assert apart == set()

@@ -33,6 +33,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import DEAD, Live
+from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
@@ -326,7 +327,8 @@ def _weight_shape(layer: Node) -> tuple[object, ...] | None:
     """Return the shape of the stored weight of a linear layer, None for other nodes."""
     read = weight_contraction(layer, is_weight)
     weight = None if read is None else stored_behind(layer.inputs[read[2]])
-    return None if weight is None else weight.shape
+    shape = None if weight is None else weight.shape
+    return shape[:MATRIX] if shape is not None and is_packed(layer) else shape
 
 
 def _same_tokens(value: Value) -> Iterable[Value]:
@@ -384,8 +386,9 @@ def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
         (dim - kept) // experts if isinstance(dim, int) and isinstance(kept, int) and dim != kept else dim
         for dim, kept in zip(value.shape, left, strict=True)
     ]
-    convolves = any(CONVOLUTIONS.of(use.node) is not None for use in value.consumers)
-    return sum(dim != 1 for dim in lost[: MATRIX if convolves else None]) >= MATRIX
+    # Behind its matrix a convolution has windows, and a packed weight the bytes of a block.
+    has_more = any(CONVOLUTIONS.of(use.node) is not None or is_packed(use.node) for use in value.consumers)
+    return sum(dim != 1 for dim in lost[: MATRIX if has_more else None]) >= MATRIX
 
 
 def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:

@@ -304,6 +304,11 @@ class _Walk:
                 return self._refused(node, "sums scores that are not zero where an expert is out")
             for other in product.indices:
                 axes = [product.axes_of(other).index(letter) for letter in letters]
+                sizes = [(node.shape(other) or ())[axis] for axis in axes]
+                if tuple(sizes) != scores.live.array.shape:
+                    return self._refused(
+                        node, "sums scores with weights that are packed in blocks of experts"
+                    )
                 live = scores.live.renumbered(dict(zip(scores.live.axes, axes, strict=True)))
                 self._meet(node, other, live)
         return None

@@ -36,6 +36,9 @@ from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import store_tensors, without_nodes
 
+CRASHES = ("RegexFullMatch",)
+"""Operators whose inference by onnx 1.23 is a segmentation fault where the type of their input is unknown."""
+
 
 def _adopt_shapes(node: Node) -> None:
     """Give the outputs of a standard operator what onnx infers from the node and its inputs alone.
@@ -304,6 +307,8 @@ def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "m
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _strip(attribute.g, ignored, f"{ref}[{position}].{attribute.name}")
+    for node in [node for node in graph.node if node.op_type in CRASHES]:
+        graph.node.remove(node)
 
 
 def _declared_shape(info: ValueInfoProto) -> Shape | None:
