@@ -33,8 +33,9 @@ class Attending:
         self.x = self.net.input("x", (B, S, self.width), "bs-")
         self.q, k, self.v = (self.linear(self.x, name, self.width) for name in "qkv")
         scores = self.net.op("MatMul", self.split(self.q, 0, 2, 1, 3), self.split(k, 0, 2, 3, 1))
-        weights = self.net.op("Softmax", scores, axis=-1)
-        context = self.net.op("MatMul", weights, self.split(self.v, 0, 2, 1, 3))
+        masked = self.net.op("Add", scores, self.net.input("mask", (B, 1, S, S), "b-ss"))
+        self.weights = self.net.op("Softmax", masked, axis=-1)
+        context = self.net.op("MatMul", self.weights, self.split(self.v, 0, 2, 1, 3))
         back = self.net.op("Transpose", context, perm=[0, 2, 1, 3])
         self.merged = self.net.op("Reshape", back, self.net.ints(0, 0, self.width))
 
@@ -177,6 +178,13 @@ def with_its_queries(it: Attending) -> Any:
     return it.net.op("Add", it.merged, it.q)
 
 
+def with_its_attention_weights(it: Attending) -> Any:
+    """Relative positions for values (VITS): the attention weights, masked like all of them, times a table."""
+    apart = it.net.op("Slice", it.net.weight("table", S + 1, D), *(it.net.ints(n) for n in (1, S + 1, 0)))
+    shifted = it.net.op("Transpose", it.net.op("MatMul", it.weights, apart), perm=[0, 2, 1, 3])
+    return it.net.op("Add", it.merged, it.net.op("Reshape", shifted, it.net.ints(0, 0, it.width)))
+
+
 def chosen(it: Attending) -> Any:
     zeros = np.zeros(1, dtype=np.float32)
     zero = it.net.op("Constant", value_floats=zeros.tolist())
@@ -194,6 +202,7 @@ OWN: dict[str, Callable[[Attending], Any]] = {
         normed_per_head,
         with_its_values,
         with_its_queries,
+        with_its_attention_weights,
         chosen,
     )
 }

@@ -4,8 +4,9 @@ The condition: silencing a head at its core and silencing it at the projection's
 readers of the head are found by a trial removal (`obstacles.py`). This is the other half: nothing may be left in
 the head's channels once the head is silent at its core. Factors of the head vanish with it; terms added to
 it remain, unless they belong to the head: a stored vector (a bias after the core, the bias of a normalisation), which
-is the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head
-compute and nothing else reads. A residual stream belongs to no head.
+is the same for all inputs, its queries, keys or values once more (convolved, pooled), which weights of the head
+compute and nothing else reads, or its attention weights once more (with relative positions for values). A residual
+stream belongs to no head.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ MAX_UPSTREAM = 2**12
 """Values between a core and its weights: masks and the inverse of a matrix are computed by hundreds of nodes."""
 
 
-def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
+def foreign(
+    block: Block, trial: Sweep, removed: Sequence[int], probability_nodes: frozenset[Node]
+) -> Refusal | None:
     """Return a value other than heads in the channels of a projection, None if there is none."""
     cores = frozenset(core.node for core in block.cores)
     for projection in block.projections:
@@ -47,7 +50,7 @@ def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | Non
         assert value is not None
         gone = np.flatnonzero(~projection.live_without(removed).reshape(-1)) + 1
         labels = np.arange(1, math.prod(projection.sizes) + 1).reshape(projection.sizes)
-        search = _Search(cores, trial, frozenset(gone.tolist()))
+        search = _Search(cores, probability_nodes, trial, frozenset(gone.tolist()))
         found = search.foreign(value, Live.over(projection.activation[1], labels))
         if found is not None:
             sentence = (
@@ -63,12 +66,16 @@ class _Search:
 
     Attributes:
         cores: where it ends.
+        probability_nodes: nodes between the score products and the cores.
         trial: what is needed once some heads are gone.
         gone: labels of the channels of those heads; all channels are labelled.
     """
 
-    def __init__(self, cores: frozenset[Node], trial: Sweep, gone: frozenset[int]) -> None:
+    def __init__(
+        self, cores: frozenset[Node], probability_nodes: frozenset[Node], trial: Sweep, gone: frozenset[int]
+    ) -> None:
         self.cores = cores
+        self.probability_nodes = probability_nodes
         self.trial = trial
         self.gone = gone
         self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
@@ -108,6 +115,8 @@ class _Search:
         if not live.axes:
             # One number for all heads, as the mean of a normalisation: of the contexts alone, or of something else.
             return None if self._is_of_cores(value) else value
+        if node in self.probability_nodes and self._dies(value, live):
+            return None
         sources = _sources(node, value, live)
         if sources is None:
             made = not has_rule(node) or value in self.makers or is_product(node) is not None

@@ -44,7 +44,7 @@ def obstacle(
     in_a_row = heads_in_series(block)
     if in_a_row is not None:
         # What is added to a residual stream reaches all later layers: the stream is the reason, not what reads it.
-        return foreign(block, trial, removed) or in_a_row
+        return foreign(block, trial, removed, probability_nodes) or in_a_row
     for node, refusal in trial.refusals.items():
         coupled = refusal.reason is Reason.COUPLED and not is_beside(node, block)
         if coupled and _holds_heads_back(node, trial, without):

@@ -358,18 +358,18 @@ def _judged(
     """The site, with the reason why no single head can be removed, if there is one."""
     if blended is not None:
         elements, size, flops = weights_of(_trial(site, tuple(range(block.num_heads))))
-        own = _is_own(site, block)
+        own = _is_own(site, block, parts)
         return replace(site, reason=blended, whole=own, params=elements, bytes=size, flops_per_token=flops)
     if block.num_heads == 1:
         trial = _trial(site, (0,))
-        mixed = foreign(block, trial, (0,))
+        mixed = foreign(block, trial, (0,), parts.probability_nodes)
         elsewhere = read_elsewhere(block, trial, (0,))
         alone = elsewhere is not None and mixed is None
         return replace(site, reason=mixed or elsewhere, read_elsewhere=alone)
     site = replace(site, units=units_together(block.projections, block.num_heads))
     reason = why_not_cut(site)
     if reason is not None:
-        return replace(site, reason=reason, whole=_is_own(site, block))
+        return replace(site, reason=reason, whole=_is_own(site, block, parts))
     return _tried(site, block, parts, mixers)
 
 
@@ -387,7 +387,7 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
         block, trial, removed, mixers, parts.probability_nodes, lambda node: _trial(site, removed, node)
     )
     elsewhere = None if found is not None else read_elsewhere(block, trial, removed)
-    mixed = None if found is not None else foreign(block, trial, removed)
+    mixed = None if found is not None else foreign(block, trial, removed, parts.probability_nodes)
     counted = removed
     if any(not labels for core in block.cores for labels in core.heads):
         # The first cut also removes what no projection reads, which must not count once per head.
@@ -398,7 +398,7 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
     return replace(
         site,
         reason=reason,
-        whole=reason is None or _is_own(site, block),
+        whole=reason is None or _is_own(site, block, parts),
         read_elsewhere=elsewhere is not None and mixed is None,
         params=round(elements * scale),
         bytes=round(size * scale),
@@ -406,10 +406,10 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
     )
 
 
-def _is_own(site: AttentionSite, block: Block) -> bool:
+def _is_own(site: AttentionSite, block: Block, parts: Anatomy) -> bool:
     """Return whether the projections read only heads, so that only their biases are left when all are removed."""
     every = tuple(range(block.num_heads))
-    return foreign(block, _trial(site, every), every) is None
+    return foreign(block, _trial(site, every), every, parts.probability_nodes) is None
 
 
 def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:
