@@ -29,6 +29,7 @@ FEED = {
     for seed, name in enumerate("xt")
 }
 OTHER = "from another input"
+SHARED = "from what all layers read of another input"
 GATE = "gates the stream"
 ATTENTION = """
     q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
@@ -77,6 +78,7 @@ BRANCHES = {
         raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
     """,
     OTHER: "branch@ = MatMul(t, wq@)",
+    SHARED: "branch@ = MatMul(bent, wq@)",
 }
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
@@ -123,7 +125,9 @@ class Network:
                 text += BRANCHES[self.behind[0]].replace("in@", stream).replace("@", key)
                 text += f" sum{key} = Add({stream}, branch{key})\n"
                 stream = f"sum{key}"
-        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * ("(t, " in text)
+        if "(bent, " in text:
+            text = "bent = Relu(t)\n" + text
+        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * ("(t" in text)
         weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
         declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
         model = model_of(
@@ -134,6 +138,8 @@ class Network:
             {{ {text} y = MatMul({stream}, last) }}"""
         )
         for node in model.graph.node:
+            if node.output[0] == "bent":
+                node.name = "/layers.0/bent"  # exporters compute it once, where it is first
             found = re.search(r"_(\d)_(\d)$", node.output[0])
             if self.behind is not None and found and found[2] == "9":
                 node.name = f"/{self.behind[1].replace('@', found[1])}/{node.output[0]}"

@@ -132,8 +132,13 @@ def _whole_term(term: Term) -> Projection | None:
 
 
 def _inner(join: Join, term: Term) -> tuple[Node, ...]:
-    """The nodes that compute a term from its stream."""
-    return tuple(_inside(term.value, join.around))
+    """The nodes that compute a term and nothing else; where there are none, all that compute it from its stream."""
+    own: dict[Node, None] = {}
+    inside = sorted(_inside(term.value, join.around), key=lambda node: -node.index)
+    for node in inside:
+        if all(use == term.use or use.node in own for value in node.results for use in value.consumers):
+            own[node] = None
+    return tuple(own or inside)
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
