@@ -18,6 +18,7 @@ from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
     CLIPS,
     COMPARES,
+    CRASHES_INFERENCE,
     DIVIDES,
     DROPOUTS,
     ELEMENTWISE,
@@ -53,6 +54,7 @@ declare("Clip", kinds=(ELEMENTWISE, CLIPS), roles=Roles(places=(1, 2)))
 declare("Relu", "Exp", "Softplus", kinds=(ELEMENTWISE, ACTIVATES, VANISHES))
 declare("Sigmoid", kinds=(ELEMENTWISE, SIGMOIDS, ACTIVATES, VANISHES))
 declare("IsNaN", kinds=(ELEMENTWISE, TESTS_NAN))
+declare("RegexFullMatch", kinds=(CRASHES_INFERENCE,))
 declare("Equal", kinds=(ELEMENTWISE, COMPARES, EQUALS))
 declare("Greater", "GreaterOrEqual", "Less", "LessOrEqual", kinds=(ELEMENTWISE, COMPARES))
 declare("And", "Or", "Xor", "Not", kinds=(ELEMENTWISE, JOINS_TRUTHS))

@@ -197,6 +197,9 @@ SUMS_INTEGERS = OperatorKind("sum products of integers, into 32 bits")
 MULTIPLIES_MATRICES = OperatorKind("multiply matrices, and perhaps add a bias")
 MULTIPLIES_FLOATS = OperatorKind("multiply two floating-point tensors, and add nothing")
 ACTIVATES_PRODUCTS = OperatorKind("apply an activation function to a sum of products")
+CRASHES_INFERENCE = OperatorKind(
+    "are a segmentation fault of onnx 1.23's inference where the type of their input is unknown"
+)
 PACKS_BLOCKS = OperatorKind("read weights that are packed in blocks of a few bits")
 CHOOSES = OperatorKind("run one of two subgraphs")
 REPEATS = OperatorKind("run a subgraph over and over, as long as a condition holds")

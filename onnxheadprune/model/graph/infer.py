@@ -30,14 +30,19 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements, fold, follows_few
-from onnxheadprune.model.graph.facts import CHOOSES, DEQUANTIZES, NORMALIZES, SPLITS, SUMS_PRODUCTS, WEIGHS
+from onnxheadprune.model.graph.facts import (
+    CHOOSES,
+    CRASHES_INFERENCE,
+    DEQUANTIZES,
+    NORMALIZES,
+    SPLITS,
+    SUMS_PRODUCTS,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import store_tensors, without_nodes
-
-CRASHES = ("RegexFullMatch",)
-"""Operators whose inference by onnx 1.23 is a segmentation fault where the type of their input is unknown."""
 
 
 def _adopt_shapes(node: Node) -> None:
@@ -307,7 +312,7 @@ def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "m
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _strip(attribute.g, ignored, f"{ref}[{position}].{attribute.name}")
-    for node in [node for node in graph.node if node.op_type in CRASHES]:
+    for node in [node for node in graph.node if node in CRASHES_INFERENCE]:
         graph.node.remove(node)
 
 
