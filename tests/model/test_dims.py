@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxheadprune.model.graph import dims
@@ -33,7 +33,11 @@ LEAVES: st.SearchStrategy[Dim] = st.integers(-4, 6) | st.sampled_from([B, S])
 POLYNOMIALS = st.recursive(LEAVES, _grown, max_leaves=6)
 VALUES = st.fixed_dictionaries({"b": st.integers(1, 7), "s": st.integers(1, 7)})
 
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A machine that does much else is slow, and no defect."""
 
+
+@QUIET
 @given(POLYNOMIALS, POLYNOMIALS, VALUES)
 def test_arithmetic_is_that_of_integers(left: Dim, right: Dim, numbers: dict[str, int]) -> None:
     assert at(dims.add(left, right), numbers) == at(left, numbers) + at(right, numbers)
@@ -41,6 +45,7 @@ def test_arithmetic_is_that_of_integers(left: Dim, right: Dim, numbers: dict[str
     assert at(dims.multiply(left, right), numbers) == at(left, numbers) * at(right, numbers)
 
 
+@QUIET
 @given(POLYNOMIALS, POLYNOMIALS)
 def test_equal_polynomials_are_equal_values(left: Dim, right: Dim) -> None:
     assert dims.add(left, right) == dims.add(right, left)
@@ -50,6 +55,7 @@ def test_equal_polynomials_are_equal_values(left: Dim, right: Dim) -> None:
 
 
 @pytest.mark.long
+@QUIET
 @given(POLYNOMIALS, POLYNOMIALS, VALUES)
 def test_division_is_exact_or_none(left: Dim, right: Dim, numbers: dict[str, int]) -> None:
     found = dims.divide(left, right)
@@ -61,6 +67,7 @@ def test_division_is_exact_or_none(left: Dim, right: Dim, numbers: dict[str, int
 
 
 @pytest.mark.long
+@QUIET
 @given(POLYNOMIALS, st.integers(1, 6), VALUES)
 def test_floor_division_by_a_number(left: Dim, right: int, numbers: dict[str, int]) -> None:
     found = dims.floor_divide(left, right)
@@ -69,6 +76,7 @@ def test_floor_division_by_a_number(left: Dim, right: int, numbers: dict[str, in
 
 
 @pytest.mark.long
+@QUIET
 @given(POLYNOMIALS, VALUES)
 def test_divisor_divides_every_value(dim: Dim, numbers: dict[str, int]) -> None:
     sure = dims.divisor(dim)
