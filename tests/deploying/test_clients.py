@@ -21,7 +21,7 @@ from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, Fil
 from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.writing import RuntimeName
-from tests import toys, toys_scores
+from tests import toys, toys_scores, toys_seq2seq
 from tests.conftest import ROOT, Command
 from tests.deploying import exports
 
@@ -106,9 +106,10 @@ def test_uneven_caches_are_refused_with_the_nearest_even_set(client: str) -> Non
     assert client_named("ort").changes(uneven) == client_named("openvino").changes(uneven) == ()
 
 
-def windowed(field: str, *gone: tuple[int, ...]) -> Deployment:
-    """A folder of onnxruntime-genai that allocates all caches by one number of heads."""
-    decoder = {"num_key_value_heads": 4, "num_hidden_layers": len(gone), field: {"window_size": 8}}
+def windowed(field: str, *gone: tuple[int, ...], listed: tuple[int, ...] = ()) -> Deployment:
+    """A folder of onnxruntime-genai that allocates all caches by one number of heads, unless windows are listed."""
+    window = {"window_size": 8, "layers": [*listed]}
+    decoder = {"num_key_value_heads": 4, "num_hidden_layers": len(gone), field: window}
     return replace(cut({}, *gone, groups=PAIRS), genai={"model": {"decoder": decoder}})
 
 
@@ -122,6 +123,13 @@ def test_genai_allocates_caches_by_one_number_where_layers_have_windows_or_types
     assert genai.changes(windowed(field, (), ())) == ()
     assert genai.even_caches(windowed(field, (), ())) and not genai.even_caches(windowed("other", ()))
     assert genai.changes(windowed("other", (0,), ())) == ()
+
+
+def test_genai_reads_each_cache_from_the_model_where_layers_with_windows_are_listed() -> None:
+    """Gemma 2 and GPT-OSS: tests/clients runs them."""
+    mixed = windowed("sliding_window", (0,), (), listed=(0,))
+    genai = client_named("genai")
+    assert genai.changes(mixed) == () and not genai.even_caches(mixed)
 
 
 T5 = {"model_type": "t5", "is_encoder_decoder": True, "num_heads": 4, "d_model": 32, "d_kv": 16}
@@ -255,10 +263,61 @@ def test_genai_loads_the_file_that_its_configuration_names() -> None:
         check(folder)
 
 
-def test_the_nearest_set_keeps_what_is_asked_of_sites_without_caches() -> None:
-    uneven = replace(cut(LLAMA, (0,), (), groups=PAIRS), elsewhere=("attn.7:1,2",))
-    with pytest.raises(RefusedError, match=r'heads="attn.0:0,1 attn.1:0,1 attn.7:1,2"; cache="keep"'):
-        client_named("optimum").changes(uneven)
+def deployed(folder: Path) -> Path:
+    """A decoder of two layers with what each runtime reads, which allocates all caches alike."""
+    exports.deep_decoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": toys.HEADS * toys.HEAD_SIZE}))
+    decoder = {"filename": "model.onnx", "sliding_window": {"layers": []}, "num_hidden_layers": 2}
+    (folder / "genai_config.json").write_text(
+        json.dumps({"model": {"decoder": decoder | {"num_key_value_heads": toys.HEADS}}})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A decoder, and an encoder-decoder."""
+    place = tmp_path_factory.mktemp("deployed")
+    pair = toys_seq2seq.folder(place / "pair", split=False)
+    counted = {"decoder_attention_heads": toys.HEADS, "encoder_attention_heads": toys.HEADS, "d_model": 16}
+    (pair / "config.json").write_text(json.dumps({"decoder_layers": 1, **counted}))
+    return deployed(place / "decoder"), pair
+
+
+ASKED = (
+    ("0:1", True, (), ("optimum", "tei", "genai")),
+    ("0:1,2,3 1:2", True, (), ("optimum", "genai")),
+    # No set of heads would do: a layer loses all of them, and its cache stays as it is.
+    ("0:0-3 1:1", False, (), ("optimum", "genai")),
+    ("1:1", False, ("--layers", "0"), ("tei",)),
+)
+PAIRED = (
+    ("0:1", True, ()),
+    # What is asked of the encoder stays asked.
+    ("0:1 2:1,2", True, ()),
+    # One attention of a layer loses its cache, and the other does not.
+    ("0:0-3 1:1", False, ("--cache", "renumber")),
+)
+NAMED = [(0, client, *rest) for *rest, clients in ASKED for client in clients]
+NAMED += [(1, "optimum", *rest) for rest in PAIRED]
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("asked", NAMED, ids=lambda asked: f"{asked[1]} {asked[2]}")
+def test_a_set_of_heads_that_a_refusal_names_is_taken(
+    asked: tuple[Any, ...], folders: tuple[Path, Path], command: Command
+) -> None:
+    number, client, heads, names_one, more = asked
+    words = ("prune", folders[number], "--dry-run", "--runtime", client, *more, "--heads")
+    refused = command(*words, heads)
+    told = " ".join(refused.stderr.split())
+    named = re.findall(r'--heads "([^"]+)"', told)
+    assert refused.exit_code == 3 and bool(named) == names_one, told
+    for nearest in named:
+        outcome = command(*words, nearest)
+        assert outcome.exit_code == 0, outcome.stderr
+        assert " 2:1,2" not in heads or "attn.2:1,2" in nearest
 
 
 def test_a_decoder_without_a_configuration_is_refused() -> None:

@@ -47,7 +47,8 @@ class CachedSite:
         before: its KV heads.
         after: the remaining KV heads; as before where the cache keeps its shape.
         head_size: of a key.
-        groups: the query heads of each remaining or removed KV head, in indices of the original model.
+        groups: the query heads of each remaining or removed KV head, in indices of the original model; none where
+            they cannot be removed one by one, or the cache keeps its shape whatever is removed.
         gone: removed KV heads, as positions in `groups`.
         leaves: whether its cache is removed, inputs and outputs included.
     """

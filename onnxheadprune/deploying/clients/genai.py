@@ -4,8 +4,9 @@ It takes the shape of every layer's cache from the model, so genai_config.json s
 different numbers of KV heads. It contains only the number of caches, as the number of layers. The inputs must declare
 the number of heads; the size of a head may be symbolic.
 
-Where the configuration has sliding windows or types of layers, it allocates all caches with num_key_value_heads heads:
-that number follows, and a cut that leaves layers with different numbers cannot be expressed.
+Where the configuration has types of layers, or a sliding window without a list of the layers that have one, it
+allocates all caches with num_key_value_heads heads: that number follows, and a cut that leaves layers with different
+numbers cannot be expressed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from onnxheadprune.errors import RefusedError, named_setting
 
 CONFIG = "genai_config.json"
 TITLE = "onnxruntime-genai"
-ALLOCATED_ALIKE = ("sliding_window", KINDS)
-"""Fields of the decoder with which all caches get the shape that the configuration has."""
 HEADS = "num_key_value_heads"
 
 
@@ -47,8 +46,14 @@ def _decoder(folder: Deployment) -> Json:
     return decoder if isinstance(decoder, dict) else {}
 
 
+def _window(folder: Deployment) -> tuple[bool, bool]:
+    """Whether layers have a sliding window, and whether these are listed."""
+    window = _decoder(folder).get("sliding_window")
+    return window is not None, isinstance(window, dict) and bool(window.get("layers"))
+
+
 def _allocates_alike(folder: Deployment) -> bool:
-    return any(_decoder(folder).get(field) is not None for field in ALLOCATED_ALIKE)
+    return _decoder(folder).get(KINDS) is not None or _window(folder) == (True, False)
 
 
 def _caches(folder: Deployment) -> tuple[int, int] | None:
@@ -62,18 +67,15 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it."""
     decoder = _decoder(cut)
     place = (CONFIG, ("model", "decoder"), decoder)
-    changes: tuple[ConfigChange, ...] = ()
-    if cut.cut_caches and _allocates_alike(cut):
-        heads, _ = even_heads(cut, TITLE)
-        changes = (ConfigChange(CONFIG, (*place[1], HEADS), decoder.get(HEADS), heads),)
-    if not cut.lost_caches:
-        return changes
-    window = decoder.get("sliding_window")
-    if isinstance(window, dict) and window.get("layers"):
+    if cut.lost_caches and _window(cut)[1]:
         raise RefusedError(
             f"{CONFIG} lists layers with a sliding window by their numbers, which would not be theirs any more; {LEAVE}"
         )
-    return (*changes, *counted(cut, TITLE, place))
+    layers = counted(cut, TITLE, place) if cut.lost_caches else ()
+    if not cut.cut_caches or not _allocates_alike(cut):
+        return layers
+    heads, _ = even_heads(cut, TITLE)
+    return (ConfigChange(CONFIG, (*place[1], HEADS), decoder.get(HEADS), heads), *layers)
 
 
 CLIENT = Client("genai", TITLE, even_caches=_allocates_alike, caches=_caches, check=_check, changes=_changes)

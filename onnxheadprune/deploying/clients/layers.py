@@ -100,11 +100,11 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
 def _nearest(cut: Deployment) -> str:
     """A head spec that removes equally many KV heads from every cached layer, as near as possible to the request.
 
-    Layers whose caches are removed, and sites without caches, lose what was asked for. Empty where layers start with
-    different numbers of KV heads.
+    Layers whose caches are removed, and sites without caches, lose what was asked for. Empty where no set of heads
+    would do: layers start with different numbers of KV heads, or some cannot lose one by one, or lose all of them.
     """
     sites = [site for site in cut.sites if not site.leaves]
-    if len({site.before for site in sites}) > 1 or any(not site.groups for site in sites):
+    if len({site.before for site in sites}) > 1 or any(len(site.gone) == len(site.groups) for site in sites):
         return ""
     total = sum(site.before - site.after for site in sites)
     count = max(1, min(round(total / len(sites)), sites[0].before - 1))

@@ -8,7 +8,7 @@ not change. Elsewhere the same number also divides the hidden size, so both chan
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
+from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment
 from onnxheadprune.deploying.clients.layers import KV_HEADS, even_heads, layers_follow, of_decoder
 from onnxheadprune.errors import RefusedError, named_setting
 
@@ -68,14 +68,14 @@ def _check(folder: Deployment) -> tuple[str, ...]:
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The fields that a cut of caches changes: heads, the head size, and layers."""
-    return (*_heads(cut), *layers_follow(cut, TITLE))
+    layers = layers_follow(cut, TITLE)
+    return (*_heads(cut), *layers)
 
 
 def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The fields that change where caches get narrower."""
     if not cut.cut_caches:
         return ()
-    heads, size = even_heads(cut, TITLE)
     if not cut.config:
         raise RefusedError(
             f"{TITLE} reads the shape of caches from config.json, and there is none;"
@@ -85,24 +85,21 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     way, config = of_decoder(cut.config)
     kind = config.get("model_type", cut.config.get("model_type"))
     own = next((name for name in KV_HEADS if isinstance(config.get(name), int)), None)
-    if own is not None and (kind in GROUPED or kind == "falcon"):
-        return _set(way, config, {own: heads})
+    grouped = own is not None and (kind in GROUPED or kind == "falcon")
     counted = [name for name in (*STACKS, *HEADS) if isinstance(config.get(name), int)]
     hidden = next((name for name in HIDDEN if isinstance(config.get(name), int)), None)
-    if not counted or hidden is None:
+    if not grouped and (not counted or hidden is None):
         raise RefusedError(
             f"config.json has no field that tells {TITLE} the heads of the caches;"
             f" {named_setting('cache', 'keep')} leaves the"
             " caches as they are"
         )
-    return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})
-
-
-def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange, ...]:
+    heads, size = even_heads(cut, TITLE)
+    wanted = dict.fromkeys([own] if grouped else counted, heads) | ({} if grouped else {hidden: heads * size})
     return tuple(
         ConfigChange(CONFIG, (*way, name), config.get(name), value)
-        for name, value in values.items()
-        if config.get(name) != value
+        for name, value in wanted.items()
+        if name is not None and config.get(name) != value
     )
 
 

@@ -37,14 +37,14 @@ def _caches(folder: Deployment) -> tuple[int, int] | None:
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of heads and the hidden size, whose quotient is the size of a head, and the number of layers."""
-    changes: list[ConfigChange] = []
+    changes, layers = list[ConfigChange](), layers_follow(cut, TITLE)
     if cut.cut_caches:
         heads, size = even_heads(cut, TITLE)
         for names, after in ((HEADS, heads), (HIDDEN, heads * size)):
             name = next((name for name in names if name in cut.config), names[0])
             if (before := cut.config.get(name)) != after:
                 changes.append(ConfigChange(CONFIG, (name,), before, after))
-    return (*changes, *layers_follow(cut, TITLE))
+    return (*changes, *layers)
 
 
 CLIENT = Client(

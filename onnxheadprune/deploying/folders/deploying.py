@@ -273,15 +273,18 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
     whole = len(dead) == len(groups)
     same = contract.cache == "keep" or whole or site.held is not None
     before = site.kv_num_heads
+    apart = all(any({*site.original(unit)} <= {*group} for group in groups) for unit in site.units)
+    leaves = whole and contract.cache == "renumber"
+    free = leaves or (apart and site.reason is None and site.held is None)
     return CachedSite(
         item.index,
         item.site.name,
         before,
         before if same else before - len(dead),
         site.head_size,
-        groups,
-        dead,
-        whole and contract.cache == "renumber",
+        groups if free else (),
+        dead if free else (),
+        leaves,
     )
 
 
