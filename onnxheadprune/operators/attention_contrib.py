@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, Run, given, layout_reader, per_head
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
-from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.facts import READS_BIAS, ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention import buffered
@@ -208,7 +208,12 @@ def _group_query_layout(node: Node) -> FusedLayout | None:
     )
 
 
-declare("Attention", domain="com.microsoft", roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)))
+declare(
+    "Attention",
+    domain="com.microsoft",
+    kinds=(READS_BIAS,),
+    roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)),
+)
 declare("PackedAttention", domain="com.microsoft", roles=Roles(masks=(5,), alike=(0,), learned=(1, 2)))
 declare(
     "QAttention",

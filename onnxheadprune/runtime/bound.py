@@ -25,6 +25,7 @@ from onnxheadprune.runtime.session import (
     create,
     onnx_runtime,
     placement_of,
+    require_kernels,
     sentence,
 )
 from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
@@ -64,7 +65,9 @@ class BoundSession:
     ) -> None:
         """Load a model file."""
         self.name, self.provider = name, provider
-        self.may_never_end = may_never_end(parse_structure(path).model)
+        model = parse_structure(path).model
+        require_kernels(model, provider, name)
+        self.may_never_end = may_never_end(model)
         self._options = options or BoundOptions()
         settings: dict[str, Any] = {}
         if provider.name == CUDA and self._options.cuda_graph:

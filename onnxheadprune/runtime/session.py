@@ -21,6 +21,8 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
+from onnxheadprune.model.bodies import nodes_of_model
+from onnxheadprune.model.graph.facts import READS_BIAS
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.system import temporary_folder
@@ -41,6 +43,8 @@ SUFFIX = "ExecutionProvider"
 FATAL_ONLY = 4
 MOST_REUSED = 2000
 """Nodes up to which ONNX Runtime looks for memory that can be used again: some seconds."""
+BIAS = 2
+"""The input of the bias in operators that read it, whether it is there or not."""
 NODE_BYTES = 2**12
 """What a node takes in a session, about."""
 _LOAD = """
@@ -114,6 +118,7 @@ class Session:
         loaded = without_randomness(LoadedModel.of(model, name))
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
+        require_kernels(loaded.proto, provider, name)
         nodes = len(loaded.proto.graph.node)
         # To find memory that can be used again takes time that grows with the square of the nodes.
         options.enable_mem_reuse = rounding and nodes <= MOST_REUSED
@@ -196,6 +201,20 @@ class Session:
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
         return placement_of(self.inner)
+
+
+def require_kernels(model: ModelProto, provider: Provider, name: str) -> None:
+    """Refuse a model with a node whose kernel would end the process.
+
+    Raises:
+        MissingKernelError: if there is one.
+    """
+    for node in nodes_of_model(model) if provider.name == CPU else ():
+        if node in READS_BIAS and not any(node.input[BIAS : BIAS + 1]):
+            raise MissingKernelError(
+                f"{name} does not load in ONNX Runtime: on the CPU {node.op_type} -> {node.output[0]} needs a bias, and"
+                " without one it would end the process"
+            )
 
 
 def create(

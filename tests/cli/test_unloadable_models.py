@@ -43,10 +43,24 @@ def impossible_axes() -> ModelProto:
     return model
 
 
+def no_bias() -> ModelProto:
+    """ONNX Runtime's kernel on the CPU reads the bias that is not there: a segmentation fault."""
+    model = attention(f"{MERGED} {PROJECTED}")
+    weight = helper.make_tensor("packed", TensorProto.FLOAT, [8, 24], [0.1] * (8 * 24))
+    model.graph.initializer.append(weight)
+    if all(item.domain != "com.microsoft" for item in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    node = helper.make_node("Attention", ["y", "packed"], ["z"], domain="com.microsoft", num_heads=2)
+    model.graph.node.append(node)
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["b", "s", 8]))
+    return model
+
+
 FAILING = {
     unknown_operator: "elsewhere:Strange(-1) is not a registered function",
     wrong_type: "Sinh",
     impossible_axes: "Transpose",
+    no_bias: "on the CPU Attention -> z needs a bias",
 }
 
 
@@ -123,3 +137,11 @@ def test_the_weights_of_a_giant_are_not_read(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", ASKED, path], capture_output=True, text=True, check=True)
     why, megabytes = json.loads(done.stdout)
     assert why is None and megabytes < 100
+
+
+@pytest.mark.parametrize("words", ["bench {} {}", "validate {} {}", "prune {} --heads 0:1 -o {}.pruned.onnx"])
+def test_no_command_runs_a_kernel_that_ends_the_process(command: Command, tmp_path: Path, words: str) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(no_bias(), path)
+    told = command(*words.format(path, path).split(), "--provider", "cpu")
+    assert told.exit_code in (2, 3) and FAILING[no_bias] in told.stderr
