@@ -87,7 +87,7 @@ def _counting(sites: Sequence[Site]) -> Collection[Stack]:
         if len(numbered) == 1 and _is_repeated(numbered):
             continue
         if any(len(found) > 1 and any(found) for found in beginning):
-            if not begins or not any(_holds_layers(found, len(shape)) for found in numbered.values()):
+            if not any(_holds_layers(found, len(shape), begins) for found in numbered.values()):
                 together.add(shape)
         elif all(map(any, beginning)) or (shape[-1] in _SPOKEN and not _alternates(numbered)):
             own = [site for found in numbered.values() for site in found]
@@ -110,12 +110,21 @@ def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
     return not any(begins) or all(one != other for one, other in pairwise(begins))
 
 
-def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
-    """Return whether sites of one number are several layers: an attention follows a block, under its own."""
-    runs = [list(run) for begins, run in groupby(sites, lambda site: site.begins_layer) if begins]
+def _holds_layers(sites: Sequence[Site], depth: int, attends: bool) -> bool:
+    """Return whether sites of one number are several layers: an attention follows a block, under its own.
+
+    Args:
+        attends: whether the model has attention; else each site with a number of its own, in a stack, is a layer.
+    """
+    some = groupby(sites, lambda site: site.begins_layer if attends else site)
+    runs = [list(run) for begins, run in some if begins]
     inner = [
         [
-            tuple((place.stack, place.number) for place in _places(site) if len(place.stack) > depth)[-1:]
+            tuple(
+                (place.stack, place.number)
+                for place in _places(site)
+                if len(place.stack) > depth and (attends or place.stack[-1] in _SPOKEN)
+            )[-1:]
             for site in run
         ]
         for run in runs

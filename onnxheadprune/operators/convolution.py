@@ -14,6 +14,7 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
+    POOLS,
     ROUNDS_ACTIVATIONS,
     SUMS_INTEGERS,
     SUMS_PRODUCTS,
@@ -41,6 +42,7 @@ declare(
         integer_bias=8,
     ),
 )
+declare("MaxPool", "AveragePool", "LpPool", kinds=(POOLS,))
 declare("FusedConv", domain="com.microsoft", kinds=(ACTIVATES_PRODUCTS,), roles=Roles(alike=(0, 1, 2)))
 
 

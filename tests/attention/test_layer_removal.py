@@ -49,6 +49,11 @@ BRANCHES = {
         mixed@ = Conv <group = 8, kernel_shape = [3], pads = [1, 1]>(turned@, wc@)
         branch@ = Transpose <perm = [0, 2, 1]>(mixed@)
     """,
+    "pooled": """
+        turned@ = Transpose <perm = [0, 2, 1]>(in@)
+        mixed@ = AveragePool <kernel_shape = [3], pads = [1, 1]>(turned@)
+        branch@ = Transpose <perm = [0, 2, 1]>(mixed@)
+    """,
     "convolution": """
         turned@ = Transpose <perm = [0, 2, 1]>(in@)
         wide@ = Conv <kernel_shape = [3], pads = [1, 1]>(turned@, wf@) bent@ = Relu(wide@)
@@ -257,6 +262,16 @@ def test_one_vocabulary_names_sites() -> None:
         "encoders.encoders.0",
         "encoders.encoders.1",
     ]
+
+
+def test_blocks_of_a_stage_are_layers_without_attention_too() -> None:
+    """ConvNeXt: a stage is no layer where each of its blocks has a number of its own."""
+    model = Network([["network"]] * 4).model()
+    renamed(model, lambda value, layer, place: f"/stages.{layer // 3}/blocks.{layer % 3}/{value}")
+    assert held(model) == {"0.0": ["ffn.0"], "0.1": ["ffn.1"], "0.2": ["ffn.2"], "1.0": ["ffn.3"]}
+    mixed = Network([["network", "network"]] * 2).model()
+    renamed(mixed, lambda value, layer, place: f"/blocks.{layer}/{place}/{value}")
+    assert held(mixed) == {"0": ["ffn.0", "ffn.1"], "1": ["ffn.2", "ffn.3"]}
 
 
 def test_stacks_are_counted_each_by_itself() -> None:

@@ -37,6 +37,7 @@ from onnxheadprune.model.graph.facts import (
     OBSERVES,
     PADS,
     PLAIN_SUMS,
+    POOLS,
     SLICES,
     SPLITS,
     SUMS_VALUES,
@@ -309,23 +310,23 @@ def _terms(node: Node, streams: Collection[Value]) -> Iterator[Term]:
 
 
 def _behind_layers(value: Value, since: int = -1) -> Iterator[Value]:
-    """Yield the sources of a value behind layers, depthwise convolutions among them; nearest first.
+    """Yield the sources of a value behind layers, depthwise convolutions and pools among them; nearest first.
 
     Args:
         since: the index of a node; what lies in front of it is left out.
     """
 
     def ends(node: Node) -> bool:
-        return node.index < since or _has_weights(node)
+        return node.index < since or _mixes(node)
 
     first = set(upstream([value], MAX_BEHIND, ends))
     layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
-    read = [item for node in layers if node.index >= since and _has_weights(node) for item in contents(node)]
+    read = [item for node in layers if node.index >= since and _mixes(node) for item in contents(node)]
     return upstream(read, MAX_BEHIND, lambda node: node.index < since)
 
 
-def _has_weights(node: Node) -> bool:
-    return is_layer(node) or CONVOLUTIONS.of(node) is not None
+def _mixes(node: Node) -> bool:
+    return is_layer(node) or CONVOLUTIONS.of(node) is not None or node in POOLS
 
 
 def _is_layer_output(value: Value) -> bool:
