@@ -207,6 +207,15 @@ def test_a_stem_and_a_head_are_in_no_layer(kind: str) -> None:
     check_removed(network, "1")
 
 
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("kind", [OTHER, SHARED])
+def test_the_first_layer_has_what_its_module_adds_in_front_of_its_first_branch(kind: str) -> None:
+    """A time embedding; what it is added to comes from outside the module."""
+    network = Network([[kind, "attention", "network"]] * 2)
+    assert list(held(network.model())) == ["0", "1"]
+    check_removed(network, "0")
+
+
 @pytest.mark.long
 def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference of a layer is read off the stream, not off the sites that lose units."""

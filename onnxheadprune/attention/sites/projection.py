@@ -211,7 +211,7 @@ def _name(projections: Sequence[Projection], makers: Sequence[Node], scopes: boo
     """The path that the known paths of all nodes begin with."""
     paths = [
         *(_projection_path(projection, scopes) for projection in projections),
-        *map(_module_path, makers),
+        *map(module_path, makers),
     ]
     known = [path for path in paths if path]
     if not known:
@@ -228,7 +228,7 @@ def _name(projections: Sequence[Projection], makers: Sequence[Node], scopes: boo
     return ".".join(common)
 
 
-def _module_path(node: Node) -> list[str]:
+def module_path(node: Node) -> list[str]:
     """The path of the module that a node came from, without the operator itself."""
     for entry in node.proto.metadata_props:
         if entry.key == SCOPES:
@@ -245,7 +245,7 @@ def _module_path(node: Node) -> list[str]:
 
 def _projection_path(projection: Projection, scopes: bool) -> list[str]:
     """The path of a projection's module, in the name of its weight; else, or if `scopes`, of its node."""
-    module, stored = _module_path(projection.node), _stored_path(projection.operand)
+    module, stored = module_path(projection.node), _stored_path(projection.operand)
     return module if not stored or (module and scopes) else stored
 
 
@@ -267,7 +267,7 @@ def _scopes_decide(main: Scope) -> bool:
     for node in main.nodes:
         for value in node.inputs[1:2] if contraction_of(node) is not None else ():
             stored = _stored_path(value)
-            module = _module_path(node) if stored else []
+            module = module_path(node) if stored else []
             shared = value is not None and len(value.consumers) > 1
             if (
                 module

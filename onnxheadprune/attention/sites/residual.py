@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
+from onnxheadprune.attention.sites.projection import module_path
 from onnxheadprune.attention.sites.streams import (
     CHOICES,
     MAX_BEHIND,
@@ -143,9 +144,13 @@ class Residuals:
         return self._before[join.node]
 
     def _plain(self, node: Node) -> Join | None:
-        """A sum in a stream that adds what no layer computes from it; None without a residual sum in front of it."""
+        """A sum in a stream that adds what no layer computes from it, None if it is not known to be in one.
+
+        It is behind a residual sum, or in a numbered module and adds what that computes to a state from outside.
+        """
         last = _last(node)
         made = [value for value in addends(last) if self._has_join_behind(value)]
+        made = made or _from_outside(last)
         if len(made) != 1 or len(addends(last)) < 2:
             return None
         self._joins[last] = Join(last, tuple(made), tuple(_terms(last, made)), plain=True)
@@ -256,6 +261,17 @@ def _behind(node: Node, read: Collection[State]) -> State:
     if states == {State.ZERO} and node in MOVES and not biased:
         return State.ZERO
     return State.BIAS if states & {State.BIAS, State.ZERO} else State.NOTHING
+
+
+def _from_outside(node: Node) -> list[Value]:
+    """Return the addends of a sum in a numbered module that are not computed in there."""
+    own = module_path(node)
+
+    def is_outside(value: Value) -> bool:
+        return value.producer is None or module_path(value.producer)[: len(own)] != own
+
+    is_numbered = any(part[-1:].isdecimal() for part in own)
+    return [value for value in addends(node) if any(map(is_outside, near(value)))] if is_numbered else []
 
 
 def _last(node: Node) -> Node:
