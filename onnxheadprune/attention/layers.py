@@ -92,7 +92,7 @@ class Layer:
 
     @property
     def obstacle(self) -> str | None:
-        """Why the layer cannot be removed as a whole, None if it can."""
+        """The reason that the layer cannot be removed as a whole, None if it can."""
         if self.gate is not None:
             factor = self.gate.node.inputs[self.gate.input_index]
             assert factor is not None

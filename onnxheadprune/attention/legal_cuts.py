@@ -1,4 +1,4 @@
-"""Which units of a site may be removed together: existing ones, packed ones as a whole, equally many of each group."""
+"""Units of a site that may be removed together: existing ones, packed ones as a whole, equally many of each group."""
 
 from __future__ import annotations
 

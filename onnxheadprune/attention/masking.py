@@ -25,9 +25,8 @@ from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.model.tensors import FLOATS, Mask
 
-Mask = npt.NDArray[np.bool_]
 ZERO_POINT = 2
 """Input of a product of integers that holds the zero point of its activation, where a mask can spell it."""
 

@@ -17,9 +17,9 @@ from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.tables import COSTS, TRIPS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 
 FEW = 64

@@ -38,7 +38,7 @@ class Gate(JsonObject):
 
     @property
     def sentence(self) -> str:
-        """What was found, and what was asked for."""
+        """The measured value and the limit."""
         drop = self.name.endswith("_drop")
         moved = abs(self.value) if drop and self.value is not None else self.value
         return _SENTENCES[self.name].format(
@@ -52,7 +52,7 @@ class Gate(JsonObject):
 
     @property
     def fact(self) -> Fact:
-        """Whether it was kept, and what was found."""
+        """The verdict and the measured value."""
         return Fact(
             "limit",
             f"{'kept' if self.passed else 'broken'}: {self.sentence}",

@@ -43,7 +43,7 @@ class GridPoint(JsonObject):
 
     @property
     def label(self) -> str:
-        """How to name it to a person."""
+        """The sizes in words."""
         return label_of(self.to_dict())
 
 
@@ -92,7 +92,7 @@ class Comparison(JsonObject):
     @property
     @written(before="bound")
     def speedup(self) -> float:
-        """How many times as fast as the first model."""
+        """The speed as a multiple of the first model's."""
         return 1 / self.ratio.value
 
     @property
@@ -135,7 +135,7 @@ class SpeedUp:
 
     @property
     def verdict(self) -> str:
-        """What holds at every grid point, "mixed" where they differ."""
+        """The verdict at every grid point, "mixed" where they differ."""
         found = {item.verdict for _, item in self.cells}
         return found.pop() if len(found) == 1 else MIXED
 
@@ -144,7 +144,7 @@ class SpeedUp:
         return self.value >= least
 
     def is_too_noisy(self, least: float) -> bool:
-        """Whether it is not known if it is so many times as fast, since noise hides even that there is a difference."""
+        """True if noise hides whether it is so many times as fast, and even that there is a difference."""
         open_ = [item for _, item in self.cells if item.verdict == NO_DIFFERENCE]
         return bool(open_) and all(item.most >= least for _, item in self.cells)
 

@@ -1,4 +1,4 @@
-"""What a benchmark says: verdicts, latencies with the intervals that the verdicts follow from, and remarks.
+"""Facts of a benchmark: verdicts, latencies with the intervals that the verdicts follow from, and remarks.
 
 Made of the document that `bench --json` prints, for the terminal, Markdown, notebooks and pages alike.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, State, Table, Word
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.spelling import count, many, rounded, share, short_names
 
-Document: TypeAlias = Mapping[str, Any]
 STATES: Mapping[str, State] = {"faster": "good", "slower": "bad"}
 CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
 LOUD = 1.2
@@ -41,7 +41,7 @@ def fused(operators: Mapping[str, int]) -> dict[str, int]:
 
 
 def bench_facts(document: Document) -> Facts:
-    """What `bench` measured, from the document that `Benchmark.to_dict` gives."""
+    """The facts of a benchmark, from its document."""
     names = short_names([facts["name"] for facts in document["models"]])
     verdicts = [_verdict(document, index) for index in range(1, len(names))]
     parts: list[Part] = []
@@ -74,7 +74,7 @@ def interval_of(comparison: Document) -> tuple[float, float]:
 
 
 def label_of(point: Document) -> str:
-    """How sizes of inputs are named to a person."""
+    """Sizes of inputs in words."""
     parts = [f"batch {point['batch']}"]
     seq, past = point["seq"], point["past"]
     if seq == 1 and past:
@@ -232,7 +232,7 @@ def _percentiles(document: Document, names: Sequence[str]) -> Table:
 
 
 def method_of(document: Document) -> str:
-    """How latencies were measured, in a sentence."""
+    """A sentence on the measurement of latencies."""
     used = document["settings"]
     runs = min(cell["latency_seconds"]["runs"] for cell in document["cells"])
     graphs = ", CUDA graphs" if used.get("cuda_graph") else ""

@@ -1,4 +1,4 @@
-"""What `prune` and `fuse` share: a look ahead, or one model from end to end, and the report of it."""
+"""Parts that `prune` and `fuse` share: the dry run, or one model from end to end, and the report of it."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class DerivedCommand(click.Command):
         write_sections(formatter, rows)
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """What the command does, in a line."""
+        """A line on the command."""
         from onnxheadprune.cli.guides import COMMANDS
 
         return COMMANDS[self.name or ""].short

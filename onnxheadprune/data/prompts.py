@@ -13,7 +13,7 @@ from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime.feeds.data import shortened
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.feeds.prefill import EMBEDDED, Mask, encoder_states, following, follows
+from onnxheadprune.runtime.feeds.prefill import EMBEDDED, TokenMask, encoder_states, following, follows
 
 _TARGET = "decoder"
 _SOURCE = "encoder"
@@ -181,7 +181,7 @@ class Prompts:
                 ids, mask = (np.pad(array, ((0, 0), (0, 1))) for array in (ids, mask))
         return self._filled(ids, mask, target)
 
-    def _filled(self, ids: Mask, mask: Mask, target: Mask) -> Feed:
+    def _filled(self, ids: TokenMask, mask: TokenMask, target: TokenMask) -> Feed:
         made: Feed = {}
         for item in self.inputs:
             about = np.ones_like(target) if self._is_target(item) else mask
@@ -229,7 +229,7 @@ def _prompts_of(maker: Maker) -> Prompts:
         ) from error
 
 
-def _padded(rows: Sequence[Tokens]) -> tuple[Mask, Mask]:
+def _padded(rows: Sequence[Tokens]) -> tuple[TokenMask, TokenMask]:
     """Tokens padded with zeros to one length, and the mask of real tokens."""
     length = max(map(len, rows))
     tokens = np.zeros((len(rows), length), dtype=np.int64)

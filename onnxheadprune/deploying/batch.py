@@ -103,7 +103,7 @@ class BatchResult(Displayed):
         return 1 if 1 in codes else 3
 
     def facts(self) -> Facts:
-        """How many models ended how, and what the result of each says."""
+        """Counts of models by status, and the result of each."""
         rows = tuple((item.file, item.word, item.answer or item.reason) for item in self.files)
         columns = ("model", "verdict", "result")
         counts = ", ".join(f"{number} {status}" for status, number in self.counts.items())

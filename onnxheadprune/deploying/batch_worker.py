@@ -65,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; the first three are as in `BatchFile`.
+    """The outcome of a job; the first three are as in `BatchFile`.
 
     Attributes:
         status, exit_code, reason: the verdict.

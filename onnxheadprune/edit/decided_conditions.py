@@ -11,10 +11,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.inlined_bodies import Inliner
 from onnxheadprune.edit.nodes import as_proto, same
-from onnxheadprune.edit.submodel import Array, needed_nodes, read_by
+from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import keep, replace_all
+from onnxheadprune.model.tensors import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What this tool writes into a model's metadata, and how it is read back.
+"""The entries that this tool writes into a model's metadata, and their reader.
 
 There is one entry for each thing that was done: heads removed, tensors refitted, sites fused, weights quantized, the
 verdict. Each is a typed document with a version, but for the verdict, which is a sentence. Another version is refused

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.model.bodies import bodies_of, graphs_in, stored_tensor
@@ -17,8 +16,8 @@ from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, declared, without_nodes
 from onnxheadprune.model.storage.reading import Sources, in_memory
+from onnxheadprune.model.tensors import Array
 
-Array = npt.NDArray[Any]
 Numbers: TypeAlias = "Array | TensorProto"
 """Other contents for a stored tensor; what is a tensor itself may refer to a file."""
 NOTHING: Mapping[str, Array] = MappingProxyType({})

@@ -202,10 +202,10 @@ def _number(atom: Atom) -> int:
     return atom.size
 
 
-Step = tuple[tuple[int, ...] | None, Layout]
+ViewStep = tuple[tuple[int, ...] | None, Layout]
 
 
-def view_steps(layout: Layout, target: Layout) -> list[Step] | None:
+def view_steps(layout: Layout, target: Layout) -> list[ViewStep] | None:
     """The Transpose and Reshape nodes between two layouts of the same atoms, None if the atoms differ."""
     have, want = flat(layout), flat(target)
     if sorted(atom.name for atom in have) != sorted(atom.name for atom in want):
@@ -214,7 +214,7 @@ def view_steps(layout: Layout, target: Layout) -> list[Step] | None:
         return []
     if have == want:
         return [(None, target)]
-    steps: list[Step] = []
+    steps: list[ViewStep] = []
     if not all(_is_run(axis, want) for axis in layout):
         layout = tuple((atom,) for atom in have)
         steps.append((None, layout))

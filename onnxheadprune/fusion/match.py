@@ -39,7 +39,7 @@ class Match:
 
     @property
     def elem_type(self) -> int:
-        """What the products are computed in; float where nothing says."""
+        """The element type of the products; float where it is unknown."""
         values = (self.query.value, self.key.value, self.value.value, self.core.out, self.softmax.out)
         return next((found for value in values if (found := type_of(value))), int(TensorProto.FLOAT))
 

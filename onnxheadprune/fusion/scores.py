@@ -224,10 +224,10 @@ def _read(
     )
 
 
-Step = tuple[Value, Layout, float, tuple[Bias, ...]]
+_Term = tuple[Value, Layout, float, tuple[Bias, ...]]
 
 
-def _step(node: Node, layout: Layout, factor: float) -> Step | Refusal:
+def _step(node: Node, layout: Layout, factor: float) -> _Term | Refusal:
     """One node up that has a single input that matters."""
     if node in SCALES:
         return _scaled(node, layout, factor)
@@ -242,7 +242,7 @@ def _step(node: Node, layout: Layout, factor: float) -> Step | Refusal:
     return source, above, factor, ()
 
 
-def _scaled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
+def _scaled(node: Node, layout: Layout, factor: float) -> _Term | Refusal:
     for index in (0, 1) if node in MULTIPLIES else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(layout):
@@ -251,7 +251,7 @@ def _scaled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
     return cannot(node, f"{node.label} scales the scores by more than one number")
 
 
-def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
+def _filled(node: Node, layout: Layout, factor: float) -> _Term | Refusal:
     """`Where(condition, scores, fill)`: a bias, if the fill swallows every score."""
     condition = node.inputs[0]
     for index, masked_if in ((1, False), (2, True)):

@@ -185,7 +185,7 @@ def _above(place: Place) -> Place | None:
 
 
 def _is_same(node: Node) -> bool:
-    """Whether the first output of a node is its first input: no dropout in inference, no cast to another type."""
+    """Return whether the first output of a node is its first input: of dropouts, and of casts to the same type."""
     if node in CASTS:
         source = node.input(0)
         return source is not None and node.attribute("to") == source.elem_type

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.tensors import Array
 
 MAX_POSITIONS = 2**24
 """Positions that are told apart at most: declared sizes beyond that are nonsense, or not worth the memory."""

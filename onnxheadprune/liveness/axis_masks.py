@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.tensors import Array
 
 NO_RUNS: Mapping[int, Dim] = MappingProxyType({})
 

@@ -19,6 +19,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.tensors import Mask
 
 
 class Heads(enum.Enum):
@@ -130,7 +131,6 @@ def per_head(node: Node, index: int, axis: int, heads: int) -> dict[int, HeadAxi
     )
 
 
-Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 EXPERTS = 0
 """The axis of every stored input that has a position per expert."""

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
+from onnxheadprune.model.tensors import Array
 
-Array = npt.NDArray[Any]
 Runs: TypeAlias = tuple[tuple[int, Dim], ...]
 
 

@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.view import Node, Use
+from onnxheadprune.model.tensors import Mask
 
-Mask = npt.NDArray[np.bool_]
 WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
 
 

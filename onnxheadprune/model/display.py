@@ -101,7 +101,7 @@ class Displayed(JsonObject):
     """A result that notebooks show as HTML."""
 
     def facts(self) -> Facts:
-        """What the result says, for every writer."""
+        """The facts of the result, for every writer."""
         raise NotImplementedError
 
     def _repr_html_(self) -> str:

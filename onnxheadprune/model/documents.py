@@ -6,8 +6,9 @@ import json
 import math
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from onnxheadprune.errors import UsageError
 
@@ -16,6 +17,8 @@ MAX_TEXT = 2**23
 
 
 CONFIGURATION = "the configuration"
+Document: TypeAlias = Mapping[str, Any]
+"""A result as JSON-ready data."""
 
 
 class NotJsonError(ValueError):

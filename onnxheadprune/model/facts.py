@@ -1,4 +1,4 @@
-"""What a result says, as values: a sentence, figures, tables and remarks, which three writers show.
+"""Results as values: a sentence, figures, tables and remarks, which three writers show.
 
 The terminal (`reporting/console.py`), Markdown (`model/markdown.py`) and HTML (`model/display.py`, for notebooks and
 pages) write the same values in the same order. Where these values are made is decided what a result says.

@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from onnx import helper, numpy_helper
 
 from onnxheadprune.errors import UsageError
@@ -29,8 +28,8 @@ from onnxheadprune.model.storage.tensors import (
     span_of,
 )
 from onnxheadprune.model.storage.wire import BIG
+from onnxheadprune.model.tensors import Array
 
-Array: TypeAlias = npt.NDArray[Any]
 Contents: TypeAlias = "Array | Callable[[], Array]"
 
 

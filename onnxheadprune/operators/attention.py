@@ -16,7 +16,7 @@ from onnxheadprune.liveness.layouts import (
     layout_reader,
     per_head,
 )
-from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
 from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
@@ -24,6 +24,7 @@ from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, roles_of, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Array
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import target_literals
@@ -19,6 +19,7 @@ from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, el
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.tensors import Array
 
 declare("Expand", kinds=(EXPANDS,), roles=Roles(places=(1,), target=1))
 declare("Tile", kinds=(TILES,), roles=Roles(places=(1,)))

@@ -13,13 +13,14 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
-from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS, WRITES_INTO
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Array
 
 declare("Gather", kinds=(GATHERS,), roles=Roles(contents=(0,), rows={1: 0}))
 declare("GatherND", kinds=(GATHERS_ROWS,), roles=Roles(contents=(0,), places_in={1: 0}))

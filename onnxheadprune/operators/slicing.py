@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
-from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import scaled
@@ -24,6 +24,7 @@ from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.tensors import Array
 
 declare("Slice", kinds=(SLICES,), roles=Roles(places=(1, 2, 3, 4)))
 

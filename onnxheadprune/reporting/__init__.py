@@ -1,1 +1,1 @@
-"""What people see: tables and sentences, made of the same data that `--json` prints."""
+"""Tables and sentences for people, made of the same data that `--json` prints."""

@@ -129,7 +129,7 @@ def _skipped(compensation: Compensation) -> dict[str, list[str]]:
     return found
 
 
-def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
+def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[ScoresBySite, Removed]:
     """Return what every unit of sites with few of them is worth, and which ones go, per site."""
     cuts = {cut.index: f"{cut.called} {cut.name}" for cut in plan.cuts}
     names = {index: cuts.get(index, called(index)) for index in chosen.selection.scores}
@@ -190,7 +190,7 @@ def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
     return made
 
 
-Scores = Mapping[str, Sequence[float | None]]
+ScoresBySite = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]
 _SHADES = "░▒▓█"
 _CELL, _EVERY = 2, 4
@@ -199,7 +199,7 @@ _KEPT, _REMOVED = "dodger_blue1", "dark_orange"
 """Blue for remaining heads and orange for those that go, as on pages and in pictures."""
 
 
-def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[RenderableType]:
+def heat_rows(scores: ScoresBySite, removed: Removed | None = None) -> Iterator[RenderableType]:
     """A line per site with a shade per head, head numbers above and a legend below."""
     yield ""
     yield _HeatMap(scores, removed or {})
@@ -209,7 +209,7 @@ def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[Render
 class _HeatMap:
     """The map; where names and heads do not fit beside each other, the heads follow below their name."""
 
-    scores: Scores
+    scores: ScoresBySite
     removed: Removed
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -259,7 +259,7 @@ def _numbers(start: int, end: int) -> str:
     return "".join(str(head).ljust(_CELL * step) for head in range(start, end, step))
 
 
-def _ranks(scores: Scores) -> dict[str, list[float]]:
+def _ranks(scores: ScoresBySite) -> dict[str, list[float]]:
     """Each score's rank among all, from 0 to 1: a few huge ones must not hide the rest."""
     known = np.sort([value for values in scores.values() for value in values if value is not None])
     count = max(len(known) - 1, 1)

@@ -50,7 +50,7 @@ def err() -> Console:
 
 
 def is_asked(name: str) -> bool:
-    """Whether the command that is running was called with a switch."""
+    """Return whether the command that is running was called with a switch."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.params.get(name))
 

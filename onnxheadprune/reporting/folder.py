@@ -157,7 +157,7 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
 
 
 def _where(number: int, match: Match) -> Iterator[RenderableType]:
-    """Which files of a network hold which sites: those that the same files hold in one line."""
+    """The files of a network by their sites: sites that the same files hold are in one line."""
     network = match.networks[number]
     for kind in match.kinds:
         held: dict[tuple[str, ...], list[int]] = {}

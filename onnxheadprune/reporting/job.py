@@ -20,7 +20,7 @@ from onnxheadprune.reporting.page import Documents, Shipped, page_of
 
 
 def job_report(result: JobResult) -> Iterator[RenderableType]:
-    """What came out of a job, its limits and its steps."""
+    """The result of a job, its limits and its steps."""
     yield from rows_of(result.facts())
 
 

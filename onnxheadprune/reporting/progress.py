@@ -83,7 +83,7 @@ class Course:
 
     @property
     def line(self) -> str:
-        """Where the call is: "2 of 4, compensating: 12 of 36"."""
+        """The state of the call: "2 of 4, compensating: 12 of 36"."""
         place = f"{self._position + 1} of {len(self._stages)}, " if self._position >= 0 else ""
         return f"{place}{self._what}" + (f": {self._counted}" if self._counted else "")
 

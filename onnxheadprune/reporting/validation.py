@@ -1,4 +1,4 @@
-"""What is said before any result: what keeps a GPU from being used."""
+"""The obstacle to the use of a GPU, printed before any result."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.session import (
     CPU,
     CUDA,
     FATAL_ONLY,
     SUFFIX,
-    Array,
     Provider,
     Session,
     loads_without_crash,

@@ -17,10 +17,10 @@ from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.model.storage.system import temporary_folder_of
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.session import (
     CUDA,
     FATAL_ONLY,
-    Array,
     Provider,
     create,
     onnx_runtime,

@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime loads a model, asked without its weights, so that it costs as little as looking at the graph."""
+"""A trial load of a model in ONNX Runtime without its weights, which costs as little as looking at the graph."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from typing import Annotated, Any
 
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
-from onnxheadprune.runtime.session import CUDA, Array, Provider, onnx_runtime
+from onnxheadprune.runtime.session import CUDA, Provider, onnx_runtime
 
 CHILD = "from onnxheadprune.runtime.memory import _child; _child()"
 RUNS = 3

@@ -81,7 +81,7 @@ class _Task:
 
     @property
     def weights(self) -> dict[str, Any]:
-        """What both ways to int8 are told."""
+        """Arguments that both ways to int8 share."""
         return {
             "per_channel": self.how.per_channel,
             "reduce_range": bool(self.how.reduce_range),

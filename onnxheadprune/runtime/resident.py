@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxheadprune.errors import InferenceError
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.session import (
     CPU,
     CUDA,
-    Array,
     Provider,
     Session,
     from_ort,

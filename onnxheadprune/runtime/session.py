@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
@@ -26,6 +25,7 @@ from onnxheadprune.model.graph.facts import READS_BIAS
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
@@ -34,8 +34,6 @@ from onnxheadprune.runtime.mapped import Wide
 from onnxheadprune.runtime.memory_limits import supplier
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
-
-Array: TypeAlias = npt.NDArray[Any]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

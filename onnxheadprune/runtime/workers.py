@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.host import usable_cores
-from onnxheadprune.runtime.session import CPU, Array, Provider
+from onnxheadprune.runtime.session import CPU, Provider
 
 WORTH_THREADS = 2048
 """Rows of a square matrix from which on several threads are faster than one. With fewer rows they mostly wait for each

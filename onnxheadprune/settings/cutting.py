@@ -42,7 +42,7 @@ TOKENS = "vocab vocab_size"
 
 Method: TypeAlias = Literal[tuple(METHODS)]  # type: ignore[valid-type]  # type checkers read api/typed.py
 Unit: TypeAlias = Literal[(*SCORED, "layers")]  # type: ignore[valid-type]
-Kind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
+UnitKind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
@@ -198,7 +198,7 @@ class Selecting:
         ),
     ] = 1
     multiple_of: Annotated[
-        Mapping[Kind, Count],
+        Mapping[UnitKind, Count],
         Setting(
             "The number of heads that a site keeps, of neurons that a feed-forward block keeps, or of experts that a"
             " mixture keeps, is a multiple of N"

@@ -30,7 +30,7 @@ Spell: TypeAlias = Callable[[str, str], "str | None"]
 
 @dataclass(frozen=True)
 class Rule:
-    """When a setting has an effect.
+    """A condition under which a setting has an effect.
 
     The fields are lists of words with spaces between them. A word is a setting's name, or `name=value` for a setting
     with that value, or a mapping with that key. Words that a command or a section does not have are left out.

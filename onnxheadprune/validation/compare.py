@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.data.drift import pieces
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.generate import Outputs, in_pieces, is_finite
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
-
-Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Likeness(JsonObject):
 
     @property
     def sentence(self) -> str:
-        """How far the graph is the planned one, in words."""
+        """The likeness of the graph and the planned one, in words."""
         if self.identical:
             return f"{many(self.nodes, 'node')}, all as planned but for names and order"
         missing = f", {many(len(self.missing), 'planned node')} missing" if self.missing else ""

@@ -11,6 +11,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import named_setting, spelled
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import accuracy, many, share
 from onnxheadprune.model.typed_json import JsonObject, written
 
@@ -20,7 +21,6 @@ _ORDER: tuple[State, ...] = ("good", "open", "doubtful", "bad")
 QUESTIONABLE, RUINED = 0.05, 0.25
 """Parts of the correct or agreeing outputs that are lost, from which no limit is needed to doubt a model, or to call it
 ruined."""
-Document: TypeAlias = Mapping[str, Any]
 Exact: TypeAlias = Literal["yes", "tried", "no", "not shown"]
 """Whether a pruned model is exact: proven, equal on all inputs that were tried, wrong, or no input could tell."""
 

@@ -1,4 +1,4 @@
-"""Which nodes of a pruned graph are planned ones: a matching of the nodes of two graphs, one to one.
+"""Planned nodes of a pruned graph: a one-to-one matching of the nodes of two graphs.
 
 Two nodes may be matched if operator, attributes and stored tensors are the same. Matches are looked for from the
 outputs upwards, from the inputs downwards, and from nodes with weights of their own in both directions. A matched node

@@ -1,4 +1,4 @@
-"""What a validation found, as immutable data."""
+"""The result of a validation, as immutable data."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ class Validation(Displayed):
         return Fact("validation", f"{self.verdict}: {self.reason}", states.get(self.exact, "doubtful"))
 
     def facts(self) -> Facts:
-        """Whether the pruned model is exact, what it costs, and the cases that were run."""
+        """The verdict on the pruned model, its costs, and the cases that were run."""
         return self.judged(headline_of([self.to_dict()]))
 
     def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
@@ -308,7 +308,7 @@ class Validation(Displayed):
 
     @property
     def details(self) -> tuple[Part, ...]:
-        """What was run and compared, and what the verdict rests on."""
+        """The runs and comparisons that the verdict rests on."""
         return tuple(self._details())
 
     def _details(self) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""What a cut brought and cost: the sentence that is read first, the figures below it, and what to know.
+"""Gains and costs of a cut: the sentence that is read first, the figures below it, and remarks.
 
 Made of the documents that `--json` prints, for the terminal, notebooks, pages and the summary of a job alike.
 """
@@ -14,9 +14,10 @@ from typing import Any
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.site_cuts import block_cuts_of, totals
 from onnxheadprune.errors import named_setting, spelled
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
 from onnxheadprune.model.spelling import accuracy, count, many, moved, rounded, share
-from onnxheadprune.validation.headline import Document, Headline
+from onnxheadprune.validation.headline import Headline
 
 FINE = 1000
 """Labels from which an accuracy has two decimals."""
@@ -302,7 +303,7 @@ def _outputs(measured: Document) -> Iterator[Figure]:
 
 
 def size_words(figure: Figure) -> str:
-    """How much less a size is: "71 % smaller"."""
+    """The difference of two sizes: "71 % smaller"."""
     change = figure.change
     return (
         f"{change.lstrip('+-')} {'smaller' if change[:1] == '-' else 'larger'}"
@@ -330,7 +331,7 @@ def _few(value: float) -> str:
 
 
 def on_words(measured_on: str, number: int | None = None, noun: str = "sample") -> str:
-    """What a figure was measured on, in a few words: "16 held-out labels", "450 labels".
+    """The data that a figure was measured on: "16 held-out labels", "450 labels".
 
     Args:
         number: how many; None where that is not known but by these words.
@@ -347,7 +348,7 @@ def on_words(measured_on: str, number: int | None = None, noun: str = "sample") 
 
 
 def _clauses(measured: Document) -> Iterator[str]:
-    """What is known of the outputs on the user's data, as parts of a sentence."""
+    """Clauses on the outputs on the user's data."""
     for figure in _outputs(measured):
         on = f" on {figure.note}"
         if figure.note == _RANDOM:
@@ -360,7 +361,7 @@ def _clauses(measured: Document) -> Iterator[str]:
 
 
 def remarks_of(cut: Document) -> Iterator[Fact]:
-    """What a reader should know of one cut, in a line each; `--verbose` and the page have it in full."""
+    """Remarks on one cut, in a line each; `--verbose` and the page have them in full."""
     plan, choice = cut["plan"], cut.get("choice") or {}
     for warning in cut.get("warnings") or ():
         yield Fact("warning", warning, "doubtful")
@@ -388,7 +389,7 @@ def remarks_of(cut: Document) -> Iterator[Fact]:
 
 
 def _not_done(choice: Mapping[str, Any]) -> Iterator[Fact]:
-    """What was asked for and left weights or sites unchanged."""
+    """Requests that left weights or sites unchanged."""
     refits = (choice.get("compensation") or {}).get("refits") or ()
     if refits and all(item["skipped"] is not None for item in refits):
         number = many(len(refits), "linear layer")
@@ -441,7 +442,7 @@ def _validation(item: Document, is_one_of_several: bool) -> Document | None:
 
 
 def _of_folder(document: Document) -> Iterator[Fact]:
-    """What follows for a folder's other files and for whoever loads it."""
+    """Consequences for a folder's other files and for its users."""
     if "files" not in document:
         return
     for warning in document.get("warnings") or ():

@@ -1,16 +1,17 @@
-"""What `combine` says, from the document that it prints with `--json`."""
+"""Facts of `combine`, from the document that it prints with `--json`."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 
-from onnxheadprune.benchmarking.summary import Document, label_of
+from onnxheadprune.benchmarking.summary import label_of
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Table
 from onnxheadprune.model.spelling import accuracy, rounded
 
 
 def combination_facts(document: Document) -> Facts:
-    """What `combine --json` prints: the better order and why, the models side by side, and what qualifies them."""
+    """The better order with its reason, the models side by side, and what qualifies them."""
     corners = document["corners"]
     columns = ["model", "file", "speed-up", f"drift ({corners[0]['drift_unit']})"]
     extra = [name for name in ("accuracy", "metric") if any(item[name] for item in corners)]

@@ -10,8 +10,9 @@ from typing import Annotated
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.benchmarking.summary import Document, label_of
+from onnxheadprune.benchmarking.summary import label_of
 from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Table
 from onnxheadprune.model.spelling import accuracy as accuracy_words
 from onnxheadprune.model.spelling import file_name, many

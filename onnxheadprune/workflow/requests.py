@@ -1,4 +1,4 @@
-"""What a run is asked to do, as values: made by the API or a command, and handed down unchanged."""
+"""Requests as values: made by the API or a command, and handed down unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which tokens are kept, of a model or of a folder."""
+    """The tokens that are kept, of a model or of a folder."""
 
     # their ids, or a file with tokens or ids; None for the most frequent ones of the data
     keep: str | os.PathLike[str] | Sequence[int] | None = None
@@ -57,7 +57,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which heads go, and what makes up for them."""
+    """Units to remove, and the adjustment of the remaining weights."""
 
     heads: HeadSpec | None = None  # a head spec; None with a target, or where nothing is cut
     target: PruningTarget | None = None  # how many are to go, in place of `heads`

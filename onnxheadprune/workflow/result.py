@@ -1,4 +1,4 @@
-"""What `prune` returns: the pruned model, and all that is known about how it came about."""
+"""The result of `prune`: the pruned model, and all that is known about how it came about."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class PruneResult(Displayed):
     does_not_load: str | None = None
 
     def facts(self) -> Facts:
-        """What the cut brought and cost; the sites as details."""
+        """The gains and costs of the cut; the sites as details."""
         told = result_of(self.summary(), self.headline).facts()
         return replace(told, details=tuple(self._details()))
 
@@ -101,14 +101,14 @@ class PruneResult(Displayed):
 
     @property
     def headline(self) -> Headline:
-        """Whether it is exact, good enough and accepted."""
+        """The verdicts: exact, good enough, accepted."""
         validation = None if self.validation is None else self.validation.to_dict()
         warning = None if self.chosen is None else self.chosen.warning
         return headline_of([validation], self.gates, warning=warning)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader should know although the result is exact, one sentence each."""
+        """Warnings although the result is exact, one sentence each."""
         if not self.plan.changes_something:
             return ()
         grown = size_warnings(self.before, self.after)
@@ -172,7 +172,7 @@ class PruneResult(Displayed):
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """What tells the pruned model from the original, name by name."""
+        """The differences between the pruned model and the original, name by name."""
         if self.original is None:
             return ()
         from onnxheadprune.workflow.differences import Difference
@@ -218,7 +218,7 @@ class PruneResult(Displayed):
 
 
 def file_bytes(model: LoadedModel) -> int | None:
-    """What the file of a model and those with its weights take; None for a model that was not read from a file."""
+    """Bytes of a model's file and of those with its weights; None for a model that was not read from a file."""
     if model.path is None:
         return None
     return sum(file.stat().st_size for file in (model.path, *model.data_files) if file.is_file())

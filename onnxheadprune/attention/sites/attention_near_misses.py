@@ -259,7 +259,7 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
 
 
 def shared_by_heads(layer: Node, core: Node) -> Refusal:
-    """Why a product with attention weights per head has no removable heads: they share the linear layer after it."""
+    """The reason that heads cannot be removed where all share the linear layer after the product."""
     sentence = (
         f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
     )

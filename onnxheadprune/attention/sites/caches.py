@@ -13,12 +13,13 @@ from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.consumers import MAX_CARRIERS
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.view import Value
+from onnxheadprune.model.tensors import Array
 
 _INDICES_AND_CONDITIONS = (
     TensorProto.INT32,

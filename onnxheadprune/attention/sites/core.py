@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from onnxheadprune.liveness.live import Array, Live, Runs
+from onnxheadprune.liveness.live import Live, Runs
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.tensors import Array
 
 Heads: TypeAlias = tuple[frozenset[int], ...]
 """For each position of the head axes, the labels found there."""

@@ -16,12 +16,13 @@ from onnxheadprune.attention.sites.score_products import features, query_width
 from onnxheadprune.attention.sites.sharing import Sharing, bits_of, fused_anatomy, join_shared, weights_read
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Array
 
 
 @dataclass(frozen=True)

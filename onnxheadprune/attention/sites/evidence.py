@@ -1,4 +1,4 @@
-"""Which axes of a labelled value are evidence of heads, and which are only positions.
+"""Evidence that axes of a labelled value are those of heads, and not only positions.
 
 Tokens are not heads. Where a projection reads some of the tokens, the labels of a context differ along the tokens only
 because some are dead; where it reads all tokens at once, every token has its own labels. Heads differ

@@ -99,7 +99,7 @@ class ExpertSite(NeuronSite):
 
     @property
     def only_named(self) -> str | None:
-        """Why its neurons are removed only if named: their outputs are inside the operator."""
+        """The reason that its neurons are removed only if named: their outputs are inside the operator."""
         return PICKED
 
 

@@ -42,7 +42,7 @@ class MixtureSite(Site):
 
     @property
     def only_named(self) -> str | None:
-        """Why its experts are never selected by data, None if data shows which experts tokens are routed to."""
+        """The reason that data never selects its experts, None if data shows which experts tokens are routed to."""
         if not self.routing.chosen:
             return "each token goes through all of its experts"
         return None if self.routing.picks else "no value of the graph tells which experts are chosen"

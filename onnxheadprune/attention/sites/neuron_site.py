@@ -58,7 +58,7 @@ class NeuronSite(Site):
 
     @property
     def only_named(self) -> str | None:
-        """Why its neurons are removed only if named, None if they can be scored."""
+        """The reason that its neurons are removed only if named, None if they can be scored."""
         weights = [item.operand for item in self.projections]
         if any(weight is None or not weight.is_constant for weight in weights):
             return PICKED

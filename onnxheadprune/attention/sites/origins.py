@@ -56,7 +56,7 @@ NEURONS = Labels(units=NeuronSite.UNITS)
 
 
 class Cause(enum.Enum):
-    """Why labels end elsewhere than at a linear layer."""
+    """A reason that labels end elsewhere than at a linear layer."""
 
     ATTENTION = "a product of activations"
     STREAM = "a residual stream"

@@ -1,4 +1,4 @@
-"""Which contractions multiply two activations and which are linear layers, and what counts as a weight."""
+"""Products of two activations, linear layers, and the weights of these."""
 
 from __future__ import annotations
 

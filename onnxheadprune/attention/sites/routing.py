@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.attention.sites.routing_values import End
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
@@ -19,6 +18,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Mask
 
 COUNTED = 1
 """Input of a choice with how many it lists."""
@@ -119,9 +119,6 @@ def compared(node: Node, index: int, experts: int) -> Renumbered | None:
     if shape[axis] != experts or (own >= 0 and source[own] != 1):
         return None
     return Renumbered(node, 1 - index, Live.numbered(axis, experts), 0.0, None)
-
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,7 +236,7 @@ class Site:
 
     @property
     def only_named(self) -> str | None:
-        """Why its units are only removed if named, never selected by data; None if they may be selected."""
+        """The reason that its units are removed only if named; None if data may select them."""
         return None
 
     @property

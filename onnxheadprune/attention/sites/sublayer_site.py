@@ -30,7 +30,7 @@ class SublayerSite(Site):
 
     @property
     def only_named(self) -> str:
-        """Why it is never selected by data."""
+        """The reason that data never selects it."""
         return "a sublayer has no units to choose among"
 
 

@@ -28,12 +28,13 @@ from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_gro
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.live import Array, Live, Runs
+from onnxheadprune.liveness.live import Live, Runs
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Array
 
 
 def _classify(node: Node, product: Contraction, live: Live) -> Trace:

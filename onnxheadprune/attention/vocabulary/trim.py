@@ -60,12 +60,11 @@ from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
-from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.model.tensors import FLOATS, Mask
 from onnxheadprune.operators import view_of
 
 SITE = "vocabulary"
 Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from onnxheadprune.runtime.feeds.generate import Feed
 
 NEVER = 2**31
 """The entry of a node that lies before no stage."""
-Reader: TypeAlias = Callable[[int], dict[str, Array]]
+BatchReader: TypeAlias = Callable[[int], dict[str, Array]]
 """Gives values for a feed, by name: the wanted ones, those that cross to the stage, and the feed itself."""
 
 
@@ -224,7 +224,7 @@ class Walk:
         while self._stage < stage:
             self._step()
 
-    def original(self, wanted: Iterable[Value]) -> Reader:
+    def original(self, wanted: Iterable[Value]) -> BatchReader:
         """Read values of the original. Each feed is read once in a stage, and is carried to the next one by it.
 
         Like that of the changed model it may be asked by several threads, for another feed each.
@@ -241,7 +241,7 @@ class Walk:
 
         return read
 
-    def changed(self, wanted: Iterable[Value]) -> Reader:
+    def changed(self, wanted: Iterable[Value]) -> BatchReader:
         """Read values of the changed model, with what is in `stored` now."""
         session = self._session({value.name for value in wanted}, self.stored)
         return lambda feed: self._run(session, self._values(feed, changed=True))

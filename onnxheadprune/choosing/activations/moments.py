@@ -13,9 +13,9 @@ import numpy.typing as npt
 import scipy.linalg
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.workers import Workers
 
-Array = npt.NDArray[Any]
 Matrix64 = npt.NDArray[np.float64]
 LARGE = 2048
 """Features from which on products are made one at a time: several would fill memory."""
@@ -303,7 +303,7 @@ class Ridge:
 
     @functools.cached_property
     def _missing(self) -> Matrix64:
-        """What the old weights do not explain, [n, k]."""
+        """The part that the old weights do not explain, [n, k]."""
         return np.asarray(self._cross - self._covariance @ self._start)
 
     @functools.cached_property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.boundaries import Reader, Walk
+from onnxheadprune.choosing.activations.boundaries import BatchReader, Walk
 from onnxheadprune.choosing.activations.linear import PROJECTS, Linear
 from onnxheadprune.choosing.compensation.fit import Ints, Layout
 from onnxheadprune.data.calibration import Calibration
@@ -52,7 +52,7 @@ class Values:
     """
 
     def __init__(
-        self, linear: Linear, read: Reader, after: Session, context: Context, inside: Mapping[str, Array]
+        self, linear: Linear, read: BatchReader, after: Session, context: Context, inside: Mapping[str, Array]
     ) -> None:
         """A candidate, to be tested by `fits`.
 

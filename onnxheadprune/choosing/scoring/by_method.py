@@ -14,11 +14,12 @@ from onnxheadprune.choosing.activations.contexts import (
     with_enough,
 )
 from onnxheadprune.choosing.activations.moments import NotFiniteError
-from onnxheadprune.choosing.scoring.method import Array, ScoringMethod, Subject, Working
+from onnxheadprune.choosing.scoring.method import ScoringMethod, Subject, Working
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.tensors import Floats
 from onnxheadprune.settings.registry import METHODS, SHARE, WITHOUT_DATA, for_each_kind, methods_of
 
 _WITH_LITTLE = [
@@ -98,7 +99,7 @@ def _require_all(short: Mapping[str, str], skip: bool) -> None:
         raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 
 
-def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
+def _by_original(site: Site, values: Floats) -> tuple[float | None, ...]:
     scores: list[float | None] = [None] * site.original_num_units
     for unit, value in zip(site.original_units, values, strict=True):
         scores[unit] = float(value)

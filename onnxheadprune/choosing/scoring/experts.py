@@ -28,6 +28,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.model.graph.facts import ADDS
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import Floats
 from onnxheadprune.runtime import Array, Session
 
 ALONE, ALONE_HALF = 20.0, 10.0
@@ -37,11 +38,10 @@ RARELY, SAME = 0.5, 1e-2
 PLACES = 6
 """Values after the experts of a mixture among which its output is looked for."""
 TINY = 1e-12
-Scores = npt.NDArray[np.float64]
 
 
 def expert_scores(
-    subject: Subject, method: str, worth: Callable[[Tally], Scores], *, choices_alone: bool = False
+    subject: Subject, method: str, worth: Callable[[Tally], Floats], *, choices_alone: bool = False
 ) -> Scored:
     """Scores of experts as shares of each mixture; with `choices_alone` their outputs are not read."""
     view, evidence = subject.view, subject.data
@@ -51,7 +51,7 @@ def expert_scores(
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
     running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
-    found: dict[int, Scores] = {}
+    found: dict[int, Floats] = {}
     skipped: dict[str, str] = {}
     for number, (site, contexts) in enumerate(Chain(parts, sites).contexts(data.feeds, data.source), 1):
         routing = site.routing
@@ -77,8 +77,8 @@ class _Tokens:
     """The experts of some tokens."""
 
     chosen: npt.NDArray[np.int64]  # numbers of each token's experts, [tokens, chosen]
-    norms: Scores | None = None  # of the output of each of these, in the same shape; None if not needed
-    weights: Scores | None = None  # of the router for each of these
+    norms: Floats | None = None  # of the output of each of these, in the same shape; None if not needed
+    weights: Floats | None = None  # of the router for each of these
 
 
 class Tally:
@@ -96,14 +96,14 @@ class Tally:
             np.add.at(self.norms, chosen, found.norms[rows])
             np.add.at(self.weighted, chosen, (found.norms * found.weights)[rows])
 
-    def per_token(self, sums: Scores) -> Scores:
+    def per_token(self, sums: Floats) -> Floats:
         """The mean over the tokens of each expert; nothing for one that no token is sent to."""
-        found: Scores = sums / np.maximum(self.tokens, 1.0)
+        found: Floats = sums / np.maximum(self.tokens, 1.0)
         return found
 
 
-def _shares(each: Scores) -> Scores:
-    found: Scores = each / (each.sum() or 1.0)
+def _shares(each: Floats) -> Floats:
+    found: Floats = each / (each.sum() or 1.0)
     return found
 
 
@@ -137,7 +137,7 @@ class _Reader:
         outputs = np.stack(self._outputs(values, chosen, shapes), axis=1)
         return _Tokens(chosen, np.linalg.norm(outputs, axis=2), _weights(outputs, whole))
 
-    def _whole(self, values: Mapping[str, Array], tokens: int) -> Scores:
+    def _whole(self, values: Mapping[str, Array], tokens: int) -> Floats:
         """The output of the mixture, [tokens, features]."""
         if self._output is None:
             fitting = (value for value in self._places if _rows_of(values[value.name]) == tokens)
@@ -155,14 +155,14 @@ class _Reader:
         values: Mapping[str, Array],
         chosen: npt.NDArray[np.int64],
         shapes: Mapping[str, tuple[int, ...]],
-    ) -> list[Scores]:
+    ) -> list[Floats]:
         """The outputs of the experts of each token, each [tokens, features].
 
         A router that chooses one by one always chooses several. Either those with low scores then weigh nothing, or
         each weighs 1; then leaving out one of them at a time, for one that is not chosen, tells them apart.
         """
 
-        def of(*experts: npt.NDArray[np.int64], rest: float = 0.0) -> Scores:
+        def of(*experts: npt.NDArray[np.int64], rest: float = 0.0) -> Floats:
             return self._only(values, np.stack(experts, axis=1), shapes, rest)
 
         every = [*chosen.T]
@@ -188,7 +188,7 @@ class _Reader:
         experts: npt.NDArray[np.int64],
         shapes: Mapping[str, tuple[int, ...]],
         rest: float,
-    ) -> Scores:
+    ) -> Floats:
         """The output of the mixture where each token has no other experts, [tokens, features].
 
         Args:
@@ -242,7 +242,7 @@ def _spare(chosen: npt.NDArray[np.int64], experts: int) -> npt.NDArray[np.int64]
     return np.asarray(np.argmax(is_free, axis=1))
 
 
-def _alike(one: Scores, other: Scores) -> bool:
+def _alike(one: Floats, other: Floats) -> bool:
     return bool(np.linalg.norm(one - other) <= SAME * np.linalg.norm(one))
 
 
@@ -250,7 +250,7 @@ def _rows_of(array: Array) -> int:
     return array.size // max(array.shape[-1], 1) if array.ndim > 1 else 0
 
 
-def _as_rows(array: Array, tokens: int) -> Scores:
+def _as_rows(array: Array, tokens: int) -> Floats:
     return array.reshape(tokens, -1).astype(np.float64)
 
 
@@ -264,7 +264,7 @@ def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> np
     return np.asarray(spread.transpose(np.argsort([*others, *axes])))
 
 
-def _weights(outputs: Scores, whole: Scores) -> Scores:
+def _weights(outputs: Floats, whole: Floats) -> Floats:
     """The factors by which outputs of experts sum up to that of the mixture, divided by their sum, [tokens, chosen]."""
     gram = np.einsum("tif,tjf->tij", outputs, outputs)
     count = gram.shape[1]

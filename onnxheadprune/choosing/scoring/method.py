@@ -10,16 +10,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.tensors import Floats
 from onnxheadprune.runtime.progress import Progress, silent
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Subject:
 class Scored(NamedTuple):
     """Scores of present units by the index of their site."""
 
-    values: Mapping[int, Array]
+    values: Mapping[int, Floats]
     unit: str = ""  # of scores, where the data decides it
     constant: Mapping[str, str] = {}  # values that were held constant, with the reason, by name
     skipped: Mapping[str, str] = {}  # sites that cannot be scored, with the reason, by label
@@ -91,19 +89,19 @@ class ScoringMethod(ABC):
         """
 
 
-def from_contexts(subject: Subject, of: Callable[[Site, Sequence[Moments]], Array]) -> dict[int, Array]:
+def from_contexts(subject: Subject, of: Callable[[Site, Sequence[Moments]], Floats]) -> dict[int, Floats]:
     """Scores from the moments of contexts, for the sites that have some."""
     return {site.index: of(site, subject.moments[site.index]) for site in subject.sites if site.contexts}
 
 
-def shares(values: Array) -> Array:
+def shares(values: Floats) -> Floats:
     """Scores as shares of the site, so that sites of different scale are comparable."""
     total = values.sum()
-    found: Array = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
+    found: Floats = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
     return found
 
 
-def summed(site: Site, each: Sequence[Array]) -> Array:
+def summed(site: Site, each: Sequence[Floats]) -> Floats:
     """The sum over the channels of each unit, of an array per projection."""
     total = np.zeros(site.num_units)
     for projection, values in zip(site.projections, each, strict=True):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.scores import MAX_SCORES
@@ -20,10 +19,8 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.tensors import Floats
 from onnxheadprune.model.typed_json import JsonObject, json_text, parsed
-
-Array = npt.NDArray[np.float64]
-
 
 MARK = b'{"key": "'
 """How such a file begins."""
@@ -44,7 +41,7 @@ class Partial:
         """Read the results of an interrupted run with the same key."""
         self._path = None if path is None else Path(path)
         self._key = key
-        self.found: dict[int, Array] = {}
+        self.found: dict[int, Floats] = {}
         if self._path is None:
             return
         check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
@@ -81,7 +78,7 @@ class Partial:
             f"{digest.hexdigest()} {keys} {data.fingerprint} {data.count} {evidence.provider.name} {measure}",
         )
 
-    def add(self, position: int, scores: Array) -> None:
+    def add(self, position: int, scores: Floats) -> None:
         """Keep one site."""
         self.found[position] = scores
         if self._path is None:

@@ -122,7 +122,7 @@ class FolderResult(Displayed):
 
     @property
     def headline(self) -> Headline:
-        """Whether all models are exact, good enough and accepted."""
+        """The verdicts on all models: exact, good enough, accepted."""
         verdicts = [
             None if item.result.validation is None else item.result.validation.to_dict() | {"file": item.name}
             for item in self.files
@@ -131,7 +131,7 @@ class FolderResult(Displayed):
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """How many units went, a part for each kind: "5 of 12 heads"."""
+        """Counts of removed units, a part for each kind: "5 of 12 heads"."""
         parts = []
         for kind in self.match.kinds:
             held = self.match.of_kind(kind)
@@ -148,11 +148,11 @@ class FolderResult(Displayed):
 
     @property
     def spelling(self) -> Spelling | None:
-        """How much of the data the tokens that are kept spell as before, by the first model that reads them."""
+        """The part of the data that the kept tokens spell as before, by the first model that reads them."""
         return next((item.result.spelling for item in self.files if item.result.spelling is not None), None)
 
     def facts(self) -> Facts:
-        """What the cut brought and cost."""
+        """The gains and costs of the cut."""
         return result_of(self.summary(), self.headline).facts()
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.data.sources import files_read, kind_if_told, samples_for, with_own_tokenizer
 from onnxheadprune.deploying.jobs.keys import ValidateKeys
 from onnxheadprune.deploying.jobs.reading import Job
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
@@ -26,8 +27,6 @@ from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
 
-Document: TypeAlias = dict[str, Any]
-"""A result as JSON-ready data."""
 Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
 """Reads the calibration data for a model, or for one of a folder."""
 ACCEPTANCE = "prune.accept_inconclusive: true"

@@ -33,7 +33,7 @@ from typing import TypeAlias
 import yaml
 
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
-Key: TypeAlias = tuple[str, ...]
+KeyPath: TypeAlias = tuple[str, ...]
 """A place in a job: ("prune", "ratio"); items of lists by their number."""
 
 MOST_BYTES = 2**18
@@ -68,11 +68,11 @@ class _Source:
 
     name: str  # its name in errors
     value: Value
-    lines: dict[Key, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
     # keys with values from other sources, and the names of these in errors
-    elsewhere: dict[Key, str] = field(default_factory=dict)
+    elsewhere: dict[KeyPath, str] = field(default_factory=dict)
 
-    def where(self, key: Key) -> str:
+    def where(self, key: KeyPath) -> str:
         """Return the position of a key, or of the nearest enclosing one: "job.yaml, line 7"."""
         for end in range(len(key), -1, -1):
             if (told := self.elsewhere.get(key[:end])) is not None:
@@ -81,7 +81,7 @@ class _Source:
                 return f"{self.name}, line {self.lines[key[:end]]}"
         return self.name
 
-    def line(self, key: Key) -> int:
+    def line(self, key: KeyPath) -> int:
         """The line of a key, or of the nearest enclosing one; 0 for other sources."""
         return next((self.lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self.lines), 0)
 
@@ -122,7 +122,7 @@ def _require_plain(text: str, name: str) -> None:
             raise UsageError(f"{where}: a job has {MOST_VALUES:,} values at most")
 
 
-def _value(node: yaml.Node, key: Key, source: _Source) -> Value:
+def _value(node: yaml.Node, key: KeyPath, source: _Source) -> Value:
     source.lines.setdefault(key, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         return {name: _value(item, (*key, name), source) for name, item in _entries(node, key, source)}
@@ -131,7 +131,7 @@ def _value(node: yaml.Node, key: Key, source: _Source) -> Value:
     return _scalar(node, key, source)
 
 
-def _entries(node: yaml.MappingNode, key: Key, source: _Source) -> Iterator[tuple[str, yaml.Node]]:
+def _entries(node: yaml.MappingNode, key: KeyPath, source: _Source) -> Iterator[tuple[str, yaml.Node]]:
     seen: dict[str, int] = {}
     for name_node, item in node.value:
         line = name_node.start_mark.line + 1
@@ -147,7 +147,7 @@ def _entries(node: yaml.MappingNode, key: Key, source: _Source) -> Iterator[tupl
         yield name, item
 
 
-def _scalar(node: yaml.Node, key: Key, source: _Source) -> str | int | float | bool | None:
+def _scalar(node: yaml.Node, key: KeyPath, source: _Source) -> str | int | float | bool | None:
     text, kind = str(node.value), str(node.tag).removeprefix(_TAG)
     if kind == "bool":
         return _BOOLS[text.lower()]
@@ -252,7 +252,7 @@ def _rules() -> list[tuple[str, Rule]]:
     return found
 
 
-def _require_values(value: Value, key: Key, source: _Source) -> None:
+def _require_values(value: Value, key: KeyPath, source: _Source) -> None:
     """Check that every key has a value: an empty section could be mistaken for a step with defaults."""
     if value is None or value == "":
         raise UsageError(
@@ -289,7 +289,7 @@ def _set(document: dict[str, Value], setting: str, source: _Source) -> None:
 
 def _sentence(error: ValidationError, source: _Source) -> str:
     """The first error, with its key and line, and the number of further ones."""
-    found: dict[Key, list[ErrorDetails]] = {}
+    found: dict[KeyPath, list[ErrorDetails]] = {}
     for item in error.errors():
         found.setdefault(_key(item), []).append(item)
     # Of the types that were tried for one key, the one that came furthest was meant.
@@ -299,7 +299,7 @@ def _sentence(error: ValidationError, source: _Source) -> str:
     return f"{source.where(first)}: {_mistake(first, found[first])}{rest}"
 
 
-def _key(item: ErrorDetails) -> Key:
+def _key(item: ErrorDetails) -> KeyPath:
     """The key of an error, without the type names that pydantic adds for unions."""
     # Keys lie two deep; below them are items of lists, and names of types.
     first, *rest = item["loc"]
@@ -307,7 +307,7 @@ def _key(item: ErrorDetails) -> Key:
     return (str(first), *map(str, rest[:1]), *deeper)
 
 
-def _mistake(key: Key, items: Sequence[ErrorDetails]) -> str:
+def _mistake(key: KeyPath, items: Sequence[ErrorDetails]) -> str:
     dotted, first = ".".join(key), items[0]
     if first["type"] == "missing":
         return f"{dotted} is missing, and a job cannot do without it"
@@ -324,7 +324,7 @@ def _asked(message: str) -> str:
     return message.partition("should be ")[2] or f"different ({message})"
 
 
-def _names(section: Key) -> list[str]:
+def _names(section: KeyPath) -> list[str]:
     kind: object = JobKeys
     for name in section:
         hint = get_type_hints(kind).get(name) if isinstance(kind, type) else None

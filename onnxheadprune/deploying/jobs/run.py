@@ -14,15 +14,15 @@ from pathlib import Path
 from onnxheadprune import __version__
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.batch_worker import Digests, digests, digests_of
-from onnxheadprune.deploying.jobs.asked import Document, Given, is_function, require_askable
+from onnxheadprune.deploying.jobs.asked import Given, is_function, require_askable
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.reading import Job
 from onnxheadprune.deploying.jobs.state import MODEL, STATE, JobResult, State, StepOutcome
 from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop, require_folder_job
 from onnxheadprune.errors import HeadPruneError, UsageError
-from onnxheadprune.model.documents import kind_of, parse_json, read_text
+from onnxheadprune.model.documents import Document, kind_of, parse_json, read_text
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.model.storage.claims import Kind, Making, Reading, check_makings, named_files
+from onnxheadprune.model.storage.claims import FileKind, Making, Reading, check_makings, named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import is_hidden
 from onnxheadprune.model.storage.stage import locations
@@ -158,7 +158,7 @@ def makings(job: Job) -> list[Making]:
     ]
 
 
-def _kind(name: str) -> Kind:
+def _kind(name: str) -> FileKind:
     if name == PRUNED_FOLDER:
         return "folder"
     return "model" if name.endswith(MODEL) else "file"

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.batch_worker import Digests, digests, file_digest
-from onnxheadprune.deploying.jobs.asked import Document
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError
 from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.documents import read_text
+from onnxheadprune.model.documents import Document, read_text
 from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
 from onnxheadprune.model.facts import State as FactState
 from onnxheadprune.model.storage.folder import write_text
@@ -188,7 +187,7 @@ class JobResult(Displayed):
 
     @property
     def headline(self) -> Headline:
-        """Whether the model is exact, good enough and accepted."""
+        """The verdicts: exact, good enough, accepted."""
         error, results = self.error, self.results
         cut = self.cut
         found: list[Document | None] = []
@@ -204,7 +203,7 @@ class JobResult(Displayed):
         )
 
     def facts(self) -> Facts:
-        """What came out of the job, and how far it got."""
+        """The result of the job and its steps."""
         told = self._result().facts()
         steps = tuple(
             (step.name, Word(step.status, STATES[step.status]), f"{step.seconds:.1f}" if step.seconds else "")

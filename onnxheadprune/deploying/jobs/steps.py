@@ -20,7 +20,6 @@ from onnxheadprune.deploying.folders.opening import FilePair, paired
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.folders.types import FolderRequest
 from onnxheadprune.deploying.jobs.asked import (
-    Document,
     Given,
     documented,
     is_function,
@@ -37,7 +36,7 @@ from onnxheadprune.deploying.jobs.asked import (
 from onnxheadprune.deploying.jobs.keys import adapter
 from onnxheadprune.deploying.jobs.reading import Job
 from onnxheadprune.errors import UsageError, ValidationFailedError
-from onnxheadprune.model.documents import finite
+from onnxheadprune.model.documents import Document, finite
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
 from onnxheadprune.model.storage.folder import write_json

@@ -28,7 +28,7 @@ from onnxheadprune.model.storage.system import read_at
 
 Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
-Kind: TypeAlias = Literal["file", "new", "folder", "new folder", "model", "data"]
+FileKind: TypeAlias = Literal["file", "new", "folder", "new folder", "model", "data"]
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What systems and file systems without nameless files answer."""
 _HEAD = 2**14
@@ -71,7 +71,7 @@ class Making:
     # at once, and replaces nothing but an empty folder. "model" is a file whose weights may go into external
     # data, named by its content; "data" is separately named external data, which may be copied with the model
     # to case-insensitive file systems.
-    kind: Kind = "file"
+    kind: FileKind = "file"
     # bytes near the start of files that may be replaced, for files that the user did not name
     mark: bytes = b""
     replaces: str = ""  # the input that it may replace: the model, in place

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.summary import bench_facts, label_of
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Facts, Table
 from onnxheadprune.model.spelling import short_names
-from onnxheadprune.reporting.page.documents import Document
 from onnxheadprune.workflow.curve import curve_share, curve_table, speed_sizes
 
 WIDE_SPAN = 12

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import json_of, read_text
+from onnxheadprune.model.documents import Document, json_of, read_text
 from onnxheadprune.model.facts import Facts
 
-Document: TypeAlias = Mapping[str, Any]
-Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
+DocumentKind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
 MAX_RESULT = 2**26
 """Bytes of a result; a thousand sites with all edits of their plan take a quarter of it."""
-_FIELDS: Mapping[Kind, frozenset[str]] = {
+_FIELDS: Mapping[DocumentKind, frozenset[str]] = {
     "combination": frozenset({"corners", "recommended", "refused"}),
     "curve": frozenset({"points", "heads", "drift_unit"}),
     "benchmark": frozenset({"models", "cells", "verdicts"}),
@@ -24,7 +23,7 @@ _FIELDS: Mapping[Kind, frozenset[str]] = {
 }
 
 
-def _kind_of(document: Document) -> Kind | None:
+def _kind_of(document: Document) -> DocumentKind | None:
     if isinstance(document.get("plan"), Mapping):
         return "cut"
     return next((kind for kind, fields in _FIELDS.items() if fields <= document.keys()), None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.model.spelling import many, measure, share
-from onnxheadprune.reporting.page.documents import Document
 from onnxheadprune.validation.headline import Answer, headline_of
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.space import CARRIED_OVER, NAMED, UNTRIED
 from onnxheadprune.edit.site_cuts import block_cuts_of
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import change, count, many
-from onnxheadprune.reporting.page.documents import Document
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _head(
 
 
 def _reason(basis: str) -> str:
-    """Why a head is removed, as far as the result says it."""
+    """The reason that a head is removed, as far as the result has it."""
     if basis in ("", NAMED):
         return "named"
     return basis if basis.startswith(CARRIED_OVER) else f"chosen by {basis}"

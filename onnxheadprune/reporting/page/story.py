@@ -1,4 +1,4 @@
-"""What a page tells, as values: a cut in full or several results side by side, and how each was measured."""
+"""The contents of a page as values: a cut in full or several results side by side, with their measurements."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import PurePath
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.summary import method_of
 from onnxheadprune.edit.site_cuts import block_cuts_of, totals
+from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.spelling import count, many, short_names
 from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_of
-from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
+from onnxheadprune.reporting.page.documents import Documents, Shipped
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.reporting.page.removed import (
     DifferenceList,
@@ -108,7 +109,7 @@ def story_of(documents: Documents) -> Story:
 
 
 def _facts(documents: Documents, cuts: tuple[Cut, ...]) -> Facts | None:
-    """What all results say together; that of a job is made where its limits are known."""
+    """The facts of all results; those of a job are made where its limits are known."""
     if documents.facts is not None:
         return documents.facts
     limits = [Gate(**item) for item in documents.limits]

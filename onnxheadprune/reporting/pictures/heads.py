@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import UNTRIED
 from onnxheadprune.model.spelling import escaped, shortened
-from onnxheadprune.reporting.choice import Removed, Scores, heat_of
+from onnxheadprune.reporting.choice import Removed, ScoresBySite, heat_of
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.style import DRIFT, SPEED, STYLE, Picture, around, picture, spelled
 from onnxheadprune.workflow.result import PruneResult
@@ -38,7 +38,7 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
     return heads_picture(scores, removed, title)
 
 
-def _cuts(found: PruneResult) -> tuple[Scores, Removed]:
+def _cuts(found: PruneResult) -> tuple[ScoresBySite, Removed]:
     if found.chosen is not None:
         scores, removed = heat_of(found.chosen, found.plan)
         if any(value is not None for values in scores.values() for value in values):
@@ -67,7 +67,7 @@ STAYS = "#dfe2e5"
 
 
 def heads_picture(
-    scores: Scores,
+    scores: ScoresBySite,
     removed: Removed | None = None,
     title: str = "",
     unit: str = "",
@@ -132,12 +132,14 @@ def _ticks(norm: Normalize, rows: int) -> list[float]:
     return [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
 
 
-def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Removed | None = None) -> None:
+def save_heatmap(
+    scores: ScoresBySite, path: Path, *, title: str = "", removed: Removed | None = None
+) -> None:
     """Draw the heat map into a file."""
     save_figure(heads_picture(scores, removed, title), path)
 
 
-def _grid(scores: Scores, columns: int) -> Grid:
+def _grid(scores: ScoresBySite, columns: int) -> Grid:
     """Scores as `[site, head]`, NaN where there is none."""
     grid = np.full((max(len(scores), 1), columns), np.nan)
     for row, values in enumerate(scores.values()):
@@ -154,7 +156,7 @@ def _norm(grid: Grid) -> Normalize:
     return Normalize()
 
 
-def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
+def _cut(scores: ScoresBySite, removed: Removed | None, columns: int) -> Grid:
     """1 for remaining heads, 0 for those that go, NaN beside the last head."""
     grid = np.full((max(len(scores), 1), columns), np.nan)
     for row, (name, values) in enumerate(scores.items()):
@@ -164,7 +166,7 @@ def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
     return grid
 
 
-def _mark(axes: Axes, scores: Scores, removed: Removed) -> bool:
+def _mark(axes: Axes, scores: ScoresBySite, removed: Removed) -> bool:
     """Cross removed heads, and make those grey that have no score where others have one."""
     is_scored = any(value is not None for values in scores.values() for value in values)
     has_unscored = False

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.system import read_at
-from onnxheadprune.runtime.feeds.fill import Array
+from onnxheadprune.model.tensors import Array
 
 MAX_UNPACKED = 2**28
 """Bytes that any archive may unpack to."""
@@ -170,7 +170,7 @@ def _stored(
 
 
 def _start(stream: IO[bytes], member: zipfile.ZipInfo) -> int:
-    """Where the content of a member begins; the module `zipfile` has compared its header with the directory."""
+    """The offset of a member's content; the module `zipfile` has compared its header with the directory."""
     stream.seek(member.header_offset)
     name, extra = struct.unpack("<HH", stream.read(LOCAL_HEADER)[-4:])
     return member.header_offset + LOCAL_HEADER + int(name) + int(extra)

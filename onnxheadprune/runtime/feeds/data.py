@@ -14,8 +14,8 @@ import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, require_there
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.arrays import Stored, open_npz, read_npz
-from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import completed

@@ -5,14 +5,13 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 
-Array: TypeAlias = npt.NDArray[Any]
 UNKNOWN_ROWS = 2
 """Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
 

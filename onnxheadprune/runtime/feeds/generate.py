@@ -16,7 +16,8 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
-from onnxheadprune.runtime.feeds.fill import USUAL, Array, Padding, Reading, Special, Style, fill, read_as
+from onnxheadprune.model.tensors import Array
+from onnxheadprune.runtime.feeds.fill import USUAL, Padding, Reading, Special, Style, fill, read_as
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for
 from onnxheadprune.runtime.feeds.tables import feature_width, numbers_of_features
@@ -272,7 +273,7 @@ class FeedMaker:
 
     @property
     def note(self) -> str:
-        """Which inputs are filled otherwise than by type and name; nothing where none is."""
+        """A note on inputs that are filled otherwise than by type and name; nothing where none is."""
         listed = ", ".join(f"{name} holds {reading.value}" for name, reading in self.readings.items())
         return f"random inputs on which the model runs: {listed}" if listed else ""
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.runtime.feeds.fill import Array, length_of
+from onnxheadprune.model.tensors import Array
+from onnxheadprune.runtime.feeds.fill import length_of
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 
-Mask = npt.NDArray[np.int64]
+TokenMask = npt.NDArray[np.int64]
 EMBEDDED = "inputs_embeds"
 """How exporters call the embedded tokens that a decoder takes in the place of token ids."""
 _STATES = re.compile(r"encoder_(hidden_states|outputs)")
@@ -48,7 +49,7 @@ def _keeps_all_logits(item: Input) -> bool:
     return len(item.dims) < 2 and _ALL_LOGITS.search(item.name.lower()) is not None
 
 
-def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> Array:
+def following(item: Input, inputs: Sequence[Input], mask: TokenMask, length: int) -> Array:
     """The values of an input that `follows`.
 
     Args:
@@ -96,7 +97,7 @@ def _is_own_mask(item: Input) -> bool:
     return item.role is Role.MASK and len(item.dims) == 2 and not item.name.lower().startswith("encoder")
 
 
-def _positions(item: Input, mask: Mask, length: int) -> npt.NDArray[Any]:
+def _positions(item: Input, mask: TokenMask, length: int) -> npt.NDArray[Any]:
     rows, total = mask.shape
     if len(item.dims) < 2:
         along = np.arange(total - length, total)
@@ -108,7 +109,7 @@ def _positions(item: Input, mask: Mask, length: int) -> npt.NDArray[Any]:
     return np.broadcast_to(counted, (first if isinstance(first, int) else 3, rows, length))
 
 
-def _lengths(item: Input, mask: Mask, past: int) -> npt.NDArray[Any]:
+def _lengths(item: Input, mask: TokenMask, past: int) -> npt.NDArray[Any]:
     rows, total = mask.shape
     if item.batch_axis is None:
         return np.full([dim for dim in item.dims if isinstance(dim, int)], length_of(item, past, total))

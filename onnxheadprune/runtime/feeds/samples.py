@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from onnxheadprune.runtime.feeds.fill import Array
+from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 
 DataSource: TypeAlias = (

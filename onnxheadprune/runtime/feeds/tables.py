@@ -99,7 +99,7 @@ def _rows_indexed(use: Use) -> int | None:
 
 
 def _places(use: Use) -> int | None:
-    """How many places there are along the axis that a use counts along: places of several axes are joined before."""
+    """The number of places along the axis that a use counts along: places of several axes are joined before."""
     if use.node not in JOINS or use.node.domain:
         return _extent(use, 0, 1)
     out = use.node.out
@@ -200,7 +200,7 @@ def marks_places(value: Value) -> bool:
 
 
 def numbers_of_features(view: GraphView) -> tuple[int, ...]:
-    """How many rows are written into values by place, as far as shapes tell: features of an image, for its tokens."""
+    """The number of rows written into values by place, as far as shapes tell: features of an image, for its tokens."""
     found: dict[int, None] = {}
     for node in view.nodes:
         if node in WRITES_INTO and node.inputs[-1] is not None:

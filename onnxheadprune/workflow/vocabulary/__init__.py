@@ -1,1 +1,1 @@
-"""Which tokens are kept, and everything of a folder that follows: tokenizer, configuration, data."""
+"""The kept tokens, and everything of a folder that follows: tokenizer, configuration, data."""

@@ -1,4 +1,4 @@
-"""Which tokens are kept (a list, or the data's most frequent ones), and the model and data with these alone."""
+"""The kept tokens (a list, or the data's most frequent ones), and the model and data with these alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COUNTED = re.compile(r"(.+)\t(\d{1,15})")
 MOST = 10**15
 """The largest count."""
 Counts = npt.NDArray[np.int64]
-Entry: TypeAlias = tuple[str | range, int | None]
+ListedToken: TypeAlias = tuple[str | range, int | None]
 """A token, or ids, with how often each occurs, None where that is not said."""
 
 
@@ -166,7 +166,7 @@ def _require_special(
 class Listed:
     """The content of a list of tokens."""
 
-    entries: Sequence[Entry]  # tokens or ids
+    entries: Sequence[ListedToken]  # tokens or ids
     source: str  # what it is called in errors
 
     def ids(self, rows: int, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
@@ -216,7 +216,7 @@ def _listed(keep: str | os.PathLike[str] | Sequence[int]) -> Listed:
     if path.suffix == ".json":
         return Listed(_of_json(path, content), str(path))
     lines = [line.removesuffix("\r") for line in content.split("\n")]
-    entries: list[Entry] = []
+    entries: list[ListedToken] = []
     for line in filter(None, lines):
         counted = COUNTED.fullmatch(line)
         entries.append((counted[1], int(counted[2])) if counted else (line, None))
@@ -240,7 +240,7 @@ def _one(item: SupportsIndex) -> range:
         raise UsageError(f"the list of tokens holds {item!r:.80}, which is no token id") from None
 
 
-def _of_json(path: Path, content: str) -> list[Entry]:
+def _of_json(path: Path, content: str) -> list[ListedToken]:
     """The entries of a list of tokens or ids, or of a mapping from tokens to counts."""
     found: Any = json_of(content, f"the list of tokens {path}")
     pairs: Iterable[tuple[Any, Any]] = (

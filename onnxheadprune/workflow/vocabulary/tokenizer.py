@@ -240,7 +240,7 @@ def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
 
 
 def survives(pair: tuple[str, str], tokens: Collection[str], prefix: str = "") -> bool:
-    """Whether both parts of a merge and its product are among tokens."""
+    """Return whether both parts of a merge and its product are among tokens."""
     left, right = pair
     return left in tokens and right in tokens and left + right.removeprefix(prefix) in tokens
 

@@ -13,7 +13,7 @@ from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.executors import run_all
-from onnxheadprune.choosing.scoring.method import Array, Scored, ScoringMethod, Subject
+from onnxheadprune.choosing.scoring.method import Scored, ScoringMethod, Subject
 from onnxheadprune.choosing.scoring.methods.fluctuation import fluctuation_scores
 from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.data.drift import EffectMeter, Evidence
@@ -21,6 +21,7 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.pickling import Sent, arrived, sent
+from onnxheadprune.model.tensors import Floats
 from onnxheadprune.operators import view_of
 
 _CACHE: dict[str, tuple[GraphView, Sites]] = {}
@@ -44,7 +45,7 @@ class Ablation(ScoringMethod):
         kept = Partial.of(how.partial, loaded, sites, evidence)
         missing = [position for position in range(len(sites)) if position not in kept.found]
 
-        def done(at: int, result: Array) -> None:
+        def done(at: int, result: Floats) -> None:
             kept.add(missing[at], result)
             how.progress("ablating units, site by site", len(kept.found), len(sites))
 
@@ -58,7 +59,7 @@ class Ablation(ScoringMethod):
         return Scored({site.index: kept.found[position] for position, site in enumerate(sites)}, unit)
 
 
-def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Array:
+def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Floats:
     """Return the mean effect on the outputs of silencing each present unit of a site.
 
     The part of the model before the site runs once for all units. Where a site has hundreds of units, they are ranked
@@ -89,7 +90,7 @@ def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Array:
     return scores
 
 
-def _groups(site: Site, worth: Array) -> list[tuple[int, ...]]:
+def _groups(site: Site, worth: Floats) -> list[tuple[int, ...]]:
     """Units in groups of about equal size, sorted by score; inseparable units stay in one group."""
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
@@ -105,7 +106,7 @@ class _SiteTask:
     evidence: Evidence
 
 
-def _ablate(task: _SiteTask) -> Array:
+def _ablate(task: _SiteTask) -> Floats:
     """The scores of the task's site."""
     view, sites = _read(task.model)
     return ablation_scores(view, sites.at(task.site), task.evidence)

@@ -11,7 +11,6 @@ from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.experts import expert_scores
 from onnxheadprune.choosing.scoring.method import (
-    Array,
     Scored,
     ScoringMethod,
     Subject,
@@ -19,6 +18,7 @@ from onnxheadprune.choosing.scoring.method import (
     shares,
     summed,
 )
+from onnxheadprune.model.tensors import Floats
 
 
 class Activation(ScoringMethod):
@@ -39,7 +39,7 @@ class Activation(ScoringMethod):
         return experts._replace(values={**contexts, **experts.values})
 
 
-def _of(site: Site, moments: Sequence[Moments]) -> Array:
+def _of(site: Site, moments: Sequence[Moments]) -> Floats:
     each = [
         np.abs(projection_matrix(projection)).sum(axis=1)
         * np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))

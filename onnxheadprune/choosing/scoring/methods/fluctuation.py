@@ -10,7 +10,6 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.method import (
-    Array,
     Scored,
     ScoringMethod,
     Subject,
@@ -18,6 +17,7 @@ from onnxheadprune.choosing.scoring.method import (
     shares,
     summed,
 )
+from onnxheadprune.model.tensors import Floats
 
 
 class Fluctuation(ScoringMethod):
@@ -35,7 +35,7 @@ class Fluctuation(ScoringMethod):
         return Scored(from_contexts(subject, fluctuation_scores))
 
 
-def fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Array:
+def fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Floats:
     """Sum of Var(x_i) |W_i|² over the channels of each unit, as a share of the site's."""
     each = [
         np.diag(moment.centred().covariance) * np.square(projection_matrix(projection)).sum(axis=1)

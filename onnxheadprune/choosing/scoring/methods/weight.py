@@ -6,7 +6,8 @@ import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
-from onnxheadprune.choosing.scoring.method import Array, Scored, ScoringMethod, Subject, shares, summed
+from onnxheadprune.choosing.scoring.method import Scored, ScoringMethod, Subject, shares, summed
+from onnxheadprune.model.tensors import Floats
 
 
 class Weight(ScoringMethod):
@@ -22,6 +23,6 @@ class Weight(ScoringMethod):
         return Scored({site.index: weight_scores(site) for site in subject.sites})
 
 
-def weight_scores(site: Site) -> Array:
+def weight_scores(site: Site) -> Floats:
     """Share of a unit's rows in the energy of the layer that sums units up: |W_o[h]|² / |W_o|²."""
     return shares(summed(site, [np.square(projection_matrix(item)).sum(axis=1) for item in site.projections]))
