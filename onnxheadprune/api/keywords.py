@@ -148,12 +148,7 @@ class Call(Generic[Group]):
         rules = [(name, rule) for name, item in known.items() for rule in item.setting.rules]
         rules += [(name, rule) for names, rule in self.rules.items() for name in names.split()]
         implied = self.implies.split()
-        resolved = (
-            (name, rule.resolved(lambda word: word if word in spelled or word in implied else None))
-            for name, rule in rules
-        )
-        in_force = [(name, rule) for name, rule in resolved if rule is not None]
-        sentence = first_broken(in_force, given | dict.fromkeys(implied, True), spell)
+        sentence = first_broken(rules, given | dict.fromkeys(implied, True), spell, {*spelled, *implied})
         if sentence is not None:
             raise UsageError(sentence)
 

@@ -14,7 +14,7 @@ from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.recover import recovery_request
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
 
 
@@ -48,11 +48,7 @@ def recover(
     """
     given = calls.RECOVER.read(settings, output=output)
     request = Request(
-        Choice(
-            effect=measure_of(given.drift),
-            recover=budget_of(given.budget, given.time),
-            resume=given.resume,
-        ),
+        Choice.training(given, resume=given.resume),
         run=Run(given.provider, given.seed, data_of(model, given)),
         proving=Proving(given.validate, given.accept_inconclusive),
         writing=Writing(output, part_of(Storing, given)),

@@ -24,7 +24,7 @@ from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.spelling import spelled
 
 LAYERS = "layer."
-"""What keys of layers begin with."""
+"""The prefix of keys of layers."""
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 

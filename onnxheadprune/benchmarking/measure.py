@@ -34,7 +34,7 @@ from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.settings.measuring import Benching, Timing
 
 ROUNDS = 5
-"""How often all sessions are opened anew: what one session has by luck, the next one has not."""
+"""Number of times that all sessions are opened anew: the luck of one session is not that of the next."""
 LEAST_BLOCKS, MOST_BLOCKS = 4, 100
 """Blocks per round."""
 SLICE = 0.012

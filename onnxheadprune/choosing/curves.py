@@ -33,7 +33,7 @@ from onnxheadprune.runtime.workers import algebra_workers
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
 NO_NUMBER = 1e30
-"""What a cut costs whose outputs are not finite."""
+"""The cost of a cut whose outputs are not finite."""
 
 
 def measured_paths(

@@ -36,7 +36,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
 OVER_SAVED = "over the {} saved"
-"""What costs are weighed against."""
+"""The savings that costs are weighed against."""
 WHY_BYTES = " (experts save memory: a token goes through as many as before)"
 
 

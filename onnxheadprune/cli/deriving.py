@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_origin
 
@@ -124,7 +124,7 @@ class DerivedCommand(click.Command):
             return f"{option} {value}"
 
         given = _given(ctx) | dict.fromkeys(self.implies, True)
-        sentence = first_broken(self._rules(spelled), given, spell)
+        sentence = first_broken(self.rules, given, spell, {*spelled, *self.implies})
         if sentence is not None:
             raise click.UsageError(sentence, ctx)
         if self.makes is not None:
@@ -157,13 +157,6 @@ class DerivedCommand(click.Command):
                 listed = ",".join(bare[:first_other])
                 return click.UsageError(f"write {option} {listed}, with commas and no spaces", error.ctx)
         return None
-
-    def _rules(self, spelled: Mapping[str, str]) -> Iterator[tuple[str, Rule]]:
-        """All rules, without what this command does not have."""
-        for name, rule in self.rules:
-            known = rule.resolved(lambda word: word if word in spelled or word in self.implies else None)
-            if known is not None:
-                yield name, known
 
 
 def command(

@@ -144,7 +144,7 @@ ELSEWHERE = {
     "train": "recover",
     "finetune": "recover",
 }
-"""What other programs call what a command does here."""
+"""Other programs' names of commands."""
 
 
 PROGRAM = "onnxheadprune"

@@ -34,7 +34,7 @@ NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where no more can be written. Of outputs somebody else tells; this is about temporary files."""
+"""Errors of a full disk. Of outputs somebody else tells; this is about temporary files."""
 MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 

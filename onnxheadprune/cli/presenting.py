@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _KINDS = {".html": "report", ".png": "plot", ".svg": "plot", ".pdf": "plot"}
-"""What a file is called where the output says where it went."""
+"""Names of written files in the output."""
 
 
 class Presentation:

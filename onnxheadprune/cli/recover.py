@@ -30,14 +30,10 @@ def recover(
     """
     from onnxheadprune.reporting.console import err
     from onnxheadprune.workflow.recover import recovery_request
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
+    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
     request = Request(
-        Choice(
-            effect=measure_of(recovering.drift),
-            recover=budget_of(recovering.budget, recovering.time),
-            resume=resume,
-        ),
+        Choice.training(recovering, resume=resume),
         run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(checking.validate, checking.accept_inconclusive),
         writing=Writing(output, storing),

@@ -22,7 +22,7 @@ SHELF = "onnx"
 CONFIGS = ("generation_config.json", "config.json")
 START, END = "decoder_start_token_id", "eos_token_id"
 STATES = ("encoder_hidden_states", "last_hidden_state")
-"""How exporters call what an encoder gives."""
+"""Exporters' names of an encoder's output."""
 _DECODER = re.compile(r"^(.*)decoder(?:_with_past)?(?:_model)?(?:_merged)?(.*)$")
 _EMBEDDINGS = ("embed_tokens", "embeddings", "embedding")
 

@@ -15,7 +15,7 @@ from onnxheadprune.runtime.feeds.prefill import EMBEDDED, encoder_states, is_of_
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 TARGET_IDS = "decoder_input_ids"
-"""How data for an encoder and a decoder calls the tokens of the decoder, whose own file calls them input_ids."""
+"""The name of the decoder's tokens in data for an encoder and a decoder; the decoder's file calls them input_ids."""
 _ENCODER = "encoder_"
 
 

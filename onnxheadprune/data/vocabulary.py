@@ -22,7 +22,7 @@ NAMES = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 CONFIG = "config.json"
 NESTED = ("text_config", "decoder", "encoder")
-"""Where configurations of several models keep those that read text."""
+"""Fields with the configurations of models that read text, where there are several models."""
 SPECIAL = ("unk_token", "sep_token", "cls_token", "pad_token", "mask_token")
 GPTS_OWN = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<mask>")
 SAVE_ONE = "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"

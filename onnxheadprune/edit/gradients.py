@@ -91,7 +91,7 @@ Decomposition: TypeAlias = Callable[[Step], "Sequence[Term | None] | Constant"]
 GRADIENTS: Table[GradientFunction] = Table("gradients", facts.GRADIENTS)
 gradient = GRADIENTS.register
 DECOMPOSITIONS: Table[Decomposition] = Table("decompositions", facts.GRADIENTS)
-"""What takes the place of a fused node, one term per output; None for an output that cannot be made."""
+"""Terms that replace a fused node, one per output; None for an output that cannot be made."""
 decomposition = DECOMPOSITIONS.register
 
 

@@ -28,7 +28,7 @@ ALWAYS = ("neurons",)
 
 
 HEADS_KEY = "attn."
-"""What keys of attention sites may begin with, and begin with wherever people read them."""
+"""The optional prefix of keys of attention sites, which people always see."""
 
 
 @dataclass(frozen=True, kw_only=True)

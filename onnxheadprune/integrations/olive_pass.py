@@ -39,7 +39,7 @@ SEARCHED: dict[str, tuple[object, ...]] = {
     "whole_groups": (False, True),
     "method": (MEASURED, "reconstruction"),
 }
-"""What a search tries, unless given."""
+"""Values that a search tries, unless given."""
 DATA_CONFIG = "Calibration data of Olive."
 ATTRIBUTE = "onnxheadprune_heads"
 """Among the attributes of the model: the heads that went, per site."""

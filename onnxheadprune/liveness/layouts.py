@@ -102,7 +102,7 @@ class FusedLayout:
 
 LayoutReader: TypeAlias = Callable[[Node], FusedLayout | None]
 LAYOUTS: Table[LayoutReader] = Table("layouts")
-"""What reads the layout of a fused attention."""
+"""Readers of the layout of a fused attention."""
 layout_reader = LAYOUTS.register
 
 
@@ -243,7 +243,7 @@ class Mixture:
 
 MixtureReader: TypeAlias = Callable[[Node], Mixture | None]
 MIXTURES: Table[MixtureReader] = Table("mixtures")
-"""What reads the layout of a fused mixture of experts."""
+"""Readers of the layout of a fused mixture of experts."""
 mixture_reader = MIXTURES.register
 
 

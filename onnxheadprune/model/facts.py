@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 State: TypeAlias = Literal["", "good", "open", "doubtful", "bad"]
-"""How a reader should take a text; "open" is theirs to judge, "" says nothing of that."""
+"""The judgement in a text; "open" is the reader's to judge, "" is none."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from onnxheadprune.edit.gradient_terms import Term
 from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
 
 HIDDEN = -1e38
-"""What is added to scores that do not count. Infinity would make NaN of rows without any."""
+"""The term that is added to masked scores. Infinity would make NaN of rows without any."""
 
 
 @dataclass(frozen=True)

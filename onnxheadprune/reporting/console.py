@@ -27,7 +27,7 @@ from onnxheadprune.model.spelling import escaped
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
 LEAST_WIDTH, MOST_WIDTH = 40, 1000
-"""What COLUMNS may ask for; less tears words apart, more is no terminal's."""
+"""Bounds of COLUMNS; less tears words apart, more is no terminal's."""
 
 
 class Console(RichConsole):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from onnxheadprune.reporting.pictures.curve import Against
 
 PICTURE_MARK, JSON_MARK = "onnxheadprune sweep", '"drift_unit"'
-"""What the two files of a curve hold near their start."""
+"""Marks near the start of the two files of a curve."""
 
 
 def curve_files(output: Path) -> tuple[Path, Path]:

@@ -36,7 +36,7 @@ DEVICES = {
     "NvTensorRTRTXExecutionProvider": "cuda",
     "DmlExecutionProvider": "dml",
 }
-"""Where a provider wants its tensors; the others take them from the CPU's memory."""
+"""The devices on which providers take tensors; the others take them from the CPU's memory."""
 NO_CAPTURE = "-1"
 """`gpu_graph_id` of a run that is neither captured nor replayed."""
 

@@ -27,7 +27,7 @@ from onnxheadprune.runtime.session import CUDA, Provider, onnx_runtime
 CHILD = "from onnxheadprune.runtime.memory import _child; _child()"
 RUNS = 3
 KERNEL = re.compile(r"Operator=(\S+)(?: Node=\S+)?.*? SdpaKernel=(\S+)")
-"""What ONNX Runtime prints per attention node with ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1."""
+"""A line of ONNX Runtime per attention node with ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1."""
 _STATUS = Path("/proc/self/status")
 ON_CUDA = "device memory that the driver lost to this process: weights, activations, workspaces"
 ON_CPU = "peak resident memory while running, over the level before loading: weights and activations"

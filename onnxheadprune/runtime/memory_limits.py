@@ -38,7 +38,7 @@ FOLDER = "session.model_external_initializers_file_folder_path"
 NO_COPIES = "session.disable_prepacking"
 """Its setting against packed copies of weights, which are as large as the model, once per session."""
 PAGE = 4096
-"""Where weights of a file of our own may begin, in bytes: what a system maps is pages."""
+"""The alignment of weights in a file of our own, in bytes: systems map pages."""
 
 
 def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) -> Callable[[], bytes | str]:

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 NOTE = "note: "
-"""What begins so is no work, but something to know before more of it is done."""
+"""The prefix of a note, which is no step of the work."""
 
 
 def silent(_what: str, _done: int, _of: int) -> None:

@@ -44,7 +44,7 @@ MOST_REUSED = 2000
 BIAS = 2
 """The input of the bias in operators that read it, whether it is there or not."""
 NODE_BYTES = 2**12
-"""What a node takes in a session, about."""
+"""Bytes of a node in a session, about."""
 _LOAD = """
 import sys, onnxruntime
 if sys.argv[1] == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):

@@ -418,16 +418,25 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return hint, ()
 
 
-def first_broken(rules: Iterable[tuple[str, Rule]], given: Mapping[str, object], spell: Spell) -> str | None:
+def first_broken(
+    rules: Iterable[tuple[str, Rule]],
+    given: Mapping[str, object],
+    spell: Spell,
+    known: Collection[str] | None = None,
+) -> str | None:
     """The sentence about the first setting that would have no effect, None if there is none.
 
     Args:
-        rules: names of settings, each with a rule in full names.
+        rules: names of settings, each with a rule; in full names, or in those of `known`, others being left out.
         given: values of the settings that somebody gave, and of those that are implied.
         spell: how settings are written, with a value or without; None for what is implied.
     """
-    sentences = (rule.broken(name, given, spell) for name, rule in rules)
-    return next((sentence for sentence in sentences if sentence is not None), None)
+    for name, rule in rules:
+        in_force = rule if known is None else rule.resolved(lambda word: word if word in known else None)
+        sentence = None if in_force is None else in_force.broken(name, given, spell)
+        if sentence is not None:
+            return sentence
+    return None
 
 
 def _parts(word: str) -> tuple[str, str, str]:

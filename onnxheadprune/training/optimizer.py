@@ -78,7 +78,7 @@ BETAS = (0.9, 0.99)
 """The second one forgets faster than usual: a recovery has few steps."""
 EPSILON = 1e-8
 STATES = ("parameter", "mean", "square")
-"""What a step reads and writes anew."""
+"""Tensors that each step reads and writes."""
 STEP = """
 older_mean = Mul(mean, beta_1)
 new_mean = Add(older_mean, gradient)

@@ -22,7 +22,7 @@ FIRST_SCALE = 2.0**16
 """Loss scale to begin with. Gradients of the stream are about one over positions times features, and float16 has all
 its digits from 2^-14 to 2^16."""
 LEAST_SCALE = 1.0
-"""Where even this is too much for float16, it is not the loss scale that makes numbers too large."""
+"""The least loss scale: where even this is too much for float16, another cause makes numbers too large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Slopes:
 
 FLOAT32, TF32, FLOAT16 = "float32", "tf32", "float16"
 FARTHEST = 0.05
-"""How far loss and gradients may be from those in float32, as a share of them. On MiniLM gradients of two batches of 16
+"""The largest distance of loss and gradients from those in float32, as a share of them. On MiniLM gradients of two batches of 16
 are as far apart as they are long, so a twentieth of that is lost in the noise that a step has anyway; rounding all
 operands of products to float16 gave 0.016."""
 GAIN = 0.9

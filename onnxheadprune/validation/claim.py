@@ -43,7 +43,7 @@ CONTRACTS = (
     Contract(allow_io_change=True),
     Contract(cache="keep", allow_io_change=True),
 )
-"""What may have been agreed to, in the order in which it is tried."""
+"""Contracts that may have been agreed to, in the order in which they are tried."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from onnxheadprune.validation.producers import Producer, ProducerKind, Scope
 Inferred: TypeAlias = Callable[[str], Shape | None]
 """The shape that the planned graph gives one of its values, None where that is not known."""
 Pairs: TypeAlias = Mapping[tuple[int, int], Producer]
-"""What makes a planned value, by the identity and the output of what makes the same value of the pruned model."""
+"""Producers of planned values, by the identity and the output of the producer in the pruned model."""
 Known: TypeAlias = Callable[[], Shape | None]
 Tensor: TypeAlias = TypeProto.Tensor | TypeProto.SparseTensor
 Dimension: TypeAlias = TensorShapeProto.Dimension

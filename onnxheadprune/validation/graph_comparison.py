@@ -81,7 +81,7 @@ def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[Documented]:
 
 
 SameTensor: TypeAlias = Callable[[str, TensorProto, TensorProto], bool]
-"""Whether a planned tensor (by its name there) and one of the pruned model hold the same."""
+"""A comparison of a planned tensor (by its name there) and one of the pruned model."""
 LISTED = 5
 """Differences that are spelled out."""
 

@@ -16,13 +16,13 @@ from onnxheadprune.model.spelling import accuracy, many, share
 from onnxheadprune.model.typed_json import JsonObject, written
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
-"""How a reader should take an answer; "open" is theirs to judge."""
+"""The judgement of an answer; "open" is the reader's to judge."""
 _ORDER: tuple[State, ...] = ("good", "open", "doubtful", "bad")
 QUESTIONABLE, RUINED = 0.05, 0.25
 """Parts of the correct or agreeing outputs that are lost, from which no limit is needed to doubt a model, or to call it
 ruined."""
 Exact: TypeAlias = Literal["yes", "tried", "no", "not shown"]
-"""Whether a pruned model is exact: proven, equal on all inputs that were tried, wrong, or no input could tell."""
+"""Exactness of a pruned model: proven, equal on all inputs that were tried, wrong, or no input could tell."""
 
 
 def exactness(verdict: str, *, identical: bool) -> Exact:

@@ -41,9 +41,9 @@ class Placed:
 Pair = tuple[NodeProto, NodeProto]
 Operator = tuple[str, str]
 SameNode = Callable[[NodeProto, NodeProto], bool]
-"""Whether two nodes have the same operator, attributes, and numbers of inputs and outputs."""
+"""A comparison of two nodes: operator, attributes, and numbers of inputs and outputs."""
 SameValue = Callable[[Producer, Producer], bool]
-"""Whether two stored tensors or two inputs are the same."""
+"""A comparison of two stored tensors or two inputs."""
 
 
 def matched(

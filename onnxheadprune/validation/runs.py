@@ -66,7 +66,7 @@ class Findings:
 
 
 MORE_ROUNDS = 3
-"""How often all kinds of random feeds are made once more where rounding decides."""
+"""Number of times that all kinds of random feeds are made once more where rounding decides."""
 NO_NUMBERS = (
     "where the original itself gives NaN, with the heads and without them, nothing is compared, and on such inputs a"
     " deployment is not checked"

@@ -26,7 +26,7 @@ MOST_GONE = 6
 FEW = 2
 """Changed fields of a configuration that are written out."""
 HALF = 0.03
-"""How far a part may lie from a half to be called one."""
+"""The largest distance from a half of a part that is called one."""
 _SAMPLES = re.compile(r"\(([\d,]+) of [\d,]+ samples\)")
 _SEEN = re.compile(r"which the (\w+) has seen")
 _RANDOM = "random inputs"

@@ -182,7 +182,7 @@ SEARCHES: Mapping[str, Callable[[LoadedModel, Analysis], Any]] = {
     EXITS: lambda loaded, analysis: EarlyExits.of(loaded, analysis),
     VOCABULARY: lambda loaded, analysis: vocabularies(analysis.view),
 }
-"""What `inspect` looks for beside sites, which are found by kind."""
+"""Searches of `inspect` beside sites, which are found by kind."""
 
 
 @dataclass(frozen=True)

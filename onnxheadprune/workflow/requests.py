@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.settings.calls import Pruning
-    from onnxheadprune.settings.cutting import Cut, Selecting
+    from onnxheadprune.settings.cutting import Cut, Recovering, Selecting
     from onnxheadprune.training.budget import Budget
     from onnxheadprune.workflow.choice.chosen import Chosen
 
@@ -89,6 +89,11 @@ class Choice:
             exit=cut.exit,
             tokens=Tokens.of(cut.vocab, cut.vocab_size, cut.token_ids, cut.token_logits),
         )
+
+    @classmethod
+    def training(cls, how: Recovering, *, resume: bool) -> Choice:
+        """Return a training of the remaining weights alone."""
+        return cls(effect=measure_of(how.drift), recover=budget_of(how.budget, how.time), resume=resume)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from onnxheadprune.model.graph.walks import stored_behind
 
 T = TypeVar("T", bound=Hashable)
 VALUES = 2
-"""Where fused operators with separate queries, keys and values take the values."""
+"""The input of the values in fused operators with separate queries, keys and values."""
 
 
 class Partition(Generic[T]):

@@ -74,19 +74,19 @@ class Site:
     KEY: ClassVar[str]
     """The prefix of a site's key in a spec: "ffn." of "ffn.3"."""
     FROM: ClassVar[int]
-    """Where their indices begin: a multiple of `SPAN`."""
+    """The first of their indices: a multiple of `SPAN`."""
     FIELD: ClassVar[str]
     """The list of these sites in `inspect --json`."""
     UNNAMED: ClassVar[str] = "site"
-    """What a site whose nodes have no names is called, with a number."""
+    """The name, with a number, of a site whose nodes have no names."""
     SHARED: ClassVar[str] = "set"
-    """What is called that a group of units shares: the owner of columns in `inspect --json`."""
+    """The name of the part that a group of units shares: the owner of columns in `inspect --json`."""
     LAYER: ClassVar[str] = ""
-    """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
+    """Its place in a layer: the "begin", a "part", or ""."""
     STEPS: ClassVar[int | None] = 64
     """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
     CHOSEN: ClassVar[bool] = True
-    """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
+    """True if data or scores may select units of this kind; otherwise they are removed only by name."""
     MULTIPLE: ClassVar[int] = 1
     """The number of which a site keeps a multiple of units, unless another one is set."""
     SCORED_BY: ClassVar[str] = "contexts"

@@ -172,7 +172,7 @@ class Backward:
 FIRST_OPSET = 13
 """Before, axes of sums and squeezes were attributes, which cannot be computed."""
 NEW_OPSET = 18
-"""What older models are raised to."""
+"""The opset that older models are raised to."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from onnxheadprune.liveness.refusals import Refusal
 Heads = frozenset[int]
 Move = frozenset[int]
 GROUPS, QUERIES = "groups", "queries"
-"""How grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
+"""Ways in which grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
 BOTH = (GROUPS, QUERIES)
 
 

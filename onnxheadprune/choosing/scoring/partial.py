@@ -23,7 +23,7 @@ from onnxheadprune.model.tensors import Floats
 from onnxheadprune.model.typed_json import JsonObject, json_text, parsed
 
 MARK = b'{"key": "'
-"""How such a file begins."""
+"""The beginning of such a file."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from onnxheadprune.errors import RefusedError, named_setting
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
-"""What configurations of two stacks call those of the decoder, whose caches are counted."""
+"""Fields of configurations of two stacks for the decoder, whose caches are counted."""
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 KINDS = "layer_types"
-"""What a configuration says of each layer, in a list."""
+"""Fields of a configuration with an item for each layer."""
 NESTED = ("text_config", "decoder")
-"""Where configurations of several models keep that of the decoder."""
+"""Fields with the decoder's configuration, where there are several models."""
 LEAVE = f"leave {named_setting('cache', 'renumber')} out, and the caches keep their shapes"
 
 

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 EXPECTED = ("model.onnx", "onnx/model.onnx")
-"""Where encoders are looked for; text-embeddings-inference loads the first one that is there."""
+"""Places of encoders; text-embeddings-inference loads the first one that is there."""

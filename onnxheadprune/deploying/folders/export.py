@@ -60,7 +60,7 @@ def says_its_part(part: str) -> bool:
 
 SUFFIX = ".onnx"
 FLOAT, HALF, QUANTIZED = range(3)
-"""How precise a file is; the first is the most precise."""
+"""Precisions of files, the most precise one first."""
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _PACKED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 

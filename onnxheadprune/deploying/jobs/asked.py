@@ -25,12 +25,12 @@ from onnxheadprune.settings.writing import Storing
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, measure_of
 
 Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
 """Reads the calibration data for a model, or for one of a folder."""
 ACCEPTANCE = "prune.accept_inconclusive: true"
-"""What a job file says so that a verdict that shows nothing is enough."""
+"""The key of a job file that accepts a verdict that shows nothing."""
 
 
 def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
@@ -100,7 +100,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
     """The request of the step recover; see `pruning`."""
     keys, prune = job.keys.recover or Recovering(), job.keys.prune
     return Request(
-        Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget, keys.time), resume=resume),
+        Choice.training(keys, resume=resume),
         run=Run(job.keys.provider, job.keys.seed, data),
         proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
         writing=Writing(output, part_of(Storing, prune)),

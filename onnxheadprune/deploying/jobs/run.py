@@ -117,7 +117,7 @@ def _operations(result: Document) -> float | None:
 
 VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"
 TOLD = (VERDICT, SUMMARY, PAGE)
-"""What is made at the end of every run."""
+"""Files that every run writes at its end."""
 MOST_RESULT = 2**26
 """Bytes of the result of a step."""
 

@@ -24,7 +24,7 @@ from onnxheadprune.model.tensors import FLOATS
 SAME = CASTS | IDENTITIES
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
 _HANDS_ON = ADDS | CASTS | IDENTITIES | REREADS | WEIGHS | SIGMOIDS | CLIPS
-"""What stands between a projection and an output that holds logits or probabilities."""
+"""Operators between a projection and an output that holds logits or probabilities."""
 
 
 @dataclass(frozen=True)

@@ -152,19 +152,19 @@ SHAPES: Table[ShapeFunction] = Table("shape functions")
 """Each takes a node whose inputs are annotated."""
 shape_function = SHAPES.register
 INPUT_SHAPES: Table[ShapeFunction] = Table("shapes of inputs")
-"""What inputs of a node tell of each other's shapes, one shape per input, None where nothing is known; asked before the
+"""Shapes of a node's inputs that follow from each other, one shape per input, None where nothing is known; asked before the
 shape function."""
 input_shape_function = INPUT_SHAPES.register
 NUMBERS: Table[NumbersOfAll] = Table("numbers")
-"""What small whole numbers become (`elements.py`), one entry per output."""
+"""Results of small whole numbers (`elements.py`), one entry per output."""
 number_functions = NUMBERS.register
 COSTS: Table[Cost] = Table("costs")
-"""How many operations a node takes, a multiplication and an addition being two; None where its shapes are not known."""
+"""Operations of a node, a multiplication and an addition being two; None where its shapes are not known."""
 cost_function = COSTS.register
 TRIPS: Table[Callable[[Node], int]] = Table("trips")
-"""How often loops run their bodies; once where that is not known."""
+"""Turns of loops; one where that is not known."""
 ARITHMETIC: Table[Arithmetic] = Table("arithmetic")
-"""What operators make of inputs that hold one number each."""
+"""Results of operators whose inputs hold one number each."""
 arithmetic = ARITHMETIC.register
 ROLES: Table[Roles] = Table("roles")
 

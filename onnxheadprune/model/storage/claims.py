@@ -30,7 +30,7 @@ Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
 FileKind: TypeAlias = Literal["file", "new", "folder", "new folder", "model", "data"]
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-"""What systems and file systems without nameless files answer."""
+"""Errors of systems and file systems without nameless files."""
 _HEAD = 2**14
 MODEL_SUFFIXES = (".onnx", "")
 _force: ContextVar[bool] = ContextVar("_force", default=False)

@@ -25,11 +25,11 @@ except ImportError:  # Windows
 BINARY = getattr(os, "O_BINARY", 0)
 """Windows translates the ends of lines in what is opened without it."""
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
-"""What file systems without hard links answer, folders that are guarded against them, and other mounts."""
+"""Errors of file systems without hard links, of folders that are guarded against them, and of other mounts."""
 RENAMES_OPEN = fcntl is not None
 """Windows neither renames nor removes what is open."""
 TEMPORARY = "onnxheadprune-"
-"""How the names of temporary folders begin."""
+"""The prefix of the names of temporary folders."""
 LOCK = "lock"
 """The file that is locked while the process lives that made the folder."""
 

@@ -84,7 +84,7 @@ def _round_step(step: float) -> float:
 
 
 Value: TypeAlias = tuple[float | None, bool]
-"""What a point has of a quantity, and whether that differs measurably from the original."""
+"""The value of a quantity at a point; True if it differs measurably from the original."""
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
 
 

@@ -31,7 +31,7 @@ from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 Against: TypeAlias = Literal["heads", "operations", "bytes", "parameters", "speedup"]
 COUNTED: tuple[Against, ...] = ("heads", "operations", "bytes")
-"""What ratios may be shares of."""
+"""The wholes that ratios may be shares of."""
 PANEL_HEIGHT = 1.75
 LEAST_SPAN = 0.02
 """Of an axis of accuracies: a difference of one label in hundreds must not fill a picture."""

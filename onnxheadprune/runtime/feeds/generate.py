@@ -32,10 +32,10 @@ LONGER = (16, 32, 64)
 LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 16000)
 """The same for images and audio, where convolutions ask for hundreds."""
 LARGEST = {4: 512, 3: 3000, 2: 16000}
-"""What is tried at most, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
+"""The largest sizes that are tried, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
 
 MOST_READINGS, SIZES_READ = 96, 4
-"""How many other readings of inputs are tried, on how many sizes each, where a model does not run."""
+"""Numbers of other readings of inputs that are tried, and of sizes for each, where a model does not run."""
 MOST_TOKENS = 16
 """Special ids in a row that are tried, beside numbers that the graph shows."""
 PIECE = 2**21

@@ -220,7 +220,7 @@ _TRUTHS = COMPARES | JOINS_TRUTHS
 _FEATURES = SUMS_PRODUCTS | NORMALIZES | WEIGHS
 _TO_SCORES = _MOVES | _SCALES | _SHIFTS | EXTREMES | CHOOSES_ELEMENTS | DROPOUTS
 HUGE = 1000
-"""What hides a token is at least so far below its score."""
+"""The least distance below its score of a mask that hides a token."""
 MOST_SEEN = 1000
 """Values that are followed from one input."""
 NEAR = 64

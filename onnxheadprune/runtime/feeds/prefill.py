@@ -17,7 +17,7 @@ from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 TokenMask = npt.NDArray[np.int64]
 EMBEDDED = "inputs_embeds"
-"""How exporters call the embedded tokens that a decoder takes in the place of token ids."""
+"""Exporters' names of the embedded tokens that a decoder takes in the place of token ids."""
 _STATES = re.compile(r"encoder_(hidden_states|outputs)")
 _CROSS = re.compile(r"(?<!de)encoder|cross")
 _ALL_LOGITS = re.compile(r"logits_to_keep")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
 """The basis of a choice whose refit left all weights unchanged."""
 BEHIND = 4.0
-"""How much longer it takes to measure, prove and write a trained cut than to measure one."""
+"""The time to measure, prove and write a trained cut, as a multiple of that to measure one."""
 
 
 def named(cutter: Cutter, heads: HeadSpec) -> Chosen:

@@ -28,7 +28,7 @@ from onnxheadprune.workflow.vocabulary.unknown import hiding, passing
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
-"""What tells a token at the beginning of a word from one within it."""
+"""Marks of a token at the beginning of a word, or within it."""
 SUFFIXES = ("</w>", "@@")
 KINDS = ("WordPiece", "Unigram", "BPE", "WordLevel")
 OLDER = (WORD_PIECES, BYTE_PAIRS[0])
