@@ -15,7 +15,7 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 
 POWER = 10.0
-"""The least multiple of the difference by which silencing the heads must move the outputs, or a wrong cut could hide."""
+"""The least effect of silencing the heads, as a multiple of the difference, in which a wrong cut could not hide."""
 
 
 @dataclass(frozen=True)

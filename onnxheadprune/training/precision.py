@@ -87,9 +87,9 @@ class Slopes:
 
 FLOAT32, TF32, FLOAT16 = "float32", "tf32", "float16"
 FARTHEST = 0.05
-"""The largest distance of loss and gradients from those in float32, as a share of them. On MiniLM gradients of two batches of 16
-are as far apart as they are long, so a twentieth of that is lost in the noise that a step has anyway; rounding all
-operands of products to float16 gave 0.016."""
+"""The largest distance of loss and gradients from those in float32, as a share of them. On MiniLM gradients of two
+batches of 16 are as far apart as they are long, so a twentieth of that is lost in the noise that a step has anyway;
+rounding all operands of products to float16 gave 0.016."""
 GAIN = 0.9
 """Part of the time of the best one so far that another must not exceed: chance on the clock is to decide nothing."""
 REPEATS = 5

@@ -15,7 +15,7 @@ from onnxheadprune.liveness.refusals import Refusal
 Heads = frozenset[int]
 Move = frozenset[int]
 GROUPS, QUERIES = "groups", "queries"
-"""Ways in which grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
+"""Steps of grouped-query attention: a KV head with its query heads, or a query head of every KV head."""
 BOTH = (GROUPS, QUERIES)
 
 

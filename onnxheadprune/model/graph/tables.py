@@ -152,8 +152,7 @@ SHAPES: Table[ShapeFunction] = Table("shape functions")
 """Each takes a node whose inputs are annotated."""
 shape_function = SHAPES.register
 INPUT_SHAPES: Table[ShapeFunction] = Table("shapes of inputs")
-"""Shapes of a node's inputs that follow from each other, one shape per input, None where nothing is known; asked before the
-shape function."""
+"""Shapes of a node's inputs that follow from each other, None where unknown; asked before the shape function."""
 input_shape_function = INPUT_SHAPES.register
 NUMBERS: Table[NumbersOfAll] = Table("numbers")
 """Results of small whole numbers (`elements.py`), one entry per output."""
