@@ -39,8 +39,8 @@ def guarded(context: click.Context) -> Iterator[None]:
 def _require_inputs(context: click.Context) -> None:
     """Check that everything named exists. What is said of its kind, and of options for that kind, comes after."""
     for option in context.command.params:
-        given = context.params.get(option.name or "")
-        for value in given if isinstance(given, tuple) else [given]:
+        paths = context.params.get(option.name or "")
+        for value in paths if isinstance(paths, tuple) else [paths]:
             if option.name == "data" and isinstance(value, str) and value != RANDOM:
                 from onnxheadprune.runtime.feeds.data import require_data
 
@@ -58,18 +58,18 @@ def _require_inputs(context: click.Context) -> None:
 def _makings(context: click.Context) -> Iterator[Making]:
     from onnxheadprune.model.storage.claims import Making
 
-    given = context.params
-    model, pattern = given.get("model"), given.get("data_name")
-    kind = _kind(given)
-    if given.get("in_place") and model is not None:
+    values = context.params
+    model, pattern = values.get("model"), values.get("data_name")
+    kind = _kind(values)
+    if values.get("in_place") and model is not None:
         from onnxheadprune.model.save import Outputs
 
         spelled = "", context.meta.get(f"{SPELLED}backup", "")
         yield from replace(
-            Outputs.of(model, given["backup"], pattern), original="MODEL", spelled=spelled
+            Outputs.of(model, values["backup"], pattern), original="MODEL", spelled=spelled
         ).makings()
     for option in context.command.params:
-        path, typed = given.get(option.name or ""), context.meta.get(f"{SPELLED}{option.name}", "")
+        path, typed = values.get(option.name or ""), context.meta.get(f"{SPELLED}{option.name}", "")
         if not isinstance(option.type, Output) or path is None or option.name == "backup":
             continue
         if option.name != "output":
@@ -77,31 +77,31 @@ def _makings(context: click.Context) -> Iterator[Making]:
         elif kind == "model":
             from onnxheadprune.model.save import Outputs
 
-            beside = tuple(_beside(path, given))
+            beside = tuple(_beside(path, values))
             yield from replace(Outputs.of(path, None, pattern, beside), spelled=(typed, "")).makings()
         else:
             suffixes = option.type.suffixes if kind == "file" else ()
             yield Making("the output", path, typed, kind, copy_of=model, suffixes=suffixes)
-            yield from _beside(path, given)
+            yield from _beside(path, values)
 
 
-def _kind(given: Mapping[str, object]) -> Literal["folder", "new folder", "model", "file"]:
+def _kind(values: Mapping[str, object]) -> Literal["folder", "new folder", "model", "file"]:
     """Return what the output is: many models make a folder."""
-    model = given.get("model")
-    if isinstance(model, Path) and model.is_dir() and "runtime" in given:
+    model = values.get("model")
+    if isinstance(model, Path) and model.is_dir() and "runtime" in values:
         return "new folder"
-    if "folder" in given:
+    if "folder" in values:
         return "folder"
-    return "model" if "external_data" in given or "when" in given else "file"
+    return "model" if "external_data" in values or "when" in values else "file"
 
 
-def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
+def _beside(output: Path, values: Mapping[str, object]) -> Iterator[Making]:
     """Files that come with an output without being named; they replace nothing but their like."""
     from onnxheadprune.model.storage.claims import Making
 
     if not output.name:
         return
-    if "ratios" in given:
+    if "ratios" in values:
         from onnxheadprune.reporting.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)
@@ -109,15 +109,15 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
             yield Making("the picture beside the output,", picture, mark=PICTURE_MARK.encode())
         else:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
-    if (given.get("recover") or given.get("budget")) and _kind(given) == "model":
+    if (values.get("recover") or values.get("budget")) and _kind(values) == "model":
         from onnxheadprune.training.checkpoint import beside, making_of
 
         yield making_of(beside(output))
-    if given.get("method") in BY_SITE:
+    if values.get("method") in BY_SITE:
         from onnxheadprune.choosing.scoring.partial import MARK
         from onnxheadprune.choosing.scoring.scores import partial_path
 
-        if (partial := partial_path(output, given["method"])) is not None:
+        if (partial := partial_path(output, values["method"])) is not None:
             yield Making("the record of finished sites,", partial, mark=MARK)
 
 
@@ -130,8 +130,8 @@ def _readings(context: click.Context) -> Iterator[Reading]:
             continue
         is_model = isinstance(option, click.Argument)
         what = option.human_readable_name if is_model else max(option.opts, key=len)
-        given = context.params.get(option.name or "")
-        for value in given if isinstance(given, (tuple, list)) else [given]:
+        paths = context.params.get(option.name or "")
+        for value in paths if isinstance(paths, (tuple, list)) else [paths]:
             yield from named_files(what, value)
             if is_model and isinstance(value, Path):
                 with contextlib.suppress(OSError):

@@ -56,22 +56,22 @@ Signature: TypeAlias = Callable[[Emitter, _Given], tuple[tuple[str, ...], Attrib
 """Inputs and attributes of an operator, without the scale; the emitter makes what an input needs."""
 
 
-def _multi_head(_: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+def _multi_head(_: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """Packed operands, and the bias as sixth input."""
-    return _trimmed((*given.operands, "", "", given.bias)), (("num_heads", given.heads),)
+    return _trimmed((*operands.operands, "", "", operands.bias)), (("num_heads", operands.heads),)
 
 
-def _group_query(emitter: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+def _group_query(emitter: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """The lengths of the sequences are inputs; the bias is the eleventh."""
-    lengths = _lengths(emitter, given.query)
-    counts = (("num_heads", given.heads), ("kv_num_heads", given.kv_heads), ("causal", 0))
-    return _trimmed((*given.operands, "", "", *lengths, "", "", "", given.bias)), counts
+    lengths = _lengths(emitter, operands.query)
+    counts = (("num_heads", operands.heads), ("kv_num_heads", operands.kv_heads), ("causal", 0))
+    return _trimmed((*operands.operands, "", "", *lengths, "", "", "", operands.bias)), counts
 
 
-def _standard(_: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+def _standard(_: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """Operands of four axes show how many heads there are."""
-    counts = (("q_num_heads", given.heads), ("kv_num_heads", given.kv_heads))
-    return _trimmed((*given.operands, given.bias)), () if len(given.query.layout) == 4 else counts
+    counts = (("q_num_heads", operands.heads), ("kv_num_heads", operands.kv_heads))
+    return _trimmed((*operands.operands, operands.bias)), () if len(operands.query.layout) == 4 else counts
 
 
 def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -202,8 +202,8 @@ def fit(match: Match, operator: Operator, near: bool = False) -> Fit | Refusal:
     if cost >= IMPOSSIBLE:
         return cannot(match.core, "its context cannot be brought back into the shape it had")
     axes = (batch, heads, queries, keys, width, v_width)
-    found = Fit(operator, match, *taps, axes, output, raw, cost)
-    score_axes = _score_axes(found, Tensor("", ()), Tensor("", ()))
+    fitted = Fit(operator, match, *taps, axes, output, raw, cost)
+    score_axes = _score_axes(fitted, Tensor("", ()), Tensor("", ()))
     obstacle = why_not(match.biases, score_axes)
     if obstacle is not None:
         return cannot(match.core, obstacle)
@@ -216,7 +216,7 @@ def fit(match: Match, operator: Operator, near: bool = False) -> Fit | Refusal:
         return cannot(
             match.core, "rows without a visible key count as zeros, in each head by a mask of its own"
         )
-    return found
+    return fitted
 
 
 def _taps(
@@ -259,10 +259,10 @@ def _output(match: Match, raw: Layout, near: bool) -> Place:
     return min(reversed(places), key=lambda place: view_cost(raw, place.layout))
 
 
-def _score_axes(found: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
-    batch, heads, queries, keys, *_ = found.axes
-    match = found.match
-    positions = [1 if form is packed else 2 for form in (found.operator.query, found.operator.key)]
+def _score_axes(fitted: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
+    batch, heads, queries, keys, *_ = fitted.axes
+    match = fitted.match
+    positions = [1 if form is packed else 2 for form in (fitted.operator.query, fitted.operator.key)]
     return ScoreAxes(
         batch,
         heads,
@@ -272,55 +272,55 @@ def _score_axes(found: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
         (key, positions[1]),
         match.elem_type,
         match.zero_nan,
-        found.operator.domain == "",
+        fitted.operator.domain == "",
     )
 
 
-def emit(found: Fit, names: Names) -> Emitter:
+def emit(fitted: Fit, names: Names) -> Emitter:
     """The edits that put the operator in place of the attention."""
-    emitter = Emitter(found.match.core, names)
+    emitter = Emitter(fitted.match.core, names)
     query, key, value = (
         emitter.repeated(Tensor(item.place.value.name, item.place.layout), item.target)
-        for item in (found.query, found.key, found.value)
+        for item in (fitted.query, fitted.key, fitted.value)
     )
-    bias, hidden = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
-    scale = found.match.factor * found.query.place.factor * found.key.place.factor
-    given = _Given(query, key, value, bias, found.heads, found.kv_heads)
-    inputs, attributes = found.operator.signature(emitter, given)
-    target = found.output
-    direct = found.raw == target.layout and not found.match.zero_nan
+    bias, hidden = emit_bias(emitter, fitted.match.biases, _score_axes(fitted, query, key))
+    scale = fitted.match.factor * fitted.query.place.factor * fitted.key.place.factor
+    operands = _Given(query, key, value, bias, fitted.heads, fitted.kv_heads)
+    inputs, attributes = fitted.operator.signature(emitter, operands)
+    target = fitted.output
+    direct = fitted.raw == target.layout and not fitted.match.zero_nan
     name = emitter.node(
-        found.operator.op_type,
+        fitted.operator.op_type,
         inputs,
         "attention",
         (*attributes, ("scale", float(scale))),
-        found.operator.domain,
+        fitted.operator.domain,
         target.value.name if direct else "",
     )
-    if found.match.zero_nan:
-        name = _nan_to_zero(emitter, found, name, hidden)
+    if fitted.match.zero_nan:
+        name = _nan_to_zero(emitter, fitted, name, hidden)
     if not direct:
-        emitter.view(Tensor(name, found.raw), target.layout, target.value.name)
+        emitter.view(Tensor(name, fitted.raw), target.layout, target.value.name)
     producer = target.value.producer
     assert producer is not None
     emitter.edits.append(DropNode(producer.ref, producer.op_type))
     return emitter
 
 
-def _nan_to_zero(emitter: Emitter, found: Fit, name: str, hidden: str) -> str:
+def _nan_to_zero(emitter: Emitter, fitted: Fit, name: str, hidden: str) -> str:
     """A row without a single visible key is no number in the softmax, and zeros in the original.
 
     Args:
         hidden: the rows without a visible key; "" where the operator gives no number for them, too.
     """
-    zero = emitter.number(0, dtype_name(found.match.elem_type))
+    zero = emitter.number(0, dtype_name(fitted.match.elem_type))
     if not hidden:
         test = emitter.node("IsNaN", (name,), "masked")
-    elif len(found.raw) == 3:
+    elif len(fitted.raw) == 3:
         test = emitter.squeezed(hidden, 1, "hidden")
     else:
         test = hidden
-    same = found.raw == found.output.layout
+    same = fitted.raw == fitted.output.layout
     return emitter.node(
-        "Where", (test, zero, name), "context", output=found.output.value.name if same else ""
+        "Where", (test, zero, name), "context", output=fitted.output.value.name if same else ""
     )

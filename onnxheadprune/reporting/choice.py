@@ -70,28 +70,32 @@ def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
-    found = chosen.recovery
-    if found is None:
+    recovery = chosen.recovery
+    if recovery is None:
         return
-    how = f"{found.epochs:.3g} epochs of {found.kind}, learning rate {found.rate:g}"
-    how += "" if found.precision == "float32" else f", products in {found.precision}"
-    trained = f"{many(len(found.trained), 'tensor')} in {many(found.steps, 'step')} ({how})"
-    yield row("recovered", trained if found.rejected is None else f"nothing: {found.rejected}")
-    if found.rejected is not None:
+    how = f"{recovery.epochs:.3g} epochs of {recovery.kind}, learning rate {recovery.rate:g}"
+    how += "" if recovery.precision == "float32" else f", products in {recovery.precision}"
+    trained = f"{many(len(recovery.trained), 'tensor')} in {many(recovery.steps, 'step')} ({how})"
+    yield row("recovered", trained if recovery.rejected is None else f"nothing: {recovery.rejected}")
+    if recovery.rejected is not None:
         yield bullet(f"tried: {trained}", "yellow")
         yield bullet(f"written: the weights without training{_refit_of(chosen)}", "yellow")
     refit = chosen.compensation
-    own = f"refit: {many(refit.samples, found.unit)}; " if refit is not None and refit.samples else ""
-    yield bullet(own + found.data_words)
-    yield bullet(f"what would help most is {found.help_words}")
-    if found.planned is not None and found.planned.call is not None:
-        yield bullet(f"of {found.planned.call:g} s for the whole call, {found.seconds:.3g} s of training")
-    worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
-    taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"
-    yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
-    if found.stopped is not None:
-        yield bullet(f"ended early: {found.stopped}", "yellow")
-    for reason, names in _by_reason(found.constant).items():
+    own = f"refit: {many(refit.samples, recovery.unit)}; " if refit is not None and refit.samples else ""
+    yield bullet(own + recovery.data_words)
+    yield bullet(f"what would help most is {recovery.help_words}")
+    if recovery.planned is not None and recovery.planned.call is not None:
+        yield bullet(
+            f"of {recovery.planned.call:g} s for the whole call, {recovery.seconds:.3g} s of training"
+        )
+    worth = (
+        f"loss on {many(recovery.held_out, 'held-out sample')} {recovery.before:.3g} -> {recovery.after:.3g}"
+    )
+    taken = f"of step {recovery.best}" if recovery.best else "of the start, since no step made it better"
+    yield bullet(f"{worth}, {taken}", "" if recovery.best else "yellow")
+    if recovery.stopped is not None:
+        yield bullet(f"ended early: {recovery.stopped}", "yellow")
+    for reason, names in _by_reason(recovery.constant).items():
         yield bullet(f"not {_first_of(names)}: {reason}", "yellow")
 
 
@@ -107,10 +111,10 @@ def _first_of(names: Sequence[str]) -> str:
 
 def _by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
     """The names of what is held constant, by the reason."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, reason in constant.items():
-        found.setdefault(reason, []).append(name)
-    return found
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def _stand_ins(compensation: Compensation) -> Iterator[RenderableType]:
@@ -122,11 +126,11 @@ def _stand_ins(compensation: Compensation) -> Iterator[RenderableType]:
 
 def _skipped(compensation: Compensation) -> dict[str, list[str]]:
     """The layers that stayed unchanged, by reason."""
-    found: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for item in compensation.refits:
         if item.skipped is not None:
-            found.setdefault(item.skipped, []).append(item.node)
-    return found
+            layers.setdefault(item.skipped, []).append(item.node)
+    return layers
 
 
 def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[ScoresBySite, Removed]:
@@ -161,17 +165,17 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:
     units = " and ".join(dict.fromkeys(site.kind.UNITS for site in sites))
-    made = table("#", "site", units, "least", "most", numeric=(units,), wraps=("least", "most"))
+    listing = table("#", "site", units, "least", "most", numeric=(units,), wraps=("least", "most"))
     for site in sites:
         order = sorted((value, head) for head, value in enumerate(site.scores) if value is not None)
-        made.add_row(
+        listing.add_row(
             called(site.index),
             site.name,
             str(len(order)),
             ", ".join(f"{head} ({value:.2g})" for value, head in order[:SHOWN]),
             ", ".join(f"{head} ({value:.2g})" for value, head in order[::-1][:SHOWN]),
         )
-    return made
+    return listing
 
 
 def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
@@ -182,12 +186,12 @@ def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
         "half below",
         "most",
     )
-    made = table("#", "block", *columns, numeric=columns)
+    listing = table("#", "block", *columns, numeric=columns)
     for block in blocks:
         order = sorted(value for value in block.scores if value is not None)
         shown = (order[0], order[len(order) // 4], order[len(order) // 2], order[-1])
-        made.add_row(block.key, block.name, str(len(order)), *(f"{value:.2g}" for value in shown))
-    return made
+        listing.add_row(block.key, block.name, str(len(order)), *(f"{value:.2g}" for value in shown))
+    return listing
 
 
 ScoresBySite = Mapping[str, Sequence[float | None]]
@@ -239,7 +243,7 @@ class _HeatMap:
 
     def _strips(self) -> dict[str, Text]:
         """The heads of each site, two characters each."""
-        ranks, found = _ranks(self.scores), {}
+        ranks, strips = _ranks(self.scores), {}
         for name, values in self.scores.items():
             strip, gone = Text(), set(self.removed.get(name, ()))
             for head, value in enumerate(values):
@@ -250,8 +254,8 @@ class _HeatMap:
                 else:
                     level = min(int(ranks[name][head] * len(_SHADES)), len(_SHADES) - 1)
                     strip.append(_SHADES[level] * _CELL, style=_KEPT)
-            found[name] = strip
-        return found
+            strips[name] = strip
+        return strips
 
 
 def _numbers(start: int, end: int) -> str:

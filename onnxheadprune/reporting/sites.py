@@ -31,20 +31,20 @@ WIDE, BAR = 90, 12
 
 
 def inspection_report(
-    found: Inspection, unloadable: str | None, *, has_text: bool = False
+    inspection: Inspection, unloadable: str | None, *, has_text: bool = False
 ) -> Iterator[RenderableType]:
     """All that is known of the structure of a model."""
     rows = [
-        *exits_report(found.exits),
-        *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
-        *not_analysed(found.failed),
+        *exits_report(inspection.exits),
+        *vocabulary_report([item.to_dict(inspection.bytes) for item in inspection.vocabularies]),
+        *not_analysed(inspection.failed),
         *not_loaded(unloadable),
     ]
-    if found.sites.known or found.vocabularies:
-        further = [*layers_report(found.layers), *rows]
-        yield from sites_report(found.sites, further, has_text=has_text)
+    if inspection.sites.known or inspection.vocabularies:
+        further = [*layers_report(inspection.layers), *rows]
+        yield from sites_report(inspection.sites, further, has_text=has_text)
     else:
-        yield from near_misses(found.sites)
+        yield from near_misses(inspection.sites)
         yield from rows
 
 
@@ -53,8 +53,8 @@ def sites_report(
 ) -> Iterator[RenderableType]:
     """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
     total = sum(site.num_heads for site in sites)
-    found = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
-    yield heading(f"{sites.model}: {found}")
+    counts = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
+    yield heading(f"{sites.model}: {counts}")
     if sites:
         yield ""
         yield _SiteTable(sites)
@@ -96,31 +96,31 @@ def _prospects(sites: Sites, has_text: bool) -> Iterator[RenderableType]:
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:
     for kind, find in sites.others.items():
-        if found := find().sites:
-            yield from block_rows(kind, found)
+        if sites_of_kind := find().sites:
+            yield from block_rows(kind, sites_of_kind)
 
 
-def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableType]:
+def block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableType]:
     """Table of the sites of one kind, then why some cannot lose units."""
-    total = sum(site.num_units for site in found)
+    total = sum(site.num_units for site in sites)
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
     # Of what is its own only unit the number is known.
-    several = (kind.UNITS,) if any(site.original_num_units > 1 for site in found) else ()
+    several = (kind.UNITS,) if any(site.original_num_units > 1 for site in sites) else ()
     units = f", {many(total, kind.UNIT)}{option}" if several else ""
-    yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
-    details = tuple(dict.fromkeys(name for site in found for name in site.details))
+    yield Text(f"\n{many(len(sites), kind.TITLE)}{units}", style="bold")
+    details = tuple(dict.fromkeys(name for site in sites for name in site.details))
     numeric = *several, *details, "params"
-    sorts = ("kind",) if any(site.kind for site in found) else ()
-    made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
-    for site in found:
+    sorts = ("kind",) if any(site.kind for site in sites) else ()
+    listing = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
+    for site in sites:
         number = f"{count(site.num_units)}"
         if site.removed:
             number += f" of {count(site.original_num_units)}"
         known = (site.details.get(name, "-") for name in details)
         cells = chain((site.kind for _ in sorts), (number for _ in several), known)
-        made.add_row(site.called(site.number), site.name, *cells, count(site.params), removable(site))
-    yield made
-    for site in found:
+        listing.add_row(site.called(site.number), site.name, *cells, count(site.params), removable(site))
+    yield listing
+    for site in sites:
         if site.reason is not None:
             yield item(f"{site.label}: {site.reason}", "yellow")
 
@@ -165,7 +165,7 @@ class _SiteTable:
         columns.append("removable")
         if removed_before:
             columns.append("removed before")
-        made = table(*columns, numeric=("heads", "kv", "size", "params"))
+        listing = table(*columns, numeric=("heads", "kv", "size", "params"))
         most = max(site.params for site in sites) or 1
         for site in sites:
             cells: list[str | Text] = [
@@ -182,8 +182,8 @@ class _SiteTable:
             cells.append(removable(site))
             if removed_before:
                 cells.append(spelled(site.removed) or "-")
-            made.add_row(*cells)
-        yield made
+            listing.add_row(*cells)
+        yield listing
 
 
 def _head_size(site: AttentionSite) -> str:
@@ -196,7 +196,7 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
     if not layers:
         return
     yield Text(f"\n{many(len(layers), 'layer')} (--layers)", style="bold")
-    made = table(
+    listing = table(
         "#", "layer", "holds", "params", "operations", numeric=("params", "operations"), wraps=("holds",)
     )
     for layer in layers:
@@ -204,8 +204,8 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
         held = " ".join(layer.sites)
         if layer.lacks:
             held += f" (no {', no '.join(layer.lacks)})"
-        made.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
-    yield made
+        listing.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
+    yield listing
     for layer in layers:
         if layer.reason is not None:
             yield Text(f"  - layer {layer.key} cannot be removed as a whole: {layer.reason}")
@@ -226,11 +226,11 @@ def not_loaded(why: str | None, where: str = "") -> Iterator[RenderableType]:
         yield item(f"{where + ': ' if where else ''}does not load in ONNX Runtime: {why}", "bold yellow")
 
 
-def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
+def exits_report(exits: EarlyExits) -> Iterator[RenderableType]:
     """Table of the exits with what lies after each, then Loops that cannot be fixed; nothing without either."""
-    if found.exits:
-        yield Text(f"\n{many(len(found.exits), 'early exit')} (--exit)", style="bold")
-        made = table(
+    if exits.exits:
+        yield Text(f"\n{many(len(exits.exits), 'early exit')} (--exit)", style="bold")
+        listing = table(
             "exit",
             "decided by",
             "heads behind",
@@ -239,16 +239,16 @@ def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
             numeric=("heads behind", "params", "operations"),
             wraps=("decided by",),
         )
-        for entry in found.exits:
-            made.add_row(
+        for entry in exits.exits:
+            listing.add_row(
                 f"{entry.number}{' and on' if entry.endless else ''}",
                 _decider(entry),
                 f"{count(entry.heads)} ({share(entry.heads_share)})",
                 share(entry.elements_share),
                 "?" if entry.operations_share is None else share(entry.operations_share),
             )
-        yield made
-    for node, reason in found.refused.items():
+        yield listing
+    for node, reason in exits.refused.items():
         yield item(f"{node} ends early and cannot be fixed: {reason}", "yellow")
 
 
@@ -257,35 +257,35 @@ def _decider(entry: EarlyExit) -> str:
     return f"{entry.condition} at {entry.node}{turns}"
 
 
-def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def vocabulary_report(vocabularies: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """Table of the tensors with a row or a column per token, by the inputs that hold token ids."""
-    if not found:
+    if not vocabularies:
         return
     yield Text("\nvocabulary (--vocab, --vocab-size)", style="bold")
-    made = table(
+    listing = table(
         "token ids", "tensor", "tokens", "size", "of weights", numeric=("tokens", "size", "of weights")
     )
-    for entry in found:
+    for entry in vocabularies:
         for held in entry["tables"]:
-            made.add_row(
+            listing.add_row(
                 ", ".join(entry["inputs"]),
                 held["tensor"],
                 count(entry["rows"]),
                 size(held["bytes"]),
                 share(held["share"]),
             )
-    yield made
+    yield listing
 
 
 def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
     """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
     if plan.vocabulary is None:
         return
-    found = plan.vocabulary
+    cut = plan.vocabulary
     yield row(
         "vocabulary",
-        f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
-        f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
+        f"{count(cut.left)} of {many(cut.tokens.rows, 'token')} kept, in {', '.join(cut.tables)}; ids are"
+        f" renumbered in {', '.join((*cut.tokens.inputs, *cut.outputs))}",
     )
     yield from spelling_rows(spelling)
 

@@ -76,44 +76,44 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     taken = [exits.at(number) for number in numbers]
     decisions = tuple({item.node: item for exit_ in taken for item in exit_.decisions}.values())
     try:
-        found = settled(analysis.view, decisions)
+        facts = settled(analysis.view, decisions)
     except ContradictionError as error:
         listed = " and ".join(str(number) for number in numbers)
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
-    left = decided(analysis.view, found.known, found.choices, found.turns)
-    made = left.model
+    left = decided(analysis.view, facts.known, facts.choices, facts.turns)
+    model = left.model
     known = [kind.UNITS for kind, find in analysis.sites.others.items() if find().failure is None]
     for units in (HEADS, *known):
-        entries = _recorded(units, analysis, left, found)
+        entries = _recorded(units, analysis, left, facts)
         if units == HEADS or any(not entry.left for entry in entries):
-            apply.set_metadata(made, units_entry(units).key, units_entry(units).text(tuple(entries)))
-    lost = [site for site in analysis.sites.every if not _names(site, left, found)]
+            apply.set_metadata(model, units_entry(units).key, units_entry(units).text(tuple(entries)))
+    lost = [site for site in analysis.sites.every if not _names(site, left, facts)]
     for entry in layers_kept(analysis.sites, lost):
-        apply.set_metadata(made, entry.key, entry.value)
-    apply.set_metadata(made, EXITS_KEY, EXITS_ENTRY.text(_states(exits, taken, analysis, found)))
-    gone = [site for site in analysis.sites if not _names(site, left, found)]
+        apply.set_metadata(model, entry.key, entry.value)
+    apply.set_metadata(model, EXITS_KEY, EXITS_ENTRY.text(_states(exits, taken, analysis, facts)))
+    gone = [site for site in analysis.sites if not _names(site, left, facts)]
     cut = ExitCut(
         tuple(numbers),
         tuple(item.condition for item in taken),
         len(exits.exits),
         len(gone),
         sum(site.num_heads for site in gone),
-        max(stored_size(loaded.proto).elements - stored_size(made).elements, 0),
+        max(stored_size(loaded.proto).elements - stored_size(model).elements, 0),
     )
     moved = {name: value for value, name in left.names.items() if value.tensor is not None}
     behind = tuple(site.index for site in gone)
-    return Leaving(loaded.changed(made), cut, _interface(left), behind, moved, analysis, exits, decisions)
+    return Leaving(loaded.changed(model), cut, _interface(left), behind, moved, analysis, exits, decisions)
 
 
 def _interface(left: DecidedModel) -> dict[IoChange, str]:
-    found = {}
+    changes = {}
     for info in left.inputs:
         change = IoChange("input", info.name, None, _spelled(info), "gone")
-        found[change] = f"input {info.name}: removed, since only removed nodes read it"
+        changes[change] = f"input {info.name}: removed, since only removed nodes read it"
     for name, answer in left.constant.items():
         change = IoChange("output", name, None, "computed", f"always {str(answer).lower()}")
-        found[change] = f"output {name}: always {str(answer).lower()} now"
-    return found
+        changes[change] = f"output {name}: always {str(answer).lower()} now"
+    return changes
 
 
 def _spelled(info: ValueInfoProto) -> str:
@@ -125,17 +125,17 @@ def _spelled(info: ValueInfoProto) -> str:
     return f"[{', '.join(dims)}]"
 
 
-def _names(site: Site, left: DecidedModel, found: Settled) -> tuple[str, ...]:
+def _names(site: Site, left: DecidedModel, facts: Settled) -> tuple[str, ...]:
     """Return the names that identify a site in the remaining model; empty if it is removed."""
     made = _made(left.model)
     values: list[Value] = [item.node.out for item in site.projections]
-    names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, found))
+    names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, facts))
     return tuple(dict.fromkeys(name for name in names if name in made))
 
 
-def _is_passed_over(value: Value, found: Settled) -> bool:
+def _is_passed_over(value: Value, facts: Settled) -> bool:
     """Return whether a value lies in a body that never runs."""
-    return any(found.choices.get(owner, scope) is not scope for owner, scope in value.scope.owners)
+    return any(facts.choices.get(owner, scope) is not scope for owner, scope in value.scope.owners)
 
 
 def _made(model: ModelProto) -> set[str]:
@@ -143,13 +143,13 @@ def _made(model: ModelProto) -> set[str]:
     return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
-def _recorded(units: str, analysis: Analysis, left: DecidedModel, found: Settled) -> list[RecordedUnits]:
+def _recorded(units: str, analysis: Analysis, left: DecidedModel, facts: Settled) -> list[RecordedUnits]:
     """The record of all sites of one kind in the original; those after the exit count as removed."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
     entries = [entry for entry in units_entry(units).read(analysis.view.model) if not entry.left]
     for site in analysis.sites.of(units):
-        names, entry = _names(site, left, found), site.recorded()
+        names, entry = _names(site, left, facts), site.recorded()
         if names:
             entries.append(replace(entry, projections=names))
         else:
@@ -159,22 +159,22 @@ def _recorded(units: str, analysis: Analysis, left: DecidedModel, found: Settled
 
 
 def _states(
-    exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled
+    exits: Exits, taken: Sequence[Exit], analysis: Analysis, facts: Settled
 ) -> tuple[RecordedExit, ...]:
     """Return the state of each exit of the original, including those removed before."""
     numbers = {item.number for item in taken}
-    reached = running(analysis.view, found)
+    reached = running(analysis.view, facts)
     entries = [entry for entry in exits.record if entry.state != "left"]
     for item in (*taken, *(item for item in exits.exits if item.number not in numbers)):
-        state = "taken" if item.number in numbers else _state(item, taken, found, reached)
+        state = "taken" if item.number in numbers else _state(item, taken, facts, reached)
         entries.append(RecordedExit(item.number, item.name, item.leaves.turns, state))
     return tuple(sorted(entries, key=lambda entry: entry.number))
 
 
-def _state(item: Exit, taken: Sequence[Exit], found: Settled, reached: Collection[Node]) -> ExitState:
+def _state(item: Exit, taken: Sequence[Exit], facts: Settled, reached: Collection[Node]) -> ExitState:
     """Return the state of an exit that is not taken."""
     held = [decision for other in taken for decision in other.decisions if decision.node is item.node]
     if held:
         turns, limit = item.leaves.turns, held[0].turns
         return "behind" if turns is not None and limit is not None and turns > limit else "passed"
-    return "left" if item.node in reached and item.node not in found.choices else "behind"
+    return "left" if item.node in reached and item.node not in facts.choices else "behind"

@@ -56,7 +56,7 @@ def attention_products(view: GraphView) -> list[Node]:
     One pass over the nodes in topological order computes the distance to the nearest attention weights, with no
     contraction in between.
     """
-    found = []
+    products = []
     scored: dict[Node, int] = {}
     mapped: dict[Node, int] = {}
     for node in view.needed:
@@ -64,7 +64,7 @@ def attention_products(view: GraphView) -> list[Node]:
         product = is_product(node) if indices or node in MULTIPLIES else None
         fused = _is_attention_operator(node)
         if fused or _weighs_values(node, indices, product, mapped):
-            found.append(node)
+            products.append(node)
         if product is not None:
             scored[node] = 0
         elif not indices and not fused and scored:
@@ -73,7 +73,7 @@ def attention_products(view: GraphView) -> list[Node]:
             mapped[node] = 0
         elif not indices and not fused and mapped:
             _carry(node, mapped)
-    return found
+    return products
 
 
 def _carry(node: Node, distances: dict[Node, int]) -> None:
@@ -124,28 +124,28 @@ def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
     return bool(computed) and _is_sum_of(computed[0], of, hops - 1)
 
 
-def _has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
+def _has_heads_to_tell(node: Node, product: Contraction | None) -> bool:
     """Return whether an axis of a product's output may enumerate heads.
 
     Args:
         found: it as a contraction, None for fused operators and unknown shapes: heads are in their attributes,
             or not known.
     """
-    if found is None or node.out.shape is None:
+    if product is None or node.out.shape is None:
         return True
-    own = _own_axes(node, found)
-    return any(divisor(node.out.shape[axis]) > 1 for axis in own) or _unknown_axis(node, found) is not None
+    own = _own_axes(node, product)
+    return any(divisor(node.out.shape[axis]) > 1 for axis in own) or _unknown_axis(node, product) is not None
 
 
-def _own_axes(node: Node, found: Contraction) -> list[int]:
+def _own_axes(node: Node, product: Contraction) -> list[int]:
     """The axes along which each position has a product of its own."""
-    return [axis for axis, letter in enumerate(found.out_axes) if letter in found.batch]
+    return [axis for axis, letter in enumerate(product.out_axes) if letter in product.batch]
 
 
-def _unknown_axis(node: Node, found: Contraction) -> int | None:
+def _unknown_axis(node: Node, product: Contraction) -> int | None:
     """An axis of that kind of which neither the length is known nor what it counts."""
     shape = node.out.shape or ()
-    return next((axis for axis in _own_axes(node, found) if is_unnamed(shape[axis])), None)
+    return next((axis for axis in _own_axes(node, product) if is_unnamed(shape[axis])), None)
 
 
 MAX_BELOW = 12
@@ -200,11 +200,11 @@ def left_out(
     for node in products:
         if node in claimed or node in misses or _is_part(node, claimed):
             continue
-        told = _has_heads_to_tell(node, contraction_of(node) or is_product(node))
-        repeated = None if told else _repeated_by(node)
+        shown = _has_heads_to_tell(node, contraction_of(node) or is_product(node))
+        repeated = None if shown else _repeated_by(node)
         if repeated is not None:
             misses[node] = NearMiss(node.label, repeated)
-        elif not told:
+        elif not shown:
             pools_all = "it pools with one map for all channels, so there are no heads to tell apart"
             no_axis = "no axis of its output can enumerate heads: it has one map for all channels"
             without.append(_miss(node, pools_all if node in one_head else no_axis))
@@ -230,12 +230,12 @@ def _repeated_by(node: Node) -> Refusal | None:
 
 def _contexts(view: GraphView, products: Iterable[Node]) -> set[Value]:
     """Values computed from the output of attention up to the next contraction, sums of it with itself included."""
-    found = {node.out for node in products}
+    values = {node.out for node in products}
     for node in view.nodes:
         if not operand_indices(node) and node.inputs:
             parts = node.inputs if node in ADDS else node.inputs[:1]
-            found.update(node.results if found.issuperset(parts) else ())
-    return found
+            values.update(node.results if values.issuperset(parts) else ())
+    return values
 
 
 def _is_part(node: Node, claimed: set[Node]) -> bool:
@@ -249,12 +249,12 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
 
     readers: set[Node] = set()
     for number, value in enumerate(reachable([node.out], ahead)):
-        found = set(below(value))
-        if number > MAX_PARTS or value.is_graph_output or not found:
+        reached = set(below(value))
+        if number > MAX_PARTS or value.is_graph_output or not reached:
             return False
-        if any(operand_indices(other) and is_product(other) is None for other in found - claimed):
+        if any(operand_indices(other) and is_product(other) is None for other in reached - claimed):
             return False
-        readers |= found
+        readers |= reached
     return not readers.isdisjoint(claimed)
 
 
@@ -263,8 +263,8 @@ def shared_by_heads(layer: Node, core: Node) -> Refusal:
     sentence = (
         f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
     )
-    found = contraction_of(layer)
-    if found is not None and found.batch and any(_is_stack(value) for value in layer.inputs[1:]):
+    product = contraction_of(layer)
+    if product is not None and product.batch and any(_is_stack(value) for value in layer.inputs[1:]):
         sentence = (
             f"{layer.label} has a matrix for each of its positions, which nothing sums up before the next layer: these"
             " are networks of their own, not heads of one projection"
@@ -313,8 +313,8 @@ def _why_no_site(node: Node, stopped: Refusal | None, contexts: Set[Value]) -> R
         return stopped
     if hidden is not None:
         return hidden
-    found = contraction_of(node) or is_product(node)
-    axis = None if found is None else _unknown_axis(node, found)
+    product = contraction_of(node) or is_product(node)
+    axis = None if product is None else _unknown_axis(node, product)
     if axis is not None:
         sentence = (
             f"the length of axis {axis} of {node.out.name} is not known: if heads lie along it, they cannot be told"
@@ -389,9 +389,9 @@ def _hidden_below(node: Node, contexts: Set[Value]) -> Refusal | None:
         passed.update(below)
         for other in below:
             layer = weight_contraction(other) is not None
-            found = _stopped_above(other, passed, contexts) if layer else None
-            if found is not None:
-                return found
+            refusal = _stopped_above(other, passed, contexts) if layer else None
+            if refusal is not None:
+                return refusal
             if is_product(other) is not None and other.out not in contexts:
                 return _through_product(other)
             if not has_rule(other) and not operand_indices(other):

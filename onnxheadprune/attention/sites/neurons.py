@@ -78,20 +78,20 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
     """Blocks whose layers are nodes of their own."""
     streams = Streams()
     axes = AttentionAxes(view, attention, streams)
-    found: dict[object, _Block] = {}
+    blocks: dict[object, _Block] = {}
     hidden: list[Hidden] = []
     for node in view.needed:
         read = summed(node, is_weight)
         if read is None or weighs_stored_values(node):
             hidden += unread(node, streams)
             continue
-        made = origins(read.value, read.activation[1], read.sizes, streams)
-        projection = _projection(read, made, axes)
+        traced = origins(read.value, read.activation[1], read.sizes, streams)
+        projection = _projection(read, traced, axes)
         if len(projection.channels) < 2:
-            hidden += hidden_by(node, made, streams)
-        elif not _is_of_attention(projection, made, axes):
-            _add(found, read, made, projection)
-    for block in found.values():
+            hidden += hidden_by(node, traced, streams)
+        elif not _is_of_attention(projection, traced, axes):
+            _add(blocks, read, traced, projection)
+    for block in blocks.values():
         yield from _site(block, streams)
     first: dict[str, NearMiss] = {}
     for item in hidden:
@@ -99,40 +99,40 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
     yield from first.values()
 
 
-def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:
+def _projection(read: Summed, traced: Origins, axes: AttentionAxes) -> Projection:
     """A linear layer with the positions of each neuron that it sums over; without channels if it sums over none."""
-    found = Projection(read.node, read.activation, read.weight, read.sizes, ())
-    if made.makers:
-        made.strange |= axes.of_heads(found)
-    return replace(found, channels=_channels(made))
+    projection = Projection(read.node, read.activation, read.weight, read.sizes, ())
+    if traced.makers:
+        traced.strange |= axes.of_heads(projection)
+    return replace(projection, channels=_channels(traced))
 
 
-def _is_of_attention(projection: Projection, made: Origins, axes: AttentionAxes) -> bool:
+def _is_of_attention(projection: Projection, traced: Origins, axes: AttentionAxes) -> bool:
     """Return whether two layers meet on an axis of an attention: heads, head size, or the scores of stored queries."""
-    if not made.bends and any(map(axes.makes_scores, (projection.node, *made.makers))):
+    if not traced.bends and any(map(axes.makes_scores, (projection.node, *traced.makers))):
         return True
     product = contraction_of(projection.node)
     by_head = product is not None and bool(product.batch)
-    apart = all(len(row) < 2 for rows in made.makers.values() for row in rows)
-    once = all(sum(map(len, rows)) == len(frozenset().union(*rows)) for rows in made.makers.values())
+    apart = all(len(row) < 2 for rows in traced.makers.values() for row in rows)
+    once = all(sum(map(len, rows)) == len(frozenset().union(*rows)) for rows in traced.makers.values())
     return not (once and apart and not by_head) and axes.keeps_heads(projection.node)
 
 
-def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: Projection) -> None:
+def _add(blocks: dict[object, _Block], read: Summed, traced: Origins, projection: Projection) -> None:
     """Add a projection; projections that read the same neurons are one block."""
-    block = found.setdefault(_identity(read, made, projection), _Block([], {}, made))
+    block = blocks.setdefault(_identity(read, traced, projection), _Block([], {}, traced))
     block.projections.append(projection)
     owner = _owners(projection)
     block.makers |= {
-        maker: owner[min(row)] for maker, rows in made.makers.items() for row in rows if row & owner.keys()
+        maker: owner[min(row)] for maker, rows in traced.makers.items() for row in rows if row & owner.keys()
     }
 
 
-def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
+def _channels(traced: Origins) -> tuple[tuple[int, ...], ...]:
     """The positions of each neuron: positions that share a channel of some layer are one neuron."""
     together: Partition[int] = Partition()
     own: set[int] = set()
-    for rows in made.makers.values():
+    for rows in traced.makers.values():
         for row in rows:
             own |= row
             if len(row) > 1:
@@ -140,11 +140,11 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
     for label in sorted(own):
         together.root(label)
     sets = [sorted(members) for members in together.sets()]
-    whole = [members for members in sets if made.strange.isdisjoint(members)]
+    whole = [members for members in sets if traced.strange.isdisjoint(members)]
     return tuple(in_order([label - 1 for label in members]) for members in sorted(whole))
 
 
-def _identity(read: Summed, made: Origins, projection: Projection) -> object:
+def _identity(read: Summed, traced: Origins, projection: Projection) -> object:
     """Return a key that is equal for projections which read the same neurons.
 
     They read the same channels of the same layers; or they are the same layer in both branches of an `If`; or each
@@ -156,11 +156,11 @@ def _identity(read: Summed, made: Origins, projection: Projection) -> object:
         return branch[0], weight_name(projection), len(projection.channels)
     table = _table(projection)
     if table is not None:
-        return table, len(projection.channels), frozenset(map(_all_tokens, _read(made.makers)))
+        return table, len(projection.channels), frozenset(map(_all_tokens, _read(traced.makers)))
     owner = _owners(projection)
     return tuple(
         (maker.index, _held([owner.get(min(row, default=0), -1) for row in rows]))
-        for maker, rows in sorted(made.makers.items(), key=lambda item: item[0].index)
+        for maker, rows in sorted(traced.makers.items(), key=lambda item: item[0].index)
     )
 
 
@@ -250,6 +250,6 @@ def _spans_positions(node: Node) -> bool:
 
 def _read(makers: Iterable[Node]) -> list[Value]:
     """Return the inputs of some linear layers."""
-    found = [(node, weight_contraction(node, is_weight)) for node in makers]
-    read = [node.inputs[weighed[1]] for node, weighed in found if weighed is not None]
+    layers = [(node, weight_contraction(node, is_weight)) for node in makers]
+    read = [node.inputs[weighed[1]] for node, weighed in layers if weighed is not None]
     return [value for value in read if value is not None]

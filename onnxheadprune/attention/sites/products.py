@@ -34,11 +34,11 @@ MAX_UPSTREAM = 128
 
 def is_product(node: Node) -> Contraction | None:
     """The contraction, if the node multiplies two values that both depend on the inputs."""
-    found = contraction_of(node) or _weighted_sum(node)
-    if found is None:
+    product = contraction_of(node) or _weighted_sum(node)
+    if product is None:
         return None
-    activations = [value for value in operands(node, found) if not is_weight(value)]
-    return found if len(activations) > 1 else None
+    activations = [value for value in operands(node, product) if not is_weight(value)]
+    return product if len(activations) > 1 else None
 
 
 def core_product(node: Node) -> Contraction | None:
@@ -51,14 +51,16 @@ def stored_map(node: Node) -> Contraction | None:
 
     A synthesizer's attention maps are weights. Both operands share a batch letter, and each has a separate letter.
     """
-    found = contraction_of(node)
-    if found is None or len(found.terms) != 2 or not found.batch or not found.contracted:
+    product = contraction_of(node)
+    if product is None or len(product.terms) != 2 or not product.batch or not product.contracted:
         return None
     stored = [
-        index for index, value in zip(found.indices, operands(node, found), strict=True) if is_weight(value)
+        index
+        for index, value in zip(product.indices, operands(node, product), strict=True)
+        if is_weight(value)
     ]
-    own = {found.owners(letter) for letter in found.out_axes}
-    return found if len(stored) == 1 and all((index,) in own for index in found.indices) else None
+    own = {product.owners(letter) for letter in product.out_axes}
+    return product if len(stored) == 1 and all((index,) in own for index in product.indices) else None
 
 
 def _weighted_sum(node: Node) -> Contraction | None:
@@ -74,17 +76,17 @@ def _weighted_sum(node: Node) -> Contraction | None:
     if len(after) != 1 or after[0] not in SUMS or node.out.is_graph_output:
         return None
     terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
-    found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
+    product = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
     if not all(_broadcasts(shape, out) for shape in (left, right)):
         return None
-    summed = {found.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
-    if not summed or not summed <= found.batch:
+    summed = {product.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
+    if not summed or not summed <= product.batch:
         return None
     if any(_is_softmax(node, index) for index in (0, 1)):
-        return found
+        return product
     # A context times itself, as a norm has it, has no axis that only one of them has.
-    apart = any(len(found.owners(letter)) == 1 for letter in found.out_axes)
-    return found if apart and any(_is_state(node, index) for index in (0, 1)) else None
+    apart = any(len(product.owners(letter)) == 1 for letter in product.out_axes)
+    return product if apart and any(_is_state(node, index) for index in (0, 1)) else None
 
 
 def is_state_space(node: Node) -> bool:
@@ -127,8 +129,8 @@ def _is_state(node: Node, index: int) -> bool:
         ends = contraction_of(maker) is not None or _is_outer(maker)
         return [] if ends else [value.producer for value in values if value and value.producer]
 
-    made = [value.producer for value in node.inputs[index : index + 1] if value and value.producer]
-    return any(map(_is_outer, reachable(made, above, 16)))
+    makers = [value.producer for value in node.inputs[index : index + 1] if value and value.producer]
+    return any(map(_is_outer, reachable(makers, above, 16)))
 
 
 def _is_outer(node: Node) -> bool:
@@ -162,9 +164,9 @@ def makes_maps(node: Node, index: int) -> bool:
     return reaches(node, index, lambda other: is_product(other) is not None)
 
 
-def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
+def reaches(node: Node, index: int, wanted: Callable[[Node], bool]) -> bool:
     """Return whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
-    return any(found(other) for other in upstream(node.inputs[index], MAX_UPSTREAM, is_contraction))
+    return any(wanted(other) for other in upstream(node.inputs[index], MAX_UPSTREAM, is_contraction))
 
 
 def is_contraction(node: Node) -> bool:
@@ -203,14 +205,14 @@ def weight_contraction(
     node: Node, weighs: Callable[[Value], bool] = _stored
 ) -> tuple[Contraction, int, int] | None:
     """A product of one activation and one weight, with their input indices."""
-    found = contraction_of(node)
-    if found is None or len(found.terms) != 2:
+    product = contraction_of(node)
+    if product is None or len(product.terms) != 2:
         return None
-    first, second = found.indices
-    constant = [weighs(value) for value in operands(node, found)]
+    first, second = product.indices
+    constant = [weighs(value) for value in operands(node, product)]
     if constant == [False, True]:
-        return found, first, second
-    return (found, second, first) if constant == [True, False] else None
+        return product, first, second
+    return (product, second, first) if constant == [True, False] else None
 
 
 def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False) -> Summed | None:
@@ -220,10 +222,10 @@ def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bo
         afterwards: whether to include axes along which each position has separate weights and the next node
             sums the results: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
     """
-    found = weight_contraction(node, weighs)
-    if found is None:
+    product = weight_contraction(node, weighs)
+    if product is None:
         return None
-    contraction, activation, weight = found
+    contraction, activation, weight = product
     value = node.inputs[activation]
     assert value is not None
     over = contraction.contracted | (_added_up(node, contraction) if afterwards else frozenset())
@@ -249,5 +251,5 @@ def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     """The sizes of summed axes, None unless all are known and plausible, and there are several positions."""
     if value.shape is None:
         return None
-    found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
-    return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
+    sizes = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
+    return tuple(sizes) if len(sizes) == len(axes) and 1 < math.prod(sizes) <= MAX_CONTRACTED else None

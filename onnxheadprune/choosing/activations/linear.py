@@ -58,8 +58,8 @@ def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None
     if before is None or (zero is not None and not zero.is_constant):
         return None
     if roles.weight_scale is None:
-        found = _scaled_behind(node, x)
-        return None if found is None else _WholeProduct(before, found[1], StoredLevels(found[0], zero))
+        scaled = _scaled_behind(node, x)
+        return None if scaled is None else _WholeProduct(before, scaled[1], StoredLevels(scaled[0], zero))
     scale = node.input(roles.weight_scale)
     if scale is None or not scale.is_constant:
         return None
@@ -170,14 +170,14 @@ class Linear:
     @classmethod
     def at(cls, node: Node) -> Linear | None:
         """A node as a linear layer with stored weights, None if it is none or they are in no form to rewrite."""
-        found = contraction_of(node)
-        if found is None or len(found.terms) != 2:
+        product = contraction_of(node)
+        if product is None or len(product.terms) != 2:
             return None
-        terms = [(index, axes) for index, axes in found.terms]
+        terms = [(index, axes) for index, axes in product.terms]
         for (source, left), (weight, right) in (terms, terms[::-1]):
             operand = node.inputs[weight]
             if operand is not None and operand.is_constant:
-                letters = sorted(found.contracted, key=lambda letter: left.index(letter))
+                letters = sorted(product.contracted, key=lambda letter: left.index(letter))
                 return _linear(
                     node,
                     source,
@@ -235,7 +235,7 @@ def feeders(value: Value) -> tuple[Linear, ...]:
 
     Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten, shapes) are not told of.
     """
-    found: dict[int, Linear] = {}
+    layers: dict[int, Linear] = {}
 
     def above(item: Value) -> list[Value]:
         node = item.producer
@@ -245,12 +245,12 @@ def feeders(value: Value) -> tuple[Linear, ...]:
         linear = Linear.inside(node) if projects else Linear.at(node)
         if linear is None:
             return [] if projects else contents_of(node)
-        found[node.index] = linear
+        layers[node.index] = linear
         return []
 
     for _ in reachable([value], above):
         pass
-    return tuple(found[index] for index in sorted(found))
+    return tuple(layers[index] for index in sorted(layers))
 
 
 def _projects(node: Node) -> bool:
@@ -262,17 +262,17 @@ def _projects(node: Node) -> bool:
 def _linear(
     node: Node, source: int, axes: tuple[int, ...], weight: int, weight_axes: tuple[int, ...]
 ) -> Linear | None:
-    found = contraction_of(node)
+    product = contraction_of(node)
     x, operand = node.inputs[source], node.inputs[weight]
-    if found is None or x is None or operand is None or not operand.is_constant or not axes:
+    if product is None or x is None or operand is None or not operand.is_constant or not axes:
         return None
     if node in ACTIVATES_PRODUCTS:
         return None
     if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
         return None
-    if any(found.axes_of(weight)[axis] not in found.contracted for axis in weight_axes):
+    if any(product.axes_of(weight)[axis] not in product.contracted for axis in weight_axes):
         return None  # A layer per head, which the next node adds up.
-    columns = _columns(found, weight, weight_axes)
+    columns = _columns(product, weight, weight_axes)
     whole = _whole_product(node, source, weight)
     if columns is None or (whole is None and x.elem_type not in FLOATS):
         return None
@@ -298,19 +298,19 @@ def _linear(
 
 
 def _columns(
-    found: Contraction, weight: int, contracted: tuple[int, ...]
+    product: Contraction, weight: int, contracted: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Axes of the weight that reach the output, and where they arrive."""
-    letters = found.axes_of(weight)
+    letters = product.axes_of(weight)
     free = tuple(
         axis
         for axis, letter in enumerate(letters)
-        if axis not in contracted and letter is not None and letter in found.out_axes
+        if axis not in contracted and letter is not None and letter in product.out_axes
     )
     names = [letters[axis] for axis in free]
-    if not free or any(len(found.owners(str(name))) > 1 for name in names):
+    if not free or any(len(product.owners(str(name))) > 1 for name in names):
         return None
-    return free, tuple(found.out_axes.index(str(name)) for name in names)
+    return free, tuple(product.out_axes.index(str(name)) for name in names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,8 +362,8 @@ def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
     rank = len(use.node.out.shape or ())
     if other is None or not other.is_constant or out_axes != (rank - 1,):
         return _Bias()
-    found = _stored_bias(other)
-    return _Bias() if found is None else _Bias(found.bias, found.fixed, use.node.out)
+    bias = _stored_bias(other)
+    return _Bias() if bias is None else _Bias(bias.bias, bias.fixed, use.node.out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,8 +387,8 @@ def _joined(out: Value) -> _Joint:
         late = node.input(4)
     elif node not in ADDS or node.domain:
         return _Joint()
-    found = None if late is None else _stored_bias(late)
-    bias = None if found is None else found.bias
+    late_bias = None if late is None else _stored_bias(late)
+    bias = None if late_bias is None else late_bias.bias
     other = node.inputs[1 - use.input_index]
     if other is None or other.is_constant or other.shape is None or out.shape is None:
         return _Joint(bias=bias)

@@ -95,14 +95,14 @@ class Moments:
 
     def first(self, count: int) -> Moments:
         """The moments of the first features alone."""
-        made = Moments(count, len(self.y_sum))
-        made.count, made.total = self.count, self.total
-        made.gram, made.cross = self.gram[:count, :count], self.cross[:count]
-        made.x_sum, made.y_sum, made.y_square = self.x_sum[:count], self.y_sum, self.y_square
-        made.rows = None
+        moments = Moments(count, len(self.y_sum))
+        moments.count, moments.total = self.count, self.total
+        moments.gram, moments.cross = self.gram[:count, :count], self.cross[:count]
+        moments.x_sum, moments.y_sum, moments.y_square = self.x_sum[:count], self.y_sum, self.y_square
+        moments.rows = None
         if self.rows is not None and 2 * self.count <= count:
-            made.rows = [(x[:, :count], y, root) for x, y, root in self.rows]
-        return made
+            moments.rows = [(x[:, :count], y, root) for x, y, root in self.rows]
+        return moments
 
     def mixed(self, mixing: Matrix64) -> Moments:
         """The moments of linear combinations of the features, x M.
@@ -110,12 +110,12 @@ class Moments:
         Args:
             mixing: M, [n, m].
         """
-        made = Moments(mixing.shape[1], len(self.y_sum))
-        made.count, made.total = self.count, self.total
-        made.gram, made.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
-        made.x_sum, made.y_sum, made.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
-        made.rows = None
-        return made
+        moments = Moments(mixing.shape[1], len(self.y_sum))
+        moments.count, moments.total = self.count, self.total
+        moments.gram, moments.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
+        moments.x_sum, moments.y_sum, moments.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
+        moments.rows = None
+        return moments
 
     def through(self, weight: Matrix64, bias: Matrix64 | None) -> Moments:
         """The moments of x with targets z W + b, from those of features x and z, [x, z].
@@ -125,15 +125,15 @@ class Moments:
             bias: b, [k]; None for zero.
         """
         size, targets = weight.shape
-        made = self.first(size)
-        made.rows = None
+        moments = self.first(size)
+        moments.rows = None
         z_gram, z_sum = self.gram[size:, size:], self.x_sum[size:]
         offset = np.zeros(targets) if bias is None else bias
-        made.cross = self.gram[:size, size:] @ weight + np.outer(made.x_sum, offset)
+        moments.cross = self.gram[:size, size:] @ weight + np.outer(moments.x_sum, offset)
         summed = z_sum @ weight
-        made.y_sum = summed + self.total * offset
-        made.y_square = np.sum(weight * (z_gram @ weight), axis=0) + offset * (summed + made.y_sum)
-        return made
+        moments.y_sum = summed + self.total * offset
+        moments.y_square = np.sum(weight * (z_gram @ weight), axis=0) + offset * (summed + moments.y_sum)
+        return moments
 
     def centred(self) -> Centred:
         """Return the covariances."""
@@ -228,8 +228,8 @@ def gather(
 
     if any(len(item.x_sum) >= LARGE for item in moments):
         workers = Workers()
-    for found in workers.each(multiplied, _stacked(parts)):
-        for moment, products in zip(moments, found, strict=True):
+    for product in workers.each(multiplied, _stacked(parts)):
+        for moment, products in zip(moments, product, strict=True):
             if products is not None:
                 moment.take(products)
     return moments
@@ -351,5 +351,5 @@ def _solution(matrix: Array, pull: float, right: Array) -> Array:
     system = matrix.copy()
     system.flat[:: len(system) + 1] += pull
     factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-    found: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
-    return found
+    solution: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    return solution

@@ -56,25 +56,25 @@ Keys = tuple[str, ...]
 
 def named_ids(document: Any, rows: int) -> set[int]:
     """Token ids that a configuration names and that must be kept."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for path, value in _fields(document):
         if NAMED.fullmatch(path[-1]):
-            found |= {item for item in _numbers(value) if 0 <= item < rows}
+            ids |= {item for item in _numbers(value) if 0 <= item < rows}
         elif path[-1] == FORCED and isinstance(value, list):
-            found |= {item for pair in value for item in _numbers(pair[1:]) if 0 <= item < rows}
-    return found
+            ids |= {item for pair in value for item in _numbers(pair[1:]) if 0 <= item < rows}
+    return ids
 
 
 def changes(
     name: str, document: Any, new: Mapping[int, int], counts: Mapping[int, int]
 ) -> list[ConfigChange]:
     """The fields of a configuration that follow."""
-    made = []
+    changed = []
     for path, value in _fields(document):
         after = _after(path[-1], value, new, counts)
         if after != value:
-            made.append(ConfigChange(name, path, value, after))
-    return made
+            changed.append(ConfigChange(name, path, value, after))
+    return changed
 
 
 def _fields(document: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -159,15 +159,15 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     }
     holding = dict(_holding(export, rows, documents, tokens.logits))
     special = set().union(
-        *(found.stored for found, _ in holding.values()),
+        *(own.stored for own, _ in holding.values()),
         *(named_ids(document, rows) for document in documents.values()),
     )
     counts = _counts(leader, vocabulary, asked) if tokens.keep is None else None
     kept = kept_ids(tokens, rows, tokenizer, counts, special)
     new = {old: place for place, old in enumerate(kept)}
     sizes = {} if tokenizer is None else {len(tokenizer.ids): len(kept)}
-    for found, _ in holding.values():
-        for output in found.logits:
+    for own, _ in holding.values():
+        for output in own.logits:
             sizes[output.width] = sum(place < output.width for place in kept)
     sizes[rows] = len(kept)
     changed = (
@@ -197,15 +197,15 @@ def _holding(
     if unknown is not None:
         raise UsageError(f"no model of {export.root} has an output {unknown!r:.80} to be logits")
     for file in export.models:
-        found = vocabulary_of(file.view, file.name, (), rows)
-        logits = _logits_of(file, found, documents, named)
-        found = vocabulary_of(file.view, file.name, (), rows, logits)
-        if found.tables:
-            yield file, (found, logits)
+        vocabulary = vocabulary_of(file.view, file.name, (), rows)
+        logits = _logits_of(file, vocabulary, documents, named)
+        vocabulary = vocabulary_of(file.view, file.name, (), rows, logits)
+        if vocabulary.tables:
+            yield file, (vocabulary, logits)
 
 
 def _logits_of(
-    file: ModelFile, found: Vocabulary, documents: Mapping[str, Any], named: Sequence[str] | None
+    file: ModelFile, vocabulary: Vocabulary, documents: Mapping[str, Any], named: Sequence[str] | None
 ) -> tuple[str, ...] | None:
     """Names of the outputs of a file that are logits of tokens, None where the model alone decides."""
     if named is not None:
@@ -215,12 +215,16 @@ def _logits_of(
     speaks = any(map(SPEAKS.search, architectures)) or any(map(_is_genai, documents))
     if not speaks and architectures and all(map(CLASSIFIES.search, architectures)):
         # Those of a table of tokens are logits all the same.
-        return vocabulary_of(file.view, file.name, (), found.rows, ()).outputs
+        return vocabulary_of(file.view, file.name, (), vocabulary.rows, ()).outputs
     sizes = {value for document in documents.values() for value in _sizes(document)}
-    if found.open and speaks and all(item.width in (*sizes, found.rows) for item in found.open):
-        return (*found.outputs, *(item.name for item in found.open))
+    if (
+        vocabulary.open
+        and speaks
+        and all(item.width in (*sizes, vocabulary.rows) for item in vocabulary.open)
+    ):
+        return (*vocabulary.outputs, *(item.name for item in vocabulary.open))
     # Without token ids, as images have none, nothing but the configuration makes numbers to logits.
-    return None if found.inputs else found.outputs
+    return None if vocabulary.inputs else vocabulary.outputs
 
 
 def _architectures(document: Mapping[str, Any]) -> list[str]:
@@ -263,7 +267,7 @@ def _older_form(path: Path, name: str, contents: Mapping[str, bytes]) -> Mapping
 
 def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
     """The first model with token ids, which all others must agree with."""
-    found: dict[int, tuple[ModelFile, Vocabulary]] = {}
+    leaders: dict[int, tuple[ModelFile, Vocabulary]] = {}
     for file in export.models:
         names = {name for entry in vocabularies(file.view) for name in entry.inputs}
         if tokens.inputs and not names & set(tokens.inputs):
@@ -272,18 +276,18 @@ def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
             vocabulary = vocabulary_of(file.view, file.name, tokens.inputs)
         except RefusedError:
             continue
-        found.setdefault(vocabulary.rows, (file, vocabulary))
-    if len(found) > 1:
-        listed = " and ".join(f"{file.name} ({rows:,})" for rows, (file, _) in found.items())
+        leaders.setdefault(vocabulary.rows, (file, vocabulary))
+    if len(leaders) > 1:
+        listed = " and ".join(f"{file.name} ({rows:,})" for rows, (file, _) in leaders.items())
         raise UsageError(
             f"the models of {export.root} have different vocabularies: {listed}; name one with"
             f" {named_setting('token_ids')}"
         )
-    if not found:
+    if not leaders:
         raise RefusedError(
             f"no model of {export.root} has a vocabulary: no integer input picks rows of a stored table"
         )
-    return next(iter(found.values()))
+    return next(iter(leaders.values()))
 
 
 def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -> None:
@@ -362,10 +366,10 @@ class _Following:
         return "".join(f"{line}\n" for row, line in enumerate(rows) if row in self.new).encode()
 
     def _ids(self, path: Path) -> bytes | None:
-        found = read_object(path, CONFIGURATION, MAX_LIST)
-        if not self._belongs(path, found):
+        document = read_object(path, CONFIGURATION, MAX_LIST)
+        if not self._belongs(path, document):
             return None
-        left = {token: self.new[place] for token, place in found.items() if place in self.new}
+        left = {token: self.new[place] for token, place in document.items() if place in self.new}
         return json_text(dict(sorted(left.items(), key=lambda item: item[1])), ascii_only=False).encode()
 
     def _belongs(self, path: Path, ids: Mapping[str, int]) -> bool:
@@ -391,13 +395,13 @@ class _Following:
         return "".join(f"{row}\n" for row in left).encode()
 
     def _settings(self, path: Path) -> bytes:
-        found = dict(read_object(path, CONFIGURATION, MAX_LIST))
-        listed = found.get("added_tokens_decoder")
+        settings = dict(read_object(path, CONFIGURATION, MAX_LIST))
+        listed = settings.get("added_tokens_decoder")
         if isinstance(listed, dict):
             new = {str(old): str(place) for old, place in self.new.items()}
             left = {new[place]: token for place, token in listed.items() if place in new}
-            found["added_tokens_decoder"] = left
-        return _text(found)
+            settings["added_tokens_decoder"] = left
+        return _text(settings)
 
     def _pieces(self, path: Path) -> bytes:
         try:

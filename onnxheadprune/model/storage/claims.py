@@ -92,15 +92,15 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
     Args:
         readings: returns every file that it reads; called only if a file to write exists.
     """
-    for made in makings:
+    for making in makings:
         try:
-            _check_alone(made)
+            _check_alone(making)
         except OSError as error:
-            raise UsageError(f"{made} cannot be written: {error.strerror or error}") from error
+            raise UsageError(f"{making} cannot be written: {error.strerror or error}") from error
     check_distinct(makings, readings)
-    for made in makings:
-        _check_suffix(made)
-        _check_replaced(made)
+    for making in makings:
+        _check_suffix(making)
+        _check_replaced(making)
 
 
 def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
@@ -108,9 +108,9 @@ def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Re
     _check_each_other(makings)
     # A "new" file replaces nothing: where one is there, it is the backup of an interrupted run, maybe a link.
     there = [
-        made
-        for made in makings
-        if "new" not in made.kind and made.kind != "folder" and os.path.lexists(made.path)
+        making
+        for making in makings
+        if "new" not in making.kind and making.kind != "folder" and os.path.lexists(making.path)
     ]
     if not there:
         return
@@ -121,12 +121,12 @@ def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Re
             if (found := identity(path)) is not None:
                 known.setdefault(found, Reading(reading.what, path))
                 exempt.setdefault(reading.what, set()).add(found)
-    for made in there:
-        own = identity(made.path)
-        if own in known and not (made.replaces and own in exempt.get(made.replaces, ())):
+    for making in there:
+        own = identity(making.path)
+        if own in known and not (making.replaces and own in exempt.get(making.replaces, ())):
             read = known[own]
             raise UsageError(
-                f"{made} would replace {read.what} {read.path}, which this call reads; choose another path"
+                f"{making} would replace {read.what} {read.path}, which this call reads; choose another path"
             )
 
 
@@ -227,80 +227,87 @@ def holds(path: Path, handle: int) -> bool:
     return True
 
 
-def _check_alone(made: Making) -> None:
-    _check_name(made)
-    if made.kind in ("folder", "new folder"):
-        _check_folder(made)
+def _check_alone(making: Making) -> None:
+    _check_name(making)
+    if making.kind in ("folder", "new folder"):
+        _check_folder(making)
         return
-    if _names_a_folder(made.spelled):
-        raise UsageError(f"{made.what} {made.spelled} is a folder; name a file in it")
-    folder = made.path.parent
+    if _names_a_folder(making.spelled):
+        raise UsageError(f"{making.what} {making.spelled} is a folder; name a file in it")
+    folder = making.path.parent
     if not _is_dir(folder):
         wrong = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the folder {folder} {wrong}")
-    if (why := obstacle(made.path)) is not None:
-        raise UsageError(f"{made} {why}")
+    if (why := obstacle(making.path)) is not None:
+        raise UsageError(f"{making} {why}")
     if (why := _unwritable(folder)) is not None:
-        raise UsageError(f"{made.path} cannot be written: its folder is not writable ({why})")
-    if made.kind == "new" and made.path.exists():
-        if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
-            raise UsageError(f"{made} is the model itself; name another file")
-        if not (made.copy_of and made.copy_of.exists() and is_same_content(made.copy_of, made.path)):
-            raise UsageError(f"{made} exists already, and is no copy of the model; it is never overwritten")
+        raise UsageError(f"{making.path} cannot be written: its folder is not writable ({why})")
+    if making.kind == "new" and making.path.exists():
+        if making.copy_of is not None and is_same_entry(making.copy_of, making.path):
+            raise UsageError(f"{making} is the model itself; name another file")
+        if not (making.copy_of and making.copy_of.exists() and is_same_content(making.copy_of, making.path)):
+            raise UsageError(f"{making} exists already, and is no copy of the model; it is never overwritten")
 
 
-def _check_suffix(made: Making) -> None:
-    suffixes = made.suffixes or (MODEL_SUFFIXES if made.kind == "model" and not made.replaces else ())
-    if suffixes and made.path.suffix.lower() not in suffixes:
-        raise UsageError(f"{made} must end in {' or '.join(filter(None, suffixes))}")
+def _check_suffix(making: Making) -> None:
+    suffixes = making.suffixes or (MODEL_SUFFIXES if making.kind == "model" and not making.replaces else ())
+    if suffixes and making.path.suffix.lower() not in suffixes:
+        raise UsageError(f"{making} must end in {' or '.join(filter(None, suffixes))}")
 
 
-def _check_replaced(made: Making) -> None:
+def _check_replaced(making: Making) -> None:
     """Check that the file which an output would replace is one that this tool has written."""
-    if made.kind not in ("file", "model") or made.replaces or made.recorded or not made.path.exists():
+    if making.kind not in ("file", "model") or making.replaces or making.recorded or not making.path.exists():
         return
-    if made.mark:
-        if made.mark not in _head(made.path):
+    if making.mark:
+        if making.mark not in _head(making.path):
             raise UsageError(
-                f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
+                f"{making} is there and is not what this tool would write, so it is not replaced; choose another name"
                 " for the output"
             )
-    elif not _force.get() and not is_written_by_us(made.path):
+    elif not _force.get() and not is_written_by_us(making.path):
         raise UsageError(
-            f"{made} exists, and was not written by this tool; choose another path, or replace it with"
+            f"{making} exists, and was not written by this tool; choose another path, or replace it with"
             f" {named_setting('force')}"
         )
 
 
-def _check_name(made: Making) -> None:
-    text = os.fspath(made.path)
+def _check_name(making: Making) -> None:
+    text = os.fspath(making.path)
     try:
-        size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in ("", *made.path.parts))
+        size, longest = (
+            len(os.fsencode(text)),
+            max(len(os.fsencode(part)) for part in ("", *making.path.parts)),
+        )
     except UnicodeError:
-        raise UsageError(f"{made.what} {text!r:.80} is no name of a file here") from None
+        raise UsageError(f"{making.what} {text!r:.80} is no name of a file here") from None
     if "\0" in text:
-        raise UsageError(f"{made.what} holds a zero byte, which no name of a file does")
+        raise UsageError(f"{making.what} holds a zero byte, which no name of a file does")
     if size > LONGEST_PATH:
-        raise UsageError(f"{made} is longer than the {LONGEST_PATH:,} bytes of a path; choose a shorter one")
-    if longest > LONGEST_NAME:
-        raise UsageError(f"{made} has a name of more than {LONGEST_NAME} bytes; choose a shorter one")
-    if is_hidden(made.path.name):
         raise UsageError(
-            f"{made} has the name of a temporary file of this tool, which it removes; choose another"
+            f"{making} is longer than the {LONGEST_PATH:,} bytes of a path; choose a shorter one"
+        )
+    if longest > LONGEST_NAME:
+        raise UsageError(f"{making} has a name of more than {LONGEST_NAME} bytes; choose a shorter one")
+    if is_hidden(making.path.name):
+        raise UsageError(
+            f"{making} has the name of a temporary file of this tool, which it removes; choose another"
         )
 
 
-def _check_folder(made: Making) -> None:
-    folder = made.path
+def _check_folder(making: Making) -> None:
+    folder = making.path
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     if not _is_dir(folder):
-        raise UsageError(f"{made} is not a folder" if folder == made.path else f"{folder} is not a folder")
+        raise UsageError(
+            f"{making} is not a folder" if folder == making.path else f"{folder} is not a folder"
+        )
     if (why := _unwritable(folder)) is not None:
         raise UsageError(f"the folder {folder} cannot be written: {why}")
-    if made.kind == "new folder":
-        assert made.copy_of is not None
-        _check_new_folder(made.path, made.copy_of)
+    if making.kind == "new folder":
+        assert making.copy_of is not None
+        _check_new_folder(making.path, making.copy_of)
 
 
 def _check_new_folder(target: Path, source: Path) -> None:
@@ -355,22 +362,22 @@ def _head(path: Path) -> bytes:
 def _check_each_other(makings: Sequence[Making]) -> None:
     seen: dict[Identity, Making] = {}
     spelled: dict[Identity, list[Making]] = {}
-    for made in makings:
-        own, around = identity(made.path), identity(made.path.parent)
+    for making in makings:
+        own, around = identity(making.path), identity(making.path.parent)
         if own is None or around is None:
             continue
-        place = around[0], around[1], folded(f"{around[2]}/{made.path.name}")
+        place = around[0], around[1], folded(f"{around[2]}/{making.path.name}")
         alike = spelled.setdefault(place, [])
-        other = seen.get(own) or next((item for item in alike if _may_be_one(item, made)), None)
-        if other is not None and made.copy_of != other.path:
-            raise UsageError(f"{other} and {made} are the same file; give each its own")
-        seen[own] = made
-        alike.append(made)
-    for made in makings:
-        if made.kind == "model":
-            _check_made_names(made, makings)
-        elif made.kind in ("folder", "new folder"):
-            _check_below(made, makings)
+        other = seen.get(own) or next((item for item in alike if _may_be_one(item, making)), None)
+        if other is not None and making.copy_of != other.path:
+            raise UsageError(f"{other} and {making} are the same file; give each its own")
+        seen[own] = making
+        alike.append(making)
+    for making in makings:
+        if making.kind == "model":
+            _check_made_names(making, makings)
+        elif making.kind in ("folder", "new folder"):
+            _check_below(making, makings)
 
 
 def _may_be_one(one: Making, other: Making) -> bool:
@@ -382,19 +389,19 @@ def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
     """Check that no output has a possible content-derived name of a model's weights."""
     target = model.path.with_name(folded(model.path.name))
     folder = identity(target.parent)
-    for made in makings:
-        if is_data_name(folded(made.path.name), target) and identity(made.path.parent) == folder:
+    for making in makings:
+        if is_data_name(folded(making.path.name), target) and identity(making.path.parent) == folder:
             raise UsageError(
-                f"{made} has a name that the weights of {model} may get by their content; choose another"
+                f"{making} has a name that the weights of {model} may get by their content; choose another"
             )
 
 
 def _check_below(folder: Making, makings: Sequence[Making]) -> None:
     """Check that no output lies in a folder that is made as a whole."""
     own = identity(folder.path)
-    for made in makings:
-        if made is not folder and any(identity(above) == own for above in made.path.absolute().parents):
-            raise UsageError(f"{made} lies in {folder}, which is made as a whole; choose a place outside")
+    for making in makings:
+        if making is not folder and any(identity(above) == own for above in making.path.absolute().parents):
+            raise UsageError(f"{making} lies in {folder}, which is made as a whole; choose a place outside")
 
 
 def _tells_cases_apart(folder: Path) -> bool:

@@ -84,8 +84,8 @@ class TokenizerFile:
     @cached_property
     def ids(self) -> Mapping[str, int]:
         """The id of each token, as the library gives it: of added tokens a file may say otherwise."""
-        found: dict[str, int] = self.library.get_vocab(with_added_tokens=True)
-        return found
+        ids: dict[str, int] = self.library.get_vocab(with_added_tokens=True)
+        return ids
 
     @cached_property
     def added(self) -> Mapping[str, int]:
@@ -101,24 +101,24 @@ class TokenizerFile:
     @cached_property
     def special(self) -> frozenset[int]:
         """Ids that the tokenizer itself uses: added tokens, the unknown one, and those that it puts around a text."""
-        found = set(self.added.values())
+        ids = set(self.added.values())
         unknown = self.model.get("unk_token")
-        found |= {self.ids[unknown]} if isinstance(unknown, str) and unknown in self.ids else set()
+        ids |= {self.ids[unknown]} if isinstance(unknown, str) and unknown in self.ids else set()
         if isinstance(self.model.get("unk_id"), int):
-            found.add(self.model["unk_id"])
+            ids.add(self.model["unk_id"])
         if self.document.get("padding"):
-            found.add(self.document["padding"]["pad_id"])
-        return frozenset(found | set(_processed(self.document.get("post_processor"))))
+            ids.add(self.document["padding"]["pad_id"])
+        return frozenset(ids | set(_processed(self.document.get("post_processor"))))
 
     @cached_property
     def always(self) -> frozenset[int]:
         """Ids without which some text could not be spelled, or would be spelled otherwise for no reason of its own."""
-        found = {place for token, place in self.ids.items() if self._is_basic(token)}
+        ids = {place for token, place in self.ids.items() if self._is_basic(token)}
         if self.kind == "Unigram":
             # The cost of an unknown character depends on the least likely token.
             scores = [entry[1] for entry in self.model["vocab"]]
-            found.add(scores.index(min(scores)))
-        return frozenset(found) | self.special
+            ids.add(scores.index(min(scores)))
+        return frozenset(ids) | self.special
 
     def _is_basic(self, token: str) -> bool:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
@@ -146,15 +146,15 @@ class TokenizerFile:
 
     def closed(self, some: Iterable[int]) -> set[int]:
         """Some tokens, and all without which a text of kept tokens would be spelled otherwise."""
-        found = {item for place in some for item in self.made_of(place)}
+        ids = {item for place in some for item in self.made_of(place)}
         if self.kind != "WordPiece":
-            return found
+            return ids
         fresh: Collection[str] = self.ids.keys()
         while fresh:
-            kept = {self.tokens[place] for place in found if place in self.tokens}
+            kept = {self.tokens[place] for place in ids if place in self.tokens}
             fresh = hiding(self.ids.keys(), kept, self._prefix)
-            found |= {self.ids[token] for token in fresh}
-        return found
+            ids |= {self.ids[token] for token in fresh}
+        return ids
 
     @cached_property
     def passing(self) -> frozenset[int]:
@@ -186,15 +186,15 @@ class TokenizerFile:
         parts = [(prefix if index or not starts else "") + char for index, char in enumerate(bare)]
         if ends and parts:
             parts[-1] += suffix
-        found = list(parts)
+        pieces = list(parts)
         while len(parts) > 1:
             ranked = [(self.ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in self.ranks]
             if not ranked:
                 return
             at = min(ranked)[1]
             parts[at : at + 2] = [parts[at] + parts[at + 1].removeprefix(prefix)]
-            found.append(parts[at])
-        yield from found
+            pieces.append(parts[at])
+        yield from pieces
 
     @cached_property
     def ranks(self) -> Mapping[tuple[str, str], int]:
@@ -222,15 +222,15 @@ class TokenizerFile:
             model["merges"] = [
                 item for item in model["merges"] if survives(pair_of(item), model["vocab"], prefix)
             ]
-        made = {**self.document, "model": model}
-        made["added_tokens"] = [
+        document = {**self.document, "model": model}
+        document["added_tokens"] = [
             {**item, "id": new[self.added[item["content"]]]}
             for item in self.document.get("added_tokens") or ()
         ]
-        if made.get("padding"):
-            made["padding"] = {**made["padding"], "pad_id": new[made["padding"]["pad_id"]]}
-        made["post_processor"] = _renumbered(made.get("post_processor"), new)
-        return made
+        if document.get("padding"):
+            document["padding"] = {**document["padding"], "pad_id": new[document["padding"]["pad_id"]]}
+        document["post_processor"] = _renumbered(document.get("post_processor"), new)
+        return document
 
 
 def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
@@ -263,18 +263,18 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
     """Return a post-processor with new ids."""
     if not isinstance(processor, dict):
         return processor
-    made = dict(processor)
-    if isinstance(made.get("processors"), list):
-        made["processors"] = [_renumbered(inner, new) for inner in made["processors"]]
+    renumbered = dict(processor)
+    if isinstance(renumbered.get("processors"), list):
+        renumbered["processors"] = [_renumbered(inner, new) for inner in renumbered["processors"]]
     for key in ("sep", "cls"):
-        if isinstance(made.get(key), list):
-            made[key] = [made[key][0], new[made[key][1]]]
-    if isinstance(made.get("special_tokens"), dict):
-        made["special_tokens"] = {
+        if isinstance(renumbered.get(key), list):
+            renumbered[key] = [renumbered[key][0], new[renumbered[key][1]]]
+    if isinstance(renumbered.get("special_tokens"), dict):
+        renumbered["special_tokens"] = {
             token: {**item, "ids": [new[place] for place in item["ids"]]}
-            for token, item in made["special_tokens"].items()
+            for token, item in renumbered["special_tokens"].items()
         }
-    return made
+    return renumbered
 
 
 def trimmed_pieces(content: bytes, gone: Collection[str]) -> bytes:
