@@ -11,7 +11,7 @@ from onnxheadprune.model.typed_json import JsonObject
 _SENTENCES = {
     "strict": "whether {subject} is exact: {measured}, yes was asked for",
     "max_drift": "drift of {subject} is {value}{measure}, at most {limit} was asked for",
-    "min_speedup": "{subject} is {value} times as fast, at least {limit} was asked for",
+    "min_speedup": "the least speed-up of {subject} is {value} (1 if unmeasurable), at least {limit} was asked for",
     "min_accuracy": "accuracy at {subject} is {value}, at least {limit} was asked for",
     "max_accuracy_drop": "accuracy at {subject} {moves} by {value}, a fall of at most {limit} was asked for",
     "min_metric": "{subject} gives {value}, at least {limit} was asked for",

@@ -153,7 +153,7 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
     """Gathers that stay in the graph, and changed inputs and outputs."""
     if plan.edge_gathers:
         number = many(len(plan.edge_gathers), "edge gather")
-        yield row("at run time", f"{number}: these cost something whenever the model runs", "yellow")
+        yield row("run time", f"{number}: added Gather nodes, which take time in every run", "yellow")
         for gather in plan.edge_gathers:
             cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
             yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")

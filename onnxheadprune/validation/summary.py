@@ -368,7 +368,7 @@ def remarks_of(cut: Document) -> Iterator[Fact]:
     yield from _not_done(choice)
     if gathers := plan.get("edge_gathers"):
         number = many(len(gathers), "edge gather")
-        yield Fact("at run time", f"{number}, which cost something whenever the model runs", "doubtful")
+        yield Fact("run time", f"{number}: added Gather nodes, which take time in every run", "doubtful")
     if changes := plan.get("io_changes"):
         more = f"; and {len(changes) - 1} more" if len(changes) > 1 else ""
         yield Fact(
