@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from onnxheadprune.model.facts import Cell, Fact, Facts, Figures, Part, Squares, State, Table, Word
 from onnxheadprune.model.spelling import escaped, file_name
@@ -98,11 +98,21 @@ _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
 class Displayed(JsonObject):
-    """A result that notebooks show as HTML."""
+    """A result that prints as the lines of its command, and that notebooks show as HTML.
+
+    Attributes:
+        as_text: the writer for terminals, which the Python API supplies; without it a result prints as its repr.
+    """
+
+    as_text: ClassVar[Callable[[Facts], str] | None] = None
 
     def facts(self) -> Facts:
         """The facts of the result, for every writer."""
         raise NotImplementedError
+
+    def __str__(self) -> str:
+        writer = type(self).as_text
+        return repr(self) if writer is None else writer(self.facts())
 
     def _repr_html_(self) -> str:
         return html_of(self.facts())

@@ -1,17 +1,19 @@
-"""The `repr` of every public result is one line, whatever its fields hold."""
+"""The `repr` of every public result is one line, whatever its fields hold; it prints as its command does."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, save
 
 import onnxheadprune as ohp
 from onnxheadprune.model.display import MOST
 from tests import toys
+from tests.conftest import Command
 
 PUBLIC = [getattr(ohp, name) for name in ohp.__all__ if name != "__version__"]
 RESULTS = [kind for kind in PUBLIC if is_dataclass(kind)]
@@ -41,3 +43,14 @@ def test_it_names_what_matters() -> None:
     assert "verdict='passed'" in repr(result.validation) and "heads={0: (1,)}" in repr(result.validation)
     assert "Validation(verdict='passed'" in repr(result) and "elements=" in repr(result)
     assert "removed=(1,)" in repr(result.plan.cuts[0])
+
+
+def test_a_result_prints_as_the_lines_of_its_command(command: Command, tmp_path: Path) -> None:
+    model, output = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
+    save(toys.attention(), model)
+    printed = str(ohp.prune(model, output, heads="0:1"))
+    outcome = command("prune", model, "-o", output, "--heads", "0:1")
+    lines = outcome.stdout.partition("\nnext ")[0].rstrip("\n").replace("labels in --data", "labels in data=")
+    assert printed == lines and "heads " in printed
+    for result in (ohp.validate(model, output), ohp.inspect(model), ohp.score(model)):
+        assert str(result).count("\n") > 1 and "\n" not in repr(result)
