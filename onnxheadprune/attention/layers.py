@@ -25,7 +25,7 @@ from itertools import groupby
 from onnxheadprune.attention.cut_edits import sites_losing_all
 from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.projection import emptied
+from onnxheadprune.attention.sites.projection import emptied, module_path
 from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import SetMetadata
@@ -266,10 +266,13 @@ def _completed(
                 more[before].append(item)
     holder = owner | {join: number for number, some in more.items() for join in some}
     for join, number in holder.items():
-        gate, state = sites.residuals.gate(join), sites.residuals.before(join)
-        if gate is not None and state is not None:
-            # Between two layers it may belong to either.
-            gates |= dict.fromkeys((number, holder.get(state, number)), gate)
+        state = sites.residuals.before(join)
+        # Between two layers it may belong to either, unless names tell; around the whole stream, to none.
+        either = [] if state is None else [number, holder.get(state, number)]
+        for gate in sites.residuals.gates(join):
+            gates |= dict.fromkeys(_holding(gate, layers) or either, gate)
+        for gate in sites.residuals.gates_behind(join):
+            gates |= dict.fromkeys(_holding(gate, layers), gate)
     rank = {site: place for place, site in enumerate(ordered)}
     for number, layer in enumerate(layers):
         joins = sorted((*layer.joins, *more[number]), key=lambda join: join.node.index)
@@ -301,6 +304,12 @@ def _apart(layer: Layer, places: Mapping[Site, tuple[Join, Term]]) -> Layer:
     }
     uses = (term.use for site, (join, term) in others.items() if _is_beside(site, (join, term), layer))
     return replace(layer, beside=frozenset(uses))
+
+
+def _holding(gate: Use, layers: Sequence[Layer]) -> list[int]:
+    """Return the numbers of the layers whose module a gate is in."""
+    path = ".".join(["", *module_path(gate.node), ""])
+    return [number for number, layer in enumerate(layers) if layer.name and f".{layer.name}." in path]
 
 
 def _is_named(site: Site) -> bool:

@@ -31,6 +31,7 @@ FEED = {
 OTHER = "from another input"
 SHARED = "from what all layers read of another input"
 GATE = "gates the stream"
+HIGHWAY = "gates the stream and itself"
 ATTENTION = """
     q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
     q1@ = Reshape(q0@, split) k1@ = Reshape(k0@, split) v1@ = Reshape(v0@, split)
@@ -82,6 +83,11 @@ BRANCHES = {
         up@ = MatMul(in@, wu@) bent@ = Relu(up@) branch@ = MatMul(bent@, wd@)
         raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
     """,
+    HIGHWAY: """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@)
+        raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
+        one@ = Constant <value_float = 1.0>() shut@ = Sub(one@, open@) branch@ = Mul(down@, shut@)
+    """,
     OTHER: "branch@ = MatMul(t, wq@)",
     SHARED: "branch@ = MatMul(bent, wq@)",
 }
@@ -120,7 +126,7 @@ class Network:
                     text += BRANCHES[kind].replace("in@", stream).replace("@", key)
                     outputs += [f"float[B, S, 12] h{key}"] if kind == "hidden is an output" else []
                 if is_there:
-                    text += f" sum{key} = Add({f'kept{key}' if kind == GATE else stream}, branch{key})\n"
+                    text += f" sum{key} = Add({f'kept{key}' if kind in (GATE, HIGHWAY) else stream}, branch{key})\n"
                     stream = f"sum{key}"
                 if self.norm:
                     text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
@@ -170,7 +176,7 @@ def check_removed(network: Network, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE)]
+OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE, HIGHWAY)]
 
 
 @pytest.mark.one_in(5)
@@ -238,17 +244,29 @@ def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.Mon
     check_removed(network, "0")
 
 
-def test_a_layer_that_multiplies_its_stream_is_refused(command: Command, tmp_path: Path) -> None:
-    """Without its branches the gate of the stream would stay (the gateway of D-FINE's decoder)."""
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("kind", [GATE, HIGHWAY])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_layer_that_multiplies_its_stream_is_refused(at: int, place: int, kind: str) -> None:
+    """Without its branches the gate of the stream would stay (the gateway of D-FINE's decoder, GTrXL)."""
+    layers = [["attention", "network"] for _ in range(3)]
+    layers[at].insert(place, kind)
+    network = Network(layers)
+    for key in range(3):
+        if key == at:
+            told = rf"layer {at} cannot be removed .* multiplies its stream with open_{at}_{place}"
+            with pytest.raises(RefusedError, match=told):
+                ohp.prune(network.model(), heads={f"layer.{key}": "*"}, provider="cpu")
+        else:
+            check_removed(network, str(key))
+
+
+def test_inspect_says_which_layers_have_gates(command: Command, tmp_path: Path) -> None:
     network = Network([["attention", "network"], ["attention", GATE], ["attention", "network"]])
-    with pytest.raises(
-        RefusedError, match=r"layer 1 cannot be removed .* multiplies its stream with open_1_1"
-    ):
-        ohp.prune(network.model(), heads={"layer.1": "*"}, provider="cpu")
     onnx.save(network.model(), tmp_path / "m.onnx")
     told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
     assert [layer["reason"] is None for layer in told] == [True, False, True]
-    check_removed(network, "0")
 
 
 def renamed(model: onnx.ModelProto, name: Callable[[str, int, int], str]) -> onnx.ModelProto:

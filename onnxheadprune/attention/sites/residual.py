@@ -184,22 +184,16 @@ class Residuals:
         join = self.join(node)
         return join is not None and not join.plain
 
-    def gate(self, join: Join) -> Use | None:
-        """The product of the stream itself with the output of a layer, between two residual sums.
+    def gates(self, join: Join) -> Iterator[Use]:
+        """The factors of products of the stream itself with the output of a layer, in front of a sum.
 
-        The factor, None without one. A norm in single operators and a mask are none.
+        A norm in single operators and a mask are none.
         """
-        if self.before(join) is None:
-            return None
-        made = {value.producer for value in join.around if value.producer is not None}
-        for node in sorted(made, key=lambda item: item.index):
-            if node not in SCALES or len(node.inputs) != 2 or len(node.computed) != 2:
-                continue
-            sources = [frozenset(filter(_is_layer_output, near(value))) for value in node.computed]
-            for index, (own, other) in enumerate(zip(sources, reversed(sources), strict=True)):
-                if own - other:
-                    return Use(node, index)
-        return None
+        return _gates(value.producer for value in join.around if value.producer is not None)
+
+    def gates_behind(self, join: Join) -> Iterator[Use]:
+        """The same behind the last sum of a stream."""
+        return _gates(use.node for use in ([] if self.after(join) else join.node.out.consumers))
 
     def chain(self, join: Join) -> tuple[Join, ...]:
         """All residual sums of the stream that one belongs to, in graph order."""
@@ -261,6 +255,14 @@ def _behind(node: Node, read: Collection[State]) -> State:
     if states == {State.ZERO} and node in MOVES and not biased:
         return State.ZERO
     return State.BIAS if states & {State.BIAS, State.ZERO} else State.NOTHING
+
+
+def _gates(nodes: Iterable[Node]) -> Iterator[Use]:
+    for node in sorted({*nodes}, key=lambda item: item.index):
+        if node in SCALES and len(node.inputs) == len(node.computed) == 2:
+            sources = [frozenset(filter(_is_layer_output, near(value))) for value in node.computed]
+            pairs = enumerate(zip(sources, reversed(sources), strict=True))
+            yield from islice((Use(node, index) for index, (own, other) in pairs if own - other), 1)
 
 
 def _from_outside(node: Node) -> list[Value]:
