@@ -258,12 +258,9 @@ def _outputs_of(model: LoadedModel) -> Outputs:
 
 def _logits_of(model: LoadedModel, outputs: Outputs) -> Logits | None:
     """Return a function that runs a language model; None for any other model."""
-    main = main_output(view_of(model), ())
-    if (
-        main is None
-        or not main.is_logits
-        or len(view_of(model).main.values[main.name].shape or ()) != len("BSV")
-    ):
+    view = view_of(model)
+    main = main_output(view, ())
+    if main is None or not main.is_logits or len(view.main.values[main.name].shape or ()) != len("BSV"):
         return None
     name = main.name
 

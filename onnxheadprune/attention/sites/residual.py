@@ -193,7 +193,8 @@ class Residuals:
 
     def gates_behind(self, join: Join) -> Iterator[Use]:
         """The same behind the last sum of a stream."""
-        return _gates(use.node for use in ([] if self.after(join) else join.node.out.consumers))
+        is_last = join is self.chain(join)[-1]
+        return _gates(use.node for use in join.node.out.consumers if is_last)
 
     def chain(self, join: Join) -> tuple[Join, ...]:
         """All residual sums of the stream that one belongs to, in graph order."""
