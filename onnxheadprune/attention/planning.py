@@ -180,6 +180,8 @@ def _narrowed_io(swept: Sweep) -> dict[str, Live]:
 
 def _vanishing(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> list[Site]:
     """Return the sites that vanish with what others lose, so that those left keep their numbers."""
+    if not any(live.is_dead for live in swept.kept.values()):
+        return []  # without a look for sites of other kinds
     return [
         site
         for site in sites.known

@@ -65,15 +65,19 @@ LIMITS = frozenset({"benchmarking.gate", "benchmarking.flops"})
 """A limit and whether it was kept, and the operations of a run: every result has room for them."""
 MEASURES = frozenset({"data.drift"})
 """The measure of a difference, which a proof takes."""
+FINDERS = frozenset(f"attention.sites.{name}" for name in ("experts", "mixtures", "neurons", "sublayers"))
+"""The searches for units of other kinds, each as long as all else that a cut of heads takes."""
 CALLS = {
     "help": Call("--help", ROOMS - {"cli", "errors"}),
     "named heads": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu",
-        CHOICE | OTHERS | {"benchmarking", "data"},
+        CHOICE | OTHERS | FINDERS | {"benchmarking", "data"},
         LIMITS | MEASURES,
     ),
     "without a proof": Call(
-        "prune {model} --heads 0:1 -o {out} --no-validate", CHOICE | OTHERS | {"benchmarking", "data"}, LIMITS
+        "prune {model} --heads 0:1 -o {out} --no-validate",
+        CHOICE | OTHERS | FINDERS | {"benchmarking", "data"},
+        LIMITS,
     ),
     "named heads with data": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
