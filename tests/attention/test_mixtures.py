@@ -258,3 +258,23 @@ def test_neurons_of_a_packed_layer_are_no_experts() -> None:
     assert {("Relu", "blocks"), ("Sigmoid", "blocks"), ("Tanh", "floats")} <= found.keys()
     apart = {name for name, _ in found if ((name, "floats") in found) != ((name, "blocks") in found)}
     assert apart == set()
+
+
+def test_points_of_deformable_attention_are_no_experts() -> None:
+    """Their layer computes where values are sampled, and none of what the scores weigh."""
+    model = model_of(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        deformable (float[2, 6, 8] x, float[4, 4, 5, 5] memory) => (float[2, 6, 8] y)
+        <float[8, 16] where, float[8, 8] score, float[8, 8] last, int64[5] points = {2, 6, 2, 4, 2},
+         int64[4] grids = {4, 6, 4, 2}, int64[4] heads = {2, 6, 2, 4}, int64[4] each = {4, 1, 6, 4},
+         int64[3] merged = {2, 8, 6}, int64[1] three = {3}> {
+            flat = MatMul(x, where)  apart = Reshape(flat, points)  turned = Transpose <perm = [0, 2, 1, 3, 4]>(apart)
+            near = Tanh(turned)  grid = Reshape(near, grids)  values = GridSample(memory, grid)
+            logits = MatMul(x, score)  some = Reshape(logits, heads)  soft = Softmax <axis = -1>(some)
+            by_head = Transpose <perm = [0, 2, 1, 3]>(soft)  scores = Reshape(by_head, each)
+            weighed = Mul(values, scores)  summed = ReduceSum <keepdims = 0>(weighed, three)
+            rows = Reshape(summed, merged)  turned_rows = Transpose <perm = [0, 2, 1]>(rows)
+            branch = MatMul(turned_rows, last)  y = Add(x, branch)
+        }"""
+    )
+    assert inspect(model).of("experts") == ()

@@ -27,7 +27,7 @@ from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_of
-from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, is_layer, near
+from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, is_layer, near
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
@@ -364,7 +364,12 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
         trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
     except RefusedError as error:
         return _refused(site, str(error)) if _chooses_networks(routing) else None
-    if not any(_holds_matrix(value, live, len(gone)) for value, live in trial.narrowed()):
+    held = [value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone))]
+    if not (routing.picked or routing.ends or routing.chosen):
+        # All are weighed: what says where values are sampled (deformable attention) computes none of them.
+        weighed = _weighed(routing)
+        held = [value for value in held if not weighed.isdisjoint(_readers(value))]
+    if not held:
         if not _chooses_networks(routing):
             return None
         stored = any(item.node in routing.picked and item.is_stored for item in routing.meetings)
@@ -375,6 +380,23 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
     elements, size, _ = weights_of(trial)
     share = site.num_units / len(gone)
     return replace(site, params=round(elements * share), bytes=round(size * share))
+
+
+def _weighed(routing: Routing) -> set[Node]:
+    """Return the nodes that compute what scores weigh, those between the router and its scores among them."""
+
+    def makers(node: Node) -> list[Node]:
+        made = (value.producer for value in contents(node))
+        return [maker for maker in made if maker is not None and maker is not routing.router]
+
+    return {*reachable((item.node for item in routing.meetings), makers)}
+
+
+def _readers(tensor: Value) -> Iterator[Node]:
+    """Yield the nodes that read a stored tensor, also through others that read nothing else (a transposition)."""
+    return reachable(
+        (use.node for use in tensor.consumers), lambda node: node.readers if node.out.is_constant else ()
+    )
 
 
 def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
