@@ -88,6 +88,18 @@ BRANCHES = {
         raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
         one@ = Constant <value_float = 1.0>() shut@ = Sub(one@, open@) branch@ = Mul(down@, shut@)
     """,
+    "mean of all tokens": "branch@ = ReduceMean <axes = [1], keepdims = 1>(in@)",
+    "sum of earlier tokens": "axis@ = Constant <value_int = 1>() branch@ = CumSum(in@, axis@)",
+    "Fourier transform": """
+        last@ = Constant <value_ints = [3]>() real@ = Unsqueeze(in@, last@) both@ = DFT <axis = 1>(real@)
+        first@ = Constant <value_int = 0>() branch@ = Gather <axis = 3>(both@, first@)
+    """,
+    "shifted tokens": """
+        from@ = Constant <value_ints = [0]>() to@ = Constant <value_ints = [-1]>() on@ = Constant <value_ints = [1]>()
+        most@ = Slice(in@, from@, to@, on@) pads@ = Constant <value_ints = [0, 1, 0, 0, 0, 0]>()
+        branch@ = Pad(most@, pads@)
+    """,
+    "activation alone": "branch@ = Tanh(in@)",
     OTHER: "branch@ = MatMul(t, wq@)",
     SHARED: "branch@ = MatMul(bent, wq@)",
 }
@@ -190,6 +202,14 @@ def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:
     network = Network([branches, branches, branches], place == 1, named)
     assert list(held(network.model())) == ["0", "1", "2"]
     check_removed(network, "1")
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_last_branch_of_the_last_layer_is_removed(kind: str, norm: bool) -> None:
+    """No residual sum is behind it."""
+    check_removed(Network([["attention", "network", kind]] * 3, norm), "2")
 
 
 @pytest.mark.one_in(4)

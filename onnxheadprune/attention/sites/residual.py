@@ -150,11 +150,36 @@ class Residuals:
         """
         last = _last(node)
         made = [value for value in addends(last) if self._has_join_behind(value)]
-        made = made or _from_outside(last)
+        made = _sources(made or _from_outside(last), last)
         if len(made) != 1 or len(addends(last)) < 2:
             return None
         self._joins[last] = Join(last, tuple(made), tuple(_terms(last, made)), plain=True)
         return self._joins[last]
+
+    def _mixed(self, node: Node) -> Join | None:
+        """The residual sum of a node, also one that adds what no layer computes from its stream.
+
+        That is computed from the state of the stream all the same, or in a numbered module that all of the state goes
+        through.
+        """
+        last = _last(node)
+        behind = [value for value in addends(last) if self._has_join_behind(value)]
+        if len(behind) > 1 or (
+            behind and _is_numbered(module_path(last)) and self._holds_state(behind[0], last)
+        ):
+            return self.at(node)
+        return self.join(node)
+
+    def _holds_state(self, value: Value, total: Node) -> bool:
+        """Return whether all that reads the state of the stream that a value is of goes into a sum."""
+        states = [
+            item
+            for item in near(value)
+            if item.producer is not None
+            and item.producer in SUMS_VALUES
+            and self.join(item.producer) is not None
+        ]
+        return all(_goes_into(item, total) for item in states)
 
     def _has_join_behind(self, value: Value) -> bool:
         """Return whether a value is the state of a stream, behind some residual sum."""
@@ -170,7 +195,7 @@ class Residuals:
 
         found: set[Join] = set()
         for node in reachable([join.node], ahead, MAX_BELOW):
-            item = self.join(node) if node is not join.node and node in SUMS_VALUES else None
+            item = self._mixed(node) if node is not join.node and node in SUMS_VALUES else None
             way = [] if item is None else [item]
             while (
                 way and (before := self.before(way[-1])) is not None and before is not join and before.plain
@@ -273,8 +298,38 @@ def _from_outside(node: Node) -> list[Value]:
     def is_outside(value: Value) -> bool:
         return value.producer is None or module_path(value.producer)[: len(own)] != own
 
-    is_numbered = any(part[-1:].isdecimal() for part in own)
-    return [value for value in addends(node) if any(map(is_outside, near(value)))] if is_numbered else []
+    return (
+        [value for value in addends(node) if any(map(is_outside, near(value)))] if _is_numbered(own) else []
+    )
+
+
+def _sources(values: list[Value], total: Node) -> list[Value]:
+    """Return the addends of a sum that others are computed from, if all that reads them goes into the sum.
+
+    So a token mixer without a layer is told from an activation that is written as a sum.
+    """
+    if len(values) < 2:
+        return values
+    return [
+        value
+        for value in values
+        if all(value in near(other) for other in values if other is not value) and _goes_into(value, total)
+    ]
+
+
+def _goes_into(value: Value, total: Node) -> bool:
+    """Return whether all that reads a value goes into a sum."""
+
+    def ahead(node: Node) -> list[Node]:
+        return [] if node is total else [reader for reader in node.readers if reader not in OBSERVES]
+
+    first = (use.node for use in value.consumers if use.node not in OBSERVES)
+    read = reachable(first, ahead, MAX_BELOW)
+    return not value.is_graph_output and all(node.index <= total.index for node in read)
+
+
+def _is_numbered(path: Sequence[str]) -> bool:
+    return any(part[-1:].isdecimal() for part in path)
 
 
 def _last(node: Node) -> Node:

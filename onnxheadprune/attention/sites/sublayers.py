@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxheadprune.attention.sites.feed_forward_near_misses import feeds_attention
-from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed
 from onnxheadprune.attention.sites.projection import Projection, emptied, named_apart
@@ -93,26 +92,16 @@ def _terms_left(
 ) -> Iterator[tuple[Join, Term]]:
     """Yield the terms of residual sums that some layers do not silence, in the streams of known branches."""
     residuals = Residuals()
-    joins = dict.fromkeys(
-        join for node in view.needed if node in SUMS_VALUES and (join := residuals.join(node)) is not None
-    )
-    chains: Partition[Node] = Partition()
-
-    def before(join: Join) -> list[Join]:
-        earlier = residuals.before(join)
-        found = [] if earlier is None else [earlier]
-        chains.join([join.node, *(item.node for item in found)])
-        return found
-
-    joins = dict.fromkeys(reachable(joins, before))
+    every = (residuals.join(node) for node in view.needed if node in SUMS_VALUES)
+    joins = dict.fromkeys(item for join in every if join is not None for item in residuals.chain(join))
     branches = [site for site in known if site.is_branch]
     nodes = [[item.node for item in site.projections] for site in branches]
     nodes += [[item.node] for item in ending]
-    met = [found for some in nodes if (found := residuals.added(some)) is not None]
-    streams = {chains.root(join.node) for join, _ in met}
+    met = [place for some in nodes if (place := residuals.added(some)) is not None]
+    streams = {residuals.chain(join)[0] for join, _ in met}
     ends = emptied(ending)
     for join in joins:
-        if chains.root(join.node) in streams:
+        if residuals.chain(join)[0] in streams:
             for term in join.terms:
                 if silenced(join, term, ends) not in (State.ZERO, State.BIAS):
                     yield join, term
