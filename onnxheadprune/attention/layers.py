@@ -48,8 +48,8 @@ class Layer:
     # the residual sums between the state of the stream before the layer and the one after it
     joins: tuple[Join, ...] = ()
     gate: Use | None = None  # where the stream itself is multiplied with what the layer computes
-    # what these sums add beside it: neither computed from the stream nor in a module of the layer, as an embedding of
-    # positions that each layer's end adds
+    # terms of these sums that are not the layer's: computed in another module, and not from the stream, as position
+    # embeddings that are added between layers
     beside: frozenset[Use] = frozenset()
 
     @functools.cached_property
@@ -267,7 +267,7 @@ def _completed(
     holder = owner | {join: number for number, some in more.items() for join in some}
     for join, number in holder.items():
         state = sites.residuals.before(join)
-        # Between two layers it may belong to either, unless names tell; around the whole stream, to none.
+        # A gate without a name belongs to either layer where it is between two, and to none at the ends of the stream.
         either = [] if state is None else [number, holder.get(state, number)]
         for gate in sites.residuals.gates(join):
             gates |= dict.fromkeys(_holding(gate, layers) or either, gate)
@@ -292,13 +292,13 @@ def _completed(
 
 
 def _is_beside(site: Site, place: tuple[Join, Term], layer: Layer) -> bool:
-    """Return whether a sum of a layer adds what a module outside it computes without its stream."""
+    """Return whether a term of a layer's residual sum is computed in another module, and not from the stream."""
     inside = not layer.name or re.match(rf"{re.escape(layer.name)}(?![^.#])", site.name)
     return not inside and _is_named(site) and silenced(*place, ()) is not State.STREAM
 
 
 def _apart(layer: Layer, places: Mapping[Site, tuple[Join, Term]]) -> Layer:
-    """Return a layer that knows which terms of its sums are beside it."""
+    """Return a layer with the terms that are not its own in `beside`."""
     others = {
         site: place for site, place in places.items() if place[0] in layer.joins and site not in layer.sites
     }
@@ -307,7 +307,7 @@ def _apart(layer: Layer, places: Mapping[Site, tuple[Join, Term]]) -> Layer:
 
 
 def _holding(gate: Use, layers: Sequence[Layer]) -> list[int]:
-    """Return the numbers of the layers whose module a gate is in."""
+    """Return the numbers of the layers whose modules contain a gate."""
     path = ".".join(["", *module_path(gate.node), ""])
     return [number for number, layer in enumerate(layers) if layer.name and f".{layer.name}." in path]
 

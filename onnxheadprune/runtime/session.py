@@ -42,7 +42,7 @@ FATAL_ONLY = 4
 MOST_REUSED = 2000
 """Nodes up to which ONNX Runtime looks for memory that can be used again: some seconds."""
 BIAS = 2
-"""The input of the bias in operators that read it, whether it is there or not."""
+"""Index of the bias among the inputs of `READS_BIAS` operators."""
 NODE_BYTES = 2**12
 """Bytes of a node in a session, about."""
 _LOAD = """

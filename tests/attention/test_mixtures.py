@@ -261,7 +261,7 @@ def test_neurons_of_a_packed_layer_are_no_experts() -> None:
 
 
 def test_points_of_deformable_attention_are_no_experts() -> None:
-    """Their layer computes where values are sampled, and none of what the scores weigh."""
+    """Their layer computes sampling offsets, not the values that are weighted."""
     model = model_of(
         """<ir_version: 10, opset_import: ["" : 20]>
         deformable (float[2, 6, 8] x, float[4, 4, 5, 5] memory) => (float[2, 6, 8] y)

@@ -34,7 +34,7 @@ POLYNOMIALS = st.recursive(LEAVES, _grown, max_leaves=6)
 VALUES = st.fixed_dictionaries({"b": st.integers(1, 7), "s": st.integers(1, 7)})
 
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A machine that does much else is slow, and no defect."""
+"""Without time limits, which fail on a loaded machine."""
 
 
 @QUIET

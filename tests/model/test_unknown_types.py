@@ -1,4 +1,4 @@
-"""Behind an operator that nobody knows, no operator of onnx ends the process that looks at it."""
+"""Shape inference survives every operator of onnx whose inputs come from an unknown operator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ for schema in onnx.defs.get_all_schemas():
         try:
             view_of(helper.make_model(graph, opset_imports=opsets))
         except HeadPruneError:
-            pass  # what is no valid model is refused
+            pass  # an invalid model
 """
 
 

@@ -54,7 +54,7 @@ def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
     """
     blocks = inspect(model).neurons
     refused = {block.key: str(block.reason) for block in blocks if block.reason is not None}
-    original = Original(module, case, {}, blocks, {})
+    original = Original(module, case, {}, blocks)
     # Layers that share a map lose the same neurons.
     units = {block: tuple(range(0, block.num_units, 3)) for block in blocks if block.key not in refused}
     unmatched = tuple(block.key for block in units if original.without({block: units[block]}) is None)

@@ -366,7 +366,7 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
         return _refused(site, str(error)) if _chooses_networks(routing) else None
     held = [value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone))]
     if not (routing.picked or routing.ends or routing.chosen):
-        # All are weighed: what says where values are sampled (deformable attention) computes none of them.
+        # Without a choice, experts compute the terms of the weighted sum; sampling offsets of attention do not.
         weighed = _weighed(routing)
         held = [value for value in held if not weighed.isdisjoint(_readers(value))]
     if not held:
@@ -383,7 +383,7 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
 
 
 def _weighed(routing: Routing) -> set[Node]:
-    """Return the nodes that compute what scores weigh, those between the router and its scores among them."""
+    """Return the nodes that compute the terms of the weighted sum, up to the router."""
 
     def makers(node: Node) -> list[Node]:
         made = (value.producer for value in contents(node))
@@ -393,7 +393,7 @@ def _weighed(routing: Routing) -> set[Node]:
 
 
 def _readers(tensor: Value) -> Iterator[Node]:
-    """Yield the nodes that read a stored tensor, also through others that read nothing else (a transposition)."""
+    """Yield the nodes that read a stored tensor, directly or behind operators on constants (Transpose, Cast)."""
     return reachable(
         (use.node for use in tensor.consumers), lambda node: node.readers if node.out.is_constant else ()
     )

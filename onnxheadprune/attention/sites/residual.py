@@ -144,12 +144,12 @@ class Residuals:
         return self._before[join.node]
 
     def _plain(self, node: Node) -> Join | None:
-        """A sum in a stream that adds what no layer computes from it, None if it is not known to be in one.
+        """A sum in a stream whose terms no layer computes from the stream, None if it is not known to be in one.
 
-        It is behind a residual sum, or in a numbered module and adds what that computes to a state from outside.
+        It is behind a residual sum, or in a numbered module that computes its terms, with the stream from outside.
         """
         last = _last(node)
-        made = [value for value in addends(last) if self._has_join_behind(value)]
+        made = [value for value in addends(last) if any(self._states(value))]
         made = _sources(made or _from_outside(last), last)
         if len(made) != 1 or len(addends(last)) < 2:
             return None
@@ -157,34 +157,27 @@ class Residuals:
         return self._joins[last]
 
     def _mixed(self, node: Node) -> Join | None:
-        """The residual sum of a node, also one that adds what no layer computes from its stream.
+        """The residual sum of a node, also one whose terms no layer computes from its stream.
 
-        That is computed from the state of the stream all the same, or in a numbered module that all of the state goes
-        through.
+        Its term is computed from the stream without weights, or in a numbered module from another input.
         """
         last = _last(node)
-        behind = [value for value in addends(last) if self._has_join_behind(value)]
-        if len(behind) > 1 or (
-            behind and _is_numbered(module_path(last)) and self._holds_state(behind[0], last)
-        ):
+        behind = [value for value in addends(last) if any(self._states(value))]
+        if len(behind) > 1:
             return self.at(node)
-        return self.join(node)
+        states = [item for value in behind for item in self._states(value)]
+        in_module = (
+            states and _is_numbered(module_path(last)) and all(_goes_into(item, last) for item in states)
+        )
+        return self.at(node) if in_module else self.join(node)
 
-    def _holds_state(self, value: Value, total: Node) -> bool:
-        """Return whether all that reads the state of the stream that a value is of goes into a sum."""
-        states = [
+    def _states(self, value: Value) -> Iterator[Value]:
+        """The outputs of residual sums near a value, with no layer in between."""
+        return (
             item
             for item in near(value)
-            if item.producer is not None
-            and item.producer in SUMS_VALUES
-            and self.join(item.producer) is not None
-        ]
-        return all(_goes_into(item, total) for item in states)
-
-    def _has_join_behind(self, value: Value) -> bool:
-        """Return whether a value is the state of a stream, behind some residual sum."""
-        sums = [node for item in near(value) if (node := item.producer) is not None and node in SUMS_VALUES]
-        return any(self.join(node) is not None for node in sums)
+            if (node := item.producer) is not None and node in SUMS_VALUES and self.join(node) is not None
+        )
 
     def after(self, join: Join) -> list[Join]:
         """The residual sums behind another one in its stream, in graph order."""
@@ -304,9 +297,9 @@ def _from_outside(node: Node) -> list[Value]:
 
 
 def _sources(values: list[Value], total: Node) -> list[Value]:
-    """Return the addends of a sum that others are computed from, if all that reads them goes into the sum.
+    """Return the addends from which the others are computed, if nothing bypasses the sum.
 
-    So a token mixer without a layer is told from an activation that is written as a sum.
+    The input of an activation that is written as a sum (GELU by tanh) bypasses it: it is a factor of the result, too.
     """
     if len(values) < 2:
         return values
@@ -318,7 +311,7 @@ def _sources(values: list[Value], total: Node) -> list[Value]:
 
 
 def _goes_into(value: Value, total: Node) -> bool:
-    """Return whether all that reads a value goes into a sum."""
+    """Return whether everything computed from a value goes through a sum."""
 
     def ahead(node: Node) -> list[Node]:
         return [] if node is total else [reader for reader in node.readers if reader not in OBSERVES]

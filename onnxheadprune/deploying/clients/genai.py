@@ -47,7 +47,7 @@ def _decoder(folder: Deployment) -> Json:
 
 
 def _window(folder: Deployment) -> tuple[bool, bool]:
-    """Whether layers have a sliding window, and whether these are listed."""
+    """Return `(has_window, lists_layers)` of the decoder's sliding window."""
     window = _decoder(folder).get("sliding_window")
     return window is not None, isinstance(window, dict) and bool(window.get("layers"))
 

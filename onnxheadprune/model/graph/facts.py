@@ -199,7 +199,7 @@ MULTIPLIES_MATRICES = OperatorKind("multiply matrices, and perhaps add a bias")
 MULTIPLIES_FLOATS = OperatorKind("multiply two floating-point tensors, and add nothing")
 ACTIVATES_PRODUCTS = OperatorKind("apply an activation function to a sum of products")
 READS_BIAS = OperatorKind(
-    "read their third input, a bias, in ONNX Runtime's CPU kernel, whether it is there or not"
+    "have an optional bias without which ONNX Runtime's CPU kernel is a segmentation fault"
 )
 CRASHES_INFERENCE = OperatorKind(
     "are a segmentation fault of onnx 1.23's inference where the type of their input is unknown"

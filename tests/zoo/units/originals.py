@@ -71,7 +71,7 @@ def references(folder: Folder, sites: Sites) -> Reference:
 
 
 def _added(folder: Folder, sites: Sites) -> dict[SublayerSite, NDArray[np.float64]]:
-    """What the sublayers that are removed as terms of a sum add to their streams, on the first feed."""
+    """The outputs, on the first feed, of sublayers that are removed as terms of a residual sum."""
     terms: dict[SublayerSite, str] = {}
     for site in sites.every:
         term = site.projections[0].term if isinstance(site, SublayerSite) else None

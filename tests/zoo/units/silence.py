@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 CLOSE = 1e-5
 """Largest difference between a stored weight and the module's that is the same one."""
 ALIKE = 1e-5
-"""Largest difference between what a graph adds to a stream and the output of the module that computes it."""
+"""Largest difference between a term of a residual sum in the graph and the output of its module."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Original:
         case: its inputs and output projections.
         attention: the site of each output projection, where it is known.
         blocks: all feed-forward blocks of the graph, in graph order.
-        added: what each other sublayer that is removed as a term of a sum adds to its stream, on the first feed.
+        added: the outputs, on the first feed, of sublayers that are removed as terms of a residual sum.
     """
 
     module: nn.Module
     case: Case
     attention: Mapping[int, AttentionSite]
     blocks: Sequence[NeuronSite]
-    added: Mapping[SublayerSite, Array]
+    added: Mapping[SublayerSite, Array] = field(default_factory=dict)
 
     def without(self, units: Mapping[Site, Sequence[int]]) -> nn.Module | None:
         """A copy in which units contribute nothing, None where what reads them is not one of the module's weights."""
@@ -72,7 +72,7 @@ class Original:
             with torch.no_grad():
                 experts = silenced.get_parameter(name)
                 experts.movedim(axis, -1)[..., _columns(block, going[block])] = 0.0
-        # Before any of them is silent: modules are known by what they compute in the original.
+        # Before any of them is silenced: modules are matched by their outputs in the original.
         ends = {site: self._end(site) for site in units if isinstance(site, SublayerSite)}
         for site, path in ends.items():
             if path is None:
@@ -169,7 +169,7 @@ def weight_of(module: nn.Module) -> torch.Tensor | None:
 
 
 def _zeros(_: nn.Module, __: object, output: object) -> object:
-    """A forward hook: what a module computes without its sublayer."""
+    """A forward hook that replaces a module's output by zeros."""
     if isinstance(output, tuple):
         return (torch.zeros_like(output[0]), *output[1:])
     assert isinstance(output, torch.Tensor)
