@@ -43,6 +43,8 @@ MOST_REUSED = 2000
 """Nodes up to which ONNX Runtime looks for memory that can be used again: some seconds."""
 BIAS = 2
 """Index of the bias among the inputs of `READS_BIAS` operators."""
+OPTIONAL_BIAS = (1, 32)
+"""The first version whose CPU kernels of these operators run without one."""
 NODE_BYTES = 2**12
 """Bytes of a node in a session, about."""
 _LOAD = """
@@ -207,11 +209,15 @@ def require_kernels(model: ModelProto, provider: Provider, name: str) -> None:
     Raises:
         MissingKernelError: if there is one.
     """
-    for node in nodes_of_model(model) if provider.name == CPU else ():
+    version = onnx_runtime().__version__
+    if provider.name != CPU or tuple(map(int, version.split(".")[:2])) >= OPTIONAL_BIAS:
+        return
+    for node in nodes_of_model(model):
         if node in READS_BIAS and not any(node.input[BIAS : BIAS + 1]):
             raise MissingKernelError(
-                f"{name} does not load in ONNX Runtime: on the CPU {node.op_type} -> {node.output[0]} needs a bias, and"
-                " without one it would end the process"
+                f"{name} does not load in ONNX Runtime: on the CPU {node.op_type} -> {node.output[0]} needs a bias in"
+                f" {version}, and without one it would end the process; ONNX Runtime"
+                f" {'.'.join(map(str, OPTIONAL_BIAS))} runs it"
             )
 
 

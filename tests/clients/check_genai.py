@@ -18,7 +18,7 @@ import onnxruntime_genai as og
 import tiny_hf
 import torch
 from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
-from cuts import Cut, prune_folder
+from cuts import Cut, prune, prune_folder
 from environment import tell
 from readme import run_readme
 from smaller import CHOSEN, byte_pairs, prune_vocabulary
@@ -49,6 +49,31 @@ WINDOWED = {
 """Decoders with windows, or types of layers, and whether genai allocates their caches by one number of heads: it does
 not where the configuration lists the layers with a window."""
 
+_DECODER = "model.decoder.layers.{}.{}"
+SPEECH: dict[str, tuple[list[str], dict[str, tuple[int, ...]]]] = {
+    "heads of the encoder, uneven": (
+        ["--heads", "4:1 5:0,2"],
+        {f"model.encoder.layers.{layer}.self_attn": gone for layer, gone in enumerate([(1,), (0, 2)])},
+    ),
+    "self-attention of the decoder, uneven": (
+        ["--heads", "0:1 2:0,3"],
+        {_DECODER.format(layer, "self_attn"): gone for layer, gone in enumerate([(1,), (0, 3)])},
+    ),
+    "one head of each layer, caches kept": (
+        ["--heads", "*:1", "--cache", "keep"],
+        {
+            name: (1,)
+            for layer in range(2)
+            for name in (
+                f"model.encoder.layers.{layer}.self_attn",
+                _DECODER.format(layer, "self_attn"),
+                _DECODER.format(layer, "encoder_attn"),
+            )
+        },
+    ),
+}
+"""Cuts of Whisper: options of `prune`, and the heads by the attention that loses them in PyTorch."""
+
 
 def main() -> None:
     """Every cut in float32 against PyTorch, and in int4 against the export with silenced heads."""
@@ -62,6 +87,8 @@ def main() -> None:
             _check_calibrated(place, precision)
         _check_layers(place)
         _check_vocabulary(place)
+        for precision in ("fp32", "int4"):
+            _check_speech(place / "whisper", precision)
         for make, alike in WINDOWED.items():
             _check_windowed(make, place / make.__name__, alike)
         (place / "fp32").rename(place / "llama")  # as README.md calls its folders
@@ -152,6 +179,41 @@ def _check_windowed(make: Callable[[], Any], place: Path, alike: bool) -> None:
         tell(CLIENT, f"{type(model).__name__.removesuffix('ForCausalLM')}, fp32, {case}", told, followed)
 
 
+def _check_speech(place: Path, precision: str) -> None:
+    """Heads of both files are removed; keys and values that the decoder takes from the encoder's file are kept."""
+    torch.manual_seed(1)
+    sound = torch.randn(1, 12, 3000)
+    original = tiny_hf.saved(tiny_hf.whisper_of_128, place / "torch")
+    _export(place / "torch", place / precision, precision)
+    for case, (options, gone) in SPEECH.items():
+        out = place / f"{precision} {case}"
+        prune(place / precision, "-o", out, "--runtime", "genai", *options)
+        model = type(original).from_pretrained(place / "torch").eval()
+        tiny_hf.silence(
+            model, {name + ".out_proj": units for name, units in gone.items()}, tiny_hf.GENAI_HEAD
+        )
+        wanted = _spoken(model, place / f"{precision} {case} silent", precision, sound)
+        found = _generated(out, sound=sound)
+        assert found == wanted, f"Whisper, {precision}, {case}: {found} is not {wanted}"
+        told = f"generation of {NEW} tokens"
+        tell(CLIENT, f"Whisper, {precision}, {case}", told, [])
+
+
+def _spoken(model: Any, silent: Path, precision: str, sound: torch.Tensor) -> list[int]:
+    """Return what PyTorch generates; in other precisions what the client generates with an export of the model."""
+    if precision != "fp32":
+        model.save_pretrained(silent / "torch")
+        _export_silent(silent.parent, silent, precision)
+        return _generated(silent / "onnx", sound=sound)
+    ids = list(PROMPT)
+    for _ in range(NEW):
+        with torch.no_grad():
+            row = model(input_features=sound, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
+        row[model.config.eos_token_id] = -torch.inf
+        ids.append(int(row.argmax()))
+    return ids
+
+
 def _check_layers(place: Path) -> None:
     """transformers 5 reads from the pruned folder how many KV heads each layer keeps."""
     (place / "fp32" / "config.json").write_bytes((place / "torch" / "config.json").read_bytes())
@@ -233,12 +295,16 @@ def _export_silent(place: Path, silent: Path, precision: str) -> None:
     _export(silent / "torch", silent / "onnx", precision)
 
 
-def _generated(folder: Path, prompt: Sequence[int] = PROMPT) -> list[int]:
+def _generated(folder: Path, prompt: Sequence[int] = PROMPT, sound: torch.Tensor | None = None) -> list[int]:
     model = og.Model(str(folder))
     parameters = og.GeneratorParams(model)
     length = len(prompt) + NEW
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
     generator = og.Generator(model, parameters)
+    if sound is not None:
+        inputs = og.NamedTensors()
+        inputs["audio_features"] = sound.numpy()
+        generator.set_inputs(inputs)
     generator.append_tokens(list(prompt))
     while not generator.is_done():
         generator.generate_next_token()

@@ -290,14 +290,23 @@ def clip() -> Any:
 
 def whisper() -> Any:
     """An encoder of sound and a decoder."""
+    return _whisper(head_size=8)
+
+
+def whisper_of_128() -> Any:
+    """The same with heads of the size that onnxruntime-genai's blocks of four bits want."""
+    return _whisper(GENAI_HEAD)
+
+
+def _whisper(head_size: int) -> Any:
     config = transformers.WhisperConfig(
-        d_model=32,
+        d_model=4 * head_size,
         encoder_layers=2,
         decoder_layers=2,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
+        encoder_ffn_dim=6 * head_size,
+        decoder_ffn_dim=6 * head_size,
         num_mel_bins=12,
         max_target_positions=64,
         pad_token_id=0,

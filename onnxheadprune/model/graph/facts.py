@@ -199,7 +199,7 @@ MULTIPLIES_MATRICES = OperatorKind("multiply matrices, and perhaps add a bias")
 MULTIPLIES_FLOATS = OperatorKind("multiply two floating-point tensors, and add nothing")
 ACTIVATES_PRODUCTS = OperatorKind("apply an activation function to a sum of products")
 READS_BIAS = OperatorKind(
-    "have an optional bias without which ONNX Runtime's CPU kernel is a segmentation fault"
+    "have an optional bias without which the CPU kernel of ONNX Runtime before 1.32 is a segmentation fault"
 )
 CRASHES_INFERENCE = OperatorKind(
     "are a segmentation fault of onnx 1.23's inference where the type of their input is unknown"
