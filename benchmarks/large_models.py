@@ -1,87 +1,183 @@
-"""Processor seconds and private memory of `inspect` and of planning, for models of a billion weights and more.
+"""Processor seconds and private memory of commands on models of a billion weights and more.
 
-    python benchmarks/large_models.py [--only 7B]
+    python benchmarks/large_models.py [--only 7B] [--kind float16] [--command inspect]
+    python benchmarks/large_models.py --only 7B --stack 4 --command "ratio 0.25"
 
-The weights are holes in a file beside the model, so no disk is needed: neither `inspect` nor the plan of named heads
-reads them. Every command is a process of its own.
+What reads no weights is measured on whole models whose weights are holes in a file, so no disk is needed. Everything
+else runs on random weights (`benchmarks/decoder.py`), each command a process of its own on one core. With `--stack`,
+stacks of N/2 and N layers of that width are measured, and the whole model is estimated from the difference, which is
+what N/2 layers cost. A process is ended when its own memory passes `--limit`, or its time `--seconds`.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
-from decoder import ALIGNMENT, Decoder, Shape
-from onnx import TensorProto, save_model
+from decoder import KINDS, Decoder, Shape
+from onnx import save_model
 
 SHAPES = {
     "1B": Shape(layers=22),
     "7B": Shape(layers=32, width=4096, heads=32, groups=32, inner=11008),
     "8B, 128,256 words": Shape(layers=32, width=4096, heads=32, groups=8, inner=14336, vocabulary=128256),
+    "8x0.3B": Shape(layers=24, width=1024, heads=16, groups=8, inner=4096, experts=8),
 }
-COMMANDS = {"inspect": ["inspect"], "plan of named heads": ["prune", "--heads", "*:0-7", "--dry-run"]}
+NAMED = ["--heads", "*:0-7"]
+READING = {"inspect": ["inspect"], "plan of named heads": ["prune", *NAMED, "--dry-run"]}
+"""Commands that read no weights."""
+RUNNING = {
+    "named heads, validated": ["prune", *NAMED],
+    "ratio 0.25": ["prune", "--ratio", "0.25"],
+    "ratio 0.25, neurons": ["prune", "--ratio", "0.25", "--units", "neurons"],
+    "ratio 0.25, experts": ["prune", "--ratio", "0.25", "--units", "experts"],
+    "named heads, recover 1": ["prune", *NAMED, "--recover", "1"],
+    "score": ["score"],
+    "sweep": ["sweep", "--ratios", "0.25"],
+}
 
 
 class Hollow(Decoder):
     """A decoder whose data file has no contents."""
 
-    def weight(self, name: str, *dims: int) -> str:
-        """A weight in the data file, which grows without being written."""
-        offset, size = -(-self.data.tell() // ALIGNMENT) * ALIGNMENT, 4 * math.prod(dims)
-        self.data.seek(offset + size)
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", Path(self.data.name).name), ("offset", offset), ("length", size)):
-            tensor.external_data.add(key=key, value=str(value))
-        self.tensors.append(tensor)
-        return name
+    def fill(self, pool: npt.NDArray[Any], left: int) -> None:
+        """Makes room without writing."""
+        self.data.seek(left * pool.itemsize, os.SEEK_CUR)
 
 
-def measured(command: list[str]) -> tuple[float, int]:
-    """Processor seconds and the most private megabytes of a process."""
-    process, most, ticks = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0, 0.0
+@dataclass(frozen=True)
+class Cost:
+    """What a process took."""
+
+    seconds: float
+    megabytes: float
+    end: str = ""  # why it did not end well
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.3g} | {self.megabytes:.0f} | {self.end or 'measured'}"
+
+    def of(self, layers: int, half: Cost, measured: int) -> Cost:
+        """That of more layers, from half of those measured."""
+        more = (layers - measured) / (measured / 2)
+        seconds = self.seconds + more * max(self.seconds - half.seconds, 0.0)
+        most = self.megabytes + more * max(self.megabytes - half.megabytes, 0)
+        end = f"estimated: stacks of {measured // 2} and {measured} layers"
+        return Cost(seconds, most, self.end or half.end or end)
+
+
+def measured(command: list[str], limit: int, seconds: int, told: Path) -> Cost:
+    """Processor seconds and the most private megabytes of a process and its children."""
+    with told.open("wb") as output:
+        process, most, ticks = subprocess.Popen(command, stdout=output, stderr=output), 0, 0.0
     folder = Path(f"/proc/{process.pid}")
     while process.poll() is None:
         status = (folder / "status").read_text(encoding="utf-8")
         found = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
         most = max(most, int(found.get("RssAnon", "0").split()[0]) // 1024)
         fields = (folder / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        ticks = max(ticks, (int(fields[11]) + int(fields[12])) / 100)
+        ticks = max(ticks, sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK"))
+        if most > limit or ticks > seconds:
+            process.kill()
+            return Cost(ticks, most, f"ended after {ticks:.0f} s with {most} MB")
         time.sleep(0.02)
-    return ticks, most
+    return Cost(ticks, most, "" if process.returncode == 0 else f"exit {process.returncode}")
+
+
+def made(shape: Shape, path: Path, *, hollow: bool) -> None:
+    """Writes a model."""
+    with path.with_name(f"{path.name}.bin").open("wb") as data:
+        save_model((Hollow if hollow else Decoder)(shape, data).build(), path)
+        data.truncate(data.tell())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is the same for all commands."""
+
+    samples: int
+    length: int
+    limit: int
+    seconds: int
+    folder: Path
+
+    def costs(self, shape: Shape, wanted: tuple[str, ...], *, hollow: bool) -> Iterator[tuple[str, Cost]]:
+        """The costs of commands on a model."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            path, data = Path(folder, "model.onnx"), Path(folder, "data.npz")
+            made(shape, path, hollow=hollow)
+            words = np.random.default_rng(0).integers(0, shape.vocabulary, (self.samples, self.length))
+            np.savez(data, input_ids=words)
+            for title, (command, *options) in (READING if hollow else RUNNING).items():
+                if title not in wanted:
+                    continue
+                options += [] if hollow or title == "named heads, validated" else ["--data", str(data)]
+                if command == "prune" and not hollow:
+                    options += ["-o", str(Path(folder, "pruned.onnx")), "--force"]
+                run = [sys.executable, "-m", "onnxheadprune", command, str(path), *options]
+                yield title, measured(run, self.limit, self.seconds, self.folder / "output.txt")
 
 
 @click.command(help=__doc__)
-@click.option("--only", help="A single size.")
-def main(only: str | None) -> None:
+@click.option("--only", type=click.Choice(list(SHAPES)), help="A single size.")
+@click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Types of weights; float32 by default.")
+@click.option("--command", type=click.Choice([*READING, *RUNNING]), multiple=True, help="READING by default.")
+@click.option("--stack", type=int, help="Layers that are measured, and half of them.")
+@click.option("--samples", default=16, show_default=True)
+@click.option("--length", default=128, show_default=True)
+@click.option("--limit", default=9000, show_default=True, help="Megabytes of a process.")
+@click.option("--seconds", default=3600, show_default=True, help="Processor seconds of a process.")
+@click.option("--core", type=int, help="The core to run on.")
+@click.option("--folder", type=click.Path(path_type=Path), default=tempfile.gettempdir(), help="For models.")
+def main(
+    only: str | None,
+    kind: tuple[str, ...],
+    command: tuple[str, ...],
+    stack: int | None,
+    core: int | None,
+    **given: Any,
+) -> None:
     """Prints the table."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    trial = Trial(**given)
     click.echo(
         f"{platform.machine()}, Python {platform.python_version()}, onnx {onnx.__version__}, onnxruntime"
-        f" {onnxruntime.__version__}, {date.today()}\n"
+        f" {onnxruntime.__version__}, {date.today()}; {trial.samples} x {trial.length} tokens\n"
     )
-    click.echo("| model | command | CPU s | private MB |\n|---|---|---|---|")
-    for name, shape in SHAPES.items():
+    click.echo("| model | type | command | CPU s | private MB | how |\n|---|---|---|---|---|---|")
+    for name, whole in SHAPES.items():
         if only not in (None, name):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.onnx")
-            with path.with_name(f"{path.name}.bin").open("wb") as data:
-                save_model(Hollow(shape, data).build(), path)
-                data.truncate(data.tell())
-            for title, (command, *options) in COMMANDS.items():
-                seconds, most = measured(
-                    [sys.executable, "-m", "onnxheadprune", command, str(path), *options]
-                )
-                click.echo(f"| {name} | {title} | {seconds:.1f} | {most} |")
+        for each in kind or KINDS[:1]:
+            shape, wanted = replace(whole, kind=each), command or tuple(READING)
+            for title, cost in trial.costs(shape, wanted, hollow=True):
+                click.echo(f"| {name} | {each} | {title} | {cost} |")
+            running = tuple(title for title in wanted if title in RUNNING)
+            half: dict[str, Cost] = {}
+            for layers in ((stack // 2, stack) if stack else (shape.layers,)) if running else ():
+                found = {}
+                for title, cost in trial.costs(replace(shape, layers=layers), running, hollow=False):
+                    told = f"{title} ({layers} layers)" if stack else title
+                    click.echo(f"| {name} | {each} | {told} | {cost} |")
+                    found[title] = cost
+                    if title in half:
+                        rest = cost.of(shape.layers, half[title], layers)
+                        click.echo(f"| {name} | {each} | {title} | {rest} |")
+                half = found
 
 
 if __name__ == "__main__":

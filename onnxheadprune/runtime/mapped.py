@@ -6,16 +6,23 @@ written out and dropped when others need the memory.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
+import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
+
+from onnxheadprune.model.graph.dims import Symbolic, evaluated
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.operators import view_of
 
 OUTPUT_BYTES = 2**26
 """Bytes of the largest output of a run that is held in memory; a batch is divided to stay below it."""
@@ -33,37 +40,51 @@ _KINDS = {
 class Wide:
     """Outputs whose sizes follow from the inputs."""
 
+    model: LoadedModel
     inputs: Mapping[str, Sequence[Any]]  # the dimensions of each input, numbers or names
     # the type and dimensions of each output that has a known number of dimensions
     outputs: Mapping[str, tuple[str, Sequence[Any]]]
 
     @classmethod
-    def of(cls, session: Any) -> Wide | None:
+    def of(cls, session: Any, model: LoadedModel) -> Wide | None:
         """Return those of an `InferenceSession`; None if one of its outputs is no tensor."""
         outputs = {item.name: (item.type, item.shape) for item in session.get_outputs()}
         if not all(kind.startswith("tensor(") for kind, _ in outputs.values()):
             return None
         floats = {name: item for name, item in outputs.items() if item[0] in _KINDS and item[1]}
-        return cls({item.name: item.shape for item in session.get_inputs()}, floats) if floats else None
+        return (
+            cls(model, {item.name: item.shape for item in session.get_inputs()}, floats) if floats else None
+        )
 
     def too_large(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs that would have more than `OUTPUT_BYTES`."""
-        sizes = dict(self._sizes(feed))
+        sizes = {
+            dim: size
+            for name, value in feed.items()
+            for dim, size in zip(self.inputs.get(name, ()), value.shape, strict=False)
+            if isinstance(dim, str)
+        }
+        tokens = max((value.size for value in feed.values() if value.ndim <= 3), default=0)
         found = {}
         for name, (kind, dims) in self.outputs.items():
             shape = [dim if isinstance(dim, int) else sizes.get(dim) for dim in dims]
+            least = math.prod(size for size in shape if size is not None) * _KINDS[kind].itemsize
+            if None in shape and least * tokens > OUTPUT_BYTES:
+                shape = self._inferred(name, feed)
             known = tuple(size for size in shape if size is not None)
-            if len(known) == len(shape) and math.prod(known) * _KINDS[kind].itemsize > OUTPUT_BYTES:
+            if len(known) == len(dims) and math.prod(known) * _KINDS[kind].itemsize > OUTPUT_BYTES:
                 found[name] = known
         return found
 
-    def _sizes(self, feed: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[str, int]]:
-        for name, value in feed.items():
-            dims = self.inputs.get(name, ())
-            if len(dims) == value.ndim:
-                yield from (
-                    (dim, size) for dim, size in zip(dims, value.shape, strict=True) if isinstance(dim, str)
-                )
+    def _inferred(self, name: str, feed: Mapping[str, npt.NDArray[Any]]) -> list[int | None]:
+        """The dimensions of an output for a feed, where none of the inputs has their names: products of theirs."""
+        value = self._view.main.lookup(name)
+        dims, sizes = (() if value is None else value.shape or ()), sizes_of(self._view, feed)
+        return [evaluated(dim, sizes) for dim in dims]
+
+    @functools.cached_property
+    def _view(self) -> GraphView:
+        return view_of(self.model)
 
     def run(
         self,
@@ -89,9 +110,23 @@ class Wide:
         return [mapped[name] if name in mapped else value.numpy() for name, value in values]
 
 
+def sizes_of(view: GraphView, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
+    """Return the sizes that the named dimensions of the inputs have in a feed."""
+    inputs = ((view.main.values.get(name), array) for name, array in feed.items())
+    return {
+        str(dim): size
+        for value, array in inputs
+        if value is not None and value.shape is not None and len(value.shape) == array.ndim
+        for dim, size in zip(value.shape, array.shape, strict=True)
+        if isinstance(dim, Symbolic)
+    }
+
+
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return an array in a file without a name, which goes with the array."""
     size = math.prod(shape) * dtype.itemsize
     with tempfile.TemporaryFile(prefix="onnxheadprune-") as file:
+        if hasattr(os, "posix_fallocate"):  # a file with holes would end the process where the disk is full
+            os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
         return np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)

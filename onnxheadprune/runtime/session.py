@@ -135,7 +135,7 @@ class Session:
         self._inputs = {item.name: item.type for item in made.get_inputs()}
         types = [*self._inputs.values(), *(output.type for output in made.get_outputs())]
         self._has_bfloat16 = "tensor(bfloat16)" in types
-        self._wide = None if self._has_bfloat16 else Wide.of(made)
+        self._wide = None if self._has_bfloat16 else Wide.of(made, loaded)
 
     def taking(self, turns: Turns) -> Session:
         """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs."""
@@ -167,7 +167,10 @@ class Session:
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
         large = {} if self._wide is None else self._wide.too_large(feed)
         if self._wide is not None and large:
-            return _flat(self._outputs, self._wide.run(self.inner, feed, large, options))
+            # Declared sizes need not be true, and the temporary folder may be full: then memory has to hold them.
+            with contextlib.suppress(Exception):
+                return _flat(self._outputs, self._wide.run(self.inner, feed, large, options))
+            self._wide = None
         if not self._has_bfloat16:
             return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
         # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.compensation.fit import fit
 
 
@@ -26,11 +26,13 @@ def test_rows_give_what_the_gram_matrix_gives(biased: bool, weighted: bool) -> N
     assert learned.rows is not None and held.rows is not None and learned.merged(held).rows is not None
     weight, bias = random.standard_normal((200, 7)), np.zeros(7) if biased else None
     found = fit(learned, held, weight, bias)
-    learned.rows = held.rows = None
-    plain = fit(learned, held, weight, bias)
-    assert found.strength == plain.strength is not None
-    assert found.weight == pytest.approx(plain.weight, rel=1e-5, abs=1e-6)
-    assert found.after == pytest.approx(plain.after, rel=1e-5)
+    assert Ridge(learned.centred(), weight).tried(1.0).shape == (60, 7), "factors of rows, not of inputs"
+    for less in (held, learned):
+        less.rows = None
+        plain = fit(learned, held, weight, bias)
+        assert found.strength == plain.strength is not None
+        assert found.weight == pytest.approx(plain.weight, rel=1e-5, abs=1e-6)
+        assert found.after == pytest.approx(plain.after, rel=1e-5)
 
 
 def test_rows_are_kept_only_while_they_are_few() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +27,34 @@ from tests.graph_text import model_of
 WORDS, LINES, LENGTH = 151_936, 32, 127
 
 
-def words(batch: str = "b", words: int = WORDS) -> onnx.ModelProto:
-    """Ids to logits."""
+def words(
+    batch: str = "b", words: int = WORDS, logits: str = "b, s", states: str = "", length: str = "s"
+) -> onnx.ModelProto:
+    """Ids to logits, which are declared to count what `logits` says.
+
+    Args:
+        states: what is done to embeddings `e` before the last layer reads `x`.
+    """
     return model_of(
         f"""<ir_version: 9, opset_import: ["": 17]>
-        words (int64[{batch}, s] input_ids) => (float[{batch}, s, {words}] logits)
-        <float[{words}, 1] table, float[1, {words}] head> {{
-            x = Gather(table, input_ids)
+        words (int64[{batch}, {length}] input_ids) => (float[{logits.replace("b", batch)}, {words}] logits)
+        <float[{words}, 1] table, float[1, {words}] head, int64[2] flat = {{-1, 1}}, int64[1] one = {{1}}> {{
+            e = Gather(table, input_ids)
+            {states or "x = Identity(e)"}
             logits = MatMul(x, head)
         }}"""
     )
+
+
+MERGED = {"logits": "rows", "states": "x = Reshape(e, flat)"}
+"""Logits [batch * tokens, words]."""
+PICKED = {
+    "logits": "rows",
+    "states": "at = NonZero(e)\nturned = Transpose(at)\ny = GatherND(e, turned)\nx = Reshape(y, flat)",
+}
+"""The same, of a number of tokens that nobody knows."""
+LAST = {"states": "first = Cast<to=9>(one)\nx = Compress<axis=1>(e, first)"}
+"""Logits of one token, declared for all."""
 
 
 def sample(words: int) -> Sample:
@@ -69,15 +89,49 @@ def test_data_for_a_choice_is_bounded() -> None:
     assert {len(item.feed["input_ids"]) for item in data.samples} == {1} and data.count == LINES
 
 
-def test_a_large_output_of_one_text_lies_in_a_file() -> None:
+@pytest.mark.parametrize("form", [MERGED, PICKED], ids=["merged", "picked"])
+def test_outputs_that_no_input_counts_are_bounded(form: dict[str, str]) -> None:
+    view = view_of(words(**form))
+    parts = bounded(sample(WORDS), view, FeedMaker(view).inputs)
+    assert {len(part.feed["input_ids"]) for part in parts} == {1}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, MERGED, MERGED | {"batch": "?", "length": "?", "logits": "?"}],
+    ids=["plain", "merged", "unnamed"],
+)
+def test_a_large_output_of_one_text_lies_in_a_file(form: dict[str, str]) -> None:
     """No smaller batch divides it; every number is that of a run in memory."""
-    session = Session(words(words=WORDS), Provider(CPU, "test"))
+    session = Session(words(**form), Provider(CPU, "test"))
     ids = np.random.default_rng(0).integers(0, WORDS, (1, OUTPUT_BYTES // (4 * WORDS) + 1))
     logits = session.run({"input_ids": ids})["logits"]
-    assert logits.nbytes > OUTPUT_BYTES and logits.shape == (*ids.shape, WORDS) and _is_mapped(logits)
+    assert logits.nbytes > OUTPUT_BYTES and logits.size == ids.size * WORDS and _is_mapped(logits)
     for at in range(2):
         part = session.run({"input_ids": ids[:, at::2]})["logits"]
-        assert not _is_mapped(part) and np.array_equal(logits[:, at::2], part)
+        assert not _is_mapped(part) and np.array_equal(logits[..., at::2, :], part)
+
+
+def test_an_output_of_another_size_than_declared_runs_in_memory() -> None:
+    session = Session(words(**LAST), Provider(CPU, "test"))
+    assert session.run({"input_ids": np.zeros((1, LENGTH), np.int64)})["logits"].shape == (1, 1, WORDS)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "posix_fallocate"), reason="this system gives files their room as they grow"
+)
+def test_a_full_disk_leaves_outputs_in_memory() -> None:
+    """A mapped file with holes ends the process where no room is left, so all of it is asked for at once."""
+    session, ids = Session(words(), Provider(CPU, "test")), np.zeros((1, LENGTH), np.int64)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES, before[1]))
+        logits = session.run({"input_ids": ids})["logits"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert logits.nbytes > OUTPUT_BYTES and not _is_mapped(logits)
 
 
 def _is_mapped(array: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -289,8 +289,7 @@ class Ridge:
         Args:
             start: the weights to stay close to, [n, k].
         """
-        self._covariance, self._cross, self._start = centred.covariance, centred.cross, start
-        self._rows = centred.rows
+        self._centred, self._start = centred, start
 
     def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
         """The weights, [n, columns]."""
@@ -298,55 +297,49 @@ class Ridge:
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
             with contextlib.suppress(np.linalg.LinAlgError):
-                return np.asarray(self._start[:, wanted] + self._step(pull, np.float64, wanted))
+                return np.asarray(self._start[:, wanted] + self._step(pull, wanted))
         return np.asarray(self._start[:, wanted])
 
-    @functools.cached_property
-    def _missing(self) -> Matrix64:
-        """The part that the old weights do not explain, [n, k]."""
-        return np.asarray(self._cross - self._covariance @ self._start)
-
-    @functools.cached_property
-    def _roughly_missing(self) -> npt.NDArray[np.float32]:
-        """The same in single precision."""
-        covariance, cross, start = (
-            array.astype(np.float32) for array in (self._covariance, self._cross, self._start)
-        )
-        return np.asarray(cross - covariance @ start)
-
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
-        """By what the weights would change, [n, k], in single precision: good enough to choose a strength by."""
-        return self._step(strength, np.float32)
-
-    def _step(self, strength: float, dtype: type[np.floating[Any]], wanted: Wanted = slice(None)) -> Array:
-        """The change of the wanted columns of the weights."""
-        size = len(self._start)
-        penalty = strength * float(np.trace(self._covariance)) / max(size, 1)
-        # A direction in which nothing varies says nothing about the weights: they stay.
-        least = 1e-10 * float(np.max(np.diag(self._covariance), initial=0.0))
-        pull = max(penalty, least, 1e-30)
-        if self._rows is not None:
-            # With fewer rows than features, the change is a combination of rows.
-            rows, products, left = self._by_rows[dtype]
-            return np.asarray(rows.T @ _solution(products, pull, left[:, wanted]))
-        missing = self._missing if dtype is np.float64 else self._roughly_missing
-        return _solution(self._covariance.astype(dtype), pull, missing[:, wanted])
+        """By what the weights would change, as factors of `basis`: good enough to choose a strength by."""
+        return _solution(*self._roughly, self._pull(strength))
 
     @functools.cached_property
-    def _by_rows(self) -> Mapping[type[np.floating[Any]], tuple[Array, Array, Array]]:
-        """By precision the rows, their products with each other, and what the old weights leave of their targets."""
-        assert self._rows is not None
-        x, y = self._rows
-        products, left = x @ x.T, y - x @ self._start
-        single: tuple[Array, Array, Array] = (
-            x.astype(np.float32),
-            products.astype(np.float32),
-            left.astype(np.float32),
-        )
-        return {np.float64: (x, products, left), np.float32: single}
+    def basis(self) -> npt.NDArray[np.float32] | None:
+        """With fewer rows than features, the change is a combination of rows: these, [rows, n]."""
+        return None if self._centred.rows is None else self._centred.rows[0].astype(np.float32)
+
+    def _step(self, strength: float, wanted: Wanted) -> Array:
+        """The change of the wanted columns of the weights."""
+        matrix, left = self._exactly
+        solution, rows = _solution(matrix, left[:, wanted], self._pull(strength)), self._centred.rows
+        return solution if rows is None else np.asarray(rows[0].T @ solution)
+
+    def _pull(self, strength: float) -> float:
+        variances = np.diag(self._centred.covariance)
+        # A direction in which nothing varies says nothing about the weights: they stay.
+        least = 1e-10 * float(np.max(variances, initial=0.0))
+        return max(strength * float(np.sum(variances)) / max(len(variances), 1), least, 1e-30)
+
+    @functools.cached_property
+    def _exactly(self) -> tuple[Array, Array]:
+        return self._system(np.float64)
+
+    @functools.cached_property
+    def _roughly(self) -> tuple[Array, Array]:
+        return self._system(np.float32)
+
+    def _system(self, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
+        """Products of the features, or of the rows where these are fewer, and what the old weights leave."""
+        start = self._start.astype(dtype)
+        if self._centred.rows is None:
+            covariance = self._centred.covariance.astype(dtype)
+            return covariance, self._centred.cross.astype(dtype) - covariance @ start
+        x, y = (part.astype(dtype) for part in self._centred.rows)
+        return x @ x.T, y - x @ start
 
 
-def _solution(matrix: Array, pull: float, right: Array) -> Array:
+def _solution(matrix: Array, right: Array, pull: float) -> Array:
     """Solve (A + pull) x = b."""
     system = matrix.copy()
     system.flat[:: len(system) + 1] += pull

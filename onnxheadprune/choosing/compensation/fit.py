@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,9 +111,9 @@ def fit(
         strengths = STRONG
     if strengths is None:
         strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
-    apart = _Apart(learned, held, weight, bias)
-    before = apart.before()
     problem = _problem(learned, weight, bias)
+    apart = _Apart(learned, held, weight, bias, problem.basis)
+    before = apart.before()
 
     def tried_with(strength: float) -> Matrix64:
         try:
@@ -142,27 +143,48 @@ def fit(
 class _Apart:
     """Errors on held-out rows of weights that differ a little from the old ones, computed from the difference."""
 
-    def __init__(self, learned: Moments, held: Moments, weight: Matrix64, bias: Matrix64 | None) -> None:
-        self._learned, self._held, self._weight, self._bias = learned, held, weight, bias
-        product = held.gram @ weight
+    def __init__(
+        self,
+        learned: Moments,
+        held: Moments,
+        weight: Matrix64,
+        bias: Matrix64 | None,
+        basis: npt.NDArray[np.float32] | None,
+    ) -> None:
+        """Multiply once what all differences are multiplied with.
+
+        Args:
+            basis: the matrix that a difference is given as factors of; None where it is given itself.
+        """
+        self._held, self._bias = held, bias
+        few = held.scaled()
+        # The held-out rows, if there are fewer of them than inputs.
+        rows = None if few is None else few[0] * np.sqrt(held.total)
+        product = held.gram @ weight if rows is None else rows.T @ (rows @ weight)
         self._fixed = np.sum(weight * (product - 2 * held.cross), axis=0) + held.y_square
-        self._slope = (2 * (product - held.cross)).astype(np.float32)
-        few = None if held.rows is None else held.scaled()
-        self._rows = None if few is None else (few[0] * np.sqrt(held.total)).astype(np.float32)
-        """The held-out rows if there are fewer of them than inputs."""
-        self._gram = None if self._rows is not None else held.gram.astype(np.float32)
+        self._sums, self._shift = held.x_sum @ weight, _shift(learned, weight, bias)
+        self._total = learned.total or 1.0
+
+        def onto(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+            single = array.astype(np.float32)
+            return single if basis is None else basis @ single
+
+        self._slope = onto(2 * (product - held.cross))
+        self._means = onto(np.stack([held.x_sum, learned.x_sum], axis=1)).T
+        self._rows = None if rows is None else onto(rows.T).T
+        self._gram = onto(onto(held.gram).T) if rows is None else None
 
     def before(self) -> Matrix64:
         """The error with the old weights and bias."""
-        return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
+        return self._with(self._fixed, self._sums, self._bias)
 
     def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
-        """The error after a step from the weights, [in, out], with the bias that fits on the rows to learn from."""
-        squares, new = self._fixed, self._weight
-        if step is not None:
-            squares = squares + self._change(step)
-            new = self._weight + step
-        return self._with(squares, self._held.x_sum @ new, _shift(self._learned, new, self._bias))
+        """The error after a step from the weights, with the bias that fits on the rows to learn from."""
+        if step is None:
+            return self._with(self._fixed, self._sums, self._shift)
+        seen, fitted = (self._means @ step).astype(np.float64)
+        shift = None if self._shift is None else self._shift - fitted / self._total
+        return self._with(self._fixed + self._change(step), self._sums + seen, shift)
 
     def _change(self, step: npt.NDArray[np.float32]) -> Matrix64:
         """The change of the squares by a step, for each output."""

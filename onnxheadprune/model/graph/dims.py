@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -258,6 +258,15 @@ def known_size(shape: Shape | None, axis: int) -> int | None:
         return None
     dim = shape[axis]
     return dim if isinstance(dim, int) else None
+
+
+def evaluated(dim: Dim, sizes: Mapping[str, int], unknown: int | None = None) -> int | None:
+    """Return the size of a dimension, given those of symbols; None where it has one without a size."""
+    if isinstance(dim, int):
+        return dim
+    terms = [(factor, [sizes.get(name, unknown) for name in names]) for names, factor in dim.terms]
+    known = [(factor, [size for size in each if size is not None]) for factor, each in terms]
+    return sum(factor * math.prod(each) for factor, each in known) if known == terms else None
 
 
 def simplicity(dim: Dim) -> tuple[bool, bool, int, str]:
