@@ -13,7 +13,6 @@ from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.settings.setting import declared
 
 
 @keywords_of(calls.BENCH)
@@ -35,7 +34,8 @@ def bench(
         progress: called in a few words with what is done next.
 
     Returns:
-        Latencies, ratios with their intervals, verdicts, operations and bounds.
+        Latencies, ratios with their intervals, verdicts, operations and bounds; `passed` is False where a model does
+        not reach `min_speedup`.
 
     Raises:
         UsageError: if a size does not fit the model, or a keyword makes no sense.
@@ -44,6 +44,4 @@ def bench(
     """
     given = calls.BENCH.read(settings)
     models = [subject_of(item, given.follow_links) for item in (model, *others)]
-    names = [name for name in declared(type(given)) if name != "follow_links"]
-    request = BenchRequest(**{name: getattr(given, name) for name in names})
-    return run_benchmark(models, request, progress or (lambda _: None))
+    return run_benchmark(models, BenchRequest.of(given), progress or (lambda _: None))

@@ -39,7 +39,7 @@ SELECT = Call(
     f" data data_format {' '.join(declared(Samples))}",
 )
 PLAN = Call("plan_pruning", SelectCall, only=f"{UNITS} exit cache allow_io_change")
-VALIDATE = Call("validate", ValidateCall)
+VALIDATE = Call("validate", ValidateCall, rules={SIZES: requires("min_speedup")})
 BENCH = Call("bench", BenchCall)
 INSPECT = Call("inspect", InspectCall)
 CALLS = (

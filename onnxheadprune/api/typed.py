@@ -240,13 +240,15 @@ class PlanPruningKeywords(TypedDict, total=False):
     allow_io_change: bool
 
 
-class ValidateKeywords(_Samples, _Running, total=False):
+class ValidateKeywords(_Samples, _Running, _Timing, total=False):
     """Keywords of `validate`."""
 
     heads: HeadSpec | None
+    max_drift: float | None
     drift: str | Callable[..., float] | None
     strict: bool
     metric: str | Callable[..., Any] | None
+    min_speedup: float | None
     follow_links: bool
 
 
@@ -255,6 +257,7 @@ class BenchKeywords(_Timing, total=False):
 
     cuda_graph: bool
     memory: bool
+    min_speedup: float | None
     provider: str | Provider
     seed: int
     follow_links: bool

@@ -9,10 +9,8 @@ from onnxheadprune.api.common import data_of, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import ValidateKeywords
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.validation.proof import prove
-from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Validation
-from onnxheadprune.workflow.requests import measure_of
+from onnxheadprune.workflow.validate import run_validation
 
 
 @keywords_of(calls.VALIDATE)
@@ -20,12 +18,13 @@ def validate(original: ModelLike, pruned: ModelLike, **settings: Unpack[Validate
     """Compare a pruned model with the original whose removed heads are silenced, and measure the drift.
 
         verdict = ohp.validate("model.onnx", "pruned.onnx")
-        verdict = ohp.validate("model.onnx", "pruned.onnx", data="held_out.npz", drift="cosine")
+        verdict = ohp.validate("model.onnx", "pruned.onnx", data="held_out.npz", max_drift=0.02)
 
     The masked reference is built from the *original*, for the heads that the pruned model's metadata lists. Both run on
     random inputs of several sizes, and on `data`. The verdict is "passed" only if silencing the heads moves the outputs
     enough for a wrong cut to show. Where its graph is not the planned one, `exact` is "tried": equal on all inputs that
-    were run, and no more is known.
+    were run, and no more is known. `passed` is True if the verdict is "passed" and all limits are kept; `gates` has a
+    sentence on each limit.
 
     Args:
         original: the model before the cut.
@@ -40,13 +39,4 @@ def validate(original: ModelLike, pruned: ModelLike, **settings: Unpack[Validate
     """
     given = calls.VALIDATE.read(settings)
     before, after = (subject_of(item, given.follow_links) for item in (original, pruned))
-    request = ValidationRequest(
-        given.heads,
-        data_of(before, given),
-        given.provider,
-        given.seed,
-        given.metric,
-        measure_of(given.drift),
-        strict=given.strict,
-    )
-    return prove(before, after, request)
+    return run_validation(before, after, given, data_of(before, given))

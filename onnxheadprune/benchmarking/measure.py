@@ -20,8 +20,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from onnxheadprune.model.display import one_line
 from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import AUTO
+from onnxheadprune.settings.calls import BenchCall
 from onnxheadprune.settings.measuring import Benching, Timing
 
 ROUNDS = 5
@@ -79,6 +80,12 @@ class BenchRequest(Benching):
     # "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved
     provider: str | Provider = AUTO
     seed: int = 0  # of the inputs, the order of measurement and the bootstrap
+    min_speedup: float | None = None  # the limit for every other model at every size
+
+    @classmethod
+    def of(cls, given: BenchCall) -> Self:
+        """The request of a call."""
+        return cls(**{item.name: getattr(given, item.name) for item in fields(cls)})
 
     def __post_init__(self) -> None:
         if self.repeats is not None and self.repeats < ROUNDS:

@@ -224,6 +224,7 @@ class Benchmark(Displayed):
         versions: of onnx and onnxruntime.
         machine: processor, cores, load and card.
         notes: what else a reader should know.
+        gates: the limits that were set, and whether they are kept.
     """
 
     models: tuple[ModelFacts, ...]
@@ -235,6 +236,12 @@ class Benchmark(Displayed):
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True if all limits are kept."""
+        return all(gate.passed for gate in self.gates)
 
     def facts(self) -> Facts:
         """The verdicts, the latencies, and what qualifies them."""
@@ -261,15 +268,12 @@ class Benchmark(Displayed):
         """Return what holds at every grid point, "mixed" where they differ."""
         return self.speedup(model).verdict
 
-    def gates(self, least: float) -> list[Gate]:
+    def limited(self, least: float) -> tuple[Gate, ...]:
         """Return one gate per compared model: its speed-up over the grid must reach `least`."""
-        gates = []
-        for index in range(1, len(self.models)):
-            found = self.speedup(index)
-            gates.append(
-                Gate("min_speedup", self.models[index].name, least, found.value, found.reaches(least))
-            )
-        return gates
+        found = [(facts.name, self.speedup(index)) for index, facts in enumerate(self.models) if index]
+        return tuple(
+            Gate("min_speedup", name, least, speed.value, speed.reaches(least)) for name, speed in found
+        )
 
     def speedup(self, model: int) -> SpeedUp:
         """One model against the first over the grid."""

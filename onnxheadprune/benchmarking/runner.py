@@ -13,7 +13,7 @@ from onnxheadprune.benchmarking.entry import Entry, Runs, differences
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.measure import ROUNDS, BenchRequest, Ratio, Series, measure_round, noise_floor
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
-from onnxheadprune.errors import InferenceError, ProviderError, UsageError
+from onnxheadprune.errors import InferenceError, ProviderError, UsageError, named_setting
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
@@ -55,6 +55,8 @@ def run_benchmark(
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
     if request.cuda_graph and provider.name != CUDA:
         raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {provider.label}")
+    if request.min_speedup is not None and len(models) == 1:
+        raise UsageError(f"{named_setting('min_speedup')} requires a second model")
     about = machine()
     with temporary_folder() as folder:
         entries = [
@@ -75,7 +77,8 @@ def run_benchmark(
     noise = tuple(Ratio.paired(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
     used = request.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
     notes = (*scouted.notes, *_notes(about, cells))
-    return Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
+    found = Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
+    return found if request.min_speedup is None else replace(found, gates=found.limited(request.min_speedup))
 
 
 def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) -> Scouted:

@@ -10,10 +10,9 @@ import click
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.pairs import joined, pairs_of
 from onnxheadprune.cli.presenting import Presentation, run_record
-from onnxheadprune.settings.inputs import SEED_HELP, Provider
-from onnxheadprune.settings.measuring import Benching
-from onnxheadprune.settings.setting import BENCHMARK, EXECUTION, Natural, Positive, Setting, requires
-from onnxheadprune.settings.writing import FollowLinks, Json, Model
+from onnxheadprune.settings.calls import BenchCall
+from onnxheadprune.settings.setting import Setting
+from onnxheadprune.settings.writing import Json, Model
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -22,19 +21,8 @@ SLOWER = 1
 @command()
 def bench(
     model: Model,
-    benching: Benching,
+    given: BenchCall,
     pruned: Annotated[tuple[Path, ...], Setting("Models to compare with it.", argument=True)] = (),
-    provider: Provider = "auto",
-    seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0,
-    min_speedup: Annotated[
-        Positive | None,
-        Setting(
-            "End with exit code 1 unless every PRUNED is at least X times as fast as MODEL at every size.",
-            metavar="X",
-            rules=(requires("pruned"),),
-            section=BENCHMARK,
-        ),
-    ] = None,
     csv_path: Annotated[
         Path | None,
         Setting("Also write the numbers as CSV.", metavar="FILE", flags="--csv", creates=".csv"),
@@ -54,7 +42,6 @@ def bench(
             "Also plot latency against sizes (.png, .svg, .pdf).", metavar="FILE", creates=".png .svg .pdf"
         ),
     ] = None,
-    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> int:
     """Measure MODEL and each PRUNED in turn, and say whether they differ: faster, no measurable difference, slower.
@@ -72,8 +59,8 @@ def bench(
 
     if plot is not None:
         check_picture(plot)
-    request = BenchRequest(**vars(benching), provider=provider, seed=seed)
-    pairs = pairs_of(model, pruned, follow_links=follow_links, leaders=True)
+    request = BenchRequest.of(given)
+    pairs = pairs_of(model, pruned, follow_links=given.follow_links, leaders=True)
     if len(pairs) > 1 and any(path is not None for path in (csv_path, markdown, plot)):
         raise click.UsageError(
             f"{model} holds {len(pairs)} networks; for a table or picture name the files of one",
@@ -85,10 +72,8 @@ def bench(
     for pair in pairs:
         with err().status("looking at the models") as status:
             result = run_benchmark((pair.model, *pair.others), request, status.update, attention)
-        gates = [] if min_speedup is None else result.gates(min_speedup)
-        passed = passed and all(gate.passed for gate in gates)
-        told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}
-        documents.append(result.to_dict() | told)
+        passed = passed and result.passed
+        documents.append(result.to_dict() | {"run": run_record()})
         if not as_json:
             out().print(*provider_rows(result.provider), *rows_of(bench_facts(documents[-1])), sep="\n")
         with presentation.prepared():

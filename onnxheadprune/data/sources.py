@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Running, Samples
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime import Provider
     from onnxheadprune.runtime.feeds.samples import DataSource
 
+Inputs = TypeVar("Inputs", bound=Running)
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
 BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.onnx*")
 """Files beside a model that complete text and data."""
@@ -78,7 +79,7 @@ def samples_for(kind: DataFormat | None) -> tuple[str, ...]:
     return tuple(name for name in declared(Samples) if name not in TEXTS.split()) if kind == "images" else ()
 
 
-def with_own_tokenizer(folder: Path, running: Running) -> Running:
+def with_own_tokenizer(folder: Path, running: Inputs) -> Inputs:
     """The inputs with the tokenizer of a folder, where text is given and no tokenizer."""
     if running.tokenizer is not None or _kind_of_data(running) not in TEXT_FORMATS:
         return running

@@ -20,7 +20,17 @@ from onnxheadprune.settings.cutting import (
 from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Running
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.registry import SCORED
-from onnxheadprune.settings.setting import CHANGES, EXECUTION, SELECTION, Natural, Setting, Text
+from onnxheadprune.settings.setting import (
+    BENCHMARK,
+    CHANGES,
+    EXECUTION,
+    SELECTION,
+    Natural,
+    NotNegative,
+    Positive,
+    Setting,
+    Text,
+)
 from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Replacing, Storing, Target
 
 Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
@@ -122,8 +132,8 @@ class SelectCall(Running, Cut):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateCall(Running):
-    """`validate`, without its limits."""
+class ValidateCall(Timing, Running):
+    """`validate`."""
 
     SECTION: ClassVar[str] = SELECTION
 
@@ -132,8 +142,24 @@ class ValidateCall(Running):
         Setting("The removed heads, if the metadata of PRUNED does not specify them.", metavar="H"),
     ] = None
     metric: Metric = None
+    max_drift: Annotated[
+        NotNegative | None,
+        Setting(
+            "Reject if the drift of the main output from the unmasked MODEL, on {data} if given, is larger;"
+            " see {drift}.",
+            metavar="X",
+        ),
+    ] = None
     drift: Drift = None
     strict: Strict = False
+    min_speedup: Annotated[
+        Positive | None,
+        Setting(
+            "Also measure latency as `bench` does; reject unless PRUNED is X times as fast at every size.",
+            metavar="X",
+            section=BENCHMARK,
+        ),
+    ] = None
     follow_links: FollowLinks = False
 
 
@@ -150,4 +176,12 @@ class BenchCall(Benching):
 
     provider: Provider = "auto"
     seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0
+    min_speedup: Annotated[
+        Positive | None,
+        Setting(
+            "Reject unless every PRUNED is at least X times as fast as MODEL at every size.",
+            metavar="X",
+            section=BENCHMARK,
+        ),
+    ] = None
     follow_links: FollowLinks = False

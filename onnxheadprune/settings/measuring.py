@@ -21,7 +21,7 @@ from onnxheadprune.settings.setting import (
 Strict = Annotated[
     bool,
     Setting(
-        "End with exit code 1 where the graph is not the planned one, so that equality was only tried on inputs.",
+        "Reject where the graph is not the planned one, so that equality was only tried on inputs.",
     ),
 ]
 To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]

@@ -233,7 +233,6 @@ def _proven(
         exits=exits,
         tokens=tokens,
         tried=tried,
-        strict=request.strict,
         sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
         without=(

@@ -28,7 +28,6 @@ class ValidationRequest:
     # the data has the token ids of the pruned model, where these are others than the original's
     renumbered: bool = False
     unseen: bool = False  # the data is none that the weights were trained on, which the verdict then says
-    strict: bool = False  # a verdict on numbers alone does not pass
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.data is None:

@@ -19,6 +19,7 @@ from onnxheadprune.validation.headline import Exact, Headline, exactness, headli
 from onnxheadprune.validation.summary import Result
 
 if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.result import Benchmark
     from onnxheadprune.validation.metric import MetricResult
 
 
@@ -220,7 +221,8 @@ class Validation(Displayed):
         tokens: how many tokens the pruned model has kept, and of how many; None where it has all of them.
         without: the same as people read it: layers and sublayers that are gone, units of others, exits.
         tried: the inputs that a verdict on numbers alone rests on, None for any other verdict.
-        strict: whether a verdict on numbers alone does not pass.
+        gates: the limits that were set, and whether they are kept.
+        benchmark: what a limit of the speed was measured by.
     """
 
     original: str
@@ -249,7 +251,8 @@ class Validation(Displayed):
     without: tuple[str, ...] = ()
     tokens: Annotated[tuple[int, int] | None, Key(before="sensitivity"), Spelled(Any, _kept_of)] = None
     tried: Tried | None = None
-    strict: Annotated[bool, HIDDEN] = False
+    gates: Annotated[tuple[Gate, ...], HIDDEN] = ()
+    benchmark: Annotated[Benchmark | None, HIDDEN] = None
 
     @property
     @written(before="reason")
@@ -259,8 +262,8 @@ class Validation(Displayed):
 
     @property
     def passed(self) -> bool:
-        """True if the pruned model was shown to equal the masked reference; with `strict` by its graph, too."""
-        return self.verdict == "passed" and not (self.strict and self.exact != "yes")
+        """True if the pruned model was shown to equal the masked reference, and all limits are kept."""
+        return self.verdict == "passed" and all(gate.passed for gate in self.gates)
 
     @property
     @written("max_rel_error", before="tolerance")
@@ -292,6 +295,11 @@ class Validation(Displayed):
         )
 
     @property
+    def headline(self) -> Headline:
+        """Whether it is exact, good enough and within the limits."""
+        return headline_of([self.to_dict()], self.gates)
+
+    @property
     def verdict_fact(self) -> Fact:
         """The verdict and what it rests on."""
         states: Mapping[str, State] = {"yes": "good", "no": "bad"}
@@ -299,11 +307,8 @@ class Validation(Displayed):
 
     def facts(self) -> Facts:
         """The verdict on the pruned model, its costs, and the cases that were run."""
-        return self.judged(headline_of([self.to_dict()]))
-
-    def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
-        """The same with a headline and limits of the caller's own."""
-        told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
+        document = self.to_dict()
+        told = Result(file_name(self.pruned), (), self.headline, [document], gates=self.gates).facts()
         return replace(told, details=(Fact("original", file_name(self.original)), *self.details))
 
     @property

@@ -158,7 +158,11 @@ def test_one_model_alone_is_measured_too(digits: Path) -> None:
 
 def test_models_may_come_from_memory() -> None:
     model = toys.attention()
-    result = bench(model, model, batch=[1], seq=[4], **QUICK)
+    result = bench(model, model, batch=[1], seq=[4], min_speedup=50, **QUICK)
+    assert not result.passed and [gate.limit for gate in result.gates] == [50]
+    assert "rejected" in str(result)
+    with pytest.raises(UsageError, match="min_speedup= requires a second model"):
+        bench(model, batch=[1], seq=[4], min_speedup=50, **QUICK)
     assert result.models[0].name == "toy"
     assert result.models[0].file_bytes > 0
 
@@ -169,8 +173,8 @@ def test_a_much_smaller_model_is_faster() -> None:
     result = bench(heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert result.verdict(1) == "faster"
     assert result.guaranteed(1) > 1.2
-    assert [gate.passed for gate in result.gates(1.5)] == [True]
-    assert [gate.passed for gate in result.gates(100)] == [False]
+    assert [gate.passed for gate in result.limited(1.5)] == [True]
+    assert [gate.passed for gate in result.limited(100)] == [False]
     slower = bench(light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert slower.verdict(1) == "slower"
 
