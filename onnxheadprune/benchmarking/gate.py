@@ -9,7 +9,7 @@ from onnxheadprune.model.spelling import accuracy
 from onnxheadprune.model.typed_json import JsonObject
 
 _SENTENCES = {
-    "strict": "whether {subject} is exact: {measured}, yes was asked for",
+    "strict": "exactness of {subject} is {measured}, yes was asked for",
     "max_drift": "drift of {subject} is {value}{measure}, at most {limit} was asked for",
     "min_speedup": "the least speed-up of {subject} is {value} (1 if unmeasurable), at least {limit} was asked for",
     "min_accuracy": "accuracy at {subject} is {value}, at least {limit} was asked for",

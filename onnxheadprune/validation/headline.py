@@ -142,10 +142,8 @@ def _result(exact: Answer, gates: Sequence[Gate], failed: str | None, warning: s
     if exact.state == "bad":
         return Answer("rejected", "bad", "it is not exact")
     if broken:
-        count = f"{len(broken)} of {many(len(gates), 'limit')} {'is' if len(broken) == 1 else 'are'} broken"
-        # Limits on the outputs are quoted where the model is not good enough.
-        others = [gate.sentence for gate in broken if gate.name not in QUALITY]
-        return Answer("rejected", "bad", "; ".join([count, *others]))
+        count = f"{len(broken)} of {len(gates)} limits {'is' if len(broken) == 1 else 'are'} broken"
+        return Answer("rejected", "bad", "the limit is broken" if len(gates) == 1 else count)
     found = Answer("no limits given", "open", "limits are for validate and jobs")
     if gates:
         kept = "the limit is" if len(gates) == 1 else f"all {len(gates)} limits are"

@@ -119,7 +119,8 @@ class Result:
             return ""
         known = [clause for item in self.measured for clause in _clauses(item)]
         if known:
-            doubt = "not good enough: " if self.headline.good_enough.state == "bad" else ""
+            is_limited = any(not gate.passed for gate in self.gates)
+            doubt = "not good enough: " if self.headline.good_enough.state == "bad" and not is_limited else ""
             return doubt + "; ".join(known)
         blind = "chosen without data, " if any(map(_is_blind, self.cuts)) else ""
         return f"{blind}its effect on your task is unknown"

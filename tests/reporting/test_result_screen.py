@@ -109,7 +109,7 @@ def test_the_first_sentence_answers(name: str) -> None:
 
 def test_limits_lead() -> None:
     assert facts_of(cut(drift=DRIFT), KEPT).answer.startswith("accepted: exact, ")
-    assert facts_of(cut(drift=DRIFT), BROKEN).answer.startswith("rejected: 1 of 1 limit is broken; exact, ")
+    assert facts_of(cut(drift=DRIFT), BROKEN).answer.startswith("rejected: the limit is broken; exact, ")
     document = {**benchmark_document(), "gates": [Gate("min_speedup", "b", 2.0, 1.5, False).to_dict()]}
     assert bench_facts(document).answer == "rejected: faster (1.50x)"
 
