@@ -455,7 +455,7 @@ def test_a_speedup_that_is_not_reached_is_exit_code_1(command: Command, digits: 
         (("--batch", "x"), "list of whole numbers"),
         (("--batch", "0"), "from 1 up"),
         (("--dim", "batch"), "NAME=SIZE"),
-        (("--min-speedup", "2"), "requires PRUNED"),
+        (("--min-speedup", "2"), "requires a second model"),
         (("--plot", "picture.bmp"), ".png"),
         (("--plot", "nowhere/picture.png"), "does not exist"),
         (("--cuda-graph",), "CUDA"),
