@@ -2,6 +2,7 @@
 
     python benchmarks/large_models.py [--only 7B] [--kind float16] [--command inspect]
     python benchmarks/large_models.py --only 7B --stack 4 --command "ratio 0.25"
+    python benchmarks/large_models.py --model vit.onnx --data images.npz --command "ratio 0.25"
 
 What reads no weights is measured on whole models whose weights are holes in a file, so no disk is needed. Everything
 else runs on random weights (`benchmarks/decoder.py`), each command a process of its own on one core. With `--stack`,
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -35,6 +36,7 @@ SHAPES = {
     "1B": Shape(layers=22),
     "7B": Shape(layers=32, width=4096, heads=32, groups=32, inner=11008),
     "8B, 128,256 words": Shape(layers=32, width=4096, heads=32, groups=8, inner=14336, vocabulary=128256),
+    "45M": Shape(layers=4, width=512, heads=8, groups=8, inner=1408),
     "8x0.3B": Shape(layers=24, width=1024, heads=16, groups=8, inner=4096, experts=8),
 }
 NAMED = ["--heads", "*:0-7"]
@@ -47,7 +49,7 @@ RUNNING = {
     "ratio 0.25, experts": ["prune", "--ratio", "0.25", "--units", "experts"],
     "named heads, recover 1": ["prune", *NAMED, "--recover", "1"],
     "score": ["score"],
-    "sweep": ["sweep", "--ratios", "0.25"],
+    "sweep 0:50%:25%": ["sweep", "0:50%:25%"],
 }
 
 
@@ -93,7 +95,7 @@ def measured(command: list[str], limit: int, seconds: int, told: Path) -> Cost:
         if most > limit or ticks > seconds:
             process.kill()
             return Cost(ticks, most, f"ended after {ticks:.0f} s with {most} MB")
-        time.sleep(0.02)
+        time.sleep(0.1)
     return Cost(ticks, most, "" if process.returncode == 0 else f"exit {process.returncode}")
 
 
@@ -121,20 +123,25 @@ class Trial:
             made(shape, path, hollow=hollow)
             words = np.random.default_rng(0).integers(0, shape.vocabulary, (self.samples, self.length))
             np.savez(data, input_ids=words)
-            for title, (command, *options) in (READING if hollow else RUNNING).items():
-                if title not in wanted:
-                    continue
-                options += [] if hollow or title == "named heads, validated" else ["--data", str(data)]
-                if command == "prune" and not hollow:
-                    options += ["-o", str(Path(folder, "pruned.onnx")), "--force"]
-                run = [sys.executable, "-m", "onnxheadprune", command, str(path), *options]
-                yield title, measured(run, self.limit, self.seconds, self.folder / "output.txt")
+            yield from self.costs_of(path, data, [title for title in wanted if (title in READING) == hollow])
+
+    def costs_of(self, path: Path, data: Path, wanted: Iterable[str]) -> Iterator[tuple[str, Cost]]:
+        """The same on a model that is there."""
+        for title in wanted:
+            command, *options = (READING | RUNNING)[title]
+            if title in RUNNING:
+                options += [] if title == "named heads, validated" else ["--data", str(data)]
+                options += [] if command != "prune" else ["-o", str(self.folder / "pruned.onnx"), "--force"]
+            run = [sys.executable, "-m", "onnxheadprune", command, str(path), *options]
+            yield title, measured(run, self.limit, self.seconds, self.folder / "output.txt")
 
 
 @click.command(help=__doc__)
 @click.option("--only", type=click.Choice(list(SHAPES)), help="A single size.")
 @click.option("--kind", type=click.Choice(KINDS), multiple=True, help="Types of weights; float32 by default.")
 @click.option("--command", type=click.Choice([*READING, *RUNNING]), multiple=True, help="READING by default.")
+@click.option("--model", type=click.Path(path_type=Path), help="A model that is there, in place of those.")
+@click.option("--data", type=click.Path(path_type=Path), help="Its data.")
 @click.option("--stack", type=int, help="Layers that are measured, and half of them.")
 @click.option("--samples", default=16, show_default=True)
 @click.option("--length", default=128, show_default=True)
@@ -146,6 +153,8 @@ def main(
     only: str | None,
     kind: tuple[str, ...],
     command: tuple[str, ...],
+    model: Path | None,
+    data: Path | None,
     stack: int | None,
     core: int | None,
     **given: Any,
@@ -159,6 +168,10 @@ def main(
         f" {onnxruntime.__version__}, {date.today()}; {trial.samples} x {trial.length} tokens\n"
     )
     click.echo("| model | type | command | CPU s | private MB | how |\n|---|---|---|---|---|---|")
+    if model is not None and data is not None:
+        for title, cost in trial.costs_of(model, data, command or tuple(READING)):
+            click.echo(f"| {model.stem} | {title} | {cost} |")
+        return
     for name, whole in SHAPES.items():
         if only not in (None, name):
             continue

@@ -13,8 +13,9 @@ this, which heads read this), and labels of merged positions are united with a b
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -27,6 +28,8 @@ from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
 from onnxheadprune.model.tensors import Array
 
 Runs: TypeAlias = tuple[tuple[int, Dim], ...]
+DIGESTED = 256
+"""Bytes from which on a key has a digest in their place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,13 @@ class Live:
         return same and np.array_equal(self.array, other.array)
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def key(self) -> Hashable:
+        """What only equal live sets share: a digest of long ones, since thousands of keys are kept."""
+        data = self.array.tobytes()
+        short = data if len(data) <= DIGESTED else hashlib.blake2b(data, digest_size=32).digest()
+        return self.axes, self.runs, self.array.shape, short
 
     @property
     def is_mask(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,11 +135,11 @@ class _Realizer:
 
     def _tensor(self, value: Value) -> None:
         """Stored data: cut in place where all consumers agree, else one copy per different need."""
-        groups: dict[tuple[object, ...], list[tuple[Use, Live]]] = {}
+        groups: dict[Hashable, list[tuple[Use, Live]]] = {}
         for use, asked, picking in self._demands(value):
             # A fully live Slice of stored data reads it as it is.
             live = FULL if picking is not None and use.node not in self.sweep.answers else asked
-            groups.setdefault((live.axes, live.array.tobytes(), live.array.shape), []).append((use, live))
+            groups.setdefault(live.key, []).append((use, live))
         narrowed = [uses for uses in groups.values() if not uses[0][1].is_full and not uses[0][1].is_dead]
         whole = value.is_graph_output or any(uses[0][1].is_full for uses in groups.values())
         # Copies are made before the original is cut: the cut in place comes last.

@@ -6,7 +6,7 @@ needs of such a value follows from stored tensors, which are cut for free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
 )
 from onnxheadprune.liveness.domain import MASKS
-from onnxheadprune.liveness.live import FULL, Live, Runs
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.shape_literals import reads_own_shape
@@ -63,16 +63,14 @@ class Repeats:
 
     kept: Mapping[Value, Live]  # what every value keeps
     # the name of each copy and the edits that make it, None where there is none; by scope, value and part
-    known: dict[tuple[str, Value, tuple[int, ...], Runs, bytes], tuple[str, list[Edit]] | None] = field(
-        default_factory=dict
-    )
+    known: dict[tuple[str, Value, Hashable], tuple[str, list[Edit]] | None] = field(default_factory=dict)
 
     def of(self, value: Value, wanted: Live, use: Use) -> tuple[str, list[Edit]] | None:
         """The name of a copy of `value` that holds `wanted` alone, and the edits that make it before its reader.
 
         None where that would cost more than a gather, or cannot be followed. Ask in the order of the readers.
         """
-        key = (use.node.scope.ref, value, wanted.axes, wanted.runs, wanted.array.tobytes())
+        key = use.node.scope.ref, value, wanted.key
         if key not in self.known:
             # A gather over a symbolic axis reshapes twice: eight nodes, and every element is written once more.
             symbolic = any(isinstance((value.shape or ())[axis], Symbolic) for axis in wanted.axes)

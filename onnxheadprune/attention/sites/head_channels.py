@@ -12,7 +12,7 @@ stream belongs to no head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -78,7 +78,7 @@ class _Search:
         self.probability_nodes = probability_nodes
         self.trial = trial
         self.gone = gone
-        self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
+        self.known: dict[tuple[Value, Hashable], Value | None] = {}
 
     @cached_property
     def makers(self) -> frozenset[Value]:
@@ -98,7 +98,7 @@ class _Search:
 
     def foreign(self, value: Value, live: Live) -> Value | None:
         """A value that positions of the heads depend on and that belongs to no head, None if there is none."""
-        key = (value, live.axes, live.array.tobytes())
+        key = value, live.key
         if key not in self.known:
             if len(self.known) > MAX_VALUES:
                 return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -103,10 +103,10 @@ class _Search:
         found = self.found
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
         stack = [(value, Live.over(axes, labels))]
-        seen: set[tuple[Value, tuple[int, ...], bytes]] = set()
+        seen: set[tuple[Value, Hashable]] = set()
         while stack:
             current, live = stack.pop()
-            key = (current, live.axes, live.array.tobytes())
+            key = current, live.key
             if key in seen or current.is_constant or not live.axes:
                 continue
             seen.add(key)

@@ -7,7 +7,7 @@ stops the bits proves nothing. Fused operators specify it in attributes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -65,12 +65,12 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
     return Sharing.UNKNOWN if any(_loses(node, walk) for node in walk.answers) else Sharing.ONE
 
 
-def weights_read(walk: Sweep) -> frozenset[tuple[Value, tuple[int, ...], bytes]]:
+def weights_read(walk: Sweep) -> frozenset[tuple[Value, Hashable]]:
     """The stored tensors at the ends of a walk, with their labels; none where an operator stops it."""
     if walk.refusals:
         return frozenset()
     leaves = ((value, live.as_mask()) for value, live in _leaves(walk) if value.holds_tensor)
-    return frozenset((value, live.axes, live.array.tobytes()) for value, live in leaves)
+    return frozenset((value, live.key) for value, live in leaves)
 
 
 def _bits(live: Live) -> set[int]:

@@ -8,8 +8,8 @@ recognised by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_gro
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.live import Live, Runs
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
@@ -146,9 +146,6 @@ HEADS = Labels(units=AttentionSite.UNITS)
 """Labels that number the positions of heads."""
 
 
-TraceKey: TypeAlias = tuple[Value, tuple[int, ...], Runs, bytes]
-
-
 class TraceStep(NamedTuple):
     """The next values of labels; each label may represent several downstream ones."""
 
@@ -162,7 +159,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self._shared = SharedLayers(self.trace)
-        self._known: dict[TraceKey, Trace] = {}
+        self._known: dict[tuple[Value, Hashable], Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
         """Return the sources of the positions of `axes` (of the given sizes) of `value`."""
@@ -179,24 +176,24 @@ class Tracer:
         stack: list[tuple[Value, Live]] = [(start, live)]
         while stack:
             value, labels = stack[-1]
-            key = _key(value, labels)
+            key = value, labels.key
             if key in self._known:
                 stack.pop()
                 continue
             own, upstream = _step(value, labels, self._shared)
             missing = [
-                (step.value, step.live) for step in upstream if _key(step.value, step.live) not in self._known
+                (step.value, step.live) for step in upstream if (step.value, step.live.key) not in self._known
             ]
             if missing:
                 stack += missing
                 continue
             for step in upstream:
-                own |= self._known[_key(step.value, step.live)].told_apart(step.classes)
+                own |= self._known[step.value, step.live.key].told_apart(step.classes)
             if not own.cores:
                 own |= _by_stored_maps(value, labels)
             self._known[key] = own
             stack.pop()
-        return self._known[_key(start, live)]
+        return self._known[start, live.key]
 
 
 def _reads_contents(node: Node) -> Callable[[TraceStep], bool]:
@@ -204,10 +201,6 @@ def _reads_contents(node: Node) -> Callable[[TraceStep], bool]:
     contents = roles_of(node).contents
     passed_on = {value for index, value in enumerate(node.inputs) if contents is None or index in contents}
     return lambda step: step.value in passed_on or step.value.producer is None or bool(node.bodies)
-
-
-def _key(value: Value, live: Live) -> TraceKey:
-    return value, live.axes, live.runs, live.array.tobytes()
 
 
 def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[TraceStep]]:
