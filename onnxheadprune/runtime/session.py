@@ -32,7 +32,7 @@ from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unrounded, unsaturated
 from onnxheadprune.runtime.mapped import Wide
 from onnxheadprune.runtime.memory_limits import supplier
-from onnxheadprune.runtime.memory_turns import Turns
+from onnxheadprune.runtime.memory_turns import Turns, use_again
 from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
 
 CPU = "CPUExecutionProvider"
@@ -112,6 +112,7 @@ class Session:
         options.enable_cpu_mem_arena = rounding
         options.intra_op_num_threads = provider.threads or 0
         if not rounding:
+            use_again()
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
