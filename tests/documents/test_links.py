@@ -1,7 +1,11 @@
-"""Links between files of the repository lead to files; that their anchors are there is for the site to say."""
+"""Links between files of the repository lead to files; that their anchors are there is for the site to say.
+
+Headings go down one level at a time, so that screen readers can jump from one to the next.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +37,16 @@ def dead(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     assert dead(page) == []
+
+
+FENCED = re.compile(r"^( *```).*?^\1", re.MULTILINE | re.DOTALL)
+
+
+def test_no_heading_skips_a_level() -> None:
+    for page in PAGES:
+        found = re.findall(r"^(#+) ", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+        levels = [0, *map(len, found)]
+        assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), page
 
 
 def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
