@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, run_record
@@ -28,7 +30,7 @@ def quantize(
 
     With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
-    from onnxheadprune.reporting.console import err, rows_of
+    from onnxheadprune.reporting.console import NEXT, Row, err, rows_of
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing, measure_of
@@ -45,7 +47,8 @@ def quantize(
         if as_json:
             presentation.json({**result.to_dict(), "run": run_record()})
         else:
-            presentation.rows(*rows_of(result.facts()))
+            call = f"onnxheadprune bench {shlex.join((str(model), str(output)))}"
+            presentation.rows(*rows_of(result.facts()), "", Row("next", call, indent=NEXT))
 
     with progress_on(err()) as progress:
         quantized_through(model, request, progress, ready)
