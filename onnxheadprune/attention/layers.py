@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import TypeAlias
 
 from onnxheadprune.attention.cut_edits import sites_losing_all
 from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
@@ -35,6 +36,9 @@ from onnxheadprune.model.graph.view import Node, Use
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.spelling import spelled
 
+Places: TypeAlias = Mapping[Site, Sequence[tuple[Join, Term]]]
+"""The residual sums that add what sites compute: one for each stream, as a joint attention has several."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -44,7 +48,7 @@ class Layer:
     name: str  # its module path, "" where names tell none
     sites: tuple[Site, ...]  # its attention and its other residual branches, in graph order
     # where sites are added to the stream; not those inside a branch
-    places: Mapping[Site, tuple[Join, Term]] = field(default_factory=dict, repr=False)
+    places: Places = field(default_factory=dict, repr=False)
     # the residual sums between the state of the stream before the layer and the one after it
     joins: tuple[Join, ...] = ()
     gate: Use | None = None  # where the stream itself is multiplied with what the layer computes
@@ -65,9 +69,7 @@ class Layer:
         return tuple(
             site
             for site in self.sites
-            if (place := self.places.get(site)) is None
-            or place[1].use not in terms
-            or any(item.term is not None for item in site.projections)
+            if not self._is_inside(site, terms) or any(item.term is not None for item in site.projections)
         )
 
     @property
@@ -77,14 +79,12 @@ class Layer:
 
     def _is_covered(self, site: Site, terms: Collection[Use]) -> bool:
         """Return whether a site vanishes with a branch that is removed as a term; heads are removed all the same."""
-        place = self.places.get(site)
         ends = any(item.term is not None for item in site.projections)
-        return (
-            place is not None
-            and place[1].use in terms
-            and not ends
-            and not (site.unit_cores and site.removable_whole)
-        )
+        return self._is_inside(site, terms) and not ends and not (site.unit_cores and site.removable_whole)
+
+    def _is_inside(self, site: Site, terms: Collection[Use]) -> bool:
+        own = self.places.get(site, ())
+        return bool(own) and all(term.use in terms for _, term in own)
 
     def _goes(self, site: Site) -> bool:
         """Return whether a site is removed, or keeps a layer from being removed that no residual sum tells of."""
@@ -101,7 +101,9 @@ class Layer:
         for term, state in self._terms.items():
             if term.use not in whole and state not in (State.ZERO, State.BIAS):
                 sites = (
-                    site for site, (_, own) in self.places.items() if own is term and site.reason is not None
+                    site
+                    for site, own in self.places.items()
+                    if site.reason is not None and any(item is term for _, item in own)
                 )
                 reason = next((f": {site.label}: {site.reason}" for site in sites), "")
                 return f"{term.use.node.label} adds {term.value.name}, which nothing removable computes alone{reason}"
@@ -154,14 +156,14 @@ def _named(
 def _unnumbered(
     ordered: Sequence[Site],
     known: Set[Site],
-    places: Mapping[Site, tuple[Join, Term]],
+    places: Places,
     sites: Sites,
 ) -> dict[Stack, list[list[Site]]]:
     """Return the layers of streams that no name numbers, by what the names of their sites have in common."""
     streams: dict[Join, list[Site]] = defaultdict(list)
     for site in ordered:
         if site in places:
-            streams[sites.residuals.chain(places[site][0])[0]].append(site)
+            streams[sites.residuals.chain(places[site][0][0])[0]].append(site)
     found: dict[Stack, list[list[Site]]] = {}
     for some in streams.values():
         layers = [] if known & {*some} else [own for own in _by_structure(some, sites, True) if len(own) > 1]
@@ -192,7 +194,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
     begins = any(site.begins_layer for site in ordered)
     if not begins:
         ordered = [site for site in ordered if site.is_branch]
-    places = {site: place for site in ordered if (place := _added(site, sites)) is not None}
+    places = {site: own for site in ordered if (own := _added(site, sites))}
     stacks = layers_by_name(ordered)
     known = {site for numbers in stacks.values() for own in numbers.values() for _, site in own}
     numbered = _named(stacks, _unnumbered(ordered, known, places, sites) if stacks else {})
@@ -210,44 +212,45 @@ def layers(sites: Sites) -> dict[str, Layer]:
     return {layer.key: _apart(layer, places) for layer in _completed(found, ordered, places, sites)}
 
 
-def _added(site: Site, sites: Sites) -> tuple[Join, Term] | None:
-    """The sum that adds a site's output to a residual stream, None without one."""
+def _added(site: Site, sites: Sites) -> list[tuple[Join, Term]]:
+    """Return the sums that add a site's outputs to residual streams."""
+    found: dict[tuple[Join, Term], None] = {}
     for item in site.projections:
-        if item.term is not None:
-            join = sites.residuals.at(item.node)
-            own = [] if join is None else [term for term in join.terms if term.use == item.term]
-            return None if join is None or not own else (join, own[0])
-    return sites.residuals.added(item.node for item in site.projections)
+        if item.term is None:
+            place = sites.residuals.added(item.node)
+            found |= {} if place is None else {place: None}
+        elif (join := sites.residuals.at(item.node)) is not None:
+            found |= {(join, term): None for term in join.terms if term.use == item.term}
+    return list(found)
 
 
-def _placed(
-    found: Iterable[Layer], places: Mapping[Site, tuple[Join, Term]], residuals: Residuals
-) -> Iterator[Layer]:
+def _placed(found: Iterable[Layer], places: Places, residuals: Residuals) -> Iterator[Layer]:
     """Yield layers with the residual sums of their sites; without, where two layers meet in one sum."""
     some = list(found)
     owners: dict[Join, set[str]] = defaultdict(set)
     for layer in some:
         for site in layer.sites:
-            if site in places:
-                owners[places[site][0]].add(layer.key)
+            for join, _ in places.get(site, ()):
+                owners[join].add(layer.key)
     for layer in some:
         own = {site: places[site] for site in layer.sites if site in places}
-        joins = {join for join, _ in own.values()}
+        joins = {join for some in own.values() for join, _ in some}
         shared = any(len(owners[join]) > 1 for join in joins)
         inside = () if shared else sorted(joins, key=lambda join: join.node.index)
         yield replace(layer, places={} if shared else own, joins=tuple(inside))
 
 
 def _completed(
-    found: Sequence[Layer], ordered: Sequence[Site], places: Mapping[Site, tuple[Join, Term]], sites: Sites
+    found: Sequence[Layer], ordered: Sequence[Site], places: Places, sites: Sites
 ) -> Iterator[Layer]:
     """Yield layers with all that is added to their streams between their first and last residual sums, and behind."""
     layers = list(_placed(found, places, sites.residuals))
     owner = {join: number for number, layer in enumerate(layers) for join in layer.joins}
     owned = {site for layer in layers for site in layer.sites}
-    met: dict[Join, list[Site]] = defaultdict(list)
-    for site, (join, _) in places.items():
-        met[join].append(site)
+    met: dict[Join, dict[Site, Term]] = defaultdict(dict)
+    for site, own in places.items():
+        for join, term in own:
+            met[join].setdefault(site, term)
     more: dict[int, list[Join]] = defaultdict(list)
     gates: dict[int, Use] = {}
     seen: set[Join] = set()
@@ -276,12 +279,12 @@ def _completed(
     rank = {site: place for place, site in enumerate(ordered)}
     for number, layer in enumerate(layers):
         joins = sorted((*layer.joins, *more[number]), key=lambda join: join.node.index)
-        new = [
+        new = {
             site
             for join in joins
-            for site in met[join]
-            if site not in owned and not _is_beside(site, places[site], layer)
-        ]
+            for site, term in met[join].items()
+            if site not in owned and not _is_beside(site, (join, term), layer)
+        }
         yield replace(
             layer,
             sites=tuple(sorted((*layer.sites, *new), key=rank.__getitem__)),
@@ -297,12 +300,14 @@ def _is_beside(site: Site, place: tuple[Join, Term], layer: Layer) -> bool:
     return not inside and _is_named(site) and silenced(*place, ()) is not State.STREAM
 
 
-def _apart(layer: Layer, places: Mapping[Site, tuple[Join, Term]]) -> Layer:
+def _apart(layer: Layer, places: Places) -> Layer:
     """Return a layer with the terms that are not its own in `beside`."""
-    others = {
-        site: place for site, place in places.items() if place[0] in layer.joins and site not in layer.sites
-    }
-    uses = (term.use for site, (join, term) in others.items() if _is_beside(site, (join, term), layer))
+    uses = (
+        term.use
+        for site, own in places.items()
+        for join, term in own
+        if join in layer.joins and site not in layer.sites and _is_beside(site, (join, term), layer)
+    )
     return replace(layer, beside=frozenset(uses))
 
 
@@ -387,8 +392,10 @@ def _is_in_stream(site: Site, first: Site, sites: Sites) -> bool:
     """Return whether a site is a branch of the residual stream that a layer's first site is one of."""
     if site.is_branch:
         return True
-    joins = [place[0] for one in (first, site) if (place := _added(one, sites)) is not None]
-    return len(joins) == 2 and joins[1] in sites.residuals.chain(joins[0])
+    streams = [
+        {sites.residuals.chain(join)[0] for join, _ in _added(one, sites)} for one in (first, site)
+    ]
+    return not streams[0].isdisjoint(streams[1])
 
 
 def _place(site: Site, sites: Sites) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from tests.liveness.one_node import run
 
 FEED = {
     name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32)
-    for seed, name in enumerate("xt")
+    for seed, name in enumerate("xtc")
 }
 OTHER = "from another input"
 SHARED = "from what all layers read of another input"
@@ -106,6 +106,7 @@ BRANCHES = {
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
     "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
+    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8",
 }  # fmt: skip
 
 
@@ -150,16 +151,7 @@ class Network:
                 stream = f"sum{key}"
         if "(bent, " in text:
             text = "bent = Relu(t)\n" + text
-        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * ("(t" in text)
-        weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
-        declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
-        model = model_of(
-            f"""<ir_version: 9, opset_import: ["" : 17]>
-            layered ({inputs}) => ({", ".join(outputs)})
-            <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
-             float[8] gain, float[8] shift, float[8, 8] last{declared}>
-            {{ {text} y = MatMul({stream}, last) }}"""
-        )
+        model = written(f"{text} y = MatMul({stream}, last)", outputs)
         for node in model.graph.node:
             if node.output[0] == "bent":
                 node.name = "/layers.0/bent"  # exporters compute it once, where it is first
@@ -171,11 +163,70 @@ class Network:
         return model
 
 
+def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The model of some nodes, with the inputs and weights that they read."""
+    inputs = ", ".join(f"float[B, S, 8] {name}" for name in FEED if f"({name}," in text or f"({name})" in text)
+    weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
+    declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
+    return model_of(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        layered ({inputs}) => ({", ".join(outputs)})
+        <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
+         float[8] gain, float[8] shift, float[8, 8] last{declared}>
+        {{ {text} }}"""
+    )
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Three layers with one attention to two streams, whose input another one scales and shifts (MMDiT).
+
+    Attributes:
+        both: whether both streams are outputs; else the second one ends in the last attention.
+        without: a layer that is left out.
+    """
+
+    both: bool
+    without: int | None = None
+
+    def model(self) -> onnx.ModelProto:
+        text, x, t = "", "x", "t"
+        for number in range(3):
+            if number == self.without:
+                continue
+            attended = ATTENTION.replace("in@", "all@").replace("MatMul(merged@, wo@)", "Identity(merged@)")
+            text += f"""
+                a@ = MatMul(c, wa@) b@ = MatMul(c, wb@)
+                x0@ = LayerNormalization({x}, gain) x1@ = Mul(x0@, a@) x2@ = Add(x1@, b@)
+                t0@ = LayerNormalization({t}, gain) t1@ = Mul(t0@, a@) t2@ = Add(t1@, b@)
+                all@ = Concat <axis = 1>(x2@, t2@) {attended}
+                x3@, t3@ = Split <axis = 1>(branch@) x4@ = MatMul(x3@, wo@) x5@ = Add({x}, x4@)
+            """.replace("@", f"_{number}_0")
+            text += NETWORK.replace("in@", f"x5_{number}_0").replace("@", f"_{number}_1")
+            text += f" sum_{number}_1 = Add(x5_{number}_0, branch_{number}_1)"
+            x = f"sum_{number}_1"
+            if self.both or number < 2:
+                text += f" t4@ = MatMul(t3@, wp@) t5@ = Add({t}, t4@)".replace(
+                    "@", f"_{number}_0"
+                )
+                text += NETWORK.replace("in@", f"t5_{number}_0").replace("@", f"_{number}_2")
+                text += f" sum_{number}_2 = Add(t5_{number}_0, branch_{number}_2)"
+                t = f"sum_{number}_2"
+        outputs = ["float[B, S, 8] y"]
+        if self.both:
+            text += f" z = Identity({t})"
+            outputs.append("float[B, S, 8] z")
+        return renamed(
+            written(f"{text} y = MatMul({x}, last)", outputs),
+            lambda value, layer, _: f"/layers.{layer}/{value}",
+        )
+
+
 def held(model: onnx.ModelProto) -> dict[str, list[str]]:
     return {key: [site.key for site in layer.sites] for key, layer in layers(inspect(model)).items()}
 
 
-def check_removed(network: Network, key: str) -> None:
+def check_removed(network: Network | Joint, key: str) -> None:
     """Remove a layer, and compare with the network that is written without it."""
     made = ohp.prune(network.model(), heads={f"layer.{key}": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed", made.validation
@@ -240,6 +291,15 @@ def test_the_first_layer_has_what_its_module_adds_in_front_of_its_first_branch(k
     network = Network([[kind, "attention", "network"]] * 2)
     assert list(held(network.model())) == ["0", "1"]
     check_removed(network, "0")
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("key", "012")
+def test_a_joint_attention_goes_from_each_of_its_streams(key: str, both: bool) -> None:
+    network = Joint(both)
+    assert list(held(network.model())) == ["0", "1", "2"]
+    check_removed(network, key)
 
 
 @pytest.mark.long

@@ -95,7 +95,7 @@ class Residuals:
         self._joins: dict[Node, Join | None] = {}
         self._before: dict[Node, Join | None] = {}
         self._chains: dict[Join, tuple[Join, ...]] = {}
-        self._added: dict[tuple[Node, ...], tuple[Join, Term] | None] = {}
+        self._added: dict[Node, tuple[Join, Term] | None] = {}
 
     def join(self, node: Node) -> Join | None:
         """The residual sum that a node is a part of, None if it is part of none."""
@@ -108,20 +108,19 @@ class Residuals:
         """The same, also if no layer computes what the sum adds from its stream."""
         return self.join(node) or self._plain(node)
 
-    def added(self, nodes: Iterable[Node]) -> tuple[Join, Term] | None:
-        """The first sum that adds the outputs of some layers to a stream, None without one."""
-        starts = tuple(nodes)
-        if starts not in self._added:
-            self._added[starts] = self._look_ahead(starts)
-        return self._added[starts]
+    def added(self, layer: Node) -> tuple[Join, Term] | None:
+        """The first sum that adds the output of a layer to a stream, None without one."""
+        if layer not in self._added:
+            self._added[layer] = self._look_ahead(layer)
+        return self._added[layer]
 
-    def _look_ahead(self, starts: Sequence[Node]) -> tuple[Join, Term] | None:
-        reached = {value for node in starts for value in node.results}
+    def _look_ahead(self, layer: Node) -> tuple[Join, Term] | None:
+        reached = {*layer.results}
 
         def ahead(node: Node) -> Iterator[Node]:
             return (use.node for use in (_ahead(node) if node.out in reached else ()))
 
-        first = (use.node for node in starts for use in _ahead(node))
+        first = (use.node for use in _ahead(layer))
         for node in islice(in_graph_order(first, ahead), MAX_BELOW):
             join = self.join(node) if node in SUMS_VALUES else None
             if join is not None:
@@ -151,7 +150,7 @@ class Residuals:
         last = _last(node)
         made = [value for value in addends(last) if any(self._states(value))]
         made = _sources(made or _from_outside(last), last)
-        if len(made) != 1 or len(addends(last)) < 2:
+        if len(made) != 1 or len(addends(last)) < 2 or not _leaves_module(last):
             return None
         self._joins[last] = Join(last, tuple(made), tuple(_terms(last, made)), plain=True)
         return self._joins[last]
@@ -319,6 +318,23 @@ def _goes_into(value: Value, total: Node) -> bool:
     first = (use.node for use in value.consumers if use.node not in OBSERVES)
     read = reachable(first, ahead, MAX_BELOW)
     return not value.is_graph_output and all(node.index <= total.index for node in read)
+
+
+def _leaves_module(total: Node) -> bool:
+    """Return whether a sum in a numbered module is read behind it as a stream, not by layers of the module alone."""
+    path = module_path(total)
+    own = path[: max((at + 1 for at, part in enumerate(path) if _is_numbered([part])), default=0)]
+
+    def is_inside(node: Node) -> bool:
+        return module_path(node)[: len(own)] == own
+
+    def ahead(node: Node) -> Iterator[Node]:
+        return (use.node for use in (_ahead(node) if is_inside(node) else ()))
+
+    carried = (value for node in reachable([total], ahead, MAX_BELOW) for value in node.results)
+    return not own or any(
+        value.is_graph_output or not all(is_inside(use.node) for use in value.consumers) for value in carried
+    )
 
 
 def _is_numbered(path: Sequence[str]) -> bool:

@@ -94,10 +94,9 @@ def _terms_left(
     residuals = Residuals()
     every = (residuals.join(node) for node in view.needed if node in SUMS_VALUES)
     joins = dict.fromkeys(item for join in every if join is not None for item in residuals.chain(join))
-    branches = [site for site in known if site.is_branch]
-    nodes = [[item.node for item in site.projections] for site in branches]
-    nodes += [[item.node] for item in ending]
-    met = [place for some in nodes if (place := residuals.added(some)) is not None]
+    branches = [item for site in known if site.is_branch for item in site.projections]
+    nodes = dict.fromkeys(item.node for item in (*branches, *ending))
+    met = [place for node in nodes if (place := residuals.added(node)) is not None]
     streams = {residuals.chain(join)[0] for join, _ in met}
     ends = emptied(ending)
     for join in joins:
