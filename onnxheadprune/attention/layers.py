@@ -268,7 +268,18 @@ def _completed(
             if before is not None and (before == after or not elsewhere):
                 more[before].append(item)
     holder = owner | {join: number for number, some in more.items() for join in some}
+
+    def is_inner(join: Join, number: int) -> bool:
+        """Return whether a stream of a branch ends in it (Mamba's scan); what multiplies it goes with the branch."""
+        others = holder.keys() - {*sites.residuals.chain(join)}
+        return any(
+            holder[other] == number and _lead_only_to([join.node], {other.node}, other.node.index)
+            for other in others
+        )
+
     for join, number in holder.items():
+        if is_inner(join, number):
+            continue
         state = sites.residuals.before(join)
         # A gate without a name belongs to either layer where it is between two, and to none at the ends of the stream.
         either = [] if state is None else [number, holder.get(state, number)]

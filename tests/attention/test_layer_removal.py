@@ -71,6 +71,11 @@ BRANCHES = {
         gate@ = MatMul(some@, wt@) open@ = Sigmoid(gate@)
         scaled@ = Mul(bent@, open@) branch@ = MatMul(scaled@, wd@)
     """,
+    "gated stream of its own": """
+        own@ = MatMul(in@, wq@) up@ = MatMul(own@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@)
+        inner@ = Add(own@, down@) raw@ = MatMul(in@, wk@) open@ = Sigmoid(raw@) gated@ = Mul(inner@, open@)
+        branch@ = MatMul(gated@, wo@)
+    """,
     "largest of pieces": """
         up@ = MatMul(in@, wu@) apart@ = Reshape(up@, pieces) most@ = ReduceMax <axes = [3], keepdims = 0>(apart@)
         branch@ = MatMul(most@, wm@)
@@ -121,6 +126,7 @@ class Network:
         without: a layer that is left out; what it outputs besides stays.
         behind: a branch that is added behind each layer, in the same sum; the module that computes it; and whether it
             stays where the layer is left out.
+        mixed: the layers behind which all states of the stream are summed up, each by a factor of its own.
     """
 
     layers: Sequence[Sequence[str]]
@@ -128,9 +134,10 @@ class Network:
     named: Sequence[str] = tuple(BRANCHES)
     without: int | None = None
     behind: tuple[str, str, bool] | None = None
+    mixed: Sequence[int] = ()
 
     def model(self) -> onnx.ModelProto:
-        text, stream, outputs = "", "x", ["float[B, S, 8] y"]
+        text, stream, outputs, states = "", "x", ["float[B, S, 8] y"], ["x"]
         for number, branches in enumerate(self.layers):
             for place, kind in enumerate(branches):
                 key = f"_{number}_{place}"
@@ -149,6 +156,14 @@ class Network:
                 text += BRANCHES[self.behind[0]].replace("in@", stream).replace("@", key)
                 text += f" sum{key} = Add({stream}, branch{key})\n"
                 stream = f"sum{key}"
+            states.append(stream)
+            if number in self.mixed:
+                for at, state in enumerate(states):
+                    text += f"f{number}o{at} = Constant <value_float = {0.5 + at}>() "
+                    text += f"p{number}o{at} = Mul({state}, f{number}o{at})\n"
+                    earlier = f"m{number}o{at - 1}" if at > 1 else f"p{number}o0"
+                    text += f" m{number}o{at} = Add({earlier}, p{number}o{at})\n" if at else ""
+                stream = f"m{number}o{len(states) - 1}"
         if "(bent, " in text:
             text = "bent = Relu(t)\n" + text
         model = written(f"{text} y = MatMul({stream}, last)", outputs)
@@ -291,6 +306,17 @@ def test_the_first_layer_has_what_its_module_adds_in_front_of_its_first_branch(k
     network = Network([[kind, "attention", "network"]] * 2)
     assert list(held(network.model())) == ["0", "1"]
     check_removed(network, "0")
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("mixed", [[2], [0, 1, 2], [1]])
+@pytest.mark.parametrize("key", "012")
+def test_a_sum_of_states_of_the_stream_is_no_branch(key: str, mixed: list[int], norm: bool) -> None:
+    """A weighted sum of all layers' outputs (ELMo), and one in front of each layer (DenseFormer)."""
+    network = Network([["attention", "network"]] * 3, norm, mixed=mixed)
+    assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"], "2": ["2", "ffn.2"]}
+    check_removed(network, key)
 
 
 @pytest.mark.one_in(3)

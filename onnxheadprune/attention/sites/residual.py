@@ -94,6 +94,7 @@ class Residuals:
     def __init__(self) -> None:
         self._joins: dict[Node, Join | None] = {}
         self._before: dict[Node, Join | None] = {}
+        self._merges: set[Node] = set()
         self._chains: dict[Join, tuple[Join, ...]] = {}
         self._added: dict[Node, tuple[Join, Term] | None] = {}
 
@@ -101,8 +102,41 @@ class Residuals:
         """The residual sum that a node is a part of, None if it is part of none."""
         last = _last(node)
         if last not in self._joins:
-            self._joins[last] = _join(last)
+            found = _join(last)
+            self._joins[last] = None if found is None else self._without_states(found)
         return self._joins[last]
+
+    def _without_states(self, join: Join) -> Join | None:
+        """A sum with what it reads of its own stream's later states as streams; None if no branch is left.
+
+        Sums of several states (DenseFormer, ELMo) add nothing to a stream; a block that adds a stream of its own does.
+        """
+        states = [leaf for term in join.terms for leaf in term.leaves if self._is_later(leaf, join)]
+        if not states:
+            return join
+        self._merges.add(join.node)
+        streams = (*join.streams, *states)
+        terms = tuple(_terms(join.node, streams))
+        return Join(join.node, streams, terms) if terms else None
+
+    def _is_later(self, value: Value, join: Join) -> bool:
+        """Return whether residual sums outside a sum's numbered module lead from its stream to a value."""
+        own = module_path(join.node)
+        sums = [item.node for item in self._behind([value])]
+        if not sums or (_is_numbered(own) and all(module_path(node)[: len(own)] == own for node in sums)):
+            return False
+
+        def above(item: Value) -> Iterator[Value]:
+            for leaf in () if item.producer is None else addends(item.producer):
+                yield from near(leaf)
+
+        return any(item in join.around for item in reachable(near(value), above))
+
+    def _behind(self, values: Iterable[Value]) -> list[Join]:
+        """Return the residual sums that some values are the outputs of, with no layer in between."""
+        made = (item.producer for value in values for item in near(value))
+        joins = (self.join(node) for node in made if node is not None and node in SUMS_VALUES)
+        return [join for join in joins if join is not None]
 
     def at(self, node: Node) -> Join | None:
         """The same, also if no layer computes what the sum adds from its stream."""
@@ -148,7 +182,9 @@ class Residuals:
         It is behind a residual sum, or in a numbered module that computes its terms, with the stream from outside.
         """
         last = _last(node)
-        made = [value for value in addends(last) if any(self._states(value))]
+        if last in self._merges:
+            return None
+        made = [value for value in addends(last) if self._behind([value])]
         made = _sources(made or _from_outside(last), last)
         if len(made) != 1 or len(addends(last)) < 2 or not _leaves_module(last):
             return None
@@ -161,22 +197,14 @@ class Residuals:
         Its term is computed from the stream without weights, or in a numbered module from another input.
         """
         last = _last(node)
-        behind = [value for value in addends(last) if any(self._states(value))]
+        behind = [value for value in addends(last) if self._behind([value])]
         if len(behind) > 1:
             return self.at(node)
-        states = [item for value in behind for item in self._states(value)]
+        states = [item.node.out for item in self._behind(behind)]
         in_module = (
             states and _is_numbered(module_path(last)) and all(_goes_into(item, last) for item in states)
         )
         return self.at(node) if in_module else self.join(node)
-
-    def _states(self, value: Value) -> Iterator[Value]:
-        """The outputs of residual sums near a value, with no layer in between."""
-        return (
-            item
-            for item in near(value)
-            if (node := item.producer) is not None and node in SUMS_VALUES and self.join(node) is not None
-        )
 
     def after(self, join: Join) -> list[Join]:
         """The residual sums behind another one in its stream, in graph order."""
