@@ -6,13 +6,11 @@ that is removed as a whole, and one of single heads that are projected apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.projection import emptied
 from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError, named_setting
@@ -41,7 +39,7 @@ def swept_edits(
     if not _read_for_shape_only(swept, edits):
         return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
-    swept = _sweep(view, sites, heads, contract, emptied=False)
+    swept = _sweep(view, sites, heads, contract, _emptied_by(sites.losing(heads), heads))
     edits = _edits(view, sites, heads, swept, caches)
     wide = [
         site for site in sites_losing_all(sites, heads) if any(item.sums_more for item in site.projections)
@@ -72,22 +70,16 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
                 f"{site.label} and {within.label} are one operator, which numbers {within.UNITS} by {site.UNIT}: remove"
                 f" {site.UNITS} first, and {within.UNITS} of what is written in a second call"
             )
-    shared: dict[Node, list[tuple[Site, Projection]]] = {}
+    shared: dict[Node, list[Site]] = {}
     for site in sites:
         for projection in site.projections:
-            shared.setdefault(projection.node, []).append((site, projection))
-    for node, readers in shared.items():
-        if len(readers) < 2:
-            continue
-        names = " and ".join(site.label for site, _ in readers)
-        if is_packed(node):
+            shared.setdefault(projection.node, []).append(site)
+    for node in shared.keys() - _emptied_by(sites, units):
+        readers = shared[node]
+        if len(readers) > 1 and is_packed(node):
+            names = " and ".join(site.label for site in readers)
             raise RefusedError(
                 f"{node.label} packs the weights of {names} in blocks; cut one, then the other"
-            )
-        alive = [projection.live_without(units[site.index]) for site, projection in readers]
-        if not np.logical_and.reduce(alive).any():
-            raise RefusedError(
-                f"{node.label} would have nothing left to sum up of {names}; leave one unit of these"
             )
 
 
@@ -102,8 +94,9 @@ def _edits(
     edits = dict(realize(view, swept).edits)
     edits |= _detached(sites, heads)
     edits |= caches.opening()
+    gone = _emptied_by(sites.losing(heads), heads)
     for site in sites.losing(heads):
-        left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
+        left = [item for item in site.projections if item.node not in gone]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
         edits |= dict.fromkeys(own, frozenset({site.name}))
     return settled(view, edits, swept.kept, [value for value in caches.gone if value.is_graph_input])
@@ -114,10 +107,10 @@ def _sweep(
     sites: Sites,
     heads: Mapping[int, tuple[int, ...]],
     contract: Contract,
-    emptied: bool = True,
+    without: Collection[Node] = (),
 ) -> Sweep:
     chosen = sites.losing(heads)
-    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
+    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], without)]
     for site in chosen:
         if site.maps and not contract.allow_io_change and not loses_all(site, heads):
             names = ", ".join(sorted(value.name for value in site.maps))
@@ -140,6 +133,11 @@ def _sweep(
     return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
 
 
+def _emptied_by(sites: Iterable[Site], units: Mapping[int, tuple[int, ...]]) -> frozenset[Node]:
+    """Return the projections that sum over nothing without some units, of several sites where those share one."""
+    return emptied((item, units[site.index]) for site in sites for item in site.projections)
+
+
 def loses_all(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
     """Return whether a site loses all its units."""
     return len(heads.get(site.index, ())) == site.num_units
@@ -155,9 +153,10 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}
     terms: list[Use] = []
+    gone = _emptied_by(sites.losing(heads), heads)
     for site in sites.losing(heads):
         for projection in site.projections:
-            if projection.is_emptied_by(heads[site.index]):
+            if projection.node in gone:
                 owners.setdefault(projection.node, []).append(site)
                 terms += [] if projection.term is None else [projection.term]
     if not owners:

@@ -403,9 +403,7 @@ def _is_in_stream(site: Site, first: Site, sites: Sites) -> bool:
     """Return whether a site is a branch of the residual stream that a layer's first site is one of."""
     if site.is_branch:
         return True
-    streams = [
-        {sites.residuals.chain(join)[0] for join, _ in _added(one, sites)} for one in (first, site)
-    ]
+    streams = [{sites.residuals.chain(join)[0] for join, _ in _added(one, sites)} for one in (first, site)]
     return not streams[0].isdisjoint(streams[1])
 
 

@@ -32,6 +32,7 @@ OTHER = "from another input"
 SHARED = "from what all layers read of another input"
 GATE = "gates the stream"
 HIGHWAY = "gates the stream and itself"
+FUSED = "heads beside neurons"
 ATTENTION = """
     q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
     q1@ = Reshape(q0@, split) k1@ = Reshape(k0@, split) v1@ = Reshape(v0@, split)
@@ -76,6 +77,13 @@ BRANCHES = {
         inner@ = Add(own@, down@) raw@ = MatMul(in@, wk@) open@ = Sigmoid(raw@) gated@ = Mul(inner@, open@)
         branch@ = MatMul(gated@, wo@)
     """,
+    FUSED: ATTENTION.replace(
+        "branch@ = MatMul(merged@, wo@)",
+        """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) both@ = Concat <axis = -1>(merged@, bent@)
+        branch@ = MatMul(both@, wj@)
+        """,
+    ),
     "largest of pieces": """
         up@ = MatMul(in@, wu@) apart@ = Reshape(up@, pieces) most@ = ReduceMax <axes = [3], keepdims = 0>(apart@)
         branch@ = MatMul(most@, wm@)
@@ -111,7 +119,7 @@ BRANCHES = {
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
     "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
-    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8",
+    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8",
 }  # fmt: skip
 
 
@@ -180,7 +188,9 @@ class Network:
 
 def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
     """The model of some nodes, with the inputs and weights that they read."""
-    inputs = ", ".join(f"float[B, S, 8] {name}" for name in FEED if f"({name}," in text or f"({name})" in text)
+    inputs = ", ".join(
+        f"float[B, S, 8] {name}" for name in FEED if f"({name}," in text or f"({name})" in text
+    )
     weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
     declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
     return model_of(
@@ -221,9 +231,7 @@ class Joint:
             text += f" sum_{number}_1 = Add(x5_{number}_0, branch_{number}_1)"
             x = f"sum_{number}_1"
             if self.both or number < 2:
-                text += f" t4@ = MatMul(t3@, wp@) t5@ = Add({t}, t4@)".replace(
-                    "@", f"_{number}_0"
-                )
+                text += f" t4@ = MatMul(t3@, wp@) t5@ = Add({t}, t4@)".replace("@", f"_{number}_0")
                 text += NETWORK.replace("in@", f"t5_{number}_0").replace("@", f"_{number}_2")
                 text += f" sum_{number}_2 = Add(t5_{number}_0, branch_{number}_2)"
                 t = f"sum_{number}_2"
@@ -254,7 +262,7 @@ def check_removed(network: Network | Joint, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE, HIGHWAY)]
+OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, GATE, HIGHWAY)]
 
 
 @pytest.mark.one_in(5)
@@ -306,6 +314,13 @@ def test_the_first_layer_has_what_its_module_adds_in_front_of_its_first_branch(k
     network = Network([[kind, "attention", "network"]] * 2)
     assert list(held(network.model())) == ["0", "1"]
     check_removed(network, "0")
+
+
+def test_a_layer_whose_heads_and_neurons_share_a_projection_is_removed() -> None:
+    """As one layer of Flux's single blocks ends them."""
+    network = Network([[FUSED]] * 3, named=())
+    assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"], "2": ["2", "ffn.2"]}
+    check_removed(network, "1")
 
 
 @pytest.mark.one_in(5)

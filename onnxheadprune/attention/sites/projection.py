@@ -175,11 +175,16 @@ class Projection:
         return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
-def emptied(projections: Iterable[Projection]) -> frozenset[Node]:
-    """Return the nodes that sum over nothing once all units of some projections are removed; they may share a node."""
+def emptied(projections: Iterable[Projection | tuple[Projection, Iterable[int]]]) -> frozenset[Node]:
+    """Return the nodes that sum over nothing once some projections lose units; several may be one node.
+
+    Args:
+        projections: with the units that each loses, or alone if it loses all.
+    """
     left: dict[Node, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-    for item in projections:
-        alive = item.live_without(range(len(item.channels)))
+    for entry in projections:
+        item, units = entry if isinstance(entry, tuple) else (entry, range(len(entry.channels)))
+        alive = item.live_without(units)
         left[item.node] = left[item.node] & alive if item.node in left else alive
     return frozenset(node for node, alive in left.items() if not alive.any())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
@@ -361,16 +361,16 @@ class Site:
         """The inputs and outputs that shrink with the units: none where one of them is needed with all units."""
         return self.free if self.held is None else frozenset()
 
-    def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
+    def seeds(self, units: Iterable[int], without: Collection[Node] = ()) -> Iterator[Seed]:
         """The first demands of the sweep when `units` (present indices) are removed.
 
         Args:
             units: the removed units.
-            emptied: whether projections that then sum over nothing demand nothing; else they are left out.
+            without: projections that are left out.
         """
         gone = tuple(units)
         for projection in self.projections:
-            if emptied or not projection.is_emptied_by(gone):
+            if projection.node not in without:
                 yield from projection.seeds(gone, self.name)
 
     def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.projection import Projection, emptied
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders
@@ -167,13 +167,9 @@ class Emptied:
     @classmethod
     def by(cls, view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> Emptied:
         """Return the layers that have no inputs left once some units are removed, and the nodes still in use."""
-        maps = {
-            projection.node: site
-            for site in sites
-            if (gone := set(heads.get(site.index, ())))
-            for projection in site.projections
-            if projection.is_emptied_by(gone)
-        }
+        losing = [(site, item) for site in sites if heads.get(site.index) for item in site.projections]
+        gone = emptied((item, heads[site.index]) for site, item in losing)
+        maps = {item.node: site for site, item in losing if item.node in gone}
         alive = frozenset(Flow(view).upstream(_outputs(view, maps.values()), maps)) if maps else None
         return cls(maps, alive)
 
