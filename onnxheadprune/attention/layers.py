@@ -27,7 +27,7 @@ from onnxheadprune.attention.cut_edits import sites_losing_all
 from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import emptied, module_path
-from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
+from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, is_given, silenced
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
@@ -53,7 +53,7 @@ class Layer:
     joins: tuple[Join, ...] = ()
     gate: Use | None = None  # where the stream itself is multiplied with what the layer computes
     # terms of these sums that are not the layer's: computed in another module, and not from the stream, as position
-    # embeddings that are added between layers
+    # embeddings that are added between layers, or inputs of the model
     beside: frozenset[Use] = frozenset()
 
     @functools.cached_property
@@ -319,7 +319,8 @@ def _apart(layer: Layer, places: Places) -> Layer:
         for join, term in own
         if join in layer.joins and site not in layer.sites and _is_beside(site, (join, term), layer)
     )
-    return replace(layer, beside=frozenset(uses))
+    given = (term.use for join in layer.joins for term in join.terms if is_given(join, term))
+    return replace(layer, beside=frozenset(uses).union(given))
 
 
 def _holding(gate: Use, layers: Sequence[Layer]) -> list[int]:

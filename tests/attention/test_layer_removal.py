@@ -28,6 +28,13 @@ FEED = {
     name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32)
     for seed, name in enumerate("xtc")
 }
+GIVEN = {
+    "an input": "branch@ = Identity(t)",
+    "a part of an input": """
+        first@ = Constant <value_ints = [0]>() piece@ = Gather <axis = 1>(t, first@)
+        half@ = Constant <value_float = 0.5>() branch@ = Mul(piece@, half@)
+    """,
+}
 OTHER = "from another input"
 SHARED = "from what all layers read of another input"
 GATE = "gates the stream"
@@ -113,6 +120,7 @@ BRANCHES = {
         branch@ = Pad(most@, pads@)
     """,
     "activation alone": "branch@ = Tanh(in@)",
+    **GIVEN,
     OTHER: "branch@ = MatMul(t, wq@)",
     SHARED: "branch@ = MatMul(bent, wq@)",
 }
@@ -180,7 +188,8 @@ class Network:
                 node.name = "/layers.0/bent"  # exporters compute it once, where it is first
             found = re.search(r"_(\d)_(\d)$", node.output[0])
             if self.behind is not None and found and found[2] == "9":
-                node.name = f"/{self.behind[1].replace('@', found[1])}/{node.output[0]}"
+                if self.behind[1]:
+                    node.name = f"/{self.behind[1].replace('@', found[1])}/{node.output[0]}"
             elif found and self.layers[int(found[1])][int(found[2])] in self.named:
                 node.name = f"/layers.{found[1]}/part{found[2]}/{node.output[0]}"
         return model
@@ -262,7 +271,7 @@ def check_removed(network: Network | Joint, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, GATE, HIGHWAY)]
+OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, GATE, HIGHWAY, *GIVEN)]
 
 
 @pytest.mark.one_in(5)
@@ -295,6 +304,17 @@ def test_what_another_module_adds_behind_a_layer_stays(kind: str, module: str) -
     stays = module == "positions"
     network = Network([layered, layered, layered], behind=(kind, module, stays))
     check_removed(network, "1")
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("named", [("attention", "network"), ()])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_an_input_that_is_added_behind_a_layer_stays(kind: str, named: Sequence[str]) -> None:
+    """The residuals of a ControlNet; features of an image that a decoder adds behind its first layers."""
+    network = Network([["attention", "network"]] * 3, named=named, behind=(kind, "", True))
+    assert held(network.model()) == {str(key): [str(key), f"ffn.{key}"] for key in range(3)}
+    for key in "012":
+        check_removed(network, key)
 
 
 @pytest.mark.one_in(4)

@@ -122,7 +122,7 @@ class Residuals:
     def _is_later(self, value: Value, join: Join) -> bool:
         """Return whether residual sums outside a sum's numbered module lead from its stream to a value."""
         own = module_path(join.node)
-        sums = [item.node for item in self._behind([value])]
+        sums = [item.node for item in self._behind([value]) if join.around.isdisjoint(item.node.results)]
         if not sums or (_is_numbered(own) and all(module_path(node)[: len(own)] == own for node in sums)):
             return False
 
@@ -130,7 +130,9 @@ class Residuals:
             for leaf in () if item.producer is None else addends(item.producer):
                 yield from near(leaf)
 
-        return any(item in join.around for item in reachable(near(value), above))
+        return any(
+            item in join.around for item in reachable((made for node in sums for made in node.results), above)
+        )
 
     def _behind(self, values: Iterable[Value]) -> list[Join]:
         """Return the residual sums that some values are the outputs of, with no layer in between."""
@@ -285,6 +287,23 @@ def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
             read = [states.get(item, State.OTHERS) for item in contents(value.producer)]
             states[value] = _behind(value.producer, read)
     return states[term.value]
+
+
+def is_given(join: Join, term: Term) -> bool:
+    """Return whether a term is an input of the model, at most moved or scaled, that no numbered module adds.
+
+    The residuals of a ControlNet, say, or features of an image that a decoder adds behind its first layers.
+    """
+    if _is_numbered(module_path(join.node)):
+        return False
+    values = [*upstream([term.value], MAX_TERM)]
+    made = [node for value in values if (node := value.producer) is not None]
+    tables = [node.inputs[0] for node in made if node in GATHERS]
+    return (
+        join.around.isdisjoint(values)
+        and all(node in MOVES | SCALES for node in made)
+        and not any(table is not None and table.is_constant for table in tables)
+    )
 
 
 def _behind(node: Node, read: Collection[State]) -> State:

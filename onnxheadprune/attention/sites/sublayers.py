@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.feed_forward_near_misses import feeds_attenti
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed
 from onnxheadprune.attention.sites.projection import Projection, emptied, named_apart
-from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
+from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, is_given, silenced
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_of
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
@@ -102,7 +102,7 @@ def _terms_left(
     for join in joins:
         if residuals.chain(join)[0] in streams:
             for term in join.terms:
-                if silenced(join, term, ends) not in (State.ZERO, State.BIAS):
+                if silenced(join, term, ends) not in (State.ZERO, State.BIAS) and not is_given(join, term):
                     yield join, term
 
 
