@@ -74,9 +74,9 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
     for site in sites:
         for projection in site.projections:
             shared.setdefault(projection.node, []).append(site)
-    for node in shared.keys() - _emptied_by(sites, units):
-        readers = shared[node]
-        if len(readers) > 1 and is_packed(node):
+    gone = _emptied_by(sites, units)
+    for node, readers in shared.items():
+        if len(readers) > 1 and node not in gone and is_packed(node):
             names = " and ".join(site.label for site in readers)
             raise RefusedError(
                 f"{node.label} packs the weights of {names} in blocks; cut one, then the other"

@@ -202,7 +202,8 @@ class Residuals:
         behind = [value for value in addends(last) if self._behind([value])]
         if len(behind) > 1:
             return self.at(node)
-        states = [item.node.out for item in self._behind(behind)]
+        made = {item.node for item in self._behind(behind)}
+        states = [item for value in behind for item in near(value) if item.producer in made]
         in_module = (
             states and _is_numbered(module_path(last)) and all(_goes_into(item, last) for item in states)
         )
