@@ -84,9 +84,11 @@ def read_claim(
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not left and not any(records.values()):
+        is_pruned = any(units_entry(kind.UNITS).read(original.proto) for kind in every_kind())
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them"
             f" with {named_setting('heads')}"
+            + (f", or give the original first: {names[0]} has such a record" if is_pruned else "")
         )
     recorded: dict[str, list[int]] = {}
     for kind, record in records.items():

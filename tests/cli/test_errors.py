@@ -279,8 +279,12 @@ def test_amounts(refused: Refused, toy: Path, options: list[str], message: str) 
     assert message in refused(2, "prune", toy, *options)
 
 
-def test_validate_what_was_not_pruned(refused: Refused, toy: Path) -> None:
+def test_validate_what_was_not_pruned(refused: Refused, command: Command, toy: Path, tmp_path: Path) -> None:
     assert "has no record of removed heads" in refused(2, "validate", toy, toy)
+    pruned = tmp_path / "pruned.onnx"
+    assert command("prune", toy, "--heads", "0:1", "--no-validate", "-o", pruned).exit_code == 0
+    told = refused(2, "validate", pruned, toy)
+    assert told.endswith(f"or give the original first: {pruned} has such a record")
 
 
 @pytest.mark.long
