@@ -77,8 +77,7 @@ class Cost:
         more = (layers - measured) / (measured / 2)
         seconds = self.seconds + more * max(self.seconds - half.seconds, 0.0)
         most = self.megabytes + more * max(self.megabytes - half.megabytes, 0)
-        end = f"estimated: stacks of {measured // 2} and {measured} layers"
-        return Cost(seconds, most, self.end or half.end or end)
+        return Cost(seconds, most, f"estimated: stacks of {measured // 2} and {measured} layers")
 
 
 def measured(command: list[str], limit: int, seconds: int, told: Path) -> Cost:
@@ -187,7 +186,7 @@ def main(
                     told = f"{title} ({layers} layers)" if stack else title
                     click.echo(f"| {name} | {each} | {told} | {cost} |")
                     found[title] = cost
-                    if title in half:
+                    if title in half and not (cost.end or half[title].end):
                         rest = cost.of(shape.layers, half[title], layers)
                         click.echo(f"| {name} | {each} | {title} | {rest} |")
                 half = found

@@ -41,6 +41,8 @@ SUFFIX = "ExecutionProvider"
 FATAL_ONLY = 4
 MOST_REUSED = 2000
 """Nodes up to which ONNX Runtime looks for memory that can be used again: some seconds."""
+MOST_AHEAD = 8
+"""Weights of a block that a file converts before the first is read; if it is more, nodes do not run in its order."""
 BIAS = 2
 """Index of the bias among the inputs of `READS_BIAS` operators."""
 OPTIONAL_BIAS = (1, 32)
@@ -118,6 +120,9 @@ class Session:
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = without_randomness(LoadedModel.of(model, name))
         loaded = loaded if rounding else exactly(loaded)
+        if not rounding and _conversions_ahead(loaded.proto) <= MOST_AHEAD:
+            # In ONNX Runtime's own order most weights are converted (float16, int8) before the first is read.
+            options.execution_order = onnx_runtime().ExecutionOrder.PRIORITY_BASED
         self._may_never_end = may_never_end(loaded.proto)
         require_kernels(loaded.proto, provider, name)
         nodes = len(loaded.proto.graph.node)
@@ -205,6 +210,19 @@ class Session:
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
         return placement_of(self.inner)
+
+
+def _conversions_ahead(model: ModelProto) -> int:
+    """Return the most results of nodes that read a stored matrix alone and wait for their reader, in file order."""
+    stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    waiting: set[str] = set()
+    most = 0
+    for node in model.graph.node:
+        waiting.difference_update(node.input)
+        if node.input and stored.get(node.input[0], 0) > 1 and stored.keys() >= set(filter(None, node.input)):
+            waiting.update(node.output)
+        most = max(most, len(waiting))
+    return most
 
 
 def require_kernels(model: ModelProto, provider: Provider, name: str) -> None:
