@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.cli import main
+from onnxheadprune.runtime.memory_turns import give_back
 from tests.conftest import Outcome
 from tests.crashes import in_child
 
@@ -52,7 +53,8 @@ def limit_work(seconds: int) -> None:
 
 
 def limit_memory(more: int) -> None:
-    """This process may have so many bytes of data on top of what it has."""
+    """This process may have so many bytes of data on top of what it uses: what is freed and kept does not count."""
+    give_back()
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
