@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,45 @@ STATES = "float[batch, seq, 6] out"
 TIED = "turned = Transpose<perm = [1, 0]>(table)\nout = MatMul(y, turned)"
 """The map to logits reads the table."""
 
+REPEATS = {
+    "Expand": "filled = Expand(start, many)",
+    "Tile": "filled = Tile(start, many)",
+    "ConstantOfShape": "filled = ConstantOfShape<value = int64[1] {5}>(many)",
+}
+"""Ways to repeat a stored token, as often as there are ids."""
+ADDS = {
+    "Concat": "made = Concat<axis = 1>(filled, input_ids)",
+    "Where": "is_low = Less(input_ids, three)\nmade = Where(is_low, filled, input_ids)",
+    "ScatterElements": "first = Slice(input_ids, zero, one, one)\nlike = Shape(first)\n"
+    "at = ConstantOfShape<value = int64[1] {0}>(like)\nmade = ScatterElements<axis = 1>(filled, at, first)",
+    "ScatterND": "first = Slice(input_ids, zero, one)\nmade = ScatterND(filled, top, first)",
+    "ScatterND of tokens": "first = Slice(filled, zero, one)\nmade = ScatterND(input_ids, top, first)",
+}
+"""Ways to add stored tokens to ids."""
+
+
+def with_stored(repeated: str, added: str) -> ModelProto:
+    """A graph that adds a stored token to its ids, as often as the ids say."""
+    return graph(
+        f"many = Shape(input_ids)\n{repeated}\n{added}\nx = Gather(table, made)",
+        more=TABLE,
+        output="float[batch, many, 6] out",
+        given={
+            "start": np.array([[5]]),
+            "three": np.array(3),
+            "zero": np.array([0]),
+            "one": np.array([1]),
+            "top": np.array([[0]]),
+        },
+    )
+
+
 GRAPHS = {
+    **{
+        f"{added} {repeated}": functools.partial(with_stored, REPEATS[repeated], ADDS[added])
+        for added in ADDS
+        for repeated in REPEATS
+    },
     "plain": lambda: graph(FRONT, more=TABLE, output=STATES),
     "tied": lambda: graph(FRONT, TIED, more=TABLE),
     "tied_with_bias": lambda: graph(

@@ -244,6 +244,10 @@ BETWEEN = {
     ),
     "Concat": ("twice = Mul(input_ids, one)\nmade = Concat<axis = 1>(twice, input_ids)", "Mul"),
     "Mod": ("made = Mod(input_ids, most)", ""),
+    "ScatterElements": (
+        'made = ScatterElements<axis = 1, reduction = "add">(input_ids, input_ids, input_ids)',
+        "",
+    ),
 }
 
 
@@ -263,7 +267,7 @@ def test_the_operator_between_ids_and_table_is_named(name: str) -> None:
 
 
 def test_a_second_lookup_by_changed_ids_is_named() -> None:
-    """As BART moves the ids of its encoder to those of its decoder."""
+    """One of two lookups has to be read off the ids."""
     model = graph(
         "words = Gather(table, input_ids)\nmoved = Mod(input_ids, nine)\nmore = Gather(table, moved)\n"
         "x = Add(words, more)",

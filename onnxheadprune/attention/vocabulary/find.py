@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, contents
 from onnxheadprune.attention.vocabulary.token_id_io import Meaning, computed_from, integer_inputs
@@ -16,6 +17,7 @@ from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
+    FILLS,
     GATHERS_ELEMENTS,
     GENERATES,
     JOINS,
@@ -250,16 +252,35 @@ def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:
 
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
-    """The stored ids that a node adds to its input ids, by input."""
-    if node not in JOINS | CHOOSES_ELEMENTS:
+    """The stored ids that a node adds to its input ids, by input: all that a value may hold, where it repeats them."""
+    if node not in JOINS | CHOOSES_ELEMENTS | WRITES_INTO:
         return {}
-    return {index: array for index in contents(node) if (array := node.literal(index)) is not None}
+    found = {index: _stored_in(node.input(index)) for index in contents(node)}
+    # A negative number is no id, and a table has no row for it.
+    return {index: array for index, array in found.items() if array is not None and np.all(array >= 0)}
+
+
+def _stored_in(value: Value | None) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The stored numbers that a value is made of, however often and wherever; None if it may have others."""
+    literal, node = (None, None) if value is None else (value.literal(), value.producer)
+    if literal is not None or node is None:
+        return literal
+    if node in FILLS:
+        filled = node.attribute("value")
+        return None if filled is None else numpy_helper.to_array(filled)
+    if node.domain or node not in MOVES:
+        return None
+    parts = [_stored_in(node.input(index)) for index in contents(node)]
+    known = [part.reshape(-1) for part in parts if part is not None]
+    return np.unique(np.concatenate(known)) if known and len(known) == len(parts) else None
 
 
 def _is_moved(use: Use, carried: Collection[Value]) -> bool:
     """Return whether a node passes ids on unchanged, together with stored ids at most."""
     node = use.node
-    if node.domain or node not in MOVES or use.input_index not in contents(node):
+    if node.domain or node not in MOVES | WRITES_INTO or use.input_index not in contents(node):
+        return False
+    if node.attribute("reduction", "none") not in ("none", b"none"):
         return False
     if any(output is not None and output.elem_type not in (*INTEGERS, 0) for output in node.outputs):
         return False

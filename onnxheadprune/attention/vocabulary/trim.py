@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -310,10 +311,7 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
     ends = {(lookup.node, lookup.ids) for lookup in flow.lookups}
     for node in sorted(flow.movers, key=lambda item: item.index):
         for index, array in added(node).items():
-            numbers = np.searchsorted(kept, array).astype(array.dtype)
-            stored = f"{node.out.name}/{MARK}_stored{index}"
-            yield AddConstant.of(node.scope.ref, stored, numbers)
-            yield SetInput(node.ref, index, stored)
+            yield from _stored_anew(node, index, array, kept)
         for value in node.outputs:
             readers = [] if value is None else [use for use in value.consumers if use.node not in flow.movers]
             for use in readers:
@@ -322,6 +320,23 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
                     if dtype_of(value) != dtype_of(old):
                         for stored, array in constants(kept, dtype_of(value), value.scope.opset).items():
                             yield AddConstant.of(MAIN, stored, array)
+
+
+def _stored_anew(node: Node, index: int, array: npt.NDArray[np.integer[Any]], kept: Ids) -> Iterator[Edit]:
+    """Let a node add the new ids of stored tokens."""
+    stored, new = f"{node.out.name}/{MARK}_stored{index}", np.searchsorted(kept, array).astype(array.dtype)
+    value = node.input(index)
+    if value is None or value.literal() is not None:
+        yield AddConstant.of(node.scope.ref, stored, new)
+        yield SetInput(node.ref, index, stored)
+        return
+    # Nobody knows before a run how often they are there.
+    table = np.zeros(array.max() + 1, array.dtype)
+    table[array] = new
+    repeated = f"{stored}_repeated"
+    yield AddConstant.of(node.scope.ref, stored, table)
+    yield nodes.gather(node.ref, stored, value.name, 0, repeated)
+    yield SetInput(node.ref, index, repeated)
 
 
 def _translated_for(use: Use, value: Value) -> Iterator[Edit]:
