@@ -120,6 +120,9 @@ BRANCHES = {
         branch@ = Pad(most@, pads@)
     """,
     "activation alone": "branch@ = Tanh(in@)",
+    "with an input of its own": """
+        up@ = MatMul(in@, wq@) bent@ = Tanh(up@) given@r = Relu(c) branch@ = Mul(bent@, given@r)
+    """,
     **GIVEN,
     OTHER: "branch@ = MatMul(t, wq@)",
     SHARED: "branch@ = MatMul(bent, wq@)",
@@ -185,13 +188,15 @@ class Network:
         model = written(f"{text} y = MatMul({stream}, last)", outputs)
         for node in model.graph.node:
             if node.output[0] == "bent":
-                node.name = "/layers.0/bent"  # exporters compute it once, where it is first
+                node.name = "/m/layers.0/bent"  # exporters compute it once, where it is first
+            if node.output[0].endswith("r"):
+                node.name = f"/m/{node.output[0]}"  # what is computed for one layer, outside of it
             found = re.search(r"_(\d)_(\d)$", node.output[0])
             if self.behind is not None and found and found[2] == "9":
                 if self.behind[1]:
-                    node.name = f"/{self.behind[1].replace('@', found[1])}/{node.output[0]}"
+                    node.name = f"/m/{self.behind[1].replace('@', found[1])}/{node.output[0]}"
             elif found and self.layers[int(found[1])][int(found[2])] in self.named:
-                node.name = f"/layers.{found[1]}/part{found[2]}/{node.output[0]}"
+                node.name = f"/m/layers.{found[1]}/part{found[2]}/{node.output[0]}"
         return model
 
 
@@ -275,13 +280,13 @@ OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSE
 
 
 @pytest.mark.one_in(5)
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("place", "has_name"), [(0, True), (1, False), (2, False), (2, True)])
 @pytest.mark.parametrize("kind", OTHERS)
-def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:
+def test_every_branch_of_a_layer_is_removed(kind: str, place: int, has_name: bool) -> None:
     """Between named branches and behind them a branch needs no name to be in their layer; in front of them it does."""
     branches = ["attention", "network"]
     branches.insert(place, kind)
-    named = ("attention", "network", *([] if place else [kind]))
+    named = ("attention", "network", *([kind] if has_name else []))
     network = Network([branches, branches, branches], place == 1, named)
     assert list(held(network.model())) == ["0", "1", "2"]
     check_removed(network, "1")
@@ -468,9 +473,9 @@ def test_stacks_are_counted_each_by_itself() -> None:
 @pytest.mark.parametrize(
     ("named", "removed"),
     [
-        ("layers.1", ["attn.1", "ffn.1"]),
-        ("layers.0-1", ["attn.0", "attn.1", "ffn.0", "ffn.1"]),
-        ("layers.1.part1", ["ffn.1"]),
+        ("m.layers.1", ["attn.1", "ffn.1"]),
+        ("m.layers.0-1", ["attn.0", "attn.1", "ffn.0", "ffn.1"]),
+        ("m.layers.1.part1", ["ffn.1"]),
         ("attn.1", ["attn.1"]),
         ("ffn.0", ["ffn.0"]),
         ("1", ["attn.1", "ffn.1"]),

@@ -120,13 +120,18 @@ def _whole_term(term: Term) -> Projection | None:
 
 
 def _inner(join: Join, term: Term) -> tuple[Node, ...]:
-    """The nodes that compute a term and nothing else; where there are none, all that compute it from its stream."""
+    """The nodes that compute a term and nothing else, from its stream if they do; without any, all that compute it."""
     own: dict[Node, None] = {}
     inside = sorted(_inside(term.value, join.around), key=lambda node: -node.index)
     for node in inside:
         if all(use == term.use or use.node in own for value in node.results for use in value.consumers):
             own[node] = None
-    return tuple(own or inside)
+    derived = {*join.around}
+    for node in reversed(inside):
+        if not derived.isdisjoint(node.computed):
+            derived.update(node.results)
+    # What other inputs give may be computed in another module than the term's.
+    return tuple([node for node in own if not derived.isdisjoint(node.results)] or own or inside)
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
