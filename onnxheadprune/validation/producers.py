@@ -57,14 +57,19 @@ class Scope:
     def source(self, name: str) -> Producer:
         """The producer of the value of that name, seen from here; Identity nodes are passed over."""
         scope: Scope | None = self
+        passed: set[int] = set()
         while scope is not None:
             found = scope.made.get(name)
             if found is None:
                 scope = scope.parent
-            elif found.place is ProducerKind.NODE and passes_on(found.thing):
-                name, scope = found.thing.input[0], found.scope
-            else:
+            elif found.place is not ProducerKind.NODE or not passes_on(found.thing):
                 return found
+            elif id(found) in passed:
+                # A model in memory may be in a circle, which files are refused for.
+                break
+            else:
+                passed.add(id(found))
+                name, scope = found.thing.input[0], found.scope
         return Producer(ProducerKind.UNKNOWN, self, name, None)
 
 

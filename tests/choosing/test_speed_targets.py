@@ -213,9 +213,9 @@ def test_noise_reaches_no_target() -> None:
 
 @patient
 def test_bench_targets_and_limits_name_one_number() -> None:
-    result = bench(heavy(), heavy(4), heavy(), **SHORT)
+    result = bench(heavy(), heavy(4), heavy(), min_speedup=1.5, **SHORT)
     for index in (1, 2):
-        gate = result.gates(1.5)[index - 1]
+        gate = result.gates[index - 1]
         assert gate.value == result.speedup(index).value == result.guaranteed(index)
         assert result.to_dict()["guaranteed"][str(index)] == gate.value
         assert gate.passed == result.speedup(index).reaches(1.5)

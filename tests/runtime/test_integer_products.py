@@ -132,6 +132,13 @@ def test_the_probe_tells_what_this_machine_does() -> None:
     assert saturates(onnx_runtime()) == (not exact)
 
 
+def unrecorded(path: Path) -> onnx.ModelProto:
+    """A cut that does not say which heads it lacks."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    return model
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("gone", [[1], [0, 2]])
 def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path) -> None:
@@ -144,7 +151,7 @@ def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path
     assert any(node.op_type == "MatMulInteger" for node in onnx.load(quantized).graph.node)
     prune(quantized, cut, heads={0: gone})
     assert validate(quantized, cut).verdict == "passed"
-    assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
+    assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"
 
 
 @pytest.mark.long
@@ -179,4 +186,4 @@ def test_deployment_is_compared_without_saturation(
     assert verdict.verdict == "passed"
     assert ran == [not here] * 2
     assert (deployment.SATURATES in verdict.notes) == here
-    assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
+    assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"

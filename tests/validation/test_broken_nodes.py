@@ -53,6 +53,15 @@ def test_a_broken_node_ends_in_a_verdict_or_a_sentence(key: tuple[str, str], eac
             inspect(bad_too)
 
 
+def test_a_value_that_is_its_own_source_ends_in_a_verdict_or_a_sentence() -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    for index, node in enumerate(smaller.graph.node):
+        bad = ModelProto.FromString(smaller.SerializeToString())
+        bad.graph.node[index].CopyFrom(helper.make_node("Identity", node.output[:1], node.output[:1]))
+        assert ended(model, bad).strip() and ended(bad, smaller).strip()
+
+
 @pytest.mark.parametrize("what", ["no inputs", "an output twice", "no outputs", "axis as TENSOR"])
 def test_an_invalid_original_is_named(what: str) -> None:
     model = toys.attention()
