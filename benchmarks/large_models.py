@@ -63,7 +63,7 @@ class Hollow(Decoder):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took."""
+    """Processor seconds and private memory of a process."""
 
     seconds: float
     megabytes: float
@@ -107,7 +107,7 @@ def made(shape: Shape, path: Path, *, hollow: bool) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is the same for all commands."""
+    """Samples, limits and folder of all measurements."""
 
     samples: int
     length: int

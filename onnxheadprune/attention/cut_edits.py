@@ -34,13 +34,14 @@ def swept_edits(
     caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
     """The liveness without the heads, and the edits that follow, each with the sites that caused it."""
+    gone = _emptied_by(sites.losing(heads), heads)
     swept = _sweep(view, sites, heads, contract)
-    edits = _edits(view, sites, heads, swept, caches)
+    edits = _edits(view, sites, heads, swept, caches, gone)
     if not _read_for_shape_only(swept, edits):
         return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
-    swept = _sweep(view, sites, heads, contract, _emptied_by(sites.losing(heads), heads))
-    edits = _edits(view, sites, heads, swept, caches)
+    swept = _sweep(view, sites, heads, contract, gone)
+    edits = _edits(view, sites, heads, swept, caches, gone)
     wide = [
         site for site in sites_losing_all(sites, heads) if any(item.sums_more for item in site.projections)
     ]
@@ -89,12 +90,12 @@ def _edits(
     heads: Mapping[int, tuple[int, ...]],
     swept: Sweep,
     caches: CacheCut,
+    gone: Collection[Node],
 ) -> dict[Edit, frozenset[str]]:
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
-    edits |= _detached(sites, heads)
+    edits |= _detached(sites, heads, gone)
     edits |= caches.opening()
-    gone = _emptied_by(sites.losing(heads), heads)
     for site in sites.losing(heads):
         left = [item for item in site.projections if item.node not in gone]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
@@ -148,12 +149,13 @@ def sites_losing_all(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list
     return [site for site in sites.losing(heads) if loses_all(site, heads)]
 
 
-def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
+def _detached(
+    sites: Sites, heads: Mapping[int, tuple[int, ...]], gone: Collection[Node]
+) -> dict[Edit, frozenset[str]]:
     """Edits that take the branches of projections without any unit off the residual stream."""
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}
     terms: list[Use] = []
-    gone = _emptied_by(sites.losing(heads), heads)
     for site in sites.losing(heads):
         for projection in site.projections:
             if projection.node in gone:

@@ -29,7 +29,7 @@ from onnxheadprune.model.tensors import Array
 
 Runs: TypeAlias = tuple[tuple[int, Dim], ...]
 DIGESTED = 256
-"""Bytes from which on a key has a digest in their place."""
+"""Bytes of an array beyond which a key has its digest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Live:
 
     @property
     def key(self) -> Hashable:
-        """What only equal live sets share: a digest of long ones, since thousands of keys are kept."""
+        """A key that only equal live sets have; long arrays are digested, since thousands of keys are kept."""
         data = self.array.tobytes()
         short = data if len(data) <= DIGESTED else hashlib.blake2b(data, digest_size=32).digest()
         return self.axes, self.runs, self.array.shape, short

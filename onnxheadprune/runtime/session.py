@@ -213,7 +213,7 @@ class Session:
 
 
 def _conversions_ahead(model: ModelProto) -> int:
-    """Return the most results of nodes that read a stored matrix alone and wait for their reader, in file order."""
+    """Return the largest number of converted weights that wait for their reader at a time, in file order."""
     stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     waiting: set[str] = set()
     most = 0

@@ -65,7 +65,7 @@ class Scope:
             elif found.place is not ProducerKind.NODE or not passes_on(found.thing):
                 return found
             elif id(found) in passed:
-                # A model in memory may be in a circle, which files are refused for.
+                # A forged model may have a value that is its own source.
                 break
             else:
                 passed.add(id(found))

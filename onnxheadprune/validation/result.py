@@ -222,7 +222,7 @@ class Validation(Displayed):
         without: the same as people read it: layers and sublayers that are gone, units of others, exits.
         tried: the inputs that a verdict on numbers alone rests on, None for any other verdict.
         gates: the limits that were set, and whether they are kept.
-        benchmark: what a limit of the speed was measured by.
+        benchmark: the latencies behind a limit of the speed-up; None without one.
     """
 
     original: str
@@ -296,7 +296,7 @@ class Validation(Displayed):
 
     @property
     def headline(self) -> Headline:
-        """Whether it is exact, good enough and within the limits."""
+        """The answers on exactness, quality and limits."""
         return headline_of([self.to_dict()], self.gates)
 
     @property

@@ -200,7 +200,7 @@ def _check_speech(place: Path, precision: str) -> None:
 
 
 def _spoken(model: Any, silent: Path, precision: str, sound: torch.Tensor) -> list[int]:
-    """Return what PyTorch generates; in other precisions what the client generates with an export of the model."""
+    """Return the tokens of PyTorch in float32, else those of the client with an export of the silenced model."""
     if precision != "fp32":
         model.save_pretrained(silent / "torch")
         _export_silent(silent.parent, silent, precision)

@@ -38,7 +38,7 @@ print(max(faults() for _ in range({RUNS})) - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep freed memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is a function of glibc")
 def test_what_a_run_frees_is_used_by_the_next_one() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     pages_of_a_run = 2 * 2**26 // 4096

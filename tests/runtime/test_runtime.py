@@ -259,7 +259,7 @@ def test_weights_in_blocks_are_packed_once(blocks: bool, tmp_path: Path) -> None
         assert options.get_session_config_entry(memory_limits.NO_COPIES) == "1"
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the most memory of a run is not told")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory cannot be reset here")
 @pytest.mark.parametrize("form", ["float16", "int8", "int8, converted ahead"])
 def test_weights_are_converted_when_they_are_needed(form: str) -> None:
     """Not all of them before: in float16 a decoder of 1 billion weights took 3 GB of float32 copies."""

@@ -280,6 +280,19 @@ def test_a_second_lookup_by_changed_ids_is_named() -> None:
         kept_of(model)
 
 
+def test_stored_tokens_behind_many_moves_are_followed_once() -> None:
+    """Each move doubles them: by paths there would be 2 ** 40, and one call in another for each move."""
+    moves = "\n".join(f"t{at + 1} = Concat<axis = 0>(t{at}, t{at})" for at in range(40))
+    model = graph(
+        f"many = Shape(input_ids)\nt0 = Expand(start, many)\n{moves}\nfirst = Slice(t40, zero, one)\n"
+        "made = Concat<axis = 0>(first, input_ids)\nx = Gather(table, made)",
+        more=f"{TABLE}, int64[1, 1] start = {{5}}, int64[1] zero = {{0}}, int64[1] one = {{1}}",
+        output="float[more, seq, 6] out",
+    )
+    (found,) = vocabularies(view_of(model))
+    assert found.stored == {5}
+
+
 def test_vectors_that_mark_ids_are_named() -> None:
     model = graph(
         "marks = OneHot<axis = -1>(input_ids, depth, values)\nx = MatMul(marks, table)",

@@ -107,7 +107,7 @@ class Residuals:
         return self._joins[last]
 
     def _without_states(self, join: Join) -> Join | None:
-        """A sum with what it reads of its own stream's later states as streams; None if no branch is left.
+        """The sum, with later states of its own stream counted as streams; None if no branch is left.
 
         Sums of several states (DenseFormer, ELMo) add nothing to a stream; a block that adds a stream of its own does.
         """
@@ -123,7 +123,7 @@ class Residuals:
         """Return whether residual sums outside a sum's numbered module lead from its stream to a value."""
         own = module_path(join.node)
         sums = [item.node for item in self._behind([value]) if join.around.isdisjoint(item.node.results)]
-        if not sums or (_is_numbered(own) and all(module_path(node)[: len(own)] == own for node in sums)):
+        if not sums or (_is_numbered(own) and all(_is_within(node, own) for node in sums)):
             return False
 
         def above(item: Value) -> Iterator[Value]:
@@ -336,7 +336,7 @@ def _from_outside(node: Node) -> list[Value]:
     own = module_path(node)
 
     def is_outside(value: Value) -> bool:
-        return value.producer is None or module_path(value.producer)[: len(own)] != own
+        return value.producer is None or not _is_within(value.producer, own)
 
     return (
         [value for value in addends(node) if any(map(is_outside, near(value)))] if _is_numbered(own) else []
@@ -373,16 +373,19 @@ def _leaves_module(total: Node) -> bool:
     path = module_path(total)
     own = path[: max((at + 1 for at, part in enumerate(path) if _is_numbered([part])), default=0)]
 
-    def is_inside(node: Node) -> bool:
-        return module_path(node)[: len(own)] == own
-
     def ahead(node: Node) -> Iterator[Node]:
-        return (use.node for use in (_ahead(node) if is_inside(node) else ()))
+        return (use.node for use in (_ahead(node) if _is_within(node, own) else ()))
 
     carried = (value for node in reachable([total], ahead, MAX_BELOW) for value in node.results)
     return not own or any(
-        value.is_graph_output or not all(is_inside(use.node) for use in value.consumers) for value in carried
+        value.is_graph_output or not all(_is_within(use.node, own) for use in value.consumers)
+        for value in carried
     )
+
+
+def _is_within(node: Node, module: Sequence[str]) -> bool:
+    """Return whether a node is in a module, by its name."""
+    return module_path(node)[: len(module)] == module
 
 
 def _is_numbered(path: Sequence[str]) -> bool:

@@ -262,17 +262,29 @@ def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
 
 def _stored_in(value: Value | None) -> np.ndarray[Any, np.dtype[Any]] | None:
     """The stored numbers that a value is made of, however often and wherever; None if it may have others."""
-    literal, node = (None, None) if value is None else (value.literal(), value.producer)
-    if literal is not None or node is None:
+    literal = None if value is None else value.literal()
+    if value is None or literal is not None:
         return literal
-    if node in FILLS:
-        filled = node.attribute("value")
-        return None if filled is None else numpy_helper.to_array(filled)
-    if node.domain or node not in MOVES:
-        return None
-    parts = [_stored_in(node.input(index)) for index in contents(node)]
-    known = [part.reshape(-1) for part in parts if part is not None]
-    return np.unique(np.concatenate(known)) if known and len(known) == len(parts) else None
+    walk = [item for item in reachable([value], _moved_from) if not _moved_from(item)]
+    parts = [part.reshape(-1) for item in walk if (part := _literal_or_fill(item)) is not None]
+    return np.unique(np.concatenate(parts)) if len(parts) == len(walk) else None
+
+
+def _moved_from(value: Value) -> list[Value]:
+    """The values of whose elements a value that is no literal consists; none where a node computes others."""
+    node = value.producer
+    if value.literal() is not None or node is None or node.domain or node not in MOVES:
+        return []
+    read = [node.input(index) for index in contents(node)]
+    known = [item for item in read if item is not None]
+    return known if len(known) == len(read) else []
+
+
+def _literal_or_fill(value: Value) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The numbers of a literal, or the number that a value is filled with; None for others."""
+    node = value.producer
+    filled = None if node is None or node not in FILLS else node.attribute("value")
+    return value.literal() if filled is None else numpy_helper.to_array(filled)
 
 
 def _is_moved(use: Use, carried: Collection[Value]) -> bool:
@@ -280,7 +292,7 @@ def _is_moved(use: Use, carried: Collection[Value]) -> bool:
     node = use.node
     if node.domain or node not in MOVES | WRITES_INTO or use.input_index not in contents(node):
         return False
-    if node.attribute("reduction", "none") not in ("none", b"none"):
+    if node.attribute("reduction", "none") != "none":
         return False
     if any(output is not None and output.elem_type not in (*INTEGERS, 0) for output in node.outputs):
         return False

@@ -301,7 +301,7 @@ class Ridge:
         return np.asarray(self._start[:, wanted])
 
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
-        """By what the weights would change, as factors of `basis`: good enough to choose a strength by."""
+        """The change of the weights in single precision, as coefficients of `basis` if there is one."""
         return _solution(*self._roughly, self._pull(strength))
 
     @functools.cached_property

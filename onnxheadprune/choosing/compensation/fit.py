@@ -154,7 +154,7 @@ class _Apart:
         """Multiply once what all differences are multiplied with.
 
         Args:
-            basis: the matrix that a difference is given as factors of; None where it is given itself.
+            basis: the rows that a difference has coefficients of; None where it is given itself.
         """
         self._held, self._bias = held, bias
         few = held.scaled()

@@ -264,9 +264,11 @@ def evaluated(dim: Dim, sizes: Mapping[str, int], unknown: int | None = None) ->
     """Return the size of a dimension, given those of symbols; None where it has one without a size."""
     if isinstance(dim, int):
         return dim
-    terms = [(factor, [sizes.get(name, unknown) for name in names]) for names, factor in dim.terms]
-    known = [(factor, [size for size in each if size is not None]) for factor, each in terms]
-    return sum(factor * math.prod(each) for factor, each in known) if known == terms else None
+    if unknown is None:
+        if any(name not in sizes for names, _ in dim.terms for name in names):
+            return None
+        unknown = 0
+    return sum(factor * math.prod(sizes.get(name, unknown) for name in names) for names, factor in dim.terms)
 
 
 def simplicity(dim: Dim) -> tuple[bool, bool, int, str]:
