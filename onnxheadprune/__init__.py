@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxheadprune.api.prune import fuse, plan_pruning, prune
     from onnxheadprune.api.quantize import combine, quantize
     from onnxheadprune.api.recover import recover
-    from onnxheadprune.api.score import score, select_heads
+    from onnxheadprune.api.score import score, select_heads, write_scores
     from onnxheadprune.api.sweep import sweep
     from onnxheadprune.api.validate import validate
     from onnxheadprune.attention.sites.all_sites import Sites
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.choosing.compensation.record import Compensation, Refit
-    from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores, read_scores, write_scores
+    from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores, read_scores
     from onnxheadprune.choosing.space import Selection
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.deploying.folders.types import FolderResult
@@ -152,6 +152,7 @@ _HOMES = {
     "api.score": (
         "score",
         "select_heads",
+        "write_scores",
     ),
     "api.sweep": ("sweep",),
     "api.validate": ("validate",),
@@ -194,7 +195,6 @@ _HOMES = {
         "HeadScores",
         "SiteScores",
         "read_scores",
-        "write_scores",
     ),
     "choosing.space": ("Selection",),
     "errors": (

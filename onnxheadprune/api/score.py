@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Unpack
 
@@ -11,14 +12,14 @@ from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import ScoreKeywords, SelectHeadsKeywords
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.choosing.scoring.scores import HeadScores, write_scores
+from onnxheadprune.choosing.scoring.scores import HeadScores, store_scores
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.model.storage.claims import Making, check_makings
+from onnxheadprune.model.storage.claims import Making, check_makings, replacing
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.requests import measure_of, requirements_of
@@ -55,8 +56,24 @@ def score(
         subject, given, given.units, data, given.provider, place, progress, measure_of(given.drift)
     )
     if output is not None:
-        write_scores(scores, output)
+        store_scores(scores, output)
     return scores
+
+
+def write_scores(scores: HeadScores, path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Write a table where the file is called `.csv`, else JSON; an older file is kept until all is written.
+
+    A table has no information on the data.
+
+    Args:
+        force: replace a file that this tool has not written, too.
+
+    Raises:
+        UsageError: if the file cannot be written, or there is one that this tool has not written.
+    """
+    with replacing(force):
+        check_makings([Making("the scores", Path(path))], list)
+    store_scores(scores, path)
 
 
 @keywords_of(calls.SELECT)

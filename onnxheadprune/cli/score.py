@@ -50,7 +50,7 @@ def score(
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
     from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
-    from onnxheadprune.choosing.scoring.scores import write_scores
+    from onnxheadprune.choosing.scoring.scores import store_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.choice import heat_rows, score_rows
     from onnxheadprune.reporting.console import err
@@ -74,7 +74,7 @@ def score(
     presentation = Presentation()
     with presentation.prepared():
         if output is not None:
-            write_scores(scores, output)
+            store_scores(scores, output)
         if heatmap is not None:
             from onnxheadprune.reporting.pictures.heads import plot_heads
 

@@ -20,7 +20,7 @@ from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
     HeadScores,
     read_scores,
-    write_scores,
+    store_scores,
 )
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
@@ -130,7 +130,7 @@ def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
 def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path: Path) -> None:
     model = toys_scores.stack()
     scores = scored(model, method)
-    write_scores(scores, tmp_path / name)
+    store_scores(scores, tmp_path / name)
     back = read_scores(tmp_path / name)
     assert (back.method, back.unit, back.are_shares) == (method, scores.unit, method == "fluctuation")
     for site in toys_scores.parts(model)[1].every:

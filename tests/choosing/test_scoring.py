@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnxheadprune as ohp
 from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of
@@ -24,7 +25,6 @@ from onnxheadprune.choosing.scoring.scores import (
     ScoresFile,
     SiteScores,
     read_scores,
-    write_scores,
 )
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
@@ -233,13 +233,13 @@ def test_weights_alone_need_no_data_and_all_else_does(digits: Path) -> None:
 
 def test_the_file_format_comes_back(digits: Path, tmp_path: Path) -> None:
     scores = score(digits, method="fluctuation", data=images(), provider=HERE)
-    write_scores(scores, tmp_path / "scores.json")
+    ohp.write_scores(scores, tmp_path / "scores.json")
     assert read_scores(tmp_path / "scores.json") == scores
     assert list(tmp_path.iterdir()) == [tmp_path / "scores.json"]
     content = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert content["data"]["samples"] == 96 and len(content["data"]["fingerprint"]) == 64
     with pytest.raises(UsageError, match="does not exist"):
-        write_scores(scores, tmp_path / "missing" / "scores.json")
+        ohp.write_scores(scores, tmp_path / "missing" / "scores.json")
 
 
 def test_scores_of_others(digits: Path, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.spelling import file_name, many
-from onnxheadprune.model.storage.claims import Making, check_makings, is_forced, replacing
 from onnxheadprune.model.storage.folder import write_json, write_text
 from onnxheadprune.model.storage.provenance import JSON_KEY
 from onnxheadprune.model.typed_json import (
@@ -348,19 +347,8 @@ def partial_path(output: Path | None, method: object) -> Path | None:
     return None if output is None or method not in BY_SITE else output.with_name(f"{output.name}.partial")
 
 
-def write_scores(scores: HeadScores, path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Write a table where the file is called `.csv`, else JSON; an older file is kept until all is written.
-
-    A table has no information on the data.
-
-    Args:
-        force: replace a file that this tool has not written, too.
-
-    Raises:
-        UsageError: if the file cannot be written, or there is one that this tool has not written.
-    """
-    with replacing(force or is_forced()):
-        check_makings([Making("the scores", Path(path))], list)
+def store_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
+    """Write scores where the call has claimed the file: before its work, for what is in the way later is no misuse."""
     if _is_table(path):
         write_text(path, _as_csv(scores))
     else:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.score import scored_kinds
-from onnxheadprune.choosing.scoring.scores import write_scores
+from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
 from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
@@ -179,7 +179,7 @@ class Workshop:
         data = read_data(self.model, running)
         units, output = scored_kinds(self.job.keys.prune.units), self.folder / SCORES
         scores = scored(self.model, keys, units, data, provider, output, progress, measure_of(keys.drift))
-        write_scores(scores, output)
+        store_scores(scores, output)
 
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():
