@@ -233,4 +233,4 @@ def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
 def require_something(plan: PrunePlan) -> None:
     """Refuse a plan that removes nothing."""
     if not plan.changes_something:
-        raise RefusedError("no heads were named, or no site has more than it keeps: nothing to remove")
+        raise RefusedError("nothing to remove: no units were named or could be chosen")

@@ -46,10 +46,14 @@ def _require_inputs(context: click.Context) -> None:
 
                 require_data(value)
             elif option.type is FILE and value is not None:
-                from onnxheadprune.model.documents import require_model, require_there
+                from onnxheadprune.model.documents import require_model, require_model_file, require_there
 
                 if option.name in ("model", "pruned"):
-                    require_model(value)
+                    (require_model_file if _kind(context.params) == "model" else require_model)(value)
+                elif option.name == "folder" and value.is_file():
+                    raise click.UsageError(
+                        f"{value} is one model, and {context.info_name} takes a folder", context
+                    )
                 else:
                     is_argument = isinstance(option, click.Argument)
                     require_there(value, "" if is_argument else f"{max(option.opts, key=len)} ")

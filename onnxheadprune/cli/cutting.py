@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.presenting import Presentation, run_record
+from onnxheadprune.cli.presenting import Presentation, command_line, run_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.progress import Progress
     from onnxheadprune.workflow.requests import Request
     from onnxheadprune.workflow.result import PruneResult
-
-
-_REAL = "the same without --dry-run"
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,8 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
         details = plan_details(result.plan, result.chosen, (result.before, result.after), result.spelling)
         summary = result.summary() | would
     facts = result_of(summary, headline_of([None])).facts()
-    rows = list(answer_report(facts, _REAL, showing.report, (*details, *fusion_rows(fusion))))
+    real = command_line(leaving="--dry-run")
+    rows = list(answer_report(facts, real, showing.report, (*details, *fusion_rows(fusion))))
 
     def document() -> dict[str, object]:
         return summary if result is None else _with_edits(result) | would

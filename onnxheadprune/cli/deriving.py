@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from onnxheadprune.cli.parameter_types import FILE, Output, Parsed, Share
+from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
@@ -143,20 +146,27 @@ class DerivedCommand(click.Command):
         return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
 
     def _separated(self, typed: Sequence[str], error: click.UsageError) -> click.UsageError | None:
-        """The error for words of a list that has commas between its items; None for others."""
+        """The error for items with blanks between them, which a list has commas for, and a spec quotes; else None."""
         for item in self.settings.values():
-            if get_origin(item.kind) is not tuple or item.setting.parse is None or not item.words:
-                continue
             option = _spelled(next(parameter for parameter in self.params if parameter.name == item.name))
             after = typed[typed.index(option) + 1 :] if option in typed else []
-            bare = [word.strip(",") for word in after]
-            first_other = next(
-                (place for place, word in enumerate(bare) if word not in item.words), len(bare)
-            )
-            if first_other > 1:
-                listed = ",".join(bare[:first_other])
-                return click.UsageError(f"write {option} {listed}, with commas and no spaces", error.ctx)
+            is_list = get_origin(item.kind) is tuple and item.setting.parse is not None
+            if not is_list and item.name not in SCORED:
+                continue
+            bare = (word.strip(",") for word in after)
+            words = list(itertools.takewhile(functools.partial(_is_item, item, is_list), bare))
+            if len(words) > 1:
+                value = f"{','.join(words)}, with commas and no spaces"
+                value = value if is_list else f'"{" ".join(words)}", in quotes'
+                return click.UsageError(f"write {option} {value}", error.ctx)
         return None
+
+
+def _is_item(item: Declared, is_list: bool, word: str) -> bool:
+    """Return whether a word would be an item of a list, or of a spec of units."""
+    if is_list:
+        return word in item.words or (not item.words and word.isdigit())
+    return re.fullmatch(r"[^:-][^:]*:[\d,*-]+", word) is not None
 
 
 def command(

@@ -57,7 +57,7 @@ def prune_export(
         if showing.as_json:
             presentation.json(document)
         else:
-            presentation.rows(*folder_report(result, showing.report))
+            presentation.rows(*folder_report(result, command_line(leaving="--dry-run"), showing.report))
 
     with progress_on(err()) as progress:
         result = prune_folder(folder, asked, progress, ready)

@@ -57,12 +57,13 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     from functools import partial
 
     from onnxheadprune.attention.vocabulary.find import vocabularies
+    from onnxheadprune.data.vocabulary import has_tokenizer
     from onnxheadprune.deploying.folders.opening import looked_at
     from onnxheadprune.deploying.folders.types import sites_to_dict
     from onnxheadprune.model.analysis_errors import NotAnalysed, try_analysis
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
-    from onnxheadprune.reporting.sites import not_analysed, not_loaded, vocabulary_report
+    from onnxheadprune.reporting.sites import not_analysed, not_loaded, prospects, vocabulary_report
     from onnxheadprune.runtime.loading import why_not_loaded
     from onnxheadprune.workflow.inspection import VOCABULARY
 
@@ -98,6 +99,6 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
         found_first = next((item for item in tokens.values() if item), [])
         rows = [row for name, stopped in failed.items() for row in not_analysed(stopped, name)]
         rows += [row for name, reason in unloadable.items() for row in not_loaded(reason, name)]
-        report = [*export_report(str(folder), match, why), *vocabulary_report(found_first), *rows]
-        out().print(*report, sep="\n")
+        rows += prospects(match.as_sites(str(folder)), bool(found_first) and has_tokenizer(folder), "smaller")
+        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), *rows, sep="\n")
     return 0

@@ -99,9 +99,10 @@ def run_record() -> dict[str, object]:
     }
 
 
-def command_line() -> str:
-    """The words of this call, as a shell takes them."""
-    return shlex.join(("onnxheadprune", *(click.get_current_context().find_root().obj or ())))
+def command_line(leaving: str = "") -> str:
+    """The words of this call, as a shell takes them; without a switch of this name, if one is left out."""
+    words = click.get_current_context().find_root().obj or ()
+    return shlex.join(("onnxheadprune", *(word for word in words if word != leaving)))
 
 
 def _folder() -> str | None:

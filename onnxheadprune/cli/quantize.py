@@ -30,7 +30,7 @@ def quantize(
 
     With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
-    from onnxheadprune.reporting.console import NEXT, Row, err, rows_of
+    from onnxheadprune.reporting.console import err, next_call, rows_of
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing, measure_of
@@ -47,8 +47,8 @@ def quantize(
         if as_json:
             presentation.json({**result.to_dict(), "run": run_record()})
         else:
-            call = f"onnxheadprune bench {shlex.join((str(model), str(output)))}"
-            presentation.rows(*rows_of(result.facts()), "", Row("next", call, indent=NEXT))
+            call = shlex.join(("onnxheadprune", "bench", str(model), str(output)))
+            presentation.rows(*rows_of(result.facts()), "", next_call(call))
 
     with progress_on(err()) as progress:
         quantized_through(model, request, progress, ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -51,7 +52,10 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
             }
         )
         if not as_json:
-            out().print(*provider_rows(result.provider), *rows_of(result.facts()), sep="\n")
+            facts = result.facts()
+            if pair.file is not None:
+                facts = replace(facts, title=str(pruned / pair.file))
+            out().print(*provider_rows(result.provider), *rows_of(facts), sep="\n")
     accepted = all(document["accepted"] for document in documents)
     if as_json:
         emit_json(joined(pairs, documents) | ({"same": same} if same else {}) | {"accepted": accepted})

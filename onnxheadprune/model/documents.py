@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -90,10 +92,28 @@ def require_model(path: Path) -> int:
     try:
         return require_there(path)
     except UsageError as error:
-        if path.suffix == ".onnx" or not isinstance(error.__cause__, FileNotFoundError):
+        address = re.fullmatch(r"(https?):/+([^/]+/?)(.*)", str(path))
+        missing, name = (str(error), path) if address is None else ("a URL is not read", address[3] or "NAME")
+        if path.suffix == ".onnx" and address is not None:
+            raise UsageError(f"{missing}; download the file, and give its path") from error
+        if (
+            path.suffix == ".onnx"
+            or path.name.isdigit()
+            or not isinstance(error.__cause__, FileNotFoundError)
+        ):
             raise
-        export = f"optimum-cli export onnx --model {path} FOLDER"
-        raise UsageError(f"{error}; a model of a hub is exported first: {export}") from error
+        export = f"optimum-cli export onnx --model {name} FOLDER"
+        raise UsageError(f"{missing}; a model of a hub is exported first: {export}") from error
+
+
+def require_model_file(path: Path) -> None:
+    """Refuse a folder where one model is needed, and whatever else is no file."""
+    mode = require_model(path)
+    if stat.S_ISDIR(mode):
+        first = next((f", like {file}" for file in sorted(path.rglob("*.onnx"))), "")
+        raise UsageError(f"{path} is a folder, and one model is needed here{first}")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a file")
 
 
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -115,11 +135,13 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
     try:
         with file.open("rb") as stream:
             content = stream.read(limit + 1)
+        # What is read may end within a character.
+        text = getincrementaldecoder("utf-8-sig")().decode(content, final=len(content) <= limit)
         if len(content) > limit:
             raise UsageError(
                 f"{what} {path} is larger than {limit:,} bytes, the most that is read of such a file"
             )
-        return content.decode("utf-8-sig")
+        return text
     except UnicodeDecodeError as error:
         raise UsageError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:

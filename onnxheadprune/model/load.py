@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
-from onnxheadprune.model.documents import require_model
+from onnxheadprune.model.documents import require_model_file
 from onnxheadprune.model.exchange import from_library, is_other, name_of
 from onnxheadprune.model.messages import copied, replace_all, store_tensors
 from onnxheadprune.model.prepare import prepared
@@ -254,8 +253,7 @@ def _not_a_model(path: Path, reason: str) -> ModelError:
 
 def parse_structure(path: Path) -> Parsed:
     """The structure of a file."""
-    if not stat.S_ISREG(require_model(path)):
-        raise UsageError(f"{path} is not a file")
+    require_model_file(path)
     model = ModelProto()
     try:
         light, references, source = _structure_of(path)

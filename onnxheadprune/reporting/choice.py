@@ -238,7 +238,9 @@ class _HeatMap:
         for symbol, words in (("x", "removed"), ("·", f"kept, {UNTRIED}")):
             if any(symbol in strip.plain for strip in strips.values()):
                 legend.append(f"; {symbol} {words}")
-        for line in legend.wrap(console, max(options.max_width - indent, 20)):
+        indent = min(indent, options.max_width // 2)
+        for line in legend.wrap(console, options.max_width - indent):
+            line.rstrip()
             yield Text.assemble(" " * indent, line)
 
     def _strips(self) -> dict[str, Text]:

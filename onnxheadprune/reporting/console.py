@@ -185,14 +185,34 @@ class Row:
     text: str
     style: str = ""
     indent: int = LABEL
+    is_command: bool = False  # lines end as a shell continues them, so that what is copied can be run
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         """Wrap to the width of the console."""
         width = max(options.max_width - self.indent, 20)
-        lines = textwrap.wrap(escaped(self.text), width, break_on_hyphens=False) or [""]
+        if self.is_command:
+            lines = _continued(escaped(self.text), width)
+        else:
+            lines = textwrap.wrap(escaped(self.text), width, break_on_hyphens=False) or [""]
         yield Text.assemble((escaped(self.label).ljust(self.indent), "bold"), (lines[0], self.style))
         for line in lines[1:]:
             yield Text(" " * self.indent + line, style=self.style)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """Break a command between its words, which are never broken themselves."""
+    lines = [""]
+    for word in re.findall(r"(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+", command):
+        if lines[-1] and len(lines[-1]) + len(f" {word} \\") > width:
+            lines[-1] += " \\"
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
+
+
+def next_call(command: str) -> Row:
+    """The command that a reader would type next."""
+    return Row("next", command, indent=NEXT, is_command=True)
 
 
 def row(label: str, text: str, style: str = "") -> Row:
@@ -231,7 +251,7 @@ def rows_of(facts: Facts) -> Iterator[RenderableType]:
             yield Row("  ", facts.answer, STYLES[facts.state], indent=2)
     before: Part | None = None
     details = facts.details if is_asked("verbose") else ()
-    for part in (*facts.parts, *details):
+    for part in (*facts.parts, *(part for part in details if part not in facts.parts)):
         if not (isinstance(part, Fact) and isinstance(before, Fact)):
             yield ""
         before = part
@@ -268,18 +288,27 @@ class _FigureRows:
             for field in ("before", "after", "change")
         )
         values = was + now + len(" -> ") + _GAP + change
+        below = 2 + name + _GAP
+        if below + values > options.max_width:
+            # Where columns do not fit beside each other, every row is aligned alone.
+            name = was = now = change = values = 0
+            below = NEXT
         for row in self.rows:
             value = row.before
             if row.after:
                 value = (
                     f"{row.before.rjust(was)} -> {row.after.ljust(now)}{' ' * _GAP}{row.change.rjust(change)}"
                 )
-            start = 2 + name + _GAP
-            line = Text.assemble("  ", (escaped(row.name).ljust(name + _GAP), "bold"), escaped(value))
-            at = start + (max(values, cell_len(value)) + _GAP if value else 0)
+            line = Text.assemble("  ", (escaped(row.name).ljust(name) + " " * _GAP, "bold"))
+            if line.cell_len + cell_len(value) > options.max_width:
+                line.rstrip()
+                yield line
+                line = Text(" " * below)
+            at = line.cell_len + (max(values, cell_len(value)) + _GAP if value else 0)
+            line.append(escaped(value))
             if options.max_width - at < LEAST_CELL and value and row.note:
                 yield line
-                line, at = Text(" " * start), start
+                line, at = Text(" " * below), below
             notes = textwrap.wrap(
                 escaped(row.note), max(options.max_width - at, LEAST_CELL), break_on_hyphens=False
             )

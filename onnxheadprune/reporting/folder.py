@@ -29,13 +29,16 @@ _SHOWN = 8
 """Files that are listed by name."""
 
 
-def folder_report(result: FolderResult, report: Path | None = None) -> Iterator[RenderableType]:
-    """The answer; with --verbose also sites, files, choices and configuration."""
+def folder_report(result: FolderResult, real: str, report: Path | None = None) -> Iterator[RenderableType]:
+    """The answer; with --verbose also sites, files, choices and configuration.
+
+    Args:
+        real: the command that writes what a dry run showed.
+    """
     for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
         yield from provider_rows(validation.provider)
-    files = None if result.output is None else shlex.join((result.folder, result.output))
-    call = "the same without --dry-run" if files is None else f"onnxheadprune bench {files}"
-    yield from answer_report(result.facts(), call, report, _details(result))
+    measured = () if result.output is None else ("onnxheadprune", "bench", result.folder, result.output)
+    yield from answer_report(result.facts(), shlex.join(measured) or real, report, _details(result))
 
 
 def _details(result: FolderResult) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.spelling import change, count, many, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.reporting.console import NEXT, Row, bullet, is_asked, row, rows_of, table
+from onnxheadprune.reporting.console import NEXT, Row, bullet, is_asked, next_call, row, rows_of, table
 from onnxheadprune.reporting.validation import provider_rows
 
 if TYPE_CHECKING:
@@ -42,21 +42,22 @@ _WORDS = {
 
 def answer_report(
     facts: Facts,
-    next_call: str = "",
+    then: str = "",
     report: Path | None = None,
     details: Iterable[RenderableType] = (),
 ) -> Iterator[RenderableType]:
     """The answer on one screen: the sentence, the figures, what to know, and what to do next.
 
     Args:
+        then: the command to type next, empty for none.
         report: a page that has the rest; None if none was asked for.
     """
     yield from rows_of(facts)
     if is_asked("verbose"):
         yield from details
     yield ""
-    if next_call:
-        yield Row("next", next_call, indent=NEXT)
+    if then:
+        yield next_call(then)
     if not is_asked("verbose"):
         page = "; --report page.html" if report is None else ""
         yield Row("more", f"--verbose shows each site, the plan and the proof{page}", indent=NEXT)

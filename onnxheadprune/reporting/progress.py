@@ -7,6 +7,7 @@ long all of it may still take: the time of one stage says nothing about the end 
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ QUIET_SECONDS = 5.0
 """Work that is shorter than this writes no lines into a log."""
 LINE_SECONDS = 10.0
 """A line of a log at most this often, but for a new stage."""
+LINE_WIDTH = 80
+"""Columns of a log."""
 KNOWN = 0.02
 """Part of a call that must be done before its end is estimated."""
 SURE = 0.25
@@ -213,7 +216,11 @@ class Lines:
         left = course.left()
         parts = [course.line, "" if left is None else f"about {_spelled(left)} left in all"]
         parts.append(course.to_come if is_new else "")
-        self._console.print(f"{time.strftime('%H:%M:%S')} {', '.join(filter(None, parts))}", soft_wrap=True)
+        now_words = f"{time.strftime('%H:%M:%S')} "
+        told = textwrap.wrap(
+            now_words + ", ".join(filter(None, parts)), LINE_WIDTH, subsequent_indent=" " * len(now_words)
+        )
+        self._console.print(*told, sep="\n", soft_wrap=True)
 
 
 def _once(console: Console, note: str, said: set[str]) -> None:

@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
-from onnxheadprune.reporting.console import heading, item, row, table
+from onnxheadprune.reporting.console import heading, item, next_call, row, table
 from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, Inspection, LayerSummary
@@ -70,10 +70,10 @@ def sites_report(
     yield from _blocks(sites)
     yield from further
     yield ""
-    yield from _prospects(sites, has_text)
+    yield from prospects(sites, has_text, "smaller.onnx")
 
 
-def _prospects(sites: Sites, has_text: bool) -> Iterator[RenderableType]:
+def prospects(sites: Sites, has_text: bool, output: str) -> Iterator[RenderableType]:
     """Yield how much of the model can go, and what to type for it."""
     removable = [site for site in sites if site.removable]
     if not removable:
@@ -91,7 +91,8 @@ def _prospects(sites: Sites, has_text: bool) -> Iterator[RenderableType]:
         others = [kind.UNITS for kind in cuttable if kind.UNITS in SCORED]
         units = f" --units {','.join(('heads', *others))}" if others else ""
         model = shlex.quote(sites.model)
-        yield row("next", f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o smaller.onnx")
+        yield ""
+        yield next_call(f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o {output}")
 
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:

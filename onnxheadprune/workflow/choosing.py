@@ -151,6 +151,11 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
 
 def choose(cutter: Cutter, target: PruningTarget) -> Chosen:
     """Select heads that meet a target, with refitted weights if requested."""
+    counts = [site.num_units for units in target.units for site in cutter.sites.of(units)]
+    if target.keep is not None and counts and max(counts) <= target.keep:
+        raise RefusedError(
+            f"{named_setting('keep', target.keep)} leaves nothing to remove: no site has more than {max(counts)}"
+        )
     if target.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
         return _largest_near(cutter, cutter.search_space(target), target.max_drift)

@@ -30,7 +30,7 @@ def combination_facts(document: Document) -> Facts:
     columns += extra
     table = Table(tuple(columns), tuple(rows), columns[1:])
     sizes = dict.fromkeys(label_of(cell["point"]) for cell in document["benchmark"]["cells"])
-    outputs = f"drift, accuracy and metric on {corners[0]['measured_on']}, as a deployment runs both"
+    outputs = f"{' and '.join(('drift', *extra))} on {corners[0]['measured_on']}, as a deployment runs both"
     remarks = [f"{name} cannot be had: {reason}" for name, reason in document["refused"].items()]
     return Facts(
         document.get("output") or PurePath(document["original"]).name,

@@ -246,6 +246,6 @@ def _better(corners: tuple[Corner, ...], refused: Mapping[str, str]) -> tuple[st
     near, far, unit = found[best].drift, found[other].drift, found[best].unit
     if far - near <= ALIKE * far:
         both = f"{found[QUANTIZED_FIRST].drift:.3g} and {found[PRUNED_FIRST].drift:.3g}, {unit}"
-        reason = f"both drift alike ({both}), and a cut of a quantized model is proven exact against it"
+        reason = f"since both drift alike ({both}) and a cut of a quantized model is proven exact against it"
         return QUANTIZED_FIRST, reason
     return best, f"it drifts by {near:.3g} ({unit}) from the original on held-out data, {other} by {far:.3g}"

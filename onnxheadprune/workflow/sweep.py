@@ -36,6 +36,8 @@ from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
+_NOT_UPWARDS = "the ratios of a sweep run upwards between 0 and 1, which {!r} does not"
+
 
 def parse_sweep(spec: str | Sequence[float]) -> tuple[float, ...]:
     """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included; numbers as they are."""
@@ -46,14 +48,14 @@ def parse_sweep(spec: str | Sequence[float]) -> tuple[float, ...]:
             or not all(isinstance(ratio, Real) and 0 <= ratio < 1 for ratio in ratios)
             or sorted(ratios) != list(ratios)
         ):
-            raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {spec!r} does not")
+            raise UsageError(_NOT_UPWARDS.format(spec))
         return ratios
     try:
         start, stop, step = (float(str(share(part))) for part in spec.split(":"))
     except ValueError as error:
         raise UsageError(f"a sweep is START:STOP:STEP like 0:0.7:0.05, not {spec!r}") from error
     if not (0 <= start <= stop < 1 and step > 0):
-        raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {spec!r} does not")
+        raise UsageError(f"{_NOT_UPWARDS.format(spec)}; write 50% for percent")
     count = int((stop - start) / step + 1e-9) + 1
     return tuple(round(start + step * position, 10) for position in range(count))
 

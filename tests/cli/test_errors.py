@@ -90,9 +90,20 @@ def test_missing_file(refused: Refused, tmp_path: Path) -> None:
     assert refused(2, "validate", missing, missing) == f"{missing} does not exist"
 
 
-def test_folder_as_model(refused: Refused, tmp_path: Path) -> None:
-    assert refused(2, "inspect", tmp_path) == f"there is no .onnx file in {tmp_path}"
-    assert refused(2, "fuse", tmp_path, "--dry-run") == f"{tmp_path} is not a file"
+def test_folder_as_model(refused: Refused, command: Command, toy: Path, tmp_path: Path) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    assert refused(2, "inspect", empty) == f"there is no .onnx file in {empty}"
+    (model := tmp_path / "folder" / "model.onnx").parent.mkdir()
+    shutil.copyfile(toy, model)
+    wrong = f"{model.parent} is a folder, and one model is needed here, like {model}"
+    data, to = ("--data", "random"), ("--to", "int8-dynamic")
+    single = {"fuse": (), "quantize": to, "recover": (toy, *data), "sweep": ("0:50%:25%", *data)}
+    for name, rest in {**single, "combine": (toy, *to, *data)}.items():
+        orders = [(model.parent, *rest), *([(toy, model.parent, *rest[1:])] if toy in rest else [])]
+        for words in orders:
+            result = command(name, *words)
+            assert result.exit_code == 2 and result.stderr.endswith(f"error: {wrong}\n")
+    assert "a folder; see" in refused(2, "batch", toy, "--heads", "0:1")
 
 
 @contextmanager
@@ -241,7 +252,7 @@ def test_head_specs(
 def test_a_site_that_keeps_all_it_has(command: Command, toy: Path, tmp_path: Path) -> None:
     result = command("prune", toy, "-o", tmp_path / "o.onnx", "--keep", "4", "--data", "random")
     assert result.exit_code == 3
-    assert result.stderr.endswith("no site has more than it keeps: nothing to remove\n")
+    assert result.stderr.endswith("error: --keep 4 leaves nothing to remove: no site has more than 4\n")
 
 
 def test_a_file_in_place_of_a_folder(refused: Refused, toy: Path) -> None:

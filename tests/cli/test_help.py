@@ -176,6 +176,11 @@ def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) ->
     assert "write --units heads,neurons, with commas and no spaces" in command(*typed).stderr
     spaced = (*typed[:-2], "heads,", "neurons")
     assert "write --units heads,neurons, with commas and no spaces" in command(*spaced).stderr
+    sizes = ("combine", "model.onnx", "p.onnx", "--to", "int4", "--batch", "1", "8")
+    assert "write --batch 1,8, with commas and no spaces" in command(*sizes).stderr
+    for option in ("--heads", "--neurons"):
+        for words in ((option, "0:1", "1:2,3", "model.onnx"), ("model.onnx", option, "0:1", "1:2,3")):
+            assert f'write {option} "0:1 1:2,3", in quotes' in command("prune", *words).stderr
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) ->
 )
 def test_a_model_of_a_hub_is_exported_first(name: str, desk: Path, command: Command) -> None:
     said = " ".join(command("inspect", name).stderr.split())
-    assert f"optimum-cli export onnx --model {Path(name)} FOLDER" in said
+    assert f"optimum-cli export onnx --model {name.removeprefix('https://hub.example/')} FOLDER" in said
     assert "optimum-cli" not in command("inspect", "missing.onnx").stderr
 
 

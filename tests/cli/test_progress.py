@@ -13,7 +13,15 @@ import pytest
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.cli.cutting import stages_of
 from onnxheadprune.reporting.console import Console
-from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Course, Lines, Stage, progress_on
+from onnxheadprune.reporting.progress import (
+    LINE_SECONDS,
+    LINE_WIDTH,
+    QUIET_SECONDS,
+    Course,
+    Lines,
+    Stage,
+    progress_on,
+)
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Choice, Request, Run
@@ -33,6 +41,11 @@ class Clock:
 def lines(*stages: Stage) -> tuple[Lines, Clock, io.StringIO]:
     clock, text = Clock(), io.StringIO()
     return Lines(Console(file=text, width=200), clock, stages), clock, text
+
+
+def whole(text: io.StringIO) -> list[str]:
+    """The lines before they were wrapped."""
+    return text.getvalue().replace("\n" + " " * len("hh:mm:ss"), "").splitlines()
 
 
 def test_short_work_is_silent() -> None:
@@ -95,7 +108,8 @@ def test_the_time_left_is_that_of_the_whole_call() -> None:
             told.tell(what, step, seconds)
             clock.now += 1 if step < seconds else 0
     told.tell("validating", 0, 0)
-    found = text.getvalue().splitlines()
+    assert all(len(line) <= LINE_WIDTH for line in text.getvalue().splitlines())
+    found = whole(text)
     assert found[0].split(" ", 1)[1].startswith("1 of 4, measuring what cuts cost: 5 of 20, about ")
     assert any("2 of 4, refitting" in line and line.endswith("then recovering, validating") for line in found)
     assert all(re.search(r" \d of 4, .*about .* left in all", line) for line in found)
@@ -180,7 +194,7 @@ def test_a_stage_that_is_passed_over_or_comes_twice() -> None:
     told.tell("measuring what cuts cost", 1, 4)
     clock.now += LINE_SECONDS
     told.tell("something else", 0, 0)
-    places = [line.split(" ", 1)[1][:6] for line in text.getvalue().splitlines()]
+    places = [line.split(" ", 1)[1][:6] for line in whole(text)]
     assert places == ["2 of 4"] * 3
 
 

@@ -92,7 +92,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             UsageError,
             "lies in the folder that is read",
         ),
-        (lambda: prune_folder(folder, heads={}), RefusedError, "no heads were named"),
+        (lambda: prune_folder(folder, heads={}), RefusedError, "no units were named"),
     ):
         with pytest.raises(kind, match=sentence):
             call()

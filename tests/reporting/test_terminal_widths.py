@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from onnxheadprune.model.facts import Facts, Figure, Figures
 from onnxheadprune.reporting.choice import heat_rows
-from onnxheadprune.reporting.console import table
+from onnxheadprune.reporting.console import next_call, rows_of, table
 from tests.conftest import SAMPLES, Command
 
 WIDTHS = (40, 60, 80, 100, 120)
@@ -92,3 +94,29 @@ def test_narrow_terminals_are_believed(
     monkeypatch.setenv("COLUMNS", asked)
     lines = command("score", MODEL, "--method", "weight").stdout.splitlines()
     assert max(len(line.rstrip()) for line in lines if "/" not in line) <= max(int(asked), 40)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_figure_is_wider_than_the_terminal(width: int) -> None:
+    rows = (
+        Figure("weights in int8-dynamic", "479 kB", "140 kB", "-71 %"),
+        Figure("operations", "9.52 M", "8.26 M", "-13 %", "at 2 x 1 x 8 x 8"),
+        Figure("accuracy", "98.7 %", "98.9 %", "+0.2 points", "450 labels"),
+        Figure("speed", "0.97x", note="at least, at every size"),
+        Figure("drift", note="not measured: give data"),
+    )
+    lines = printed(width, *rows_of(Facts("job", "accepted", parts=(Figures(rows),))))
+    assert all(len(line) <= width for line in lines)
+    flat = " ".join(" ".join(lines).split())
+    for row in rows:
+        change = f"{row.before} -> {row.after} {row.change}" if row.after else row.before
+        assert all(" ".join(text.split()) in flat for text in (row.name, change, row.note))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_command_that_is_wrapped_is_the_same_command(width: int) -> None:
+    words = ["onnxheadprune", "prune", "a model.onnx", "--heads", "0:1 1:2", "-o", 'it\'s "it".onnx']
+    lines = printed(width, next_call(shlex.join(words)))
+    # A shell takes a backslash at the end of a line away, with the end.
+    assert shlex.split("\n".join(lines).removeprefix("next").replace("\\\n", "")) == words
+    assert all(len(line) <= width or not line.partition(" ")[2].strip().count(" ") for line in lines)

@@ -262,7 +262,7 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
         raise UsageError("name the heads to remove, or give an amount")
     heads = _named_heads(choice.heads, match, str(export.root))
     if not heads:
-        raise RefusedError("no heads were named, so there is nothing to remove")
+        raise RefusedError("no units were named, so there is nothing to remove")
     for network in match.networks:
         for file in network.files:
             heads_in(file, heads, match)

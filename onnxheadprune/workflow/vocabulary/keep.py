@@ -18,7 +18,7 @@ from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import Spelling, as_data, lines_of, respelled, tokens_in
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
@@ -200,7 +200,10 @@ class Listed:
         if isinstance(entry, str):
             assert tokenizer is not None
             if entry not in tokenizer.ids:
-                raise UsageError(f"{self.source} lists {entry!r:.80}, which {tokenizer.place} does not have")
+                raise UsageError(
+                    f"{self.source} lists {entry!r:.80}, which is no token of {tokenizer.place}; to keep the tokens of"
+                    f" a text, give it with {named_setting('data')} and {named_setting('vocab_size')}"
+                )
             return (tokenizer.ids[entry],)
         if not 0 <= entry[0] <= entry[-1] < rows:
             outside = entry[0] if entry[0] < 0 else max(entry[0], rows)
