@@ -27,7 +27,7 @@ from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.progress import Progress, part_of, silent
 from onnxheadprune.runtime.workers import algebra_workers
 
 STRENGTH = 3e-2
@@ -64,14 +64,12 @@ def measured_paths(
         sampled=not callable(effect),
     )
     for number, (fold, data) in enumerate(zip(folds, parts, strict=True)):
-
-        def passed(runs: int, total: int, before: int = number) -> None:
-            progress("measuring what cuts cost, block by block", before * total + runs, len(folds) * total)
-
         made: list[Cut] = []
         for cuts in workers.each(functools.partial(_cuts, fold.moments), points):
             made += cuts
             progress("measuring what cuts cost: refitting each", len(made), len(meters))
+        told = part_of(progress, number, len(folds))
+        passed = functools.partial(told, "measuring what cuts cost, block by block")
         chain.measure(made, data.feeds, data.source, meters, passed)
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}

@@ -14,7 +14,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.liveness.layouts import mixture_of
+from onnxheadprune.model.graph.view import GraphView, Node
 
 MOST_WORK = 1e13
 """Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
@@ -68,8 +69,7 @@ class Work:
     """Multiply-adds per position of a model's layers."""
 
     def __init__(self, view: GraphView) -> None:
-        found = ((node.index, Linear.at(node)) for node in view.main.nodes)
-        self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
+        self._maps = [(node.index, _products(node)) for node in view.main.nodes]
 
     @property
     def whole(self) -> int:
@@ -83,20 +83,30 @@ class Work:
 
     def to_look_at(self, data: Calibration, widest: int) -> Calibration:
         """Enough data for statistics of contexts: some hundred samples, or as many as the widest projection needs."""
-        positions = data.positions
-        if positions is None:
-            return data.subset(SAMPLES_TO_LOOK_AT)
-        bearable = min(MOST_WORK / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
-        most = max(ROWS_PER_INPUT * widest, bearable)
-        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+        return self._part(data, MOST_WORK, ROWS_PER_INPUT * widest)
 
     def to_run(self, data: Calibration) -> Calibration:
         """The data for runs of whole models that decide nothing: for a reported figure, a proof."""
+        return self._part(data, MOST_WORK / 4)
+
+    def _part(self, data: Calibration, work: float, least: int = 0) -> Calibration:
+        """As many positions as some work allows, or as are needed at least."""
         positions = data.positions
         if positions is None:
             return data.subset(SAMPLES_TO_LOOK_AT)
-        most = min(MOST_WORK / max(self.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+        most = max(least, min(work / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count))
         return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def _products(node: Node) -> int:
+    """Multiply-adds per position of a linear layer, or of the experts that a mixture in one operator chooses."""
+    linear = Linear.at(node)
+    if linear is not None:
+        return math.prod(linear.matrix.shape)
+    mixture, tokens = mixture_of(node), node.shape(0)
+    if mixture is None or not tokens or not isinstance(tokens[-1], int):
+        return 0
+    return tokens[-1] * mixture.chosen * mixture.width * mixture.maps
 
 
 def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:

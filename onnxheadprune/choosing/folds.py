@@ -18,7 +18,7 @@ from onnxheadprune.choosing.effort import Work, samples_to_measure
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.progress import Progress, part_of
 
 MOST_APART = 0.25
 """Share of the data that moments can do without; to measure cuts on more, each half is fitted to and measured on."""
@@ -55,19 +55,20 @@ def look_at(
     data, count = evidence.data, samples_to_measure(len(sites))
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
 
-    def moments_of(part: Calibration) -> SiteMoments:
-        return context_moments(view, sites, part, evidence.provider, progress)
-
     crossed = count > MOST_APART * data.count
     learned, judged = data.split(0.5) if crossed else data.split_samples(count)
+    parts = 2 if crossed and judged is not learned else 1
+
+    def moments_of(part: Calibration, number: int = 0) -> SiteMoments:
+        told = part_of(progress, number, max(parts, number + 1))
+        return context_moments(view, sites, part, evidence.provider, told)
+
     looked = work.to_look_at(learned, widest)
     moments = moments_of(looked)
-    if judged is learned:
-        return Looked(looked, moments, (Fold(moments, judged),))
     short = _short(sites, moments)
-    if not crossed and not short:
+    if judged is learned or not (crossed or short):
         return Looked(looked, moments, (Fold(moments, judged),))
-    others = moments_of(judged)
+    others = moments_of(judged, 1)
     both = _merged(moments, others)
     if not crossed and not any(moment.count for index in short for moment in both.get(index, ())):
         # What no sample reaches prevents nothing.

@@ -58,12 +58,7 @@ class Wide:
 
     def too_large(self, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs that would have more than `OUTPUT_BYTES`."""
-        sizes = {
-            dim: size
-            for name, value in feed.items()
-            for dim, size in zip(self.inputs.get(name, ()), value.shape, strict=False)
-            if isinstance(dim, str)
-        }
+        sizes = _sizes(self.inputs, feed)
         tokens = max((value.size for value in feed.values() if value.ndim <= 3), default=0)
         found = {}
         for name, (kind, dims) in self.outputs.items():
@@ -112,13 +107,15 @@ class Wide:
 
 def sizes_of(view: GraphView, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
     """Return the sizes that the named dimensions of the inputs have in a feed."""
-    inputs = ((view.main.values.get(name), array) for name, array in feed.items())
+    return _sizes({name: value.shape or () for name in feed if (value := view.main.values.get(name))}, feed)
+
+
+def _sizes(dims: Mapping[str, Sequence[Any]], feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
     return {
         str(dim): size
-        for value, array in inputs
-        if value is not None and value.shape is not None and len(value.shape) == array.ndim
-        for dim, size in zip(value.shape, array.shape, strict=True)
-        if isinstance(dim, Symbolic)
+        for name, value in feed.items()
+        for dim, size in zip(dims.get(name, ()), value.shape, strict=False)
+        if isinstance(dim, str | Symbolic)
     }
 
 

@@ -21,3 +21,8 @@ def reported(items: Iterable[Item], what: str, of: int, progress: Progress) -> I
     for done, item in enumerate(items, 1):
         progress(what, done, of)
         yield item
+
+
+def part_of(progress: Progress, number: int, parts: int) -> Progress:
+    """Return the progress of one of several equal parts of some work."""
+    return lambda what, done, of: progress(what, number * of + done, parts * of)

@@ -24,7 +24,7 @@ from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests.graph_text import model_of
 from tests.liveness.one_node import run
-from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
+from tests.toys_mixture import EXPERTS, HIDDEN, INPUTS, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
 from tests.toys_nbits import packed
 
 
@@ -43,6 +43,14 @@ def _some(block: NeuronSite) -> list[int]:
 
 def _tensors(model: ModelProto) -> dict[str, Any]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+@pytest.mark.parametrize("op", INPUTS)
+def test_blocks_that_are_divided_alike_hold_their_numbers_once(op: str) -> None:
+    """32,768 neurons a block, two of which may share a byte: 24 blocks took 100 MB."""
+    one, other = (_block(Mixture(op).model()) for _ in range(2))
+    assert one.units is other.units and one.groups is other.groups
+    assert one.projections[0].channels is other.projections[0].channels
 
 
 @pytest.mark.one_in(4)

@@ -21,8 +21,9 @@ from onnxheadprune.choosing.effort import (
 from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.data.drift import Evidence
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
-from tests import toys_scores
+from tests import toys_mixture, toys_scores
 
 HERE = Provider(CPU, "test")
 
@@ -45,6 +46,14 @@ def test_a_map_counts_once_and_a_late_site_runs_less() -> None:
     assert work.whole == multiplied
     behind = [work.behind(site) for site in sites]
     assert work.whole > behind[0] > behind[1] > behind[2] > 0
+
+
+@pytest.mark.parametrize("op", toys_mixture.INPUTS)
+def test_a_mixture_in_one_operator_counts_the_experts_that_a_token_goes_through(op: str) -> None:
+    toy = toys_mixture.Mixture(op, fused=1, activation="swiglu")
+    work = Work(view_of(toy.model()))
+    router = toys_mixture.HIDDEN * toys_mixture.EXPERTS
+    assert work.whole == router + toy.attributes["k"] * 3 * toys_mixture.HIDDEN * toys_mixture.WIDTH
 
 
 def test_a_small_model_is_measured_on_what_there_is() -> None:

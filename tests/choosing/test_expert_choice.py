@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
+from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import RefusedError, UsageError
@@ -76,6 +77,29 @@ def defined(tokens: Iterator[Routed], experts: int) -> dict[str, Array]:
 def scored(model: ModelProto, method: Any, data: Any = FEEDS) -> Array:
     (site,) = score(model, method=method, data=data, provider=HERE, units=ONLY).sites
     return np.array(site.scores, np.float64)
+
+
+def test_experts_run_one_by_one_without_what_lies_before_their_mixture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    toy = toys_mixture.Mixture()
+    model = toy.model()
+    model.graph.node.insert(0, helper.make_node("Tanh", ["x"], ["before"]))
+    for node in model.graph.node[1:]:
+        node.input[:] = ["before" if name == "x" else name for name in node.input]
+    starts: list[tuple[str, ...]] = []
+    session = Parts.session
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        made = session(*args, **kwargs)
+        starts.extend([] if made is None else [made.inputs])
+        return made
+
+    monkeypatch.setattr(Parts, "session", recorded)
+    scored(model, "reap", [{"x": toys_mixture.tokens()}])
+    # The router's scores are given where experts run one by one.
+    chosen = [inputs for inputs in starts if "r" in inputs]
+    assert chosen and not any("x" in inputs for inputs in chosen)
 
 
 @pytest.mark.one_in(4)

@@ -64,6 +64,15 @@ def test_too_little_data_is_used_for_both(feeds: Any) -> None:
     assert samples(fold.data) == samples(data) and seen(fold) == data.positions
 
 
+@pytest.mark.parametrize("feeds", [MUCH, 9])
+def test_progress_counts_the_sites_of_both_halves_once(feeds: int) -> None:
+    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds))
+    told: list[tuple[int, int]] = []
+    look_at(view, sites.sites, Evidence(data, HERE), Work(view), lambda _, done, of: told.append((done, of)))
+    total = len(sites.sites) * (2 if feeds < MUCH else 1)
+    assert told == [(done, total) for done in range(1, total + 1)]
+
+
 def test_a_refit_that_has_seen_its_judge_looks_better_than_it_is() -> None:
     """On sentences that nothing has seen cuts cost what halves measure, and more than the same samples show."""
     view, sites, data, found = looked(toys_scores.ids(3))

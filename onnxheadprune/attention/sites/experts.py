@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.neuron_site import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.singles import once
 from onnxheadprune.attention.sites.site import Silencing, Site
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of
 from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
@@ -115,10 +116,10 @@ def mixture_site(node: Node) -> ExpertSite | None:
         (layout.silent, (EXPERTS, stored)),
         (layout.last, (EXPERTS, layout.inputs[layout.last].axis)),
         (layout.experts, layout.width),
-        tuple((unit,) for unit in range(count)),
+        units_together((), count),
         layout,
     )
-    groups = tuple(tuple(range(first, first + layout.width)) for first in range(0, count, layout.width))
+    groups = once(tuple(tuple(range(at, at + layout.width)) for at in range(0, count, layout.width)))
     units = units_together((projection,), count)
     # Without the router, which no neuron owns.
     trial = sweep([seed for seed in projection.seeds(range(count), "") if seed.index in layout.inputs])

@@ -33,7 +33,7 @@ from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD,
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
-from onnxheadprune.attention.sites.singles import each, in_order
+from onnxheadprune.attention.sites.singles import once
 from onnxheadprune.attention.sites.site import Findings, Site, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
@@ -141,7 +141,7 @@ def _channels(traced: Origins) -> tuple[tuple[int, ...], ...]:
         together.root(label)
     sets = [sorted(members) for members in together.sets()]
     whole = [members for members in sets if traced.strange.isdisjoint(members)]
-    return tuple(in_order([label - 1 for label in members]) for members in sorted(whole))
+    return once(tuple(tuple(label - 1 for label in members) for members in sorted(whole)))
 
 
 def _identity(read: Summed, traced: Origins, projection: Projection) -> object:
@@ -199,7 +199,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
         name="",
         kind=_block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
-        groups=each(range(count)),
+        groups=units_together((), count),
         projections=tuple(block.projections),
         cores=tuple(block.makers),
         units=units_together(block.projections, count),

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.singles import in_order
+from onnxheadprune.attention.sites.singles import once
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.zero_points import why_zero_is_lost
 from onnxheadprune.liveness.domain import MASKS
@@ -32,7 +32,7 @@ def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple
     for item in projections:
         for members in item.packed_together():
             found.join(members)
-    return tuple(sorted(map(in_order, found.sets())))
+    return once(tuple(sorted(tuple(sorted(members)) for members in found.sets())))
 
 
 def why_not_cut(site: Site) -> Refusal | None:

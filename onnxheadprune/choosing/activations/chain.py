@@ -68,12 +68,19 @@ class Chain:
     """A model in blocks, one per site and one after the last."""
 
     def __init__(
-        self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = (), *, sampled: bool = False
+        self,
+        parts: Parts,
+        sites: Sequence[Site],
+        outputs: Sequence[Value] = (),
+        *,
+        sampled: bool = False,
+        behind: Mapping[int, Sequence[Value]] | None = None,
     ) -> None:
         """Cut the model before every site's projections.
 
         Args:
             sampled: the last layer of a single output may be computed at a sample of positions.
+            behind: values that are computed from what is there at a site, by its index.
         """
         changed = {node for site in sites for node in changed_by_cut(site)} if sampled else set()
         tail = Tail.of(outputs[0]) if sampled and len(outputs) == 1 else None
@@ -87,7 +94,9 @@ class Chain:
         for site in self.sites:
             contexts = tuple(context_of(projection) for projection in site.projections)
             readers = tuple(use.node for value in contexts for use in value.consumers)
-            stages.append(Stage((*contexts, *made), readers, contexts))
+            stages.append(
+                Stage((*contexts, *made), readers, (*contexts, *(behind or {}).get(site.index, ())))
+            )
             # What reads the site's weights belongs to its block.
             self._readers[site.index] = tuple(changed_by_cut(site))
             made = tuple(next(filter(None, node.outputs)) for node in self._readers[site.index])
@@ -105,7 +114,10 @@ class Chain:
         kept = Kept(Room(IN_MEMORY))
         for place, site in enumerate(self.sites):
             kept = self._moved(place, kept, feeds, (), source)
-            read = functools.partial(self._contexts_of, place, feeds, kept, source)
+
+            def read(at: int, place: int = place, kept: Kept = kept) -> Mapping[str, Array]:
+                return self._contexts(place, feeds[at] | kept.of((None, at)), source)
+
             yield site, self.parts.workers.each(read, range(len(feeds)))
 
     def outcomes(
@@ -264,12 +276,6 @@ class Chain:
             return True
         readers = self._readers[cut.site]
         return place >= 0 and all(self._places.is_done(node, place) for node in readers)
-
-    def _contexts_of(
-        self, place: int, feeds: Sequence[Feed], kept: Kept, source: str, at: int
-    ) -> Mapping[str, Array]:
-        """Those of the site of a place for one feed, from what is kept there."""
-        return self._contexts(place, feeds[at] | kept.of((None, at)), source)
 
     def _contexts(self, place: int, values: Mapping[str, Array], source: str) -> Mapping[str, Array]:
         """Values at a place with the contexts of its site, which do not cross to it where it starts further ahead."""

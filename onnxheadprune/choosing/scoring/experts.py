@@ -45,19 +45,22 @@ def expert_scores(
 ) -> Scored:
     """Scores of experts as shares of each mixture; with `choices_alone` their outputs are not read."""
     view, evidence = subject.view, subject.data
-    sites = [site for site in subject.sites if site.routing is not None]
-    if not sites:
+    routings = {site: site.routing for site in subject.sites if site.routing is not None}
+    if not routings:
         return Scored({})
+    sites = list(routings)
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
     running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
     found: dict[int, Floats] = {}
     skipped: dict[str, str] = {}
-    for number, (site, contexts) in enumerate(Chain(parts, sites).contexts(data.feeds, data.source), 1):
-        routing = site.routing
-        assert routing is not None
+    outputs = {} if choices_alone else routings
+    places = {site.index: list(itertools.islice(_places(each), PLACES)) for site, each in outputs.items()}
+    chain = Chain(parts, sites, behind=places)
+    for number, (site, contexts) in enumerate(chain.contexts(data.feeds, data.source), 1):
+        routing = routings[site]
         try:
-            reader = _Reader(parts, routing, None if choices_alone else method, data.source)
+            reader = _Reader(parts, routing, places.get(site.index), method, data.source)
             tally = Tally(routing.experts)
             for at, values in enumerate(contexts):
                 if running.reaches(at, routing.router):
@@ -110,12 +113,14 @@ def _shares(each: Floats) -> Floats:
 class _Reader:
     """Reads the experts of tokens from values before a mixture."""
 
-    def __init__(self, parts: Parts, routing: Routing, method: str | None, source: str) -> None:
-        """Take the method that looks at outputs of experts; None where it looks at the choice alone."""
+    def __init__(
+        self, parts: Parts, routing: Routing, places: Sequence[Value] | None, method: str, source: str
+    ) -> None:
+        """Take the values among which the mixture's output is looked for; None where only choices are read."""
         self._parts, self._routing, self._source = parts, routing, source
         # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
-        self._gates, self._looks = [gate for gate in gates_of(routing) if gate.moved], method is not None
-        self._places = list(itertools.islice(_places(routing), PLACES)) if self._looks else []
+        self._gates, self._looks = [gate for gate in gates_of(routing) if gate.moved], places is not None
+        self._places = places or ()
         self._output: Value | None = None
         self._method, self._together = method, len(routing.picks) > 1
         self._is_sure = not self._together
@@ -147,7 +152,7 @@ class _Reader:
                 f"the experts that {self._routing.router.label} chooses have no output of their own in the graph,"
                 " with a row for each token; score by frequency or ablation"
             )
-        self._places = [self._output]
+        self._places = (self._output,)
         return _as_rows(values[self._output.name], tokens)
 
     def _outputs(
