@@ -27,13 +27,12 @@ from onnxheadprune.attention.cut_edits import sites_losing_all
 from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import emptied, module_path
-from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, is_given, silenced
+from onnxheadprune.attention.sites.residual import Join, State, Term, is_given, lead_only_to, silenced
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.view import Node, Use
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.spelling import spelled
 
 Places: TypeAlias = Mapping[Site, Sequence[tuple[Join, Term]]]
@@ -97,6 +96,8 @@ class Layer:
             factor = self.gate.node.inputs[self.gate.input_index]
             assert factor is not None
             return f"{self.gate.node.label} multiplies its stream with {factor.name}, which a layer computes"
+        if not self.name and not self.places:
+            return f"no residual sum is known to add {self.sites[0].label}, and no name shows what is in the layer"
         whole = self._whole_terms
         for term, state in self._terms.items():
             if term.use not in whole and state not in (State.ZERO, State.BIAS):
@@ -132,7 +133,7 @@ class Layer:
         """Return whether what a site computes goes nowhere but into other sites of the layer."""
         ends = {item.node for other in self.sites if other is not site for item in other.projections}
         begins = [item.node for item in site.projections if item.node not in ends]
-        return bool(ends) and _lead_only_to(begins, ends, max(node.index for node in ends))
+        return bool(ends) and lead_only_to(begins, ends)
 
 
 def _named(
@@ -173,16 +174,6 @@ def _unnumbered(
     return found
 
 
-def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
-    """Return whether all that is computed with the results of some nodes goes through others."""
-    for node in reachable(begins, lambda node: [reader for reader in node.readers if reader not in ends]):
-        if any(value.is_graph_output for value in node.results):
-            return False
-        if any(reader.index > last for reader in node.readers):
-            return False
-    return True
-
-
 def layers(sites: Sites) -> dict[str, Layer]:
     """The remaining layers of a model, by the keys that they had in the original, in order.
 
@@ -205,7 +196,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
             (key, [there[own] for own in keys if own in there]) for key, keys in sites.layered.items()
         )
         some = [Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own]
-        return {layer.key: _apart(layer, places) for layer in _placed(some, places, sites.residuals)}
+        return {layer.key: _apart(layer, places) for layer in _placed(some, places)}
     found = numbered or [
         Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
     ]
@@ -224,7 +215,7 @@ def _added(site: Site, sites: Sites) -> list[tuple[Join, Term]]:
     return list(found)
 
 
-def _placed(found: Iterable[Layer], places: Places, residuals: Residuals) -> Iterator[Layer]:
+def _placed(found: Iterable[Layer], places: Places) -> Iterator[Layer]:
     """Yield layers with the residual sums of their sites; without, where two layers meet in one sum."""
     some = list(found)
     owners: dict[Join, set[str]] = defaultdict(set)
@@ -237,14 +228,14 @@ def _placed(found: Iterable[Layer], places: Places, residuals: Residuals) -> Ite
         joins = {join for some in own.values() for join, _ in some}
         shared = any(len(owners[join]) > 1 for join in joins)
         inside = () if shared else sorted(joins, key=lambda join: join.node.index)
-        yield replace(layer, places={} if shared else own, joins=tuple(inside))
+        yield replace(layer, places=own, joins=tuple(inside))
 
 
 def _completed(
     found: Sequence[Layer], ordered: Sequence[Site], places: Places, sites: Sites
 ) -> Iterator[Layer]:
     """Yield layers with all that is added to their streams between their first and last residual sums, and behind."""
-    layers = list(_placed(found, places, sites.residuals))
+    layers = list(_placed(found, places))
     owner = {join: number for number, layer in enumerate(layers) for join in layer.joins}
     owned = {site for layer in layers for site in layer.sites}
     met: dict[Join, dict[Site, Term]] = defaultdict(dict)
@@ -272,10 +263,7 @@ def _completed(
     def is_inner(join: Join, number: int) -> bool:
         """Return whether a stream of a branch ends in it (Mamba's scan); what multiplies it goes with the branch."""
         others = holder.keys() - {*sites.residuals.chain(join)}
-        return any(
-            holder[other] == number and _lead_only_to([join.node], {other.node}, other.node.index)
-            for other in others
-        )
+        return any(holder[other] == number and lead_only_to([join.node], {other.node}) for other in others)
 
     for join, number in holder.items():
         if is_inner(join, number):

@@ -27,9 +27,6 @@ from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS, Mask
 
-ZERO_POINT = 2
-"""Input of a product of integers that holds the zero point of its activation, where a mask can spell it."""
-
 
 def masked_reference(
     view: GraphView,
@@ -121,9 +118,7 @@ def _place(projection: Projection, alive: Mask) -> _MaskPlace:
         assert value is not None
     value, rounding = _before_rounding(value)
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    elem_type = value.elem_type or (
-        0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
-    )
+    elem_type = value.elem_type or (0 if index in roles_of(node).zero_points else _weight_type(projection))
     return _MaskPlace(node, index, value, mask, elem_type, rounding, name)
 
 
@@ -142,6 +137,10 @@ def _zeroed(model: ModelProto, use: Use) -> Insert:
     node, value = use.node, use.node.inputs[use.input_index]
     assert value is not None
     name = f"{value.name}/onnxheadprune_nothing{node.index}"
+    if use.input_index in roles_of(node).zero_points:
+        _store(model, node, numpy_helper.from_array(np.zeros((), bool), f"{name}/zero"))
+        chosen = nodes.choose(node.ref, f"{name}/zero", value.name, _zero_point(node, use.input_index), name)
+        return Insert(node, use.input_index, nodes.as_protos(chosen, node.scope.opset), name)
     elem_type = type_of(value)
     dtype = helper.tensor_dtype_to_np_dtype(elem_type if elem_type in FLOATS else TensorProto.FLOAT)
     _store(model, node, numpy_helper.from_array(np.zeros((), dtype), f"{name}/zero"))
@@ -163,7 +162,7 @@ def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Inse
         _store(model, node, numpy_helper.from_array(place.factors, place.stored))
         return _multiplied(place)
     # An integer context is zero where it equals its zero point.
-    zero = _level_of_zero(model, node, place.name) if is_mixture(node) else _zero_point(node)
+    zero = _level_of_zero(model, node, place.name) if is_mixture(node) else _zero_point(node, place.index)
     _store(model, node, numpy_helper.from_array(place.mask, place.stored))
     return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
 
@@ -207,10 +206,11 @@ def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]
         yield copy
 
 
-def _zero_point(node: Node) -> str:
-    """The zero point of the context operand of a quantized projection."""
-    value = node.input(ZERO_POINT)
-    if roles_of(node).zero_points.get(0) != ZERO_POINT or value is None:
+def _zero_point(node: Node, index: int) -> str:
+    """The zero point of a quantized operand."""
+    at = roles_of(node).zero_points.get(index)
+    value = None if at is None else node.input(at)
+    if value is None:
         raise RefusedError(
             f"the context of {node.label} is quantized in a way that no masked reference can be built for"
         )

@@ -17,6 +17,7 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, broadcast
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
+    ADDS_QUANTIZED,
     DEQUANTIZES,
     MEASURES_SCALE,
     MULTIPLIES_MATRICES,
@@ -41,7 +42,7 @@ declare("DynamicQuantizeLinear", kinds=(MEASURES_SCALE, ROUNDS_ACTIVATIONS))
 declare(
     "QLinearAdd",
     domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS,),
+    kinds=(ROUNDS_ACTIVATIONS, ADDS_QUANTIZED),
     roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
 )
 declare(

@@ -20,9 +20,11 @@ from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import RefusedError, ValidationFailedError
+from onnxheadprune.model.graph.facts import SUMS_VALUES
 from tests.conftest import Command
 from tests.graph_text import model_of, rename
 from tests.liveness.one_node import run
+from tests.toys_nbits import packed
 
 FEED = {
     name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32)
@@ -40,6 +42,7 @@ SHARED = "from what all layers read of another input"
 GATE = "gates the stream"
 HIGHWAY = "gates the stream and itself"
 FUSED = "heads beside neurons"
+ROUNDED = "gated and rounded"
 ATTENTION = """
     q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
     q1@ = Reshape(q0@, split) k1@ = Reshape(k0@, split) v1@ = Reshape(v0@, split)
@@ -72,6 +75,10 @@ BRANCHES = {
     "gated by the stream": """
         up@ = MatMul(in@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@) made@ = Add(down@, bd@)
         raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) branch@ = Mul(open@, made@)
+    """,
+    "toward an output": """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@) made@ = Add(down@, bd@)
+        apart@ = Sub(made@, in@) part@ = Constant <value_float = 0.25>() branch@ = Mul(apart@, part@)
     """,
     "gated by its own neurons": """
         up@ = MatMul(in@, wu@) bent@ = Relu(up@)
@@ -108,6 +115,11 @@ BRANCHES = {
         raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
         one@ = Constant <value_float = 1.0>() shut@ = Sub(one@, open@) branch@ = Mul(down@, shut@)
     """,
+    ROUNDED: """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@)
+        whole@ = QuantizeLinear(down@, step, zero) made@ = DequantizeLinear(whole@, step, zero)
+        raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) branch@ = Mul(open@, made@)
+    """,
     "mean of all tokens": "branch@ = ReduceMean <axes = [1], keepdims = 1>(in@)",
     "sum of earlier tokens": "axis@ = Constant <value_int = 1>() branch@ = CumSum(in@, axis@)",
     "Fourier transform": """
@@ -127,10 +139,25 @@ BRANCHES = {
     OTHER: "branch@ = MatMul(t, wq@)",
     SHARED: "branch@ = MatMul(bent, wq@)",
 }
+SUMMED = {
+    ("", "Add"): "sum@ = Add(stream@, branch@)",
+    ("", "Sum"): "sum@ = Sum(stream@, branch@)",
+    ("com.microsoft", "QLinearAdd"): """
+        stream@q = QuantizeLinear(stream@, step, zero) branch@q = QuantizeLinear(branch@, step, zero)
+        sum@q = com.microsoft.QLinearAdd(stream@q, step, zero, branch@q, step, zero, step, zero)
+        sum@ = DequantizeLinear(sum@q, step, zero)
+    """,
+    ("com.microsoft", "SkipLayerNormalization"): """
+        read@, unused@a, unused@b, sum@ = com.microsoft.SkipLayerNormalization(stream@, branch@, gain, shift)
+    """,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): """
+        read@, unused@a, unused@b, sum@ = com.microsoft.SkipSimplifiedLayerNormalization(stream@, branch@, gain)
+    """,
+}
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
     "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
-    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8",
+    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8", "wx": "2", "wy": "2, 1", "wz": "2, 2",
 }  # fmt: skip
 
 
@@ -146,6 +173,7 @@ class Network:
         behind: a branch that is added behind each layer, in the same sum; the module that computes it; and whether it
             stays where the layer is left out.
         mixed: the layers behind which all states of the stream are summed up, each by a factor of its own.
+        added: the operator that adds the branches; where it normalizes the sum, branches read that.
     """
 
     layers: Sequence[Sequence[str]]
@@ -154,27 +182,34 @@ class Network:
     without: int | None = None
     behind: tuple[str, str, bool] | None = None
     mixed: Sequence[int] = ()
+    added: tuple[str, str] = ("", "Add")
 
     def model(self) -> onnx.ModelProto:
         text, stream, outputs, states = "", "x", ["float[B, S, 8] y"], ["x"]
+        read = stream
         for number, branches in enumerate(self.layers):
             for place, kind in enumerate(branches):
                 key = f"_{number}_{place}"
                 is_there = number != self.without
                 if is_there or kind == "hidden is an output":
-                    text += BRANCHES[kind].replace("in@", stream).replace("@", key)
+                    text += BRANCHES[kind].replace("in@", read).replace("@", key)
                     outputs += [f"float[B, S, 12] h{key}"] if kind == "hidden is an output" else []
-                if is_there:
-                    text += f" sum{key} = Add({f'kept{key}' if kind in (GATE, HIGHWAY) else stream}, branch{key})\n"
-                    stream = f"sum{key}"
+                elif self.added[0]:
+                    text += f" branch{key} = Sub({stream}, {stream})\n"
+                if is_there or self.added[0]:
+                    kept = f"kept{key}" if kind in (GATE, HIGHWAY) else stream
+                    text += SUMMED[self.added].replace("stream@,", f"{kept},").replace("@", key)
+                    read = stream = f"sum{key}"
+                    if "read@" in SUMMED[self.added]:
+                        read = f"read{key}"
                 if self.norm:
                     text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
-                    stream = f"norm{key}"
+                    read = stream = f"norm{key}"
             if self.behind is not None and (number != self.without or self.behind[2]):
                 key = f"_{number}_9"
                 text += BRANCHES[self.behind[0]].replace("in@", stream).replace("@", key)
                 text += f" sum{key} = Add({stream}, branch{key})\n"
-                stream = f"sum{key}"
+                read = stream = f"sum{key}"
             states.append(stream)
             if number in self.mixed:
                 for at, state in enumerate(states):
@@ -182,11 +217,12 @@ class Network:
                     text += f"p{number}o{at} = Mul({state}, f{number}o{at})\n"
                     earlier = f"m{number}o{at - 1}" if at > 1 else f"p{number}o0"
                     text += f" m{number}o{at} = Add({earlier}, p{number}o{at})\n" if at else ""
-                stream = f"m{number}o{len(states) - 1}"
+                read = stream = f"m{number}o{len(states) - 1}"
         if "(bent, " in text:
             text = "bent = Relu(t)\n" + text
         model = written(f"{text} y = MatMul({stream}, last)", outputs)
         for node in model.graph.node:
+            node.output[:] = ["" if name.startswith("unused") else name for name in node.output]
             if node.output[0] == "bent":
                 node.name = "/m/layers.0/bent"  # exporters compute it once, where it is first
             if node.output[0].endswith("r"):
@@ -208,10 +244,11 @@ def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
     weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
     declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
     return model_of(
-        f"""<ir_version: 9, opset_import: ["" : 17]>
+        f"""<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>
         layered ({inputs}) => ({", ".join(outputs)})
         <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
-         float[8] gain, float[8] shift, float[8, 8] last{declared}>
+         int64[1] axis = {{2}},         float[8] gain, float[8] shift, float[8, 8] last,
+         float step = {{0.0625}}, uint8 zero = {{128}}{declared}>
         {{ {text} }}"""
     )
 
@@ -276,7 +313,9 @@ def check_removed(network: Network | Joint, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, GATE, HIGHWAY, *GIVEN)]
+OTHERS = [
+    name for name in BRANCHES if name not in ("attention", "network", FUSED, ROUNDED, GATE, HIGHWAY, *GIVEN)
+]
 
 
 @pytest.mark.one_in(5)
@@ -357,6 +396,44 @@ def test_a_sum_of_states_of_the_stream_is_no_branch(key: str, mixed: list[int], 
     network = Network([["attention", "network"]] * 3, norm, mixed=mixed)
     assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"], "2": ["2", "ffn.2"]}
     check_removed(network, key)
+
+
+@pytest.mark.parametrize("added", sorted(key for key in SUMS_VALUES if key[0] != "ai.onnx"))
+def test_a_layer_is_all_that_is_added_by_whatever_operator(added: tuple[str, str]) -> None:
+    """Without names; a sum that is normalized in the same operator is read by branches, and the stream goes on."""
+    network = Network([["attention", "network"]] * 3, named=(), added=added)
+    assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"], "2": ["2", "ffn.2"]}
+    check_removed(network, "1")
+
+
+def test_a_gated_branch_that_is_rounded_goes_with_its_layer() -> None:
+    """As a mixture with quantized activations: a layer that outputs zeros still does so behind a quantizer."""
+    network = Network([["attention", ROUNDED]] * 2, named=())
+    assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"]}
+    check_removed(network, "1")
+
+
+def test_a_layer_of_packed_weights_is_found() -> None:
+    """Without names, and with inputs as long as one block."""
+    network = Network([["attention", "network"]] * 3, named=())
+    assert held(packed(network.model(), 0)) == held(network.model())
+
+
+def test_a_layer_that_neither_a_name_nor_a_sum_shows_is_refused() -> None:
+    """Stored matrices mix copies of the stream (hyper-connections): no copy that branches read is an addend."""
+    text, stream = "first = Unsqueeze(x, axis) copies = Concat <axis = 2>(first, first)", "copies"
+    for at, kind in enumerate((ATTENTION, NETWORK) * 2):
+        key = f"_{at // 2}_{at % 2}"
+        text += f"""
+            in@ = Einsum <equation = "bsnd,n->bsd">({stream}, wx@) {kind} own@ = Unsqueeze(branch@, axis)
+            new@ = Mul(own@, wy@) mixed@ = Einsum <equation = "bsnd,nm->bsmd">({stream}, wz@)
+            sum@ = Add(mixed@, new@)
+        """.replace("@", key)
+        stream = f"sum{key}"
+    text += f' one = Einsum <equation = "bsnd->bsd">({stream}) y = MatMul(one, last)'
+    model = written(text, ["float[B, S, 8] y"])
+    with pytest.raises(RefusedError, match=r"layer 0 cannot be removed .* no residual sum"):
+        ohp.prune(model, heads={"layer.0": "*"}, provider="cpu")
 
 
 @pytest.mark.one_in(3)

@@ -30,20 +30,24 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,
     CASTS,
+    DEQUANTIZES,
     DIVIDES,
     DROPOUTS,
     GATHERS,
     JOINS,
     MULTIPLIES,
+    MULTIPLIES_QUANTIZED,
     OBSERVES,
     PADS,
     PLAIN_SUMS,
     POOLS,
+    QUANTIZERS,
     SLICES,
     SPLITS,
     SUMS_VALUES,
     VIEWS,
 )
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import in_graph_order, reachable
 
@@ -51,6 +55,7 @@ MAX_TERM = 4096
 """Values that one term is computed by."""
 SCALES = MULTIPLIES | DIVIDES
 MOVES = VIEWS | CASTS | DROPOUTS | GATHERS | SLICES | SPLITS | PADS | JOINS | PLAIN_SUMS
+MOVES |= QUANTIZERS | DEQUANTIZES
 """Operators that output zeros where all that they read is zero."""
 
 
@@ -276,8 +281,7 @@ def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
     states: dict[Value, State] = {}
     for value in sorted(values, key=lambda item: -1 if item.producer is None else item.producer.index):
         if value.producer is not None and value.producer in ends:
-            bias = bias_of(value.producer)
-            states[value] = State.ZERO if not isinstance(bias, Refusal) and bias.name is None else State.BIAS
+            states[value] = State.BIAS if _has_bias(value.producer) else State.ZERO
         elif value.is_constant:
             states[value] = State.NOTHING
         elif value in stream:
@@ -288,6 +292,15 @@ def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
             read = [states.get(item, State.OTHERS) for item in contents(value.producer)]
             states[value] = _behind(value.producer, read)
     return states[term.value]
+
+
+def _has_bias(node: Node) -> bool:
+    """Return whether a layer that sums over nothing may output anything but zeros."""
+    left, roles = bias_of(node), roles_of(node)
+    if not isinstance(left, Refusal):
+        return left.name is not None
+    own = (roles.bias, roles.integer_bias)
+    return roles.output_zero is None or any(at is not None and node.input(at) is not None for at in own)
 
 
 def is_given(join: Join, term: Term) -> bool:
@@ -310,14 +323,15 @@ def is_given(join: Join, term: Term) -> bool:
 def _behind(node: Node, read: Collection[State]) -> State:
     """The state of a node's output, from those of what it computes with."""
     states = set(read)
-    if node in MULTIPLIES and State.ZERO in states:
+    if State.ZERO in states and (node in MULTIPLIES or node in MULTIPLIES_QUANTIZED):
         return State.ZERO
     if State.STREAM in states:
         return State.STREAM
     if State.OTHERS in states:
         # A mask, or a gate that another input computes, scales the bias.
         return State.BIAS if node in MULTIPLIES and State.BIAS in states else State.OTHERS
-    biased = node in PLAIN_SUMS and any(value.is_constant for value in node.sources)
+    terms = roles_of(node).zero_points or range(len(node.inputs))
+    biased = node in PLAIN_SUMS and any(value.is_constant for value in map(node.input, terms) if value)
     if states == {State.ZERO} and node in MOVES and not biased:
         return State.ZERO
     return State.BIAS if states & {State.BIAS, State.ZERO} else State.NOTHING
@@ -359,13 +373,20 @@ def _sources(values: list[Value], total: Node) -> list[Value]:
 
 def _goes_into(value: Value, total: Node) -> bool:
     """Return whether everything computed from a value goes through a sum."""
+    read = [use.node for use in value.consumers if use.node is not total and use.node not in OBSERVES]
+    return not value.is_graph_output and lead_only_to(read, {total})
 
-    def ahead(node: Node) -> list[Node]:
-        return [] if node is total else [reader for reader in node.readers if reader not in OBSERVES]
 
-    first = (use.node for use in value.consumers if use.node not in OBSERVES)
-    read = reachable(first, ahead, MAX_BELOW)
-    return not value.is_graph_output and all(node.index <= total.index for node in read)
+def lead_only_to(begins: Iterable[Node], ends: Collection[Node]) -> bool:
+    """Return whether everything computed with the results of some nodes goes through others."""
+    last = max(node.index for node in ends)
+    read = reachable(
+        begins,
+        lambda node: [reader for reader in node.readers if reader not in ends and reader not in OBSERVES],
+    )
+    return all(
+        node.index <= last and not any(value.is_graph_output for value in node.results) for node in read
+    )
 
 
 def _leaves_module(total: Node) -> bool:

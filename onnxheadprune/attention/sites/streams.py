@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
+from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES, PLAIN_SUMS, SUMS_VALUES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
@@ -72,14 +73,17 @@ class Streams:
 def near(value: Value) -> Collection[Value]:
     """A value, and its sources with neither a layer nor a sum of two values in between.
 
-    Streams may be mixed by a product that keeps their channels apart, as in hyper-connections.
+    Streams may be mixed by a product that keeps their channels apart, as in hyper-connections. A sum and its
+    normalization by one operator are sources of each other.
     """
 
     def above(item: Value) -> Iterable[Value]:
         node = item.producer
         mixed = None if node is None else is_product(node)
-        if node is None or (mixed is None and (is_layer(node) or len(addends(node)) > 1)):
+        if node is None or (mixed is None and is_layer(node)):
             return ()
+        if len(addends(node)) > 1:
+            return node.results if node in ADDS_AND_NORMALIZES else ()
         return contents(node) if mixed is None else _with_channels(node, mixed)
 
     return frozenset(reachable([value], above, MAX_NEAR))
@@ -138,8 +142,12 @@ def is_layer(node: Node) -> bool:
 
 def _of_size_one(node: Node, product: Contraction) -> set[str | None]:
     """The letters of axes of size 1 of a product: a sum over them adds nothing up."""
-    pairs = ((node.shape(index) or (), product.axes_of(index)) for index in product.indices)
-    return {letter for shape, axes in pairs for dim, letter in zip(shape, axes, strict=False) if dim == 1}
+    sizes: dict[str | None, set[Dim]] = {}
+    for index in product.indices:
+        for dim, letter in zip(node.shape(index) or (), product.axes_of(index), strict=False):
+            sizes.setdefault(letter, set()).add(dim)
+    # A single block of packed weights holds many rows.
+    return {letter for letter, dims in sizes.items() if {dim for dim in dims if isinstance(dim, int)} == {1}}
 
 
 def is_grouped(node: Node) -> bool:

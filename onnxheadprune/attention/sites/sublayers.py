@@ -22,8 +22,7 @@ from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, 
 from onnxheadprune.attention.sites.sublayer_site import SublayerSite, TermSite
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import (
-    ADDS_ALL,
-    ADDS_AND_NORMALIZES,
+    ADDS_QUANTIZED,
     CASTS,
     CASTS_LIKE,
     COMPARES,
@@ -57,7 +56,7 @@ GATES = BENDS | SIGMOIDS | COMPARES
 CARRIES = (
     ELEMENTWISE | VIEWS | FLATTENS | CASTS | CASTS_LIKE | QUANTIZERS | DEQUANTIZES | DROPOUTS | PADS | JOINS
 )
-CARRIES |= NORMALIZES | DIVIDES_BY_NORM | ADDS_ALL | ADDS_AND_NORMALIZES | SLICES | SPLITS | SUMS
+CARRIES |= NORMALIZES | DIVIDES_BY_NORM | SUMS_VALUES | SLICES | SPLITS | SUMS
 CARRIES |= GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS | WRITES_INTO
 """Operators through which what a layer computes remains what it adds."""
 PRODUCTS = MULTIPLIES | DIVIDES
@@ -107,8 +106,8 @@ def _terms_left(
 
 
 def _whole_term(term: Term) -> Projection | None:
-    """A term with its channels as one unit; None where no axis has a known size."""
-    shape = term.value.shape or ()
+    """A term with its channels as one unit; None where no axis has a known size, or where it is quantized."""
+    shape = () if term.use.node in ADDS_QUANTIZED else term.value.shape or ()
     axis = next(
         (axis for axis in reversed(range(len(shape))) if isinstance(size := shape[axis], int) and size), None
     )
