@@ -61,6 +61,7 @@ def differences(
 def _fused_differences(
     reference: Mapping[str, int], candidate: Mapping[str, int], sites_gone: int
 ) -> Iterator[str]:
+    found = []
     for name in sorted(reference.keys() | candidate.keys()):
         before, after = reference.get(name, 0), candidate.get(name, 0)
         # A site that is gone takes its fused operators along: one or two of a kind (scores and context).
@@ -68,7 +69,9 @@ def _fused_differences(
             continue
         if not after and 0 < before <= sites_gone:
             continue
-        yield f"ONNX Runtime fuses {before} {name} in the first model and {after} in this one"
+        found.append(f"{before} {name} in the first model and {after} in this one")
+    if found:
+        yield f"ONNX Runtime fuses {', '.join(found)}"
 
 
 def _placement_differences(reference: Mapping[str, int], candidate: Mapping[str, int]) -> Iterator[str]:

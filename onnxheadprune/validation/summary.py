@@ -21,6 +21,8 @@ from onnxheadprune.validation.headline import Headline
 
 FINE = 1000
 """Labels from which an accuracy has two decimals."""
+LONG = 32
+"""Characters of the units of a site from which they are not all named on the first screen."""
 MOST_GONE = 6
 """Sites that lost units and are named on the first screen; --verbose names all."""
 FEW = 2
@@ -164,7 +166,7 @@ class Result:
     def _without(self) -> Iterator[Fact]:
         """The units that are gone, where no cut has figures of them."""
         for validation in () if self.cuts else filter(None, self.validations):
-            gone = list(validation.get("without") or ())
+            gone = [_shortened(spec) for spec in validation.get("without") or ()]
             if len(gone) > MOST_GONE + 1:
                 gone = [*gone[:MOST_GONE], f"and {len(gone) - MOST_GONE} more"]
             if gone:
@@ -180,6 +182,11 @@ class Result:
         for validation in filter(None, self.validations):
             yield from _unproven(validation)
             yield from (Fact("note", note, "doubtful") for note in validation["notes"])
+
+
+def _shortened(spec: str) -> str:
+    """The units of a site, of hundreds the first ones."""
+    return spec if len(spec) <= LONG else f"{spec[:LONG].rpartition(',')[0]}, ..."
 
 
 def _unproven(validation: Document) -> Iterator[Fact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.reporting.page.charts import curve_chart, scale_of_times, scale_over
-from tests.conftest import SAMPLES, Command
+from tests.conftest import ROOT, SAMPLES, Command
 from tests.reporting.html_reader import Read
 from tests.toys_pictures import curve_result
 from tests.toys_report import benchmark_document, curve_document, cut_document
@@ -211,3 +212,10 @@ def test_accuracy_that_does_not_change_has_an_axis_in_percent_up_to_100() -> Non
     (line,) = [item for item in curve_chart(document).lines if item.name.startswith("accuracy")]
     assert line.name == "accuracy (%)"
     assert [float(tick.label) for tick in line.ticks][-1] == 100
+
+
+def test_what_covers_a_shadow_has_the_color_behind_it() -> None:
+    """Boxes with a ground of their own set the color that tables in them are drawn on, too."""
+    css = (ROOT / "onnxheadprune" / "reporting" / "page" / "templates" / "page.css").read_text()
+    grounds = re.findall(r"([\w.:, -]+)\{[^}]*?([\w-]+): var\(--\w+-ground\)", css)
+    assert {name for rule, name in grounds if "headline" in rule} == {"--card"}

@@ -19,7 +19,7 @@ from onnxheadprune.model.markdown import markdown_of
 from onnxheadprune.reporting.console import Console, rows_of
 from onnxheadprune.reporting.plan import answer_report
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.validation.summary import on_words, result_of
+from onnxheadprune.validation.summary import Result, on_words, result_of
 from tests.toys_report import benchmark_document, cut_document
 
 WIDTHS = (50, 80, 120)
@@ -235,3 +235,11 @@ def test_prune_prints_one_screen(command: Command, tmp_path: Any, monkeypatch: p
     assert "next   onnxheadprune bench toy.onnx out.onnx" in lines
     more = command(*words, "--verbose").stdout.splitlines()
     assert more[: len(lines) - 2] == lines[:-2] and any(line.startswith("edits ") for line in more)
+
+
+def test_hundreds_of_units_are_not_listed_on_the_first_screen() -> None:
+    neurons = f"ffn.0:{','.join(map(str, range(0, 400, 3)))}"
+    validation = cut_document()["validation"] | {"without": ["attn.1:0,3,6", neurons]}
+    parts = Result("b.onnx", (), headline_of([validation]), [validation]).facts().parts
+    (text,) = [part.text for part in parts if isinstance(part, Fact) and part.label == "without"]
+    assert text.startswith("attn.1:0,3,6, ffn.0:0,3,6,") and text.endswith(", ...") and len(text) < 70
