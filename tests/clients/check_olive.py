@@ -162,7 +162,7 @@ def _searched(place: Path) -> None:
     points = {(run["ratio"], run["whole_groups"], run["method"]) for run in runs}
     # Without data there is no ablation, so these points are invalid and not run.
     assert points == {(ratio, whole, "measured") for ratio in (0.25, 0.5) for whole in (False, True)}, points
-    tell(CLIENT, "BERT, a search over ratio, groups and method", f"olive run, {len(points)} points", [])
+    tell(CLIENT, "BERT, a search over ratio, units and method", f"olive run, {len(points)} points", [])
 
 
 def _composite(place: Path) -> None:
