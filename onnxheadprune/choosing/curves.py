@@ -8,7 +8,6 @@ outputs is measured: all of that in one pass over the model (`activations.chain`
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
-from onnxheadprune.choosing.activations.contexts import SiteMoments
+from onnxheadprune.choosing.activations.contexts import SiteMoments, inputs_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
@@ -55,7 +54,7 @@ def measured_paths(
     # A measure of the user's sees all outputs.
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     points = [(site, some) for site in sites for some in _measured(paths[site.index], how.points)]
-    workers = algebra_workers(max(math.prod(item.sizes) for site in sites for item in site.projections))
+    workers = algebra_workers(max(map(inputs_of, sites)))
     meters = [EffectMeter(main, parts[0].inputs, effect) for _, some in points for _ in some]
     chain = Chain(
         Parts(view, evidence.provider, max(map(len, parts)), sites),

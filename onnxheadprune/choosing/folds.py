@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.contexts import SiteMoments, context_moments
+from onnxheadprune.choosing.activations.contexts import SiteMoments, context_moments, inputs_of
 from onnxheadprune.choosing.effort import Work, samples_to_measure
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import Evidence
@@ -53,7 +53,7 @@ def look_at(
     Few samples, of which no part has as many positions as a projection has inputs, are all used for both.
     """
     data, count = evidence.data, samples_to_measure(len(sites))
-    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
+    widest = max(map(inputs_of, sites))
 
     crossed = count > MOST_APART * data.count
     learned, judged = data.split(0.5) if crossed else data.split_samples(count)
@@ -80,12 +80,8 @@ def look_at(
 
 def _short(sites: Sequence[Site], moments: SiteMoments) -> set[int]:
     """Return the indices of sites with fewer positions than inputs."""
-    return {
-        site.index
-        for site in sites
-        for item, moment in zip(site.projections, moments.get(site.index, ()), strict=False)
-        if moment.count < math.prod(item.sizes)
-    }
+    counts = moments.counts
+    return {site.index for site in sites if counts.get(site.index, math.inf) < inputs_of(site)}
 
 
 def _merged(one: SiteMoments, other: SiteMoments) -> SiteMoments:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.choosing.activations.contexts import seen, with_enough
+from onnxheadprune.choosing.activations.contexts import inputs_of, seen, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
@@ -37,11 +36,11 @@ def measured_steps(
 ) -> Measured:
     """Measure what steps of some sites cost: of each its ways, made from the moments of what it reads."""
     data, work = evidence.data, Work(analysis.view)
-    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
+    widest = max(map(inputs_of, sites))
     with algebra_threads(widest):
         looked = look_at(analysis.view, sites, evidence, work, progress)
         moments = looked.moments
-        sites, few = with_enough(seen(sites, moments, data.source), moments, looked.data)
+        sites, few = with_enough(seen(sites, moments, data.source), moments.counts, looked.data)
         found = algebra_workers(widest).each(or_reason(lambda site: ways(site, moments[site.index])), sites)
         each = reported(found, "ordering what to remove, site by site", len(sites), progress)
         paths, unread = readable(sites, each)

@@ -185,11 +185,6 @@ class Session:
         return {name: from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     @property
-    def is_open(self) -> bool:
-        """True if it holds its model."""
-        return self._session is not None
-
-    @property
     def inner(self) -> Any:
         """ONNX Runtime's own `InferenceSession`."""
         if self._turns is not None:

@@ -49,6 +49,11 @@ class SiteMoments(dict[int, tuple[Moments, ...]]):
         super().__init__(found)
         self.skipped = dict(skipped)  # why a site has none, by its label
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """The positions that reach all projections of a site, by its index."""
+        return {index: min(item.count for item in found) for index, found in self.items()}
+
 
 def context_moments(
     view: GraphView,
@@ -203,10 +208,10 @@ def measurable(
     if not found:
         raise RefusedError(next(iter(skipped.values())))
     known = data.count if data.positions is None else data.positions
-    if all(_inputs_of(site) <= known for site in found):
+    if all(inputs_of(site) <= known for site in found):
         return found, skipped
     if all(_has_position_per_token(view, site, data) for site in found):
-        enough, short = _with_enough(found, dict.fromkeys((one.index for one in found), known), data, instead)
+        enough, short = with_enough(found, dict.fromkeys((one.index for one in found), known), data, instead)
         return enough, skipped | short
     # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
     one = data.subset(1)
@@ -216,7 +221,7 @@ def measurable(
     counts = {index: round(seen[0].count * known / max(part, 1)) for index, seen in moments.items()}
     # What this batch does not reach is asked again when all are read.
     reached = tuple(site for site in found if counts[site.index])
-    enough, short = _with_enough(reached, counts, data, instead) if reached else ((), {})
+    enough, short = with_enough(reached, counts, data, instead) if reached else ((), {})
     able = tuple(site for site in found if site in enough or site not in reached)
     return able, skipped | moments.skipped | short
 
@@ -235,28 +240,18 @@ def _has_position_per_token(view: GraphView, site: Site, data: Calibration) -> b
 
 
 def with_enough(
-    sites: Sequence[AnySite],
-    moments: Mapping[int, Sequence[Moments]],
-    data: Calibration,
-    instead: str = INSTEAD,
+    sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, instead: str = INSTEAD
 ) -> tuple[tuple[AnySite, ...], dict[str, str]]:
     """The sites that have seen enough positions, and for the labels of the others why not."""
-    counts = {site.index: min(item.count for item in moments[site.index]) for site in sites}
-    return _with_enough(sites, counts, data, instead)
-
-
-def _with_enough(
-    sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, instead: str
-) -> tuple[tuple[AnySite, ...], dict[str, str]]:
-    short = [site for site in sites if counts[site.index] < _inputs_of(site)]
-    skipped = {site.label: missing(counts[site.index], _inputs_of(site), data) for site in short}
+    short = [site for site in sites if counts[site.index] < inputs_of(site)]
+    skipped = {site.label: missing(counts[site.index], inputs_of(site), data) for site in short}
     if len(short) == len(sites):
-        nearest = min(sites, key=lambda site: _inputs_of(site) - counts[site.index])
+        nearest = min(sites, key=lambda site: inputs_of(site) - counts[site.index])
         raise UsageError(f"{data.source}: {skipped[nearest.label]}; {instead}")
     return tuple(site for site in sites if site not in short), skipped
 
 
-def _inputs_of(site: Site) -> int:
+def inputs_of(site: Site) -> int:
     """Inputs of a site's widest projection: as many positions say something about each of its weights."""
     return max(math.prod(item.sizes) for item in site.projections)
 

@@ -86,7 +86,7 @@ def _measured(subject: Subject, *, full: bool, skip: bool) -> tuple[Sequence[Sit
             f" goes further, or take the exit that is always taken with {named_setting('exit', command='prune')}"
         )
     if full:
-        reached, few = with_enough(reached, moments, data, INSTEAD)
+        reached, few = with_enough(reached, moments.counts, data, INSTEAD)
         _require_all(few, skip)
         short |= few
     unreached = dict.fromkeys(others, f"no sample of {data.source} runs it")
