@@ -37,7 +37,7 @@ def guarded(context: click.Context) -> Iterator[None]:
 
 
 def _require_inputs(context: click.Context) -> None:
-    """Check that everything named exists. What is said of its kind, and of options for that kind, comes after."""
+    """Check that everything named exists, and then its kind. What is said of options for that kind comes after."""
     for option in context.command.params:
         paths = context.params.get(option.name or "")
         for value in paths if isinstance(paths, tuple) else [paths]:
@@ -46,17 +46,21 @@ def _require_inputs(context: click.Context) -> None:
 
                 require_data(value)
             elif option.type is FILE and value is not None:
-                from onnxheadprune.model.documents import require_model, require_model_file, require_there
+                from onnxheadprune.model.documents import require_model, require_there
 
                 if option.name in ("model", "pruned"):
-                    (require_model_file if _kind(context.params) == "model" else require_model)(value)
-                elif option.name == "folder" and value.is_file():
-                    raise click.UsageError(
-                        f"{value} is one model, and {context.info_name} takes a folder", context
-                    )
+                    require_model(value)
                 else:
                     is_argument = isinstance(option, click.Argument)
                     require_there(value, "" if is_argument else f"{max(option.opts, key=len)} ")
+    folder = context.params.get("folder")
+    if isinstance(folder, Path) and folder.is_file():
+        raise click.UsageError(f"{folder} is one model, and {context.info_name} takes a folder", context)
+    for name in ("model", "pruned") if _kind(context.params) == "model" else ():
+        if isinstance(path := context.params.get(name), Path):
+            from onnxheadprune.model.documents import require_model_file
+
+            require_model_file(path)
 
 
 def _makings(context: click.Context) -> Iterator[Making]:
