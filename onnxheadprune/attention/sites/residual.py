@@ -242,12 +242,14 @@ class Residuals:
 
         A norm in single operators and a mask are none.
         """
-        return _gates(value.producer for value in join.around if value.producer is not None)
+        before = self.before(join)
+        states = [] if before is None else before.node.results
+        return _gates((value.producer for value in join.around if value.producer is not None), states)
 
     def gates_behind(self, join: Join) -> Iterator[Use]:
         """The same behind the last sum of a stream."""
         is_last = join is self.chain(join)[-1]
-        return _gates(use.node for use in join.node.out.consumers if is_last)
+        return _gates((use.node for use in join.node.out.consumers if is_last), join.node.results)
 
     def chain(self, join: Join) -> tuple[Join, ...]:
         """All residual sums of the stream that one belongs to, in graph order."""
@@ -337,12 +339,27 @@ def _behind(node: Node, read: Collection[State]) -> State:
     return State.BIAS if states & {State.BIAS, State.ZERO} else State.NOTHING
 
 
-def _gates(nodes: Iterable[Node]) -> Iterator[Use]:
+def _gates(nodes: Iterable[Node], states: Collection[Value]) -> Iterator[Use]:
     for node in sorted({*nodes}, key=lambda item: item.index):
         if node in SCALES and len(node.inputs) == len(node.computed) == 2:
-            sources = [frozenset(filter(_is_layer_output, near(value))) for value in node.computed]
-            pairs = enumerate(zip(sources, reversed(sources), strict=True))
-            yield from islice((Use(node, index) for index, (own, other) in pairs if own - other), 1)
+            pairs = enumerate(zip(node.computed, reversed(node.computed), strict=True))
+            yield from islice((Use(node, at) for at, pair in pairs if _is_gate(*pair, states)), 1)
+
+
+def _is_gate(value: Value, other: Value, states: Collection[Value]) -> bool:
+    """Return whether layers compute a value that is multiplied with a state of the stream, if one is known."""
+    stream = near(other)
+
+    def above(item: Value) -> Iterable[Value]:
+        node = item.producer
+        # Without a known state, a sum may be the stream itself.
+        is_end = item in stream or _is_layer_output(item) or (node and not states and len(addends(node)) > 1)
+        return () if node is None or is_end else contents(node)
+
+    if states and not any(state in stream for state in states):
+        return False
+    read = reachable([value], above, MAX_BEHIND)
+    return any(_is_layer_output(item) and item not in stream for item in read)
 
 
 def _from_outside(node: Node) -> list[Value]:
