@@ -16,6 +16,8 @@ Stack: TypeAlias = tuple[str, ...]
 _SPOKEN = ("layer", "layers", "h", "block", "blocks")
 """Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
 _NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
+_CALLED = re.compile(r"(.*?[._-]*\d{1,4})_(\d{1,4})")
+"""A numbered module, and the number of its call: TensorFlow's name of a scope that is entered again."""
 _REPEATED = re.compile(r"#\d+$")
 """The running number of sites with equal names."""
 _UNSAFE = re.compile(r"[\s:*,]+")
@@ -42,10 +44,11 @@ def layers_by_name(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[Nu
     `layers.2.blocks.5`, and a `Sequential` numbers whatever it holds. A number counts layers where what it numbers
     holds an attention and something beside it; of several such numbers the innermost does.
     """
-    counting = _counting(sites)
+    places = _places(sites)
+    counting = _counting(sites, places)
     stacks: dict[Stack, dict[int, list[tuple[NumberedPath, Site]]]] = defaultdict(lambda: defaultdict(list))
     for site in sites:
-        place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
+        place = next((place for place in reversed(places[site]) if place.shape in counting), None)
         if place is not None:
             stacks[place.stack][place.number].append((place, site))
     return stacks
@@ -60,25 +63,52 @@ def common_path(names: Iterable[str]) -> Stack:
     return tuple(common)
 
 
-def _places(site: Site) -> list[NumberedPath]:
-    """Return the numbers in the module path of a site, from the outermost on."""
-    parts = [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part]
-    places = []
-    for position, part in enumerate(parts):
-        found = _NUMBERED.fullmatch(part)
-        # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
-        if found is None or not (position or found[1]) or found[1] == site.UNNAMED:
-            continue
-        word = (found[1],) if found[1] else ()
-        places.append(NumberedPath((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
-    return places
+def _places(sites: Iterable[Site]) -> Mapping[Site, list[NumberedPath]]:
+    """Return the numbers in the module path of each site, from the outermost on."""
+    paths = {
+        site: [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part] for site in sites
+    }
+    called = _called(paths.values())
+    found: dict[Site, list[NumberedPath]] = {site: [] for site in paths}
+    for site, parts in paths.items():
+        for position, part in enumerate(parts):
+            path = tuple(parts[: position + 1])
+            numbered = _NUMBERED.fullmatch(called.get(path, part))
+            # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
+            if numbered is None or not (position or numbered[1]) or numbered[1] == site.UNNAMED:
+                continue
+            word = (numbered[1],) if numbered[1] else ()
+            found[site].append(NumberedPath((*path[:-1], *word), int(numbered[2]), path))
+    return found
 
 
-def _counting(sites: Sequence[Site]) -> Collection[Stack]:
+def _called(paths: Iterable[Sequence[str]]) -> Mapping[Stack, str]:
+    """Return the names of numbered modules without the number of their call, by their paths.
+
+    All modules of a stack are called as often: what is behind `layer_0_1` and `layer_1_1` is no number of a layer. Of
+    one that is alone, the module around it tells.
+    """
+    stacks: dict[tuple[Stack, str], dict[Stack, re.Match[str]]] = defaultdict(dict)
+    for parts in paths:
+        for position, part in enumerate(parts):
+            found = _CALLED.fullmatch(part)
+            numbered = None if found is None else _NUMBERED.fullmatch(found[1])
+            if found is not None and numbered is not None and numbered[1]:
+                path = tuple(parts[: position + 1])
+                stacks[path[:-1], numbered[1]][path] = found
+    names: dict[Stack, str] = {}
+    for (around, _), stack in stacks.items():
+        calls = {found[2] for found in stack.values()}
+        if len(calls) == 1 and (len(stack) > 1 or (around and around[-1].endswith(f"_{min(calls)}"))):
+            names |= {path: found[1] for path, found in stack.items()}
+    return names
+
+
+def _counting(sites: Sequence[Site], places: Mapping[Site, Sequence[NumberedPath]]) -> Collection[Stack]:
     """Return the shapes of the stacks whose numbers count layers."""
     held: dict[Stack, dict[tuple[Stack, int], list[Site]]] = defaultdict(lambda: defaultdict(list))
     for site in sites:
-        for place in _places(site):
+        for place in places[site]:
             held[place.shape][place.stack, place.number].append(site)
     begins = any(site.begins_layer for site in sites)
     together, alone = set(), []
@@ -87,14 +117,19 @@ def _counting(sites: Sequence[Site]) -> Collection[Stack]:
         if len(numbered) == 1 and _is_repeated(numbered):
             continue
         if any(len(found) > 1 and any(found) for found in beginning):
-            if not any(_holds_layers(found, len(shape), begins) for found in numbered.values()):
+            if not any(_holds_layers(found, places, len(shape), begins) for found in numbered.values()):
                 together.add(shape)
-        elif all(map(any, beginning)) or (shape[-1] in _SPOKEN and not _alternates(numbered)):
+        elif all(map(any, beginning)) or (_is_spoken(shape) and not _alternates(numbered)):
             own = [site for found in numbered.values() for site in found]
             if not _are_between(sites, own):
                 alone.append(shape)
     # Without a number that holds several sites, the outermost one that holds attention is the layer's.
     return together or set(sorted(alone, key=len)[:1])
+
+
+def _is_spoken(stack: Stack) -> bool:
+    """Return whether a stack is called as layers are: "layers", or "mixer_layer"."""
+    return re.split(r"[_-]", stack[-1])[-1] in _SPOKEN
 
 
 def _are_between(sites: Sequence[Site], some: Sequence[Site]) -> bool:
@@ -110,7 +145,9 @@ def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
     return not any(begins) or all(one != other for one, other in pairwise(begins))
 
 
-def _holds_layers(sites: Sequence[Site], depth: int, attends: bool) -> bool:
+def _holds_layers(
+    sites: Sequence[Site], places: Mapping[Site, Sequence[NumberedPath]], depth: int, attends: bool
+) -> bool:
     """Return whether sites of one number are several layers: an attention follows a block, under its own.
 
     Args:
@@ -122,8 +159,8 @@ def _holds_layers(sites: Sequence[Site], depth: int, attends: bool) -> bool:
         [
             tuple(
                 (place.stack, place.number)
-                for place in _places(site)
-                if len(place.stack) > depth and (attends or place.stack[-1] in _SPOKEN)
+                for place in places[site]
+                if len(place.stack) > depth and (attends or _is_spoken(place.stack))
             )[-1:]
             for site in run
         ]

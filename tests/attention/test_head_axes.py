@@ -21,7 +21,7 @@ from onnxheadprune.model.storage.tensors import stored_size
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN, STATIC
 from tests.attention.cuts import check_cut, check_exact
-from tests.attention.net_parts import WIDTH, B, D, H, S, split
+from tests.attention.net_parts import WIDTH, B, D, H, S, merged, split
 
 RATIO, GROUPS = 2, 2
 
@@ -67,6 +67,28 @@ def test_queries_of_a_group_stand_in_a_row(symbolic: bool) -> None:
     """[B, K, G*S, D]: neighbours along the queries belong to one head, so that is the slower axis, not the features."""
     net = Net(replace(STATIC, symbolic=symbolic))
     _exact(net, _in_a_row(net, "bs-"), "gqa", GROUPS, [0, 2], [2, 3])
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_queries_of_a_group_stand_in_a_row_of_a_folded_batch(symbolic: bool) -> None:
+    """[B*K, G*S, D], as tf2onnx writes an einsum of grouped queries: two axes of heads, and of neither a known size."""
+    net = Net(replace(STATIC, symbolic=symbolic))
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    batch, length = (net.op("Shape", x, start=axis, end=axis + 1) for axis in (0, 1))
+
+    def folded(name: str, count: int, *order: int) -> Any:
+        shape = [net.op("Mul", batch, net.ints(GROUPS)), net.ints(D)]
+        shape.insert(order.index(1), net.op("Mul", length, net.ints(count // GROUPS)))
+        return net.op(
+            "Reshape", split(net, x, name, 0, *order, heads=count), net.op("Concat", *shape, axis=0)
+        )
+
+    context = _weighted(
+        net, folded("q", H, 2, 1, 3), folded("k", GROUPS, 2, 3, 1), folded("v", GROUPS, 2, 1, 3)
+    )
+    apart = net.op("Reshape", context, net.op("Concat", batch, net.ints(H, -1, D), axis=0))
+    output = net.op("MatMul", merged(net, apart), net.weight("o", H * D, WIDTH))
+    _exact(net, output, "gqa", GROUPS, [0, 2], [2, 3])
 
 
 @pytest.mark.parametrize("computed", [False, True], ids=["of inputs", "of data"])

@@ -59,6 +59,7 @@ SPELLED = [
     "model/encoder_layer_@/attention/dense_1 model/encoder_layer_@/dense_2",
     "encoder/layer_._@/attention encoder/layer_._@/intermediate",
     "layer@.attn layer@",
+    "bert_3/transformer_layer_@_3/self_attention_3 bert_3/transformer_layer_@_3",
 ]
 
 
@@ -143,6 +144,19 @@ def test_single_branches_that_do_not_alternate_are_layers() -> None:
     """Nemotron-H calls each of its mixers, attentions and networks a layer."""
     names = ["a layers.0.mixer", "a layers.1.mixer", "f layers.2.mixer", "a layers.3.mixer"]
     assert keys(names) == {n: [name[2:]] for n, name in enumerate(names) for n in [str(n)]}
+
+
+def test_the_number_of_a_call_is_no_layer() -> None:
+    """Keras calls its modules in scopes that TensorFlow numbers by entry, whatever the modules hold."""
+    assert list(keys(["f net_1/mixer_layer_0_1", "f net_1/mixer_layer_1_1", "f net_1/mixer_layer_2_1"])) == [
+        "0",
+        "1",
+        "2",
+    ]
+    stages = [
+        f"{kind} net/block_0_{n}/{part}" for n in (1, 2) for kind, part in (("a", "attn"), ("f", "mlp"))
+    ]
+    assert list(keys(stages)) == ["1", "2"]
 
 
 def test_a_module_that_holds_all_layers_is_none() -> None:

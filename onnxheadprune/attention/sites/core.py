@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -25,6 +24,9 @@ class Core:
     node: Node  # the product, or a fused attention node
     heads: Heads  # the labels at each position of the head axes
     head_axes: tuple[int, ...]  # axes of the core's output that enumerate heads
+    head_sizes: tuple[
+        int, ...
+    ]  # the number of head positions along each: of a symbolic axis, those of one period
     feature_axes: tuple[int, ...]  # axes of the core's output that lie within a head
     # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
@@ -35,10 +37,11 @@ class Core:
         """The head axes of its output, and the axes within a head."""
         return self.head_axes, self.feature_axes, self.runs
 
-    def labelled(self, labels: Array) -> Live:
-        """Return labels of the head axes, and of the first feature axis if they have one more, as a live set."""
-        axes = (*self.head_axes, *self.feature_axes[: labels.ndim - len(self.head_axes)])
-        return Live.over(axes, labels, self.runs)
+    def labelled(self, labels: Array, width: int | None = None) -> Live:
+        """Return labels of the head positions, or of each of `width` features of them, as a live set."""
+        features = () if width is None else (width,)
+        axes = (*self.head_axes, *self.feature_axes[: len(features)])
+        return Live.over(axes, labels.reshape((*self.head_sizes, *features)), self.runs)
 
 
 def is_alike(cores: Iterable[Core]) -> bool:
@@ -93,15 +96,3 @@ class Trace:
 MAX_UPSTREAM = 2**12
 """Nodes between a core and the weights above it."""
 MAX_VIEWS = 16
-
-
-def head_shape(core: Core) -> tuple[int, ...]:
-    """The sizes of the axes of a core's output that enumerate heads."""
-    shape = core.node.out.shape
-    assert shape is not None
-    sizes = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
-    if 0 in sizes:
-        # A symbolic axis (batch * heads) carries one period: what the other head axes leave.
-        known = math.prod(size for size in sizes if size)
-        sizes = [size or len(core.heads) // known for size in sizes]
-    return tuple(sizes)

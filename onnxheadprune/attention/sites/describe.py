@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxheadprune.attention.sites.caches import cache_ends
-from onnxheadprune.attention.sites.core import Core, head_shape
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.score_products import features, query_width
@@ -215,8 +215,7 @@ def _bits(owner: Sequence[int | None]) -> Array:
 
 def _head_bits(core: Core, owner: Sequence[int | None]) -> Live:
     """The bit of the head at every head position of the core's output."""
-    bits = _bits(owner)
-    return core.labelled(bits.reshape(head_shape(core)))
+    return core.labelled(_bits(owner))
 
 
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.core import Core, head_shape, is_alike
+from onnxheadprune.attention.sites.core import Core, is_alike
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.domain import POSITIONS
@@ -246,7 +246,7 @@ def _weights_read(core: Core) -> tuple[Value, Live] | None:
     feature = found.out_axes[core.feature_axes[0]]
     weights = next((index for index in found.indices if index not in found.owners(feature)), None)
     value = None if weights is None else core.node.input(weights)
-    heads = core.labelled(np.arange(1, len(core.heads) + 1).reshape(head_shape(core)))
+    heads = core.labelled(np.arange(1, len(core.heads) + 1))
     answer = ask(core.node, [heads], POSITIONS)
     live = FULL if isinstance(answer, Refusal) or weights is None else answer.inputs.get(weights, FULL)
     if value is None or not _numbers_all(live, len(core.heads)):

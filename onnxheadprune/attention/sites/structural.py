@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.attention_near_misses import (
     shared_by_heads,
 )
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.core import Core, Trace, head_shape
+from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
@@ -90,9 +90,8 @@ def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
     source = core.node.input(values)
     if not isinstance(width, int) or others or source is None:
         return
-    heads = head_shape(core)
-    labels = np.arange(1, math.prod(heads) * width + 1).reshape(*heads, width)
-    answer = ask(core.node, [core.labelled(labels)], POSITIONS)
+    labels = np.arange(1, len(core.heads) * width + 1)
+    answer = ask(core.node, [core.labelled(labels, width)], POSITIONS)
     if isinstance(answer, Refusal) or values not in answer.inputs:
         return
     for earlier in tracer.follow(source, answer.inputs[values]).cores:

@@ -53,10 +53,11 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
     folded = [axis for axis in rows if axis not in tokens]
     head_axes = (*batch, *folded)
     classes = {head_axes.index(axis): known for axis in folded if (known := weights[axis]) is not None}
-    heads = _sharing(_head_sets(live, head_axes), [live.period(axis) for axis in head_axes], classes)
+    sizes = tuple(live.period(axis) for axis in head_axes)
+    heads = _sharing(_head_sets(live, head_axes), sizes, classes)
     features = tuple(axis for axis in free if axis not in rows) or (feature,)
     runs = tuple((axis, run) for axis, run in live.runs if axis in head_axes)
-    return Trace((Core(node, heads, head_axes, features, tokens_of(live, tokens), runs),))
+    return Trace((Core(node, heads, head_axes, sizes, features, tokens_of(live, tokens), runs),))
 
 
 def _are_alike(classes: Sequence[int] | None) -> bool:
@@ -209,8 +210,8 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
     if node is None or value.is_constant:
         return Trace(), []
     if is_fused(node):
-        split = _split_fused(node, value.output_index, live)
-        return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
+        core = _fused_core(node, value.output_index, live)
+        return Trace(() if core is None else (core,)), []
     product = is_product(node)
     if product is not None:
         return Trace() if is_state_space(node) else _classify(node, product, live), []
@@ -241,17 +242,8 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
     return own, upstream or through
 
 
-class FusedHeads(NamedTuple):
-    """Labels on the context of a fused node: per head, the axes of heads and of features, and the tokens told apart."""
-
-    heads: tuple[frozenset[int], ...]
-    head_axes: tuple[int, ...]
-    feature_axes: tuple[int, ...]
-    tokens: int
-
-
-def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
-    """Return heads, features and tokens by labels on a fused node's context, None where its layout is unknown."""
+def _fused_core(node: Node, output_index: int, live: Live) -> Core | None:
+    """Return the core that labels on a fused node's context reach, None where its layout is unknown."""
     layout = layout_of(node)
     if layout is None or output_index != 0:
         return None
@@ -267,7 +259,7 @@ def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None
     rows = np.moveaxis(array, places, range(len(places))).reshape(layout.num_heads, -1)
     heads = tuple(frozenset(int(label) for label in row if label) for row in rows)
     tokens = tokens_of(live, [axis for axis in live.axes if axis not in layout.out_axes])
-    return FusedHeads(heads, layout.out_axes[:1], layout.out_axes[1:], tokens)
+    return Core(node, heads, layout.out_axes[:1], (len(heads),), layout.out_axes[1:], tokens)
 
 
 def _refused(
