@@ -409,7 +409,8 @@ def test_json_is_the_only_thing_on_stdout_of_a_real_process(
     )  # fmt: skip
     assert result.returncode == 0
     assert json.loads(result.stdout)["validation"]["accuracy"]["count"] == 450
-    assert result.stderr == ""
+    # What takes long on a slow machine says how far it is, with the time of day.
+    assert not [line for line in result.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
 
 
 def test_main_is_the_entry_point() -> None:
