@@ -24,9 +24,8 @@ class Core:
     node: Node  # the product, or a fused attention node
     heads: Heads  # the labels at each position of the head axes
     head_axes: tuple[int, ...]  # axes of the core's output that enumerate heads
-    head_sizes: tuple[
-        int, ...
-    ]  # the number of head positions along each: of a symbolic axis, those of one period
+    # the number of head positions along each: of a symbolic axis, those of one period
+    head_sizes: tuple[int, ...]
     feature_axes: tuple[int, ...]  # axes of the core's output that lie within a head
     # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
