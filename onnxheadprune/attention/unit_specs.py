@@ -136,8 +136,8 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
 
 
 def _named_layers(text: str) -> Iterator[str]:
-    """The keys of what is removed as a whole."""
-    for token in text.split():
+    """The keys of what is removed as a whole: names hold no comma, so it separates them as spaces do."""
+    for token in text.replace(",", " ").split():
         if token.startswith((HEADS_KEY, LAYERS)) or kind_of_key(token) is not None:
             yield token
             continue

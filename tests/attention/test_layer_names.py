@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune import inspect, prune
+from onnxheadprune import inspect, plan_pruning, prune
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
@@ -223,6 +223,12 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
     result = prune(toys_scores.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
+
+
+@pytest.mark.parametrize("spec", ["0 2", "0,2", " 0, 2,"])
+def test_layers_are_listed_with_spaces_or_commas(spec: str) -> None:
+    plan = plan_pruning(toys_scores.stack(layers=3), layers=spec)
+    assert [cut.index for cut in plan.cuts if cut.removed] == [0, 2]
 
 
 def test_what_there_is_is_said_of_a_layer_that_is_not_there(command: Command, digits: Path) -> None:

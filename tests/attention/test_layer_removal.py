@@ -324,7 +324,7 @@ def check_removed(network: Network | Joint, key: str) -> None:
 OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, ROUNDED, *GATES, *GIVEN)]
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 @pytest.mark.parametrize(("place", "has_name"), [(0, True), (1, False), (2, False), (2, True)])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_branch_of_a_layer_is_removed(kind: str, place: int, has_name: bool) -> None:
@@ -337,7 +337,7 @@ def test_every_branch_of_a_layer_is_removed(kind: str, place: int, has_name: boo
     check_removed(network, "1")
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_the_last_branch_of_the_last_layer_is_removed(kind: str, norm: bool) -> None:
@@ -345,7 +345,7 @@ def test_the_last_branch_of_the_last_layer_is_removed(kind: str, norm: bool) -> 
     check_removed(Network([["attention", "network", kind]] * 3, norm), "2")
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("module", ["positions", "layers.@/added"])
 @pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind != "hidden is an output"])
 def test_what_another_module_adds_behind_a_layer_stays(kind: str, module: str) -> None:
@@ -367,7 +367,7 @@ def test_an_input_that_is_added_behind_a_layer_stays(kind: str, named: Sequence[
         check_removed(network, key)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_stem_and_a_head_are_in_no_layer(kind: str) -> None:
     """What has a name elsewhere, and what lies in front of the first layer."""
@@ -473,7 +473,7 @@ def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.Mon
     check_removed(network, "0")
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(11)
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("at", [0, 1, 2])

@@ -234,7 +234,7 @@ FOLDED = ("Gemm", "Conv of kernel 1", "Conv over tokens")
 """They fold heads and samples into one axis, in which labels do not tell whose core made what."""
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 @pytest.mark.parametrize(
     ("kind", "shared"),
     [(kind, shared) for kind in KINDS for shared in SHARED if "one by" not in kind or shared not in FOLDED],
@@ -243,7 +243,7 @@ def test_heads_are_found_behind_layers_that_they_share(shared: str, kind: str) -
     _exact(_model(KINDS[kind].nodes, SHARED[shared], MERGED), KINDS[kind].kv_num_heads)
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(9)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mean", MEANS)
 def test_heads_are_found_in_front_of_a_sum_or_a_mean(mean: str, kind: str) -> None:

@@ -33,7 +33,7 @@ def nodes_of(key: tuple[str, str], each: int) -> list[tuple[str, str, NodeProto]
     return [known[(start + index * step) % len(known)] for index in range(each)]
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 @pytest.mark.parametrize(
     ("key", "each"),
     [
