@@ -9,6 +9,7 @@ from itertools import groupby, pairwise, takewhile
 from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.model.graph.walks import stored_behind
 
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
@@ -114,7 +115,7 @@ def _counting(sites: Sequence[Site], places: Mapping[Site, Sequence[NumberedPath
     together, alone = set(), []
     for shape, numbered in held.items():
         beginning = [[not begins or site.begins_layer for site in found] for found in numbered.values()]
-        if len(numbered) == 1 and _is_repeated(numbered):
+        if _is_one_module(numbered):
             continue
         if any(len(found) > 1 and any(found) for found in beginning):
             if not any(_holds_layers(found, places, len(shape), begins) for found in numbered.values()):
@@ -172,9 +173,19 @@ def _holds_layers(
     return len(runs) > 1 and apart and all(number for numbers in inner for number in numbers)
 
 
-def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
-    """Return whether one module runs several times: its number is that of none of its runs."""
-    return any(_REPEATED.search(site.name) for found in numbered.values() for site in found)
+def _is_one_module(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
+    """Return whether one module runs several times: its number is that of none of its runs, nor are those of calls."""
+    if len(numbered) == 1:
+        return any(_REPEATED.search(site.name) for found in numbered.values() for site in found)
+    if not all(_NUMBERED.fullmatch(stack[-1]) for stack, _ in numbered):
+        return False
+    weights = {
+        frozenset(
+            value for site in found for item in site.projections if (value := stored_behind(item.operand))
+        )
+        for found in numbered.values()
+    }
+    return len(weights) == 1 and weights != {frozenset()}
 
 
 def stack_labels(stacks: Sequence[Stack]) -> dict[Stack, str]:

@@ -26,6 +26,7 @@ from typing import TypeAlias
 from onnxheadprune.attention.cut_edits import sites_losing_all
 from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
 from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import emptied, module_path
 from onnxheadprune.attention.sites.residual import Join, State, Term, is_given, lead_only_to, silenced
 from onnxheadprune.attention.sites.site import Site
@@ -370,8 +371,8 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
     Args:
         begins: whether the model has sites that a layer begins with; else each is a layer.
     """
-    for _, stretch in groupby(ordered, lambda site: _place(site, sites)[0]):
-        some = list(stretch)
+    stretches = groupby(ordered, lambda site: _place(site, sites)[0])
+    for some in [own for _, stretch in stretches for own in _by_stream(list(stretch), sites)]:
         # Attentions in a row are one layer only where blocks tell where layers end.
         blocks = any(not site.begins_layer for site in some)
         layer: list[Site] = []
@@ -386,6 +387,27 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
             layer.pop()
         if layer:
             yield layer
+
+
+def _by_stream(ordered: Sequence[Site], sites: Sites) -> list[list[Site]]:
+    """Return the sites of each residual stream, those of what feeds another one first.
+
+    Nodes of an encoder and a decoder may lie in any order in which each comes after those that it reads. Streams of
+    one attention are one; where a stream has no layer of its own, it is a part of one, and all stay together.
+    """
+    streams: Partition[Join] = Partition()
+    joins = {site: [sites.residuals.chain(join)[0] for join, _ in _added(site, sites)] for site in ordered}
+    for some in filter(None, joins.values()):
+        streams.join(some)
+    found: dict[Join | None, list[Site]] = defaultdict(list)
+    last: Join | None = next((streams.root(some[0]) for some in joins.values() if some), None)
+    for site in ordered:
+        # What is in no stream lies within what is computed around it.
+        last = streams.root(joins[site][0]) if joins[site] else last
+        found[last].append(site)
+    if any(len({site.begins_layer for site in some}) == 1 for some in found.values()):
+        return [list(ordered)]
+    return sorted(found.values(), key=lambda some: ordered.index(some[-1]))
 
 
 def _is_in_stream(site: Site, first: Site, sites: Sites) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
@@ -16,6 +18,7 @@ from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import ModelError, UsageError
 from tests import toys_exits, toys_scores
 from tests.conftest import ROOT, Command
+from tests.toys_seq2seq import HIDDEN, Block
 
 DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 """Four layers."""
@@ -144,3 +147,61 @@ def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: 
         assert keys(twice / name) == {"2": ["2", "ffn.2"]}
     outcome = command("prune", twice, "-o", tmp_path / "more", "--layers", "0")
     assert outcome.exit_code == 2 and "this model's layers are 2" in outcome.stderr
+
+
+def two_stacks(tangled: bool) -> ModelProto:
+    """Two layers of an encoder and of a decoder; `tangled`, the decoder's first attention comes before the encoder."""
+    block = Block()
+    nothing = block.toy.constant("nothing", np.zeros((1, 1, 1, 1), np.float32))
+
+    def attended(stream: str, source: str, name: str) -> str:
+        keys, values = (block.heads(source, f"{name}.{part}") for part in "kv")
+        return block.attended(stream, name, keys, values, nothing)
+
+    encoded, decoded = "source", "target"
+    if tangled:
+        decoded = attended(decoded, decoded, "decoder.0")
+    for number in range(2):
+        encoded = block.fed(attended(encoded, encoded, f"encoder.{number}"), f"encoder.{number}.mlp")
+    for number in range(2):
+        if number or not tangled:
+            decoded = attended(decoded, decoded, f"decoder.{number}")
+        decoded = block.fed(attended(decoded, encoded, f"cross.{number}"), f"decoder.{number}.mlp")
+    info = block.toy.info
+    return block.toy.model(
+        [info("source", [1, "s", HIDDEN]), info("target", [1, "t", HIDDEN])],
+        [info(decoded, [1, "t", HIDDEN])],
+    )
+
+
+@pytest.mark.parametrize("tangled", [False, True])
+def test_without_names_the_layers_of_an_encoder_come_before_those_of_its_decoder(tangled: bool) -> None:
+    first, second = ("1 2", "0 3") if tangled else ("0 1", "2 3")
+    encoder = [[number, f"ffn.{place}"] for place, number in enumerate(first.split())]
+    decoder = [[*second.split(), "ffn.2"], ["4", "5", "ffn.3"]]
+    expected = {str(number): own for number, own in enumerate([*encoder, *decoder])}
+    assert keys(anonymous(two_stacks(tangled))) == expected
+
+
+def test_a_block_whose_nodes_have_no_path_has_that_of_the_sum_behind_it() -> None:
+    model = anonymous(two_stacks(False))
+    sums = [node for node in model.graph.node if node.output[0].endswith(".stream")]
+    for number, node in enumerate(sums):
+        node.name = f"net/block_{number}/add"
+    names = [site.name for site in inspect(model).every]
+    assert names == [f"net.block_{number}" for number in (0, 2, 4, 5, 7, 8, 1, 3, 6, 9)]
+
+
+def test_calls_of_one_module_are_numbered_as_layers_are() -> None:
+    """Each runs on the same weights, so its number is no layer's."""
+    model = toys_scores.stack(layers=3)
+    for node in model.graph.node:
+        found = re.search(r"layer(\d)", node.output[0])
+        if found is not None:
+            node.name = f"net/group_0_inner_0_{2 * int(found[1]) + 1}/{node.op_type}"
+        node.input[:] = [
+            re.sub(r"^layer\d", "layer0", name) if name in stored else name
+            for stored in [{tensor.name for tensor in model.graph.initializer}]
+            for name in node.input
+        ]
+    assert keys(model) == {str(number): [str(number), f"ffn.{number}"] for number in range(3)}

@@ -202,7 +202,10 @@ def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], k
     every = list(blocks)
     first = next((node for some, makers in every for node in (*(item.node for item in some), *makers)), None)
     scopes = first is not None and _scopes_decide(first.scope.root)
-    names = [_name(*block, scopes) or f"{kind}_{index}" for index, block in enumerate(every)]
+    names = [
+        _name(*block, scopes) or _name_behind(block[0]) or f"{kind}_{index}"
+        for index, block in enumerate(every)
+    ]
     counts = Counter(names)
     seen: Counter[str] = Counter()
     unique = []
@@ -246,6 +249,18 @@ def module_path(node: Node) -> list[str]:
     if "." in name and not GENERIC.match(name):
         return name.split(".")[:-1]
     return []
+
+
+def _name_behind(projections: Sequence[Projection]) -> str:
+    """The path of the first node with one that alone reads what projections without paths give.
+
+    tf2onnx spells an einsum as nodes that it numbers; the bias behind it, or the residual sum, has its module's name.
+    """
+    nodes = [item.node for item in projections]
+    while nodes and not any(map(module_path, nodes)):
+        alone = [(node, node.readers[0]) for node in nodes if len(node.readers) == 1]
+        nodes = [reader for node, reader in alone if reader.index > node.index]
+    return ".".join(next(filter(None, map(module_path, nodes)), []))
 
 
 def _projection_path(projection: Projection, scopes: bool) -> list[str]:
