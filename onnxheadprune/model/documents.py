@@ -110,7 +110,8 @@ def require_model_file(path: Path) -> None:
     """Refuse a folder where one model is needed, and whatever else is no file."""
     mode = require_model(path)
     if stat.S_ISDIR(mode):
-        first = next((f", like {file}" for file in sorted(path.rglob("*.onnx"))), "")
+        files = sorted((*path.glob("*.onnx"), *path.glob("*/*.onnx")))
+        first = next((f", like {file}" for file in files), "")
         raise UsageError(f"{path} is a folder, and one model is needed here{first}")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a file")
