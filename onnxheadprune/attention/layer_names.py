@@ -17,7 +17,7 @@ Stack: TypeAlias = tuple[str, ...]
 _SPOKEN = ("layer", "layers", "h", "block", "blocks")
 """Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
 _NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
-_CALLED = re.compile(r"(.*?[._-]*\d{1,4})_(\d{1,4})")
+_CALLED = re.compile(r"(.*\d)_(\d{1,4})")
 """A numbered module, and the number of its call: TensorFlow's name of a scope that is entered again."""
 _REPEATED = re.compile(r"#\d+$")
 """The running number of sites with equal names."""

@@ -165,10 +165,14 @@ def _unnumbered(
     streams: dict[Join, list[Site]] = defaultdict(list)
     for site in ordered:
         if site in places:
-            streams[sites.residuals.chain(places[site][0][0])[0]].append(site)
+            streams[_streams(site, places, sites)[0]].append(site)
     found: dict[Stack, list[list[Site]]] = {}
     for some in streams.values():
-        layers = [] if known & {*some} else [own for own in _by_structure(some, sites, True) if len(own) > 1]
+        layers = (
+            []
+            if known & {*some}
+            else [own for own in _by_structure(some, places, sites, True) if len(own) > 1]
+        )
         stack = common_path(site.name for own in layers for site in own)
         if len(layers) > 1 and stack and stack not in found:
             found[stack] = layers
@@ -199,7 +203,8 @@ def layers(sites: Sites) -> dict[str, Layer]:
         some = [Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own]
         return {layer.key: _apart(layer, places) for layer in _placed(some, places)}
     found = numbered or [
-        Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
+        Layer(str(number), "", tuple(own))
+        for number, own in enumerate(_by_structure(ordered, places, sites, begins))
     ]
     return {layer.key: _apart(layer, places) for layer in _completed(found, ordered, places, sites)}
 
@@ -217,7 +222,7 @@ def _added(site: Site, sites: Sites) -> list[tuple[Join, Term]]:
 
 
 def _placed(found: Iterable[Layer], places: Places) -> Iterator[Layer]:
-    """Yield layers with the residual sums of their sites; without, where two layers meet in one sum."""
+    """Yield layers with the places of their sites in streams; without sums of their own, where two meet in one."""
     some = list(found)
     owners: dict[Join, set[str]] = defaultdict(set)
     for layer in some:
@@ -365,14 +370,16 @@ def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str
     )
 
 
-def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterator[list[Site]]:
+def _by_structure(
+    ordered: Sequence[Site], places: Places, sites: Sites, begins: bool
+) -> Iterator[list[Site]]:
     """Yield the sites of each layer.
 
     Args:
         begins: whether the model has sites that a layer begins with; else each is a layer.
     """
     stretches = groupby(ordered, lambda site: _place(site, sites)[0])
-    for some in [own for _, stretch in stretches for own in _by_stream(list(stretch), sites)]:
+    for some in [own for _, stretch in stretches for own in _by_stream(list(stretch), places, sites)]:
         # Attentions in a row are one layer only where blocks tell where layers end.
         blocks = any(not site.begins_layer for site in some)
         layer: list[Site] = []
@@ -383,39 +390,41 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
                 layer = []
             if begin or layer:
                 layer.append(site)
-        while layer and not _is_in_stream(layer[-1], layer[0], sites):
+        while layer and not _is_in_stream(layer[-1], layer[0], places, sites):
             layer.pop()
         if layer:
             yield layer
 
 
-def _by_stream(ordered: Sequence[Site], sites: Sites) -> list[list[Site]]:
+def _by_stream(ordered: Sequence[Site], places: Places, sites: Sites) -> list[list[Site]]:
     """Return the sites of each residual stream, those of what feeds another one first.
 
     Nodes of an encoder and a decoder may lie in any order in which each comes after those that it reads. Streams of
     one attention are one; where a stream has no layer of its own, it is a part of one, and all stay together.
     """
     streams: Partition[Join] = Partition()
-    joins = {site: [sites.residuals.chain(join)[0] for join, _ in _added(site, sites)] for site in ordered}
-    for some in filter(None, joins.values()):
+    own = {site: _streams(site, places, sites) for site in ordered}
+    for some in filter(None, own.values()):
         streams.join(some)
     found: dict[Join | None, list[Site]] = defaultdict(list)
-    last: Join | None = next((streams.root(some[0]) for some in joins.values() if some), None)
+    last: Join | None = next((streams.root(some[0]) for some in own.values() if some), None)
     for site in ordered:
         # What is in no stream lies within what is computed around it.
-        last = streams.root(joins[site][0]) if joins[site] else last
+        last = streams.root(own[site][0]) if own[site] else last
         found[last].append(site)
     if any(len({site.begins_layer for site in some}) == 1 for some in found.values()):
         return [list(ordered)]
-    return sorted(found.values(), key=lambda some: ordered.index(some[-1]))
+    return sorted(found.values(), key=lambda some: _place(some[-1], sites))
 
 
-def _is_in_stream(site: Site, first: Site, sites: Sites) -> bool:
+def _streams(site: Site, places: Places, sites: Sites) -> list[Join]:
+    """The first residual sums of the streams that a site adds to."""
+    return [sites.residuals.chain(join)[0] for join, _ in places.get(site, ())]
+
+
+def _is_in_stream(site: Site, first: Site, places: Places, sites: Sites) -> bool:
     """Return whether a site is a branch of the residual stream that a layer's first site is one of."""
-    if site.is_branch:
-        return True
-    streams = [{sites.residuals.chain(join)[0] for join, _ in _added(one, sites)} for one in (first, site)]
-    return not streams[0].isdisjoint(streams[1])
+    return site.is_branch or not {*_streams(first, places, sites)}.isdisjoint(_streams(site, places, sites))
 
 
 def _place(site: Site, sites: Sites) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def _products(node: Node) -> int:
     mixture, tokens = mixture_of(node), node.shape(0)
     if mixture is None or not tokens or not isinstance(tokens[-1], int):
         return 0
-    return tokens[-1] * mixture.chosen * mixture.width * mixture.maps
+    return tokens[-1] * mixture.products
 
 
 def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:

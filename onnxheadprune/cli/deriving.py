@@ -156,9 +156,11 @@ class DerivedCommand(click.Command):
             bare = (word.strip(",") for word in after)
             words = list(itertools.takewhile(functools.partial(_is_item, item, is_list), bare))
             if len(words) > 1:
-                value = f"{','.join(words)}, with commas and no spaces"
-                value = value if is_list else f'"{" ".join(words)}", in quotes'
-                return click.UsageError(f"write {option} {value}", error.ctx)
+                listed, quoted = (
+                    f"{','.join(words)}, with commas and no spaces",
+                    f'"{" ".join(words)}", in quotes',
+                )
+                return click.UsageError(f"write {option} {listed if is_list else quoted}", error.ctx)
         return None
 
 

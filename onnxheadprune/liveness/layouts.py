@@ -235,6 +235,11 @@ class Mixture:
     maps: int
     why_not: str | None = None
 
+    @property
+    def products(self) -> int:
+        """The multiply-adds that each channel of a token takes part in."""
+        return self.chosen * self.width * self.maps
+
     def together(self) -> Iterator[tuple[int, ...]]:
         """Neurons of one expert that can only go together, because an element holds them all."""
         for axis in self.inputs.values():

@@ -92,15 +92,12 @@ def require_model(path: Path) -> int:
     try:
         return require_there(path)
     except UsageError as error:
-        address = re.fullmatch(r"(https?):/+([^/]+/?)(.*)", str(path))
-        missing, name = (str(error), path) if address is None else ("a URL is not read", address[3] or "NAME")
-        if path.suffix == ".onnx" and address is not None:
+        address = re.fullmatch(r"https?:/+[^/]+/?(.*)", str(path))
+        missing, name = (str(error), path) if address is None else ("a URL is not read", address[1] or "NAME")
+        is_file = path.suffix == ".onnx"
+        if is_file and address is not None:
             raise UsageError(f"{missing}; download the file, and give its path") from error
-        if (
-            path.suffix == ".onnx"
-            or path.name.isdigit()
-            or not isinstance(error.__cause__, FileNotFoundError)
-        ):
+        if is_file or path.name.isdigit() or not isinstance(error.__cause__, FileNotFoundError):
             raise
         export = f"optimum-cli export onnx --model {name} FOLDER"
         raise UsageError(f"{missing}; a model of a hub is exported first: {export}") from error

@@ -50,7 +50,7 @@ def _chosen_experts(node: Node) -> int | None:
     """Each token goes through its chosen experts."""
     tokens, found = node.shape(TOKENS), mixture_of(node)
     count = None if tokens is None else size_of(tokens)
-    return None if count is None or found is None else 2 * count * found.chosen * found.width * found.maps
+    return None if count is None or found is None else 2 * count * found.products
 
 
 @mixture_reader("MoE", domain=MICROSOFT)

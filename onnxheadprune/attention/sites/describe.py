@@ -103,7 +103,7 @@ class _Survey:
         """Read a product of attention weights and values."""
         owner = _owners(self.block, core)
         own = self._own_bits(owner)
-        walks = _operand_walks(core, _head_bits(core, owner), own)
+        walks = _operand_walks(core, core.labelled(_bits(owner)), own)
         if isinstance(walks, Refusal):
             self.refusal = self.refusal or walks
             return
@@ -211,11 +211,6 @@ def _known(owner: Iterable[int | None]) -> set[int]:
 
 def _bits(owner: Sequence[int | None]) -> Array:
     return np.array([0 if head is None else bits_of([head]) for head in owner], dtype=object)
-
-
-def _head_bits(core: Core, owner: Sequence[int | None]) -> Live:
-    """The bit of the head at every head position of the core's output."""
-    return core.labelled(_bits(owner))
 
 
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:

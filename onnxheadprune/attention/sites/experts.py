@@ -126,7 +126,6 @@ def mixture_site(node: Node) -> ExpertSite | None:
     elements, size, _ = weights_of(trial)
     tokens = node.shape(0)
     hidden = None if not tokens else tokens[-1]
-    products = layout.chosen * layout.width * layout.maps
     return ExpertSite(
         index=NeuronSite.FROM,
         name="",
@@ -140,7 +139,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
         reason=_why_not(node, layout, len(units)),
         params=elements,
         bytes=size,
-        flops_per_token=2 * products * hidden if isinstance(hidden, int) else 0,
+        flops_per_token=2 * layout.products * hidden if isinstance(hidden, int) else 0,
     )
 
 

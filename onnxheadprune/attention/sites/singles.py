@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-MOST, MOST_LISTS = 2**17, 2**6
+MOST, MOST_LISTS = 2**17, 2**4
 
 
 @lru_cache(MOST)
