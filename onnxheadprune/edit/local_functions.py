@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeAlias
 
-import onnx.inliner
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxheadprune.edit import apply
@@ -20,7 +19,7 @@ from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.prepare import prepared
+from onnxheadprune.model.prepare import inlined, prepared
 
 Function: TypeAlias = tuple[str, str]
 _TAG = "onnxheadprune.function"
@@ -51,7 +50,7 @@ def _on_stored(
         return None if moved is None else apply.apply_plan(moved, stored)
     if replan is None or needed == {_id(function) for function in stored.functions}:
         return None
-    part = onnx.inliner.inline_selected_functions(stored, sorted(needed))
+    part = inlined(stored, sorted(needed))
     analysed = prepared(part)
     again = replan(analysed)
     moved = _moved(again, analysed, part) if again.cuts == plan.cuts else None

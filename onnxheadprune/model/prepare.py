@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import onnx
+import onnx.defs
 import onnx.inliner
+import onnx.version_converter
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.errors import ModelError
@@ -42,19 +44,81 @@ def prepared(model: ModelProto) -> ModelProto:
     """
     if model.functions:
         _check_calls(model)
-        try:
-            model = onnx.inliner.inline_local_functions(model)
-        except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"a local function cannot be inlined: {reason[0].rstrip('.')}") from error
+        model = inlined(model, [(item.domain, item.name) for item in model.functions])
     return _in_order(model)
+
+
+def inlined(model: ModelProto, names: list[tuple[str, str]]) -> ModelProto:
+    """A model with the local functions of these domains and names in place of their calls.
+
+    A body means what the operator sets of its model say: ONNX asks that those of a function define what it uses
+    alike, and ONNX Runtime does not look at them. ONNX's inliner leaves out functions that import other versions,
+    also of domains that hold nothing but local functions.
+    """
+    aligned = copied(model)
+    local = {item.domain for item in model.functions}
+    versions = {_domain(item.domain): item.version for item in model.opset_import}
+    for function in aligned.functions:
+        for item in function.opset_import:
+            known = versions.setdefault(_domain(item.domain), item.version)
+            if item.domain not in local and item.version != known:
+                _check_versions(function, _domain(item.domain), item.version, known)
+            item.version = known
+    try:
+        made = onnx.inliner.inline_selected_functions(aligned, names)
+    except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"a local function cannot be inlined: {reason[0].rstrip('.')}") from error
+    for domain in versions.keys() - {_domain(item.domain) for item in made.opset_import}:
+        made.opset_import.add(domain=domain, version=versions[domain])
+    as_stored = {_id(function): function for function in model.functions}
+    for function in made.functions:
+        function.CopyFrom(as_stored[_id(function)])
+    return made
+
+
+def _check_versions(function: FunctionProto, domain: str, version: int, known: int) -> None:
+    """Check whether what a body uses of a domain is the same in the version that its model imports."""
+    for node in nodes_in(function.node):
+        if _domain(node.domain) == domain and not _is_alike(node, domain, version, known):
+            raise ModelError(
+                f"the local function {function.name!r} imports version {version} of ONNX's operators and the model"
+                f" version {known}, in which {node.op_type} is another operator; export the model with one version"
+            )
+
+
+def _is_alike(node: NodeProto, domain: str, version: int, known: int) -> bool:
+    try:
+        first, second = (onnx.defs.get_schema(node.op_type, item, domain) for item in (version, known))
+    except onnx.defs.SchemaError:
+        return True
+    if first.since_version == second.since_version:
+        return True
+    # Most versions only add types: of these, the converter leaves a node as it is.
+    anything = onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=onnx.TensorProto.FLOAT))
+    values = [
+        [onnx.ValueInfoProto(name=name, type=anything) for name in filter(None, names)]
+        for names in (node.input, node.output)
+    ]
+    graph = GraphProto(name="alike", node=[node], input=values[0], output=values[1])
+    one = ModelProto(
+        ir_version=8, graph=graph, opset_import=[onnx.OperatorSetIdProto(domain=domain, version=version)]
+    )
+    try:
+        converted = onnx.version_converter.convert_version(one, known)
+    except Exception:  # the converter raises plain RuntimeErrors
+        return False
+    return [(item.op_type, item.input, item.attribute) for item in converted.graph.node] == [
+        (node.op_type, node.input, node.attribute)
+    ]
 
 
 def _check_calls(model: ModelProto) -> None:
     """Check whether a model can be inlined within bounds."""
     counts = _Counter({_id(function): function for function in model.functions})
     made = counts.of_nodes(model.graph.node, ())
-    if made.nodes > MAX_NODES or made.bytes - model.graph.ByteSize() > MAX_BYTES:
+    own = sum(node.ByteSize() for place in (model.graph, *model.functions) for node in place.node)
+    if made.nodes > MAX_NODES or made.bytes - own > MAX_BYTES:
         raise ModelError(
             f"with its local functions inlined the graph would have {_spelled(made.nodes)} nodes of"
             f" {_spelled(made.bytes)} bytes, and this tool reads up to {MAX_NODES:,} and {MAX_BYTES:,} more than the"

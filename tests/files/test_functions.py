@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model import prepare
 from tests import golden_file, toys
 from tests.lossless import unexplained
 
@@ -90,6 +92,52 @@ def test_untouched_functions_stay(tmp_path: Path, softmax: bool, external: Any) 
     ]
     assert [n.op_type for n in found.graph.node] == [n.op_type for n in model.graph.node]
     assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
+
+
+@pytest.mark.parametrize(
+    "imports", [[(DOMAIN, 23)], [("", 13)], [("", 18)], [("", 17), ("more", 1)], [("", 17)]]
+)
+def test_functions_that_import_other_versions_are_inlined(
+    tmp_path: Path, imports: list[tuple[str, int]]
+) -> None:
+    """ONNX's inliner leaves them out without a word, and with them what they compute."""
+    model = with_functions(split=True)
+    for item in model.functions:
+        del item.opset_import[:]
+        item.opset_import.extend(helper.make_opsetid(*pair) for pair in imports)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
+    assert result.validation is not None and result.validation.passed
+    found = onnx.load(tmp_path / "o.onnx")
+    assert names(found) == ["Plus", "Twice", "Unused", "Soft"]
+    kept = {item.name: item.SerializeToString() for item in model.functions}
+    assert all(item.SerializeToString() == kept[item.name] for item in found.functions)
+    assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
+
+
+def test_functions_that_mean_another_operator_are_refused() -> None:
+    """Softmax flattened all axes behind its own up to version 12; runtimes read such a body in two ways."""
+    model = with_functions(softmax=True)
+    soft = model.functions[3]
+    soft.node[0].attribute[0].i, soft.opset_import[0].version = 1, 12
+    with pytest.raises(
+        ModelError,
+        match="'Soft' imports version 12 of ONNX's operators and the model version 17, in which Softmax",
+    ):
+        plan_pruning(model, heads="0:1")
+
+
+def test_weights_within_functions_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on what inlining adds: weights in the body of a function that is called once are no more."""
+    model = with_functions()
+    weight = numpy_helper.from_array(np.ones(1000, np.float32), "w")
+    model.functions[0].node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    monkeypatch.setattr(prepare, "MAX_BYTES", 2 * 4 * 1000 + 1000)
+    assert len(prepare.prepared(model).graph.node) > len(model.graph.node)
+    monkeypatch.setattr(prepare, "MAX_BYTES", 1000)
+    with pytest.raises(ModelError, match="inlined the graph would have"):
+        prepare.prepared(model)
 
 
 def test_touched_functions_are_inlined_and_only_they(tmp_path: Path) -> None:
