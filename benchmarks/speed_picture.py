@@ -138,13 +138,13 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], size: str) -> None:
             *place, "o", color=color, markerfacecolor=color if is_float else "none", markeredgewidth=1.6
         )
         if is_float:
-            axes.annotate(
-                plain, place, (0, 8), textcoords="offset points", ha="center", fontsize=9, color=color
-            )
+            # Names of neighbors lead away from each other.
+            side = {STAYS: "right", SPEED: "left"}.get(color, "center")
+            axes.annotate(plain, place, (0, 8), textcoords="offset points", ha=side, fontsize=9, color=color)
         else:
             axes.plot(*zip(places[plain], place, strict=True), ":", color=color)
     widest = max(place[0] for place in places.values())
-    axes.set(xlim=(0.7, widest + 0.3), ylim=(min(place[1] for place in places.values()) - 0.05, 1.06))
+    axes.set(xlim=(0.15, widest + 0.3), ylim=(min(place[1] for place in places.values()) - 0.05, 1.06))
     axes.annotate(
         "hollow: in int8", (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=9, color=ACCURACY
     )

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.pictures import contrast, faults, texts
 
 FIGURES: dict[str, Any] = json.loads(PICTURE.with_suffix(".json").read_text(encoding="utf-8"))
-QUALITY = PICTURE.with_name("quality.svg")
+QUALITY, SPEEDS = PICTURE.with_name("quality.svg"), PICTURE.with_name("speed.svg")
 DARK = "#0d1117"
 """The darkest page of a code host."""
 
@@ -59,7 +59,26 @@ def test_the_plot_of_quality_shows_the_document(quality: dict[str, Any]) -> None
     )
 
 
-@pytest.mark.parametrize("picture", [PICTURE, QUALITY])
+@pytest.mark.long
+def test_the_plot_of_speed_shows_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    names = runpy.run_path(str(ROOT / "benchmarks" / "speed_picture.py"))
+    figures = json.loads(SPEEDS.with_suffix(".json").read_text(encoding="utf-8"))
+    assert faults(names["draw"](figures)) == []
+    assert names["described"](figures) in SPEEDS.read_text(encoding="utf-8")
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| at 8 x 128 |")[1].split("\n\n")[0]
+    shown = [[float(cell.split()[0]) for cell in row.split("|")[2:6]] for row in table.splitlines()[2:]]
+    assert shown == [
+        [
+            round(row["bytes"] / 1e6, 1),
+            round(row["overlap"], 3),
+            *(round(times[1], 2) for times in row["times_as_fast"].values()),
+        ]
+        for row in figures["rows"]
+    ]
+
+
+@pytest.mark.parametrize("picture", [PICTURE, QUALITY, SPEEDS])
 def test_it_loads_nothing_and_stays_small(picture: Path) -> None:
     content = picture.read_text(encoding="utf-8")
     assert "<image" not in content and 'href="http' not in content and len(content) < 150_000
