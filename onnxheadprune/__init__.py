@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores, read_scores
     from onnxheadprune.choosing.space import Selection
     from onnxheadprune.data.calibration import Calibration
-    from onnxheadprune.deploying.folders.types import FolderResult
+    from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
     from onnxheadprune.edit.site_cuts import SiteCut
     from onnxheadprune.errors import (
@@ -157,7 +157,7 @@ _HOMES = {
     "api.sweep": ("sweep",),
     "api.validate": ("validate",),
     "api.bench": ("bench",),
-    "deploying.folders.types": ("FolderResult",),
+    "deploying.folders.result": ("FolderResult",),
     "workflow.prune": ("apply_plan",),
     "workflow.inspection": (
         "EarlyExit",

@@ -13,7 +13,8 @@ from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import PruneFolderKeywords
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders import prune as folders
-from onnxheadprune.deploying.folders.types import FolderRequest, FolderResult, reader_of
+from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.requests import Request, Writing

@@ -96,10 +96,11 @@ def stages_of(request: Request) -> Iterator[Stage]:
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
     from onnxheadprune.cli.ahead import plan_ahead
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.reporting.plan import answer_report, fusion_rows, plan_details
+    from onnxheadprune.reporting.plan import answer_report
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.summary import result_of
+    from onnxheadprune.workflow.details import plan_details
     from onnxheadprune.workflow.pipeline import claimed, run_prune
     from onnxheadprune.workflow.requests import Proving, Writing
 
@@ -112,19 +113,16 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     choice = request.choice
     if choice.target is None and not choice.refit and choice.tokens is None:
         planned = plan_ahead(model, request)
-        plan, fusion, sizes = planned.plan, planned.fusion, planned.sizes
-        details = plan_details(plan, None, sizes)
+        details = tuple(plan_details(planned.plan, planned.sizes, fusion=planned.fusion))
         summary = planned.to_dict() | would
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
         with _progress_on(request, showing) as progress:
             result = run_prune(model, request, progress)
-        fusion = result.fusion
-        details = plan_details(result.plan, result.chosen, (result.before, result.after), result.spelling)
+        details = result.facts().details
         summary = result.summary() | would
-    facts = result_of(summary, headline_of([None])).facts()
-    real = command_line(leaving="--dry-run")
-    rows = list(answer_report(facts, real, showing.report, (*details, *fusion_rows(fusion))))
+    facts = replace(result_of(summary, headline_of([None])).facts(), details=details)
+    rows = list(answer_report(facts, command_line(leaving="--dry-run"), showing.report))
 
     def document() -> dict[str, object]:
         return summary if result is None else _with_edits(result) | would
@@ -144,7 +142,10 @@ def _prepare(
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     with presentation.prepared():
         if showing.heatmap is not None and result is not None:
-            _save_heatmap(result, showing.heatmap, Path(model.name).name)
+            from onnxheadprune.reporting.pictures import save_figure
+            from onnxheadprune.reporting.pictures.heads import plot_heads
+
+            save_figure(plot_heads(result), showing.heatmap)
         if showing.report is not None:
             from onnxheadprune.reporting.page import save_page
 
@@ -153,16 +154,6 @@ def _prepare(
         presentation.json(told)
     else:
         presentation.rows(*rows)
-
-
-def _save_heatmap(result: PruneResult, path: Path, title: str) -> None:
-    from onnxheadprune.reporting.choice import heat_of
-    from onnxheadprune.reporting.pictures.heads import save_heatmap
-
-    heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
-    if heat is not None:
-        scores, removed = heat
-        save_heatmap(scores, path, title=title, removed=removed)
 
 
 def _with_edits(result: PruneResult) -> dict[str, object]:

@@ -11,7 +11,8 @@ from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, command_line, run_record
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.prune import prune_folder
-from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderResult, Reader
+from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.deploying.folders.types import Data, FolderRequest, Reader
 from onnxheadprune.settings.calls import FolderCall
 from onnxheadprune.settings.inputs import Running
 
@@ -29,8 +30,8 @@ def prune_export(
 ) -> int:
     """Prune a folder and report it."""
     from onnxheadprune.reporting.console import err
-    from onnxheadprune.reporting.folder import folder_report
     from onnxheadprune.reporting.page import save_page
+    from onnxheadprune.reporting.plan import folder_report
     from onnxheadprune.reporting.progress import progress_on
 
     told = None if request.writing.output is None else Path(request.writing.output)

@@ -59,7 +59,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.data.vocabulary import has_tokenizer
     from onnxheadprune.deploying.folders.opening import looked_at
-    from onnxheadprune.deploying.folders.types import sites_to_dict
+    from onnxheadprune.deploying.folders.result import sites_to_dict
     from onnxheadprune.model.analysis_errors import NotAnalysed, try_analysis
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report

@@ -52,8 +52,7 @@ def score(
     from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
     from onnxheadprune.choosing.scoring.scores import store_scores
     from onnxheadprune.data.sources import with_own_tokenizer
-    from onnxheadprune.reporting.choice import heat_rows, score_rows
-    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.requests import measure_of
@@ -82,8 +81,7 @@ def score(
     if as_json:
         presentation.json(scores.to_dict())
     else:
-        heat = heat_rows(scores.by_site()) if scores.heads else ()
-        presentation.rows(*score_rows(scores), *heat)
+        presentation.rows(*rows_of(scores.facts()))
     return presentation.deliver()
 
 

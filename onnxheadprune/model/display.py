@@ -132,7 +132,7 @@ def _html(facts: Facts | Table, on_page: bool) -> str:
     if isinstance(facts, Table):
         return _table(facts, "", on_page)
     answer = f" {_word(facts.answer, facts.state)}" if facts.answer else ""
-    body = "".join(_part(part, facts.title, on_page) for part in (*facts.parts, *facts.details))
+    body = "".join(_part(part, facts.title, on_page) for part in facts.everything)
     # A notebook is passed on: folders of the machine are nobody's business.
     title = facts.title if on_page else file_name(facts.title)
     return f'<div style="margin:0.3em 0"><div><b>{_text(title)}</b>{answer}</div>{body}</div>'
@@ -167,8 +167,8 @@ def _table(part: Table, title: str, on_page: bool) -> str:
         return ""
     sides = [_RIGHT if column in part.numeric else _LEFT for column in part.columns]
     head = "".join(
-        f'<th scope="col" style="{side}">{_text(name)}</th>' if name else "<td></td>"
-        for name, side in zip(part.columns, sides, strict=True)
+        f'<th scope="col" style="{side}">{_text(_heading(name, cell))}</th>' if name else "<td></td>"
+        for name, cell, side in zip(part.columns, part.rows[0], sides, strict=True)
     )
     shown = part.rows if on_page else part.rows[:MOST_ROWS]
     lines = []
@@ -185,6 +185,11 @@ def _table(part: Table, title: str, on_page: bool) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="sortable">'
         f'<caption class="hidden">{label}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _heading(name: str, first: Cell) -> str:
+    is_scored = isinstance(first, Squares) and any(shade is not None for shade in first.shades)
+    return f"{name}: the bluer, the higher the score, by rank" if is_scored else name
 
 
 def _squares(cell: Squares) -> str:

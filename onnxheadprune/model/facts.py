@@ -6,7 +6,8 @@ pages) write the same values in the same order. Where these values are made is d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -82,7 +83,12 @@ class Facts:
     answer: str = ""  # the sentence that is read first, empty where the title says it
     state: State = ""  # how to take the answer
     parts: tuple[Part, ...] = ()  # what follows, in this order
-    details: tuple[Part, ...] = ()  # what is shown where there is room: in notebooks
+    details: tuple[Part, ...] = ()  # what is shown where there is room: in notebooks, with --verbose
+
+    @property
+    def everything(self) -> tuple[Part, ...]:
+        """All parts, with the details, each once."""
+        return (*self.parts, *(part for part in self.details if part not in self.parts))
 
 
 def plain(cell: Cell) -> str:
@@ -90,3 +96,34 @@ def plain(cell: Cell) -> str:
     if isinstance(cell, Squares):
         return ", ".join(map(str, sorted(cell.gone))) or "-"
     return cell.text if isinstance(cell, Word) else cell
+
+
+def drawn(
+    sites: Iterable[tuple[str, str, Sequence[float | None], Collection[int]]], units: str, unscored: str
+) -> Table:
+    """A table with a square for each unit of some sites, shaded by the rank of its score among those of all.
+
+    Ranks, so that a few huge scores do not hide the rest.
+
+    Args:
+        sites: number and name of each, scores of its units, and the removed ones.
+        units: what they are called.
+        unscored: words on units that are kept and have no score.
+    """
+    sites = tuple(sites)
+    known = sorted(value for _, _, values, _ in sites for value in values if value is not None)
+    last = max(len(known) - 1, 1)
+    unit = units.removesuffix("s") if units.isalpha() else "unit"
+
+    def squares(values: Sequence[float | None], gone: Collection[int]) -> Squares:
+        words = [
+            unscored if value is None else f"{unit} {position}: {value:.3g}"
+            for position, value in enumerate(values)
+        ]
+        for position in gone:
+            words[position] = f"removed{'' if values[position] is None else f', {words[position]}'}"
+        ranks = (None if value is None else bisect_left(known, value) / last for value in values)
+        return Squares(tuple(ranks), gone, words)
+
+    rows = tuple((key, name, squares(values, gone)) for key, name, values, gone in sites)
+    return Table(("#", "site", units), rows)

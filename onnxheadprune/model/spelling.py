@@ -144,6 +144,17 @@ def spelled(numbers: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
+def reasons(named: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason, with the first name that it is for: "a and 2 more: the reason"."""
+    names: dict[str, list[str]] = {}
+    for name, reason in named:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for reason, (first, *others) in names.items()
+    ]
+
+
 def read_ranges(text: str, most: int) -> tuple[int, ...]:
     """The numbers that `spelled` wrote."""
     found: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part, State, Word, plain
+from onnxheadprune.model.facts import Cell, Fact, Facts, Figure, Figures, Part, Squares, State, Word, plain
 from onnxheadprune.model.facts import Table as FactTable
 from onnxheadprune.model.spelling import escaped
 
@@ -220,11 +221,6 @@ def row(label: str, text: str, style: str = "") -> Row:
     return Row(label, text, style)
 
 
-def bullet(text: str, style: str = "") -> Row:
-    """A sentence below a label."""
-    return Row("", text, style)
-
-
 def item(text: str, style: str = "") -> Row:
     """A line of a list of its own."""
     return Row("  -", text, style, indent=4)
@@ -250,27 +246,73 @@ def rows_of(facts: Facts) -> Iterator[RenderableType]:
         if facts.answer:
             yield Row("  ", facts.answer, STYLES[facts.state], indent=2)
     before: Part | None = None
-    details = facts.details if is_asked("verbose") else ()
-    for part in (*facts.parts, *(part for part in details if part not in facts.parts)):
+    for part in facts.everything if is_asked("verbose") else facts.parts:
         if not (isinstance(part, Fact) and isinstance(before, Fact)):
             yield ""
         before = part
         if isinstance(part, Fact):
             yield row(part.label, part.text, STYLES[part.state].removeprefix("bold "))
-        else:
-            yield _FigureRows(part.rows) if isinstance(part, Figures) else _table_of(part)
+        elif isinstance(part, Figures):
+            yield _FigureRows(part.rows)
+        elif part.rows:
+            yield _table_of(part)
+            squares = [cell for cells in part.rows for cell in cells if isinstance(cell, Squares)]
+            yield from [Row("", _legend(squares), "dim", indent=2)] if squares else ()
 
 
 def _table_of(part: FactTable) -> RenderableType:
-    made = table(*part.columns, numeric=part.numeric, wraps=part.wraps)
+    columns = [_heading(*pair) for pair in zip(part.columns, zip(*part.rows, strict=True), strict=True)]
+    made = table(*columns, numeric=part.numeric, wraps=part.wraps)
     for cells in part.rows:
-        made.add_row(
-            *(
-                Text(escaped(cell.text), STYLES[cell.state]) if isinstance(cell, Word) else plain(cell)
-                for cell in cells
-            )
-        )
+        made.add_row(*map(_shown, cells))
     return made
+
+
+_SHADES = "░▒▓█"
+_TOGETHER = 4
+"""Squares from one gap to the next, by which they are counted."""
+_KEPT, _REMOVED = "dodger_blue1", "dark_orange"
+"""Blue for remaining heads and orange for removed ones, as on pages and in pictures."""
+
+
+def _heading(name: str, cells: Sequence[Cell]) -> str:
+    most = max((len(cell.shades) for cell in cells if isinstance(cell, Squares)), default=0)
+    return f"{name} 0 to {most - 1}" if most else name
+
+
+def _shown(cell: Cell) -> RenderableType:
+    """A cell; units are drawn by a shade each, in groups of four."""
+    if isinstance(cell, Word):
+        return Text(escaped(cell.text), STYLES[cell.state])
+    if not isinstance(cell, Squares):
+        return plain(cell)
+    strip = Text()
+    for position, shade in enumerate(cell.shades):
+        if position and not position % _TOGETHER:
+            strip.append(" ")
+        if position in cell.gone:
+            strip.append("x", _REMOVED)
+        elif shade is None:
+            strip.append("·", "dim")
+        else:
+            strip.append(_SHADES[min(int(shade * len(_SHADES)), len(_SHADES) - 1)], _KEPT)
+    return strip
+
+
+def _legend(drawn: Sequence[Squares]) -> str:
+    """The meaning of the symbols that units are drawn by."""
+    words = []
+    if any(shade is not None for cell in drawn for shade in cell.shades):
+        words.append(f"{_SHADES} low to high score, by rank over all sites")
+    if any(cell.gone for cell in drawn):
+        words.append("x removed")
+    unscored = (
+        text
+        for cell in drawn
+        for position, (shade, text) in enumerate(zip(cell.shades, cell.words, strict=True))
+        if shade is None and position not in cell.gone
+    )
+    return "; ".join([*words, *(f"· {text}" for text in itertools.islice(unscored, 1))])
 
 
 @dataclass(frozen=True)

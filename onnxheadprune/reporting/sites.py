@@ -1,4 +1,4 @@
-"""The report of `inspect`: sites, layers, early exits and vocabularies; and what a cut of a vocabulary keeps."""
+"""The report of `inspect`: sites, layers, early exits and vocabularies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -20,11 +20,6 @@ from onnxheadprune.reporting.console import heading, item, next_call, row, table
 from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, Inspection, LayerSummary
-
-if TYPE_CHECKING:
-    from onnxheadprune.data.respelled import Spelling
-    from onnxheadprune.edit.plan import PrunePlan
-    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
@@ -276,35 +271,3 @@ def vocabulary_report(vocabularies: Sequence[Mapping[str, Any]]) -> Iterator[Ren
                 share(held["share"]),
             )
     yield listing
-
-
-def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
-    """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
-    if plan.vocabulary is None:
-        return
-    cut = plan.vocabulary
-    yield row(
-        "vocabulary",
-        f"{count(cut.left)} of {many(cut.tokens.rows, 'token')} kept, in {', '.join(cut.tables)}; ids are"
-        f" renumbered in {', '.join((*cut.tokens.inputs, *cut.outputs))}",
-    )
-    yield from spelling_rows(spelling)
-
-
-def spelling_rows(spelling: Spelling | None, otherwise: Otherwise | None = None) -> Iterator[RenderableType]:
-    """Yield how much of the data is spelled as before, and how far outputs move on the rest of it."""
-    if spelling is not None and spelling.tokens:
-        same = share(spelling.unchanged / spelling.tokens)
-        yield row(
-            "spelling",
-            f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
-            f" {many(spelling.samples, 'sample')} are spelled as before",
-        )
-    if otherwise is not None and otherwise.reason:
-        yield row("", f"the others are not compared: {otherwise.reason}")
-    elif otherwise is not None:
-        yield row(
-            "",
-            f"on {many(otherwise.texts, 'text')} spelled otherwise, each model with its own tokenizer: mean cosine to"
-            f" the original {otherwise.cosine:.4f}, worst {otherwise.worst:.4f}",
-        )

@@ -13,17 +13,16 @@ from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Squares, Table
+from onnxheadprune.model.facts import Facts, Part
 from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
 from onnxheadprune.model.spelling import share
-from onnxheadprune.model.spelling import spelled as spelled_numbers
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
+from onnxheadprune.workflow.details import plan_details
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -78,19 +77,13 @@ class PruneResult(Displayed):
     does_not_load: str | None = None
 
     def facts(self) -> Facts:
-        """The gains and costs of the cut; the sites as details."""
+        """The gains and costs of the cut; its sites, the plan and the choice as details."""
         told = result_of(self.summary(), self.headline).facts()
         return replace(told, details=tuple(self._details()))
 
     def _details(self) -> Iterator[Part]:
-        cuts = tuple(_site(cut) for cut in self.plan.cuts if cut.removed)
-        if cuts:
-            yield Table(("#", "site", "removed", "left", ""), cuts, ("left",), ("removed",))
-        chosen = self.chosen
-        if chosen is not None:
-            yield Fact("chosen by", chosen.selection.basis)
-            if chosen.drift is not None:
-                yield Fact("selection drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+        sizes = self.before, self.after
+        yield from plan_details(self.plan, sizes, self.chosen, self.spelling, self.fusion)
         if self.validation is not None:
             yield from self.validation.details
 
@@ -258,11 +251,3 @@ def _load_warnings(why: str | None) -> tuple[str, ...]:
 
 def _metadata_bytes(model: ModelProto) -> int:
     return sum(item.ByteSize() for item in model.metadata_props)
-
-
-def _site(cut: SiteCut) -> tuple[Cell, ...]:
-    gone = {*cut.removed, *cut.removed_before}
-    shades = tuple(None if head in gone else 0.5 for head in range(cut.num_heads))
-    before = f" (before: {spelled_numbers(cut.removed_before)})" if cut.removed_before else ""
-    left = f"{cut.heads_left} of {cut.num_heads}"
-    return cut.called, cut.name, spelled_numbers(cut.removed) + before, left, Squares(shades, gone)

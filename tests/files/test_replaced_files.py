@@ -18,7 +18,8 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.reporting.curve import save_curve
-from onnxheadprune.reporting.pictures.heads import save_heatmap
+from onnxheadprune.reporting.pictures import save_figure
+from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Command
 from tests.files.calls import BATCH, CALLS, Call, refused, writing_parameters
@@ -261,7 +262,7 @@ def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
     arguments = ["sweep", "model.onnx", "0:0.5:0.5", "--data", "random", "-o", named]
     (place / beside).write_text("not made by a sweep")
     assert "is not what this tool would write" in refused(command, arguments, place)
-    save_heatmap({"site": (1.0, 2.0)}, place / "curve.png")
+    save_figure(heads_picture({"site": (1.0, 2.0)}), place / "curve.png")
     (place / "curve.json").write_text('{"0": [1]}')
     reason = "was not written by this tool" if named == "curve.json" else "is not what this tool would write"
     assert reason in refused(command, arguments, place)

@@ -22,7 +22,8 @@ from onnxheadprune.deploying.batch import RECORD, prune_batch
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage import system
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
-from onnxheadprune.reporting.pictures.heads import save_heatmap
+from onnxheadprune.reporting.pictures import save_figure
+from onnxheadprune.reporting.pictures.heads import heads_picture
 from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
@@ -101,7 +102,7 @@ def test_texts_keep_mode_and_owner(tmp_path: Path) -> None:
             os.chown(path, 12345, 23456)
         before = path.stat()
         if path.suffix == ".png":
-            save_heatmap({"site": (1.0, 2.0)}, path)
+            save_figure(heads_picture({"site": (1.0, 2.0)}), path)
         else:
             write_text(path, "a newer one")
         after = path.stat()

@@ -43,6 +43,8 @@ def test_a_cut_says_what_went_and_whether_it_was_proven(cut: ohp.PruneResult) ->
     text = read(cut).text
     assert "exact" in text and "4 2 -50 %" in " ".join(text.split()) and "passed" in text and "1,3" in text
     assert text.count("\N{MULTIPLICATION SIGN}") == 2
+    # The details of --verbose, from the same facts.
+    assert "tensor cuts" in text and "kept, not named" in cut._repr_html_()
     assert "nothing was written" in read(replace(cut, validation=None)).text
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from onnxheadprune.model.facts import Facts, Figure, Figures
-from onnxheadprune.reporting.choice import heat_rows
+from onnxheadprune.model.facts import Facts, Figure, Figures, drawn
 from onnxheadprune.reporting.console import next_call, rows_of, table
 from tests.conftest import SAMPLES, Command
 
@@ -49,21 +48,22 @@ def test_no_cell_of_a_table_is_cut_off(width: int, values: int, name: str) -> No
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("heads", [1, 8, 16, 40, 130])
 def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> None:
-    scores: dict[str, list[float | None]]
-    scores = {f"attn.{site} {name}": [0.1 * head for head in range(heads)] for site, name in enumerate(NAMES)}
-    scores["attn.3 partly"] = [None, *([0.5] * (heads - 1))]
-    removed = {"attn.1 encoder.layer.3.attention": [heads - 1]}
-    lines = printed(width, *heat_rows(scores, removed))
+    scores: list[list[float | None]] = [[0.1 * head for head in range(heads)] for _ in NAMES]
+    scores.append([None, *([0.5] * (heads - 1))])
+    names = (*NAMES, "partly")
+    sites = [
+        (f"attn.{site}", name, scores[site], [heads - 1] * (site == 1)) for site, name in enumerate(names)
+    ]
+    lines = printed(width, *rows_of(Facts("m", parts=(drawn(sites, "heads", "kept, in no cut"),))))
     assert all(len(line.rstrip()) <= width for line in lines)
-    text = "\n".join(lines)
-    for part in " ".join(scores).split():
+    text = "\n".join(lines[1:])
+    for part in (*names, *(key for key, *_ in sites)):
         assert part in text
         text = text.replace(part, "")
-    drawn = re.sub(r"[^░▒▓█x·]", "", text.partition("░▒▓█ ")[0])
-    # A shade has two characters, the marks have one.
-    assert drawn.count("x") == 1 and drawn.count("·") == 1
-    assert sum(map(drawn.count, "░▒▓█")) == 2 * (4 * heads - 2)
-    assert str((heads - 1) // 4 * 4 if heads > 10 else heads - 1) in text
+    symbols = re.sub(r"[^░▒▓█x·]", "", text.partition("░▒▓█ low")[0])
+    assert symbols.count("x") == 1 and symbols.count("·") == 1
+    assert sum(map(symbols.count, "░▒▓█")) == 4 * heads - 2
+    assert f"heads 0 to {heads - 1}" in text
     for words in ("low to high score", "x removed", "kept, in no cut"):
         assert words in " ".join(text.split())
 

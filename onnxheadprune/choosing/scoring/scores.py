@@ -6,8 +6,6 @@ import csv
 import io
 import math
 import os
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -19,8 +17,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
-from onnxheadprune.model.spelling import file_name, many
+from onnxheadprune.model.facts import Fact, Facts, Part, Table, drawn
+from onnxheadprune.model.spelling import many, reasons
 from onnxheadprune.model.storage.folder import write_json, write_text
 from onnxheadprune.model.storage.provenance import JSON_KEY
 from onnxheadprune.model.typed_json import (
@@ -175,7 +173,7 @@ class HeadScores(Displayed):
     @property
     def kinds(self) -> str:
         """The scored kinds: "heads", "neurons" or "heads and neurons"."""
-        return " and ".join(dict.fromkeys(site.kind.UNITS for site in self.sites))
+        return _units(self.sites)
 
     @property
     def are_shares(self) -> bool:
@@ -187,28 +185,19 @@ class HeadScores(Displayed):
         return {f"{called(site.index)} {site.name}".strip(): site.scores for site in self.heads}
 
     def facts(self) -> Facts:
-        """The scores of heads by rank, and what they were measured on."""
-        known = sorted(value for site in self.heads for value in site.scores if value is not None)
-        last = max(len(known) - 1, 1)
-
-        def drawn(site: SiteScores) -> Squares:
-            # Ranks, so that a few huge scores do not hide the rest.
-            ranks = [None if value is None else bisect_left(known, value) / last for value in site.scores]
-            words = [
-                "removed" if value is None else f"{site.kind.UNIT} {unit}: {value:.3g}"
-                for unit, value in enumerate(site.scores)
-            ]
-            return Squares(tuple(ranks), words=words)
-
-        rows = tuple((called(site.index), site.name, drawn(site)) for site in self.heads)
-        parts: list[Part] = [Table(("#", "site", "the bluer, the higher the score, by rank"), rows)]
-        blocks = Counter(site.kind for site in self.blocks)
-        parts += [Fact(kind.UNITS, f"of {many(number, kind.BLOCK)}") for kind, number in blocks.items()]
+        """The scores: least and most important heads, the spread of each block's neurons, heads by rank."""
+        parts: list[Part] = []
+        if self.heads:
+            parts.append(_extremes(self.heads))
+        if self.blocks:
+            parts.append(_spreads(self.blocks))
         parts.append(Fact("unit", self.unit))
-        if self.source is not None:
-            parts.append(Fact("data", f"{many(self.samples, 'sample')} of {self.source}"))
-        title = f"{file_name(self.model)}: {self.kinds} scored by {self.method}"
-        return Facts(title, parts=tuple(parts))
+        if self.data is not None:
+            parts.append(Fact("data", f"{many(self.samples, 'sample')} of {self.source} ({self.data[:12]})"))
+        parts += [Fact("constant", line, "doubtful") for line in reasons(self.constant.items())]
+        if self.heads:
+            parts.append(drawn(map(_drawing, self.heads), _units(self.heads), "removed before"))
+        return Facts(f"{self.model}: {self.kinds} scored by {self.method}", parts=tuple(parts))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: the file format."""
@@ -221,6 +210,41 @@ class HeadScores(Displayed):
             constant=self.constant,
             sites=self.sites,
         ).to_dict()
+
+
+SHOWN = 4
+"""Heads to name at each end of a site."""
+
+
+def _units(sites: Sequence[SiteScores]) -> str:
+    return " and ".join(dict.fromkeys(site.kind.UNITS for site in sites))
+
+
+def _drawing(site: SiteScores) -> tuple[str, str, tuple[float | None, ...], list[int]]:
+    gone = [unit for unit, value in enumerate(site.scores) if value is None]
+    return called(site.index), site.name, site.scores, gone
+
+
+def _extremes(sites: Sequence[SiteScores]) -> Table:
+    rows = []
+    for site in sites:
+        order = sorted((value, unit) for unit, value in enumerate(site.scores) if value is not None)
+        ends = (
+            ", ".join(f"{unit} ({value:.2g})" for value, unit in end[:SHOWN]) for end in (order, order[::-1])
+        )
+        rows.append((called(site.index), site.name, str(len(order)), *ends))
+    units = _units(sites)
+    return Table(("#", "site", units, "least", "most"), tuple(rows), (units,), ("least", "most"))
+
+
+def _spreads(blocks: Sequence[SiteScores]) -> Table:
+    rows = []
+    for block in blocks:
+        order = sorted(value for value in block.scores if value is not None)
+        shown = (order[0], order[len(order) // 4], order[len(order) // 2], order[-1])
+        rows.append((block.key, block.name, str(len(order)), *(f"{value:.2g}" for value in shown)))
+    columns = ("#", "block", _units(blocks), "least", "a quarter below", "half below", "most")
+    return Table(columns, tuple(rows), columns[2:])
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.deploying.folders.types import FolderResult
+from onnxheadprune.deploying.folders.export import CARD
+from onnxheadprune.deploying.folders.result import FolderResult
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.markdown import markdown_lines
 from onnxheadprune.model.spelling import change, count, in_markdown, size
 
-CARD = "README.md"
 _LARGEST = 2**20
 """The largest size of a model card in bytes; a larger README is copied unchanged."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)

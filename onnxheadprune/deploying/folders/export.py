@@ -20,6 +20,8 @@ from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.operators import view_of
 
+CARD = "README.md"
+"""The model card of a folder."""
 _PRECISION = re.compile(
     r"[-_.](quantized|optimized|fp32|fp16|bf16|float32|float16|int8|uint8|int4|uint4|q4|q4f16|q8|bnb4"
     r"|quint8|qint8|qint4|quint4|avx2|avx512|avx512_vnni|arm64|vnni|o[1-4]|gpu|cpu)$",

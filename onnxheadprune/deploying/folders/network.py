@@ -21,7 +21,8 @@ from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, Network
-from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest
+from onnxheadprune.deploying.folders.result import FileResult
+from onnxheadprune.deploying.folders.types import Data, FolderRequest
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError, named_setting
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel

@@ -17,9 +17,9 @@ from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, LAYERS, every_kin
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
+from onnxheadprune.deploying.folders.card import model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying
-from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.export import CARD, Export, ModelFile
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.deploying.folders.network import (
     Cutting,
@@ -31,7 +31,8 @@ from onnxheadprune.deploying.folders.network import (
     heads_in,
 )
 from onnxheadprune.deploying.folders.opening import opened
-from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
+from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.storage.assembly import Assembly

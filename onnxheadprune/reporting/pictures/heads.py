@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path, PurePath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 
 import matplotlib as mpl
 import numpy as np
@@ -13,11 +14,10 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import UNTRIED
 from onnxheadprune.model.spelling import escaped, shortened
-from onnxheadprune.reporting.choice import Removed, ScoresBySite, heat_of
-from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.style import DRIFT, SPEED, STYLE, Picture, around, picture, spelled
 from onnxheadprune.workflow.result import PruneResult
 
@@ -40,9 +40,12 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
 
 def _cuts(found: PruneResult) -> tuple[ScoresBySite, Removed]:
     if found.chosen is not None:
-        scores, removed = heat_of(found.chosen, found.plan)
+        selection = found.chosen.selection
+        cuts = {cut.index: f"{cut.called} {cut.name}" for cut in found.plan.cuts}
+        names = {index: cuts.get(index, called(index)) for index in selection.scores}
+        scores = {names[index]: values for index, values in selection.scores.items()}
         if any(value is not None for values in scores.values() for value in values):
-            return scores, removed
+            return scores, {names[index]: gone for index, gone in selection.heads.items() if index in names}
     named = {f"{cut.called} {cut.name}": cut for cut in found.plan.cuts}
     return (
         {name: (None,) * cut.num_heads for name, cut in named.items()},
@@ -51,6 +54,8 @@ def _cuts(found: PruneResult) -> tuple[ScoresBySite, Removed]:
 
 
 Grid = npt.NDArray[np.float64]
+ScoresBySite = Mapping[str, Sequence[float | None]]
+Removed = Mapping[str, Collection[int]]
 CELL, SMALL_CELL = 0.31, 0.25
 """Inches of a head, and of one of many."""
 MANY = 16
@@ -130,13 +135,6 @@ def _ticks(norm: Normalize, rows: int) -> list[float]:
         return sorted({low, high}) if rows > 1 else [high]
     locator = LogLocator(numticks=rows) if isinstance(norm, LogNorm) else MaxNLocator(min(rows, 6))
     return [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
-
-
-def save_heatmap(
-    scores: ScoresBySite, path: Path, *, title: str = "", removed: Removed | None = None
-) -> None:
-    """Draw the heat map into a file."""
-    save_figure(heads_picture(scores, removed, title), path)
 
 
 def _grid(scores: ScoresBySite, columns: int) -> Grid:
