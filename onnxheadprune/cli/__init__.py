@@ -137,6 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None and COMPLETION in os.environ:
         # A shell asks what could come next: click answers and ends the process.
+        from onnxheadprune.cli.completion import register
+
+        register()
         group.main(prog_name="onnxheadprune")
     given = list(sys.argv[1:] if arguments is None else arguments)
     return outcome_of(group, given or ["--help"])

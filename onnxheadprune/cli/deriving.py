@@ -14,7 +14,7 @@ from typing import Any, cast, get_origin
 import click
 from click.core import ParameterSource
 
-from onnxheadprune.cli.parameter_types import FILE, Output, Parsed, Share
+from onnxheadprune.cli.parameter_types import FILE, Offering, Output, Parsed, Share
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import (
     NAMED,
@@ -261,7 +261,8 @@ def _type(item: Declared) -> click.ParamType[Any]:
     """Return how a value is read; numbers are checked against their bounds."""
     kind, bounds = item.kind, item.bounds
     if item.setting.parse is not None:
-        return Parsed(item.setting.parse)
+        keys = (f"{word}=" for word in item.words) if get_origin(kind) is Mapping else item.words
+        return Parsed(item.setting.parse, (*keys, *item.setting.offers.split()))
     if isinstance(bounds, Shares):
         return Share(bounds)
     if get_origin(kind) is tuple:
@@ -277,7 +278,7 @@ def _type(item: Declared) -> click.ParamType[Any]:
         made = ranged(low, high, min_open=bounds.gt is not None, max_open=bounds.lt is not None)
         made.name = "whole number" if kind is int else "number"
         return cast("click.ParamType[Any]", made)
-    return click.STRING
+    return Offering(item.setting.offers.split()) if item.setting.offers else click.STRING
 
 
 def _complete(values: dict[str, Any], what: str, of: str) -> None:

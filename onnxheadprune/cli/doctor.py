@@ -24,6 +24,7 @@ def doctor(
             "End with exit code 4 unless this execution provider runs; can be repeated.",
             metavar="P",
             flags="--provider",
+            offers="cpu cuda",
         ),
     ] = (),
     as_json: Json = False,

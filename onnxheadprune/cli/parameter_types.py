@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from onnxheadprune.settings.setting import Bounds, share
+from onnxheadprune.settings.setting import FILES, Bounds, share
 
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
@@ -47,8 +48,8 @@ class Parsed(Converting):
 
     name = "text"
 
-    def __init__(self, parse: Callable[[str], object]) -> None:
-        self.parse = parse
+    def __init__(self, parse: Callable[[str], object], words: Collection[str] = ()) -> None:
+        self.parse, self.words = parse, words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The value; a default is one already."""
@@ -58,6 +59,29 @@ class Parsed(Converting):
             return self.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """The words that a list can go on with."""
+        before, comma, last = incomplete.rpartition(",")
+        others = (word for word in self.words if word not in before.split(","))
+        return [CompletionItem(f"{before}{comma}{word}") for word in others if word.startswith(last)]
+
+
+class Offering(click.types.StringParamType):
+    """Text for which shells offer words, or files."""
+
+    def __init__(self, words: Collection[str]) -> None:
+        self.words = words
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """The words that begin so."""
+        if FILES in self.words:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 class Share(Parsed):

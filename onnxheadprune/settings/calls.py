@@ -46,7 +46,8 @@ ScoredUnits = Annotated[
     tuple[Unit, ...],
     Setting(
         f"What is scored: {', '.join(_KINDS)}, or several with commas between.",
-        metavar="KINDS",
+        metavar="KIND,KIND",
+        offers="all",
         parse=unit_kinds,
         section=SELECTION,
     ),

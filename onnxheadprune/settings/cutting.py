@@ -99,6 +99,7 @@ DRIFT_HELP = (
     " logits, else cosine), or module:function of your own, called with (before, after, feed); larger is worse"
     " [default: auto]."
 )
+DRIFTS = "auto kl cosine"
 Drift = Annotated[
     Text | None,
     Setting(
@@ -106,6 +107,7 @@ Drift = Annotated[
         metavar="M",
         rules=(excludes("dry_run validate=False", unless="data"),),
         section=SELECTION,
+        offers=DRIFTS,
     ),
 ]
 Units = Annotated[
@@ -114,8 +116,9 @@ Units = Annotated[
         f'What may be removed: {_QUOTED} and "layers" (attention or feed-forward blocks as a whole)'
         ' with commas between, or "all". With more than heads, ratios are shares of the operations of these blocks;'
         " with experts, which save memory, of their bytes.",
-        metavar="KINDS",
+        metavar="KIND,KIND",
         parse=unit_kinds,
+        offers="all",
         rules=(requires(AMOUNT), requires("data")),
         section=SELECTION,
     ),
@@ -312,7 +315,7 @@ class Cut(Selecting):
         Text | None,
         Setting(
             "The outputs that are logits of tokens, with commas between, or none; where the model does not show it.",
-            metavar="NAMES",
+            metavar="NAME,NAME",
             rules=(requires(TOKENS),),
         ),
     ] = None
@@ -401,7 +404,12 @@ class Scoring:
     ] = None
     drift: Annotated[
         Text | None,
-        Setting(f"For ablation: {DRIFT_HELP[0].lower()}{DRIFT_HELP[1:]}", metavar="M", rules=(ABLATION,)),
+        Setting(
+            f"For ablation: {DRIFT_HELP[0].lower()}{DRIFT_HELP[1:]}",
+            metavar="M",
+            rules=(ABLATION,),
+            offers=DRIFTS,
+        ),
     ] = None
     jobs: Annotated[
         Count,
@@ -413,7 +421,8 @@ class Scoring:
         ),
     ] = 1
     dask: Annotated[
-        Text | None, Setting(DASK_HELP, metavar="ADDRESS", rules=(ABLATION,), section=EXECUTION)
+        Text | None,
+        Setting(DASK_HELP, metavar="ADDRESS", rules=(ABLATION,), section=EXECUTION, offers="local"),
     ] = None
 
 

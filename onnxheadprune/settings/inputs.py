@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.setting import (
     EXECUTION,
+    FILES,
     INPUTS,
     Bounds,
     Count,
@@ -50,6 +51,7 @@ Data = Annotated[
         rules=_UNUSED,
         section=INPUTS,
         also="calibration-data calib-data calibration dataset text images random-data input-data",
+        offers=FILES,
     ),
 ]
 Format = Annotated[
@@ -65,6 +67,7 @@ Provider = Annotated[
         metavar="P",
         section=EXECUTION,
         also="device execution-provider ep",
+        offers="auto cpu cuda",
     ),
 ]
 DASK_HELP = (
@@ -79,7 +82,7 @@ Jobs = Annotated[
         section=EXECUTION,
     ),
 ]
-Dask = Annotated[Text | None, Setting(DASK_HELP, metavar="ADDRESS", section=EXECUTION)]
+Dask = Annotated[Text | None, Setting(DASK_HELP, metavar="ADDRESS", section=EXECUTION, offers="local")]
 SEED_HELP = "Seed for the random inputs."
 Seed = Annotated[Natural, Setting(SEED_HELP, metavar="N", rules=_MATTERS, section=EXECUTION)]
 Channels = Annotated[tuple[float, ...], Bounds(min_length=1)]

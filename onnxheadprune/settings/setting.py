@@ -88,6 +88,8 @@ NAMED = re.compile(r"\{(\w+)\}")
 
 MOST_QUOTED = 60
 """Characters of a value that a message repeats."""
+FILES = "FILES"
+"""Names of files, among the words that shells complete."""
 PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
 
 
@@ -176,6 +178,7 @@ class Setting(PydanticField):
         argument: it is given without a flag.
         section: of `SECTIONS`; that of its group if not given.
         also: what other programs, or earlier versions, call it, with spaces between.
+        offers: words that shells complete beside those of its type, with spaces between; `FILES` for names of files.
     """
 
     help: str
@@ -187,6 +190,7 @@ class Setting(PydanticField):
     argument: bool = False
     section: str = ""
     also: str = ""
+    offers: str = ""
 
     def keywords(self) -> Mapping[str, Any]:
         """The description."""

@@ -73,7 +73,7 @@ def test_a_wrong_type_is_refused_by_name(call: Call[Any]) -> None:
     [
         ("prune", {"ratio": "x"}, "ratio: 'x' is not a share like 0.25 or 25%"),
         ("prune", {"ratio": 50}, 'less than 1, not 50; write "50%" for percent'),
-        ("prune", {"units": ...}, "units: Ellipsis is not of the form KINDS"),
+        ("prune", {"units": ...}, "units: Ellipsis is not of the form KIND,KIND"),
         ("prune", {"units": "heads neurons"}, "units are heads, neurons"),
         ("prune", {"wish": 0.5}, r"prune\(\) has no keyword wish; help\(onnxheadprune.prune\) lists all"),
         ("prune", {"sparsity": 0.5}, "no keyword sparsity; use ratio="),
