@@ -59,7 +59,7 @@ class Zsh(_WholeWord, ZshComplete):
 class Fish(_WholeWord, FishComplete):
     """Fish, in which a list with commas is one value."""
 
-    source_template = FishComplete.source_template.replace('split ","', 'split --max 1 ","')
+    source_template = FishComplete.source_template.replace('split ","', 'split -m 1 ","')
 
 
 def register() -> None:

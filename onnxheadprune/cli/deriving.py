@@ -29,6 +29,10 @@ from onnxheadprune.settings.setting import (
 from onnxheadprune.settings.writing import Loudness, Replacing
 
 Work = Callable[..., int]
+SPECS = (*SCORED, "layers", "protect")
+"""Options whose value is a list with spaces, in quotes."""
+SPEC = re.compile(r"[^:-][^:]*:[\d,*-]+|([a-z]+\.)?\d[\d,-]*")
+"""An item of such a list: a site with units, or a site or layer alone."""
 
 
 def _print_all(context: click.Context, _option: click.Parameter, asked: bool) -> None:
@@ -110,7 +114,11 @@ class DerivedCommand(click.Command):
         except click.NoSuchOption as error:
             raise self._renamed(error) or error from None
         except click.UsageError as error:
-            raise self._separated(typed, error) or error from None
+            if (sentence := self._separated(typed, error)) is None:
+                raise
+            raise click.UsageError(sentence, error.ctx) from None
+        if (sentence := self._separated(typed, None)) is not None:
+            raise click.UsageError(sentence, ctx)
         _, _, order = self.make_parser(ctx).parse_args(typed)
         for parameter, times in Counter(order).items():
             if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
@@ -145,30 +153,55 @@ class DerivedCommand(click.Command):
         option = next(parameter for parameter in self.params if parameter.name == found)
         return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
 
-    def _separated(self, typed: Sequence[str], error: click.UsageError) -> click.UsageError | None:
-        """The error for items with blanks between them, which a list has commas for, and a spec quotes; else None."""
-        for item in self.settings.values():
-            option = _spelled(next(parameter for parameter in self.params if parameter.name == item.name))
-            after = typed[typed.index(option) + 1 :] if option in typed else []
-            is_list = get_origin(item.kind) is tuple and item.setting.parse is not None
-            if not is_list and item.name not in SCORED:
+    def _separated(self, typed: Sequence[str], error: click.UsageError | None) -> str | None:
+        """Return how an option is written behind which several values stand with blanks between; else None."""
+        is_extra = type(error) is click.UsageError
+        for parameter in self.params:
+            item = self.settings.get(parameter.name or "")
+            if item is None or not isinstance(parameter, click.Option) or parameter.is_flag:
                 continue
-            bare = (word.strip(",") for word in after)
-            words = list(itertools.takewhile(functools.partial(_is_item, item, is_list), bare))
-            if len(words) > 1:
-                listed, quoted = (
-                    f"{','.join(words)}, with commas and no spaces",
-                    f'"{" ".join(words)}", in quotes',
-                )
-                return click.UsageError(f"write {option} {listed if is_list else quoted}", error.ctx)
+            for position, word in enumerate(typed):
+                option, equals, value = word.partition("=")
+                if option not in parameter.opts:
+                    continue
+                behind = [*([value] if equals else []), *typed[position + 1 :]]
+                bare = (word.strip(",") for word in behind)
+                items = list(itertools.takewhile(functools.partial(_is_item, item, is_extra), bare))
+                further = list(itertools.takewhile(lambda word: not Path(word).exists(), items[1:]))
+                if further:
+                    return _joined(parameter, item, [items[0], *further])
         return None
 
 
-def _is_item(item: Declared, is_list: bool, word: str) -> bool:
-    """Return whether a word would be an item of a list, or of a spec of units."""
-    if is_list:
-        return word in item.words or (not item.words and word.isdigit())
-    return re.fullmatch(r"[^:-][^:]*:[\d,*-]+", word) is not None
+def _is_item(item: Declared, is_extra: bool, word: str) -> bool:
+    """Return whether a word could be a value of an option; names could be anything, so only where one is left over."""
+    kind, setting = item.kind, item.setting
+    if item.name in SPECS:
+        return SPEC.fullmatch(word) is not None
+    if setting.parse is None and (words := (*item.words, *setting.offers.split())):
+        return word in words
+    if setting.parse is None and kind not in (int, float):
+        is_list = get_origin(kind) is tuple or "," in (setting.metavar or "")
+        return is_list and is_extra and not word.startswith("-") and not word.endswith(".onnx")
+    try:
+        (setting.parse or kind)(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _joined(option: click.Option, item: Declared, words: Sequence[str]) -> str:
+    """How an option takes several values, or that it takes one."""
+    spelled, metavar = _spelled(option), item.setting.metavar or ""
+    if item.name in SPECS:
+        return f'write {spelled} "{" ".join(words)}", in quotes'
+    if option.multiple:
+        return f"write {' '.join(f'{spelled} {word}' for word in words)}"
+    if "," in metavar:
+        return f"write {spelled} {','.join(words)}, with commas and no spaces"
+    if "x" in metavar:
+        return f"write {spelled} {'x'.join(words)}"
+    return f"{spelled} takes one value, not {' and '.join(words)}"
 
 
 def command(

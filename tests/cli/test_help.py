@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from onnxheadprune import errors
-from onnxheadprune.cli import EPILOG, LOUDNESS, group
-from onnxheadprune.cli.deriving import DerivedCommand
+from onnxheadprune.cli import EPILOG, LOUDNESS, NAMES, group
+from onnxheadprune.cli.deriving import SPECS, DerivedCommand
 from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
+from onnxheadprune.settings.setting import Declared
 from tests import toys
 from tests.conftest import Command
 
@@ -171,16 +172,65 @@ def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: C
     assert (before.exit_code, before.stdout) == (after.exit_code, after.stdout) == (0, after.stdout)
 
 
+SEVERAL = {
+    "N,N": ("1", "8"),
+    "M,M,M": (".4", ".5"),
+    "S,S,S": (".4", ".5"),
+    "N|HxW": ("224", "192"),
+    "KIND,KIND": ("heads", "neurons"),
+    "UNIT=N,UNIT=N": ("heads=2", "neurons=8"),
+    "NAME=N": ("a=1", "b=2"),
+    "NAME,NAME": ("a", "b"),
+    "KEY=VALUE": ("a=1", "b=2"),
+    "NODE": ("a", "b"),
+}
+"""Two values of an option by how its value is written in the help."""
+
+
+def two_values(item: Declared) -> tuple[str, ...]:
+    if item.name in SPECS:
+        return "0:1", "1:2,3"
+    words = (*item.words, *item.setting.offers.split())
+    number = ("5", "6") if item.kind in (int, float) else ()
+    return SEVERAL.get(item.setting.metavar or "", words[:2] if len(words) > 1 else number)
+
+
+def test_a_second_value_behind_an_option_is_told_how_the_option_is_written() -> None:
+    """All options of all commands that have words, numbers or lists as values, before and behind the arguments."""
+    tried = 0
+    for name in NAMES:
+        command = group.commands[name]
+        assert isinstance(command, DerivedCommand)
+        named = ["m.onnx" for item in command.params if isinstance(item, click.Argument)]
+        # Options that must be given, each as "--to=int4".
+        must = {
+            item.name: f"--{item.name}={item.words[-1]}"
+            for item in command.settings.values()
+            if item.required and item.words
+        }
+        for item in (item for item in command.settings.values() if not item.setting.argument):
+            flag = max(next(option for option in command.params if option.name == item.name).opts, key=len)
+            words = two_values(item)
+            others = [*named, *(typed for other, typed in must.items() if other != item.name)]
+            for line in ((*others, flag, *words), (flag, *words, *others)) if words else ():
+                with pytest.raises(click.UsageError) as error:
+                    command.make_context(name, list(line), obj=line)
+                told = error.value.message
+                assert flag in told and all(word in told for word in words), (line, told)
+                assert told.startswith("write ") or "takes one value" in told, told
+                tried += 1
+    assert tried > 150
+
+
 def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) -> None:
-    typed = ("prune", "model.onnx", "--ratio", "0.5", "--data", "data.npz", "--units", "heads", "neurons")
-    assert "write --units heads,neurons, with commas and no spaces" in command(*typed).stderr
-    spaced = (*typed[:-2], "heads,", "neurons")
+    spaced = ("prune", "model.onnx", "--ratio", "0.5", "--data", "data.npz", "--units", "heads,", "neurons")
     assert "write --units heads,neurons, with commas and no spaces" in command(*spaced).stderr
-    sizes = ("combine", "model.onnx", "p.onnx", "--to", "int4", "--batch", "1", "8")
-    assert "write --batch 1,8, with commas and no spaces" in command(*sizes).stderr
-    for option in ("--heads", "--neurons"):
-        for words in ((option, "0:1", "1:2,3", "model.onnx"), ("model.onnx", option, "0:1", "1:2,3")):
-            assert f'write {option} "0:1 1:2,3", in quotes' in command("prune", *words).stderr
+    assert (
+        'write --layers "3 5-7", in quotes' in command("prune", "--layers", "3", "5-7", "model.onnx").stderr
+    )
+    assert "write --batch 1,8, with" in command("bench", "model.onnx", "model.onnx", "--batch=1", "8").stderr
+    # Names could be anything: a file that is not there is told as such.
+    assert "j.yaml does not exist" in command("run", "--set", "a=1", "j.yaml").stderr
 
 
 @pytest.mark.parametrize(
