@@ -19,6 +19,7 @@ from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.spelling import first_few
 
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
@@ -187,10 +188,9 @@ def _renamed(view: GraphView, gone: Sequence[Collection[Value]]) -> dict[str, st
                 f" cache, and is kept; {LEAVE}"
             )
         if have != list(range(have[0], have[0] + len(have))):
-            listed = ", ".join(map(str, have[:8]))
             raise RefusedError(
-                f"the caches cannot be renumbered: {family.name(have[0])} and those like it are numbered {listed},"
-                f" with gaps that mean something to their callers; {LEAVE}"
+                f"the caches cannot be renumbered: {family.name(have[0])} and those like it are numbered"
+                f" {first_few(have)}, with gaps that mean something to their callers; {LEAVE}"
             )
         left = [number for number in have if number not in away]
         for after, before in enumerate(left, have[0]):

@@ -22,6 +22,7 @@ from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.display import one_line
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.typed_json import JsonObject, Spelled
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
@@ -225,9 +226,7 @@ def and_skipped(skipped: Mapping[str, str]) -> str:
     """Return what could not be measured, as the end of a refusal; nothing where all was."""
     if not skipped:
         return ""
-    label, reason = next(iter(skipped.items()))
-    others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-    return f"; {label}{others} could not be measured: {reason}"
+    return f"; {first_few(skipped, 1)} could not be measured: {next(iter(skipped.values()))}"
 
 
 def worth(site: Site, steps: Sequence[Step]) -> tuple[float | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,7 @@ def doctor_report(found: Diagnosis) -> Iterator[RenderableType]:
     """Versions and cards, then the providers with what they lack."""
     from onnxheadprune.model.spelling import many
     from onnxheadprune.reporting.console import row
+    from onnxheadprune.runtime import SUFFIX
 
     yield row("versions", _listed(found.versions))
     yield row("package", _listed(found.runtime_packages) or "onnxruntime was not installed by pip")
@@ -61,9 +63,22 @@ def doctor_report(found: Diagnosis) -> Iterator[RenderableType]:
     yield ""
     yield _providers(found.providers)
     yield ""
+    for check in found.providers:
+        yield from _commands(check.name.removesuffix(SUFFIX), check.advice or "")
     yield row("auto takes", f"{found.auto.label}: {found.auto.reason}")
     for warning in found.warnings:
-        yield row("warning", warning, "bold yellow")
+        yield row("warning", _COMMAND.sub("", warning), "bold yellow")
+        yield from _commands("", warning)
+
+
+_COMMAND = re.compile(r" \((pip [^()]+)\)")
+
+
+def _commands(label: str, advice: str) -> Iterator[RenderableType]:
+    """The commands in an advice, each in a line of its own, which can be pasted at every width."""
+    from onnxheadprune.reporting.console import Row
+
+    return (Row(label, found, is_command=True) for found in _COMMAND.findall(advice))
 
 
 def _listed(versions: Mapping[str, str]) -> str:
@@ -94,6 +109,6 @@ def _providers(checks: tuple[ProviderCheck, ...]) -> RenderableType:
     made = table("provider", "runs", "why not, and what to do", wraps=("why not, and what to do",))
     for check in checks:
         mark = Text("yes", "green") if check.runs else Text("no", "red")
-        why = "" if check.obstacle is None else f"{check.obstacle}; {check.advice}"
+        why = "" if check.obstacle is None else f"{check.obstacle}; {_COMMAND.sub('', check.advice or '')}"
         made.add_row(check.name.removesuffix(SUFFIX), mark, why)
     return made

@@ -10,7 +10,7 @@ import numpy as np
 from onnxheadprune.data.beside import ALONE, Beside, Maker
 from onnxheadprune.data.vocabulary import Tokens
 from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.runtime.feeds.data import shortened
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, TokenMask, encoder_states, following, follows
@@ -212,7 +212,7 @@ def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
     if in_cache:
         first = "prune the folder, whose heads are chosen on the model of the first tokens, or "
     return (
-        f"the input{'s' * several} {shortened(missing)} {'do' if several else 'does'} not follow from text;"
+        f"the input{'s' * several} {first_few(missing)} {'do' if several else 'does'} not follow from text;"
         f" {first}give the model's inputs with {named_setting('data')}"
     )
 
@@ -222,7 +222,7 @@ def _prompts_of(maker: Maker) -> Prompts:
     try:
         return Prompts(maker.inputs, ALONE)
     except UsageError as error:
-        held = shortened([f"{item.name} ({item.describe()})" for item in maker.inputs])
+        held = first_few([f"{item.name} ({item.describe()})" for item in maker.inputs])
         raise UsageError(
             f"{maker.name}, which lies beside the model, does not run on text alone: it takes {held}; give these, and"
             f" the tokens of the decoder as decoder_input_ids, with {named_setting('data')}"

@@ -144,15 +144,23 @@ def spelled(numbers: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
+def first_few(names: Iterable[object], most: int = 8) -> str:
+    """Names in a sentence, of many the first ones and how many more there are.
+
+    >>> first_few(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    every = list(map(str, names))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 def reasons(named: Iterable[tuple[str, str]]) -> list[str]:
     """A line for each reason, with the first name that it is for: "a and 2 more: the reason"."""
     names: dict[str, list[str]] = {}
     for name, reason in named:
         names.setdefault(reason, []).append(name)
-    return [
-        f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
-        for reason, (first, *others) in names.items()
-    ]
+    return [f"{first_few(some, 1)}: {reason}" for reason, some in names.items()]
 
 
 def read_ranges(text: str, most: int) -> tuple[int, ...]:

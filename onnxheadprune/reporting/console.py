@@ -32,7 +32,11 @@ LEAST_WIDTH, MOST_WIDTH = 40, 1000
 
 
 class Console(RichConsole):
-    """Prints what is text and nothing that a terminal obeys: names of models come from anywhere."""
+    """Prints what is text and nothing that a terminal obeys: names of models come from anywhere; cuts nothing off."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print; a line that is longer than the terminal is the terminal's to wrap."""
+        super().print(*objects, **{"crop": False, **settings})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments with every control character spelled out, but for the ends of lines."""
@@ -195,9 +199,12 @@ class Row:
             lines = _continued(escaped(self.text), width)
         else:
             lines = textwrap.wrap(escaped(self.text), width, break_on_hyphens=False) or [""]
-        yield Text.assemble((escaped(self.label).ljust(self.indent), "bold"), (lines[0], self.style))
+        # A word of a command is never broken, however narrow the terminal is.
+        whole: Any = {"no_wrap": True, "overflow": "ignore"} if self.is_command else {}
+        label = escaped(self.label).ljust(self.indent), "bold"
+        yield Text.assemble(label, (lines[0], self.style), **whole)
         for line in lines[1:]:
-            yield Text(" " * self.indent + line, style=self.style)
+            yield Text(" " * self.indent + line, style=self.style, **whole)
 
 
 def _continued(command: str, width: int) -> list[str]:

@@ -50,8 +50,8 @@ def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_b
         return _PACKAGES.get(short, f"install an onnxruntime built with {name} and its libraries")
     if plain_beside:
         return (
-            f"remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then {_CUDA}: the plain one hides the"
-            " other"
+            f"remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then install one ({_CUDA}): the plain"
+            " one hides the other"
         )
     sentence = _CUDA_ADVICE
     if "built without" in obstacle:

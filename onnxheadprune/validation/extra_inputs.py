@@ -20,7 +20,7 @@ from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array
@@ -166,8 +166,7 @@ class Wide:
         if untried:
             self.notes.append(
                 f"{many(len(untried), 'number')} that only its graph holds were not tried as sizes, since there are"
-                f" more than {MOST_SIZES} or they are above {LONGEST:,}: {', '.join(map(str, untried[:3]))}"
-                f"{', ...' if len(untried) > 3 else ''}"
+                f" more than {MOST_SIZES} or they are above {LONGEST:,}: {first_few(untried, 3)}"
             )
         if left_out:
             self.notes.append(

@@ -30,7 +30,7 @@ from onnx import (
 
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Spelled, written
 from onnxheadprune.validation.declarations import Declarations, Inferred
 from onnxheadprune.validation.node_matching import Matching, matched
@@ -137,8 +137,7 @@ class Likeness(JsonObject):
 
 
 def _listed(what: str, labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
-    return f"{many(len(labels), 'node')} {what}: {', '.join(labels[:LISTED])}{more}"
+    return f"{many(len(labels), 'node')} {what}: {first_few(labels, LISTED)}"
 
 
 def likeness(

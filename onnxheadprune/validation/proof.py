@@ -29,7 +29,7 @@ from onnxheadprune.model.load import (
     open_structure,
     stored_bytes,
 )
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
@@ -253,7 +253,7 @@ def weight_problems(
     compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
     if not altered:
         return compared, []
-    listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
+    listed = first_few(altered, 3)
     sentence = (
         f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
         f" them: {listed}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Part, State, Table, Word
-from onnxheadprune.model.spelling import file_name, many, measure, share
+from onnxheadprune.model.spelling import file_name, first_few, many, measure, share
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, written
 from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
@@ -370,8 +370,7 @@ def too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
 
 def spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Shapes by name, the first few."""
-    listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+    return first_few((f"{name} {list(shape)}" for name, shape in shapes.items()), 3)
 
 
 def strict_gate(pruned: str, exact: Exact) -> Gate:

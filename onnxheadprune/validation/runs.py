@@ -13,9 +13,9 @@ from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.runtime.deterministic import label, random_nodes
-from onnxheadprune.runtime.feeds.data import shortened
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
@@ -117,7 +117,7 @@ class _Bench:
         self.problems: list[str] = []
         self.notes: list[str] = []
         if drawing := random_nodes(models.original.proto):
-            named = shortened([label(node) for node in drawing])
+            named = first_few([label(node) for node in drawing])
             self.notes.append(f"random nodes output the same fixed numbers in all compared models: {named}")
         self.unsteady: list[str] = []
         self.kept: list[KeptFeed] = []

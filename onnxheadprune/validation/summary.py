@@ -16,7 +16,7 @@ from onnxheadprune.edit.site_cuts import block_cuts_of, totals
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
-from onnxheadprune.model.spelling import accuracy, count, many, moved, rounded, share
+from onnxheadprune.model.spelling import accuracy, count, first_few, many, moved, rounded, share
 from onnxheadprune.validation.headline import Headline
 
 FINE = 1000
@@ -412,9 +412,7 @@ def _not_done(choice: Mapping[str, Any]) -> Iterator[Fact]:
     left = {**(choice.get("selection") or {}).get("left_out", {})}
     left |= dict.fromkeys(choice.get("unreached") or (), "no sample of the data runs it")
     if left:
-        name, reason = next(iter(left.items()))
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        yield Fact("left alone", f"{name}{more}: {reason}", "doubtful")
+        yield Fact("left alone", f"{first_few(left, 1)}: {next(iter(left.values()))}", "doubtful")
 
 
 def result_of(document: Document, headline: Headline, title: str = "") -> Result:

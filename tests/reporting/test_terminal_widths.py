@@ -8,10 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from onnxheadprune.model.facts import Facts, Figure, Figures, drawn
-from onnxheadprune.reporting.console import next_call, rows_of, table
+from onnxheadprune.reporting.console import Console, next_call, rows_of, table
 from tests.conftest import SAMPLES, Command
 
 WIDTHS = (40, 60, 80, 100, 120)
@@ -115,8 +114,19 @@ def test_no_figure_is_wider_than_the_terminal(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_command_that_is_wrapped_is_the_same_command(width: int) -> None:
-    words = ["onnxheadprune", "prune", "a model.onnx", "--heads", "0:1 1:2", "-o", 'it\'s "it".onnx']
+    words = [
+        "onnxheadprune",
+        "prune",
+        "a model.onnx",
+        f"{'folder/' * 12}model.onnx",
+        "--heads",
+        "0:1 1:2",
+        "-o",
+        'it\'s "it".onnx',
+    ]
     lines = printed(width, next_call(shlex.join(words)))
     # A shell takes a backslash at the end of a line away, with the end.
     assert shlex.split("\n".join(lines).removeprefix("next").replace("\\\n", "")) == words
-    assert all(len(line) <= width or not line.partition(" ")[2].strip().count(" ") for line in lines)
+    assert all(
+        len(line) <= width or len(line.removeprefix("next").rstrip("\\").split()) == 1 for line in lines
+    )

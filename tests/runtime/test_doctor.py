@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -11,11 +12,19 @@ from typing import Any
 import pytest
 
 from onnxheadprune.cli.doctor import doctor_report
-from onnxheadprune.reporting.console import out
-from onnxheadprune.runtime import CPU, CUDA
+from onnxheadprune.reporting.console import Console, out
+from onnxheadprune.runtime import CPU, CUDA, Provider
 from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.runtime.doctor import cuda_libraries, diagnose, read_cudnn, runtimes, unmet
+from onnxheadprune.runtime.doctor import (
+    Diagnosis,
+    ProviderCheck,
+    cuda_libraries,
+    diagnose,
+    read_cudnn,
+    runtimes,
+    unmet,
+)
 from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, machine, read_smi
 from onnxheadprune.runtime.providers import advice
 from tests.conftest import Command
@@ -194,6 +203,36 @@ def test_the_machine_is_json() -> None:
 )
 def test_advice_names_packages(name: str, options: dict[str, Any], words: str) -> None:
     assert words in advice(name, **options)
+
+
+@pytest.mark.parametrize("width", [40, 50, 80, 120])
+def test_commands_can_be_pasted_at_every_width(width: int) -> None:
+    cuda, obstacle = "CUDAExecutionProvider", "the installed onnxruntime is built without it"
+    advices = (advice(cuda, obstacle), advice(cuda, plain_beside=True), advice("TensorrtExecutionProvider"))
+    checks = tuple(ProviderCheck(cuda, False, obstacle, words) for words in advices)
+    found = Diagnosis(
+        versions={},
+        runtime_packages={},
+        built_for_cuda="",
+        cards=(),
+        driver_cuda=None,
+        loaded_libraries={},
+        cudnn=None,
+        cuda_packages={},
+        providers=checks,
+        auto=Provider(CPU, "no GPU is visible"),
+        warnings=(advices[1],),
+        cores=1,
+    )
+    console = Console(width=width, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(*doctor_report(found), sep="\n")
+    # A shell takes a backslash at the end of a line away, with the end.
+    pasted = [" ".join(line.split()) for line in captured.get().replace("\\\n", "").splitlines()]
+    commands = re.findall(r"\((pip [^)]*)\)", " ".join(advices))
+    assert len(commands) == 5
+    for words in commands:
+        assert any(line.endswith(words) for line in pasted), (words, pasted)
 
 
 @pytest.mark.long

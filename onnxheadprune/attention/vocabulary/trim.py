@@ -60,6 +60,7 @@ from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 from onnxheadprune.model.tensors import FLOATS, Mask
 from onnxheadprune.operators import view_of
@@ -147,7 +148,7 @@ def _require_outputs(view: GraphView, name: str, logits: Iterable[str]) -> None:
     unknown = next((item for item in logits if item not in known), None)
     if unknown is not None:
         raise UsageError(
-            f"{name} has no output {unknown!r:.80} to be logits; its outputs are {', '.join(known[:8])}"
+            f"{name} has no output {unknown!r:.80} to be logits; its outputs are {first_few(known)}"
         )
 
 

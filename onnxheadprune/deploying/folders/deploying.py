@@ -30,6 +30,7 @@ from onnxheadprune.deploying.folders.network import Heads
 from onnxheadprune.deploying.folders.types import FolderRequest
 from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.documents import CONFIGURATION, read_object
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.typed_json import json_text
 
 INDENT = 2
@@ -177,9 +178,8 @@ class Deploying:
                 if field in site.WIDTHS and site.original_num_units == value
             ]
             if fewer:
-                more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
                 yield (
-                    f"config.json says {field} {value}, and {fewer[0]}{more} keep fewer: the field is not"
+                    f"config.json says {field} {value}, and {first_few(fewer, 1)} keep fewer: the field is not"
                     " updated, since no runtime reads it"
                 )
 

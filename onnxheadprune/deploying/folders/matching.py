@@ -29,6 +29,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import Array
 
 _Signs = npt.NDArray[np.float32]
@@ -278,8 +279,8 @@ def _check_parts(networks: Sequence[Network], titles: str) -> None:
     if len(networks) > 1 and strangers:
         names = [network.leader.name for network in networks]
         raise RefusedError(
-            f"{' and '.join(names[:3])} are {len(names)} models that share no {titles}, and {strangers[0]} does"
-            " not say which part of an export it is; prune each alone, or all of them with the command batch"
+            f"the models {first_few(names, 3)} share no {titles}, and {strangers[0]} does not say which part of an"
+            " export it is; prune each alone, or all of them with the command batch"
         )
 
 

@@ -35,6 +35,7 @@ from onnxheadprune.deploying.folders.result import FileResult, FolderResult
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.documents import read_text
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import one_call
@@ -73,9 +74,9 @@ def _other_forms(copied: Sequence[str]) -> Iterator[str]:
         if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in _UNPRUNED)
     ]
     if found:
-        more = "" if len(found) == 1 else f" and {len(found) - 1} more"
         yield (
-            f"{found[0]}{more} holds the model before the cut, and is copied as it is: make sure that nothing loads it"
+            f"{first_few(found, 1)} holds the model before the cut, and is copied as it is: make sure that nothing"
+            " loads it"
         )
 
 
@@ -94,7 +95,7 @@ def _stale_dims(root: Path, copied: Sequence[str], results: Sequence[FileResult]
         declared = [item for item in changes if re.search(rf'"{re.escape(item)}"[^{{}}]*\bdims\b', text)]
         if declared:
             first = changes[declared[0]]
-            more = "" if len(declared) == 1 else f" and {len(declared) - 1} more"
+            more = f" and {len(declared) - 1} more" if len(declared) > 1 else ""
             yield (
                 f"{name} declares dims of {first.name}{more}, where {first.before} is {first.after} now: Triton loads"
                 " the model once they are updated"

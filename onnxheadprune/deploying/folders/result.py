@@ -15,7 +15,7 @@ from onnxheadprune.deploying.folders.export import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Table, Word
-from onnxheadprune.model.spelling import change, count, many, size, spelled
+from onnxheadprune.model.spelling import change, count, first_few, many, size, spelled
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
 from onnxheadprune.workflow.details import choice_details
@@ -176,8 +176,7 @@ def _details(result: FolderResult) -> Iterator[Part]:
     for index, field in enumerate(result.changes):
         yield Fact("config" if not index else "", str(field), "doubtful")
     if result.output is not None:
-        more = f" and {len(result.copied) - _SHOWN} more" if len(result.copied) > _SHOWN else ""
-        yield Fact("copied", ", ".join(result.copied[:_SHOWN]) + more or "nothing else")
+        yield Fact("copied", first_few(result.copied, _SHOWN) or "nothing else")
         if result.card:
             yield Fact("model card", CARD)
 

@@ -12,7 +12,7 @@ from onnxheadprune.benchmarking.summary import method_of
 from onnxheadprune.edit.site_cuts import block_cuts_of, totals
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
-from onnxheadprune.model.spelling import count, many, short_names
+from onnxheadprune.model.spelling import count, first_few, many, short_names
 from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_of
 from onnxheadprune.reporting.page.documents import Documents, Shipped
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
@@ -161,8 +161,7 @@ def _title(documents: Documents, cuts: tuple[Cut, ...]) -> str:
 
 def _listed(names: list[str]) -> str:
     """Names of files, the first few."""
-    short = short_names(list(dict.fromkeys(names)))
-    return ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
+    return first_few(short_names(list(dict.fromkeys(names))), 3)
 
 
 def _cut_of(document: Document, documents: Documents) -> Cut:

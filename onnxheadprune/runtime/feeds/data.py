@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, require_there
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.arrays import Stored, open_npz, read_npz
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
@@ -24,8 +25,6 @@ from onnxheadprune.runtime.foreign import import_function, users_code
 
 LABELS = "labels"
 BATCH = 32
-MOST_NAMED = 8
-"""Inputs that an error names; a decoder has dozens of caches."""
 MAX_FEEDS = 10_000
 MAX_BYTES = 2**28
 """Of all feeds that a generator may yield; nobody knows whether it ends."""
@@ -221,14 +220,8 @@ def require_all(feed: Feed, inputs: Iterable[Input], source: str) -> None:
     if missing:
         held = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(feed.items())) or "nothing"
         raise UsageError(
-            f"{source} lacks the input{'s' * (len(missing) > 1)} {shortened(missing)}; it holds {held}"
+            f"{source} lacks the input{'s' * (len(missing) > 1)} {first_few(missing)}; it holds {held}"
         )
-
-
-def shortened(names: Sequence[str], most: int = MOST_NAMED) -> str:
-    """Names in a sentence, of many only the first."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _accepted(array: Array, item: Input, source: str) -> Array:

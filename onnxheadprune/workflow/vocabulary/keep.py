@@ -21,6 +21,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import first_few
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
@@ -155,11 +156,8 @@ def _require_special(
     lost = sorted(needed.difference(named))
     if lost:
         names = {} if tokenizer is None else tokenizer.tokens
-        listed = ", ".join(
-            f"{names[place]} ({place})" if place in names else str(place) for place in lost[:3]
-        )
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        raise UsageError(f"{source} loses special tokens: {listed}{more}; list them too")
+        told = (f"{names[place]} ({place})" if place in names else place for place in lost)
+        raise UsageError(f"{source} loses special tokens: {first_few(told, 3)}; list them too")
 
 
 @dataclass(frozen=True)
