@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import SiteMoments, inputs_of
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.activations.moments import Moments, Ridge
+from onnxheadprune.choosing.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.folds import Fold
@@ -98,12 +98,17 @@ def _refits(
 ) -> Iterator[dict[str, Array]]:
     """Refitted weights of the remaining heads for each step, which keep the output near the original's."""
     weight, bias = linear.matrix.read(), linear.read_bias()
-    mean = moment.x_sum / (moment.total or 1.0)
+    covariance, mean = moment.centred().covariance, moment.x_sum / (moment.total or 1.0)
     for step in steps:
-        rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
-        new = np.zeros_like(weight)
-        if len(rows):
-            new[rows] = Ridge(moment.towards(weight, rows), weight[rows]).solved(STRENGTH)
+        left = projection.live_without(step.removed).reshape(-1)
+        new, gone = np.zeros_like(weight), weight[~left]
+        if left.any():
+            # What goes is foretold from what stays: its inputs, or the outputs that they make, whichever are fewer.
+            narrow = len(gone) < weight.shape[1]
+            among, across = covariance[np.ix_(left, left)], covariance[np.ix_(left, ~left)]
+            across = across if narrow else across @ gone
+            found = Ridge(Centred(among, across)).solved(STRENGTH)
+            new[left] = weight[left] + (found @ gone if narrow else found)
         refit = {linear.matrix.stored.name: linear.matrix.written(new)}
         if bias is not None and linear.bias is not None:
             refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))

@@ -26,7 +26,7 @@ def test_rows_give_what_the_gram_matrix_gives(biased: bool, weighted: bool) -> N
     assert learned.rows is not None and held.rows is not None and learned.merged(held).rows is not None
     weight, bias = random.standard_normal((200, 7)), np.zeros(7) if biased else None
     found = fit(learned, held, weight, bias)
-    assert Ridge(learned.centred(), weight).tried(1.0).shape == (60, 7), "factors of rows, not of inputs"
+    assert Ridge(learned.less(weight).centred()).tried(1.0).shape == (60, 7), "factors of rows, not of inputs"
     for less in (held, learned):
         less.rows = None
         plain = fit(learned, held, weight, bias)

@@ -140,7 +140,7 @@ def test_errors_are_handed_on() -> None:
     seen = moments(400, weight, 0.0)
     handed, alone = on_grid(weight, seen, grid, has_bias=False), grid.nearest(weight)
     np.testing.assert_allclose(grid.nearest(handed), handed)
-    assert seen.errors(handed, None).sum() < 0.5 * seen.errors(alone, None).sum()
+    assert seen.less(handed).y_square.sum() < 0.5 * seen.less(alone).y_square.sum()
 
 
 def test_what_does_not_pay_in_levels_stays() -> None:

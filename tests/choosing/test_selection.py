@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,6 +324,28 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
         meter.add(original.run(feed), changed.run(feed), feed)
     assert found.error == pytest.approx(meter.mean(), rel=1e-3)
     assert isinstance(found, Step)
+
+
+@pytest.mark.parametrize("outputs", [1, 8])
+def test_trial_refits_are_the_ridge_towards_the_outputs_of_all_heads(outputs: int) -> None:
+    """With fewer outputs than removed inputs, and with more."""
+    from onnxheadprune.choosing.curves import STRENGTH, _refits
+
+    random = np.random.default_rng(0)
+    x, weight = random.standard_normal((300, 8)) @ random.standard_normal((8, 8)) + 1, np.eye(8)[:, :outputs]
+    moment, covariance = Moments(8), np.cov(x.T, ddof=0)
+    moment.add(x)
+    stored = SimpleNamespace(name="w")
+    matrix = SimpleNamespace(read=weight.copy, written=np.copy, stored=stored)
+    linear: Any = SimpleNamespace(matrix=matrix, bias=None, read_bias=lambda: None)
+    projection: Any = SimpleNamespace(live_without=lambda gone: ~np.isin(np.arange(8), list(gone)))
+    steps = [Step(frozenset(gone), 0.0) for gone in ((1,), (0, 1, 3), range(8))]
+    for step, refit in zip(steps, _refits(projection, linear, moment, steps), strict=True):
+        left = projection.live_without(step.removed)
+        mine, wanted = covariance[np.ix_(left, left)], np.zeros_like(weight)
+        pull = STRENGTH * np.trace(mine) / max(left.sum(), 1) * np.eye(left.sum())
+        wanted[left] = np.linalg.solve(mine + pull, covariance[left] @ weight + pull @ weight[left])
+        np.testing.assert_allclose(refit["w"], wanted, atol=1e-9)
 
 
 def test_the_search_space_answers_targets_of_any_size() -> None:

@@ -154,26 +154,25 @@ class Moments:
         weights = root[:, None].astype(np.float64)
         return (x - weights * x_mean) * scale, (y - weights * y_mean) * scale
 
-    def towards(self, weight: Matrix64, rows: npt.NDArray[np.int_]) -> Centred:
-        """Return what some of the features have to say about x W of all of them: targets without a second pass."""
-        total = self.total or 1.0
-        mean = self.x_sum / total
-        covariance = self.gram / total - np.outer(mean, mean)
-        return Centred(covariance[np.ix_(rows, rows)], covariance[rows] @ weight)
+    def less(self, weight: Matrix64) -> Moments:
+        """The moments with the targets less x W."""
+        moments = self.first(len(self.x_sum))
+        moments.y_sum = self.y_sum - self.x_sum @ weight
+        if self.rows:
+            moments.rows = [(x, y - x @ weight, root) for x, y, root in self.rows]
+            moments.cross = np.sum([x.T @ y for x, y, _ in moments.rows], axis=0)
+            moments.y_square = np.sum([np.square(y).sum(axis=0) for _, y, _ in moments.rows], axis=0)
+            return moments
+        product = self.gram @ weight
+        moments.cross = self.cross - product
+        moments.y_square = self.y_square + np.sum(weight * (product - 2 * self.cross), axis=0)
+        return moments
 
     def variance(self) -> float:
         """Weighted variance of the targets, summed over them."""
         total = self.total or 1.0
         mean = self.y_sum / total
         return float(self.y_square.sum() / total - mean @ mean)
-
-    def errors(self, weight: Matrix64, bias: Matrix64 | None) -> Matrix64:
-        """Weighted mean of (x W + b - y)² over the rows, for each target."""
-        offset = np.zeros(len(self.y_sum)) if bias is None else bias
-        squares = np.sum(weight * (self.gram @ weight - 2 * self.cross), axis=0) + self.y_square
-        squares += self.total * offset**2 + 2 * offset * (self.x_sum @ weight - self.y_sum)
-        result: Matrix64 = squares / (self.total or 1.0)
-        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,34 +270,34 @@ class Centred:
     rows: tuple[Array, Array] | None = None
 
 
-Wanted: TypeAlias = "slice | npt.NDArray[np.int_]"
 LEAST_PULL, PULLS = 1e-8, 8
 """The pull from which stronger ones are tried where one is too weak for a solution, and how many of them."""
 
 
 class Ridge:
-    """Least squares pulled towards given weights: argmin |x W - y|² + λ |W - start|², for any λ.
+    """Least squares pulled towards zero: argmin |x W - y|² + λ |W|², for any λ.
 
     λ is a strength times the mean variance of the features, so it means the same at every scale
-    (Hoerl and Kennard 1970, with the prior moved from zero to the weights there are).
+    (Hoerl and Kennard 1970). What is pulled towards given weights is the change of these, y what they leave.
     """
 
-    def __init__(self, centred: Centred, start: Matrix64) -> None:
-        """Compute what does not depend on λ.
+    def __init__(self, centred: Centred) -> None:
+        """Compute nothing yet."""
+        self._centred = centred
 
-        Args:
-            start: the weights to stay close to, [n, k].
-        """
-        self._centred, self._start = centred, start
-
-    def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
-        """The weights, [n, columns]."""
+    def solved(
+        self, strength: float, columns: npt.NDArray[np.int_] | None = None, *, roughly: bool = False
+    ) -> Matrix64:
+        """The weights, [n, columns]; in single precision where they are rounded anyway."""
         wanted = slice(None) if columns is None else columns
+        matrix, right = self._roughly if roughly else self._exactly
+        rows = self._centred.rows
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
             with contextlib.suppress(np.linalg.LinAlgError):
-                return np.asarray(self._start[:, wanted] + self._step(pull, wanted))
-        return np.asarray(self._start[:, wanted])
+                solution = _solution(matrix, right[:, wanted], self._pull(pull))
+                return np.asarray(solution if rows is None else rows[0].T @ solution, dtype=np.float64)
+        return np.zeros_like(self._centred.cross[:, wanted])
 
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
         """The change of the weights in single precision, as coefficients of `basis` if there is one."""
@@ -308,12 +307,6 @@ class Ridge:
     def basis(self) -> npt.NDArray[np.float32] | None:
         """With fewer rows than features, the change is a combination of rows: these, [rows, n]."""
         return None if self._centred.rows is None else self._centred.rows[0].astype(np.float32)
-
-    def _step(self, strength: float, wanted: Wanted) -> Array:
-        """The change of the wanted columns of the weights."""
-        matrix, left = self._exactly
-        solution, rows = _solution(matrix, left[:, wanted], self._pull(strength)), self._centred.rows
-        return solution if rows is None else np.asarray(rows[0].T @ solution)
 
     def _pull(self, strength: float) -> float:
         variances = np.diag(self._centred.covariance)
@@ -330,13 +323,11 @@ class Ridge:
         return self._system(np.float32)
 
     def _system(self, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
-        """Products of the features, or of the rows where these are fewer, and what the old weights leave."""
-        start = self._start.astype(dtype)
+        """Products of the features and with the targets, or of the rows where these are fewer."""
         if self._centred.rows is None:
-            covariance = self._centred.covariance.astype(dtype)
-            return covariance, self._centred.cross.astype(dtype) - covariance @ start
+            return self._centred.covariance.astype(dtype), self._centred.cross.astype(dtype)
         x, y = (part.astype(dtype) for part in self._centred.rows)
-        return x @ x.T, y - x @ start
+        return x @ x.T, y
 
 
 def _solution(matrix: Array, right: Array, pull: float) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.choosing.activations.moments import Centred, Matrix64, Moments, Ridge
@@ -62,31 +63,29 @@ class _Choices:
     strengths: Sequence[float]  # to choose from
     chosen: npt.NDArray[np.int_]  # the choice per output
 
-    def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
-        """Weights and bias by these choices, learned from some rows."""
-        new, problem = self.weight.copy(), _problem(moments, self.weight, self.bias)
+    def learned(self, moments: Moments, grid: Grid | None) -> tuple[Matrix64, Matrix64 | None]:
+        """Weights and bias by these choices, learned from what the old weights leave on some rows."""
+        new, problem = self.weight.copy(), _problem(moments, self.bias)
 
         def solve(choice: int) -> None:
-            columns = np.flatnonzero(self.chosen == choice)
-            new[:, columns] = problem.solved(self.strengths[choice - 2], columns)
+            columns, strength = np.flatnonzero(self.chosen == choice), self.strengths[choice - 2]
+            new[:, columns] += problem.solved(strength, columns, roughly=grid is not None)
 
         for _ in algebra_workers(len(new)).each(solve, np.unique(self.chosen[self.chosen > 1]).tolist()):
             pass
-        shifted = _shift(moments, new, self.bias)
-        if self.bias is None or shifted is None:
-            return new, None
-        return new, np.where(self.chosen > 0, shifted, self.bias)
+        return self.stored(new, moments, grid)
 
-    def stored(self, moments: Moments, grid: Grid) -> tuple[Matrix64, Matrix64 | None]:
-        """The same, rounded to the quantized values."""
-        new, offset = self.learned(moments)
+    def stored(self, new: Matrix64, moments: Moments, grid: Grid | None) -> tuple[Matrix64, Matrix64 | None]:
+        """New weights, rounded where they are quantized, and the bias that belongs to them."""
         moved = self.chosen > 1
-        if moved.any():
-            new[:, moved] = on_grid(new, moments, grid, has_bias=self.bias is not None)[:, moved]
-            shifted = _shift(moments, new, self.bias)
-            if offset is not None and shifted is not None:
-                offset[moved] = shifted[moved]
-        return new, offset
+        if grid is not None and moved.any():
+            rounded = on_grid(new, moments, grid, has_bias=self.bias is not None)
+            np.copyto(new, rounded, where=moved)
+        if self.bias is None:
+            return new, None
+        # The bias that makes the mean of the outputs equal that of the targets.
+        shifted = (moments.y_sum - moments.x_sum @ (new - self.weight)) / (moments.total or 1.0)
+        return new, np.where(self.chosen > 0, shifted, self.bias)
 
 
 def fit(
@@ -111,30 +110,39 @@ def fit(
         strengths = STRONG
     if strengths is None:
         strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
-    problem = _problem(learned, weight, bias)
-    apart = _Apart(learned, held, weight, bias, problem.basis)
+    learned, held = learned.less(weight), held.less(weight)
+    problem = _problem(learned, bias)
+    apart = _Apart(learned, held, bias, problem.basis)
     before = apart.before()
 
-    def tried_with(strength: float) -> Matrix64:
+    def tried_with(strength: float) -> tuple[Matrix64, npt.NDArray[np.float32] | None]:
         try:
-            return apart.after(problem.tried(strength))
+            step = problem.tried(strength)
         except np.linalg.LinAlgError:
-            return np.full(weight.shape[1], np.inf)
+            return np.full(weight.shape[1], np.inf), None
+        return apart.after(step), step if grid is not None else None
 
     # First choice: nothing moves. Second: the bias alone. Then every strength.
     choices = [before, apart.after(None)]
-    choices += algebra_workers(len(weight)).each(tried_with, strengths)
+    best = weight.copy()
+    for errors, step in algebra_workers(len(weight)).each(tried_with, strengths):
+        better = errors < np.min(choices, axis=0)
+        if step is not None:
+            change = step if problem.basis is None else problem.basis.T @ step
+            np.add(weight, change, out=best, where=better)
+        choices.append(errors)
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
     made = _Choices(weight, bias, strengths, chosen)
     if grid is not None:
-        tried = np.where(chosen > 1, held.errors(*made.stored(learned, grid)), np.inf)
+        step = (made.stored(best, learned, grid)[0] - weight).astype(np.float32)
+        tried = np.where(chosen > 1, _Apart(learned, held, bias).after(step), np.inf)
         still = np.argmin(choices[:2], axis=0)
         pays = tried < np.min(choices[:2], axis=0)
         lost = int(((chosen > 1) & ~pays).sum())
         errors = np.where(chosen > 1, np.where(pays, tried, np.min(choices[:2], axis=0)), errors)
         made = _Choices(weight, bias, strengths, np.where((chosen > 1) & ~pays, still, chosen))
-    new, offset = made.learned(both) if grid is None else made.stored(both, grid)
+    new, offset = made.learned(both, grid)
     used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
     strength = float(np.median(used)) if used else None
     return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
@@ -147,44 +155,41 @@ class _Apart:
         self,
         learned: Moments,
         held: Moments,
-        weight: Matrix64,
         bias: Matrix64 | None,
-        basis: npt.NDArray[np.float32] | None,
+        basis: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Multiply once what all differences are multiplied with.
 
         Args:
+            held: moments of what the old weights leave, as those to learn from.
             basis: the rows that a difference has coefficients of; None where it is given itself.
         """
         self._held, self._bias = held, bias
-        few = held.scaled()
+        few, self._total = held.scaled(), learned.total or 1.0
         # The held-out rows, if there are fewer of them than inputs.
         rows = None if few is None else few[0] * np.sqrt(held.total)
-        product = held.gram @ weight if rows is None else rows.T @ (rows @ weight)
-        self._fixed = np.sum(weight * (product - 2 * held.cross), axis=0) + held.y_square
-        self._sums, self._shift = held.x_sum @ weight, _shift(learned, weight, bias)
-        self._total = learned.total or 1.0
+        self._shift = None if bias is None else learned.y_sum / self._total
 
         def onto(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
             single = array.astype(np.float32)
             return single if basis is None else basis @ single
 
-        self._slope = onto(2 * (product - held.cross))
+        self._slope = onto(-2 * held.cross)
         self._means = onto(np.stack([held.x_sum, learned.x_sum], axis=1)).T
         self._rows = None if rows is None else onto(rows.T).T
         self._gram = onto(onto(held.gram).T) if rows is None else None
 
     def before(self) -> Matrix64:
         """The error with the old weights and bias."""
-        return self._with(self._fixed, self._sums, self._bias)
+        return self._with(0.0, 0.0, self._bias)
 
     def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
         """The error after a step from the weights, with the bias that fits on the rows to learn from."""
         if step is None:
-            return self._with(self._fixed, self._sums, self._shift)
+            return self._with(0.0, 0.0, self._shift)
         seen, fitted = (self._means @ step).astype(np.float64)
         shift = None if self._shift is None else self._shift - fitted / self._total
-        return self._with(self._fixed + self._change(step), self._sums + seen, shift)
+        return self._with(self._change(step), seen, shift)
 
     def _change(self, step: npt.NDArray[np.float32]) -> Matrix64:
         """The change of the squares by a step, for each output."""
@@ -194,25 +199,18 @@ class _Apart:
         moved = np.sum(np.square(self._rows @ step), axis=0, dtype=np.float64)
         return np.asarray(moved + np.sum(step * self._slope, axis=0, dtype=np.float64))
 
-    def _with(self, squares: Matrix64, sums: Matrix64, bias: Matrix64 | None) -> Matrix64:
+    def _with(self, change: Matrix64 | float, sums: Matrix64 | float, bias: Matrix64 | None) -> Matrix64:
         held, offset = self._held, 0.0 if bias is None else bias
-        squares = squares + held.total * offset**2 + 2 * offset * (sums - held.y_sum)
+        squares = held.y_square + change + held.total * offset**2 + 2 * offset * (sums - held.y_sum)
         return np.asarray(squares / (held.total or 1.0), dtype=np.float64)
 
 
-def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge:
+def _problem(moments: Moments, bias: Matrix64 | None) -> Ridge:
     if bias is not None:
-        return Ridge(moments.centred(), weight)
+        return Ridge(moments.centred())
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
-    raw = Centred(moments.gram / total, moments.cross / total, moments.scaled())
-    return Ridge(raw, weight)
-
-
-def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix64 | None:
-    """The bias that makes the mean of the outputs equal that of the targets."""
-    total = moments.total or 1.0
-    return None if bias is None else (moments.y_sum - moments.x_sum @ weight) / total
+    return Ridge(Centred(moments.gram / total, moments.cross / total, moments.scaled()))
 
 
 def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:
@@ -228,17 +226,18 @@ def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -
     covariance = moments.centred().covariance if has_bias else moments.gram / (moments.total or 1.0)
     size = len(covariance)
     damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
-    inverse = np.linalg.inv(covariance + damping * np.eye(size))
-    # Row i of the factor says how the rows after i answer to an error in i, those before being done.
-    factor = np.linalg.cholesky(inverse).T
-    left, found = weight.copy(), np.empty_like(weight)
+    # Row i of the factor U of the inverse UᵀU says how the rows after i answer to an error in i, those before being
+    # done. U is the inverse of a triangular factor of the covariance itself, in the order of the last row first.
+    lower = scipy.linalg.cholesky((covariance + damping * np.eye(size))[::-1, ::-1], lower=True)
+    factor = scipy.linalg.lapack.dtrtri(lower, lower=True)[0][::-1, ::-1].astype(np.float32)
+    left, found = weight.astype(np.float32), np.empty_like(weight)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
-        errors = np.empty((stop - start, weight.shape[1]))
+        errors = np.empty((stop - start, weight.shape[1]), np.float32)
         for row in range(start, stop):
-            found[row] = grid.of_rows(row).nearest(left[row])
-            errors[row - start] = (left[row] - found[row]) / factor[row, row]
-            left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+            now = left[row] - factor[start:row, row] @ errors[: row - start]
+            found[row] = grid.of_rows(row).nearest(now)
+            errors[row - start] = (now - found[row]) / factor[row, row]
         left[stop:] -= factor[start:stop, stop:].T @ errors
     return found
 
