@@ -177,5 +177,12 @@ def test_a_large_model_is_interactive_within_a_second(browser: Any, tmp_path: Pa
 def test_print_shows_all_and_no_controls(opened: Any) -> None:
     opened.emulate_media(media="print")
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert not opened.locator("#search").is_visible() and not opened.locator("nav").is_visible()
+    controls = ("#search", "#found", "nav", ".detail")
+    assert not any(opened.locator(name).first.is_visible() for name in controls)
+    # Columns of names are as wide as a page has room for, and no cell lies over the next one.
+    over = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).length"
+    assert opened.locator("#differences tbody td:visible").evaluate_all(over) == 0
+    wide = opened.locator("#differences td.name:visible").first.evaluate("cell => cell.offsetWidth")
+    assert wide > opened.locator("#differences td.what:visible").first.evaluate("cell => cell.offsetWidth")
+    assert opened.locator(".chart").last.evaluate("chart => chart.getBoundingClientRect().height") < 570
     assert opened.locator("#differences tbody tr:visible").count() == 16

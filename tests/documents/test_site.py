@@ -178,3 +178,10 @@ def test_pages_of_long_tables_begin_with_a_summary_and_a_filter(site: Path) -> N
     page = (site / "supported-graphs" / "index.html").read_text(encoding="utf-8")
     summary, table = page.index('<label class="filter">'), page.index("<details")
     assert summary < table and page.count("<table>", 0, summary) == 1
+
+
+def test_colors_of_the_dark_scheme_are_for_screens_alone() -> None:
+    rules = (ROOT / "docs" / "site.css").read_text(encoding="utf-8").splitlines()
+    dark = [rule for rule in rules if "data-md-color-scheme=slate" in rule]
+    assert dark and all(rule.startswith("@media screen {") for rule in dark)
+    assert "@media print {" in rules

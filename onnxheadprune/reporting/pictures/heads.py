@@ -102,7 +102,7 @@ def heads_picture(
             words.append(f"grey: {unscored}")
         if any((removed or {}).values()):
             words.append("crossed: removed")
-        said = f"head ({', '.join(words)})" if words else "head"
+        said = f"head ({'; '.join(words)})" if words else "head"
         axes.set_xlabel(textwrap.fill(said, max(28, int(width / LETTER))))
         _dress(axes, len(scores), columns)
         axes.set_yticks(range(len(scores)), [shortened(escaped(name), NAMES) for name in scores])
