@@ -24,7 +24,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.model.bodies import bodies_of, nodes_of_model
-from onnxheadprune.model.graph.facts import PACKS_BLOCKS
+from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes, keep, replace_all
@@ -72,9 +72,22 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     return model.changed(copy)
 
 
-def may_saturate(model: LoadedModel) -> bool:
-    """Return whether a model has a product of uint8 by int8 weights."""
-    return any(products for _, products in _products(model.proto.graph, {}))
+def may_saturate(model: LoadedModel, *, deployed: bool = False) -> bool:
+    """Return whether a model has a product of uint8 by int8 weights.
+
+    Args:
+        deployed: or gets one when ONNX Runtime optimizes it, which makes such products of dequantized operands, and
+            uint8 of int8 activations.
+    """
+    graph = model.proto.graph
+    if any(products for _, products in _products(graph, {})):
+        return True
+    int8 = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
+    return (
+        deployed
+        and any(node in DEQUANTIZES and node.input[0] in int8 for node in graph.node)
+        and any(node in QUANTIZES for node in graph.node)
+    )
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Session:
         keeping: bool = False,
         tf32: bool = False,
         deterministic: bool = True,
+        saturating: bool = True,
     ) -> None:
         """Load a model.
 
@@ -105,6 +106,7 @@ class Session:
             optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
                 does.
             keeping: outputs are kept by many: each has memory of its own, and nothing is rounded for packed weights.
+            saturating: integer products that ONNX Runtime makes when it optimizes may saturate, as a deployment's do.
         """
         self.name = name
         rounding = optimize and not keeping
@@ -113,6 +115,8 @@ class Session:
         # At exact settings there are several sessions, and each would keep the most that it ever needed.
         options.enable_cpu_mem_arena = rounding
         options.intra_op_num_threads = provider.threads or 0
+        if not saturating:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if not rounding:
             use_again()
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
@@ -305,10 +309,10 @@ def exactly(model: LoadedModel) -> LoadedModel:
     return unsaturated(model) if saturates_here(model) else model
 
 
-def saturates_here(model: LoadedModel) -> bool:
-    """Return whether a model has integer products that this machine's kernel saturates."""
+def saturates_here(model: LoadedModel, *, deployed: bool = False) -> bool:
+    """Return whether a model has integer products, or gets them when deployed, that this machine's kernel saturates."""
     # The probe opens a session, so only models that it matters for pay for it.
-    return may_saturate(model) and saturates(onnx_runtime())
+    return may_saturate(model, deployed=deployed) and saturates(onnx_runtime())
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:

@@ -13,10 +13,9 @@ from typing import TypeAlias
 
 import onnx.defs
 from google.protobuf.message import Message
-from onnx import FunctionProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
 
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.messages import copied
 from onnxheadprune.runtime import Array
 from onnxheadprune.validation.producers import Producer, ProducerKind, Scope
 
@@ -50,13 +49,12 @@ class Declarations:
         self._theirs_of: dict[str, str] = {}
 
     def interface(self) -> Iterator[str]:
-        """Differences of inputs, outputs, replaceable tensors and functions, one sentence each."""
+        """Differences of inputs, outputs and replaceable tensors, one sentence each."""
         ours, theirs = _replaceable(self.planned), _replaceable(self.pruned)
         for name in sorted(ours ^ theirs):
             yield f"callers {'can' if name in theirs else 'cannot'} replace the stored tensor {name}"
         yield from self._declared("input", self.planned.graph.input, self.pruned.graph.input)
         yield from self._declared("output", self.planned.graph.output, self.pruned.graph.output)
-        yield from self._functions()
 
     def _declared(
         self, role: str, planned: Iterable[ValueInfoProto], pruned: Iterable[ValueInfoProto]
@@ -84,16 +82,6 @@ class Declarations:
 
     def _shape_of(self, name: str) -> Known:
         return lambda: self._inferred(name)
-
-    def _functions(self) -> Iterator[str]:
-        """Functions that could not be inlined, so that nothing else looks into them."""
-        ours, theirs = (
-            {(item.domain, item.name, item.overload): _content(item) for item in model.functions}
-            for model in (self.planned, self.pruned)
-        )
-        for key in sorted(ours.keys() | theirs.keys()):
-            if ours.get(key) != theirs.get(key):
-                yield f"the function {key[1]} of {key[0]} is another one than planned"
 
     def _same(self, ours: Message, theirs: Message, shape: Known) -> bool:
         """Return whether two types of an input or output are one, field by field."""
@@ -221,12 +209,6 @@ def shadowed(original: ModelProto, pruned: ModelProto) -> Iterator[str]:
         its_own = domain.startswith(RUNTIMES) or onnx.defs.has(item.name, domain=domain)
         if its_own and (item.domain, item.name) not in known:
             yield f"{domain or STANDARD}.{item.name}"
-
-
-def _content(function: FunctionProto) -> bytes:
-    copy = copied(function)
-    copy.ClearField("doc_string")
-    return bytes(copy.SerializeToString(deterministic=True))
 
 
 def _spelled(declared: TypeProto) -> str:

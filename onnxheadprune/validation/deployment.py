@@ -30,7 +30,7 @@ LOW_PRECISION = ("float16", "bfloat16")
 SATURATES = (
     "this processor saturates products of uint8 by int8, so results here differ from those on other processors,"
     " before the cut and after it; deployment is compared without that, and weights that were quantized with"
-    " reduce_range are free of it"
+    " reduce_range are free of it, as are sessions with session.x64quantprecision = 1"
 )
 
 
@@ -69,7 +69,15 @@ class Models:
         where = provider or self.provider
         tf32 = deployed and self.rounds_to_tf32
         self.turns.rest()
-        made = Session(model, where, name=name, optimize=deployed, tf32=tf32, deterministic=not deployed)
+        made = Session(
+            model,
+            where,
+            name=name,
+            optimize=deployed,
+            tf32=tf32,
+            deterministic=not deployed,
+            saturating=not deployed,
+        )
         return made.taking(self.turns)
 
     @cached_property
@@ -110,7 +118,7 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     """
     found = Opinion()
     both = (models.masked, models.pruned)
-    if any(map(saturates_here, both)):
+    if any(saturates_here(model, deployed=True) for model in both):
         # Which products make a saturating pair depends on how many there are: a right cut would look wrong.
         both = (unsaturated(models.masked), unsaturated(models.pruned))
         found.notes.append(SATURATES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -14,7 +13,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
 from tests import attacks, toys
-from tests.attacks import with_body, with_function
+from tests.attacks import with_body
 
 NO_PART = {"doc_string", "metadata_props"}
 """Fields that declare nothing."""
@@ -202,16 +201,6 @@ def test_a_type_that_nobody_knows_is_a_difference(number: int) -> None:
     found = validate(model, smaller, provider="cpu")
     assert found.verdict == "failed"
     assert any(f"declared as type {number}" in note for note in found.notes), found.notes
-
-
-def test_a_function_that_cannot_be_inlined_is_compared() -> None:
-    """onnx inlines no function that is written in another opset than the model."""
-    model = with_function(toys.attention())
-    model.functions[0].opset_import[0].version = 16
-    smaller = attacks.pruned(model)
-    assert len(smaller.functions) == 1 and seen(model, smaller) == ""
-    smaller.functions[0].node[0].attribute[0].f = float(np.nextafter(np.float32(2), np.float32(3)))
-    assert "the function Twice of local" in seen(model, smaller)
 
 
 def test_the_forgeries_reach_every_kind_of_type() -> None:
