@@ -46,7 +46,8 @@ class PackedMatrix:
         return Levels(self._spread(scale), self._spread(zero.astype(np.float64)))
 
     def _spread(self, side: Array) -> Array:
-        return np.repeat(side, block_size(self.node), axis=1)[:, : self.rows].T
+        # Rows are worked on one after the other, so each lies in one piece.
+        return np.repeat(side.T, block_size(self.node), axis=0)[: self.rows]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,7 +86,7 @@ class PackedMatrix:
         """
         packed = self.stored.numbers() if array is None else array
         levels = unpacked(packed.reshape(self.columns, -1), self.bits)
-        return self.levels.numbers(levels[:, : self.rows].T)
+        return self.levels.numbers(np.ascontiguousarray(levels[:, : self.rows].T))
 
     def written(self, matrix: npt.NDArray[np.float64]) -> Array:
         """The packed levels of a new matrix [in, out], in the blocks and with the scales there are."""
