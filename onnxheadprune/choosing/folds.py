@@ -87,7 +87,7 @@ def _short(sites: Sequence[Site], moments: SiteMoments) -> set[int]:
 def _merged(one: SiteMoments, other: SiteMoments) -> SiteMoments:
     """Return the moments of two parts of the data, of the sites that both could read."""
     both = {
-        index: tuple(mine.merged(theirs) for mine, theirs in zip(found, other[index], strict=True))
+        index: tuple(mine.merged(theirs).aside() for mine, theirs in zip(found, other[index], strict=True))
         for index, found in one.items()
         if index in other
     }

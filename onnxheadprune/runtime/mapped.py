@@ -92,17 +92,17 @@ class Wide:
         binding = session.io_binding()
         for name, value in feed.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        mapped = {name: _mapped(shape, _KINDS[self.outputs[name][0]]) for name, shape in large.items()}
+        files = {name: mapped(shape, _KINDS[self.outputs[name][0]]) for name, shape in large.items()}
         names = [item.name for item in session.get_outputs()]
         for name in names:
-            if name in mapped:
-                array = mapped[name]
+            if name in files:
+                array = files[name]
                 binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             else:
                 binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding, options)
         values = zip(names, binding.get_outputs(), strict=True)
-        return [mapped[name] if name in mapped else value.numpy() for name, value in values]
+        return [files[name] if name in files else value.numpy() for name, value in values]
 
 
 def sizes_of(view: GraphView, feed: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
@@ -119,7 +119,7 @@ def _sizes(dims: Mapping[str, Sequence[Any]], feed: Mapping[str, npt.NDArray[Any
     }
 
 
-def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return an array in a file without a name, which goes with the array."""
     size = math.prod(shape) * dtype.itemsize
     with tempfile.TemporaryFile(prefix="onnxheadprune-") as file:

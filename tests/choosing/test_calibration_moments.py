@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,15 @@ def test_streamed_moments_are_those_of_numpy(weighted: bool) -> None:
     for moment, part in zip(split, (slice(0, 9), slice(9, 200)), strict=True):
         moment.add(x[part], y[part], each[part])
     np.testing.assert_allclose(split[0].merged(split[1]).gram, moments.gram)
+
+
+def test_large_gram_matrices_lie_in_a_mapped_file() -> None:
+    moments, small = Moments(2900), Moments(8)
+    moments.gram[1, 2] = 3.0
+    gram: Any = moments.aside().gram
+    assert isinstance(gram.base.base.obj, mmap) and small.aside().gram.base is None
+    gram += 1.0
+    assert gram[1, 2] == 4.0 and gram[2, 1] == 1.0
 
 
 def test_ridge_runs_from_least_squares_to_the_old_weights() -> None:

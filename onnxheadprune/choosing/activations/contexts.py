@@ -83,7 +83,7 @@ def context_moments(
         empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
         read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
         try:
-            found[site.index] = tuple(gather(empty, read, parts.workers))
+            found[site.index] = tuple(item.aside() for item in gather(empty, read, parts.workers))
         except NotFiniteError as error:
             skipped[site.label] = str(error)
         progress("reading contexts", len(found) + len(skipped), len(sites))

@@ -14,6 +14,7 @@ import scipy.linalg
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.tensors import Array
+from onnxheadprune.runtime.mapped import OUTPUT_BYTES, mapped
 from onnxheadprune.runtime.workers import Workers
 
 Matrix64 = npt.NDArray[np.float64]
@@ -83,6 +84,15 @@ class Moments:
         """Keep further rows, or none if they become many."""
         few = self.rows is not None and rows is not None and 2 * self.count <= len(self.x_sum)
         self.rows = [*self.rows, *rows] if few and self.rows is not None and rows is not None else None
+
+    def aside(self) -> Moments:
+        """Keep a large Gram matrix in a file that the system maps: a choice holds those of all sites at a time."""
+        if self.gram.nbytes > OUTPUT_BYTES:
+            with contextlib.suppress(OSError):  # where the disk is full, memory has to hold it
+                gram = mapped(self.gram.shape, self.gram.dtype)
+                np.copyto(gram, self.gram)
+                self.gram = gram
+        return self
 
     def merged(self, other: Moments) -> Moments:
         """The moments of both."""
