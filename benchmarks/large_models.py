@@ -142,7 +142,7 @@ class Trial:
 @click.option("--model", type=click.Path(path_type=Path), help="A model that is there, in place of those.")
 @click.option("--data", type=click.Path(path_type=Path), help="Its data.")
 @click.option("--stack", type=int, help="Layers that are measured, and half of them.")
-@click.option("--samples", default=16, show_default=True)
+@click.option("--samples", default=20, show_default=True, help="A sweep and --recover hold out a fifth.")
 @click.option("--length", default=128, show_default=True)
 @click.option("--limit", default=9000, show_default=True, help="Megabytes of a process.")
 @click.option("--seconds", default=3600, show_default=True, help="Processor seconds of a process.")
