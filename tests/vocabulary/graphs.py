@@ -80,6 +80,12 @@ ADDS = {
     "ScatterND of tokens": "first = Slice(filled, zero, one)\nmade = ScatterND(input_ids, top, first)",
 }
 """Ways to add stored tokens to ids."""
+PADDED = {
+    "Pad": "made = Pad(input_ids, before, five)",
+    "Pad with zeros": "made = Pad(input_ids, before)",
+    "Pad with copies": 'made = Pad<mode = "edge">(input_ids, before)',
+}
+"""Ways to fill ids up to a length that attention wants (Longformer)."""
 
 
 def with_stored(repeated: str, added: str) -> ModelProto:
@@ -103,6 +109,15 @@ GRAPHS = {
         f"{added} {repeated}": functools.partial(with_stored, REPEATS[repeated], ADDS[added])
         for added in ADDS
         for repeated in REPEATS
+    },
+    **{
+        name: functools.partial(
+            graph,
+            f"{pad}\nx = Gather(table, made)",
+            more=f"{TABLE}, int64[4] before = {{0, 2, 0, 0}}, int64 five = {{5}}",
+            output="float[batch, many, 6] out",
+        )
+        for name, pad in PADDED.items()
     },
     "plain": lambda: graph(FRONT, more=TABLE, output=STATES),
     "tied": lambda: graph(FRONT, TIED, more=TABLE),

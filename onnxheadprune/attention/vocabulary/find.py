@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
-from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, contents
+from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, PADDING, contents, dtype_of
 from onnxheadprune.attention.vocabulary.token_id_io import Meaning, computed_from, integer_inputs
 from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
@@ -22,6 +22,7 @@ from onnxheadprune.model.graph.facts import (
     GENERATES,
     JOINS,
     MARKS_NUMBERS,
+    PADS,
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.tables import roles_of
@@ -253,9 +254,11 @@ def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
     """The stored ids that a node adds to its input ids, by input: all that a value may hold, where it repeats them."""
-    if node not in JOINS | CHOOSES_ELEMENTS | WRITES_INTO:
+    if node not in JOINS | CHOOSES_ELEMENTS | WRITES_INTO | PADS:
         return {}
     found = {index: _stored_in(node.input(index)) for index in contents(node)}
+    if PADDING in found and node in PADS and node.input(PADDING) is None:
+        found[PADDING] = np.zeros((), dtype_of(node.out))
     # A negative number is no id, and a table has no row for it.
     return {index: array for index, array in found.items() if array is not None and np.all(array >= 0)}
 

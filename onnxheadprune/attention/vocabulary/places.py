@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import Masks
@@ -43,10 +43,14 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.tables import choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS | CHOOSES_ELEMENTS
-"""The same ids in other places; JOINS and CHOOSES_ELEMENTS may add stored ones."""
+MOVES = (
+    VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS | CHOOSES_ELEMENTS | PADS
+)
+"""The same ids in other places; JOINS, CHOOSES_ELEMENTS and PADS may add stored ones."""
+PADDING = 2
+"""The input of a Pad with the number that it fills up with, 0 without one."""
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
-HANDS_ON = MOVES | GATHERS_ELEMENTS | GATHERS_ROWS | WRITES_INTO | EXTREMES | CLIPS | PADS
+HANDS_ON = MOVES | GATHERS_ELEMENTS | GATHERS_ROWS | WRITES_INTO | EXTREMES | CLIPS
 """Each output element is an element of an input, or a bound."""
 
 
@@ -70,7 +74,14 @@ def contents(node: Node) -> Collection[int]:
     roles = roles_of(node)
     if roles.contents is not None:
         return roles.contents
+    if node in PADS and node.attribute("mode", "constant") == "constant":
+        return (0, PADDING)
     return range(len(node.inputs)) if node in JOINS | EXTREMES else (0,)
+
+
+def dtype_of(value: Value) -> np.dtype[np.generic]:
+    """The type of the ids in a value."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64))
 
 
 def alike(place: Place) -> Iterator[Place]:

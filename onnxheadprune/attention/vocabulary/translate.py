@@ -11,14 +11,15 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.insertion import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
+from onnxheadprune.attention.vocabulary.places import dtype_of
 from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
-from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.messages import copied, insert_nodes
 
 KEPT = f"{MARK}_kept"
@@ -115,11 +116,6 @@ def indices_of(item: Logits, rows: int, kept: npt.NDArray[np.int64]) -> tuple[st
     """The name and the content of the tensor with the columns that are kept: those of kept tokens, no padding."""
     width = None if item.width >= rows else item.width
     return kept_ids(np.dtype(np.int64), width), kept if width is None else kept[kept < width]
-
-
-def dtype_of(value: Value) -> np.dtype[np.generic]:
-    """The type of the ids in a value."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64))
 
 
 def _restrict(made: ModelProto, view: GraphView, item: Logits, tokens: int, picking: InsertNode) -> None:

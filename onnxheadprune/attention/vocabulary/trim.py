@@ -23,11 +23,11 @@ from onnxheadprune.attention.vocabulary.find import (
     flow_of,
     vocabulary_of,
 )
+from onnxheadprune.attention.vocabulary.places import dtype_of
 from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.attention.vocabulary.translate import (
     all_logits,
     constants,
-    dtype_of,
     indices_of,
     old_ids,
     original_ids,
