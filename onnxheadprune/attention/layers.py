@@ -34,6 +34,7 @@ from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Use
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.spelling import spelled
 
 Places: TypeAlias = Mapping[Site, Sequence[tuple[Join, Term]]]
@@ -382,18 +383,37 @@ def _by_structure(
     for some in [own for _, stretch in stretches for own in _by_stream(list(stretch), places, sites)]:
         # Attentions in a row are one layer only where blocks tell where layers end.
         blocks = any(not site.begins_layer for site in some)
+        beginning = {site for at, site in enumerate(some) if _begins(some[at:], places)}
         layer: list[Site] = []
         for site in some:
-            begin = not begins or site.begins_layer
-            if begin and layer and (not begins or not blocks or not layer[-1].begins_layer):
+            begin = not begins or site in beginning
+            if begin and layer and (not begins or not blocks or layer[-1] not in beginning):
                 yield layer
                 layer = []
             if begin or layer:
                 layer.append(site)
-        while layer and not _is_in_stream(layer[-1], layer[0], places, sites):
+        first = next((site for site in layer if site.begins_layer), None)
+        while layer and not _is_in_stream(layer[-1], first or layer[0], places, sites):
             layer.pop()
         if layer:
             yield layer
+
+
+def _begins(some: Sequence[Site], places: Places) -> bool:
+    """Return whether the first of some sites is an attention, or a part of the next one: low-rank queries, say.
+
+    A stem leads to the first attention, too, and also past it into the stream.
+    """
+    known = any(site.begins_layer and site in places for site in some)
+    begins = (site for site in some if site.begins_layer and (site in places or not known))
+    attention = next(begins, None)
+    if attention is None or any(site in places for site in some[: some.index(attention)]):
+        return False
+    sums = {join.node for own in places.values() for join, _ in own}
+    ends = {item.node for item in attention.projections}
+    starts = (item.node for item in some[0].projections)
+    read = set(reachable(starts, lambda node: () if node in ends or node in sums else node.readers))
+    return not ends.isdisjoint(read) and sums.isdisjoint(read)
 
 
 def _by_stream(ordered: Sequence[Site], places: Places, sites: Sites) -> list[list[Site]]:

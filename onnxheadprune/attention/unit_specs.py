@@ -138,7 +138,7 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
 def _named_layers(text: str) -> Iterator[str]:
     """The keys of what is removed as a whole: names hold no comma, so it separates them as spaces do."""
     for token in text.replace(",", " ").split():
-        if token.startswith((HEADS_KEY, LAYERS)) or kind_of_key(token) is not None:
+        if token.startswith(HEADS_KEY) or kind_of_key(token) is not None:
             yield token
             continue
         stack, dot, numbers = token.rpartition(".")
@@ -160,11 +160,13 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
     """The sites that a key names of which everything goes."""
     if key.startswith(LAYERS):
         own, known = key.removeprefix(LAYERS), layers(sites)
-        layer = known.get(own) or next((layer for layer in known.values() if layer.name == own), None)
+        named = (layer for layer in known.values() if layer.name == own)
+        # "layer.3" is layer 3, unless a stack is called so.
+        layer = known.get(own) or next(named, known.get(own.removeprefix(LAYERS)))
         if layer is None:
-            named = [site for site in sites.every if site.name == own]
-            if named:
-                return named
+            some = [site for site in sites.every if site.name == own]
+            if some:
+                return some
             raise UsageError(f"there is no layer {own[:60]!r}: this model's layers are {_listed(known)}")
         if layer.obstacle is not None:
             raise RefusedError(f"layer {layer.key} cannot be removed as a whole: {layer.obstacle}")

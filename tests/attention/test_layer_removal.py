@@ -54,9 +54,11 @@ ATTENTION = """
     context@ = MatMul(shares@, v@) back@ = Transpose <perm = [0, 2, 1, 3]>(context@)
     merged@ = Reshape(back@, merge) branch@ = MatMul(merged@, wo@)
 """
+LOW_RANK = ATTENTION.replace("q0@ = MatMul(in@, wq@)", "few@ = MatMul(in@, wl@) q0@ = MatMul(few@, wr@)")
 NETWORK = "up@ = MatMul(in@, wu@) bent@ = Relu(up@) branch@ = MatMul(bent@, wd@)"
 BRANCHES = {
     "attention": ATTENTION,
+    "low-rank queries": LOW_RANK,
     "network": NETWORK,
     "depthwise": """
         turned@ = Transpose <perm = [0, 2, 1]>(in@)
@@ -165,7 +167,8 @@ SUMMED = {
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
     "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
-    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8", "wx": "2", "wy": "2, 1", "wz": "2, 2",
+    "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8", "wl": "8, 3", "wr": "3, 8",
+    "wx": "2", "wy": "2, 1", "wz": "2, 2",
 }  # fmt: skip
 
 
@@ -182,6 +185,7 @@ class Network:
             stays where the layer is left out.
         mixed: the layers behind which all states of the stream are summed up, each by a factor of its own.
         added: the operator that adds the branches; where it normalizes the sum, branches read that.
+        stem: whether the stream begins with the sum of two linear layers.
     """
 
     layers: Sequence[Sequence[str]]
@@ -191,9 +195,15 @@ class Network:
     behind: tuple[str, str, bool] | None = None
     mixed: Sequence[int] = ()
     added: tuple[str, str] = ("", "Add")
+    stem: bool = False
 
     def model(self) -> onnx.ModelProto:
         text, stream, outputs, states = "", "x", ["float[B, S, 8] y"], ["x"]
+        if self.stem:
+            text = (
+                "up = MatMul(x, wu_9_9) act = Relu(up) down = MatMul(act, wd_9_9) beside = MatMul(x, wq_9_9)"
+            )
+            text, stream = f"{text} begun = Add(down, beside)\n", "begun"
         read = stream
         for number, branches in enumerate(self.layers):
             for place, kind in enumerate(branches):
@@ -321,7 +331,11 @@ def check_removed(network: Network | Joint, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network", FUSED, ROUNDED, *GATES, *GIVEN)]
+OTHERS = [
+    name
+    for name in BRANCHES
+    if name not in ("attention", "low-rank queries", "network", FUSED, ROUNDED, *GATES, *GIVEN)
+]
 
 
 @pytest.mark.one_in(11)
@@ -410,6 +424,15 @@ def test_a_layer_is_all_that_is_added_by_whatever_operator(added: tuple[str, str
     network = Network([["attention", "network"]] * 3, named=(), added=added)
     assert held(network.model()) == {"0": ["0", "ffn.0"], "1": ["1", "ffn.1"], "2": ["2", "ffn.2"]}
     check_removed(network, "1")
+
+
+def test_low_rank_queries_are_in_the_layer_of_their_attention() -> None:
+    """Latent attention, without names: they lie in front of it; a stem that leads past it into the stream does not."""
+    network = Network([["low-rank queries", "network"]] * 3, named=(), stem=True)
+    own = {str(key): [f"ffn.{2 * key + 1}", str(key), f"ffn.{2 * key + 2}"] for key in range(3)}
+    assert held(network.model()) == own
+    for key in own:
+        check_removed(network, key)
 
 
 def test_a_gated_branch_that_is_rounded_goes_with_its_layer() -> None:
@@ -571,6 +594,17 @@ def test_layers_take_every_name_that_inspect_prints(named: str, removed: list[st
     spec = combined(None, {}, named)
     assert spec is not None
     assert list(ohp.plan_pruning(model, heads=spec).called_whole) == removed
+
+
+@pytest.mark.parametrize("named", ["layer.0-1", "layer.0,layer.1", "m.layer.0 m.layer.1"])
+def test_a_stack_may_be_called_layer(named: str) -> None:
+    """As LXMERT's, beside `r_layers`."""
+    model = Network([["attention", "network"]] * 3).model()
+    for node in model.graph.node:
+        node.name = node.name.replace("layers.2", "r_layers.0").replace("/layers.", "/layer.")
+    spec = combined(None, {}, named)
+    assert spec is not None and list(held(model)) == ["layer.0", "layer.1", "r_layers.0"]
+    assert list(ohp.plan_pruning(model, heads=spec).called_whole) == ["attn.0", "attn.1", "ffn.0", "ffn.1"]
 
 
 def test_layers_together_that_hold_most_operations_are_named() -> None:
