@@ -114,7 +114,7 @@ GRAPHS = {
         name: functools.partial(
             graph,
             f"{pad}\nx = Gather(table, made)",
-            more=f"{TABLE}, int64[4] before = {{0, 2, 0, 0}}, int64 five = {{5}}",
+            more=f"{TABLE}, int64[4] before = {{0, 2, 0, 0}}{', int64 five = {5}' if 'five' in pad else ''}",
             output="float[batch, many, 6] out",
         )
         for name, pad in PADDED.items()
