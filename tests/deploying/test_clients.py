@@ -70,6 +70,10 @@ LLAMA = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads":
         ),
         ({"model_type": "falcon", "num_kv_heads": 4, "num_attention_heads": 8}, {"num_kv_heads": 3}),
         (
+            {"model_type": "phi", "num_attention_heads": 4, "num_key_value_heads": 4, "hidden_size": 32},
+            {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 24},
+        ),
+        (
             {"model_type": "opt", "num_attention_heads": 4, "hidden_size": 32},
             {"num_attention_heads": 3, "hidden_size": 24},
         ),

@@ -95,7 +95,10 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
             " caches as they are"
         )
     heads, size = even_heads(cut, TITLE)
-    wanted = dict.fromkeys([own] if grouped else counted, heads) | ({} if grouped else {hidden: heads * size})
+    # A number of KV heads that is that of heads stays it, also where this version reads the latter only.
+    alike = [own] if not grouped and own is not None and config[own] == config[counted[0]] else []
+    wanted = dict.fromkeys([own] if grouped else [*counted, *alike], heads)
+    wanted |= {} if grouped else {hidden: heads * size}
     return tuple(
         ConfigChange(CONFIG, (*way, name), config.get(name), value)
         for name, value in wanted.items()
