@@ -284,6 +284,7 @@ LEAST_PULL, PULLS = 1e-8, 8
 """The pull from which stronger ones are tried where one is too weak for a solution, and how many of them."""
 
 
+@dataclass(frozen=True, eq=False)
 class Ridge:
     """Least squares pulled towards zero: argmin |x W - y|² + λ |W|², for any λ.
 
@@ -291,9 +292,7 @@ class Ridge:
     (Hoerl and Kennard 1970). What is pulled towards given weights is the change of these, y what they leave.
     """
 
-    def __init__(self, centred: Centred) -> None:
-        """Compute nothing yet."""
-        self._centred = centred
+    centred: Centred
 
     def solved(
         self, strength: float, columns: npt.NDArray[np.int_] | None = None, *, roughly: bool = False
@@ -301,13 +300,13 @@ class Ridge:
         """The weights, [n, columns]; in single precision where they are rounded anyway."""
         wanted = slice(None) if columns is None else columns
         matrix, right = self._roughly if roughly else self._exactly
-        rows = self._centred.rows
+        rows = self.centred.rows
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
             with contextlib.suppress(np.linalg.LinAlgError):
                 solution = _solution(matrix, right[:, wanted], self._pull(pull))
                 return np.asarray(solution if rows is None else rows[0].T @ solution, dtype=np.float64)
-        return np.zeros_like(self._centred.cross[:, wanted])
+        return np.zeros_like(self.centred.cross[:, wanted])
 
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
         """The change of the weights in single precision, as coefficients of `basis` if there is one."""
@@ -316,10 +315,10 @@ class Ridge:
     @functools.cached_property
     def basis(self) -> npt.NDArray[np.float32] | None:
         """With fewer rows than features, the change is a combination of rows: these, [rows, n]."""
-        return None if self._centred.rows is None else self._centred.rows[0].astype(np.float32)
+        return None if self.centred.rows is None else self.centred.rows[0].astype(np.float32)
 
     def _pull(self, strength: float) -> float:
-        variances = np.diag(self._centred.covariance)
+        variances = np.diag(self.centred.covariance)
         # A direction in which nothing varies says nothing about the weights: they stay.
         least = 1e-10 * float(np.max(variances, initial=0.0))
         return max(strength * float(np.sum(variances)) / max(len(variances), 1), least, 1e-30)
@@ -334,9 +333,9 @@ class Ridge:
 
     def _system(self, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
         """Products of the features and with the targets, or of the rows where these are fewer."""
-        if self._centred.rows is None:
-            return self._centred.covariance.astype(dtype), self._centred.cross.astype(dtype)
-        x, y = (part.astype(dtype) for part in self._centred.rows)
+        if self.centred.rows is None:
+            return self.centred.covariance.astype(dtype), self.centred.cross.astype(dtype)
+        x, y = (part.astype(dtype) for part in self.centred.rows)
         return x @ x.T, y
 
 

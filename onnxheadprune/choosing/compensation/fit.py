@@ -93,7 +93,6 @@ def fit(
     held: Moments,
     weight: Matrix64,
     bias: Matrix64 | None,
-    strengths: Sequence[float] | None = None,
     grid: Grid | None = None,
 ) -> Fit:
     """The weights near `weight` with the least held-out error.
@@ -104,16 +103,12 @@ def fit(
     Args:
         weight: the old weights, [in, out].
         bias: the old bias, [out]; None for a layer that has none.
-        strengths: ridge strengths to try; None for `STRENGTHS`, or `STRONG` where rows are few.
     """
-    if strengths is None and learned.count < len(weight):
-        strengths = STRONG
-    if strengths is None:
-        strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
+    strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
+    strengths = STRONG if learned.count < len(weight) else strengths
     learned, held = learned.less(weight), held.less(weight)
     problem = _problem(learned, bias)
     apart = _Apart(learned, held, bias, problem.basis)
-    before = apart.before()
 
     def tried_with(strength: float) -> tuple[Matrix64, npt.NDArray[np.float32] | None]:
         try:
@@ -123,7 +118,7 @@ def fit(
         return apart.after(step), step if grid is not None else None
 
     # First choice: nothing moves. Second: the bias alone. Then every strength.
-    choices = [before, apart.after(None)]
+    choices = [apart.error(bias), apart.error(apart.shift)]
     best = weight.copy()
     for errors, step in algebra_workers(len(weight)).each(tried_with, strengths):
         better = errors < np.min(choices, axis=0)
@@ -145,7 +140,7 @@ def fit(
     new, offset = made.learned(both, grid)
     used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
     strength = float(np.median(used)) if used else None
-    return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
+    return Fit(new, offset, strength, float(choices[0].sum()), float(errors.sum()), lost)
 
 
 class _Apart:
@@ -164,11 +159,10 @@ class _Apart:
             held: moments of what the old weights leave, as those to learn from.
             basis: the rows that a difference has coefficients of; None where it is given itself.
         """
-        self._held, self._bias = held, bias
-        few, self._total = held.scaled(), learned.total or 1.0
+        self._held, self._total, few = held, learned.total or 1.0, held.scaled()
         # The held-out rows, if there are fewer of them than inputs.
         rows = None if few is None else few[0] * np.sqrt(held.total)
-        self._shift = None if bias is None else learned.y_sum / self._total
+        self.shift = None if bias is None else learned.y_sum / self._total
 
         def onto(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
             single = array.astype(np.float32)
@@ -179,17 +173,11 @@ class _Apart:
         self._rows = None if rows is None else onto(rows.T).T
         self._gram = onto(onto(held.gram).T) if rows is None else None
 
-    def before(self) -> Matrix64:
-        """The error with the old weights and bias."""
-        return self._with(0.0, 0.0, self._bias)
-
-    def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
+    def after(self, step: npt.NDArray[np.float32]) -> Matrix64:
         """The error after a step from the weights, with the bias that fits on the rows to learn from."""
-        if step is None:
-            return self._with(0.0, 0.0, self._shift)
         seen, fitted = (self._means @ step).astype(np.float64)
-        shift = None if self._shift is None else self._shift - fitted / self._total
-        return self._with(self._change(step), seen, shift)
+        shift = None if self.shift is None else self.shift - fitted / self._total
+        return self.error(shift, self._change(step), seen)
 
     def _change(self, step: npt.NDArray[np.float32]) -> Matrix64:
         """The change of the squares by a step, for each output."""
@@ -199,7 +187,10 @@ class _Apart:
         moved = np.sum(np.square(self._rows @ step), axis=0, dtype=np.float64)
         return np.asarray(moved + np.sum(step * self._slope, axis=0, dtype=np.float64))
 
-    def _with(self, change: Matrix64 | float, sums: Matrix64 | float, bias: Matrix64 | None) -> Matrix64:
+    def error(
+        self, bias: Matrix64 | None, change: Matrix64 | float = 0.0, sums: Matrix64 | float = 0.0
+    ) -> Matrix64:
+        """The error with a bias, and with a step's change of the squares and of the sums of the outputs."""
         held, offset = self._held, 0.0 if bias is None else bias
         squares = held.y_square + change + held.total * offset**2 + 2 * offset * (sums - held.y_sum)
         return np.asarray(squares / (held.total or 1.0), dtype=np.float64)
