@@ -189,6 +189,26 @@ def test_deployment_is_compared_without_saturation(
     assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_model_that_onnx_runtime_cannot_optimize_is_not_called_wrong(runs: bool) -> None:
+    """Its optimizer lets a Transpose and a Reshape move float8 numbers, for which they have no kernel."""
+    model = toys.attention()
+    model.opset_import[0].version = 19
+    type_of = TensorProto.UINT8 if runs else TensorProto.FLOAT8E4M3FN
+    model.graph.initializer.extend(
+        [helper.make_tensor("s", TensorProto.FLOAT, [], [0.02]), helper.make_tensor("z", type_of, [], [0])]
+    )
+    places = [position for position, node in enumerate(model.graph.node) if node.output[0] == "merged"]
+    model.graph.node[places[0]].output[0] = "raw"
+    for step, (op, given, made) in enumerate(
+        [("QuantizeLinear", "raw", "levels"), ("DequantizeLinear", "levels", "merged")], start=1
+    ):
+        model.graph.node.insert(places[0] + step, helper.make_node(op, [given, "s", "z"], [made]))
+    found = prune(model, heads="0:1", provider="cpu").validation
+    assert found is not None and found.passed
+    assert any("not even the original runs" in note for note in found.notes) != runs
+
+
 @pytest.mark.long
 def test_products_of_dequantized_operands_are_compared_without_saturation(tmp_path: Path) -> None:
     """ONNX Runtime makes integer products of them when it optimizes, and on x86 uint8 of int8 activations."""
