@@ -387,7 +387,8 @@ def _by_structure(
         layer: list[Site] = []
         for site in some:
             begin = not begins or site in beginning
-            if begin and layer and (not begins or not blocks or layer[-1] not in beginning):
+            full = layer and (layer[-1] not in beginning or _holds_both(layer, places))
+            if begin and layer and (not begins or not blocks or full):
                 yield layer
                 layer = []
             if begin or layer:
@@ -400,20 +401,35 @@ def _by_structure(
 
 
 def _begins(some: Sequence[Site], places: Places) -> bool:
-    """Return whether the first of some sites is an attention, or a part of the next one: low-rank queries, say.
+    """Return whether the first of some sites is an attention or goes with the next one.
 
-    A stem leads to the first attention, too, and also past it into the stream.
+    One residual sum adds both (parallel blocks), or it leads only to the attention (low-rank queries). A stem leads to
+    the first attention, too, and also past it into the stream.
     """
     known = any(site.begins_layer and site in places for site in some)
     begins = (site for site in some if site.begins_layer and (site in places or not known))
     attention = next(begins, None)
-    if attention is None or any(site in places for site in some[: some.index(attention)]):
+    if attention is None:
         return False
-    sums = {join.node for own in places.values() for join, _ in own}
+    beside = {site for site in places if not _joins(site, places).isdisjoint(_joins(attention, places))}
+    if any(site in places and site not in beside for site in some[: some.index(attention)]):
+        return False
+    sums = {join.node for site in places for join in _joins(site, places)}
     ends = {item.node for item in attention.projections}
     starts = (item.node for item in some[0].projections)
     read = set(reachable(starts, lambda node: () if node in ends or node in sums else node.readers))
-    return not ends.isdisjoint(read) and sums.isdisjoint(read)
+    return some[0] in beside or (not ends.isdisjoint(read) and sums.isdisjoint(read))
+
+
+def _holds_both(layer: Sequence[Site], places: Places) -> bool:
+    """Return whether a layer has an attention and a branch beside it."""
+    begins = any(site.begins_layer for site in layer)
+    return begins and any(site in places and not site.begins_layer for site in layer)
+
+
+def _joins(site: Site, places: Places) -> set[Join]:
+    """The residual sums that add what a site computes."""
+    return {join for join, _ in places.get(site, ())}
 
 
 def _by_stream(ordered: Sequence[Site], places: Places, sites: Sites) -> list[list[Site]]:

@@ -186,6 +186,7 @@ class Network:
         mixed: the layers behind which all states of the stream are summed up, each by a factor of its own.
         added: the operator that adds the branches; where it normalizes the sum, branches read that.
         stem: whether the stream begins with the sum of two linear layers.
+        parallel: whether all branches of a layer read the stream in front of it, and one sum adds them.
     """
 
     layers: Sequence[Sequence[str]]
@@ -196,6 +197,7 @@ class Network:
     mixed: Sequence[int] = ()
     added: tuple[str, str] = ("", "Add")
     stem: bool = False
+    parallel: bool = False
 
     def model(self) -> onnx.ModelProto:
         text, stream, outputs, states = "", "x", ["float[B, S, 8] y"], ["x"]
@@ -217,7 +219,8 @@ class Network:
                 if is_there or self.added[0]:
                     kept = f"kept{key}" if kind in GATES else stream
                     text += SUMMED[self.added].replace("stream@,", f"{kept},").replace("@", key)
-                    read = stream = f"sum{key}"
+                    stream = f"sum{key}"
+                    read = read if self.parallel and place + 1 < len(branches) else stream
                     if "read@" in SUMMED[self.added]:
                         read = f"read{key}"
                 if self.norm:
@@ -433,6 +436,13 @@ def test_low_rank_queries_are_in_the_layer_of_their_attention() -> None:
     assert held(network.model()) == own
     for key in own:
         check_removed(network, key)
+
+
+def test_parallel_branches_are_in_one_layer_in_any_order() -> None:
+    """Without names; one sum adds them, so what is computed in front of an attention is not of the layer before."""
+    network = Network([["network", "attention"]] * 3, named=(), parallel=True)
+    assert held(network.model()) == {str(key): [f"ffn.{key}", str(key)] for key in range(3)}
+    check_removed(network, "1")
 
 
 def test_a_gated_branch_that_is_rounded_goes_with_its_layer() -> None:
