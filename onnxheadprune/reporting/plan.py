@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from onnxheadprune.deploying.folders.result import FolderResult
 from onnxheadprune.model.facts import Facts
 from onnxheadprune.reporting.console import NEXT, Row, is_asked, next_call, rows_of
 from onnxheadprune.reporting.validation import provider_rows
-from onnxheadprune.workflow.result import PruneResult
+
+if TYPE_CHECKING:
+    from onnxheadprune.deploying.folders.result import FolderResult
+    from onnxheadprune.workflow.result import PruneResult
 
 
 def answer_report(facts: Facts, then: str = "", report: Path | None = None) -> Iterator[RenderableType]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.sites.kinds import called, kind_at
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut
-from onnxheadprune.fusion.result import Fusion, spell_reasons
 from onnxheadprune.model.facts import Fact, Part, Table, drawn
 from onnxheadprune.model.spelling import change, count, many, reasons, share, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
@@ -16,6 +15,7 @@ from onnxheadprune.model.storage.tensors import StoredSize
 if TYPE_CHECKING:
     from onnxheadprune.choosing.compensation.record import Compensation
     from onnxheadprune.data.respelled import Spelling
+    from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.workflow.choice.chosen import Chosen
 
 
@@ -221,6 +221,8 @@ def _recovery(chosen: Chosen) -> Iterator[Part]:
 
 def _fusion(fusion: Fusion) -> Iterator[Part]:
     """How many sites run in which fused operator, and why the others do not."""
+    from onnxheadprune.fusion.result import spell_reasons
+
     yield Fact("fusion", fusion.summary, "" if fusion.made else "doubtful")
     if fusion.trials:
         kept = "the model unfused" if fusion.chosen == "none" else f"the {fusion.chosen} form"

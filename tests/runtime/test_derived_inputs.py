@@ -141,7 +141,8 @@ def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:
     found = prune(model, heads="0:0,1", data=data, provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
     for case in found.cases:
-        assert case.shapes["past_key_values.0.key"][2] >= window
+        # Of a longer one the rest is what lay in memory before.
+        assert case.shapes["past_key_values.0.key"][2] == window
 
 
 # Generation

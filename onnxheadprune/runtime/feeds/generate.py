@@ -197,8 +197,8 @@ class FeedMaker:
                 yield Sizes(batch, case.past, length, length, distinct=False)
 
     def _holding(self, sizes: Sizes) -> Sizes:
-        """The sizes with a past that is as long as caches must be."""
-        return replace(sizes, past=max(sizes.past, self._capacity)) if self._roles.past else sizes
+        """The sizes with a past as long as rings of windows, of which ONNX Runtime writes no more than the window."""
+        return replace(sizes, past=self._capacity or sizes.past) if self._roles.past else sizes
 
     def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
         shapes = {}
