@@ -72,22 +72,21 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     return model.changed(copy)
 
 
-def may_saturate(model: LoadedModel, *, deployed: bool = False) -> bool:
-    """Return whether a model has a product of uint8 by int8 weights.
+def may_saturate(model: LoadedModel) -> bool:
+    """Return whether a model has a product of uint8 by int8 weights."""
+    return any(products for _, products in _products(model.proto.graph, {}))
 
-    Args:
-        deployed: or gets one when ONNX Runtime optimizes it, which makes such products of dequantized operands, and
-            uint8 of int8 activations.
+
+def fuses_int8(model: LoadedModel) -> bool:
+    """Return whether ONNX Runtime makes such products of dequantized operands when it optimizes, uint8 of int8 ones.
+
+    Where the zero point of a weight is left out, ONNX Runtime 1.28 ends the process when it is asked for exact ones.
     """
     graph = model.proto.graph
-    if any(products for _, products in _products(graph, {})):
-        return True
     int8 = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8}
-    return (
-        deployed
-        and any(node in DEQUANTIZES and node.input[0] in int8 for node in graph.node)
-        and any(node in QUANTIZES for node in graph.node)
-    )
+    weights = [node for node in graph.node if node in DEQUANTIZES and node.input[0] in int8]
+    has_zeros = bool(weights) and all(len(node.input) > 2 and node.input[2] for node in weights)
+    return has_zeros and any(node in QUANTIZES for node in graph.node)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
-from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unrounded, unsaturated
+from onnxheadprune.runtime.int8_saturation import fuses_int8, may_saturate, saturates, unrounded, unsaturated
 from onnxheadprune.runtime.mapped import Wide
 from onnxheadprune.runtime.memory_limits import supplier
 from onnxheadprune.runtime.memory_turns import Turns, use_again
@@ -97,7 +97,7 @@ class Session:
         keeping: bool = False,
         tf32: bool = False,
         deterministic: bool = True,
-        saturating: bool = True,
+        exact_products: bool = False,
     ) -> None:
         """Load a model.
 
@@ -106,7 +106,7 @@ class Session:
             optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
                 does.
             keeping: outputs are kept by many: each has memory of its own, and nothing is rounded for packed weights.
-            saturating: integer products that ONNX Runtime makes when it optimizes may saturate, as a deployment's do.
+            exact_products: integer products that ONNX Runtime makes when it optimizes do not saturate.
         """
         self.name = name
         rounding = optimize and not keeping
@@ -115,7 +115,7 @@ class Session:
         # At exact settings there are several sessions, and each would keep the most that it ever needed.
         options.enable_cpu_mem_arena = rounding
         options.intra_op_num_threads = provider.threads or 0
-        if not saturating:
+        if exact_products:
             options.add_session_config_entry("session.x64quantprecision", "1")
         if not rounding:
             use_again()
@@ -312,7 +312,7 @@ def exactly(model: LoadedModel) -> LoadedModel:
 def saturates_here(model: LoadedModel, *, deployed: bool = False) -> bool:
     """Return whether a model has integer products, or gets them when deployed, that this machine's kernel saturates."""
     # The probe opens a session, so only models that it matters for pay for it.
-    return may_saturate(model, deployed=deployed) and saturates(onnx_runtime())
+    return (may_saturate(model) or (deployed and fuses_int8(model))) and saturates(onnx_runtime())
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:

@@ -14,7 +14,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, saturates_here, survives_optimization
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs, narrowed
-from onnxheadprune.runtime.int8_saturation import unsaturated
+from onnxheadprune.runtime.int8_saturation import fuses_int8, unsaturated
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.validation.compare import has_nan, worst
@@ -63,7 +63,13 @@ class Models:
     turns: Turns = field(default_factory=lambda: Turns(SPARED))
 
     def session(
-        self, model: LoadedModel, name: str, *, provider: Provider | None = None, deployed: bool = False
+        self,
+        model: LoadedModel,
+        name: str,
+        *,
+        provider: Provider | None = None,
+        deployed: bool = False,
+        exact_products: bool = False,
     ) -> Session:
         """A session of one of the models, or of what is made from it."""
         where = provider or self.provider
@@ -76,7 +82,7 @@ class Models:
             optimize=deployed,
             tf32=tf32,
             deterministic=not deployed,
-            saturating=not deployed,
+            exact_products=exact_products,
         )
         return made.taking(self.turns)
 
@@ -118,9 +124,11 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     """
     found = Opinion()
     both = (models.masked, models.pruned)
+    exact = False
     if any(saturates_here(model, deployed=True) for model in both):
         # Which products make a saturating pair depends on how many there are: a right cut would look wrong.
         both = (unsaturated(models.masked), unsaturated(models.pruned))
+        exact = all(map(fuses_int8, both))
         found.notes.append(SATURATES)
     if models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, models.provider):
         found.notes.append("ONNX Runtime crashes when it optimizes this model, so deployment is not checked")
@@ -129,14 +137,14 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     feeds = [best] if models.tolerance.has_levels else kept
     try:
         name = "the masked reference, optimized by ONNX Runtime,"
-        masked = models.session(both[0], name, deployed=True)
+        masked = models.session(both[0], name, deployed=True, exact_products=exact)
         expected = [narrowed(masked.run(item.feed), models.planning.io) for item in feeds]
     except InferenceError as error:
         found.notes.append(f"with optimizations not even the masked reference runs: {error}")
         return found
     try:
         name = "the pruned model, optimized by ONNX Runtime,"
-        pruned = models.session(both[1], name, deployed=True)
+        pruned = models.session(both[1], name, deployed=True, exact_products=exact)
         after = [pruned.run(narrowed(item.feed, models.planning.io)) for item in feeds]
     except InferenceError as error:
         try:
