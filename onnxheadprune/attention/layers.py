@@ -401,7 +401,7 @@ def _by_structure(
 
 
 def _begins(some: Sequence[Site], places: Places) -> bool:
-    """Return whether the first of some sites is an attention or goes with the next one.
+    """Return whether the first of some sites is an attention or in the same layer as the next one.
 
     One residual sum adds both (parallel blocks), or it leads only to the attention (low-rank queries). A stem leads to
     the first attention, too, and also past it into the stream.

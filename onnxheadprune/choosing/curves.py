@@ -103,7 +103,7 @@ def _refits(
         left = projection.live_without(step.removed).reshape(-1)
         new, gone = np.zeros_like(weight), weight[~left]
         if left.any():
-            # What goes is foretold from what stays: its inputs, or the outputs that they make, whichever are fewer.
+            # Remaining inputs predict the removed ones, or the outputs of these, whichever are fewer.
             narrow = len(gone) < weight.shape[1]
             among, across = covariance[np.ix_(left, left)], covariance[np.ix_(left, ~left)]
             across = across if narrow else across @ gone

@@ -49,7 +49,7 @@ class _WholeWord(ShellComplete):
 
 
 class Zsh(_WholeWord, ZshComplete):
-    """Zsh, whose completion of files is told where the option ends."""
+    """Zsh, which completes the file behind "=" when the option is set aside as a prefix."""
 
     source_template = ZshComplete.source_template.replace(
         "_path_files -f", "compset -P 1 '--*='\n            _path_files -f"

@@ -154,7 +154,7 @@ class DerivedCommand(click.Command):
         return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
 
     def _separated(self, typed: Sequence[str], error: click.UsageError | None) -> str | None:
-        """Return how an option is written behind which several values stand with blanks between; else None."""
+        """Return the correct spelling of an option that was given several values with spaces between; else None."""
         is_extra = type(error) is click.UsageError
         for parameter in self.params:
             item = self.settings.get(parameter.name or "")
@@ -191,7 +191,7 @@ def _is_item(item: Declared, is_extra: bool, word: str) -> bool:
 
 
 def _joined(option: click.Option, item: Declared, words: Sequence[str]) -> str:
-    """How an option takes several values, or that it takes one."""
+    """The correct spelling of several values of an option, or that it takes one."""
     spelled, metavar = _spelled(option), item.setting.metavar or ""
     if item.name in SPECS:
         return f'write {spelled} "{" ".join(words)}", in quotes'

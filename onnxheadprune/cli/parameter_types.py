@@ -63,7 +63,7 @@ class Parsed(Converting):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem[str]]:
-        """The words that a list can go on with."""
+        """The completions of the last item of a list, without the items before it."""
         before, comma, last = incomplete.rpartition(",")
         others = (word for word in self.words if word not in before.split(","))
         return [CompletionItem(f"{before}{comma}{word}") for word in others if word.startswith(last)]
@@ -78,7 +78,7 @@ class Offering(click.types.StringParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem[str]]:
-        """The words that begin so."""
+        """The words that begin with what was typed, or files."""
         if FILES in self.words:
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]

@@ -45,8 +45,8 @@ def prepared(model: ModelProto) -> ModelProto:
     if model.functions:
         _check_calls(model)
         model = inlined(model, [(item.domain, item.name) for item in model.functions])
-        for function in model.functions:
-            raise ModelError(f"the local function {function.name!r} cannot be inlined")
+        if model.functions:
+            raise ModelError(f"the local function {model.functions[0].name!r} cannot be inlined")
     return _in_order(model)
 
 

@@ -108,7 +108,7 @@ def _map(plan: PrunePlan, chosen: Chosen | None) -> Iterator[Part]:
 
 
 def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[Part]:
-    """How many tokens are left, in which tensors, and how much of the data they spell as before."""
+    """The number of kept tokens, their tensors, and the share of the data that is tokenized as before."""
     if plan.vocabulary is None:
         return
     cut = plan.vocabulary
@@ -220,7 +220,7 @@ def _recovery(chosen: Chosen) -> Iterator[Part]:
 
 
 def _fusion(fusion: Fusion) -> Iterator[Part]:
-    """How many sites run in which fused operator, and why the others do not."""
+    """The fused operator of each site, or the reason why it has none."""
     from onnxheadprune.fusion.result import spell_reasons
 
     yield Fact("fusion", fusion.summary, "" if fusion.made else "doubtful")

@@ -1,4 +1,4 @@
-"""What shells complete: commands, options of each command before its arguments are there, and their values."""
+"""Completion of commands, of options before the arguments of a command are given, and of values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def settings_of(name: str) -> Mapping[str, Declared]:
 
 
 def words_of(option: click.Option, declared: Declared) -> list[str]:
-    """What a shell should offer for an option: its words, or a file."""
+    """The completions of an option: its words, or a file."""
     if declared.kind is Path or declared.setting.offers == FILES:
         return ["FILE"]
     mark = "=" if get_origin(declared.kind) is Mapping else ""

@@ -229,7 +229,7 @@ def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) ->
         'write --layers "3 5-7", in quotes' in command("prune", "--layers", "3", "5-7", "model.onnx").stderr
     )
     assert "write --batch 1,8, with" in command("bench", "model.onnx", "model.onnx", "--batch=1", "8").stderr
-    # Names could be anything: a file that is not there is told as such.
+    # A value that may be any name is not taken for part of a list: the error names the missing file.
     assert "j.yaml does not exist" in command("run", "--set", "a=1", "j.yaml").stderr
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
 from onnxheadprune.errors import ModelError
@@ -128,14 +128,17 @@ def test_functions_that_mean_another_operator_are_refused() -> None:
         plan_pruning(model, heads="0:1")
 
 
-def test_weights_within_functions_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+def test_weights_within_functions_count_once() -> None:
     """The bound is on what inlining adds: weights in the body of a function that is called once are no more."""
-    model = with_functions()
-    weight = numpy_helper.from_array(np.ones(1000, np.float32), "w")
-    model.functions[0].node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
-    monkeypatch.setattr(prepare, "MAX_BYTES", 2 * 4 * 1000 + 1000)
+    model = with_functions(softmax=True)
+    large = prepare.MAX_BYTES + 2**16
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[large // 4], raw_data=bytes(large))
+    constant = helper.make_node("Constant", [], ["w"], value=weight)
+    called_once, called_often = model.functions[3], model.functions[0]
+    called_once.node.insert(0, constant)
     assert len(prepare.prepared(model).graph.node) > len(model.graph.node)
-    monkeypatch.setattr(prepare, "MAX_BYTES", 1000)
+    called_often.node.insert(0, called_once.node.pop(0))
     with pytest.raises(ModelError, match="inlined the graph would have"):
         prepare.prepared(model)
 

@@ -94,10 +94,9 @@ def _stale_dims(root: Path, copied: Sequence[str], results: Sequence[FileResult]
         text = read_text(root / name, "the configuration of Triton")
         declared = [item for item in changes if re.search(rf'"{re.escape(item)}"[^{{}}]*\bdims\b', text)]
         if declared:
-            first = changes[declared[0]]
-            more = f" and {len(declared) - 1} more" if len(declared) > 1 else ""
+            first, names = changes[declared[0]], first_few((changes[item].name for item in declared), 1)
             yield (
-                f"{name} declares dims of {first.name}{more}, where {first.before} is {first.after} now: Triton loads"
+                f"{name} declares dims of {names}, where {first.before} is {first.after} now: Triton loads"
                 " the model once they are updated"
             )
 

@@ -139,7 +139,7 @@ class FolderResult(Displayed):
 
 
 def _gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
-    """Return what went, as JSON-ready data: heads by the numbers of their sites, other units by keys, as ranges."""
+    """Removed units as JSON-ready data: heads by the index of their site, other units by its key, as ranges."""
     found: dict[str, Any] = {
         kind.UNITS: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
         for kind in kinds.KINDS
