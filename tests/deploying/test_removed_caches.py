@@ -49,12 +49,70 @@ def test_of_two_stacks_it_is_the_decoders_with_two_caches_a_layer() -> None:
         client_named("optimum").changes(lost(T5, False, False, True, False, False, False))
 
 
-def test_a_list_of_layers_loses_their_entries() -> None:
-    kinds = {"layer_types": ["full", "sliding", "other"]}
-    assert followed("optimum", lost(LLAMA | kinds, False, True, False)) == {
-        "num_hidden_layers": 2,
-        "layer_types": ["full", "other"],
-    }
+@pytest.mark.parametrize(
+    ("fields", "after"),
+    [
+        ({"layer_types": ["full", "sliding", "other"]}, ["full", "other"]),
+        ({"mlp_layer_types": ["dense", "sparse", "sparse"]}, ["dense", "sparse"]),
+        ({"attention_layers": ["global", "local", "global"]}, ["global", "global"]),
+        ({"no_rope_layers": [1, 1, 0]}, [1, 0]),
+        ({"linear_attn_config": {"head_layers": ["a", "b", "c"]}}, ["a", "c"]),
+        (
+            {"per_layer_config": {"00": {"head_dim": 2}, "02": {"head_dim": 4}}},
+            {"0": {"head_dim": 2}, "1": {"head_dim": 4}},
+        ),
+        ({"per_layer_config": {"1": {"num_key_value_heads": 2}}}, {}),
+    ],
+)
+def test_fields_with_an_entry_for_each_layer_lose_those_of_removed_ones(
+    fields: dict[str, Any], after: object
+) -> None:
+    found = followed("optimum", lost(LLAMA | fields, False, True, False))
+    assert found.pop("num_hidden_layers") == 2
+    assert [*found.values()] == [after]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention_types": [[["global"], 3]]},
+        {"full_attn_idxs": [0, 2]},
+        {"linear_attn_config": {"kda_layers": [1, 2]}},
+        {"moe_layers": [0, 1, 2]},
+        {"activation_sparsity_pattern": [0.9, 0.9, 0.0]},
+        {"pruned_heads": {"1": [0]}},
+        {"sliding_window_pattern": 2},
+        {"attn_layer_period": 2},
+        {"first_k_dense_replace": 1},
+        {"num_kv_shared_layers": 1, "layer_types": ["full", "full", "sliding"]},
+        {"max_window_layers": 2, "use_sliding_window": True},
+    ],
+)
+def test_fields_that_go_by_layers_in_another_way_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match=f"{next(iter(fields))}.* of config.json"):
+        client_named("optimum").changes(lost(LLAMA | fields, True, False, False))
+
+
+def test_a_last_layer_of_another_kind_is_refused() -> None:
+    """Gemma 4's configuration makes its last layer one of full attention whatever the list says."""
+    kinds = LLAMA | {"layer_types": ["full", "sliding", "full"]}
+    with pytest.raises(RefusedError, match="layer_types of config"):
+        client_named("optimum").changes(lost(kinds, False, False, True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "leaves"),
+    [
+        ({"id2label": {"0": "no", "1": "yes"}, "hidden_size_per_layer_input": 8}, (True, False, False)),
+        ({"vision_config": {"num_hidden_layers": 3, "sliding_windows": [1, 2, 3]}}, (True, False, False)),
+        ({"max_window_layers": 2, "use_sliding_window": False}, (True, False, False)),
+        ({"attn_layer_period": 1, "decoder_sparse_step": 1}, (True, False, False)),
+        # The first layers are of the same kinds as before.
+        ({"sliding_window_pattern": 2, "first_k_dense_replace": 1}, (False, False, True)),
+    ],
+)
+def test_other_fields_stay(fields: dict[str, Any], leaves: tuple[bool, ...]) -> None:
+    assert followed("optimum", lost(LLAMA | fields, *leaves)) == {"num_hidden_layers": 2}
 
 
 def test_genai_counts_in_a_file_of_its_own() -> None:
@@ -63,7 +121,7 @@ def test_genai_counts_in_a_file_of_its_own() -> None:
     (change,) = client_named("genai").changes(folder)
     assert str(change) == "genai_config.json: model.decoder.num_hidden_layers 3 -> 2"
     genai["model"]["decoder"]["sliding_window"] = {"layers": [0, 2]}  # type: ignore[assignment]
-    with pytest.raises(RefusedError, match="by their numbers"):
+    with pytest.raises(RefusedError, match=r"sliding_window\.layers of genai_config"):
         client_named("genai").changes(lost(LLAMA, False, True, False, genai=genai))
 
 

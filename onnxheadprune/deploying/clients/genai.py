@@ -12,7 +12,7 @@ numbers cannot be expressed.
 from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment, Json
-from onnxheadprune.deploying.clients.layers import KINDS, LEAVE, counted, even_heads
+from onnxheadprune.deploying.clients.layers import KINDS, counted, even_heads
 from onnxheadprune.errors import RefusedError, named_setting
 
 CONFIG = "genai_config.json"
@@ -46,14 +46,12 @@ def _decoder(folder: Deployment) -> Json:
     return decoder if isinstance(decoder, dict) else {}
 
 
-def _window(folder: Deployment) -> tuple[bool, bool]:
-    """Return `(has_window, lists_layers)` of the decoder's sliding window."""
-    window = _decoder(folder).get("sliding_window")
-    return window is not None, isinstance(window, dict) and bool(window.get("layers"))
-
-
 def _allocates_alike(folder: Deployment) -> bool:
-    return _decoder(folder).get(KINDS) is not None or _window(folder) == (True, False)
+    """Return whether all caches are allocated with one number of heads."""
+    decoder = _decoder(folder)
+    window = decoder.get("sliding_window")
+    lists_layers = isinstance(window, dict) and bool(window.get("layers"))
+    return decoder.get(KINDS) is not None or (window is not None and not lists_layers)
 
 
 def _caches(folder: Deployment) -> tuple[int, int] | None:
@@ -67,10 +65,6 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it."""
     decoder = _decoder(cut)
     place = (CONFIG, ("model", "decoder"), decoder)
-    if cut.lost_caches and _window(cut)[1]:
-        raise RefusedError(
-            f"{CONFIG} lists layers with a sliding window by their numbers, which would not be theirs any more; {LEAVE}"
-        )
     layers = counted(cut, TITLE, place) if cut.lost_caches else ()
     if not cut.cut_caches or not _allocates_alike(cut):
         return layers

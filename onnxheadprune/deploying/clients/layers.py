@@ -8,7 +8,10 @@ configurations (Llama's) check it against the hidden size while they are read, a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
@@ -20,7 +23,14 @@ DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 """Fields of configurations of two stacks for the decoder, whose caches are counted."""
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 KINDS = "layer_types"
-"""Fields of a configuration with an item for each layer."""
+_BY_LAYER = re.compile(r"layer|_types$|_idxs?$|_ind(ices|exes)$")
+"""Names of lists and mappings that go by layers."""
+_RULE = re.compile(
+    r"(layer|attention|attn|window)_(period|interval|pattern|step)$|layer_freq$|(?<!encoder_)sparse_step$|every_n_layers$"
+    r"|(?P<front>^first_k_dense|^num_dense_layers$|^max_window_layers$)"
+    r"|(?P<back>shared_layers$|^n_(in|out)put_layers$)"
+)
+"""Names of numbers that say which layers are of a kind, where no list does; those with "back" do so beside a list."""
 NESTED = ("text_config", "decoder")
 """Fields with the decoder's configuration, where there are several models."""
 LEAVE = f"leave {named_setting('cache', 'renumber')} out, and the caches keep their shapes"
@@ -45,33 +55,89 @@ def layers_follow(cut: Deployment, client: str) -> tuple[ConfigChange, ...]:
 def counted(
     cut: Deployment, client: str, place: tuple[str, tuple[str, ...], Json]
 ) -> tuple[ConfigChange, ...]:
-    """The number of layers, and the list of layer types, without the layers whose caches are removed.
+    """The fields with the number of layers, and those that go by layers, without the layers whose caches are removed.
 
     Args:
         place: the file, the path of names to the configuration in it, and that configuration.
     """
     file, way, config = place
-    field = next((name for name in (*DECODER_LAYERS, *LAYERS) if type(config.get(name)) is int), None)
-    if field is None:
+    fields = [name for name in DECODER_LAYERS if type(config.get(name)) is int][:1] or [
+        name for name in LAYERS if type(config.get(name)) is int
+    ]
+    if not fields:
         raise RefusedError(
             f"{client} counts caches by a number of layers, and {file} has none in a field that is known here; {LEAVE}"
         )
-    before, caches = config[field], len(cut.sites)
+    before, caches = config[fields[0]], len(cut.sites)
     gone = [position for position, site in enumerate(cut.sites) if site.leaves]
     # A layer of a decoder that reads an encoder has two caches.
     each, rest = divmod(caches, before) if before > 0 else (0, 1)
     if rest or not each or len(gone) % each:
         raise RefusedError(
-            f"{client} counts caches by {field} of {file}, which says {before} where the models have caches in {caches}"
-            f" attention sites, of which {len(gone)} would go; {LEAVE}"
+            f"{client} counts caches by {fields[0]} of {file}, which says {before} where the models have caches in"
+            f" {caches} attention sites, of which {len(gone)} would go; {LEAVE}"
         )
-    changes = [ConfigChange(file, (*way, field), before, before - len(gone) // each)]
-    kinds: Any = config.get(KINDS)
-    if isinstance(kinds, list) and len(kinds) == before:
-        away = {position // each for position in gone}
-        left = [kind for layer, kind in enumerate(kinds) if layer not in away]
-        changes.append(ConfigChange(file, (*way, KINDS), kinds, left))
-    return tuple(changes)
+    away = {position // each for position in gone}
+    kept = [layer for layer in range(before) if layer not in away]
+    numbers = (
+        ConfigChange(file, (*way, name), before, len(kept)) for name in fields if config[name] == before
+    )
+    return (*numbers, *_by_layer(file, way, config, before, kept))
+
+
+def _by_layer(
+    file: str, way: tuple[str, ...], config: Json, before: int, kept: Sequence[int]
+) -> Iterator[ConfigChange]:
+    """Yield the lists and mappings with an entry for each layer, with those of the kept layers.
+
+    Raises:
+        RefusedError: if a field goes by layers in another way, or may do so.
+    """
+    listed, ruled = False, None
+    for name, value in config.items():
+        after: object = None
+        names, says = (*way, name), _BY_LAYER.search(name) is not None
+        if isinstance(value, dict) and value and all(key.isdecimal() for key in value):
+            entries = {int(key): entry for key, entry in value.items()}
+            if says and max(entries) < before:
+                after = {str(to): entries[layer] for to, layer in enumerate(kept) if layer in entries}
+            says = not all(isinstance(entry, str) for entry in entries.values())
+        elif isinstance(value, dict) and not any(field in value for field in (*DECODER_LAYERS, *LAYERS)):
+            yield from _by_layer(file, names, value, before, kept)
+            continue
+        elif isinstance(value, list) and value:
+            if says and len(value) == before and not _may_be_numbers(value):
+                after, listed = [value[layer] for layer in kept], True
+                if name == KINDS and after[-1:] != value[-1:]:
+                    # Gemma's configurations change the last entry while they are read.
+                    after = None
+            says = says or len(value) == before
+        elif type(value) is int and value > 0 and (rule := _RULE.search(name)) is not None:
+            says = rule["back"] is not None
+            idle = rule["front"] == "max_window_layers" and not config.get("use_sliding_window", True)
+            # Rules that count from the front still hold for the first layers.
+            if not idle and (value > 1 or rule["front"]) and list(kept) != [*range(len(kept))]:
+                ruled = names
+        else:
+            continue
+        if after is not None:
+            yield ConfigChange(file, names, value, after)
+        elif says:
+            raise _unclear(file, names)
+    if ruled is not None and not listed:
+        raise _unclear(file, ruled)
+
+
+def _may_be_numbers(value: list[Any]) -> bool:
+    """Return whether a list may be one of increasing numbers of layers."""
+    return all(type(item) is int for item in value) and all(one < two for one, two in pairwise(value))
+
+
+def _unclear(file: str, names: tuple[str, ...]) -> RefusedError:
+    return RefusedError(
+        f"{'.'.join(names)} of {file} may specify properties of single layers, and its value without the removed ones"
+        f" cannot be derived; {LEAVE}"
+    )
 
 
 def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
