@@ -19,7 +19,7 @@ from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.prepare import inlined, prepared
+from onnxheadprune.model.prepare import inlined, inlined_whole, prepared
 
 Function: TypeAlias = tuple[str, str]
 _TAG = "onnxheadprune.function"
@@ -44,7 +44,10 @@ def _on_stored(
     # Someone may have changed the analysed model since; then it is the one that counts.
     if stored is None or _bytes(prepared(stored)) != _bytes(loaded.proto):
         return None
-    needed = _with_callers(_touched(plan, loaded.proto, stored), stored)
+    touched = _touched(plan, loaded.proto, stored)
+    if touched is None:
+        return None
+    needed = _with_callers(touched, stored)
     if not needed:
         moved = _moved(plan, loaded.proto, stored)
         return None if moved is None else apply.apply_plan(moved, stored)
@@ -57,15 +60,18 @@ def _on_stored(
     return None if moved is None else apply.apply_plan(moved, part)
 
 
-def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[Function]:
-    """The functions whose nodes or constants the plan changes, and those that declare shapes of their own."""
+def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[Function] | None:
+    """The functions whose nodes or constants the plan changes, and those that declare shapes of their own.
+
+    None where nodes repeat others: a plan is for a model without these.
+    """
     tagged = copied(stored)
     for function in tagged.functions:
         for node in nodes_in(function.node):
             node.metadata_props.add(key=_TAG, value="\n".join(_id(function)))
-    inlined = prepared(tagged)
+    inlined = inlined_whole(tagged)
     if [node.output for node in inlined.graph.node] != [node.output for node in analysed.graph.node]:
-        return {_id(function) for function in stored.functions}
+        return None
     makers = {name: position for position, node in enumerate(inlined.graph.node) for name in node.output}
     found = {_id(function) for function in stored.functions if len(function.value_info)}
     for edit in (item.edit for item in plan.edits):

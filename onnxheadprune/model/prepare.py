@@ -1,4 +1,4 @@
-"""Preparation of models for analysis: local functions inlined within bounds, nodes in topological order.
+"""Preparation of models for analysis: local functions inlined within bounds, nodes sorted, equal nodes made one.
 
 A function that calls another one twice, which calls a third one twice, and so on, has 2**30 nodes after thirty steps,
 in a file of a few kilobytes, so nodes are counted before anything is inlined.
@@ -17,6 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.equal_nodes import without_repeats
 from onnxheadprune.model.messages import copied
 
 MAX_NODES = 2_000_000
@@ -40,8 +41,13 @@ def prepared(model: ModelProto) -> ModelProto:
     """The model if it is ready for analysis, else an equal one that is.
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
-    removed from one of them alone. Nodes are put into topological order.
+    removed from one of them alone. Nodes are put into topological order, and those that repeat another are left out.
     """
+    return without_repeats(inlined_whole(model))
+
+
+def inlined_whole(model: ModelProto) -> ModelProto:
+    """The model with all local functions inlined and its nodes in topological order."""
     if model.functions:
         _check_calls(model)
         model = inlined(model, [(item.domain, item.name) for item in model.functions])

@@ -136,7 +136,7 @@ def test_attention_whose_scores_are_read_stays_whole() -> None:
 
 
 def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
-    text = HELD.replace("yb = Mul (x, b)", "yb = Mul (x, a)")
+    text = HELD.replace("yb = Mul (x, b)", "yb = Mul (a, x)")
     model = model_of(text)
     grads = differentiate(model, "loss", ["a"])
     assert "Loop" in grads.constant["yb"]
