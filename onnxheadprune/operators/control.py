@@ -10,19 +10,25 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible
 from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.facts import CHOOSES, GENERATES, REPEATS, ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.facts import (
+    CHOOSES,
+    DRAWS_OUTSIDE_STANDARD,
+    GENERATES,
+    REPEATS,
+    ROUNDS_ACTIVATIONS,
+)
 from onnxheadprune.model.graph.tables import TRIPS, Roles, cost_function, declare, size_of
 from onnxheadprune.model.graph.view import Node, Value
 
 declare(
     "BeamSearch",
     "GreedySearch",
-    "Sampling",
     "WhisperBeamSearch",
     domain="com.microsoft",
     kinds=(GENERATES,),
     roles=Roles(longest=1),
 )
+declare("Sampling", domain="com.microsoft", kinds=(GENERATES, DRAWS_OUTSIDE_STANDARD), roles=Roles(longest=1))
 declare("DynamicQuantizeLSTM", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,))
 declare("If", kinds=(CHOOSES,))
 declare("Loop", kinds=(REPEATS,))

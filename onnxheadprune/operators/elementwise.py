@@ -39,7 +39,7 @@ from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_funct
 from onnxheadprune.model.graph.view import Node
 
 declare("Identity", kinds=(IDENTITIES, ELEMENTWISE))
-declare("Dropout", kinds=(DROPOUTS,))
+declare("Dropout", kinds=(DROPOUTS,), roles=Roles(training_mode=2))
 declare("Cast", kinds=(CASTS, ELEMENTWISE))
 declare("CastLike", kinds=(CASTS_LIKE,))
 declare("Add", kinds=(ELEMENTWISE, ADDS))

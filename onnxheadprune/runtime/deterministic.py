@@ -14,18 +14,22 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.edit.nodes_random import CONTRIB, FixedNumbers
 from onnxheadprune.model.bodies import bodies_of, constant_tensor, graphs_in, is_constant
-from onnxheadprune.model.graph.facts import DRAWS, DROPOUTS, opset_of
+from onnxheadprune.model.graph.facts import DRAWS, DRAWS_OUTSIDE_STANDARD, DROPOUTS, opset_of
+from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes
 
 NOISE = "/onnxheadprune_noise"
 """In the outputs of random nodes that measure rounding: these stay random."""
-_TRAINING = 2
-"""The input of a Dropout that holds its mode."""
+RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | DROPOUTS
+"""What draws random numbers, some of it in training mode alone."""
 
 
 def random_nodes(model: ModelProto) -> list[NodeProto]:
-    """The nodes that draw random numbers, in bodies too."""
+    """The nodes that draw random numbers, in bodies too.
+
+    Those of local functions are among them once the functions are inlined.
+    """
     return [node for _, node, _ in _found(model.graph, {})]
 
 
@@ -36,13 +40,16 @@ def label(node: NodeProto) -> str:
 
 def without_randomness(model: LoadedModel) -> LoadedModel:
     """The model with fixed numbers instead of random ones; itself where it draws none."""
-    if not random_nodes(model.proto):
+    if not any(_is_fixed(node) for node in random_nodes(model.proto)):
         return model
     made = copied(model.proto)
     opset, types = opset_of(made), _declared_types(made)
     for graph, node, position in reversed(list(_found(made.graph, {}))):
-        if node in DROPOUTS:
-            node.input[_TRAINING] = ""
+        if not _is_fixed(node):
+            continue
+        mode = _mode_of(node)
+        if mode is not None:
+            node.input[mode] = ""
             continue
         replacement = FixedNumbers(node, opset, types).made
         del graph.node[position]
@@ -63,17 +70,30 @@ def _found(
         tensor = constant_tensor(node) if is_constant(node) else None
         if tensor is not None:
             stored[node.output[0]] = tensor
-        if _is_random(node, stored) and not any(NOISE in name for name in node.output):
+        if _is_random(node, stored):
             yield graph, node, position
 
 
 def _is_random(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
-    if node not in DROPOUTS:
-        return node in DRAWS
-    if len(node.input) <= _TRAINING or not node.input[_TRAINING]:
+    if node not in RANDOM:
         return False
-    mode = stored.get(node.input[_TRAINING])
-    return mode is None or bool(numpy_helper.to_array(mode).any())
+    position = _mode_of(node)
+    if position is None:
+        return True
+    name = "".join(node.input[position : position + 1])
+    mode = stored.get(name)
+    return bool(name) and (mode is None or bool(numpy_helper.to_array(mode).any()))
+
+
+def _mode_of(node: NodeProto) -> int | None:
+    """The position of the input without which an operator draws nothing; None for one that always draws."""
+    roles = ROLES.of(node)
+    return None if roles is None else roles.training_mode
+
+
+def _is_fixed(node: NodeProto) -> bool:
+    """Return whether a random node gets fixed numbers: all but those that measure rounding and ONNX Runtime's own."""
+    return node in DRAWS | DROPOUTS and not any(NOISE in name for name in node.output)
 
 
 def _declared_types(model: ModelProto) -> dict[str, int]:

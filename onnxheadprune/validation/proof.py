@@ -31,6 +31,7 @@ from onnxheadprune.model.load import (
 )
 from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.runtime import CPU, Provider, Session, versions
+from onnxheadprune.runtime.deterministic import label, random_nodes
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
@@ -161,6 +162,7 @@ def _proven(
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = refits.into(before) if refits.tensors else before
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
+    problems += _added_randomness(after.proto, alike, names)
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
     notes += [*_record_notes(planned, after.proto, names[1]), *_sentences(alike)]
@@ -240,6 +242,14 @@ def _proven(
             *(() if ready is None else ready.without),
         ),
     ).on(known)
+
+
+def _added_randomness(pruned: ModelProto, alike: Likeness, names: tuple[str, str]) -> Iterator[str]:
+    """Yield the random nodes that are not planned ones; runs, which give them fixed numbers, show nothing of them."""
+    unplanned = {id(node) for node in alike.differing}
+    for node in random_nodes(pruned):
+        if id(node) in unplanned:
+            yield f"{label(node)} of {names[1]} outputs random numbers, and {names[0]} has no such node there"
 
 
 def weight_problems(

@@ -6,12 +6,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from onnxheadprune import prune, validate
 from onnxheadprune.model.graph.facts import is_random
+from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.deterministic import NOISE, random_nodes
+from onnxheadprune.runtime.deterministic import NOISE, RANDOM, random_nodes
 from tests import toys
 from tests.graph_text import model_of
 
@@ -70,8 +72,30 @@ def test_every_operator_that_draws_is_known() -> None:
         for schema in onnx.defs.get_all_schemas_with_history()
         if not schema.domain and "seed" in schema.attributes
     }
-    assert every == set(DRAWS)
+    assert every == set(DRAWS) == {op_type for domain, op_type in RANDOM if not domain}
     assert {op_type for op_type in every if is_random(op_type, newest)} == every - {"Dropout"}
+
+
+def test_every_operator_of_onnx_runtime_that_draws_is_known() -> None:
+    """All of its own that have a seed; the one of a hash draws nothing."""
+    own = {
+        schema.name
+        for schema in get_all_operator_schema()
+        if schema.domain == "com.microsoft"
+        and "seed" in {*schema.attributes, *(item.name for item in schema.inputs)}
+    }
+    assert own - {"MurmurHash3"} == {op_type for domain, op_type in RANDOM if domain == "com.microsoft"}
+
+
+def test_operators_that_draw_in_training_mode_alone_know_the_input_with_the_mode() -> None:
+    own = (schema for schema in get_all_operator_schema() if schema.domain == "com.microsoft")
+    schemas = [*onnx.defs.get_all_schemas(), *own]
+    random = set(RANDOM)
+    for schema in schemas:
+        names = [item.name for item in schema.inputs]
+        if (schema.domain, schema.name) in random:
+            mode = names.index("training_mode") if "training_mode" in names else None
+            assert ROLES[schema.domain, schema.name].training_mode == mode
 
 
 @pytest.mark.one_in(4)
@@ -206,6 +230,66 @@ def test_a_file_that_draws_otherwise_fails() -> None:
     node = next(node for node in made.graph.node if node.op_type == "RandomNormalLike")
     node.attribute.append(helper.make_attribute("scale", 2.0))
     assert validate(model, made, provider="cpu").verdict == "failed"
+
+
+ADDED = {
+    **{key: f"drawn = {text}" for key, text in DRAWS.items()},
+    "Multinomial": "logits = ReduceMean<axes = [1], keepdims = 0>(x)\ndrawn = Multinomial<sample_size = 1>(logits)",
+    "Bernoulli": "chances = Sigmoid(x)\ndrawn = Bernoulli(chances)",
+    "Sampling": "drawn = com.microsoft.Sampling(x, x, x, x, x, x, x, x, x)",
+    "BitmaskDropout": "drawn = com.microsoft.BitmaskDropout(x, , training)",
+    "BiasDropout": "drawn = com.microsoft.BiasDropout(x, x, , , training)",
+    "BitmaskBiasDropout": "drawn = com.microsoft.BitmaskBiasDropout(x, x, , , training)",
+}
+
+
+def added(text: str, place: str) -> ModelProto:
+    """A pruned model with one more node, which nothing reads or which feeds a subgraph."""
+    body = f"mode = Constant<value = bool {{1}}>()\n{text.replace('training', 'mode')}"
+    made = {
+        "the graph": f"{body}\nout = Identity(drawn)",
+        "a branch": f"""yes = Constant<value = bool {{1}}>()
+            out = If(yes) <then_branch = a () => (drawn) {{ {body} }}, else_branch = b () => (drawn) {{ {body} }}>""",
+        "a loop": f"""once = Constant<value = int64 {{1}}>()
+            yes = Constant<value = bool {{1}}>()
+            out = Loop(once, yes) <body = a (int64 i, bool go) => (still, also) {{
+                still = Identity(go) also = Identity(go) {body}
+            }}>""",
+        "a function": "out = local.Draw(x)",
+    }[place]
+    function = f"""<domain: "local", opset_import: ["" : 17, "com.microsoft" : 1]> Draw (x) => (drawn) {{ {body} }}"""
+    draws = onnx.parser.parse_graph(f"g (float[batch,sequence,8] x) => (out) {{ {made} }}")
+    model = prune(attention("RandomNormalLike", "x"), heads="0:1", provider="cpu", validate=False).model
+    for node in draws.node:
+        for names in (node.input, node.output):
+            names[:] = [name if name in ("x", "") else f"added/{name}" for name in names]
+    model.graph.node.extend(draws.node)
+    if place == "a function":
+        model.functions.append(onnx.parser.parse_function(function))
+        model.opset_import.append(helper.make_opsetid("local", 1))
+    if all(item.domain != "com.microsoft" for item in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+@pytest.mark.parametrize("place", ["the graph", "a branch", "a loop", "a function"])
+@pytest.mark.parametrize("op_type", sorted({op_type for _, op_type in RANDOM}))
+def test_a_random_node_that_the_original_lacks_is_no(op_type: str, place: str) -> None:
+    """Runs, in which it has fixed numbers or drops nothing, say nothing about it; here nothing even reads it."""
+    found = validate(attention("RandomNormalLike", "x"), added(ADDED[op_type], place), provider="cpu")
+    assert found.exact == "no"
+    assert found.reason.startswith(f"{op_type} (") and "outputs random numbers" in found.reason
+
+
+def test_random_nodes_of_the_original_may_lie_among_others_than_the_planned_ones() -> None:
+    model = attention("RandomNormalLike", "x")
+    made = prune(model, heads="0:1", provider="cpu").model
+    drawing = next(node for node in made.graph.node if node.op_type == "RandomNormalLike")
+    made.graph.node.insert(0, helper.make_node("Neg", ["x"], ["negative"]))
+    made.graph.node.insert(1, helper.make_node("Neg", ["negative"], ["again"]))
+    drawing.input[0] = "again"
+    found = validate(model, made, provider="cpu")
+    assert found.exact == "tried", found.reason
 
 
 def test_refit_and_recovery_see_the_same_numbers_in_both_models() -> None:

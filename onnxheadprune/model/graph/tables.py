@@ -54,6 +54,7 @@ class Roles:
         integer_bias: a bias in units of the operands' scales multiplied.
         learned: what training changes beside operands of a product and its bias: scales and shifts of features, and
             products that a fused operator packs.
+        training_mode: the input that has to be true for the operator to draw random numbers.
     """
 
     contents: tuple[int, ...] | None = None
@@ -78,6 +79,7 @@ class Roles:
     output_zero: int | None = None
     integer_bias: int | None = None
     learned: tuple[int, ...] = ()
+    training_mode: int | None = None
 
 
 NO_ROLES = Roles()
@@ -140,6 +142,7 @@ class Table(Generic[Entry]):
         return entry
 
     def _found(self, key: OperatorKey) -> Entry | None:
+        key = ("" if key[0] == "ai.onnx" else key[0], key[1])
         entry = self._entries.get(key)
         if entry is None:
             for catalog in self._catalogs:
