@@ -111,11 +111,7 @@ class EffectMeter:
     def reference(self, before: Mapping[str, Array], feed: Feed) -> Reference:
         """The original's outputs for a feed, prepared for comparison with those of many models by `apart`."""
         output = np.atleast_2d(before[self.main.name])
-        rows, mask = _rows(output), counted(output.shape[:-1], feed, self.inputs)
-        parts: list[slice | Array] = list(pieces(rows.shape))
-        if mask is not None:
-            known = np.flatnonzero(mask)
-            parts = [known[part] for part in pieces((len(known), rows.shape[1]))]
+        rows, parts = _rows(output), counted_pieces(output, feed, self.inputs)
         keeping = self.effect == KL and rows.size <= MOST_SHARES
         return Reference(
             rows, parts, [self._distribution(_single(rows[part])) for part in parts] if keeping else ()
@@ -192,6 +188,16 @@ class EffectMeter:
         return np.asarray(result)
 
 
+def counted_pieces(output: Array, feed: Feed, inputs: Sequence[Input]) -> list[slice | Array]:
+    """The rows of an output [..., features] that are no padding, in pieces of `AT_ONCE` elements."""
+    outer, features = output.shape[:-1], output.shape[-1]
+    mask = counted(outer, feed, inputs)
+    if mask is None:
+        return [*pieces((math.prod(outer), features))]
+    known = np.flatnonzero(mask)
+    return [known[part] for part in pieces((len(known), features))]
+
+
 def _rows(output: Array) -> Array:
     """An output as [rows, features]."""
     return output.reshape(math.prod(output.shape[:-1]), output.shape[-1])
@@ -258,7 +264,23 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Return which positions are no padding, by a mask input of their shape; None without such a mask."""
-    masks = (feed[item.name] for item in inputs if item.tells_padding)
+    """Return which positions are no padding, by a mask input of their shape; None without such a mask.
+
+    Every figure on outputs and activations asks this function. A mask that also covers cached tokens ends with the
+    positions.
+    """
+    masks = [feed[item.name] for item in inputs if item.tells_padding]
+    past = {
+        feed[item.name].shape[axis]
+        for item in inputs
+        if item.is_cache
+        for axis, dim in enumerate(item.dims)
+        if axis != item.batch_axis and not isinstance(dim, int)
+    }
+    if len(shape) == 2:
+        masks = [
+            mask[:, -shape[1] :] if mask.ndim == 2 and mask.shape[1] - shape[1] in past else mask
+            for mask in masks
+        ]
     mask = next((mask for mask in masks if mask.shape == shape or shape == (mask.size,)), None)
     return None if mask is None else mask.reshape(shape) != 0

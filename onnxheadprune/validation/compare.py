@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.data.drift import pieces
+from onnxheadprune.data.drift import counted, counted_pieces, pieces
+from onnxheadprune.data.single import rows_of
+from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.feeds.generate import Outputs, in_pieces, is_finite
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs, in_pieces, is_finite
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
 
@@ -123,19 +127,22 @@ def _all_finite(outputs: Outputs) -> bool:
 class DriftMeter:
     """Adds up how far the pruned model's main output lies from the original's.
 
-    Where the original is not finite, nothing is counted.
+    Padding does not count, nor do positions where the original is not finite.
     """
 
-    def __init__(self, source: str, output: str, is_logits: bool) -> None:
-        self.source, self.output, self.is_logits = source, output, is_logits
+    def __init__(self, source: str, main: MainOutput, inputs: Sequence[Input]) -> None:
+        self.source, self.output, self.is_logits = source, main.name, main.is_logits
+        self._inputs = inputs
         self._largest = self._scale = self._total = self._cosines = 0.0
-        self._count = self._vectors = self._agreeing = 0
+        self._count = self._vectors = self._agreeing = self._samples = 0
 
-    def add(self, original: Array, pruned: Array) -> None:
+    def add(self, original: Array, pruned: Array, feed: Feed) -> None:
         """Count one pair of outputs of equal shape [..., features]."""
-        before, after = (np.atleast_1d(item) for item in (original, pruned))
+        before, after = (np.atleast_2d(item) for item in (original, pruned))
+        self._samples += rows_of(feed, self._inputs)
+        parts = counted_pieces(before, feed, self._inputs)
         before, after = (item.reshape(-1, item.shape[-1]) for item in (before, after))
-        for part in pieces(before.shape):
+        for part in parts:
             self._add(_numbers(before[part]), _numbers(after[part]))
 
     def _add(self, before: Array, after: Array) -> None:
@@ -171,18 +178,19 @@ class DriftMeter:
             self._total / self._count / scale,
             self._cosines / self._vectors,
             agreement,
+            samples=self._samples,
         )
 
 
 class AccuracyMeter:
-    """Counts how often the largest entry of the main output is the label."""
+    """Counts how often the largest entry of the main output is the label; padding does not count."""
 
-    def __init__(self, output: str) -> None:
-        self.output = output
+    def __init__(self, output: str, inputs: Sequence[Input]) -> None:
+        self.output, self._inputs = output, inputs
         self.obstacle: str | None = None
         self._count = self._original = self._pruned = 0
 
-    def add(self, labels: Array, original: Array, pruned: Array) -> None:
+    def add(self, labels: Array, original: Array, pruned: Array, feed: Feed) -> None:
         """Count one batch: labels [...], outputs [..., classes]. Ignored labels (-100) do not count."""
         if labels.dtype.kind not in "iu" or labels.size != math.prod(original.shape[:-1]):
             self.obstacle = (
@@ -192,6 +200,8 @@ class AccuracyMeter:
             return
         flat = labels.reshape(original.shape[:-1])
         known = flat != IGNORED_LABEL
+        mask = counted(flat.shape, feed, self._inputs)
+        known = known if mask is None else known & mask
         strange = flat[known & ((flat < 0) | (flat >= original.shape[-1]))]
         if strange.size:
             self.obstacle = (

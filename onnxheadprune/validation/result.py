@@ -122,6 +122,7 @@ class Drift(JsonObject):
         measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
         value: the drift in that measure, the same number as in `prune`; None where it is none.
         measured_on: what the inputs are, and what has seen them before.
+        samples: how many they are.
     """
 
     source: str
@@ -133,6 +134,7 @@ class Drift(JsonObject):
     measure: str | None = None
     value: float | None = None
     measured_on: str = RANDOM_INPUTS
+    samples: int = 0
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,8 @@ class _Bench:
 
             self.metric.add(item.feed, rows_of(item.feed, self.inputs), item.labels, item.before, after)
         if item.labels is not None and self.main is not None:
-            self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
-            self.accuracy.add(item.labels, item.before[self.main.name], after[self.main.name])
+            self.accuracy = self.accuracy or AccuracyMeter(self.main.name, self.inputs)
+            self.accuracy.add(item.labels, item.before[self.main.name], after[self.main.name], item.feed)
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples, in batches whose outputs fit into memory; one by one if the original takes no more."""
@@ -324,9 +324,9 @@ class _Bench:
             bare = narrowed(self.unrefitted.run(feed), self.models.planning.io)
             pairs.append((self.bare, bare))
         for meters, outputs in pairs:
-            meter = meters.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
+            meter = meters.setdefault(source, DriftMeter(source, self.main, self.inputs))
             if outputs[self.main.name].shape == before[self.main.name].shape:
-                meter.add(before[self.main.name], outputs[self.main.name])
+                meter.add(before[self.main.name], outputs[self.main.name], feed)
         same = after[self.main.name].shape == before[self.main.name].shape
         if same and self.moved is not None and source == self.measured:
             self.moved.add(before, after, feed)

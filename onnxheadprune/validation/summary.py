@@ -29,7 +29,6 @@ FEW = 2
 """Changed fields of a configuration that are written out."""
 HALF = 0.03
 """The largest distance from a half of a part that is called one."""
-_SAMPLES = re.compile(r"\(([\d,]+) of [\d,]+ samples\)")
 _SEEN = re.compile(r"which the (\w+) has seen")
 _RANDOM = "random inputs"
 
@@ -304,7 +303,7 @@ def _outputs(measured: Document) -> Iterator[Figure]:
         yield Figure(f"accuracy{of}", spell(was), spell(now), change, note)
     if metric:
         was, now = metric["original"], metric["pruned"]
-        note = on_words(metric["measured_on"], metric.get("samples"))
+        note = on_words(metric["measured_on"], metric["samples"])
         yield Figure(f"{metric['name']}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}", note)
     if drift is not None:
         yield drift_figure(measured, of)
@@ -324,13 +323,14 @@ def drift_figure(measured: Document, of: str = "") -> Figure:
     """The drift of one model, from a measurement as documents have it."""
     drift = measured["drift"]
     if isinstance(drift, float):
-        unit, value, words = measured["drift_unit"], drift, measured["measured_on"]
+        unit, value, where = measured["drift_unit"], drift, measured
     else:
-        unit, value, words = drift["measure"], drift["value"], drift["measured_on"]
+        unit, value, where = drift["measure"], drift["value"], drift
+    on = on_words(where["measured_on"], where["samples"])
     if value is None:
-        return Figure(f"cosine{of}", f"{drift['cosine']:.4f}", note=on_words(words))
+        return Figure(f"cosine{of}", f"{drift['cosine']:.4f}", note=on)
     spelled_unit = "KL" if unit == "kl" else f"({unit})"
-    return Figure(f"drift{of}", f"{_few(value)} {spelled_unit}", note=on_words(words))
+    return Figure(f"drift{of}", f"{_few(value)} {spelled_unit}", note=on)
 
 
 def _few(value: float) -> str:
@@ -338,20 +338,12 @@ def _few(value: float) -> str:
     return f"{value:.2g}" if value >= 0.001 or not value else f"{value:.1g}"
 
 
-def on_words(measured_on: str, number: int | None = None, noun: str = "sample") -> str:
-    """The data that a figure was measured on: "16 held-out labels", "450 labels".
-
-    Args:
-        number: how many; None where that is not known but by these words.
-    """
+def on_words(measured_on: str, number: int, noun: str = "sample") -> str:
+    """The data that a figure was measured on: "16 held-out labels", "450 labels"."""
     if measured_on == _RANDOM:
         return _RANDOM
-    counted, seen = _SAMPLES.search(measured_on), _SEEN.search(measured_on)
-    if number is None and counted is not None:
-        number = int(counted[1].replace(",", ""))
-    held = "held" in measured_on
-    things = f"{'held-out ' if held else ''}{noun}"
-    told = f"all {things}s" if number is None else many(number, things)
+    seen, held = _SEEN.search(measured_on), "held" in measured_on
+    told = many(number, f"{'held-out ' if held else ''}{noun}")
     return f"{told} that the {seen[1]} has seen" if seen is not None and not held else told
 
 

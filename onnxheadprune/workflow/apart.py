@@ -37,6 +37,7 @@ class Distance(JsonObject):
 
     drift: float  # mean over the data; see `data.drift`
     unit: Annotated[str, Key("drift_unit")]  # of the drift
+    samples: int  # on which it was measured
     accuracy: Accuracy | None = None  # by the data's labels, None without
     metric: MetricResult | None = None  # the user's own measure, None without
     # a description of the data, with the refits and trainings that used it
@@ -73,15 +74,17 @@ class Reference:
         view = view_of(self.model)
         main = require_main_output(view, io.changed)
         meter = EffectMeter(main, self.data.inputs, looking.effect)
-        hits = AccuracyMeter(main.name)
+        hits = AccuracyMeter(main.name, self.data.inputs)
         metric = None if looking.metric is None else MetricMeter(looking.metric)
         session = Session(other, self.provider, name=other.name, optimize=True)
         for sample, before in zip(self.data.samples, self.outputs, strict=True):
             after = run_feed(session, narrowed(sample.feed, io), self.data.source)
             meter.add(before, after, sample.feed)
             if sample.labels is not None:
-                hits.add(sample.labels, before[main.name], after[main.name])
+                hits.add(sample.labels, before[main.name], after[main.name], sample.feed)
             if metric is not None:
                 metric.add(sample.feed, rows_of(sample.feed, self.data.inputs), sample.labels, before, after)
         found = None if metric is None else metric.result()
-        return Distance(meter.mean(), meter.name, hits.result(), found).on(self.data.role or USERS_DATA)
+        return Distance(meter.mean(), meter.name, self.data.count, hits.result(), found).on(
+            self.data.role or USERS_DATA
+        )

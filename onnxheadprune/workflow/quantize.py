@@ -75,6 +75,7 @@ class QuantizeResult(Displayed):
         drift: how far the main output moves, as a deployment runs both; None without data.
         unit: of the drift.
         measured_on: what the drift was measured on, and what has seen that before.
+        samples: how many samples that is.
         notes: what a reader should know, one sentence each.
     """
 
@@ -88,6 +89,7 @@ class QuantizeResult(Displayed):
     drift: float | None = None
     unit: Annotated[str, Key("drift_unit"), OR_NULL] = ""
     measured_on: Annotated[str, Key("drift_measured_on"), OR_NULL] = ""
+    samples: Annotated[int, Key("drift_samples"), OR_NULL] = 0
     notes: tuple[str, ...] = ()
 
     def facts(self) -> Facts:
@@ -98,8 +100,16 @@ class QuantizeResult(Displayed):
         if self.drift is None:
             figures.append(Figure("drift", note=f"not measured: give {spelled(named_setting('data'))}"))
         else:
-            measured = {"drift": self.drift, "drift_unit": self.unit, "measured_on": self.measured_on}
-            figures.append(drift_figure(measured))
+            figures.append(
+                drift_figure(
+                    {
+                        "drift": self.drift,
+                        "drift_unit": self.unit,
+                        "measured_on": self.measured_on,
+                        "samples": self.samples,
+                    }
+                )
+            )
             drift = f"{self.drift:.3g} ({self.unit}) on {self.measured_on}, as a deployment runs both"
             details = (Fact("drift", drift),)
         parts = (Figures(tuple(figures)), Fact("settings", settings_of(self.how)))
@@ -152,16 +162,18 @@ def quantized_through(
         raise RefusedError(
             f"ONNX Runtime does not run what its own quantizer makes of {loaded.name}: {error}"
         ) from error
-    drift, unit, known = None, "", ""
+    drift, unit, known, samples = None, "", "", 0
     if held is not None:
         progress("measuring drift", 0, 0)
         where = resolve_provider(request.run.provider)
         distance = Reference(loaded, held, where).distance(result, Looking(request.effect))
-        drift, unit, known = distance.drift, distance.unit, distance.measured_on
+        drift, unit, known, samples = distance.drift, distance.unit, distance.measured_on, distance.samples
     written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(made)
     notes = tuple(map(spelled, _notes(request.how, how)))
-    found = QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, known, notes)
+    found = QuantizeResult(
+        made, loaded.name, how, written, *sizes, matrices, drift, unit, known, samples, notes
+    )
     if target is None:
         ready(found)
         return found

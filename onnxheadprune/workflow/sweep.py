@@ -28,8 +28,8 @@ from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
-from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.settings.setting import share
+from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
@@ -213,15 +213,13 @@ def _accuracy(cutter: Cutter, model: LoadedModel, io: Interface) -> float | None
         return None
     main = require_main_output(cutter.view).name
     session = Session(model, cutter.provider, name="the pruned model", optimize=True)
-    hits = count = 0
+    meter = AccuracyMeter(main, cutter.held.inputs)
     for sample in labelled:
         output = session.run(narrowed(sample.feed, io))[main]
-        if sample.labels is None or output.shape[:-1] != sample.labels.shape:
-            return None
-        known = sample.labels != IGNORED_LABEL
-        hits += int(np.sum(output.argmax(axis=-1)[known] == sample.labels[known]))
-        count += int(known.sum())
-    return hits / count if count else None
+        assert sample.labels is not None
+        meter.add(sample.labels, output, output, sample.feed)
+    found = meter.result()
+    return None if found is None else found.pruned
 
 
 def knee(drifts: Sequence[float], ratios: Sequence[float]) -> int | None:

@@ -59,7 +59,7 @@ def validation(verdict: str, accuracy: tuple[float, float] | None, **further: An
 
 
 def drift(source: str, **values: Any) -> dict[str, Any]:
-    usual = {"value": 0.01, "measure": "kl", "cosine": 0.999, "top1_agreement": 0.99}
+    usual = {"value": 0.01, "measure": "kl", "cosine": 0.999, "top1_agreement": 0.99, "samples": 9}
     on = SEEN if source == "data" else "random inputs"
     return {"source": source, "output": "y", "max": 1, "mean": 0.1, "measured_on": on, **usual, **values}
 
@@ -131,7 +131,14 @@ def test_the_worst_model_of_a_folder_speaks() -> None:
 def test_a_quantized_model_has_figures_of_its_own() -> None:
     exact = validation("passed", (0.9, 0.9))
     assert headline_of([exact], quantized=True).good_enough.answer == "not measured"
-    own = {"drift": 0.5, "drift_unit": "kl", "measured_on": "test data", "metric": None, "accuracy": None}
+    own = {
+        "drift": 0.5,
+        "drift_unit": "kl",
+        "measured_on": "test data",
+        "samples": 9,
+        "metric": None,
+        "accuracy": None,
+    }
     found = headline_of([exact | {"deployed": own}], quantized=True)
     assert found.good_enough.answer == "no" and "0.5 (kl; test data)" in found.good_enough.reason
     assert found.exact.reason.startswith("before it was quantized")
@@ -231,6 +238,7 @@ def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> N
         "drift": 0.002,
         "drift_unit": "kl",
         "measured_on": "test data, t.npz",
+        "samples": 9,
         "metric": None,
         "accuracy": None,
     }

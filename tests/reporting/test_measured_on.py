@@ -55,7 +55,8 @@ def test_a_number_says_what_it_was_measured_on(
     for number in (drift, accuracy):
         assert number["measured_on"].startswith(where), number
         assert number["measured_on"] in words and number["measured_on"] in written
-    # All labels, or how many of them.
+    # All labels and samples, or how many of them.
+    assert drift["samples"] == accuracy["count"]
     if where == OWN:
         assert accuracy["count"] == 200
     else:

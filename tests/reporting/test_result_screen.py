@@ -35,6 +35,7 @@ DRIFT = {
     "measure": "kl",
     "value": 0.000151,
     "measured_on": HELD,
+    "samples": 16,
 }
 RANDOM = {**DRIFT, "source": "random", "measured_on": "random inputs"}
 REFITS = {"refits": [{"skipped": "no data reaches it"}] * 3, "samples": 0, "data": "0" * 64}
@@ -177,9 +178,9 @@ def test_three_writers_show_the_same(name: str, width: int) -> None:
 
 def test_what_it_was_measured_on_is_a_few_words() -> None:
     seen = "the calibration data, which the refit has seen (128 of 256 samples)"
-    assert on_words(seen) == "128 samples that the refit has seen"
+    assert on_words(seen, 128) == "128 samples that the refit has seen"
     assert on_words("your data, all of it", 450, "label") == "450 labels"
-    assert on_words("data that was held out here (40 of 200 samples)") == "40 held-out samples"
+    assert on_words("data that was held out here (40 of 200 lines)", 40) == "40 held-out samples"
     assert on_words("random inputs", 3) == "random inputs"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.data.beside import ALONE
+from onnxheadprune.data.drift import token_rows
 from onnxheadprune.data.prompts import Pair, Prompts
 from onnxheadprune.data.respelled import lines_of, tokens_in
 from onnxheadprune.data.single import one_by_one
@@ -20,7 +21,8 @@ from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
-from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.foreign import users_code
 from onnxheadprune.workflow.result import PruneResult
@@ -119,8 +121,9 @@ class Otherwise:
                 continue
             try:
                 ours, theirs = (
-                    _pooled(session.run(prompts.feed([Pair(ids, ids)]))[output.name])
+                    _pooled(session.run(feed)[output.name], feed, prompts.inputs)
                     for session, ids in ((before, old), (after, new))
+                    for feed in (prompts.feed([Pair(ids, ids)]),)
                 )
             except InferenceError as error:
                 return cls(reason=str(error))
@@ -162,8 +165,7 @@ def _texts(
                 return
 
 
-def _pooled(array: Array) -> Array:
+def _pooled(array: Array, feed: Feed, inputs: Sequence[Input]) -> Array:
     """One vector of the output for one text."""
-    rows = np.asarray(array, np.float64)
-    pooled: Array = rows.reshape(-1, rows.shape[-1]).mean(axis=0)
+    pooled: Array = token_rows(array, (array.ndim - 1,), feed, inputs).mean(axis=0, dtype=np.float64)
     return pooled
