@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys_layers
 from tests.conftest import Command
 from tests.deploying import exports
+from tests.graph_builder import GraphBuilder
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 3, "num_key_value_heads": 4}
 T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 3}
@@ -188,3 +190,43 @@ def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
         assert outcome.exit_code == 0, outcome.stderr
         told = " ".join(outcome.stdout.split())
         assert told.count("--cache renumber has no effect: no whole attention is removed") == idle
+
+
+def with_encoder(folder: Path) -> Path:
+    """A decoder, and an encoder that outputs values by the names of all its caches, as Whisper's does."""
+    folder.mkdir()
+    decoder = toys_layers.decoder(3, cache=True)
+    onnx.save(decoder, folder / "decoder.onnx")
+    toy, dims = GraphBuilder(), ["n", "h", "p", "d"]
+    names = [f"present.{at}.{what}" for at in range(3) for what in ("key", "value")]
+    for name in names:
+        toy.node("Identity", ["x"], name)
+    model = toy.model([toy.info("x", dims)], [toy.info(name, dims) for name in names])
+    onnx.save(model, folder / "encoder.onnx")
+    return folder
+
+
+def test_caches_that_another_file_outputs_keep_their_layer(command: Command, tmp_path: Path) -> None:
+    """Who renumbers those of a decoder would feed it what an encoder computes for another layer."""
+    folder = with_encoder(tmp_path / "in")
+    words = ("prune", folder, "-o", tmp_path / "out", "--cache", "renumber", "--heads")
+    refused = command(*words, WHOLE)
+    told = " ".join(refused.stderr.split())
+    assert refused.exit_code == 3 and not (tmp_path / "out").exists(), told
+    assert "past_key_values.2.key of decoder.onnx and present.1.key of encoder.onnx are different" in told
+    last = command(*words, WHOLE.replace("1:", "2:"))
+    assert last.exit_code == 0, last.stderr
+
+
+def test_the_proof_of_a_folder_joins_files_by_the_names_of_their_values(
+    command: Command, tmp_path: Path
+) -> None:
+    folder, out = with_encoder(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    shutil.copy(folder / "encoder.onnx", out)
+    pruned = command(
+        "prune", folder / "decoder.onnx", "-o", out / "decoder.onnx", "--cache", "renumber", "--heads", WHOLE
+    )
+    assert pruned.exit_code == 0, pruned.stderr
+    refused = command("validate", folder, out)
+    assert refused.exit_code == 3 and "are different values" in " ".join(refused.stderr.split())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
+from onnxheadprune.attention.io_changes import LEAVE
 from onnxheadprune.attention.sites.kinds import every_kind, key_of
 from onnxheadprune.attention.unit_specs import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
@@ -239,9 +240,8 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     shapes = {}
     for file in files:
-        for value in file.view.main.values.values():
-            outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-            if outside and value.shape is not None:
+        for value in _outside(file):
+            if value.shape is not None:
                 kinds[_plain(value.name)].append((file.name, value.name))
                 shapes[file.name, value.name] = value.shape
     for (file_name, name), axes in changes.items():
@@ -259,6 +259,33 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
                         f" {named_setting('cache', 'keep')}"
                         " leaves the caches as they are"
                     )
+
+
+def check_joins(files: Sequence[ModelFile], renamed: Mapping[str, Mapping[str, str | None]]) -> None:
+    """Check that inputs and outputs of one name, pasts and presents included, had one name before, too.
+
+    Args:
+        renamed: new names by the old ones, by the name of the file; None for what is removed.
+    """
+    seen: dict[str, tuple[str, ModelFile]] = {}
+    for file in files:
+        for before in (value.name for value in _outside(file)):
+            after = renamed.get(file.name, {}).get(before, before)
+            if after is None:
+                continue
+            first, other = seen.setdefault(_plain(after), (before, file))
+            if _plain(first) != _plain(before):
+                raise RefusedError(
+                    f"{first} of {other.name} and {before} of {file.name} are different values, and would have one name"
+                    f" without the removed caches, so runtimes would take one for the other; {LEAVE}"
+                )
+
+
+def _outside(file: ModelFile) -> Iterator[Value]:
+    """The inputs and outputs of a model."""
+    for value in file.view.main.values.values():
+        if value.is_graph_output or (value.is_graph_input and not value.is_initializer):
+            yield value
 
 
 def _plain(name: str) -> str:

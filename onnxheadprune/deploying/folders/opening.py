@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxheadprune.attention.io_changes import cache_cut
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
-from onnxheadprune.edit.records import units_entry
+from onnxheadprune.deploying.folders.network import check_joins
+from onnxheadprune.edit.records import CACHES_ENTRY, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel
 
@@ -68,7 +70,7 @@ def paired(
     model: Path, others: Sequence[Path], *, follow_links: bool = False, leaders: bool = False
 ) -> list[FilePair]:
     """The files of a folder's networks, each with its like in every other folder."""
-    _, match, _ = looked_at(model, follow_links=follow_links)
+    original, match, _ = looked_at(model, follow_links=follow_links)
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     pairs = []
     for network in match.networks:
@@ -82,6 +84,7 @@ def paired(
         # Files that lost different units do not work together, however exact each is by itself.
         matched(export)
         _check_alike(match, export)
+        check_joins(original.models, {file.name: _renamed(file, export) for file in original.models})
     return pairs
 
 
@@ -109,6 +112,13 @@ def _check_alike(match: Match, pruned: Export) -> None:
                         f" {item.site.label}, so they do not work together"
                     )
                 first = first or (name, gone)
+
+
+def _renamed(file: ModelFile, pruned: Export) -> Mapping[str, str | None]:
+    """The new names of a file's inputs and outputs, by the record of the pruned one."""
+    other = next((item for item in pruned.models if item.name == file.name), file)
+    went = {*CACHES_ENTRY.read(other.loaded.proto)} - {*CACHES_ENTRY.read(file.loaded.proto)}
+    return cache_cut(file.view, file.sites, [site for site in file.sites if site.index in went]).names
 
 
 def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:

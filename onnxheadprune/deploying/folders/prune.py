@@ -25,6 +25,7 @@ from onnxheadprune.deploying.folders.network import (
     Cutting,
     Heads,
     check_caches,
+    check_joins,
     cut_network,
     cut_vocabularies,
     data_of_leaders,
@@ -323,6 +324,8 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
         gone |= removed
     # An encoder may output what a decoder takes as a cache.
     check_caches(cutting.export.models, results)
+    renamed = {item.name: {io.name: io.after for io in item.result.plan.renamed} for item in results}
+    check_joins(cutting.export.models, renamed)
     return results, gone
 
 
