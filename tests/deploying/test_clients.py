@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import onnx
 import pytest
 
@@ -21,7 +22,7 @@ from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, Fil
 from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.writing import RuntimeName
-from tests import toys, toys_scores, toys_seq2seq
+from tests import toys, toys_genai, toys_scores, toys_seq2seq
 from tests.conftest import ROOT, Command
 from tests.deploying import exports
 
@@ -141,7 +142,8 @@ COMPUTED: tuple[tuple[str, dict[str, Any], tuple[int, int] | None], ...] = (
     ("optimum", LLAMA, (4, 8)),
     ("optimum", LLAMA | {"num_key_value_heads": 2}, (2, 8)),
     ("optimum", LLAMA | {"model_type": "gemma", "hidden_size": 9, "head_dim": 8}, (4, 8)),
-    ("optimum", LLAMA | {"model_type": "later"}, None),
+    ("optimum", LLAMA | {"model_type": "phi3"}, (8, 8)),
+    ("optimum", LLAMA | {"model_type": "falcon"}, None),
     ("optimum", {"model_type": "gpt2", "n_head": 8, "n_embd": 64}, (8, 8)),
     ("optimum", T5, (4, 8)),
     (
@@ -218,11 +220,25 @@ def test_files_that_a_runtime_misses_are_named(client: str, command: Command, tm
     assert "cannot load this folder unpruned either" in " ".join((outcome.stdout + outcome.stderr).split())
 
 
-def test_optimum_names_types_whose_own_number_of_kv_heads_it_does_not_read() -> None:
-    check = client_named("optimum").check
-    (note,) = check(cut(LLAMA | {"model_type": "phi3"}, ()))
-    assert "gives caches of phi3 8 heads, not 4: it cannot run the unpruned folder either" in note
-    assert check(cut(LLAMA, ())) == check(cut(LLAMA | {"model_type": "phi3"})) == ()
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "phi3", "olmo2", "gemma2"])
+@pytest.mark.parametrize("options", [("--cache", "keep"), ()])
+def test_a_folder_that_optimum_does_not_run_unpruned_is_refused_whatever_its_type(
+    kind: str, options: tuple[str, ...], command: Command, tmp_path: Path
+) -> None:
+    """It reads the number of KV heads of some types, and takes the size of a head from the hidden size."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    onnx.save(toys_genai.decoder(repeated=True), folder / "model.onnx")
+    sizes = {
+        "num_attention_heads": toys_genai.HEADS,
+        "num_key_value_heads": toys_genai.KV_HEADS,
+        "num_hidden_layers": 1,
+        "hidden_size": toys_genai.HEADS * toys_genai.HEAD_SIZE * (2 if kind in ("llama", "qwen3") else 1),
+    }
+    exports.side_files(folder, {"model_type": kind, **sizes})
+    refused = command("prune", folder, "--dry-run", "--heads", "0:0,1", "--runtime", "optimum", *options)
+    assert refused.exit_code == 3, refused.stdout
+    assert "cannot run this folder unpruned either" in refused.stderr
 
 
 def test_a_cache_that_another_network_outputs_keeps_its_width(command: Command, tmp_path: Path) -> None:
@@ -338,11 +354,48 @@ def test_sentence_transformers_finds_the_file_or_is_told_its_name() -> None:
 
 
 def test_folders_that_a_client_does_not_load() -> None:
-    other, rounded = FileFacts("encoder.onnx"), FileFacts("model.onnx", is_float=False)
-    for name, files in (("tei", (other,)), ("tei", (rounded,)), ("genai", (other,))):
+    other, half = FileFacts("encoder.onnx"), FileFacts("model.onnx", is_float=False)
+    for name, files in (("tei", (other,)), ("tei", (half,)), ("genai", (other,))):
         with pytest.raises(RefusedError):
             client_named(name).check(Deployment(files))
     assert client_named("genai").check(Deployment((other,), others=("genai_config.json",))) == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "missing"),
+    [
+        ({"hidden_size": 32, "num_hidden_layers": 2}, None),
+        ({"n_embd": 32, "n_layer": 2}, None),
+        ({}, None),
+        ({"dim": 32, "n_layers": 2, "n_heads": 4}, "hidden_size or n_embd"),
+        ({"d_model": 32, "num_hidden_layers": 2}, "hidden_size or n_embd"),
+        ({"hidden_size": 32, "n_layers": 2}, "num_hidden_layers or n_layer"),
+        ({"hidden_size": "32", "num_hidden_layers": 2}, "hidden_size or n_embd"),
+        ({"hidden_size": 32, "n_layer": 2, "num_hidden_layers": 2}, "num_hidden_layers or n_layer"),
+    ],
+)
+def test_fields_that_tei_requires(config: dict[str, Any], missing: str | None) -> None:
+    """It reads each as one field with an alias, and does not start without, or with both."""
+    check = client_named("tei").check
+    if missing is None:
+        assert check(cut(config, ())) == ()
+    else:
+        with pytest.raises(RefusedError, match=f"requires {missing} in config.json"):
+            check(cut(config, ()))
+
+
+def test_tei_asks_for_float_inputs_and_outputs_whatever_the_weights(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    exports.side_files(folder, {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2})
+    words = ("prune", folder, "--heads", "0:1", "--runtime", "tei", "--dry-run")
+    for model, code in (
+        (exports.quantized(toys_scores.stack()), 0),
+        (toys_scores.stack(dtype=np.float16), 3),
+    ):
+        onnx.save(model, folder / "model.onnx")
+        outcome = command(*words)
+        assert outcome.exit_code == code, outcome.stderr
 
 
 @pytest.mark.parametrize("client", ["genai", "transformers.js"])

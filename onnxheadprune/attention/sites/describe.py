@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,7 +111,11 @@ class _Survey:
         self.head_size = self.head_size or query_width(core)
         self._add_ends(values, own)
         self._read_values(values, own, _known(owner))
-        self._read_weights(weights, own)
+        scores = self._read_weights(weights, own)
+        if self.sharing[-1] is Sharing.ONE:
+            self._add_shared_ends(core.node, core.feature_axes)
+            if scores is not None:
+                self._add_shared_ends(scores, ())
 
     def _own_bits(self, owner: Sequence[int | None]) -> int:
         """The bits of all heads of a core.
@@ -128,15 +132,38 @@ class _Survey:
         if len(heads) == 1:
             self.weights.setdefault(min(heads), set()).update(weights_read(walk))
 
-    def _read_weights(self, walk: Sweep, own: int) -> None:
-        """Read the nodes between scores and core, and the cache of the keys."""
+    def _read_weights(self, walk: Sweep, own: int) -> Node | None:
+        """Read the nodes between scores and core, and the cache of the keys; return the product that makes scores."""
         visited = _visited(walk)
         scores = next((node for node in visited if is_product(node) is not None), None)
         if scores is None:
             self._add_ends(walk, own)
-            return
+            return None
         self.probability_nodes |= {node for node in visited if node.index > scores.index}
         self._add_ends(_walk_from(scores, walk, own), own)
+        return scores
+
+    def _add_shared_ends(self, node: Node, features: Collection[int]) -> None:
+        """Add the cache that all heads share: the outputs that hold channels of keys or values, and their pasts.
+
+        Args:
+            node: a product.
+            features: the axes of its output that are channels; empty where it sums over channels.
+        """
+        found = core_product(node)
+        assert found is not None
+        letters = {found.out_axes[axis] for axis in features} or found.contracted
+        for index, axes in found.terms:
+            operand = node.inputs[index]
+            for axis in (axis for axis, letter in enumerate(axes) if letter in letters):
+                size = None if operand is None or operand.shape is None else operand.shape[axis]
+                if not isinstance(size, int):
+                    continue
+                labels = Labels(bits_of(range(size)))
+                walk = sweep([Seed(node, index, Live.over([axis], _bits(range(size))), "")], domain=labels)
+                ends = cache_ends(walk, labels)
+                if any(value.is_graph_output for value in ends):
+                    self.free |= ends.keys()
 
     def _add_ends(self, walk: Sweep, own: int) -> None:
         """Add the cache at the ends of a walk."""

@@ -69,7 +69,7 @@ class FileFacts:
 
     Attributes:
         name: its path in the folder, with slashes.
-        is_float: whether its weights are float32.
+        is_float: whether its inputs and outputs of floating point are float32.
         has_cache: whether it has caches as inputs or outputs.
         data_files: the number of its external data files.
         symbolic: cache inputs with a symbolic number of heads.

@@ -47,23 +47,11 @@ def _caches(folder: Deployment) -> tuple[int, int] | None:
         next((config[name] for name in names if type(config.get(name)) is int), None)
         for names in ((*HEADS, *STACKS), HIDDEN, KV_HEADS)
     )
-    own = None if both else own
-    if not heads or not hidden or (kind not in GROUPED and own not in (None, heads)):
-        # Later versions may read the number of KV heads of more types.
+    if not heads or not hidden:
         return None
+    own = own if kind in GROUPED and not both else heads
     size = config.get("head_dim") if kind in OWN_SIZE else hidden // heads
     return (own or heads, size) if isinstance(size, int) else None
-
-
-def _check(folder: Deployment) -> tuple[str, ...]:
-    """A note where this version reads the number of heads, and the model type has its own number of KV heads."""
-    _, config = of_decoder(folder.config)
-    kind, heads = config.get("model_type"), config.get(HEADS[0])
-    own = next((config[name] for name in KV_HEADS if type(config.get(name)) is int), heads)
-    if not folder.sites or kind is None or kind in GROUPED | OTHERWISE or own == heads:
-        return ()
-    told = f"optimum-onnx 0.1 gives caches of {kind} {heads} heads, not {own}: it cannot run the unpruned folder either"
-    return (told,)
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
@@ -94,9 +82,12 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
             f" {named_setting('cache', 'keep')} leaves the"
             " caches as they are"
         )
+    if not grouped and own is not None and config[own] != config[counted[0]]:
+        # It allocates a cache for each query head, so no cut makes the folder one that runs.
+        return ()
     heads, size = even_heads(cut, TITLE)
-    # A number of KV heads that is that of heads stays it, also where this version reads the latter only.
-    alike = [own] if not grouped and own is not None and config[own] == config[counted[0]] else []
+    # A number of KV heads that is that of heads stays it, although this version reads the latter only.
+    alike = [own] if not grouped and own is not None else []
     wanted = dict.fromkeys([own] if grouped else [*counted, *alike], heads)
     wanted |= {} if grouped else {hidden: heads * size}
     return tuple(
@@ -112,6 +103,5 @@ CLIENT = Client(
     even_caches=lambda _: True,
     caches=_caches,
     reads=(CONFIG,),
-    check=_check,
     changes=_changes,
 )

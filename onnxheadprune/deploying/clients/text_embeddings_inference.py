@@ -5,22 +5,32 @@ from __future__ import annotations
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment
 from onnxheadprune.deploying.clients.layers import even_heads, layers_follow
 from onnxheadprune.deploying.clients.names import EXPECTED
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, named_setting
 
 TITLE = "text-embeddings-inference"
 HEADS = ("num_key_value_heads", "n_head")
 LAYERS = ("num_hidden_layers", "n_layer")
-"""The number of heads that it assumes where the configuration has none."""
+"""Required; also the number of heads where the configuration has none."""
 HIDDEN = ("hidden_size", "n_embd")
+"""Required."""
 
 
-def _require_float(folder: Deployment) -> tuple[str, ...]:
+def _check(folder: Deployment) -> tuple[str, ...]:
     """Return notes for users of text-embeddings-inference."""
     taken = next((file for name in EXPECTED for file in folder.files if file.name == name), None)
     if taken is None:
         raise RefusedError(f"{TITLE} loads model.onnx or onnx/model.onnx, and neither is there")
     if not taken.is_float:
-        raise RefusedError(f"{TITLE} loads {taken.name} in float32, and its weights are in another type")
+        raise RefusedError(
+            f"{TITLE} takes and gives float32, and inputs or outputs of {taken.name} have another type"
+        )
+    for names in (HIDDEN, LAYERS):
+        # Of DistilBERT, for one, it has dim and n_layers. Files that are missing are named elsewhere.
+        if folder.config and [type(folder.config[name]) for name in names if name in folder.config] != [int]:
+            raise RefusedError(
+                f"{TITLE} cannot run this folder unpruned either: it requires {' or '.join(names)} in {CONFIG}, as a"
+                f" number and once; correct the configuration, or leave {named_setting('runtime')} out"
+            )
     if folder.holds(EXPECTED[0]) and folder.holds(EXPECTED[1]):
         return (f"{TITLE} loads {EXPECTED[0]}, and not {EXPECTED[1]} beside it",)
     return ()
@@ -53,6 +63,6 @@ CLIENT = Client(
     even_caches=lambda _: True,
     caches=_caches,
     reads=(CONFIG, "tokenizer.json"),
-    check=_require_float,
+    check=_check,
     changes=_changes,
 )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from onnx import TensorProto
+
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.legal_cuts import original_groups
 from onnxheadprune.attention.sites.attention_site import AttentionSite
@@ -24,7 +26,7 @@ from onnxheadprune.deploying.clients.contract import (
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.deploying.clients.layers import KV_HEADS, described
 from onnxheadprune.deploying.clients.optimum import HEADS, STACKS
-from onnxheadprune.deploying.folders.export import FLOAT, Export, ModelFile
+from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.network import Heads
 from onnxheadprune.deploying.folders.types import FolderRequest
@@ -34,6 +36,7 @@ from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.typed_json import json_text
 
 INDENT = 2
+OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 class Deploying:
@@ -213,7 +216,8 @@ def _check_config(config: Mapping[str, Any], match: Match) -> None:
         config, (*HEADS, *STACKS), {n for s in sites for n in (s.num_heads, s.original_num_heads)}, "heads"
     )
     cached = [site for site in sites if site.free]
-    if cached:
+    # Falcon's number of KV heads is not read where all heads share one.
+    if cached and config.get("multi_query") is not True:
         counts = {n for s in cached for n in (s.kv_num_heads, s.original_kv_num_heads)}
         _compare(config, KV_HEADS, counts, "KV heads")
 
@@ -290,10 +294,12 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
 
 def _facts_of(file: ModelFile, data_files: int) -> FileFacts:
     """Return what clients ask about a file."""
+    graph = file.loaded.proto.graph
+    types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
     caches = [(value, site) for site in file.sites for value in site.free if value.is_graph_input]
     symbolic = tuple(
         sorted(value.name for value, site in caches if site.kv_num_heads not in (value.shape or ()))
     )
     return FileFacts(
-        file.name, file.precision == FLOAT, any(s.free for s in file.sites), data_files, symbolic
+        file.name, types.isdisjoint(OTHER_FLOATS), any(s.free for s in file.sites), data_files, symbolic
     )
