@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 Spell: TypeAlias = Callable[[str, str, str], str]
 """Writes a setting, by its name, its value ("" for none) and the command that has it ("" for the one that runs)."""
@@ -122,6 +122,14 @@ def installation(extra: str) -> str:
         name.strip() for name, _, marker in pairs if marker.replace('"', "'").strip() == f"extra == '{extra}'"
     ]
     return f"pip install {' '.join(map(shlex.quote, names))}"
+
+
+Raised = TypeVar("Raised", bound=HeadPruneError)
+
+
+def without_frames(error: Raised) -> Raised:
+    """Return a copy of an error that is kept: frames of its traceback hold sessions, which would outlive their call."""
+    return type(error)(*error.args)
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files, replacing
+from onnxheadprune.model.storage.system import end_with_parent
 from onnxheadprune.settings.words import option
 from onnxheadprune.workflow.requests import Request
 
@@ -143,6 +144,7 @@ class Worker:
 
 
 def _serve(pipe: Connection) -> None:
+    end_with_parent()
     # An interrupt is for the parent, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):

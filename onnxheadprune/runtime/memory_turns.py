@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -31,20 +32,22 @@ class Turns:
             spared: bytes up to which a holder need not close for another one.
         """
         self.spared = spared
-        self._now: Holder | None = None
+        # Whoever is gone holds nothing, and a holder knows its turns: no cycle keeps a session alive.
+        self._now: Callable[[], Holder | None] = lambda: None
 
     def take(self, holder: Holder) -> None:
         """It is a holder's turn: who had the one before gives back what it holds."""
-        if self._now is not holder:
+        if self._now() is not holder:
             self.rest()
             give_back()
-        self._now = holder
+        self._now = weakref.ref(holder)
 
     def rest(self) -> None:
         """Nobody holds anything, as before something new is loaded."""
-        if self._now is not None:
-            self._now.close()
-        self._now = None
+        holder = self._now()
+        if holder is not None:
+            holder.close()
+        self._now = lambda: None
 
 
 def give_back() -> None:

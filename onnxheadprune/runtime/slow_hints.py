@@ -51,5 +51,5 @@ def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
     if late:
         raise NeverEndsError(f"one run takes longer than {PATIENCE:.0f} seconds, and it has a loop")
     if raised:
-        raise raised[0]
+        raise raised.pop()
     return given[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,7 +90,10 @@ class Models:
     @cached_property
     def sensitivity(self) -> Sensitivity:
         """The distance that rounding alone moves the masked reference."""
-        return Sensitivity(self.masked, self.planning, self.tolerance, self.session)
+        models = weakref.proxy(self)  # a cycle would keep the sessions alive after the call
+        return Sensitivity(
+            self.masked, self.planning, self.tolerance, lambda model, name: models.session(model, name)
+        )
 
     @property
     def rounds_to_tf32(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, without_frames
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 
@@ -50,7 +50,7 @@ class Runner:
         if found is None:
             return self.session.run(self._fit(feed))
         if isinstance(found, InferenceError):
-            raise found
+            raise without_frames(found)
         return found
 
 
@@ -58,7 +58,7 @@ def _attempt(session: Session, feed: Feed) -> Outputs | InferenceError:
     try:
         return session.run(feed)
     except InferenceError as error:
-        return error
+        return without_frames(error)
 
 
 def rounds(items: Iterable[OriginalRun]) -> Iterator[list[OriginalRun]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxheadprune.data.drift import EffectMeter
-from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, without_frames
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import first_few
@@ -98,6 +98,13 @@ class _PrunedFailedError(Exception):
     """The pruned model cannot do what the original can; its text is the problem."""
 
 
+def _load_pruned(models: Models) -> Session:
+    try:
+        return models.session(models.pruned, "the pruned model")
+    except InferenceError as error:
+        raise _PrunedFailedError(str(error)) from error
+
+
 class _Bench:
     def __init__(self, models: Models, request: ValidationRequest, metric: MetricMeter | None) -> None:
         self.models, self.metric = models, metric
@@ -105,7 +112,7 @@ class _Bench:
         self.measured = "random" if request.data is None else "data"
         self.original = models.session(models.original, "the original model")
         self.masked = Runner(lambda: models.session(models.masked, "the masked reference"))
-        self.pruned = Runner(self._load_pruned, lambda feed: narrowed(feed, models.planning.io))
+        self.pruned = Runner(lambda: _load_pruned(models), lambda feed: narrowed(feed, models.planning.io))
         self.silenced = self._if_there(models.silenced, "the original without its fused sites")
         self.alive = self._if_there(models.alive, "the original before the heads were cut")
         self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
@@ -130,13 +137,8 @@ class _Bench:
         self.accuracy: AccuracyMeter | None = None
 
     def _if_there(self, model: LoadedModel | None, name: str) -> Runner | None:
-        return None if model is None else Runner(lambda: self.models.session(model, name))
-
-    def _load_pruned(self) -> Session:
-        try:
-            return self.models.session(self.models.pruned, "the pruned model")
-        except InferenceError as error:
-            raise _PrunedFailedError(str(error)) from error
+        models = self.models  # a runner that held this object would keep its session from ending with it
+        return None if model is None else Runner(lambda: models.session(model, name))
 
     def random_cases(self, seed: int) -> None:
         maker = self.maker
@@ -146,7 +148,7 @@ class _Bench:
         for case in maker.cases:
             found = maker.first_that_runs(case, self.original.run)
             if isinstance(found, MissingKernelError):
-                raise found
+                raise without_frames(found)
             if isinstance(found, InferenceError):
                 obstacles.append(str(found))
                 # Where the first case finds nothing, the others will not: the search is long.

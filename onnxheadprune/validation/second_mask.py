@@ -55,8 +55,8 @@ class SecondMask:
         if not self._silenced.any:
             return
         # The masked reference refers to all that the viewed model stores.
-        self._loaded = models.refits.into(models.masked, self._silenced.model)
-        self.runner = Runner(lambda: models.session(self._loaded, "the original silenced at its cores"))
+        loaded = self._loaded = models.refits.into(models.masked, self._silenced.model)
+        self.runner = Runner(lambda: models.session(loaded, "the original silenced at its cores"))
 
     def ahead(self, feeds: Iterable[Feed]) -> None:
         """Run a round of feeds that `look` will compare."""

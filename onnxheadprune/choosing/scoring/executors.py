@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from typing import Any, TypeVar
 
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, require_packages
-from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.storage.system import end_with_parent, temporary_folder
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -68,7 +68,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
     elif jobs > 1:
         # A fresh interpreter for each: forking a process that runs ONNX Runtime's threads deadlocks.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        with ProcessPoolExecutor(jobs, context, end_with_parent) as pool:
             yield pool
     else:
         yield None

@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import multiprocessing
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -97,6 +99,18 @@ def remove_if_abandoned(path: Path) -> None:
     """Remove a regular file whose lock no process holds."""
     with contextlib.suppress(OSError), _taken(path):
         path.unlink()
+
+
+def end_with_parent() -> None:
+    """End this process, started by `multiprocessing`, with the one that started it, also if that is killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class OwnFolder:

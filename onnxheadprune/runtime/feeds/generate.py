@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, without_frames
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
@@ -357,7 +357,7 @@ def first_that_runs(
             except InferenceError as failed:
                 # A feed that came as far as a missing kernel says more than one that does not fit.
                 if error is None or isinstance(failed, MissingKernelError):
-                    error = failed
+                    error = without_frames(failed)
                 continue
             if all(is_finite(value) for value in outputs.values()):
                 return feed, outputs
