@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     inside.mkdir()
     (tmp_path / "secret.bin").write_bytes(b"s" * 100_000)
     onnx.save(
-        toys.attention(extra_weight=5000),
+        toys.attention(hidden=96, extra_weight=5000),
         inside / "m.onnx",
         save_as_external_data=True,
         location="w.bin",

@@ -47,7 +47,7 @@ from onnxheadprune.model.storage.wire import (
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 EXTERNAL_THRESHOLD = 1024
-"""Smaller tensors stay in the model: shape inference and readers want to see them."""
+"""Smaller tensors are in the model: ONNX Runtime opens no file whose target shapes and axes are beside it."""
 ALIGNMENT = 4096
 """Of new data files: a page, so that tensors can be mapped."""
 LEAST_ALIGNMENT, MOST_ALIGNMENT = 64, 2**16
@@ -125,7 +125,7 @@ def lay_out(
     The layout, and the bytes of data that stay inside the model.
 
     Args:
-        external: "auto" leaves every tensor where it was, "always" and "never" move them.
+        external: "auto" leaves every tensor where it was, but for small ones; "always" and "never" move them.
         limit: bytes that the model file can hold; beyond it, "auto" moves tensors out.
     """
     copy = copied(model)
@@ -170,7 +170,7 @@ def _size(stored: Stored) -> int:
 
 def _goes_out(stored: Stored, external: ExternalData, own: str | None) -> bool:
     tensor = stored.tensor
-    if external == "never" or stored.role is Role.SPARSE:
+    if external == "never" or stored.role is Role.SPARSE or _size(stored) < EXTERNAL_THRESHOLD:
         return False
     if is_outside(tensor):
         location = span_of(tensor).location
@@ -181,7 +181,7 @@ def _goes_out(stored: Stored, external: ExternalData, own: str | None) -> bool:
         return False
     if external == "auto" or beside:
         return beside
-    return stored.role is Role.INITIALIZER and _size(stored) >= EXTERNAL_THRESHOLD
+    return stored.role is Role.INITIALIZER
 
 
 def _alignment(stored: list[Stored], own: str | None) -> int:
