@@ -7,12 +7,16 @@ command could not do what was asked; anything else that escapes is a bug.
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 Spell: TypeAlias = Callable[[str, str, str], str]
 """Writes a setting, by its name, its value ("" for none) and the command that has it ("" for the one that runs)."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk. Of outputs `sentences` tells; where nothing does, it is about temporary files."""
+_NO_MEMORY = re.compile(r"bad_?alloc|bad allocation|(?i:failed to allocate memory|out of memory)")
 _SETTING = re.compile("\x0e([^\x0f]*)\x1f([^\x0f]*)\x1f([^\x0f]*)\x0f")
 
 
@@ -141,14 +145,31 @@ def is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def heed_interrupt(error: BaseException) -> None:
-    """Ask before an error of a library, or of the user's code, becomes a sentence.
+def shortage(error: BaseException) -> str | None:
+    """Return what this machine lacks, as a sentence, if an error is about memory or space."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        import tempfile
+
+        return (
+            f"no space is left in the temporary folder {tempfile.gettempdir()}, which holds what does not fit into"
+            " memory; TMPDIR=FOLDER names another one"
+        )
+    # Of the memory of native code, only the text of its exceptions tells.
+    lacks_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))
+    return "there is not enough memory for this" if lacks_memory else None
+
+
+def heed(error: BaseException) -> None:
+    """Ask before an error of a library, or of the user's code, becomes a sentence about a model or a file.
 
     Raises:
         KeyboardInterrupt: if one is behind it.
+        OSError, MemoryError: if it is about space or memory, of which there is too little here.
     """
     if is_interrupt(error):
         raise KeyboardInterrupt from error
+    if shortage(error) is not None:
+        raise error if isinstance(error, OSError) else MemoryError(str(error)) from None
 
 
 def require_packages(what: str, extra: str, *modules: str) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 import warnings
@@ -20,7 +19,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, settings_spelled
+from onnxheadprune.errors import (
+    HeadPruneError,
+    ValidationFailedError,
+    is_interrupt,
+    settings_spelled,
+    shortage,
+)
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
@@ -33,8 +38,6 @@ USAGE = 2
 NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk. Of outputs somebody else tells; this is about temporary files."""
 MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
@@ -105,16 +108,16 @@ def _ended(group: click.Group, arguments: Sequence[str]) -> tuple[int, str | Non
         return USAGE, _with_help(error), error
     except HeadPruneError as error:
         return error.exit_code, _bounded(str(error)), error
-    except MemoryError:
+    except MemoryError as error:
         # The error itself holds all that was in memory when it was raised, and there has to be some for a sentence.
-        return HeadPruneError.exit_code, "there is not enough memory for this", MemoryError()
+        return HeadPruneError.exit_code, shortage(error), MemoryError()
     except (KeyboardInterrupt, click.Abort) as error:
         return INTERRUPTED, "interrupted", error
     except (Exception, SystemExit) as error:
         if is_interrupt(error):
             return INTERRUPTED, "interrupted", error
-        if isinstance(error, OSError) and error.errno in FULL:
-            return HeadPruneError.exit_code, _no_room(), error
+        if lack := shortage(error):
+            return HeadPruneError.exit_code, lack, error
         what = (
             f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above"
         )
@@ -151,13 +154,6 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
 
         err().print(*rows_of(validation.facts()), sep="\n")
     print_error(message)
-
-
-def _no_room() -> str:
-    return (
-        f"no space is left in the temporary folder {tempfile.gettempdir()}, which holds what does not fit into memory;"
-        " TMPDIR=FOLDER names another one"
-    )
 
 
 def _bounded(message: str) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxheadprune.data.formats import IMAGES, images_of
 from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Chunk, Feeds, More, spread
-from onnxheadprune.errors import UsageError, named_setting, require_packages
+from onnxheadprune.errors import UsageError, heed, named_setting, require_packages
 from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -167,11 +167,12 @@ def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
                 )
             mode = "RGB" if layout.channels == 3 else "L"
             scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
-    except (UsageError, MemoryError):
+    except UsageError:
         raise
     except Image.DecompressionBombError as error:
         raise UsageError(f"the image {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
     except Exception as error:  # the readers of damaged images raise a dozen types
+        heed(error)
         raise UsageError(f"the image {path} cannot be read: {error!s:.300}") from error
     numbers: Any = (
         np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255

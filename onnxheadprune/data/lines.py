@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from onnxheadprune.data.formats import format_of
-from onnxheadprune.errors import UsageError, named_setting, require_packages
+from onnxheadprune.errors import UsageError, heed, named_setting, require_packages
 from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.settings.inputs import DataFormat
 
@@ -194,9 +194,10 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
                 raise UsageError(_lacks(str(path), missing[0], known))
             for batch in table.iter_batches(batch_size=64, columns=wanted):
                 yield from batch.to_pylist()
-    except (UsageError, MemoryError):
+    except UsageError:
         raise
     except Exception as error:  # pyarrow's errors share no base class
+        heed(error)
         raise UsageError(f"{path} cannot be read as a Parquet file: {error!s:.300}") from error
 
 

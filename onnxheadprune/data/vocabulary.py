@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.errors import UsageError, heed_interrupt
+from onnxheadprune.errors import UsageError, heed
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
 from onnxheadprune.model.storage.file_magic import in_place_of
 from onnxheadprune.runtime.foreign import users_code
@@ -253,5 +253,5 @@ def _built(path: Path, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions
-        heed_interrupt(error)
+        heed(error)
         raise UsageError(f"{path} is no tokenizer of the tokenizers library: {error!s:.300}") from error

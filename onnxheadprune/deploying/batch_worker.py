@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled
+from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled, shortage
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files, replacing
 from onnxheadprune.model.storage.system import end_with_parent
@@ -162,9 +162,9 @@ def _done(job: Job) -> Outcome:
         return Outcome("failed", error.exit_code, str(error))
     except HeadPruneError as error:
         return Outcome("refused", error.exit_code, str(error))
-    except MemoryError:
-        return Outcome("refused", HeadPruneError.exit_code, "there is not enough memory for this")
     except Exception as error:
+        if lack := shortage(error):
+            return Outcome("refused", HeadPruneError.exit_code, lack)
         return Outcome("bug", BUG, f"this is a bug in onnxheadprune ({type(error).__name__}: {error})")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxheadprune.errors import HeadPruneError, UsageError, heed_interrupt
+from onnxheadprune.errors import HeadPruneError, UsageError, heed
 
 if TYPE_CHECKING:
     from onnxheadprune.integrations.olive_pass import HeadPruning
@@ -77,7 +77,7 @@ def _require_olive() -> None:
     try:
         import olive.package_config  # noqa: F401
     except ImportError as error:
-        heed_interrupt(error)
+        heed(error)
         raise UsageError(
             f"Olive cannot be imported ({error}): pip install olive-ai requests, in an environment with one build of"
             " onnxruntime"

@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune.errors import HeadPruneError, ModelError, heed_interrupt
+from onnxheadprune.errors import HeadPruneError, ModelError, heed
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.garbage_collection import no_collection
 from onnxheadprune.model.load import check_model
@@ -54,10 +54,10 @@ def try_analysis(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
         return find()
     except AnalysisError as error:
         return NotAnalysed(what, error)
-    except (HeadPruneError, MemoryError):
+    except HeadPruneError:
         raise
     except Exception as error:
-        heed_interrupt(error)
+        heed(error)
         return NotAnalysed(what, error)
 
 
@@ -77,11 +77,12 @@ def explaining_failures(*models: tuple[ModelProto, str]) -> Iterator[None]:
     """
     try:
         yield
-    except (HeadPruneError, MemoryError):
+    except HeadPruneError:
         raise
     except RecursionError as error:
         raise ModelError(f"{' or '.join(name for _, name in models)} is nested too deeply") from error
     except Exception as error:
+        heed(error)
         for model, name in models:
             try:
                 check_model(model, name, full=True)

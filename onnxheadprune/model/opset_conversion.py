@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
+from onnxheadprune.errors import heed
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.restated import is_large
 from onnxheadprune.model.messages import copied, replace_all, store_tensors
@@ -25,6 +26,7 @@ def converted_to(model: ModelProto, opset: int) -> ModelProto:
     try:
         converted = onnx.version_converter.convert_version(skeleton, opset)
     except Exception as error:  # the converter raises plain RuntimeErrors, and protobuf its own
+        heed(error)
         reason = str(error).strip().splitlines()
         raise ValueError(reason[0] if reason else type(error).__name__) from error
     result = copied(model)

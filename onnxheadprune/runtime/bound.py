@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, heed
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.model.storage.system import temporary_folder_of
@@ -156,6 +156,7 @@ class Bound:
         try:
             self._run(self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base class
+            heed(error)
             raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
 
     def _run(self, options: Any) -> None:
@@ -170,6 +171,7 @@ class Bound:
         try:
             waited_for(self._run, self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base class
+            heed(error)
             raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
 
     def outputs(self) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.errors import HeadPruneError, UsageError, heed_interrupt
+from onnxheadprune.errors import HeadPruneError, UsageError, heed
 
 STREAMS = threading.RLock()
 """Held by who puts another stream in the place of one of the process."""
@@ -32,7 +32,7 @@ def users_code(what: str, did: str = "failed") -> Iterator[None]:
     except (HeadPruneError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        heed_interrupt(error)
+        heed(error)
         raise UsageError(f"{what} {did}: {error!r:.500}") from error
 
 

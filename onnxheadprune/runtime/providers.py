@@ -17,7 +17,7 @@ import numpy as np
 import onnx.parser
 from onnx import ModelProto
 
-from onnxheadprune.errors import ProviderError, installation, named_setting
+from onnxheadprune.errors import ProviderError, heed, installation, named_setting
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 from onnxheadprune.runtime.foreign import STREAMS
 from onnxheadprune.runtime.host import cards
@@ -139,6 +139,7 @@ def probe(name: str) -> str | None:
             if obstacle is None:
                 session.run(None, {"x": np.ones((2, 2), dtype=np.float32)})
         except Exception as error:  # onnxruntime's exceptions share no base class
+            heed(error)
             obstacle = sentence(error)
     missing = _MISSING_LIBRARY.search("".join(log))
     return obstacle if obstacle is None or missing is None else missing[1].strip()

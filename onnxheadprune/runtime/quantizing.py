@@ -12,12 +12,20 @@ from typing import Any, get_args
 
 from onnx import ModelProto
 
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named_setting, require_packages
+from onnxheadprune.errors import (
+    HeadPruneError,
+    RefusedError,
+    UsageError,
+    heed,
+    named_setting,
+    require_packages,
+)
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.folder import require_room
 from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.foreign import quiet_stdout
@@ -61,6 +69,9 @@ def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) ->
         except HeadPruneError:
             raise
         except Exception as error:  # the quantizer's exceptions share no base class
+            heed(error)
+            # What it reads back of files that were cut off, it calls corrupt.
+            require_room(folder, source.stat().st_size)
             raise RefusedError(
                 f"ONNX Runtime's quantizer cannot make {how.to} of {loaded.name}: {sentence(error)}"
             ) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, heed
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.session import (
     CPU,
@@ -110,6 +110,7 @@ class ResidentSession:
             self._binding.synchronize_outputs()
             found = dict(zip(self._names, self._binding.get_outputs(), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class
+            heed(error)
             raise InferenceError(f"{self._session.name} does not run: {sentence(error)}") from error
         return {name: np.array(from_ort(found[name])) for name in told}
 

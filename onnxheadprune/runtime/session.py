@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
+from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.graph.facts import READS_BIAS
 from onnxheadprune.model.load import LoadedModel, stored_bytes
@@ -170,6 +170,7 @@ class Session:
                 return waited_for(lambda options: self._run(own, options), onnx_runtime().RunOptions())
             return self._run(own)
         except Exception as error:  # onnxruntime's exceptions share no base class
+            heed(error)
             told = f"{self.name} does not run: {sentence(error)}"
             raised = MissingKernelError if type(error).__name__ in NO_KERNEL else InferenceError
             raise raised(told) from error
@@ -253,6 +254,7 @@ def create(
         with quiet_stdout():
             session = onnx_runtime().InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
+        heed(error)
         raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
     if provider.name not in session.get_providers():
         raise ProviderError(f"{name} fell back from {provider.name} to {', '.join(session.get_providers())}")
@@ -333,7 +335,7 @@ def onnx_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        heed_interrupt(error)
+        heed(error)
         raise ProviderError(
             f"onnxruntime cannot be imported ({sentence(error)}); install one of its packages, onnxruntime-gpu or"
             " onnxruntime, and only one"

@@ -382,6 +382,26 @@ def test_full_disk(
     assert out.read_text() == "an older model"
 
 
+@pytest.mark.parametrize("kilobytes", [100, 200])
+def test_lack_of_space_is_not_blamed_on_the_model(kilobytes: int, tmp_path: Path) -> None:
+    """In a temporary folder with room for none, or one, of the files that the quantizer writes there."""
+    onnx.save(toys.attention(hidden=512), tmp_path / "m.onnx")
+    (tmp_path / "full").mkdir()
+    mounted = f"mount -t tmpfs -o size={kilobytes}k tmpfs full"
+    apart = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*apart, mounted], cwd=tmp_path, capture_output=True, check=False).returncode:
+        pytest.skip("this system mounts nothing for its users")
+    command = (
+        f"{mounted} && exec {sys.executable} -m onnxheadprune quantize m.onnx -o o.onnx --to int8-dynamic"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "full"), "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [*apart, command], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert result.returncode in (2, 3), result
+    assert "no space is left" in result.stderr and f"{tmp_path}/full" in result.stderr
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("option", ["never", "always"])
 def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:

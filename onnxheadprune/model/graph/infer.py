@@ -26,6 +26,7 @@ from onnx import (
     shape_inference,
 )
 
+from onnxheadprune.errors import heed
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
@@ -265,6 +266,7 @@ def _infer_with_onnx(
     try:
         return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=follows_few(view))
     except Exception as error:
+        heed(error)
         if strict:
             raise shape_inference.InferenceError(str(error)) from error
         # onnx raises many types here; without it more of the graph stays unknown, no less exact.

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, heed
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.system import read_at
 from onnxheadprune.model.tensors import Array
@@ -107,6 +107,7 @@ def open_npz(path: str | os.PathLike[str]) -> dict[str, Array | Stored]:
     except UsageError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
+        heed(error)
         raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error!s:.300}") from error
 
 

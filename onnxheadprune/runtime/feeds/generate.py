@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, without_frames
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, shortage, without_frames
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
@@ -354,7 +354,9 @@ def first_that_runs(
         for feed in styles:
             try:
                 outputs = run(feed)
-            except InferenceError as failed:
+            except (InferenceError, MemoryError) as caught:
+                # A larger input than this one needs may be too large for this machine.
+                failed = caught if isinstance(caught, InferenceError) else InferenceError(shortage(caught))
                 # A feed that came as far as a missing kernel says more than one that does not fit.
                 if error is None or isinstance(failed, MissingKernelError):
                     error = without_frames(failed)
