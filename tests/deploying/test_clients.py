@@ -261,16 +261,57 @@ def test_a_cache_that_another_network_outputs_keeps_its_width(command: Command, 
     assert "and present_key of encoder_model.onnx would stay as it is" in refused.stderr
 
 
-def test_dims_that_triton_reads_are_named_where_they_are_cut(command: Command, tmp_path: Path) -> None:
+DIMS = f"{toys.HEADS}, -1, {toys.HEAD_SIZE}"
+PAST = "data_type: TYPE_FP32"
+DECLARED = {
+    "a list": f'input [ {{ name: "past_key" {PAST} dims: [ {DIMS} ] }}, {{ name: "x" dims: [ {DIMS} ] }} ]',
+    "dims first": f"input [ {{ dims: [ {DIMS} ] {PAST}, name: 'past_key' }} ]",
+    "one by one": 'input { name: "past_key" ' + " ".join(f"dims: {dim}" for dim in DIMS.split(",")) + " }",
+    "a message between": f'input <name: "past_key"; reshape {{ shape: [ ] }} dims: [{DIMS}]>',
+    "other fields": f"""# "past_key" dims {{
+        instance_group [ {{ count: 1 gpus: [ 0 ] }} ] parameters {{ key: "a" value: {{ string_value: "}}" }} }}
+        output [ {{ name: "past_key" label_filename: "" dims: [ {DIMS} ] }} ]""",
+}
+STAYS = {
+    "a batch more": f'input [ {{ name: "past_key" dims: [ 1, {DIMS} ] }} ]',
+    "any number": 'input [ { name: "past_key" dims: [ -1, -1, -1 ] } ]',
+    "another name": f'input [ {{ name: "x" dims: [ {DIMS} ] }} ]  # "past_key" dims',
+    "without dims": 'input [ { name: "past_key" } ]',
+}
+
+
+@pytest.mark.parametrize("form", [*DECLARED, *STAYS])
+def test_dims_that_triton_reads_are_named_where_they_are_cut(
+    form: str, command: Command, tmp_path: Path
+) -> None:
     folder = exports.decoder(tmp_path / "in")
-    shape = f"data_type: TYPE_FP32 dims: [ {toys.HEADS}, -1, {toys.HEAD_SIZE} ]"
-    (folder / "config.pbtxt").write_text(f'input [ {{ name: "past_key" {shape} }}, {{ name: "x" {shape} }} ]')
     words = ("prune", folder, "--heads", "0:1", "--dry-run")
     told = f"config.pbtxt declares dims of past_key, where {toys.HEADS} is {toys.HEADS - 1} now: Triton"
-    for options, named in (((), True), (("--cache", "keep"), False)):
+    (folder / "config.pbtxt").write_text("max_batch_size: 8\n" + (DECLARED | STAYS)[form])
+    for options, named in (((), form in DECLARED), (("--cache", "keep"), False)):
         outcome = command(*words, *options)
         assert outcome.exit_code == 0, outcome.stderr
         assert (told in " ".join((outcome.stdout + outcome.stderr).split())) == named
+
+
+@pytest.mark.parametrize("text", ["input [", "input { name: 'x'", "} input", "input [ { ] }", "[ 1 ]", "{ }"])
+def test_a_file_in_another_format_is_copied_unread(text: str, command: Command, tmp_path: Path) -> None:
+    folder = exports.decoder(tmp_path / "in")
+    (folder / "config.pbtxt").write_text(text)
+    outcome = command("prune", folder, "--heads", "0:1", "--dry-run")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "config.pbtxt is copied unread" in outcome.stdout + outcome.stderr
+
+
+def test_other_forms_of_a_model_are_named_beside_it(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    for name, named in (("onnx/model.ort", True), ("model.safetensors", True), ("2_Dense/model.ort", False)):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        outcome = command("prune", folder, "--heads", "0:1", "--dry-run")
+        assert (f"{name} holds the model before the cut" in outcome.stdout + outcome.stderr) == named
+        path.unlink()
 
 
 def test_genai_loads_the_file_that_its_configuration_names() -> None:

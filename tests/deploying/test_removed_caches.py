@@ -192,6 +192,14 @@ def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
         assert told.count("--cache renumber has no effect: no whole attention is removed") == idle
 
 
+def test_names_that_triton_reads_are_named_where_they_are_dropped(command: Command, tmp_path: Path) -> None:
+    folder = decoders(tmp_path / "in")
+    (folder / "config.pbtxt").write_text('input [ { name: "past_key_values.2.key" dims: [ -1 ] } ]')
+    outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--cache", "renumber")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "config.pbtxt declares past_key_values.2.key" in " ".join(outcome.stdout.split())
+
+
 def with_encoder(folder: Path) -> Path:
     """A decoder, and an encoder that outputs values by the names of all its caches, as Whisper's does."""
     folder.mkdir()

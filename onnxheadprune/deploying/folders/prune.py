@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
@@ -33,9 +32,9 @@ from onnxheadprune.deploying.folders.network import (
 )
 from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.deploying.folders.triton import stale_declarations
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
-from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.claims import Making, check_makings
@@ -66,40 +65,21 @@ def _unchanged(export: Export, cut: Collection[str], rewritten: Collection[str])
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
 
 
-def _other_forms(copied: Sequence[str]) -> Iterator[str]:
+def _other_forms(export: Export, copied: Sequence[str]) -> Iterator[str]:
     """A sentence if the folder holds the model in other forms, which no cut reaches."""
+    homes = {PurePosixPath(name).parent for name in ("model", "openvino/model")}
+    homes |= {PurePosixPath(file.name).parent for file in export.models}
     found = [
         name
         for name in copied
-        if len(PurePosixPath(name).parts) == 1 or name.startswith("openvino/")
-        if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in _UNPRUNED)
+        if (path := PurePosixPath(name)).parent in homes
+        if any(fnmatch(path.name, pattern) for pattern in _UNPRUNED)
     ]
     if found:
         yield (
             f"{first_few(found, 1)} holds the model before the cut, and is copied as it is: make sure that nothing"
             " loads it"
         )
-
-
-def _stale_dims(root: Path, copied: Sequence[str], results: Sequence[FileResult]) -> Iterator[str]:
-    """A sentence for each configuration of Triton that declares the old dims of inputs or outputs that are cut."""
-    changes = {
-        change.name: change
-        for item in results
-        for change in item.result.plan.interface
-        if change.axis is not None
-    }
-    for name in copied:
-        if not changes or PurePosixPath(name).name != "config.pbtxt":
-            continue
-        text = read_text(root / name, "the configuration of Triton")
-        declared = [item for item in changes if re.search(rf'"{re.escape(item)}"[^{{}}]*\bdims\b', text)]
-        if declared:
-            first, names = changes[declared[0]], first_few((changes[item].name for item in declared), 1)
-            yield (
-                f"{name} declares dims of {names}, where {first.before} is {first.after} now: Triton loads"
-                " the model once they are updated"
-            )
 
 
 USUAL = "{}_data"
@@ -208,8 +188,8 @@ def prune_folder(
             *tokens.warnings,
             *deploying.unasked(gone),
             *deploying.told_widths(gone),
-            *_other_forms(copied),
-            *_stale_dims(root, copied, results),
+            *_other_forms(export, copied),
+            *stale_declarations(root, copied, results),
         ]
         if assembly is not None:
             progress("copying the rest", 0, 0)
