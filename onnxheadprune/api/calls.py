@@ -24,7 +24,7 @@ from onnxheadprune.settings.setting import declared, requires
 
 _RANDOM = {"seed": requires("data=random")}
 _TIMED = {SIZES: requires("target_speedup")}
-PRUNE = Call("prune", TimedPruneCall, without="output runtime per_layer_config", rules=_TIMED)
+PRUNE = Call("prune", TimedPruneCall, without="output runtime per_layer_config exclude", rules=_TIMED)
 PRUNE_FOLDER = Call("prune_folder", FolderCall, without="exit")
 FUSE = Call("fuse", FuseCall, without="output")
 RECOVER = Call("recover", RecoverCall, implies="recover")

@@ -61,6 +61,7 @@ def prune_folder(
         given.per_layer_config,
         None if given.data is None else reader_of(Path(folder), given),
         _call("prune_folder", folder, output, settings),
+        exclude=given.exclude,
     )
     return folders.prune_folder(Path(folder), asked, progress)
 

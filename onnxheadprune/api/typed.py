@@ -153,6 +153,7 @@ class PruneFolderKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, t
     per_layer_config: bool
     follow_links: bool
     data_name: str | None
+    exclude: Collection[str]
 
 
 class FuseKeywords(_Samples, _Running, _Checking, total=False):

@@ -46,6 +46,7 @@ def prune_export(
         given.per_layer_config,
         _reader_of(folder, given),
         command_line(),
+        exclude=given.exclude,
     )
     would = {} if ahead is None else {"would_write": str(ahead)}
     presentation = Presentation()

@@ -63,11 +63,10 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
             "compare models with models, or folders with folders", click.get_current_context()
         )
     from onnxheadprune.deploying.folders.opening import paired
+    from onnxheadprune.reporting.console import err
 
-    return [
-        Pair(pair.name, pair.model, pair.others, pair.is_same)
-        for pair in paired(model, others, follow_links=follow_links, leaders=leaders)
-    ]
+    found = paired(model, others, follow_links=follow_links, leaders=leaders, note=err().print)
+    return [Pair(pair.name, pair.model, pair.others, pair.is_same) for pair in found]
 
 
 def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dict[str, object]:

@@ -54,6 +54,8 @@ def prune(
     )
     if in_folder:
         _require_folder_settings(given, heatmap)
+    elif given.exclude:
+        raise click.UsageError("--exclude requires a folder, of which it leaves models out", context)
     elif given.runtime is not None or given.per_layer_config:
         flag = "--per-layer-config" if given.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)

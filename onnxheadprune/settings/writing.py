@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.registry import RUNTIMES
-from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting, excludes, requires
+from onnxheadprune.settings.setting import (
+    CHANGES,
+    DISPLAY,
+    EXECUTION,
+    OUTPUT,
+    Setting,
+    Text,
+    excludes,
+    requires,
+)
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
 RuntimeName: TypeAlias = Literal[tuple(RUNTIMES)]  # type: ignore[valid-type]  # type checkers read api/typed.py
@@ -185,4 +194,13 @@ class Deploying:
             section=OUTPUT,
         ),
     ] = None
+    exclude: Annotated[
+        tuple[Text, ...],
+        Setting(
+            "Name of a model of the folder that is left out of OUT, such as a quantized copy that cannot be cut, or a"
+            " pattern; can be repeated. The report has the command that makes it again.",
+            metavar="FILE",
+            section=OUTPUT,
+        ),
+    ] = ()
     follow_links: FollowLinks = False

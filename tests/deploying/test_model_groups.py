@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import onnx
@@ -72,6 +73,49 @@ def test_a_layer_that_differs_between_precisions_is_refused(command: Command, tm
     onnx.save(model, path)
     outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
     assert outcome.exit_code == 3 and "is not in onnx/model_quantized.onnx" in outcome.stderr, outcome
+
+
+def test_a_copy_that_cannot_be_cut_is_left_out_on_request(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    extra = "onnx/model_quint8_avx2.onnx"
+    onnx.save(
+        exports.quantized(toys_scores.stack(seed=1)),
+        folder / extra,
+        save_as_external_data=True,
+        location="extra_data",
+        size_threshold=0,
+    )
+    words = ("prune", folder, "-o", out, "--heads", "0:1")
+    refused = command(*words)
+    assert (
+        refused.exit_code == 3
+        and f"or leave model_quint8_avx2.onnx out with --exclude {extra}" in refused.stderr
+    )
+    outcome = command(*words, "--exclude", "*_quint8_avx2.onnx", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert {path.name for path in (out / "onnx").glob("*")} == {
+        "model.onnx",
+        "model.onnx_data",
+        "model_quantized.onnx",
+    }
+    (line,) = (text for text in outcome.document["warnings"] if text.startswith(extra))
+    again = command(*shlex.split(line.partition(": ")[2])[1:])
+    assert again.exit_code == 0 and (out / extra).is_file(), again.stderr
+    (out / extra).unlink()
+    compared = command("validate", folder, out)
+    assert compared.exit_code == 0, compared.stderr
+    assert f"{extra} of {folder} is compared with nothing" in " ".join(compared.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [("model_int8.onnx", "no model of the folder"), ("*", "all models")]
+)
+def test_what_is_left_out_is_there_and_not_all(
+    names: str, said: str, command: Command, tmp_path: Path
+) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--exclude", names)
+    assert outcome.exit_code == 2 and said in outcome.stderr
 
 
 @pytest.mark.parametrize("config", [{"num_attention_heads": 12}, {"n_head": 3, "n_embd": 12}])

@@ -219,6 +219,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "time": shown("--time", "4s", along=("--data", "{model}.npz")),
         "runtime": shown("--runtime", "genai"),
         "per_layer_config": shown("--per-layer-config", model="cache"),
+        "exclude": shown("--exclude", "nowhere"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
     }
     | LINKS,

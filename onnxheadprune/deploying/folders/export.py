@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from onnx import TensorProto
@@ -19,6 +21,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.operators import view_of
+from onnxheadprune.settings.measuring import To
 
 CARD = "README.md"
 """The model card of a folder."""
@@ -27,6 +30,11 @@ _PRECISION = re.compile(
     r"|quint8|qint8|qint4|quint4|avx2|avx512|avx512_vnni|arm64|vnni|o[1-4]|gpu|cpu)$",
     re.IGNORECASE,
 )
+_WAYS: Mapping[frozenset[str], To] = {
+    frozenset({"q4", "q4f16", "int4", "uint4", "qint4", "quint4", "bnb4"}): "int4",
+    frozenset({"quantized", "q8", "int8", "uint8", "qint8", "quint8"}): "int8-dynamic",
+}
+"""What names of files say of how they were quantized."""
 _ROLES = frozenset(
     "encoder decoder text vision visual image audio speech embed embeds embeddings embedding unet vae transformer"
     " language lm head prompt mask prefill decode past projector projection vocoder postnet backbone connector"
@@ -46,6 +54,17 @@ def part_of(name: str) -> str:
     while (shorter := _PRECISION.sub("", stem)) and shorter != stem:
         stem = shorter
     return "/".join([*(folder for folder in path.parts[:-1] if folder != SHELF), stem])
+
+
+def quantized_to(name: str) -> To | None:
+    """The way of `quantize` that makes a file of such a name again; None where its name tells none.
+
+    >>> quantized_to("onnx/model_quint8_avx2.onnx"), quantized_to("model_q4.onnx"), quantized_to("model_fp16.onnx")
+    ('int8-dynamic', 'int4', None)
+    """
+    words = re.split(r"[-_.]", PurePosixPath(name).stem.lower())
+    found = [to for words_of, to in _WAYS.items() if not words_of.isdisjoint(words)]
+    return found[0] if found else None
 
 
 def says_its_part(part: str) -> bool:
@@ -95,6 +114,11 @@ class ModelFile:
         )
 
 
+def or_exclude(name: str) -> str:
+    """The end of a sentence on a file that keeps others from being cut."""
+    return f"; or leave {PurePosixPath(name).name} out with {named_setting('exclude', name)}"
+
+
 @dataclass(frozen=True, eq=False)
 class Export:
     """A folder of models that belong together."""
@@ -102,26 +126,60 @@ class Export:
     root: Path
     models: tuple[ModelFile, ...]
     others: tuple[str, ...]  # every other file but the weights of models, as paths in the folder with slashes
+    excluded: tuple[str, ...] = ()  # models that are left out, by their paths
 
     def model(self, name: str) -> ModelFile:
         """The model of a file."""
         return next(item for item in self.models if item.name == name)
 
 
-def open_export(root: Path, *, follow_links: bool = False) -> Export:
+def open_export(root: Path, *, follow_links: bool = False, exclude: Sequence[str] = ()) -> Export:
     """The models of a folder and of those below it.
 
     Args:
         follow_links: read files through links that lead out of the folder, as in a hub's cache.
+        exclude: models that are left out with their weights: paths, names of files, or patterns of these.
     """
     files = sorted(_files(root, follow_links))
-    names = [name for name in files if name.endswith(SUFFIX)]
+    names = models_in(files)
     if not names:
         raise UsageError(f"there is no {SUFFIX} file in {root}")
-    models = tuple(_model(root, name, follow_links) for name in names)
+    excluded = _excluded(names, exclude)
+    models = tuple(_model(root, name, follow_links) for name in names if name not in excluded)
     weights = {_resolved(path) for item in models for path in item.loaded.data_files}
+    for name in excluded:
+        with contextlib.suppress(HeadPruneError):
+            weights |= set(map(_resolved, open_structure(root / name, follow_links=follow_links).data_files))
     others = (name for name in files if name not in names and _resolved(root / name) not in weights)
-    return Export(root, models, tuple(others))
+    return Export(root, models, tuple(others), excluded)
+
+
+def models_in(files: Iterable[str]) -> list[str]:
+    """The models among the files of a folder."""
+    return [name for name in files if name.endswith(SUFFIX)]
+
+
+def not_in(root: Path, export: Export, *, follow_links: bool = False) -> tuple[str, ...]:
+    """The models of a folder that another one left out, and holds in another precision."""
+    there, parts = {file.name for file in export.models}, {file.part for file in export.models}
+    names = models_in(sorted(_files(root, follow_links)))
+    return tuple(name for name in names if name not in there and part_of(name) in parts)
+
+
+def _excluded(names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    """The names that match some pattern, as a path or as the name of a file."""
+    found = [
+        [name for name in names if any(fnmatch(item, pattern) for item in (name, PurePosixPath(name).name))]
+        for pattern in patterns
+    ]
+    if not all(found):
+        raise UsageError(
+            f"{named_setting('exclude')}: no model of the folder is called {patterns[found.index([])]}"
+        )
+    excluded = tuple(sorted({name for some in found for name in some}))
+    if len(excluded) == len(names):
+        raise UsageError(f"{named_setting('exclude')} names all models of the folder")
+    return excluded
 
 
 def _model(root: Path, name: str, follow_links: bool) -> ModelFile:

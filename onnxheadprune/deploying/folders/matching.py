@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.deploying.folders.export import Export, ModelFile, says_its_part
+from onnxheadprune.deploying.folders.export import Export, ModelFile, or_exclude, says_its_part
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.packed_blocks import is_packed
@@ -197,6 +197,13 @@ class Match:
         """The number in the export of each site of a file."""
         return {index: item.index for item in self.sites for index in item.places.get(file, ())}
 
+    def is_copy(self, file: ModelFile) -> bool:
+        """Return whether a file is the leader of its network in another precision."""
+        return any(
+            file is not network.leader and file in network.files and file.part == network.leader.part
+            for network in self.networks
+        )
+
     def as_sites(self, name: str) -> Sites:
         """The sites as if they were those of one model."""
         places = {item.index: item.place for item in self.sites}
@@ -274,6 +281,7 @@ def _check_parts(networks: Sequence[Network], titles: str) -> None:
                 raise RefusedError(
                     f"{other[1]} and {file.name} are one model by their names, and share no {titles}: their"
                     " weights or sizes differ; put only models of one export into a folder"
+                    f"{or_exclude(file.name)}"
                 )
     strangers = [file.name for network in networks for file in network.files if not says_its_part(file.part)]
     if len(networks) > 1 and strangers:
@@ -360,5 +368,5 @@ def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSit
             raise RefusedError(
                 f"{leader.name} and {file.name} are one model by their names, but"
                 f" {called(item.places[name][0])} ({item.site.name}) of {name} is not in {missing}: its weights or"
-                " sizes differ; the files of an export must agree"
+                f" sizes differ; the files of an export must agree{or_exclude(file.name)}"
             )

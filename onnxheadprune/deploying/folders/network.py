@@ -20,7 +20,7 @@ from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers
 from onnxheadprune.choosing.space import CARRIED_OVER, Selection
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.export import Export, ModelFile, or_exclude
 from onnxheadprune.deploying.folders.matching import Match, Network
 from onnxheadprune.deploying.folders.result import FileResult
 from onnxheadprune.deploying.folders.types import Data, FolderRequest
@@ -95,7 +95,8 @@ def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match
         try:
             resolve_units(_spec_of(local), file.sites)
         except RefusedError as error:
-            raise RefusedError(f"{file.name}: {error}") from error
+            hint = or_exclude(file.name) if match.is_copy(file) else ""
+            raise RefusedError(f"{file.name}: {error}{hint}") from error
     return local
 
 
@@ -123,13 +124,14 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
         writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
         proving=replace(request.proving, validate=request.proving.validate and output is not None),
     )
+    leads = any(network.leader is file for network in cutting.match.networks)
+    hint = or_exclude(file.name) if cutting.match.is_copy(file) else ""
     try:
         result = run_prune(file.loaded, request, cutting.progress)
     except ValidationFailedError as error:
-        raise ValidationFailedError(f"{file.name}: {error}", error.validation) from error
+        raise ValidationFailedError(f"{file.name}: {error}{hint}", error.validation) from error
     except RefusedError as error:
-        raise RefusedError(f"{file.name}: {error}") from error
-    leads = any(network.leader is file for network in cutting.match.networks)
+        raise RefusedError(f"{file.name}: {error}{hint}") from error
     return FileResult(file.name, leads, result)
 
 

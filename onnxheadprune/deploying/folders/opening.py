@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.attention.io_changes import cache_cut
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
+from onnxheadprune.deploying.folders.export import Export, ModelFile, not_in, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
 from onnxheadprune.deploying.folders.network import check_joins
 from onnxheadprune.edit.records import CACHES_ENTRY, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import first_few
 
 
 def opened(
-    root: Path, *, follow_links: bool = False, kinds: Sequence[type[Site]] = HEADS_ALONE
+    root: Path,
+    *,
+    follow_links: bool = False,
+    kinds: Sequence[type[Site]] = HEADS_ALONE,
+    exclude: Sequence[str] = (),
 ) -> tuple[Export, Match]:
     """The models of a folder, and which of their sites are the same."""
-    export = open_export(root, follow_links=follow_links)
+    export = open_export(root, follow_links=follow_links, exclude=exclude)
     return export, _some(root, matched(export, kinds))
 
 
-def looked_at(root: Path, *, follow_links: bool = False) -> tuple[Export, Match, str | None]:
+def looked_at(
+    root: Path, *, follow_links: bool = False, exclude: Sequence[str] = ()
+) -> tuple[Export, Match, str | None]:
     """The same for whoever only looks: where files disagree in other kinds than heads, without these, and why.
 
     Kinds whose search ended in an unexpected error in one of the files are left out.
     """
-    export = open_export(root, follow_links=follow_links)
+    export = open_export(root, follow_links=follow_links, exclude=exclude)
     stopped = {kind for file in export.models for kind, find in file.sites.others.items() if find().failure}
     try:
         match, why = matched(export, [kind for kind in every_kind() if kind not in stopped]), None
@@ -67,11 +74,23 @@ class FilePair:
 
 
 def paired(
-    model: Path, others: Sequence[Path], *, follow_links: bool = False, leaders: bool = False
+    model: Path,
+    others: Sequence[Path],
+    *,
+    follow_links: bool = False,
+    leaders: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[FilePair]:
-    """The files of a folder's networks, each with its like in every other folder."""
-    original, match, _ = looked_at(model, follow_links=follow_links)
+    """The files of a folder's networks, each with its like in every other folder.
+
+    Args:
+        note: takes a sentence on files that another folder left out.
+    """
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
+    missing = {name for _, export in exports for name in not_in(model, export, follow_links=follow_links)}
+    if missing:
+        note(f"{first_few(sorted(missing))} of {model} is compared with nothing: other folders left it out")
+    original, match, _ = looked_at(model, follow_links=follow_links, exclude=tuple(missing))
     pairs = []
     for network in match.networks:
         for file in network.files[:1] if leaders else network.files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.deploying.folders.card import model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying
-from onnxheadprune.deploying.folders.export import CARD, Export, ModelFile
+from onnxheadprune.deploying.folders.export import CARD, Export, ModelFile, part_of, quantized_to
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.deploying.folders.network import (
     Cutting,
@@ -63,6 +64,19 @@ def _unchanged(export: Export, cut: Collection[str], rewritten: Collection[str])
     """Files that are copied unchanged: models that lose nothing with their weights, and all that is no model."""
     kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
+
+
+def _made_again(export: Export, match: Match, target: Path | None) -> Iterator[str]:
+    """A sentence for each model that is left out: the command that makes it again."""
+    home = target or Path("OUT")
+    leaders = {file.part: network.leader.name for network in match.networks for file in network.files}
+    for name in export.excluded:
+        source, to = leaders.get(part_of(name)), quantized_to(name)
+        if source is None or to is None:
+            yield f"{name} is left out"
+        else:
+            before, after = (shlex.quote(str(home / place)) for place in (source, name))
+            yield f"{name} is left out; this makes it again: onnxheadprune quantize {before} --to {to} -o {after}"
 
 
 def _other_forms(export: Export, copied: Sequence[str]) -> Iterator[str]:
@@ -152,7 +166,7 @@ def prune_folder(
     progress(f"reading {root}", 0, 0)
     # Heads are matched whatever goes: sites have the numbers that they have by them.
     kinds = tuple(dict.fromkeys((*HEADS_ALONE, *_kinds_asked(asked.request.choice))))
-    export, match = opened(root, follow_links=asked.follow_links, kinds=kinds)
+    export, match = opened(root, follow_links=asked.follow_links, kinds=kinds, exclude=asked.exclude)
     deploying = Deploying(export, match, asked)
     tokens = _tokens(export, asked)
     heads = _named(export, match, asked)
@@ -188,6 +202,7 @@ def prune_folder(
             *tokens.warnings,
             *deploying.unasked(gone),
             *deploying.told_widths(gone),
+            *_made_again(export, match, target),
             *_other_forms(export, copied),
             *stale_declarations(root, copied, results),
         ]

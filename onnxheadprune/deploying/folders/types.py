@@ -65,3 +65,4 @@ class FolderRequest:
     command: str | None = None
     # the pass that this is of a pipeline, whose later passes may change the models; None outside of one
     step: str | None = None
+    exclude: tuple[str, ...] = ()  # names and patterns of models that are left out
