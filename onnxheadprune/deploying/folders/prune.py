@@ -60,6 +60,9 @@ _UNPRUNED = (
 """Files that hold the same model in another form."""
 
 
+_QUANTIZE = "onnxheadprune quantize {} --to {} -o {}"
+
+
 def _unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
     """Files that are copied unchanged: models that lose nothing with their weights, and all that is no model."""
     kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
@@ -76,7 +79,7 @@ def _made_again(export: Export, match: Match, target: Path | None) -> Iterator[s
             yield f"{name} is left out"
         else:
             before, after = (shlex.quote(str(home / place)) for place in (source, name))
-            yield f"{name} is left out; this makes it again: onnxheadprune quantize {before} --to {to} -o {after}"
+            yield f"{name} is left out; this makes it again: {_QUANTIZE.format(before, to, after)}"
 
 
 def _other_forms(export: Export, copied: Sequence[str]) -> Iterator[str]:
