@@ -93,11 +93,7 @@ def test_a_copy_that_cannot_be_cut_is_left_out_on_request(command: Command, tmp_
     )
     outcome = command(*words, "--exclude", "*_quint8_avx2.onnx", "--json")
     assert outcome.exit_code == 0, outcome.stderr
-    assert {path.name for path in (out / "onnx").glob("*")} == {
-        "model.onnx",
-        "model.onnx_data",
-        "model_quantized.onnx",
-    }
+    assert not {"model_quint8_avx2.onnx", "extra_data"} & {path.name for path in (out / "onnx").iterdir()}
     (line,) = (text for text in outcome.document["warnings"] if text.startswith(extra))
     again = command(*shlex.split(line.partition(": ")[2])[1:])
     assert again.exit_code == 0 and (out / extra).is_file(), again.stderr
