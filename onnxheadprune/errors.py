@@ -49,6 +49,12 @@ def settings_spelled(spell: Spell) -> Iterator[None]:
         front_end = before
 
 
+def spell_as(spell: Spell) -> None:
+    """Spell settings in messages as another front end does, until `settings_spelled` around it ends."""
+    global front_end
+    front_end = spell
+
+
 class HeadPruneError(Exception):
     """Base of everything this package raises on purpose."""
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from onnxheadprune.api.calls import CALLS
 from onnxheadprune.api.keywords import OBJECTS, Call
-from onnxheadprune.settings.setting import Declared, Shares, declared
+from onnxheadprune.settings.setting import Declared, WithUnit, declared
 
 FILE = Path(__file__).parents[1] / "onnxheadprune" / "api" / "typed.py"
 HEAD = '''\
@@ -104,7 +104,7 @@ def type_of(item: Declared) -> str:
         text = "int | Sequence[int] | str"
     elif item.words:
         text = f"Literal[{_words(item)}]"
-    elif isinstance(item.bounds, Shares):
+    elif isinstance(item.bounds, WithUnit):
         text = "float | str"
     else:
         text = {bool: "bool", int: "int", float: "float", Path: "str | os.PathLike[str]"}.get(kind, "str")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import subject_of
+from onnxheadprune.api.common import Shown, heard, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import BenchKeywords
 from onnxheadprune.benchmarking.measure import BenchRequest
@@ -19,7 +18,7 @@ from onnxheadprune.model.load import ModelLike
 def bench(
     model: ModelLike,
     *others: ModelLike,
-    progress: Callable[[str], object] | None = None,
+    progress: Shown = None,
     **settings: Unpack[BenchKeywords],
 ) -> Benchmark:
     """Measure the latency of models side by side, in one process.
@@ -31,7 +30,7 @@ def bench(
         model: the reference.
         others: what to compare with it, usually pruned versions.
         {settings}
-        progress: called in a few words with what is done next.
+        progress: see `prune`.
 
     Returns:
         Latencies, ratios with their intervals, verdicts, operations and bounds; `passed` is False where a model does
@@ -44,4 +43,4 @@ def bench(
     """
     given = calls.BENCH.read(settings)
     models = [subject_of(item, given.follow_links) for item in (model, *others)]
-    return run_benchmark(models, BenchRequest.of(given), progress or (lambda _: None))
+    return run_benchmark(models, BenchRequest.of(given), lambda what: heard(progress)(what, 0, 0))

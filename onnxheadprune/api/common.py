@@ -9,9 +9,17 @@ from onnxheadprune.model.load import ModelLike, open_structure
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
+    from onnxheadprune.runtime.progress import Progress
     from onnxheadprune.settings.inputs import Running
 
 Output: TypeAlias = str | os.PathLike[str] | None
+Shown: TypeAlias = "Progress | bool | None"
+
+
+def heard(progress: Shown) -> Progress:
+    """The progress of a call, which its decorator has opened."""
+    assert callable(progress)
+    return progress
 
 
 def subject_of(model: ModelLike, follow_links: bool) -> ModelLike:

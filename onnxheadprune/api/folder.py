@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output
+from onnxheadprune.api.common import Output, Shown, heard
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import PruneFolderKeywords
 from onnxheadprune.deploying.clients.all import client_named
@@ -16,7 +16,6 @@ from onnxheadprune.deploying.folders import prune as folders
 from onnxheadprune.deploying.folders.result import FolderResult
 from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.requests import Request, Writing
 
 MOST_WRITTEN = 500
@@ -28,7 +27,7 @@ def prune_folder(
     folder: str | os.PathLike[str],
     output: Output = None,
     *,
-    progress: Progress = silent,
+    progress: Shown = None,
     **settings: Unpack[PruneFolderKeywords],
 ) -> FolderResult:
     """Remove the same units from every model of an exported folder, prove each, then write the new folder.
@@ -63,7 +62,7 @@ def prune_folder(
         _call("prune_folder", folder, output, settings),
         exclude=given.exclude,
     )
-    return folders.prune_folder(Path(folder), asked, progress)
+    return folders.prune_folder(Path(folder), asked, heard(progress))
 
 
 def _call(name: str, folder: Output, output: Output, settings: Mapping[str, object]) -> str:

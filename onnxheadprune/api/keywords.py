@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
+import itertools
 import os
 import re
 import textwrap
@@ -14,9 +16,10 @@ from numbers import Real
 from typing import Any, Generic, TypeVar, cast, get_origin
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, declared, first_broken
-from onnxheadprune.settings.words import described
+from onnxheadprune.settings.words import described, meant
 
 Group = TypeVar("Group")
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -156,8 +159,10 @@ class Call(Generic[Group]):
 def _instead(unknown: str, known: Mapping[str, Declared]) -> str:
     """The keyword meant by an unknown name: other programs' name for it, or one with a similar spelling."""
     also = (item.name for item in known.values() if unknown.replace("_", "-") in item.setting.also.split())
-    found = next(also, None) or next(iter(difflib.get_close_matches(unknown, known, 1)), None)
-    return "" if found is None else f"; use {found}="
+    words = (f'{name}="{word}"' for name, word in meant(unknown.replace("_", "-"), known))
+    near = (f"{name}=" for name in difflib.get_close_matches(unknown, known, 1))
+    found = next(itertools.chain((f"{name}=" for name in also), words, near), None)
+    return "" if found is None else f"; use {found}"
 
 
 def _read(item: Declared, value: object) -> object:
@@ -190,29 +195,44 @@ def keywords_of(call: Call[Any]) -> Callable[[Function], Function]:
             )
             for item in call.keywords.values()
         ]
-        fixed = [
-            item.replace(default=None) if callable(item.default) and item.name == "progress" else item
-            for item in fixed
-        ]
         last = [item for item in fixed if item.kind is item.KEYWORD_ONLY]
         first = [item for item in fixed if item not in last]
         plain = [item.replace(annotation=inspect.Parameter.empty) for item in (*first, *keywords, *last)]
         function.__signature__ = own.replace(parameters=plain)  # type: ignore[attr-defined]
         place = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
         function.__doc__ = place.sub(lambda found: "".join(_lines(call, found[1])), function.__doc__ or "")
-        if "force" not in call.keywords:
-            return function
 
         @functools.wraps(function)
-        def writing(*arguments: Any, **settings: Any) -> object:
-            from onnxheadprune.model.storage.claims import replacing
+        def called(*arguments: Any, **settings: Any) -> object:
+            with contextlib.ExitStack() as stack:
+                if "force" in call.keywords:
+                    from onnxheadprune.model.storage.claims import replacing
 
-            with replacing(settings.get("force") is True):
+                    stack.enter_context(replacing(settings.get("force") is True))
+                if "progress" in own.parameters:
+                    settings["progress"] = stack.enter_context(_heard(settings.get("progress")))
                 return function(*arguments, **settings)
 
-        return cast("Function", writing)
+        return cast("Function", called)
 
     return decorate
+
+
+@contextlib.contextmanager
+def _heard(progress: object) -> Iterator[Progress]:
+    """Progress as the workflow calls it: of the caller, True for a bar on stderr, nothing for None and False."""
+    if progress is True:
+        from onnxheadprune.reporting.console import err
+        from onnxheadprune.reporting.progress import progress_on
+
+        with progress_on(err()) as tell:
+            yield tell
+    elif callable(progress):
+        yield progress
+    elif progress is None or progress is False:
+        yield silent
+    else:
+        raise UsageError(f"progress must be True or a function, not {progress!r}")
 
 
 def _shown(default: Any) -> Any:

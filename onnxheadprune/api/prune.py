@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output, data_of, subject_of
+from onnxheadprune.api.common import Output, Shown, data_of, heard, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import FuseKeywords, PlanPruningKeywords, PruneKeywords
 from onnxheadprune.attention.io_changes import Contract
@@ -18,7 +18,6 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel, ModelLike
 from onnxheadprune.model.storage.claims import backup_path
 from onnxheadprune.model.storage.names import named_data
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing, Target
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 @keywords_of(calls.PRUNE)
 def prune(
-    model: ModelLike, output: Output = None, *, progress: Progress = silent, **settings: Unpack[PruneKeywords]
+    model: ModelLike, output: Output = None, *, progress: Shown = None, **settings: Unpack[PruneKeywords]
 ) -> PruneResult:
     """Remove heads, neurons, experts or layers, prove the result exact, then write it.
 
@@ -40,13 +39,14 @@ def prune(
         result = ohp.prune("model.onnx", "pruned.onnx", ratio=0.25, data="sentences.txt", recover="5m")
 
     Name the units to remove (`heads`, `neurons`, `experts`, `layers`, `exit`, `vocab`), or how much (`ratio`, `keep`,
-    `target_speedup`, `max_drift`): which ones is then measured on `data`.
+    `target_size`, `target_speedup`, `max_drift`): which ones is then measured on `data`.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; it is never changed.
         output: where to write; None writes nothing.
         {settings}
-        progress: called with the step, how much of it is done, and of how much (0: unknown).
+        progress: True shows a bar on stderr; a function is called with the step, how much of it is done, and of how
+            much (0: unknown).
 
     Returns:
         The pruned model, the plan, the verdict of the proof, sizes before and after.
@@ -59,6 +59,8 @@ def prune(
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     given = calls.PRUNE.read(settings, output=output)
+    if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
+        raise UsageError(f"{model} is a folder; prune_folder() removes units from all of its models")
     subject = subject_of(model, given.follow_links)
     place = _place(given, model)
     writing = replace(place, data_name=_data_name(given.data_name, place.output))
@@ -69,12 +71,12 @@ def prune(
         request = replace(
             request, choice=replace(request.choice, target=replace(target, sizes=_sizes(given)))
         )
-    return run_prune(subject, request, progress)
+    return run_prune(subject, request, heard(progress))
 
 
 @keywords_of(calls.FUSE)
 def fuse(
-    model: ModelLike, output: Output = None, *, progress: Progress = silent, **settings: Unpack[FuseKeywords]
+    model: ModelLike, output: Output = None, *, progress: Shown = None, **settings: Unpack[FuseKeywords]
 ) -> PruneResult:
     """Write the attention of every site as one fused operator, prove the result equal, then write it.
 
@@ -97,7 +99,7 @@ def fuse(
         proving=Proving(given.validate, given.accept_inconclusive),
         writing=_place(given, model),
     )
-    return run_prune(model, request, progress)
+    return run_prune(model, request, heard(progress))
 
 
 @keywords_of(calls.PLAN)

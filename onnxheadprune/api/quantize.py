@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output, data_of
+from onnxheadprune.api.common import Output, Shown, data_of, heard
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import CombineKeywords, QuantizeKeywords
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.measuring import Rounding, Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing
@@ -24,7 +23,7 @@ def quantize(
     model: ModelLike,
     output: Output = None,
     *,
-    progress: Progress = silent,
+    progress: Shown = None,
     **settings: Unpack[QuantizeKeywords],
 ) -> QuantizeResult:
     """Quantize a model with ONNX Runtime's own quantizer, try the result, then write it.
@@ -50,7 +49,7 @@ def quantize(
         Writing(output, part_of(Storing, given)),
         measure_of(given.drift),
     )
-    return quantized_through(model, request, progress)
+    return quantized_through(model, request, heard(progress))
 
 
 @keywords_of(calls.COMBINE)
@@ -59,7 +58,7 @@ def combine(
     pruned: ModelLike,
     output: Output = None,
     *,
-    progress: Progress = silent,
+    progress: Shown = None,
     **settings: Unpack[CombineKeywords],
 ) -> Combination:
     """Compare a model, its pruned form, the model quantized, and both changes together in either order.
@@ -88,4 +87,4 @@ def combine(
         part_of(Timing, given),
         Writing(output, part_of(Storing, given)),
     )
-    return combined_through(model, pruned, request, progress)
+    return combined_through(model, pruned, request, heard(progress))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output, data_of
+from onnxheadprune.api.common import Output, Shown, data_of, heard
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import RecoverKeywords
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing
 from onnxheadprune.workflow.pipeline import run_prune
@@ -24,7 +23,7 @@ def recover(
     pruned: ModelLike,
     output: Output = None,
     *,
-    progress: Progress = silent,
+    progress: Shown = None,
     **settings: Unpack[RecoverKeywords],
 ) -> PruneResult:
     """Train the remaining weights of a pruned model to match the original's outputs, prove and write the result.
@@ -53,4 +52,4 @@ def recover(
         proving=Proving(given.validate, given.accept_inconclusive),
         writing=Writing(output, part_of(Storing, given)),
     )
-    return run_prune(model, recovery_request(model, pruned, request), progress)
+    return run_prune(model, recovery_request(model, pruned, request), heard(progress))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import Output, data_of, subject_of
+from onnxheadprune.api.common import Output, Shown, data_of, heard, subject_of
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import ScoreKeywords, SelectHeadsKeywords
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
@@ -20,7 +20,6 @@ from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.claims import Making, check_makings, replacing
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.requests import measure_of, requirements_of
 from onnxheadprune.workflow.score import scored
@@ -28,7 +27,7 @@ from onnxheadprune.workflow.score import scored
 
 @keywords_of(calls.SCORE)
 def score(
-    model: ModelLike, output: Output = None, *, progress: Progress = silent, **settings: Unpack[ScoreKeywords]
+    model: ModelLike, output: Output = None, *, progress: Shown = None, **settings: Unpack[ScoreKeywords]
 ) -> HeadScores:
     """Score heads, neurons and experts by importance: on data, or by the weights alone. Larger is more important.
 
@@ -53,7 +52,7 @@ def score(
     data = data_of(subject, given)
     place = None if output is None else Path(output)
     scores = scored(
-        subject, given, given.units, data, given.provider, place, progress, measure_of(given.drift)
+        subject, given, given.units, data, given.provider, place, heard(progress), measure_of(given.drift)
     )
     if output is not None:
         store_scores(scores, output)
@@ -78,7 +77,7 @@ def write_scores(scores: HeadScores, path: str | os.PathLike[str], *, force: boo
 
 @keywords_of(calls.SELECT)
 def select_heads(
-    model: ModelLike, *, progress: Progress = silent, **settings: Unpack[SelectHeadsKeywords]
+    model: ModelLike, *, progress: Shown = None, **settings: Unpack[SelectHeadsKeywords]
 ) -> Selection:
     """Return the heads whose removal should cost least.
 
@@ -108,4 +107,4 @@ def select_heads(
     def asked(space: SearchSpace) -> Selection:
         return space.ratio(given.ratio) if given.ratio is not None else space.keeping(given.keep or 0)
 
-    return asked(search_space(analysis, requirements_of(given), evidence, progress, asked))
+    return asked(search_space(analysis, requirements_of(given), evidence, heard(progress), asked))

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from onnxheadprune.api import calls
-from onnxheadprune.api.common import data_of
+from onnxheadprune.api.common import Shown, data_of, heard
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import SweepKeywords
 from onnxheadprune.attention.main_graph_copy import first_tokens
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
@@ -26,7 +25,7 @@ def sweep(
     model: ModelLike,
     ratios: str | Sequence[float],
     *,
-    progress: Progress = silent,
+    progress: Shown = None,
     **settings: Unpack[SweepKeywords],
 ) -> Curve:
     """Measure cuts of many sizes, each with its own selection and refit: drift, accuracy, size and measured speed.
@@ -57,5 +56,5 @@ def sweep(
     with open_executor(given.jobs, given.dask) as executor:
         loaded = open_structure(model)
         subject = loaded if data is None else first_tokens(loaded) or loaded
-        cutter = Cutter(subject, data, provider, trying, progress)
+        cutter = Cutter(subject, data, provider, trying, heard(progress))
         return sweep_ratios(cutter, requirements, wanted, executor, given.jobs)

@@ -117,7 +117,8 @@ class PruneKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, _Timing
     token_logits: str | None
     ratio: float | str | None
     keep: int | None
-    target_speedup: float | None
+    target_size: float | str | None
+    target_speedup: float | str | None
     max_drift: float | None
     resume: bool
     fuse: Literal["auto", "onnx", "contrib", "none"]
@@ -144,7 +145,8 @@ class PruneFolderKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, t
     token_logits: str | None
     ratio: float | str | None
     keep: int | None
-    target_speedup: float | None
+    target_size: float | str | None
+    target_speedup: float | str | None
     max_drift: float | None
     fuse: Literal["auto", "onnx", "contrib", "none"]
     cache: Literal["narrow", "keep", "renumber"]
@@ -249,7 +251,7 @@ class ValidateKeywords(_Samples, _Running, _Timing, total=False):
     drift: str | Callable[..., float] | None
     strict: bool
     metric: str | Callable[..., Any] | None
-    min_speedup: float | None
+    min_speedup: float | str | None
     follow_links: bool
 
 
@@ -258,7 +260,7 @@ class BenchKeywords(_Timing, total=False):
 
     cuda_graph: bool
     memory: bool
-    min_speedup: float | None
+    min_speedup: float | str | None
     provider: str | Provider
     seed: int
     follow_links: bool

@@ -95,7 +95,9 @@ def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
     return parsed
 
 
-def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: str | None) -> HeadSpec | None:
+def combined(
+    heads: HeadSpec | None, others: Mapping[str, HeadSpec | None], layers: str | None
+) -> HeadSpec | None:
     """One spec of what a command line says in several; None where it names nothing.
 
     Args:
@@ -116,13 +118,15 @@ def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: s
     return spec
 
 
-def _of_kind(kind: type[Site], given: str) -> HeadSpec:
+def _of_kind(kind: type[Site], given: HeadSpec) -> HeadSpec:
     """A spec of units of one kind with full keys."""
 
     def full(key: str) -> str:
         return key if key.startswith(kind.KEY) else f"{kind.KEY}{key}"
 
-    text = given.strip()
+    if isinstance(given, Mapping):
+        return {full(str(key)): units for key, units in given.items()}
+    text = str(given).strip()
     if not text:
         raise UsageError(f"the {kind.UNIT} spec is empty; write for example {EXAMPLE}")
     if text.startswith("{") or text.endswith(".json"):

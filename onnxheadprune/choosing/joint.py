@@ -57,7 +57,8 @@ def joint_space(
         only = next((site.only_named for site in every if site.removable and site.only_named), None)
         why = "" if only is None else f"; {only}: name them"
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
-    counted = BYTES if any(site.SAVES == BYTES for site in sites) else OPERATIONS
+    by_memory = any(site.SAVES == BYTES for site in sites)
+    counted = BYTES if by_memory or requirements.saves_bytes else OPERATIONS
     protected = requirements.protected(sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
@@ -90,13 +91,14 @@ def joint_space(
             skipped=skipped,
         )
 
-    if skipped:
+    if asked is not None:
         alike = HeadScores.equal(open_)
         paths = {
             site.index: merged(_paths(site, (), kept[site.index], requirements, alike)) for site in open_
         }
         lengths = (0.0, UNBOUNDED) if data.positions is None else (data.positions / data.count,)
-        foresee(asked, (spaced(paths, length, "", {}, skipped) for length in lengths), INSTEAD)
+        spaces = (spaced(paths, length, "", {}, skipped) for length in lengths)
+        foresee(asked, spaces, INSTEAD if skipped else "")
     scores = _scores(analysis, open_, requirements, evidence, progress)
     unscored = {} if scores is None else scores.skipped
 
@@ -106,7 +108,7 @@ def joint_space(
 
     scored = tuple(site for site in open_ if site.label not in unscored)
     measured = measured_steps(analysis, scored, ways, evidence, progress)
-    why = WHY_BYTES if counted == BYTES else ""
+    why = WHY_BYTES if by_memory else ""
     basis = f"{AFTER_REFIT}, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:
         within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.BLOCK}s"

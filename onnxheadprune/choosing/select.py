@@ -102,15 +102,12 @@ def search_space(
     measuring = evidence if requirements.measures else None
     if measuring is not None:
         open_, skipped = measurable(analysis.view, sites, measuring.data, measuring.provider)
-    if skipped:
+    if measuring is not None and asked is not None:
         from onnxheadprune.choosing.scoring.scores import HeadScores
 
         alike = HeadScores.equal(open_)
-        foresee(
-            asked,
-            [spaced({site.index: merged(by_worth(site, alike)) for site in open_}, "", {}, skipped)],
-            INSTEAD,
-        )
+        space = spaced({site.index: merged(by_worth(site, alike)) for site in open_}, "", {}, skipped)
+        foresee(asked, [space], INSTEAD if skipped else "")
     scores = requirements.scores_for(analysis, open_, evidence, progress)
     constant = {} if scores is None else scores.constant
     skipped |= {} if scores is None else scores.skipped

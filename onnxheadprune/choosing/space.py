@@ -121,6 +121,17 @@ class SearchSpace:
         """The largest size; the last part may be a fraction."""
         return math.ceil(self._pieces_in_all / self.fine)
 
+    def smallest(self, holds: Callable[[int], bool]) -> int:
+        """The smallest size that meets a condition which the largest size meets, and all from some size on."""
+        low, high = 0, self.most()
+        while high - low > 1:
+            middle = (low + high) // 2
+            if holds(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
     @property
     def _pieces_in_all(self) -> int:
         every = ([self._pieces(site, step) for step in self.paths[site.index]] for site in self.sites)
@@ -207,7 +218,8 @@ def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) ->
     """Ask a target of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
 
     Args:
-        spaces: of which one is that of the model, as far as that is known.
+        spaces: of which one is that of the model, as far as that is known; their basis is "".
+        instead: what to do where data is missing, "" where none is.
     """
     if asked is None:
         return
@@ -219,7 +231,7 @@ def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) ->
         except RefusedError as error:
             refused = error
     if refused is not None:
-        raise RefusedError(f"{refused}; {instead}")
+        raise RefusedError(f"{refused}; {instead}" if instead else str(refused))
 
 
 def and_skipped(skipped: Mapping[str, str]) -> str:

@@ -56,6 +56,11 @@ class Requirements:
             scored_kinds(self.units, self.method)
 
     @property
+    def saves_bytes(self) -> bool:
+        """True if costs are weighed against the bytes that a cut saves, whatever the units."""
+        return False
+
+    @property
     def measures(self) -> bool:
         """True if cuts are measured where there is data, since scores do not compare across sites."""
         if self.method is not None:
@@ -102,23 +107,26 @@ class Requirements:
         return scores_of(analysis.name, analysis.view, sites, method, evidence, working, skip=True)
 
 
-@one_line("ratio keep target_speedup max_drift units scores protect method")
+@one_line("ratio keep target_size target_speedup max_drift units scores protect method")
 @dataclass(frozen=True, kw_only=True)
 class PruningTarget(Requirements):
     """The number of units to remove, given in one of several ways, and the requirements of the choice."""
 
     ratio: float | None = None  # share of all heads to remove
     keep: int | None = None  # heads that every site keeps
+    target_size: float | None = None  # the smallest cut whose file is at most this share of the original's
     # the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`)
     target_speedup: float | None = None
     max_drift: float | None = None  # the largest cut that drifts no further on held-out data
 
     def __post_init__(self) -> None:
-        ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
-        if sum(way is not None for way in ways) != 1:
-            raise UsageError(
-                f"specify exactly one of {named_setting('ratio')}, {named_setting('keep')},"
-                f" {named_setting('target_speedup')} and {named_setting('max_drift')}"
-            )
+        *ways, last = map(named_setting, AMOUNT.split())
+        if sum(getattr(self, name) is not None for name in AMOUNT.split()) != 1:
+            raise UsageError(f"specify exactly one of {', '.join(ways)} and {last}")
         super().__post_init__()
         check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})
+
+    @property
+    def saves_bytes(self) -> bool:
+        """True for a target of the file's size."""
+        return self.target_size is not None

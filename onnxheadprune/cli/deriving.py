@@ -14,18 +14,19 @@ from typing import Any, cast, get_origin
 import click
 from click.core import ParameterSource
 
-from onnxheadprune.cli.parameter_types import FILE, Offering, Output, Parsed, Share
+from onnxheadprune.cli.parameter_types import FILE, Number, Offering, Output, Parsed
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
     Declared,
     Rule,
-    Shares,
+    WithUnit,
     declared,
     first_broken,
     parameters,
 )
+from onnxheadprune.settings.words import meant
 from onnxheadprune.settings.writing import Loudness, Replacing
 
 Work = Callable[..., int]
@@ -148,10 +149,13 @@ class DerivedCommand(click.Command):
         found = next(
             (item.name for item in self.settings.values() if name in item.setting.also.split()), None
         )
-        if found is None:
+        spelled = {parameter.name: _spelled(parameter) for parameter in self.params}
+        instead = [] if found is None else [spelled[found]]
+        instead += [f"{spelled[setting]} {word}" for setting, word in meant(name, self.settings)]
+        if not instead:
             return None
-        option = next(parameter for parameter in self.params if parameter.name == found)
-        return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
+        use = " or ".join(instead)
+        return click.UsageError(f"there is no option {error.option_name}; use {use}", error.ctx)
 
     def _separated(self, typed: Sequence[str], error: click.UsageError | None) -> str | None:
         """Return the correct spelling of an option that was given several values with spaces between; else None."""
@@ -261,7 +265,9 @@ def _parameter_of(item: Declared, made: str) -> click.Parameter:
         return click.Argument([item.name], nargs=-1 if is_list else 1, **named)
     if not item.required:
         named["default"] = (
-            ",".join(item.default) if isinstance(item.default, tuple) and setting.parse else item.default
+            ",".join(item.default)
+            if isinstance(item.default, tuple) and item.default and setting.parse
+            else item.default
         )
     if get_origin(item.kind) is Mapping:
         named |= {"multiple": True, "default": None, "callback": _merged}
@@ -296,8 +302,8 @@ def _type(item: Declared) -> click.ParamType[Any]:
     if item.setting.parse is not None:
         keys = (f"{word}=" for word in item.words) if get_origin(kind) is Mapping else item.words
         return Parsed(item.setting.parse, (*keys, *item.setting.offers.split()))
-    if isinstance(bounds, Shares):
-        return Share(bounds)
+    if isinstance(bounds, WithUnit):
+        return Number(bounds)
     if get_origin(kind) is tuple:
         kind = kind.__args__[0]
     if item.words:

@@ -45,7 +45,7 @@ GUIDES = {
                 "prune model.onnx --ratio 25% --data data.npz -o smaller.onnx",
                 'prune bert --heads "*:1" --runtime ort',
             ),
-            "heads neurons layers ratio target_speedup max_drift units data recover runtime output report dry_run",
+            "heads neurons layers ratio target_size max_drift units data recover runtime output report dry_run",
         ),
         "recover": Guide(
             "Train the remaining weights of a pruned model on your data.",

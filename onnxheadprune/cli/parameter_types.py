@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from onnxheadprune.settings.setting import FILES, Bounds, share
+from onnxheadprune.settings.setting import FILES, Shares, WithUnit
 
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
@@ -84,17 +84,18 @@ class Offering(click.types.StringParamType):
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
-class Share(Parsed):
-    """A share, also in percent."""
+class Number(Parsed):
+    """A number that may have a unit behind it."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        super().__init__(share)
+    def __init__(self, bounds: WithUnit) -> None:
+        super().__init__(bounds.read)
         self.bounds = bounds
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, within its bounds."""
         number = super().convert(value, param, ctx)
         if not self.bounds.admit(number):
-            percent = f"; write {value}% for percent" if 1 < number < 100 and "%" not in value else ""
+            is_share = isinstance(self.bounds, Shares) and 1 < number < 100 and "%" not in value
+            percent = f"; write {value}% for percent" if is_share else ""
             self.fail(f"{value} is not {self.bounds}{percent}", param, ctx)
         return number

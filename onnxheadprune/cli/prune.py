@@ -41,9 +41,9 @@ def prune(
     holds them.
 
     Name the units to remove with --heads, --neurons, --experts, --layers and --exit, the tokens to keep with --vocab or
-    --vocab-size, or specify how many units with --ratio, --keep, --target-speedup or --max-drift; which ones is then
-    measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
-    --recover, or --time for the whole call, they are trained after that.
+    --vocab-size, or specify how many units with --ratio, --keep, --target-size, --target-speedup or --max-drift; which
+    ones is then measured on your data (--data), and the remaining weights are adjusted to match the original's outputs.
+    With --recover, or --time for the whole call, they are trained after that.
     """
     from onnxheadprune.workflow.requests import Request, Writing
 

@@ -61,8 +61,10 @@ def run(
         return 0
     if job is None:
         raise click.UsageError("name the JOB, a YAML file", click.get_current_context())
-    from onnxheadprune.deploying.jobs.reading import read_job, require_effective
+    from onnxheadprune.deploying.jobs.reading import as_key, read_job, require_effective
+    from onnxheadprune.errors import spell_as
 
+    spell_as(as_key)
     read = read_job(job, settings)
     require_effective(read)
     return _run(read, junit, as_json)

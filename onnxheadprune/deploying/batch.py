@@ -25,7 +25,7 @@ from onnxheadprune import __version__
 from onnxheadprune.deploying.batch_worker import BUG, Job, Outcome, Proof, Reader, Worker, digests_of, timed
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.documents import read_text
+from onnxheadprune.model.documents import read_text, without_models
 from onnxheadprune.model.facts import Facts, State, Table, Word
 from onnxheadprune.model.storage.claims import (
     Making,
@@ -273,7 +273,7 @@ def _models(source: Path, target: Path) -> list[str]:
         and not (made is not None and _is_below(path, made))
     ]
     if not found:
-        raise UsageError(f"there is no .onnx file in {source}")
+        raise UsageError(without_models(Path(source)))
     return sorted(path.relative_to(source).as_posix() for path in found)
 
 

@@ -16,7 +16,7 @@ from onnxheadprune.settings.calls import Pruning
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA
-from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, part_of
+from onnxheadprune.settings.setting import Declared, Setting, Share, WithUnit, declared, part_of
 from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Request, Writing
@@ -68,14 +68,14 @@ PARAMETERS = parameters(*GROUPS)
 
 def type_of(item: Declared) -> Any:
     """The type in which another tool gives the value of a parameter: a number, or text as on the command line."""
-    if isinstance(item.bounds, Shares):
+    if isinstance(item.bounds, WithUnit):
         return float | str
     return item.kind if item.kind in (bool, int, float) else str
 
 
 def default_of(item: Declared) -> Any:
     """The default of a parameter in that type; None where it has none, or one that text does not express."""
-    default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+    default = ",".join(item.default) or None if isinstance(item.default, tuple) else item.default
     return default if isinstance(default, bool | int | float | str) else None
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from codecs import getincrementaldecoder
 from collections.abc import Mapping
@@ -99,8 +100,25 @@ def require_model(path: Path) -> int:
             raise UsageError(f"{missing}; download the file, and give its path") from error
         if is_file or path.name.isdigit() or not isinstance(error.__cause__, FileNotFoundError):
             raise
-        export = f"optimum-cli export onnx --model {name} FOLDER"
-        raise UsageError(f"{missing}; a model of a hub is exported first: {export}") from error
+        raise UsageError(f"{missing}; a model of a hub is exported first: {_export(name)}") from error
+
+
+def _export(model: str | Path) -> str:
+    """The command that exports a model of PyTorch."""
+    return f"optimum-cli export onnx --model {shlex.quote(str(model))} FOLDER"
+
+
+PYTORCH = ("*.safetensors", "pytorch_model*.bin")
+"""Files with weights of PyTorch, as transformers names them."""
+
+
+def without_models(folder: Path) -> str:
+    """A sentence on a folder without any ONNX file, and what to do where it holds a model of PyTorch."""
+    weights = next((file.name for pattern in PYTORCH for file in sorted(folder.glob(pattern))), None)
+    missing = f"there is no .onnx file in {folder}"
+    if weights is None:
+        return missing
+    return f"{missing}; it holds a model of PyTorch ({weights}), which is exported first: {_export(folder)}"
 
 
 def require_model_file(path: Path) -> None:
@@ -108,8 +126,9 @@ def require_model_file(path: Path) -> None:
     mode = require_model(path)
     if stat.S_ISDIR(mode):
         files = sorted((*path.glob("*.onnx"), *path.glob("*/*.onnx")))
-        first = next((f", like {file}" for file in files), "")
-        raise UsageError(f"{path} is a folder, and one model is needed here{first}")
+        if not files:
+            raise UsageError(without_models(path))
+        raise UsageError(f"{path} is a folder, and one model is needed here, like {files[0]}")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a file")
 

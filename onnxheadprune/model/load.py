@@ -30,6 +30,7 @@ from onnxheadprune.model.storage.tensors import (
     is_outside,
     own_location,
     span_of,
+    tensor_bytes,
     tensors_of,
 )
 from onnxheadprune.model.storage.wire import BIG, WireError, structure
@@ -223,6 +224,20 @@ def stored_bytes(model: ModelProto) -> int:
         raw = tensor.HasField("raw_data") or is_outside(tensor)
         total += math.prod(tensor.dims) * (BITS.get(tensor.data_type, 128) if raw else 80) // 8
     return total
+
+
+def file_bytes(model: LoadedModel) -> int | None:
+    """Bytes of a model's file and of those with its weights; None for a model that was not read from a file."""
+    if model.path is None:
+        return None
+    return sum(file.stat().st_size for file in (model.path, *model.data_files) if file.is_file())
+
+
+def serialized(model: LoadedModel) -> int:
+    """Bytes of a model as it is serialized, and of the tensors that it refers to."""
+    inside: int = model.proto.ByteSize()
+    outside = (tensor_bytes(item.tensor) for item in tensors_of(model.proto) if is_outside(item.tensor))
+    return inside + sum(outside)
 
 
 def model_name(source: ModelLike) -> str:

@@ -25,9 +25,9 @@ from onnxheadprune.settings.setting import (
     CHANGES,
     EXECUTION,
     SELECTION,
+    Factor,
     Natural,
     NotNegative,
-    Positive,
     Setting,
     Text,
 )
@@ -154,7 +154,7 @@ class ValidateCall(Timing, Running):
     drift: Drift = None
     strict: Strict = False
     min_speedup: Annotated[
-        Positive | None,
+        Factor | None,
         Setting(
             "Also measure latency as `bench` does; reject unless PRUNED is X times as fast at every size.",
             metavar="X",
@@ -178,7 +178,7 @@ class BenchCall(Benching):
     provider: Provider = "auto"
     seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0
     min_speedup: Annotated[
-        Positive | None,
+        Factor | None,
         Setting(
             "Reject unless every PRUNED is at least X times as fast as MODEL at every size.",
             metavar="X",

@@ -24,6 +24,7 @@ from onnxheadprune.settings.setting import (
     SELECTION,
     Bounds,
     Count,
+    Factors,
     Natural,
     Positive,
     Setting,
@@ -33,7 +34,7 @@ from onnxheadprune.settings.setting import (
     requires,
 )
 
-AMOUNT = "ratio keep target_speedup max_drift"
+AMOUNT = "ratio keep target_size target_speedup max_drift"
 """Settings of which one specifies how much to remove."""
 UNITS = f"{' '.join(SCORED)} layers"
 """Settings that name the units to remove."""
@@ -44,6 +45,7 @@ Method: TypeAlias = Literal[tuple(METHODS)]  # type: ignore[valid-type]  # type 
 Unit: TypeAlias = Literal[(*SCORED, "layers")]  # type: ignore[valid-type]
 UnitKind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
+Spec: TypeAlias = Text | Mapping[str, tuple[int, ...] | Literal["*"]] | None
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 MULTIPLES: Mapping[str, int] = {units: kind["MULTIPLE"] for units, kind in SCORED.items()}
@@ -88,7 +90,7 @@ def with_methods(names: Iterable[str]) -> str:
 
 
 _QUOTED = ", ".join(f'"{units}"' for units in SCORED)
-_OTHER_KINDS = [requires("units", value=units) for units in [*SCORED][1:]]
+_OTHER_KINDS = [requires("units target_size", value=units) for units in [*SCORED][1:]]
 METHODS_HELP = for_each_kind(_listed, "; of")
 DEFAULT_HELP = for_each_kind(lambda reads: default_method([reads]), ", of")
 ABLATION = requires(with_methods(BY_SITE))
@@ -115,7 +117,8 @@ Units = Annotated[
     Setting(
         f'What may be removed: {_QUOTED} and "layers" (attention or feed-forward blocks as a whole)'
         ' with commas between, or "all". With more than heads, ratios are shares of the operations of these blocks;'
-        " with experts, which save memory, of their bytes.",
+        " with experts, which save memory, of their bytes"
+        " [default: heads; for a size of the file, with data, heads,neurons].",
         metavar="KIND,KIND",
         parse=unit_kinds,
         offers="all",
@@ -190,7 +193,7 @@ class Selecting:
             rules=(requires(AMOUNT),),
         ),
     ] = None
-    units: Units = ("heads",)
+    units: Units = ()
     min_heads: Annotated[
         Natural,
         Setting(
@@ -244,7 +247,7 @@ class Cut(Selecting):
     SECTION: ClassVar[str] = REMOVAL
 
     heads: Annotated[
-        Text | Mapping[str, tuple[int, ...] | Literal["*"]] | None,
+        Spec,
         Setting(
             'Heads to remove: "0:1,3 5:0-3 *:7" (site index, name or *, then heads and ranges), or a JSON file'
             ' {"0": [1, 3]}.',
@@ -253,7 +256,7 @@ class Cut(Selecting):
         ),
     ] = None
     neurons: Annotated[
-        Text | None,
+        Spec,
         Setting(
             'Neurons to remove from feed-forward blocks: "0:0-511 ffn.4:7 *:3", or a JSON file like that of {heads}.',
             metavar="N",
@@ -262,7 +265,7 @@ class Cut(Selecting):
         ),
     ] = None
     experts: Annotated[
-        Text | None,
+        Spec,
         Setting(
             'Experts to remove from mixtures: "0:3,7 moe.4:1 *:0", or a JSON file like that of {heads}. The router'
             " chooses among the others.",
@@ -326,7 +329,7 @@ class Cut(Selecting):
             " where experts may be.",
             metavar="R",
             also="sparsity amount pruning-ratio prune-ratio fraction percent",
-            rules=(excludes("keep target_speedup max_drift"),),
+            rules=(excludes("keep target_size target_speedup max_drift"),),
         ),
     ] = None
     keep: Annotated[
@@ -334,11 +337,21 @@ class Cut(Selecting):
         Setting(
             "Heads, or experts, that every site keeps.",
             metavar="N",
+            rules=(excludes("target_size target_speedup max_drift"),),
+        ),
+    ] = None
+    target_size: Annotated[
+        Share | None,
+        Setting(
+            "The smallest cut whose file takes at most R of the original's bytes, 0.75 or 75%: by heads and, with"
+            " {data}, neurons, or by {units}.",
+            metavar="R",
+            also="size file-size max-size size-ratio target-file-size compression smaller",
             rules=(excludes("target_speedup max_drift"),),
         ),
     ] = None
     target_speedup: Annotated[
-        Annotated[float, Bounds(gt=1, lt=100)] | None,
+        Annotated[float, Factors(gt=1, lt=100)] | None,
         Setting(
             "The smallest cut that is X times as fast at every size, measured on this machine as `bench` does.",
             metavar="X",
@@ -387,6 +400,12 @@ class Cut(Selecting):
 
 if unnamed := SCORED.keys() - {item.name for item in fields(Cut)}:
     raise TypeError(f"Cut declares no option for units that may be selected: {', '.join(sorted(unnamed))}")
+
+
+def units_of(selecting: Selecting, *, has_data: bool) -> tuple[Unit, ...]:
+    """Kinds of units that may be removed: those that were asked for, or the default."""
+    by_size = isinstance(selecting, Cut) and selecting.target_size is not None
+    return selecting.units or (("heads", "neurons") if by_size and has_data else ("heads",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ RANDOM = "random"
 TEXTS = "text_field target_field max_samples tokenizer max_length"
 """Settings of `Samples` for text; the others are for images."""
 
-_RUNS = "ratio keep target_speedup max_drift refit=True vocab_size"
+_RUNS = "ratio keep target_size target_speedup max_drift refit=True vocab_size"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
     excludes("validate=False", unless=f"{_RUNS} recover time fuse=auto mode=auto"),

@@ -20,7 +20,18 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeAlias,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from onnxheadprune.errors import UsageError
 
@@ -90,17 +101,6 @@ MOST_QUOTED = 60
 """Characters of a value that a message repeats."""
 FILES = "FILES"
 """Names of files, among the words that shells complete."""
-PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
-
-
-def share(text: object) -> object:
-    """A share from "50%" or "0.5"; what is no text stays unchanged."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a share like 0.25 or 25%") from None
 
 
 class PydanticField:
@@ -152,16 +152,56 @@ class Bounds(PydanticField):
 
 
 @dataclass(frozen=True)
-class Shares(Bounds):
-    """Bounds of a share of something, which may be given in percent: "50%" is 0.5."""
+class WithUnit(Bounds):
+    """Bounds of a number that may be given as text, with its unit behind it."""
+
+    UNIT: ClassVar[str]
+    IN_ONE: ClassVar[float]
+    """Units in one."""
+    WORDS: ClassVar[str]
+    """What it is, with an example."""
+
+    def read(self, value: object) -> object:
+        """A number from text; what is no text stays unchanged.
+
+        Raises:
+            ValueError: if the text is no number.
+        """
+        if not isinstance(value, str):
+            return value
+        number = value.removesuffix(self.UNIT)
+        try:
+            return float(number) / (1 if number == value else self.IN_ONE)
+        except ValueError:
+            raise ValueError(f"{value!r} is not {self.WORDS}") from None
 
     def __iter__(self) -> Iterator[object]:
         import pydantic
 
+        pattern = rf"^[0-9]+(\.[0-9]+)?{self.UNIT}$"
+
+        def read(value: object) -> object:
+            """Files hold numbers as such, and only those with a unit as text."""
+            return self.read(value) if isinstance(value, str) and re.match(pattern, value) else value
+
         number = Annotated[float, pydantic.Field(**self.keywords())]
-        percent = Annotated[str, pydantic.Field(pattern=PERCENT)]
+        text = Annotated[str, pydantic.Field(pattern=pattern)]
         yield from super().__iter__()
-        yield pydantic.BeforeValidator(_of_percent, json_schema_input_type=number | percent)
+        yield pydantic.BeforeValidator(read, json_schema_input_type=number | text)
+
+
+@dataclass(frozen=True)
+class Shares(WithUnit):
+    """Bounds of a share of something, which may be given in percent: "50%" is 0.5."""
+
+    UNIT, IN_ONE, WORDS = "%", 100.0, "a share like 0.25 or 25%"
+
+
+@dataclass(frozen=True)
+class Factors(WithUnit):
+    """Bounds of a factor: "2x" is 2."""
+
+    UNIT, IN_ONE, WORDS = "x", 1.0, "a factor like 1.5 or 1.5x"
 
 
 @dataclass(frozen=True)
@@ -198,6 +238,7 @@ class Setting(PydanticField):
 
 
 Positive = Annotated[float, Bounds(gt=0)]
+Factor = Annotated[float, Factors(gt=0)]
 Share = Annotated[float, Shares(gt=0, lt=1)]
 NotNegative = Annotated[float, Bounds(ge=0)]
 Count = Annotated[int, Bounds(ge=1)]
@@ -256,8 +297,8 @@ class Declared:
         try:
             if parse is not None:
                 return self._of_items(parse, value)
-            if isinstance(self.bounds, Shares):
-                value = share(value)
+            if isinstance(self.bounds, WithUnit):
+                value = self.bounds.read(value)
         except ValueError as error:
             raise UsageError(f"{self.name}: {error}") from None
         if kind is Path and isinstance(value, (str, os.PathLike)) and os.fspath(value):
@@ -383,11 +424,6 @@ def check(group: type[Any], **values: float | Mapping[Any, float] | None) -> Non
     for name, value in values.items():
         if value is not None:
             known[name].check(value)
-
-
-def _of_percent(value: object) -> object:
-    """A share from a number in percent, as files hold it; other text is no share."""
-    return share(value) if isinstance(value, str) and re.match(PERCENT, value) else value
 
 
 def _default(item: Field[Any]) -> Any:

@@ -60,6 +60,13 @@ def option(name: str, value: str, command: str) -> str:
     return " ".join(filter(None, (command, written, value)))
 
 
+def meant(name: str, settings: Mapping[str, Declared]) -> Iterator[tuple[str, str]]:
+    """Settings of which a word was taken for a setting, each with the word: `--int4` is `--to int4`."""
+    for item in settings.values():
+        words = () if get_origin(item.kind) is Mapping else item.words
+        yield from ((item.name, word) for word in words if word == name or word.startswith(f"{name}-"))
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 

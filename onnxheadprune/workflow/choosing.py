@@ -5,7 +5,6 @@ A speed-up or a drift is searched for by bisection on real pruned models, measur
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,11 +23,12 @@ from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.progress import NOTE, Progress
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed, drift, named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.size import NOTHING_ELSE, FileSize
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
@@ -41,11 +41,16 @@ SAMPLES_TO_VALIDATE = 128
 
 
 def chosen_for(
-    model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
+    model: LoadedModel,
+    request: Request,
+    provider: Provider | None,
+    progress: Progress,
+    original: LoadedModel,
 ) -> tuple[Chosen, DataSource | None]:
     """The heads that meet a target, or the given heads, with refitted weights.
 
     Args:
+        original: what the model was made of, by removing tokens or making an exit permanent.
         provider: where to run; None resolves the requested one when it is needed.
     """
     choice, data = request.choice, request.run.data
@@ -60,7 +65,10 @@ def chosen_for(
             f" speed; make an exit permanent with {named_setting('exit')}, or use {named_setting('ratio')}"
         )
     cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
-    chosen = named(cutter, choice.heads or {}) if choice.target is None else choose(cutter, choice.target)
+    if choice.target is None:
+        chosen = named(cutter, choice.heads or {})
+    else:
+        chosen = choose(cutter, choice.target, FileSize.of(original, model))
     if first is not None:
         chosen = _for_all_tokens(chosen, cutter.sites, model)
     if beside is not None:
@@ -149,7 +157,7 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
     return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
 
 
-def choose(cutter: Cutter, target: PruningTarget) -> Chosen:
+def choose(cutter: Cutter, target: PruningTarget, size: FileSize) -> Chosen:
     """Select heads that meet a target, with refitted weights if requested."""
     counts = [site.num_units for units in target.units for site in cutter.sites.of(units)]
     if target.keep is not None and counts and max(counts) <= target.keep:
@@ -165,8 +173,20 @@ def choose(cutter: Cutter, target: PruningTarget) -> Chosen:
         space = by_latency(cutter, cutter.search_space(target), target.sizes)
         return smallest_fast(cutter, space, target.target_speedup, target.sizes)
 
+    if target.target_size is not None and size.fits(target.target_size):
+        return cutter.planned(Chosen(Selection({}, NOTHING_ELSE)))
+
+    foreseen: list[Selection] = []
+
     def asked(space: SearchSpace) -> Selection:
-        return space.ratio(target.ratio) if target.ratio is not None else space.keeping(target.keep or 0)
+        if target.target_size is not None:
+            return size.smallest_cut(cutter, space, target.target_size)
+        found = space.ratio(target.ratio) if target.ratio is not None else space.keeping(target.keep or 0)
+        if not foreseen:
+            # All units of a site have one size, so that of the file is known before costs are measured.
+            foreseen.append(found)
+            cutter.progress(f"{NOTE}{size.words(cutter, found)}", 0, 0)
+        return found
 
     return completed(cutter, asked(cutter.search_space(target, asked)))
 
@@ -198,7 +218,7 @@ def _largest_near(cutter: Cutter, space: SearchSpace, limit: float) -> Chosen:
         # What is no number is not near.
         return not trial.meets
 
-    count = _smallest(most, too_far) - 1 if too_far(most) else most
+    count = space.smallest(too_far) - 1 if too_far(most) else most
     if not trials:
         raise RefusedError(
             "no head can be removed: protected heads, minimums and groups of KV heads leave none"
@@ -218,15 +238,3 @@ def _largest_drift(cutter: Cutter, chosen: Chosen, allowed: float) -> float:
     if not chosen.drift <= allowed:
         return chosen.drift
     return max(chosen.drift, drift(cutter, chosen, cutter.data.whole).mean())
-
-
-def _smallest(most: int, holds: Callable[[int], bool]) -> int:
-    """The smallest count that meets a condition which holds for `most` and from some count on."""
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high

@@ -15,7 +15,14 @@ from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
-from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, open_structure
+from onnxheadprune.model.load import (
+    LoadedModel,
+    ModelLike,
+    check_model,
+    file_bytes,
+    open_structure,
+    serialized,
+)
 from onnxheadprune.model.save import Outputs, commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.folder import one_call
@@ -25,7 +32,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.workflow.requests import Request
-from onnxheadprune.workflow.result import PruneResult, file_bytes
+from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.permanent import Leaving
@@ -119,7 +126,7 @@ def run_prune(
 
         trimmed = Trimmed.of(subject, request)
         subject, request = trimmed.model, trimmed.request
-    chosen, data = _chosen(subject, request, provider, progress)
+    chosen, data = _chosen(subject, request, provider, progress, original)
     plan, cut = _cut(subject, request, chosen)
     plan = plan if trimmed is None else trimmed.on(plan)
     plan = plan if left is None else left.on(plan)
@@ -143,6 +150,12 @@ def run_prune(
     proof, target = _Proof(original, request, provider, data), request.choice.target
     progress("validating" if request.proving.validate else "writing", 0, 0)
 
+    def sizes(bytes_after: int | None) -> tuple[int, int]:
+        """Bytes of the original's files and of the cut's, of those that there are not what they would take."""
+        before = serialized(original) if bytes_before is None else bytes_before
+        saved = serialized(original) - serialized(pruned)
+        return before, before - saved if bytes_after is None else bytes_after
+
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
         apply.set_metadata(pruned.proto, *_validation_note(verdict))
         return PruneResult(
@@ -156,7 +169,7 @@ def run_prune(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
-            gates=() if target is None or chosen is None else chosen.limits(target),
+            gates=() if target is None or chosen is None else chosen.limits(target, sizes(bytes_after)),
             spelling=None if trimmed is None else trimmed.spelling,
             does_not_load=unloadable,
         )
@@ -169,7 +182,11 @@ def run_prune(
 
 
 def _chosen(
-    subject: LoadedModel, request: Request, provider: Provider | None, progress: Progress
+    subject: LoadedModel,
+    request: Request,
+    provider: Provider | None,
+    progress: Progress,
+    original: LoadedModel,
 ) -> tuple[Chosen | None, DataSource | None]:
     """Return the selection of `chosen_for`, if there is anything to select or refit, and the data to validate on."""
     choice, data = request.choice, request.run.data
@@ -179,7 +196,7 @@ def _chosen(
         return None, data
     from onnxheadprune.workflow.choosing import chosen_for
 
-    return chosen_for(subject, request, provider, progress)
+    return chosen_for(subject, request, provider, progress, original)
 
 
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.settings.cutting import AMOUNT, output_names
+from onnxheadprune.settings.cutting import AMOUNT, output_names, units_of
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.writing import Storing
 
@@ -181,11 +182,12 @@ def requirements_of(selecting: Selecting) -> Requirements:
     from onnxheadprune.choosing.targets import Requirements
 
     scores = selecting.scores
+    has_data = isinstance(selecting, Running) and selecting.data is not None
     return Requirements(
         scores=read_scores(scores) if isinstance(scores, (str, os.PathLike)) else scores,
         limits=Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
         protect=selecting.protect,
-        units=frozenset(selecting.units),
+        units=frozenset(units_of(selecting, has_data=has_data)),
         method=selecting.method,
     )
 

@@ -210,13 +210,6 @@ class PruneResult(Displayed):
         }
 
 
-def file_bytes(model: LoadedModel) -> int | None:
-    """Bytes of a model's file and of those with its weights; None for a model that was not read from a file."""
-    if model.path is None:
-        return None
-    return sum(file.stat().st_size for file in (model.path, *model.data_files) if file.is_file())
-
-
 def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
     """Return the size of a model's stored tensors before and after a plan; nothing is written."""
     loaded = open_structure(model)

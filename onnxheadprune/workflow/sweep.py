@@ -28,7 +28,7 @@ from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
-from onnxheadprune.settings.setting import share
+from onnxheadprune.settings.setting import Shares
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
@@ -51,7 +51,7 @@ def parse_sweep(spec: str | Sequence[float]) -> tuple[float, ...]:
             raise UsageError(_NOT_UPWARDS.format(spec))
         return ratios
     try:
-        start, stop, step = (float(str(share(part))) for part in spec.split(":"))
+        start, stop, step = (float(str(Shares().read(part))) for part in spec.split(":"))
     except ValueError as error:
         raise UsageError(f"a sweep is START:STOP:STEP like 0:0.7:0.05, not {spec!r}") from error
     if not (0 <= start <= stop < 1 and step > 0):

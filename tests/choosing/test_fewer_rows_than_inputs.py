@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
-from onnxheadprune.choosing.compensation.fit import fit
+from onnxheadprune.choosing.compensation.fit import STRONG, fit
 
 
 def moments(random: np.random.Generator, rows: int, inputs: int, weighted: bool) -> Moments:
@@ -18,6 +18,14 @@ def moments(random: np.random.Generator, rows: int, inputs: int, weighted: bool)
     return made
 
 
+def rounding(both: Moments, *, biased: bool) -> float:
+    """The part of a solution that products in single precision leave open: their precision times the condition."""
+    products = both.centred().covariance if biased else both.gram / both.total
+    pull = min(STRONG) * np.trace(products) / len(products)
+    condition = (np.linalg.eigvalsh(products)[-1] + pull) / pull
+    return float(condition * np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "alike"])
 def test_rows_give_what_the_gram_matrix_gives(biased: bool, weighted: bool) -> None:
@@ -27,12 +35,14 @@ def test_rows_give_what_the_gram_matrix_gives(biased: bool, weighted: bool) -> N
     weight, bias = random.standard_normal((200, 7)), np.zeros(7) if biased else None
     found = fit(learned, held, weight, bias)
     assert Ridge(learned.less(weight).centred()).tried(1.0).shape == (60, 7), "factors of rows, not of inputs"
+    bound = rounding(learned.merged(held), biased=biased)
     for less in (held, learned):
         less.rows = None
         plain = fit(learned, held, weight, bias)
         assert found.strength == plain.strength is not None
-        assert found.weight == pytest.approx(plain.weight, rel=1e-5, abs=1e-6)
-        assert found.after == pytest.approx(plain.after, rel=1e-5)
+        apart = np.linalg.norm(found.weight - plain.weight, axis=0)
+        assert (apart <= bound * np.linalg.norm(plain.weight - weight, axis=0)).all()
+        assert found.after == pytest.approx(plain.after, rel=bound)
 
 
 def test_rows_are_kept_only_while_they_are_few() -> None:

@@ -93,6 +93,13 @@ def test_missing_file(refused: Refused, tmp_path: Path) -> None:
 def test_folder_as_model(refused: Refused, command: Command, toy: Path, tmp_path: Path) -> None:
     (empty := tmp_path / "empty").mkdir()
     assert refused(2, "inspect", empty) == f"there is no .onnx file in {empty}"
+    for weights in ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"):
+        (torch := tmp_path / weights.partition(".")[0]).mkdir(exist_ok=True)
+        (torch / weights).touch()
+        export = f"which is exported first: optimum-cli export onnx --model {torch} FOLDER"
+        for words in (["inspect"], ["prune", "--ratio", "0.5"], ["batch", "--ratio", "0.5"], ["fuse"]):
+            said = refused(2, words[0], torch, *words[1:])
+            assert f"it holds a model of PyTorch ({weights})" in said and said.endswith(export)
     (model := tmp_path / "folder" / "model.onnx").parent.mkdir()
     shutil.copyfile(toy, model)
     wrong = f"{model.parent} is a folder, and one model is needed here, like {model}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import click
 import pytest
@@ -24,11 +25,26 @@ from onnxheadprune.model.storage import layout
 from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import To
-from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared, requires
+from onnxheadprune.settings.setting import (
+    SELECTION,
+    Bounds,
+    Factors,
+    Setting,
+    Shares,
+    check,
+    declared,
+    requires,
+)
 from onnxheadprune.settings.words import table
 from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.sweep import parse_sweep
+from tests.conftest import Command
 
+ALL = [
+    *(item for command in group.commands.values() for item in command.settings.values()),
+    *(item for section in SECTIONS.values() for item in declared(section).values()),
+]
+"""Every setting of commands and jobs."""
 HELP = "How many toys to keep, with {colour}."
 
 
@@ -157,6 +173,33 @@ def test_rules_name_settings_that_there_are() -> None:
 def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object) -> None:
     """Rooms below cannot be asked by the declarations, which nothing heavy may load."""
     assert get_args(setting) == get_args(kind)
+
+
+@pytest.mark.parametrize("name", sorted(group.commands))
+def test_words_of_settings_are_no_options_but_known(name: str, command: Command) -> None:
+    """`quantize --int4` says `--to int4`, and `score --fisher` says `--method fisher`."""
+    options = {option for item in group.commands[name].params for option in item.opts}
+    for item in group.commands[name].settings.values():
+        for word in () if get_origin(item.kind) is Mapping else item.words:
+            if f"--{word}" in options or any(word in other.setting.also.split() for other in ALL):
+                continue
+            told = command(name, f"--{word}")
+            flag = f"--{item.name.replace('_', '-')}"
+            assert told.exit_code == 2 and f"{flag} {word}" in told.stderr, (flag, word, told.stderr)
+
+
+def test_every_factor_may_have_an_x() -> None:
+    """Whatever is a factor: "2x" is 2 on the command line, in Python and in jobs."""
+    found = {item.name for item in ALL if "speedup" in item.name}
+    assert found and all(isinstance(item.bounds, Factors) for item in ALL if "speedup" in item.name)
+    for item in (item for item in ALL if isinstance(item.bounds, Factors)):
+        read = TypeAdapter(Annotated[float, item.bounds])
+        assert (
+            item.read("2x") == item.read("2") == item.read(2) == read.validate_python("2x", strict=True) == 2
+        )
+        for wrong in ("x", "2xx", "2%", "two"):
+            with pytest.raises(UsageError):
+                item.read(wrong)
 
 
 def test_every_share_may_be_in_percent() -> None:

@@ -17,7 +17,14 @@ from packaging.requirements import Requirement
 
 from onnxheadprune import UsageError
 from onnxheadprune.deploying.jobs.keys import schema
-from onnxheadprune.deploying.jobs.reading import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_job, read_yaml
+from onnxheadprune.deploying.jobs.reading import (
+    MOST_BYTES,
+    MOST_DEEP,
+    MOST_VALUES,
+    _rules,
+    read_job,
+    read_yaml,
+)
 from onnxheadprune.errors import installation, settings_spelled
 from onnxheadprune.settings.words import option
 from tests.conftest import ROOT, Command
@@ -43,7 +50,7 @@ VALUES: dict[str, Any] = {
     "prune.token_logits": "none",
     "prune.units": ["heads", "neurons"], "prune.runtime": "genai",
     "prune.method": "fisher",
-    "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,
+    "prune.ratio": 0.3, "prune.keep": 2, "prune.target_size": 0.75, "prune.target_speedup": 1.5,
     "prune.max_drift": 1e-3, "prune.scores": "s.json", "prune.protect": "0", "prune.min_heads": 0,
     "prune.multiple_of": {"heads": 2, "neurons": 4}, "prune.uniform": True, "prune.refit": False, "prune.drift": "kl",
     "prune.fuse": "auto", "prune.cache": "renumber", "prune.allow_io_change": True,
@@ -82,6 +89,18 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     plain = str(plain) if isinstance(plain, Path) else plain
     assert (list(plain) if isinstance(expected, list) else plain) == expected
     by_schema().validate(job.document)
+
+
+@pytest.mark.parametrize("key", [key for key, rule in _rules() if "data" in rule.needs.split()])
+def test_what_requires_data_names_its_key(key: str, command: Command, tmp_path: Path) -> None:
+    needed = next(rule for name, rule in _rules() if name == key and "data" in rule.needs.split())
+    section, _, name = key.rpartition(".")
+    value = needed.value.lower() if needed.value in ("True", "False") else needed.value or VALUES.get(key, {})
+    keys: dict[str, Any] = {"model": "m.onnx", "output": "out", "prune": {"ratio": 0.5}}
+    keys |= {section: {**keys.get(section, {}), name: value}} if section else {name: value}
+    (tmp_path / "job.yaml").write_text(json.dumps(keys).replace('"true"', "true"), encoding="utf-8")
+    outcome = command("run", tmp_path / "job.yaml")
+    assert outcome.exit_code == 2 and "data.path" in outcome.stderr, outcome.stderr
 
 
 def test_every_key_is_described_in_the_schema() -> None:
@@ -222,7 +241,7 @@ def test_words_mean_what_yaml_1_2_says() -> None:
         ("prune: {ratio: 0.5, keep: 2}", "prune.ratio and prune.keep are mutually exclusive"),
         ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads and prune.ratio are mutually exclusive"),
         ("prune: {heads: '0:1', min_heads: 2}", "prune.min_heads requires prune.ratio"),
-        ("prune: {keep: 1}\nrecover: {}", "recover requires data"),
+        ("prune: {keep: 1}\nrecover: {}", "recover requires data.path"),
         ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup requires bench"),
         ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift requires validate"),
         ("prune: {keep: 1}\ngate: {}", "gate requires gate.max_drift"),

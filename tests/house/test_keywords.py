@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ from onnxheadprune.api.calls import CALLS
 from onnxheadprune.api.keywords import OBJECTS, Call
 from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
-from tests import toys
+from onnxheadprune.reporting import progress as reporting
+from onnxheadprune.settings.registry import SCORED
+from tests import toys, toys_mixture, toys_scores
 from tests.conftest import ROOT
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    thing = getattr(ohp, name)
+    return inspect.signature(thing).parameters if inspect.isfunction(thing) else {}
+
 
 EACH = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 COMMAND = {"prune_folder": "prune", "select_heads": "prune", "plan_pruning": "prune"}
@@ -127,3 +136,34 @@ def test_what_is_off_already_may_be_switched_off() -> None:
     assert call.read({"heads": "0:1", "refit": False}).refit is False
     with pytest.raises(ohp.UsageError, match="refit= requires data="):
         call.read({"heads": "0:1", "refit": True})
+
+
+@pytest.mark.parametrize("units", SCORED)
+def test_units_are_text_a_mapping_or_a_file(units: str, tmp_path: Path) -> None:
+    """All kinds alike, by the numbers of sites."""
+    model = toys_mixture.RUNNABLE["relu"].model() if units == "experts" else toys_scores.stack()
+    (spec := tmp_path / "spec.json").write_text('{"0": [1]}', encoding="utf-8")
+    forms: list[Any] = ["0:1", {0: [1]}, {"0": (1,)}, {"0": range(1, 2)}, '{"0": [1]}', str(spec), spec]
+    plans = [ohp.plan_pruning(model, **{units: form}).to_dict() for form in forms]
+    assert plans == [plans[0]] * len(forms)
+
+
+@pytest.mark.parametrize("name", [name for name in ohp.__all__ if "progress" in _parameters(name)])
+def test_progress_is_a_bar_a_function_or_nothing(name: str) -> None:
+    known = _parameters(name).values()
+    models = ["none.onnx"] * sum(item.kind is item.POSITIONAL_OR_KEYWORD for item in known)
+    assert _parameters(name)["progress"].default is None
+    with pytest.raises(ohp.UsageError, match="progress must be True or a function, not 'yes'"):
+        getattr(ohp, name)(*models, progress="yes")
+
+
+def test_the_bar_says_what_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "QUIET_SECONDS", 0.0)
+    told: list[str] = []
+    for shown in (True, lambda what, done, of: told.append(what), None, False):
+        ohp.prune(toys.attention(), heads="0:1", progress=shown)
+    assert "validating" in capsys.readouterr().err and "validating" in told
+    ohp.bench(toys.attention(), repeats=5, progress=True)
+    assert capsys.readouterr().err

@@ -13,7 +13,7 @@ TYPED = sorted(path for room in ("cli", "workflow") for path in (PACKAGE / room)
 UNTYPED = {
     "cli.parameter_types.Output.convert": "overrides click's",
     "cli.parameter_types.Parsed.convert": "overrides click's",
-    "cli.parameter_types.Share.convert": "overrides click's",
+    "cli.parameter_types.Number.convert": "overrides click's",
     "cli.deriving._complete": "values of parameters, as click has read them",
     "cli.deriving.DerivedCommand.__init__": "hands on what click's own takes",
     "cli.deriving._type": "the type of a click parameter, which converts to whatever a setting has",

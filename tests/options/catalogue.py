@@ -177,6 +177,7 @@ CUTTING = RESPECTING | {
     "token_ids": shown("--token-ids", "nothing", along=("--vocab", "keep.txt"), model="toy"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2", instead="ratio"),
+    "target_size": shown("--target-size", "0.9", instead="ratio"),
     "target_speedup": shown("--target-speedup", "50", instead="ratio"),
     "max_drift": shown("--max-drift", "20", instead="ratio"),
     "cache": shown("--cache", "keep", model="cache"),

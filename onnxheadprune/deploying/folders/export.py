@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import SHELF
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, named_setting
+from onnxheadprune.model.documents import without_models
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
@@ -143,7 +144,7 @@ def open_export(root: Path, *, follow_links: bool = False, exclude: Sequence[str
     files = sorted(_files(root, follow_links))
     names = models_in(files)
     if not names:
-        raise UsageError(f"there is no {SUFFIX} file in {root}")
+        raise UsageError(without_models(root))
     excluded = _excluded(names, exclude)
     models = tuple(_model(root, name, follow_links) for name in names if name not in excluded)
     weights = {_resolved(path) for item in models for path in item.loaded.data_files}

@@ -18,7 +18,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import decided
 from onnxheadprune.settings.calls import Pruning
-from onnxheadprune.settings.cutting import Cut, Recovering, Scoring
+from onnxheadprune.settings.cutting import Cut, Recovering, Scoring, units_of
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
 from onnxheadprune.settings.setting import declared, part_of
 from onnxheadprune.settings.writing import Storing
@@ -29,8 +29,6 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 
 Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
 """Reads the calibration data for a model, or for one of a folder."""
-ACCEPTANCE = "prune.accept_inconclusive: true"
-"""The key of a job file that accepts a verdict that shows nothing."""
 
 
 def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
@@ -89,11 +87,10 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     cut |= {"scores": scores, "heads": keys.heads if named is None else str(named), "vocab": listed}
     given = Pruning(
         **cut,
-        provider=job.keys.provider,
-        seed=job.keys.seed,
+        **vars(running_of(job)),
         accept_inconclusive=keys.accept_inconclusive,
     )
-    return Request.of(given, Writing(output, part_of(Storing, keys)), acceptance=ACCEPTANCE).on(data)
+    return Request.of(given, Writing(output, part_of(Storing, keys))).on(data)
 
 
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
@@ -102,7 +99,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
     return Request(
         Choice.training(keys, resume=resume),
         run=Run(job.keys.provider, job.keys.seed, data),
-        proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
+        proving=Proving(accept_inconclusive=prune.accept_inconclusive),
         writing=Writing(output, part_of(Storing, prune)),
     )
 
@@ -143,7 +140,7 @@ def require_askable(job: Job, output: Path) -> None:
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.drift)
-        scored_kinds(keys.prune.units, keys.score.method)
+        scored_kinds(units_in(job), keys.score.method)
     if keys.recover is not None:
         recovering(job, None, output, resume=False)
     if keys.quantize is not None:
@@ -164,6 +161,11 @@ class Given:
 
     read: Reader  # reads the calibration data that the job names, for a model; None without data
     record: Mapping[str, object]  # how to repeat the run; a part of every result
+
+
+def units_in(job: Job) -> tuple[str, ...]:
+    """Kinds of units that a job scores and may remove."""
+    return units_of(job.keys.prune, has_data=running_of(job).data is not None)
 
 
 def reads_of(job: Job, step: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ from onnxheadprune.settings.inputs import DATA_HELP, Data, Format, Provider, Sam
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.setting import (
     Count,
+    Factor,
     NotNegative,
-    Positive,
     Setting,
     Shares,
     Text,
@@ -93,7 +93,7 @@ class GateKeys:
         ),
     ] = None
     min_speedup: Annotated[
-        Positive | None,
+        Factor | None,
         Setting("Speed-up over the original, at every size of bench.", rules=(requires("bench"),)),
     ] = None
     max_file_bytes: Annotated[Count | None, Setting("Bytes of the model's files.")] = None

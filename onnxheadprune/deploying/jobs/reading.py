@@ -21,6 +21,7 @@ from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, adapter
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
 from onnxheadprune.settings.setting import Declared, Rule, declared, first_broken
+from onnxheadprune.settings.words import option
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -334,7 +335,21 @@ def _names(section: KeyPath) -> list[str]:
 
 
 def _spell(name: str, value: str) -> str | None:
-    """A key as messages name it."""
+    """A key as messages name it; that of a section without a switch of its own is its first key."""
     if name not in _dotted():
         return None
+    name = "data.path" if name == "data" else name
     return name if value in ("", "True") else f"{name} {value.lower() if value == 'False' else value}"
+
+
+def as_key(name: str, value: str, command: str) -> str:
+    """A setting as a job has it, of several sections in the first one; without a key as the command line has it.
+
+    >>> as_key("data", "", ""), as_key("refit", "False", ""), as_key("csv", "", "bench")
+    ('data.path', 'prune.refit: false', 'bench --csv')
+    """
+    keys = [key for key in _dotted() if key.rpartition(".")[2] == name]
+    if not keys or command:
+        return option(name, value, command)
+    key = _spell(keys[0], "") or keys[0]
+    return f"{key}: {value.lower() if value in ('True', 'False') else value}" if value else key

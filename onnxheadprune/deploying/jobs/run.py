@@ -21,7 +21,7 @@ from onnxheadprune.deploying.jobs.state import MODEL, STATE, JobResult, State, S
 from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop, require_folder_job
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import Document, kind_of, parse_json, read_text
-from onnxheadprune.model.load import open_structure
+from onnxheadprune.model.load import file_bytes, open_structure
 from onnxheadprune.model.storage.claims import FileKind, Making, Reading, check_makings, named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import is_hidden
@@ -30,7 +30,6 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
 from onnxheadprune.validation.summary import files_of
-from onnxheadprune.workflow.result import file_bytes
 
 
 def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:

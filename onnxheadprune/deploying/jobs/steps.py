@@ -30,6 +30,7 @@ from onnxheadprune.deploying.jobs.asked import (
     recovering,
     running_of,
     source_of,
+    units_in,
     validating,
     validation_inputs,
 )
@@ -169,7 +170,7 @@ class Workshop:
         if name == "bench":
             settings["machine"] = _here()
         if name == "score":
-            settings["units"] = sorted(keys.prune.units)
+            settings["units"] = sorted(units_in(self.job))
         return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
 
     def _score(self, progress: Progress, _resumed: bool) -> None:
@@ -177,7 +178,7 @@ class Workshop:
         assert keys is not None
         running = running_of(self.job)
         data = read_data(self.model, running)
-        units, output = scored_kinds(self.job.keys.prune.units), self.folder / SCORES
+        units, output = scored_kinds(units_in(self.job)), self.folder / SCORES
         scores = scored(self.model, keys, units, data, provider, output, progress, measure_of(keys.drift))
         store_scores(scores, output)
 

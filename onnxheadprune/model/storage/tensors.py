@@ -209,12 +209,13 @@ class StoredSize(JsonObject):
 
 def stored_size(model: ModelProto) -> StoredSize:
     """Elements and bytes of all stored tensors: of the graph, of bodies and of functions, however they are written."""
-    sizes = [(math.prod(stored.tensor.dims), _bytes_of(stored.tensor)) for stored in tensors_of(model)]
+    sizes = [(math.prod(stored.tensor.dims), tensor_bytes(stored.tensor)) for stored in tensors_of(model)]
     sizes += _plain_constants(model)
     return StoredSize(sum(elements for elements, _ in sizes), sum(size for _, size in sizes))
 
 
-def _bytes_of(tensor: TensorProto) -> int:
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes of the contents of a tensor."""
     if tensor.data_type == TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     known = tensor.data_type in BITS

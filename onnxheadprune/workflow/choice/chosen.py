@@ -110,8 +110,17 @@ class Chosen(JsonObject):
     def _measured_on(self) -> str | None:
         return None if self.drift is None else self.measured_on
 
-    def limits(self, target: PruningTarget) -> tuple[Gate, ...]:
-        """The limits that a target sets, with the values that this selection reaches."""
+    def limits(self, target: PruningTarget, sizes: tuple[int, int]) -> tuple[Gate, ...]:
+        """The limits that a target sets, with the values that this selection reaches.
+
+        Args:
+            sizes: bytes of the original's files, and of those that the cut leads to.
+        """
+        if target.target_size is not None:
+            found = sizes[1] / sizes[0]
+            return (
+                Gate("max_size_ratio", "the cut", target.target_size, found, found <= target.target_size),
+            )
         if target.max_drift is not None and self.drift is not None:
             kept = self.drift <= target.max_drift
             return (Gate("max_drift", "the cut", target.max_drift, self.drift, kept, self.unit),)

@@ -1,0 +1,115 @@
+"""A target for the size of the file: met within a percent, or refused with what can be reached."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.errors import RefusedError
+from tests.choosing.conftest import said
+from tests.conftest import SAMPLES, Command
+
+NEAR = 0.016
+"""Part of the original's size by which a file may be smaller than asked for: a head of the vision transformer."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a vision transformer, a decoder with a vocabulary, and a little data for both."""
+    folder = tmp_path_factory.mktemp("size")
+    for name, few in (("digits_vit", 16), ("char_gpt", 8)):
+        shutil.copy(SAMPLES / f"{name}.onnx", folder)
+        arrays = np.load(SAMPLES / f"{name.partition('_vit')[0]}_calibration.npz")
+        np.savez(folder / f"{name}.npz", **{key: array[:few] for key, array in arrays.items()})
+    return folder
+
+
+def ratio_of(before: Path, after: Path) -> float:
+    return after.stat().st_size / before.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "more"),
+    [
+        ("digits_vit", "75%", {}),
+        pytest.param("digits_vit", 0.4, {}, marks=pytest.mark.long),
+        pytest.param("digits_vit", 0.9, {"units": "heads", "refit": False}, marks=pytest.mark.long),
+        pytest.param("digits_vit", 0.6, {"units": "all"}, marks=pytest.mark.long),
+        pytest.param("char_gpt", 0.75, {"protect": "0"}, marks=pytest.mark.long),
+        pytest.param("char_gpt", 0.75, {"vocab_size": 60, "refit": False}, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_the_file_is_as_small_as_asked_for(
+    model: str, target: Any, more: dict[str, Any], place: Path, tmp_path: Path
+) -> None:
+    original, output = place / f"{model}.onnx", tmp_path / "out.onnx"
+    result = ohp.prune(original, output, target_size=target, data=place / f"{model}.npz", **more)
+    wanted = float(target.rstrip("%")) / 100 if isinstance(target, str) else target
+    assert wanted - NEAR <= ratio_of(original, output) <= wanted
+    (gate,) = result.gates
+    assert gate.passed and gate.value == pytest.approx(ratio_of(original, output))
+    if "units" not in more:
+        assert {cut.units for cut in result.plan.losing} == {"heads", "neurons"}
+
+
+def test_without_data_heads_alone_are_removed(place: Path, tmp_path: Path) -> None:
+    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
+    result = ohp.prune(original, output, target_size=0.85)
+    assert 0.85 - NEAR <= ratio_of(original, output) <= 0.85 and result.warnings
+    with pytest.raises(RefusedError, match="with data= other units can be removed, too"):
+        ohp.prune(original, tmp_path / "none.onnx", target_size=0.3)
+
+
+@pytest.mark.parametrize("data", [pytest.param(True, marks=pytest.mark.long), False])
+def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: Path) -> None:
+    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
+    given: dict[str, Any] = {"data": place / "digits_vit.npz"} if data else {}
+    with pytest.raises(RefusedError) as caught:
+        ohp.prune(original, output, target_size=0.02, **given)
+    (least,) = re.findall(r"([\d.]+) % can be reached", str(caught.value))
+    ohp.prune(original, output, target_size=f"{float(least) + 0.1:.1f}%", **given)
+
+
+@pytest.mark.long
+def test_tokens_alone_may_be_enough(place: Path, tmp_path: Path) -> None:
+    original, output = place / "char_gpt.onnx", tmp_path / "out.onnx"
+    arguments: dict[str, Any] = {"vocab_size": 60, "data": place / "char_gpt.npz"}
+    ohp.prune(original, output, **arguments)
+    alone = ratio_of(original, output)
+    result = ohp.prune(original, output, target_size=(1 + alone) / 2, **arguments)
+    assert not result.plan.losing and ratio_of(original, output) == pytest.approx(alone, abs=0.001)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("more", [[], ["--units", "heads,neurons"], ["--units", "neurons"]], ids=str)
+def test_a_ratio_says_the_size_of_the_file_before_the_work(
+    more: list[str], place: Path, tmp_path: Path, command: Command
+) -> None:
+    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
+    data = ["--data", place / "digits_vit.npz"]
+    told = command("prune", original, "-o", output, "--ratio", "0.3", *data, *more)
+    assert told.exit_code == 0
+    (change,) = re.findall(r"note: the file will take .*, -([\d.]+) %; --target-size", said(told))
+    assert float(change) / 100 == pytest.approx(1 - ratio_of(original, output), abs=0.01)
+    # What cannot be met is known without it.
+    refused = command("prune", original, "-o", output, "--ratio", "0.98", *data, *more)
+    assert refused.exit_code == 3 and "note" not in refused.stderr
+
+
+@pytest.mark.long
+def test_each_network_of_a_folder_meets_it(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("model", "other"):
+        shutil.copy(place / "digits_vit.onnx", folder / f"{name}.onnx")
+    ohp.prune_folder(folder, tmp_path / "small", target_size=0.75, data=place / "digits_vit.npz")
+    for name in ("model", "other"):
+        found = ratio_of(folder / f"{name}.onnx", tmp_path / "small" / f"{name}.onnx")
+        assert 0.75 - NEAR <= found <= 0.75
