@@ -19,6 +19,7 @@ from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
     CARRIERS,
     CASTS_LIKE,
+    ELEMENTWISE,
     GATHERS,
     GATHERS_ROWS,
     OBSERVES,
@@ -27,6 +28,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 
 ONLY_SHOWN = CARRIERS | SLICES
 """Operators that pass a value on under other axes or another type."""
@@ -47,6 +49,26 @@ def only_observed(node: Node, depth: int = 6) -> bool:
         return False
     return bool(node.out.consumers) and all(
         use.input_index == 0 and only_observed(use.node, depth - 1) for use in node.out.consumers
+    )
+
+
+def sizes_only(use: Use) -> bool:
+    """Return whether only sizes are read of what one edge computes, element by element, from a value of its own size.
+
+    A cut of that size would have to follow: this is about values that none narrows.
+    """
+
+    def behind(item: Use) -> list[Use]:
+        return [] if looks_only(item) else [other for value in item.node.results for other in value.consumers]
+
+    return all(
+        looks_only(item)
+        or (
+            item.node in ELEMENTWISE | ONLY_SHOWN
+            and item.input_index not in roles_of(item.node).places
+            and not any(value.is_graph_output for value in item.node.results)
+        )
+        for item in reachable([use], behind)
     )
 
 

@@ -156,7 +156,9 @@ class _Copy:
             return output
         if attributes is None:
             return None
-        made = InsertNode(self.before.ref, node.op_type, tuple(inputs), (output,), tuple(attributes.items()))
+        made = InsertNode(
+            self.before.ref, node.proto.op_type, tuple(inputs), (output,), tuple(attributes.items())
+        )
         self.edits.append(made)
         return output
 

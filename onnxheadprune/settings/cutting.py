@@ -65,8 +65,8 @@ def _multiples(text: str) -> dict[str, int]:
     return {name: int(number) for name, _, number in parts}
 
 
-def output_names(text: str) -> tuple[str, ...]:
-    """Names of outputs from "logits,scores", none from "none"; each once."""
+def value_names(text: str) -> tuple[str, ...]:
+    """Names of inputs or outputs from "logits,scores", none from "none"; each once."""
     named = dict.fromkeys(name for item in text.split(",") if (name := item.strip()))
     return () if list(named) == ["none"] else tuple(named)
 
@@ -309,8 +309,8 @@ class Cut(Selecting):
     token_ids: Annotated[
         Text | None,
         Setting(
-            "The input with token ids, where several might hold them.",
-            metavar="NAME",
+            "The inputs with token ids, with commas between, where several index tables: others keep theirs.",
+            metavar="NAME,NAME",
             rules=(requires(TOKENS),),
         ),
     ] = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.settings.cutting import AMOUNT, output_names, units_of
+from onnxheadprune.settings.cutting import AMOUNT, units_of, value_names
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.writing import Storing
@@ -52,8 +52,8 @@ class Tokens:
         """Return which tokens are kept, by the settings of these names; None where all are."""
         if vocab is None and vocab_size is None:
             return None
-        logits = None if token_logits is None else output_names(token_logits)
-        return cls(vocab, vocab_size, () if token_ids is None else (token_ids,), logits=logits)
+        logits = None if token_logits is None else value_names(token_logits)
+        return cls(vocab, vocab_size, () if token_ids is None else value_names(token_ids), logits=logits)
 
 
 @dataclass(frozen=True)

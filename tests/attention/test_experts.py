@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.messages import copied
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests import toys_mixture
 from tests.conftest import Command
@@ -57,6 +59,40 @@ def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> 
         assert stored["router"][1] == EXPERTS - 2
         each = [name for name in stored if name.startswith("up") and name[2:].isdigit()]
         assert len(each) == EXPERTS - 2 if each else stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
+
+
+def _unsimplified(model: ModelProto, readers: int) -> ModelProto:
+    """The same with an Expand of every integer to the shape of its largest, as exporters index by several tensors."""
+    kinds = {item.name: item.type.tensor_type for item in infer_shapes(model).graph.value_info}
+    made, wide = copied(model), dict[str, str]()
+    del made.graph.node[:]
+    for node in model.graph.node:
+        added = made.graph.node.add()
+        added.CopyFrom(node)
+        added.input[:] = [wide.get(name, name) for name in node.input]
+        for name in node.output:
+            if name in kinds and kinds[name].elem_type == TensorProto.INT64:
+                wide[name] = f"{name}/wide"
+                made.graph.node.extend(
+                    helper.make_node(op, read, [f"{name}/{to}"], f"{name}/{op}")
+                    for op, read, to in (
+                        ("Max", [name] * readers, "most"),
+                        ("Shape", [f"{name}/most"], "shape"),
+                        ("Expand", [name, f"{name}/shape"], "wide"),
+                    )
+                )
+    return made
+
+
+@pytest.mark.one_in(7)
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_who_reads_a_shape_alone_reads_no_numbers(toy: Experts, readers: int) -> None:
+    model, x = _unsimplified(toy.model(), readers), tokens()
+    (mixture,) = inspect(model).of("experts")
+    assert mixture.reason is None
+    made = ohp.prune(model, heads={"moe.0": PAIRS[0]}, provider="cpu")
+    np.testing.assert_allclose(run(made.model, {"x": x})["out"], toy.expected(x, PAIRS[0]), atol=2e-5)
 
 
 @pytest.mark.parametrize("toy", ["relu", "4 bits"])

@@ -6,6 +6,7 @@ masks or the graph.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests.conftest import Command
 from tests.liveness.one_node import run
-from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, Experts, tokens
+from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
 
 PAIRS = ([1, 4], [0, 5])
 
@@ -93,7 +94,8 @@ def _text(body: str, outputs: str = "float[7, 4] out", **shapes: tuple[int, ...]
 <ir_version: 9, opset_import: ["" : 18]>
 mixture (float[7, 4] x) => ({outputs})
 <int64[1] last = {{-1}}, int64[1] first = {{0}}, int64[1] middle = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
- int64[1] six = {{6}}, int64[3] by_group = {{-1, 2, 3}}, int64[2] offsets = {{0, 3}}, int64[3] every = {{6, 7, 4}}>
+ int64[1] one = {{1}}, int64[1] six = {{6}}, int64[3] by_group = {{-1, 2, 3}}, int64[2] offsets = {{0, 3}},
+ int64[3] every = {{6, 7, 4}}>
 {{{body}}}""")
     random = np.random.default_rng(0)
     for name, shape in shapes.items():
@@ -245,6 +247,116 @@ NO_MIXTURE = {
 """,
         {"squeeze": (4, 3), "excite": (3, 4), "kernel": (4, 4, 1)},
     ),
+    "bins of a box": (
+        """
+  r = MatMul (x, corners)
+  sides = Reshape (r, by_group)
+  p = Softmax <axis = -1> (sides)
+  distances = MatMul (p, project)
+  best, unused = TopK <axis = -1> (p, two)
+  statistics = Flatten <axis = 1> (best)
+  quality = MatMul (statistics, own)
+  box = MatMul (distances, last_layer)
+  y = Add (quality, box)
+  out = Add (x, y)
+""",
+        {"corners": (4, 6), "project": (3,), "own": (4, 4), "last_layer": (2, 4)},
+    ),
+    "weighed matrices of stored numbers": (
+        """
+  r = MatMul (x, router)
+  p = Softmax <axis = -1> (r)
+  rows = Einsum <equation = "tk,knd->tnd"> (p, slots)
+  made = MatMul (rows, own)
+  y = ReduceMax <keepdims = 0> (made, middle)
+  out = Add (x, y)
+""",
+        {"router": (4, 6), "slots": (6, 3, 4), "own": (4, 4)},
+    ),
+    "picked matrices of stored numbers": (
+        """
+  r = MatMul (x, router)
+  best, i = TopK <axis = -1> (r, one)
+  slot = Gather <axis = 0> (slots, i)
+  rows = Squeeze (slot, middle)
+  row = Unsqueeze (x, middle)
+  prompted = Concat <axis = 1> (rows, row)
+  made = MatMul (prompted, own)
+  y = ReduceMax <keepdims = 0> (made, middle)
+  out = Add (x, y)
+""",
+        {"router": (4, 6), "slots": (6, 3, 4), "own": (4, 4)},
+    ),
+    "codes of a product quantizer": (
+        """
+  r = MatMul (x, router)
+  halves = Reshape (r, by_group)
+  p = Softmax <axis = -1> (halves)
+  share = Unsqueeze (p, last)
+  weighed = Mul (share, codes)
+  each = ReduceSum <keepdims = 0> (weighed, two)
+  joined = Flatten <axis = 1> (each)
+  y = MatMul (joined, own)
+  out = Add (x, y)
+""",
+        {"router": (4, 6), "codes": (1, 2, 3, 4), "own": (8, 4)},
+    ),
+    "a bias for each pair of an attention": (
+        """
+  q1 = MatMul (x, q_own)
+  k1 = MatMul (x, k_own)
+  v1 = MatMul (x, v_own)
+  g1 = MatMul (x, g_own)
+  q2 = Reshape (q1, by_group)
+  k2 = Reshape (k1, by_group)
+  v2 = Reshape (v1, by_group)
+  q = Transpose <perm = [1, 0, 2]> (q2)
+  k = Transpose <perm = [1, 2, 0]> (k2)
+  v = Transpose <perm = [1, 0, 2]> (v2)
+  products = MatMul (q, k)
+  r = MatMul (x, router)
+  turned = Transpose <perm = [1, 0]> (r)
+  pair = Unsqueeze (turned, middle)
+  biased = Add (products, pair)
+  p = Softmax <axis = -1> (biased)
+  context = MatMul (p, v)
+  back = Transpose <perm = [1, 0, 2]> (context)
+  joined = Flatten <axis = 1> (back)
+  gate = Sigmoid (g1)
+  gated = Mul (joined, gate)
+  y = MatMul (gated, own)
+  out = Add (x, y)
+""",
+        dict.fromkeys(("q_own", "k_own", "v_own", "g_own"), (4, 6)) | {"router": (4, 2), "own": (6, 4)},
+    ),
+    "gates for channels in groups": (
+        """
+  g = MatMul (x, g_own)
+  v = MatMul (x, v_own)
+  groups = Reshape (g, by_group)
+  values = Reshape (v, by_group)
+  gate = Sigmoid (groups)
+  gated = Mul (values, gate)
+  joined = Flatten <axis = 1> (gated)
+  y = MatMul (joined, own)
+  out = Add (x, y)
+""",
+        {"g_own": (4, 6), "v_own": (4, 6), "own": (6, 4)},
+    ),
+    "a branch beside another one without weights": (
+        """
+  r = MatMul (x, router)
+  p = Softmax <axis = -1> (r)
+  g1, g2 = Split <axis = 1, num_outputs = 2> (p)
+  h = MatMul (x, own)
+  given = Relu (h)
+  first_part = Mul (given, g1)
+  second_part = Mul (x, g2)
+  y = Add (first_part, second_part)
+  out = Add (x, y)
+""",
+        {"router": (4, 2), "own": (4, 4)},
+    ),
 }
 
 
@@ -253,6 +365,24 @@ def test_what_owns_no_matrices_is_no_mixture(body: str, shapes: dict[str, tuple[
     sites: Sites = inspect(_text(body, **shapes))
     assert sites.of("experts") == ()
     assert [miss for miss in sites.hidden if miss.units == "experts"] == []
+
+
+SENT = re.compile("tokens|dispatched|in slots|masked|one-hot|picked")
+"""Bodies whose experts read what a router has sent to them, or weights that it has picked."""
+
+
+@pytest.mark.one_in(9)
+@pytest.mark.parametrize(
+    "toy", [toy for toy in (TOYS | BY_HAND).values() if not SENT.search(toy.body)], ids=str
+)
+def test_what_reads_no_token_is_no_expert(toy: Experts) -> None:
+    """A mixture weighs outputs of networks: with a stored input they are stored numbers, as the bins of a box."""
+    model = toy.model()
+    for node in model.graph.node:
+        if node.output[0] not in ("r", "out"):
+            node.input[:] = ["stored" if name == "x" else name for name in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(tokens(), "stored"))
+    assert inspect(model).of("experts") == ()
 
 
 SLOTS = """

@@ -3,7 +3,7 @@
 A mixture is found where experts are chosen or weighed: from a TopK, an ArgMax, a fused mixture operator, a Softmax or
 another function that is zero at minus infinity, labels walk upstream to the linear layer with an output channel per
 expert, and from there forward to the weights (`routing_walk.py`). Experts own matrices: what chooses or weighs
-anything smaller is not a router.
+anything smaller, or stored numbers that no activation is multiplied by, is not a router.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.origins import origins
-from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
+from onnxheadprune.attention.sites.products import PICKED_FROM, is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
@@ -30,9 +29,15 @@ from onnxheadprune.attention.sites.stored_weights import weights_of
 from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, is_layer, near
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
-from onnxheadprune.liveness.layouts import mixture_of
-from onnxheadprune.liveness.live import DEAD, Live
+from onnxheadprune.liveness.contraction import (
+    CONVOLUTIONS,
+    Contraction,
+    contraction_of,
+    operand_indices,
+    operands,
+)
+from onnxheadprune.liveness.layouts import is_fused, mixture_of
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -42,6 +47,8 @@ from onnxheadprune.model.graph.facts import (
     EXPANDS,
     GATHERS,
     GATHERS_ROWS,
+    SLICES,
+    SPLITS,
     SUMS_VALUES,
     TILES,
     VANISHES,
@@ -97,15 +104,11 @@ class RoutedProjection(Projection):
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All mixtures in graph order of their routers."""
     streams, seen = Streams(), dict[Node, MixtureSite]()
-    heads = {item.node for site in known if isinstance(site, AttentionSite) for item in site.projections}
     for router, live, experts, is_gate in _routers(view, streams):
         if router in seen and seen[router].reason is None:
             continue
         routing = routing_of(router, live, experts)
         routing.is_gate = is_gate
-        if not routing.chosen and any(item.node in heads for item in routing.meetings):
-            # It weighs heads.
-            continue
         site = _site(routing)
         if site is None:
             continue
@@ -148,7 +151,7 @@ def _unrouted(view: GraphView, sites: Sequence[MixtureSite]) -> Iterator[NearMis
             or len(table.shape or ()) <= MATRIX
         ):
             continue
-        if any(map(_multiplies_matrix, reachable([node.out], _same_matrix, MAX_BELOW))):
+        if any(_layers(node.out)):
             why = (
                 f"{node.label} picks matrices by numbers that no router computes: a token of a removed expert would"
                 " have none"
@@ -157,21 +160,26 @@ def _unrouted(view: GraphView, sites: Sequence[MixtureSite]) -> Iterator[NearMis
             yield NearMiss(node.label, refusal, MixtureSite.UNITS)
 
 
-def _same_matrix(value: Value) -> Iterable[Value]:
-    return (made for use in value.consumers if use.node in VIEWS | CASTS for made in use.node.results)
+def _layers(matrices: Value) -> Iterator[Node]:
+    """Yield the nodes that multiply activations by stored matrices, or by those that are picked of them."""
+    for value in reachable([matrices], _same_matrices, MAX_BELOW):
+        for use in value.consumers:
+            product = contraction_of(use.node)
+            if mixture_of(use.node) is not None:
+                yield use.node
+            elif product is not None and use.input_index in product.indices:
+                letters = product.axes_of(use.input_index)
+                is_matrix = any(product.owners(letter) == (use.input_index,) for letter in letters if letter)
+                reads = any(not item.is_constant for item in operands(use.node, product) if item is not value)
+                if is_matrix and reads and not product.contracted.isdisjoint(letters):
+                    yield use.node
 
 
-def _multiplies_matrix(value: Value) -> bool:
-    """Return whether a product sums over one axis of a value, and another one is its own."""
+def _same_matrices(value: Value) -> Iterable[Value]:
     for use in value.consumers:
-        product = contraction_of(use.node)
-        if product is None or use.input_index not in product.indices:
-            continue
-        letters = product.axes_of(use.input_index)
-        own = [letter for letter in letters if letter and product.owners(letter) == (use.input_index,)]
-        if own and not product.contracted.isdisjoint(letters):
-            return True
-    return False
+        is_same = use.input_index == 0 and use.node in PICKED_FROM | EXPANDS | SLICES | SPLITS
+        if is_same or use.node.out.is_constant:
+            yield from use.node.results
 
 
 def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int, bool]]:
@@ -184,7 +192,7 @@ def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, in
     for node in view.needed:
         for value, axis, size in _scores(node):
             read = _router(value, axis, size, streams)
-            if read is not None and not _is_of_stacked_neurons(node, read[0]):
+            if read is not None and not _is_of_neurons(node, *read):
                 router, live, experts = read
                 chosen_among.update([router] if node not in VANISHES else [])
                 found.setdefault((router, experts), live)
@@ -236,10 +244,14 @@ def _is_layer(value: Value) -> bool:
     return value.producer is not None and weight_contraction(value.producer, is_weight) is not None
 
 
-def _is_of_stacked_neurons(node: Node, layer: Node) -> bool:
-    """Return whether a node is the activation of neurons of stacked networks; a router is one network."""
+def _is_of_neurons(node: Node, layer: Node, live: Live, experts: int) -> bool:
+    """Return whether a node is the activation of neurons of stacked or grouped networks.
+
+    A router is one network, and a gate computes one number for each expert.
+    """
     read = weight_contraction(layer, is_weight)
-    return node in VANISHES and read is not None and len(_own_axes(layer, read[0], read[2])) > 1
+    is_stacked = read is not None and len(_own_axes(layer, read[0], read[2])) > 1
+    return node in VANISHES and (is_stacked or live.array.size > experts)
 
 
 def _own_axes(layer: Node, product: Contraction, weight: int) -> list[int]:
@@ -302,9 +314,9 @@ def _site(routing: Routing) -> MixtureSite | None:
 def _chooses_networks(routing: Routing) -> bool:
     """Return whether there are experts that a router may choose from, though it is not known how it does so.
 
-    They are stacked, or beside the router, and read what it reads, or rows of that.
+    They are picked or bypassed, stacked, or beside a router that chooses, and read what it reads, or rows of that.
     """
-    if routing.picked or routing.ends:
+    if len(_own_networks(routing)) > 1 or any(map(_holds_networks, routing.picked)):
         return True
     if routing.is_gate:
         # Neurons have activations, too.
@@ -318,9 +330,26 @@ def _chooses_networks(routing: Routing) -> bool:
             if shape is not None and shape != own:
                 layers.append(shape)
     counts = {routing.experts, routing.live.array.size}
-    return any(len(shape) > MATRIX and not counts.isdisjoint(shape) for shape in layers) or (
-        max(map(layers.count, layers), default=0) >= routing.experts
-    )
+    if any(len(shape) > MATRIX and not counts.isdisjoint(shape) for shape in layers):
+        return True
+    return bool(routing.chosen) and max(map(layers.count, layers), default=0) >= routing.experts
+
+
+def _own_networks(routing: Routing) -> list[int]:
+    """The experts that are networks of their own with stored weights."""
+
+    def above(value: Value) -> Iterator[Value]:
+        kept = routing.networks.kept
+        is_router = value is routing.router.out
+        return (item for item in value.sources if kept.get(item, FULL).is_dead and not is_router)
+
+    found = dict[int, None]()
+    for end in routing.ends:
+        summed = [end.node.inputs[index] for index in end.indices]
+        computed = reachable((value for value in summed if value is not None), above)
+        if len(end.experts) == 1 and any(item.holds_tensor and any(_layers(item)) for item in computed):
+            found |= dict.fromkeys(end.experts)
+    return sorted(found)
 
 
 def _weight_shape(layer: Node) -> tuple[object, ...] | None:
@@ -328,7 +357,12 @@ def _weight_shape(layer: Node) -> tuple[object, ...] | None:
     read = weight_contraction(layer, is_weight)
     weight = None if read is None else stored_behind(layer.inputs[read[2]])
     shape = None if weight is None else weight.shape
-    return shape[:MATRIX] if shape is not None and is_packed(layer) else shape
+    return shape[:MATRIX] if shape is not None and _has_more(layer) else shape
+
+
+def _has_more(layer: Node) -> bool:
+    """Return whether the weight has axes behind its matrix: windows of a convolution, or the bytes of a block."""
+    return CONVOLUTIONS.of(layer) is not None or is_packed(layer)
 
 
 def _same_tokens(value: Value) -> Iterable[Value]:
@@ -357,19 +391,23 @@ def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | No
 
 
 def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
-    """A site with the size of its experts, or the reason why none can be removed; None where experts own nothing."""
-    label = routing.router.label
-    gone = tuple(group[0] for group in site.groups)
+    """A site with the size of its experts, or the reason why none can be removed.
+
+    None if what it weighs or picks is no output of networks with stored weights of their own.
+    """
+    label, own = routing.router.label, _own_networks(routing)
+    if routing.ends and len(own) < 2:
+        return None
+    gone = (own[0],) if own else tuple(group[0] for group in site.groups)
     try:
         trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
     except RefusedError as error:
         return _refused(site, str(error)) if _chooses_networks(routing) else None
-    held = [value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone))]
-    if not (routing.picked or routing.ends or routing.chosen):
-        # Without a choice, experts compute the terms of the weighted sum; sampling offsets of attention do not.
-        weighed = _weighed(routing)
-        held = [value for value in held if not weighed.isdisjoint(_readers(value))]
-    if not held:
+    held = (value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone)))
+    layers = {layer for value in held for layer in _layers(value)} - {routing.router}
+    if not (routing.picked or routing.ends):
+        layers &= _weighed(routing)
+    if not layers:
         if not _chooses_networks(routing):
             return None
         stored = any(item.node in routing.picked and item.is_stored for item in routing.meetings)
@@ -382,21 +420,24 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
     return replace(site, params=round(elements * share), bytes=round(size * share))
 
 
+def _holds_networks(picked: Node) -> bool:
+    """Return whether a node holds experts, or picks matrices that activations are multiplied by."""
+    return mixture_of(picked) is not None or any(_layers(picked.out))
+
+
 def _weighed(routing: Routing) -> set[Node]:
-    """Return the nodes that compute the terms of the weighted sum, up to the router."""
+    """Return the nodes that compute the terms of the weighted sum, up to the router or to an attention."""
 
     def makers(node: Node) -> list[Node]:
         made = (value.producer for value in contents(node))
         return [maker for maker in made if maker is not None and maker is not routing.router]
 
-    return {*reachable((item.node for item in routing.meetings), makers)}
+    def above(node: Node) -> list[Node]:
+        mixes = is_fused(node) or (contraction_of(node) is not None and is_product(node) is not None)
+        return [] if mixes else makers(node)
 
-
-def _readers(tensor: Value) -> Iterator[Node]:
-    """Yield the nodes that read a stored tensor, directly or behind operators on constants (Transpose, Cast)."""
-    return reachable(
-        (use.node for use in tensor.consumers), lambda node: node.readers if node.out.is_constant else ()
-    )
+    met = {item.node for item in routing.meetings}
+    return {*reachable((maker for node in met for maker in makers(node)), above)} - met
 
 
 def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
@@ -408,8 +449,7 @@ def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
         (dim - kept) // experts if isinstance(dim, int) and isinstance(kept, int) and dim != kept else dim
         for dim, kept in zip(value.shape, left, strict=True)
     ]
-    # Behind its matrix a convolution has windows, and a packed weight the bytes of a block.
-    has_more = any(CONVOLUTIONS.of(use.node) is not None or is_packed(use.node) for use in value.consumers)
+    has_more = any(_has_more(use.node) for use in value.consumers)
     return sum(dim != 1 for dim in lost[: MATRIX if has_more else None]) >= MATRIX
 
 

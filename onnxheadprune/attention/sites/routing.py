@@ -212,7 +212,7 @@ class Routing:
                     yield SetInput(use.node.ref, use.input_index, left.name)
 
     @cached_property
-    def _networks(self) -> Sweep:
+    def networks(self) -> Sweep:
         """The sweep in which all experts that are networks of their own are removed."""
         return sweep([Seed(end.node, index, DEAD, "") for end in self.ends for index in end.indices])
 
@@ -222,7 +222,7 @@ class Routing:
 
     def holds(self, nodes: Iterable[Node]) -> bool:
         """Return whether some nodes all belong to experts that are networks of their own."""
-        return bool(self.ends) and all(self._networks.kept.get(node.out, FULL).is_dead for node in nodes)
+        return bool(self.ends) and all(self.networks.kept.get(node.out, FULL).is_dead for node in nodes)
 
     def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
         """The answers of the nodes that no rule lets scores pass."""

@@ -42,7 +42,7 @@ from onnxheadprune.attention.sites.routing_values import (
     onward,
     picked_apart,
 )
-from onnxheadprune.liveness.consumers import looks_only
+from onnxheadprune.liveness.consumers import looks_only, sizes_only
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
@@ -128,7 +128,7 @@ class _Walk:
                 f"{value.name} hands out {what} of experts",
             )
         for use in value.consumers:
-            if not looks_only(use) and use.node.index not in self.queued:
+            if not sizes_only(use) and use.node.index not in self.queued:
                 self.queued.add(use.node.index)
                 heapq.heappush(self.heap, (use.node.index, use.node))
 

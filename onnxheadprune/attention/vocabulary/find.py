@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
-from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, PADDING, contents, dtype_of
+from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, PADDING, Place, contents, dtype_of
 from onnxheadprune.attention.vocabulary.token_id_io import Meaning, computed_from, integer_inputs
-from onnxheadprune.attention.vocabulary.token_logits import Logits
+from onnxheadprune.attention.vocabulary.token_logits import Logits, holds_others
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
@@ -30,8 +29,6 @@ from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import bytes_needed
 
-OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
-"""Names of inputs that index tables and hold no tokens."""
 TOKENS = re.compile(r"input_ids|token")
 
 
@@ -54,6 +51,18 @@ class Lookup:
     def rows(self) -> int | None:
         """The number of rows of the table, None if unknown."""
         return _size(self.node.input(self.table), self.axis)
+
+    @property
+    def place(self) -> Place:
+        """The axis of the table that counts tokens."""
+        value = self.node.input(self.table)
+        assert value is not None
+        return Place(value, self.axis)
+
+    @property
+    def stored(self) -> list[Value]:
+        """The stored tensors with these rows that the table is computed from; itself if none has them."""
+        return [*_stored_behind(self.place.value, self.rows or 0)] or [self.place.value]
 
     @property
     def tables(self) -> Iterator[int]:
@@ -83,6 +92,11 @@ class Flow:
     lookups: tuple[Lookup, ...]  # the nodes that pick rows by them
     movers: frozenset[Node]  # nodes on the way there, which pass ids on unchanged
     stored: frozenset[int]  # ids that these nodes add
+
+    @property
+    def tables(self) -> list[Lookup]:
+        """The lookups of tables with a known number of rows: of a vector nobody could tell that it is about tokens."""
+        return [item for item in self.lookups if item.is_table and item.rows is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,21 +138,26 @@ class Vocabulary:
         }
 
 
-def vocabularies(view: GraphView, logits: Sequence[str] | None = None) -> tuple[Vocabulary, ...]:
-    """All possible vocabularies of a model: integer inputs, grouped by the rows of the tables they index.
+def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
+    """All possible vocabularies of a model: integer inputs, grouped by the tables they index."""
+    flows = _flows(view)
+    return tuple(_vocabulary(view, inputs, flows, None) for inputs in _grouped(flows))
 
-    Args:
-        logits: names of the outputs with a number for each token; None where the model decides.
-    """
-    flows = {value: flow for value in integer_inputs(view) if (flow := flow_of(value)).lookups}
-    grouped: dict[int, list[Value]] = defaultdict(list)
+
+def _flows(view: GraphView) -> dict[Value, Flow]:
+    return {value: flow for value in integer_inputs(view) if (flow := flow_of(value)).lookups}
+
+
+def _grouped(flows: Mapping[Value, Flow]) -> list[list[Value]]:
+    """The inputs with token ids that index the same tables; that two tables are equally long means nothing."""
+    groups: list[tuple[list[Value], set[Value]]] = []
     for value, flow in flows.items():
-        if not OTHER_IDS.search(value.name.lower()):
-            # Of a vector nobody could tell that it is about tokens. A smaller table has no rows for the last tokens.
-            sizes = [item.rows for item in flow.lookups if item.rows is not None and item.is_table]
-            if sizes:
-                grouped[max(sizes)].append(value)
-    return tuple(_vocabulary(view, rows, inputs, flows, logits) for rows, inputs in grouped.items())
+        inputs, tables = [value], {table for item in flow.tables for table in item.stored}
+        for group in [item for item in groups if not tables.isdisjoint(item[1])]:
+            groups.remove(group)
+            inputs, tables = [*group[0], *inputs], tables | group[1]
+        groups += [(inputs, tables)] if tables else []
+    return [inputs for inputs, _ in groups if not all(holds_others(value.name) for value in inputs)]
 
 
 def vocabulary_of(
@@ -155,31 +174,35 @@ def vocabulary_of(
         rows: how many tokens there are, where another file of the network says so.
         logits: names of the outputs with a number for each token; None where the model decides.
     """
-    found = vocabularies(view, logits)
+    flows = _flows(view)
+    found = [(_vocabulary(view, group, flows, None), group) for group in _grouped(flows)]
     if inputs:
-        unknown = set(inputs) - {item for entry in found for item in entry.inputs}
+        unknown = set(inputs) - {item for entry, _ in found for item in entry.inputs}
         if unknown:
-            listed = ", ".join(item for entry in found for item in entry.inputs) or "none"
+            listed = ", ".join(item for entry, _ in found for item in entry.inputs) or "none"
             raise UsageError(
                 f"no table of {name} is indexed by an input {min(unknown)}; inputs that index tables: {listed}"
             )
-        found = tuple(entry for entry in found if set(inputs) & set(entry.inputs))
+        # Labels index no table, and ids of another table that they are compared with are no reason to cut it.
+        own = [item for item in found if any(value.name in inputs for value in item[1])]
+        found = own or [item for item in found if set(inputs) & set(item[0].inputs)]
     if rows is not None:
-        found = tuple(entry for entry in found if entry.rows == rows)
+        found = [(entry, group) for entry, group in found if entry.rows == rows]
         if not found:
-            return _vocabulary(view, rows, [], {}, logits)
-    if len(found) > 1:
-        named = [entry for entry in found if any(TOKENS.search(item.lower()) for item in entry.inputs)]
-        predicting = [entry for entry in found if entry.logits]
-        found = next((tuple(some) for some in (named, predicting) if len(some) == 1), found)
-    if len(found) > 1:
-        listed = " or ".join(f"{entry.inputs[0]} ({entry.rows:,} rows)" for entry in found)
+            return _vocabulary(view, [], {}, logits, rows)
+    if len(found) > 1 and not inputs:
+        named = [item for item in found if any(TOKENS.search(name.lower()) for name in item[0].inputs)]
+        likely = named or [item for item in found if item[0].logits]
+        found = likely if len(likely) == 1 else found
+    # Who names inputs of several tables says that all of them hold the same tokens.
+    if len(found) > 1 and (not inputs or len({entry.rows for entry, _ in found}) > 1):
+        listed = " or ".join(f"{entry.inputs[0]} ({entry.rows:,} rows)" for entry, _ in found)
         raise UsageError(
             f"several inputs of {name} may hold token ids: {listed}; name it with {named_setting('token_ids')}"
         )
     if not found:
         raise RefusedError(f"{name} has no vocabulary: {why_none(view)}")
-    return found[0]
+    return _vocabulary(view, [value for _, group in found for value in group], flows, logits)
 
 
 def why_none(view: GraphView) -> str:
@@ -333,11 +356,15 @@ def _table_of(node: Node, index: int) -> Value | None:
 
 def _vocabulary(
     view: GraphView,
-    rows: int,
     inputs: Sequence[Value],
-    flows: dict[Value, Flow],
+    flows: Mapping[Value, Flow],
     chosen: Sequence[str] | None,
+    rows: int = 0,
 ) -> Vocabulary:
+    # A smaller table has no rows for the last tokens.
+    rows = max((item.rows for value in inputs for item in flows[value].tables if item.rows), default=rows)
+    others = {value: flow for value, flow in flows.items() if value not in inputs}
+    rest = {item.place: value.name for value, flow in others.items() for item in flow.tables}
     tables: dict[Value, None] = {}
     stored: set[int] = set()
     for value in inputs:
@@ -346,7 +373,7 @@ def _vocabulary(
             if lookup.rows is not None and lookup.rows <= rows:
                 for index in lookup.tables:
                     tables |= dict.fromkeys(_stored_behind(lookup.node.input(index), lookup.rows))
-    meaning = Meaning.of(view, rows, inputs, chosen)
+    meaning = Meaning.of(view, rows, inputs, chosen, rest)
     tables |= dict.fromkeys(
         place.value for place in meaning.places if place.axis is not None and place.value.holds_tensor
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.vocabulary.places import HANDS_ON, INTEGERS, Place, contents, picked
@@ -34,11 +34,19 @@ class Meaning:
     obstacle: str  # the first place that would keep its old meaning; "" without one
 
     @classmethod
-    def of(cls, view: GraphView, rows: int, ids: Sequence[Value], chosen: Collection[str] | None) -> Meaning:
+    def of(
+        cls,
+        view: GraphView,
+        rows: int,
+        ids: Sequence[Value],
+        chosen: Collection[str] | None,
+        rest: Mapping[Place, str],
+    ) -> Meaning:
         """Return the inputs and outputs that hold token ids.
 
         Args:
             chosen: names of the outputs with a number for each token; None where the model decides.
+            rest: the axes of tables that other inputs index, with the names of these.
         """
         starts = [Place(value) for value in ids]
         places = together(starts)
@@ -46,7 +54,7 @@ class Meaning:
         undecided, others = [], []
         for output in (view.main.values[info.name] for info in view.model.graph.output):
             own = [place for place in axes_of(output) if place not in known]
-            answers = {place: judged(view, place, rows, ids) for place in own}
+            answers = {place: judged(view, place, rows, ids, rest) for place in own}
             likely = [place for place, answer in answers.items() if answer != "other"]
             if chosen is not None:
                 # Who names an output knows more than the model shows: its last axis.
@@ -62,7 +70,7 @@ class Meaning:
         obstacle = ""
         for place, reader in _chosen_among(view):
             # A loss, or a choice, reads logits that are no output.
-            answer = "other" if place in known else judged(view, place, rows, ids)
+            answer = "other" if place in known else judged(view, place, rows, ids, rest)
             if answer == "tokens":
                 starts.append(place)
             elif answer == "open":
@@ -82,6 +90,7 @@ class Meaning:
             or obstacle
             or rearranged(view, places, rows if chosen is None else None)
             or _beyond(places, rows)
+            or _of_others(places, rest)
             or _obstacle(view, places, {*(value.name for value in ids), *found.inputs}),
         )
 
@@ -130,6 +139,17 @@ def _beyond(places: Sequence[Place], rows: int) -> str:
                     " have no new id"
                 )
     return ""
+
+
+def _of_others(places: Sequence[Place], rest: Mapping[Place, str]) -> str:
+    """The table of other ids that an operator relates to token ids; "" without one."""
+    place = next((item for item in places if item in rest), None)
+    if place is None:
+        return ""
+    return (
+        f"{rest[place]} indexes a table of its own, {place.value.name}, and an operator relates both; where both hold"
+        " the same tokens, name both inputs"
+    )
 
 
 def _obstacle(view: GraphView, places: Sequence[Place], known: Collection[str]) -> str:

@@ -7,7 +7,7 @@ tokens, at each position of the ids. Of any other layer that might be one, the u
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,6 +33,8 @@ from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.tensors import FLOATS
 
+OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
+"""Names of inputs that index tables and hold no tokens."""
 CACHE = re.compile(r"past|cache")
 """Names of inputs with what earlier steps have computed: such a model continues its own outputs."""
 FAR = 2
@@ -65,21 +67,31 @@ def together(starts: Collection[Place]) -> list[Place]:
     return list(reachable(starts, alike, MOST))
 
 
-def judged(view: GraphView, place: Place, rows: int, ids: Sequence[Value]) -> Answer:
-    """Return whether an axis that is not tied to a table counts tokens.
+def holds_others(name: str) -> bool:
+    """Return whether the name of an input is one of those that hold no tokens."""
+    return bool(OTHER_IDS.search(name.lower()))
+
+
+def judged(
+    view: GraphView, place: Place, rows: int, ids: Sequence[Value], rest: Mapping[Place, str]
+) -> Answer:
+    """Return whether an axis that is not tied to a table of tokens counts these.
 
     "open" if the model does not show it.
 
     Args:
         ids: the inputs with token ids; nothing where another file of the network has them.
+        rest: the axes of tables that other inputs index, with the names of these: what is tied to one counts their
+            ids.
     """
     width, caches = place.size, _has_caches(view)
     near = rows < FAR * width and width < FAR * rows
     if place.value.elem_type not in FLOATS or width < 2 or not (near or caches):
         return "other"
     places = _along(place)
-    if places is None:
+    if places is None or any(item in rest for item in together([place])):
         return "other"
+    decides = all(item.size != rows or holds_others(name) for item, name in rest.items())
     has_rows = not ids or any(_has_positions(item, ids) for item in places)
     layer = next(filter(_is_of_layer, places), None)
     if layer is None:
@@ -87,8 +99,8 @@ def judged(view: GraphView, place: Place, rows: int, ids: Sequence[Value]) -> An
         opaque = any(_is_opaque(item.value.producer) for item in places)
         return "open" if near and opaque and has_rows else "other"
     if has_rows:
-        return "tokens" if width == rows else "open"
-    if caches and width == rows:
+        return "tokens" if width == rows and decides else "open"
+    if caches and width == rows and decides:
         return "tokens"
     return "other" if _reads_first(layer.value) or not near else "open"
 

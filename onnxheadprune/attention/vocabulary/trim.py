@@ -216,6 +216,10 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
         vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs, vocabulary.outputs
     )
     if before is not None:
+        if before.inputs and set(before.inputs).isdisjoint(local.inputs):
+            raise RefusedError(
+                f"{loaded.name} has lost tokens of {first_few(before.inputs)} before, and records one vocabulary"
+            )
         record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
     apply.set_metadata(made, VOCABULARY_KEY, VOCABULARY_ENTRY.text(record))
     elements = stored_size(loaded.proto).elements - stored_size(made).elements

@@ -157,7 +157,7 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         for name in export.others
         if PurePosixPath(name).name in CONFIGS
     }
-    holding = dict(_holding(export, rows, documents, tokens.logits))
+    holding = dict(_holding(export, rows, documents, tokens))
     special = set().union(
         *(own.stored for own, _ in holding.values()),
         *(named_ids(document, rows) for document in documents.values()),
@@ -183,25 +183,35 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         else:
             smaller[name] = _older_form(export.root / name, name, contents)
         require_same_spelling(item, smaller[name], kept)
-    each = {file.name: Tokens(kept, rows=rows, logits=named) for file, (_, named) in holding.items()}
+    each = {
+        file.name: Tokens(kept, inputs=_named_in(file, tokens), rows=rows, logits=named)
+        for file, (_, named) in holding.items()
+    }
     respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
     return FolderTokens(each, tuple(changed), contents, following.warnings, respelling)
 
 
 def _holding(
-    export: Export, rows: int, documents: Mapping[str, Any], named: Sequence[str] | None
+    export: Export, rows: int, documents: Mapping[str, Any], tokens: Tokens
 ) -> Iterator[tuple[ModelFile, tuple[Vocabulary, tuple[str, ...] | None]]]:
     """Yield the files with a vocabulary, with it and the names of its logits where these are decided."""
     known = {info.name for file in export.models for info in file.loaded.proto.graph.output}
-    unknown = next((name for name in named or () if name not in known), None)
+    unknown = next((name for name in tokens.logits or () if name not in known), None)
     if unknown is not None:
         raise UsageError(f"no model of {export.root} has an output {unknown!r:.80} to be logits")
     for file in export.models:
-        vocabulary = vocabulary_of(file.view, file.name, (), rows)
-        logits = _logits_of(file, vocabulary, documents, named)
-        vocabulary = vocabulary_of(file.view, file.name, (), rows, logits)
+        inputs = _named_in(file, tokens)
+        vocabulary = vocabulary_of(file.view, file.name, inputs, rows)
+        logits = _logits_of(file, vocabulary, documents, tokens.logits)
+        vocabulary = vocabulary_of(file.view, file.name, inputs, rows, logits)
         if vocabulary.tables:
             yield file, (vocabulary, logits)
+
+
+def _named_in(file: ModelFile, tokens: Tokens) -> tuple[str, ...]:
+    """The inputs of a file with token ids, of those that are named."""
+    known = {name for entry in vocabularies(file.view) for name in entry.inputs} if tokens.inputs else ()
+    return tuple(name for name in tokens.inputs if name in known)
 
 
 def _logits_of(
@@ -215,7 +225,7 @@ def _logits_of(
     speaks = any(map(SPEAKS.search, architectures)) or any(map(_is_genai, documents))
     if not speaks and architectures and all(map(CLASSIFIES.search, architectures)):
         # Those of a table of tokens are logits all the same.
-        return vocabulary_of(file.view, file.name, (), vocabulary.rows, ()).outputs
+        return vocabulary_of(file.view, file.name, vocabulary.inputs, vocabulary.rows, ()).outputs
     sizes = {value for document in documents.values() for value in _sizes(document)}
     if (
         vocabulary.open
@@ -269,11 +279,11 @@ def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
     """The first model with token ids, which all others must agree with."""
     leaders: dict[int, tuple[ModelFile, Vocabulary]] = {}
     for file in export.models:
-        names = {name for entry in vocabularies(file.view) for name in entry.inputs}
-        if tokens.inputs and not names & set(tokens.inputs):
+        inputs = _named_in(file, tokens)
+        if tokens.inputs and not inputs:
             continue
         try:
-            vocabulary = vocabulary_of(file.view, file.name, tokens.inputs)
+            vocabulary = vocabulary_of(file.view, file.name, inputs)
         except RefusedError:
             continue
         leaders.setdefault(vocabulary.rows, (file, vocabulary))

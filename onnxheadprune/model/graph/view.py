@@ -30,6 +30,8 @@ from onnxheadprune.model.storage.reading import Sources, in_memory
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 NO_SOURCES: Sources = MappingProxyType({})
+_OF_ANY_NUMBER = frozenset({"Concat", "Max", "Mean", "Min", "Sum"})
+"""Standard operators on any number of inputs that output a single one as it is."""
 MAX_LITERAL_ELEMENTS = 4096
 """Constants up to this many elements are read as numbers (shapes, axes, indices), larger ones are weights."""
 
@@ -160,7 +162,8 @@ class Value:
 class Node:
     """One node: its proto, where it stands, and its values (None for an omitted optional input).
 
-    `op_type` is the operator's name and `domain` its domain, "" for the standard one.
+    `domain` is the operator's domain, "" for the standard one, and `op_type` its name: an operator on any number of
+    inputs that has a single one is an Identity, as exporters write it that do not simplify.
     """
 
     proto: NodeProto
@@ -178,6 +181,8 @@ class Node:
         # Every analysis asks for these a dozen times a node, and a proto makes a new string each time.
         self.op_type = sys.intern(self.proto.op_type)
         self.domain = "" if self.proto.domain == "ai.onnx" else sys.intern(self.proto.domain)
+        if not self.domain and len(self.proto.input) == 1 and self.op_type in _OF_ANY_NUMBER:
+            self.op_type = "Identity"
 
     @property
     def ref(self) -> str:
@@ -188,9 +193,9 @@ class Node:
     def label(self) -> str:
         """The node's name in messages."""
         if self.proto.name:
-            return f"{self.proto.name} ({self.op_type})"
+            return f"{self.proto.name} ({self.proto.op_type})"
         given = next((value.name for value in self.outputs if value is not None), self.ref)
-        return f"{self.op_type} -> {given}"
+        return f"{self.proto.op_type} -> {given}"
 
     @property
     def sources(self) -> list[Value]:

@@ -302,7 +302,7 @@ class Trimmed:
         else:
             # Decided for all files of a folder.
             kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
-        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows, tokens.logits)
+        made = trimming(subject, kept, tokens.inputs, vocabulary.rows, tokens.logits)
         if samples is None or not vocabulary.inputs:
             return cls(made, request, None)
         spelling, left = respelled(samples, inputs, made)
