@@ -47,7 +47,7 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
     why = site.uneven()
     if torn:
         packed = (item for item in site.projections if any(len(some) > 1 for some in item.packed_together()))
-        parts = next((item.shared_parts for item in packed), "parts")
+        parts = next((item.shared_parts for item in packed), "a layer")
         why = f"share {parts} with {site.UNIT}s that stay: {' and '.join(map(_spell, torn[:4]))} only go together"
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -13,8 +13,10 @@ from onnxheadprune.model.tensors import Array
 
 Heads: TypeAlias = tuple[frozenset[int], ...]
 """For each position of the head axes, the labels found there."""
-Classes = Mapping[int, frozenset[int]]
-"""For each new label the old ones that it stands for."""
+Classes = Mapping[int, tuple[frozenset[int], int]]
+"""For each new label the old ones that it stands for, and its position among the channels that a layer sums."""
+Channels: TypeAlias = tuple[frozenset[int], Hashable]
+"""Labels, and by which channels of the layers that mix them a position contributes to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,9 @@ class Core:
     # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
     runs: Runs = ()  # for head axes along which a head is a run of positions, the number of positions
+    # for each position the channels of layers on the way to the labels; empty without such a layer
+    channels: tuple[frozenset[Channels], ...] = ()
+    layers: frozenset[Node] = frozenset()  # these layers, which keep an axis of heads
 
     @property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
@@ -78,18 +83,31 @@ class Trace:
         """True if the trace reaches cores but does not distinguish heads."""
         return is_alike(self.cores)
 
-    def told_apart(self, classes: Classes | None) -> Trace:
-        """The same with every label replaced by the labels that it represents."""
-        if classes is None or not self.cores:
+    def told_apart(self, layer: Node | None, classes: Classes | None) -> Trace:
+        """The same with every label of what a layer reads replaced by the labels that it represents."""
+        if layer is None or classes is None or not self.cores:
             return self
-        cores = tuple(
-            replace(
-                core,
-                heads=tuple(frozenset().union(*(classes[label] for label in head)) for head in core.heads),
-            )
-            for core in self.cores
-        )
-        return replace(self, cores=cores)
+        return replace(self, cores=tuple(_told_apart(core, layer, classes) for core in self.cores))
+
+
+def _told_apart(core: Core, layer: Node, classes: Classes) -> Core:
+    known: dict[frozenset[int], Channels] = {}
+
+    def behind(labels: frozenset[int]) -> Channels:
+        if labels not in known:
+            sets = {classes[label][0] for label in labels}
+            own = sets.pop() if len(sets) == 1 else frozenset().union(*sets)
+            known[labels] = own, frozenset(classes[label][1] for label in labels)
+        return known[labels]
+
+    def channel(labels: frozenset[int], before: Hashable) -> Channels:
+        own, positions = behind(labels)
+        return own, (before, positions)
+
+    read = core.channels or tuple(frozenset((frozenset({item}), 0) for item in head) for head in core.heads)
+    channels = tuple(frozenset(made for item in head if (made := channel(*item))[0]) for head in read)
+    heads = tuple(frozenset().union(*(labels for labels, _ in head)) for head in channels)
+    return replace(core, heads=heads, channels=channels, layers=core.layers | {layer})
 
 
 MAX_UPSTREAM = 2**12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import stored_behind
 
 T = TypeVar("T", bound=Hashable)
+Place: TypeAlias = tuple[int, int]
+"""The index of a core's node, and a position of heads in it."""
 VALUES = 2
 """The input of the values in fused operators with separate queries, keys and values."""
 
@@ -74,6 +76,8 @@ class Block:
     cores: tuple[Core, ...]
     members: tuple[frozenset[tuple[int, int]], ...]
     """For each head, the `(node index of core, head position)` pairs that form it."""
+    mixed: tuple[tuple[int, ...], ...] = ()
+    """Sets of heads that a layer between their cores and the projection mixes, as a convolution with fewer groups."""
 
     @property
     def num_heads(self) -> int:
@@ -111,20 +115,22 @@ def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
     def seen(core: Core) -> Core:
         if core.node.index not in lone or len(core.heads) == 1:
             return core
-        return replace(core, heads=tuple(labels for labels in core.heads if labels), head_axes=())
+        heads, channels = tuple(filter(None, core.heads)), tuple(filter(None, core.channels))
+        return replace(core, heads=heads, channels=channels, head_axes=())
 
     return [replace(item, cores=tuple(seen(core) for core in item.cores)) for item in candidates]
 
 
 def _telling_apart(candidates: list[Candidate]) -> list[Candidate]:
-    """Candidates without layers that do not distinguish heads which another candidate distinguishes."""
+    """Candidates without layers between another one and its cores, or that do not distinguish heads as another does."""
+    between = frozenset[Node]().union(*(core.layers for item in candidates for core in item.cores))
     apart = {core.node for item in candidates if not is_alike(item.cores) for core in item.cores}
 
     def mixes(item: Candidate) -> bool:
         several = sum(1 for core in item.cores for labels in core.heads if labels) > 1
         return several and is_alike(item.cores) and apart.issuperset(core.node for core in item.cores)
 
-    return [item for item in candidates if not mixes(item)]
+    return [item for item in candidates if item.node not in between and not mixes(item)]
 
 
 def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
@@ -153,31 +159,28 @@ def _lie_alike(first: Core, second: Core) -> bool:
 
 
 def _build(candidates: list[Candidate]) -> Block:
-    heads: Partition[tuple[int, int]] = Partition()
+    heads: Partition[Place] = Partition()
+    mixed: Partition[Place] = Partition()
+    behind_layers = all(core.channels for candidate in candidates for core in candidate.cores)
     for candidate in candidates:
-        owners: dict[int, list[tuple[int, int]]] = {}
-        for core in candidate.cores:
-            for position, labels in enumerate(core.heads):
-                # What no projection reads adds nothing: it is no head.
-                if labels:
-                    heads.root((core.node.index, position))
-                for label in labels:
-                    owners.setdefault(label, []).append((core.node.index, position))
-        sharers = [*owners.values(), *_of_one_map(candidate.cores)]
-        for sharing in sharers:
-            if len(sharing) > 1:
-                heads.join(sharing)
-    channels = [_channels(candidate) for candidate in candidates]
-    sets = _in_order([frozenset(members) for members in heads.sets()], channels)
+        labels = [(core, core.heads) for core in candidate.cores]
+        channels = [(core, core.channels) for core in candidate.cores] if behind_layers else labels
+        of_one_map = list(_of_one_map(candidate.cores))
+        for own, sets in ((channels, heads), (labels, mixed)):
+            for sharing in (*_contributing(own), *of_one_map):
+                if sharing:
+                    sets.join(sharing)
+    read = [_channels(candidate) for candidate in candidates]
+    members = _in_order([frozenset(some) for some in heads.sets()], read)
     projections = tuple(
         Projection(
             candidate.node,
             candidate.activation,
             candidate.weight,
             candidate.sizes,
-            tuple(tuple(sorted(_joined(own, members))) for members in sets),
+            tuple(tuple(sorted(_joined(own, some))) for some in members),
         )
-        for candidate, own in zip(candidates, channels, strict=True)
+        for candidate, own in zip(candidates, read, strict=True)
     )
     cores: dict[int, Core] = {}
     for candidate in candidates:
@@ -185,7 +188,21 @@ def _build(candidates: list[Candidate]) -> Block:
             known = cores.setdefault(core.node.index, core)
             if len(known.feature_axes) < len(core.feature_axes):
                 cores[core.node.index] = core
-    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+    together: dict[Place, list[int]] = {}
+    for head, some in enumerate(members):
+        together.setdefault(mixed.root(min(some)), []).append(head)
+    sets_of_heads = tuple(tuple(some) for some in together.values() if len(some) > 1)
+    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(members), sets_of_heads)
+
+
+def _contributing(cores: Iterable[tuple[Core, Iterable[Iterable[Hashable]]]]) -> Iterable[list[Place]]:
+    """Head positions by what they contribute to; what no projection reads adds nothing: it is no head."""
+    owners: dict[Hashable, list[Place]] = {}
+    for core, heads in cores:
+        for position, own in enumerate(heads):
+            for label in own:
+                owners.setdefault(label, []).append((core.node.index, position))
+    return owners.values()
 
 
 def _in_order(

@@ -193,7 +193,8 @@ def within_heads(
     )
     fresh = np.arange(1, alike.size + 1).reshape([sizes[axis] for axis in order])
     told = {int(bits): _members(int(bits)) for bits in heads.array.reshape(-1)}
-    classes = {label: told[int(bits)] for label, bits in enumerate(alike, start=1)}
+    width = math.prod(sizes[axis] for axis in summed)
+    classes = {label + 1: (told[int(bits)], label % width) for label, bits in enumerate(alike)}
     return Live.over(order, fresh), classes
 
 
@@ -211,8 +212,8 @@ def within_groups(node: Node, index: int, live: Live) -> tuple[Live, Classes] | 
     if not isinstance(read, int) or made != live.period(CHANNELS):
         return None
     labels = [frozenset(group.tolist()) - {0} for group in live.array.reshape(groups, -1)]
-    classes = {channel + 1: labels[channel // read] for channel in range(groups * read)}
-    fresh = [channel if classes[channel] else 0 for channel in classes]
+    classes = {channel + 1: (labels[channel // read], channel % read) for channel in range(groups * read)}
+    fresh = [channel if classes[channel][0] else 0 for channel in classes]
     return Live.over((CHANNELS,), np.array(fresh)), classes
 
 

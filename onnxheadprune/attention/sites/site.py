@@ -318,7 +318,6 @@ class Site:
             **({"kind": self.kind} if self.kind else {}),
             f"num_{self.UNITS}": self.num_units,
             **self._state(),
-            "together": max((len(unit) for unit in self.units), default=1),
             "projections": self._projections(),
         }
 
@@ -332,6 +331,7 @@ class Site:
             "bytes": self.bytes,
             "flops_per_token": self.flops_per_token,
             "removed": list(self.removed),
+            "together": max((len(unit) for unit in self.units), default=1),
         }
 
     def _projections(self) -> list[dict[str, str]]:

@@ -24,14 +24,19 @@ from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.storage.tensors import stored_size
 
 
-def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:
-    """Units that can only be removed together because a projection packs them in one block; each other unit alone."""
+def units_together(
+    projections: Iterable[Projection], count: int, mixed: Iterable[Iterable[int]] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """Units that can only be removed together because a projection packs them in one block; each other unit alone.
+
+    Args:
+        mixed: sets of units that a layer in front of the projections mixes, which are removed together, too.
+    """
     found: Partition[int] = Partition()
     for unit in range(count):
         found.root(unit)
-    for item in projections:
-        for members in item.packed_together():
-            found.join(members)
+    for members in (*mixed, *(some for item in projections for some in item.packed_together())):
+        found.join(members)
     return once(tuple(sorted(tuple(sorted(members)) for members in found.sets())))
 
 

@@ -97,7 +97,7 @@ def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
     for earlier in tracer.follow(source, answer.inputs[values]).cores:
         owners = [{(label - 1) // width for label in labels} for labels in earlier.heads]
         if owners == [{head} for head in range(len(core.heads))]:
-            yield replace(earlier, heads=core.heads)
+            yield replace(earlier, heads=core.heads, channels=core.channels, layers=core.layers)
 
 
 def find_structural(
@@ -365,7 +365,7 @@ def _judged(
         elsewhere = read_elsewhere(block, trial, (0,))
         alone = elsewhere is not None and mixed is None
         return replace(site, reason=mixed or elsewhere, read_elsewhere=alone)
-    site = replace(site, units=units_together(block.projections, block.num_heads))
+    site = replace(site, units=units_together(block.projections, block.num_heads, block.mixed))
     reason = why_not_cut(site)
     if reason is not None:
         return replace(site, reason=reason, whole=_is_own(site, block, parts))

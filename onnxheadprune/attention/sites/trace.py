@@ -70,24 +70,36 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
 
     Of heads that are picked one by one only one is live, too; those have separate weights.
     """
-    rows = [axis for axis in live.axes if product.out_axes[axis] not in product.batch]
-    live = without_blind(live, rows)
-    batch = [axis for axis in live.axes if product.out_axes[axis] in product.batch]
-    seen = without_blind(live, batch)
-    if any(axis in seen.axes for axis in batch):
-        return seen
-    classes = {
-        axis: told_apart(node, axis, live.period(axis), live.run(axis), stacked=True) for axis in batch
-    }
-    picked = [axis for axis in batch if len(set(classes[axis] or ())) > 1]
-    return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
+    seen = without_blind(live, live.axes)
+    queries = _queries(product, seen)
+    picked = []
+    for axis in live.axes:
+        letter = product.out_axes[axis]
+        if axis not in seen.axes and (letter in product.batch or product.owners(letter) == queries):
+            stacked = letter in product.batch
+            classes = told_apart(node, axis, live.period(axis), live.run(axis), stacked=stacked)
+            picked += [axis] if len(set(classes or ())) > 1 else []
+    return live.only([axis for axis in live.axes if axis in seen.axes or axis in picked])
+
+
+def _queries(product: Contraction, live: Live) -> tuple[int, ...] | None:
+    """The operand with the axis of the queries' tokens, which labels do not tell apart; None where that is unknown.
+
+    Axes that it alone has may enumerate heads; those that the other operand alone has are channels of values.
+    """
+    others = (letter for axis, letter in enumerate(product.out_axes) if axis not in live.axes)
+    owners = {product.owners(letter) for letter in others if letter not in product.batch}
+    return owners.pop() if len(owners) == 1 else None
 
 
 def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) -> int | None:
-    """An axis within heads, None if the product makes attention maps: of axes of two operands heads are the slower."""
+    """An axis within heads, None if the product makes attention maps: of axes of two operands those of the values."""
     owners = {product.owners(product.out_axes[axis]) for axis in free}
     if len(owners) > 1:
-        return min(free, key=lambda axis: _stride(live, axis))
+        queries = _queries(product, live)
+        values = [axis for axis in free if product.owners(product.out_axes[axis]) != queries]
+        # Where tokens are told apart, too, heads are the slower ones.
+        return min(values, key=lambda axis: _stride(live, axis))
     single = _single_feature(node, product)
     if single is None or product.owners(product.out_axes[single]) in owners:
         return free[0] if free else None
@@ -189,7 +201,7 @@ class Tracer:
                 stack += missing
                 continue
             for step in upstream:
-                own |= self._known[step.value, step.live.key].told_apart(step.classes)
+                own |= self._known[step.value, step.live.key].told_apart(value.producer, step.classes)
             if not own.cores:
                 own |= _by_stored_maps(value, labels)
             self._known[key] = own
