@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnxheadprune.data.formats import IMAGES, images_of
 from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Chunk, Feeds, More, spread
 from onnxheadprune.errors import UsageError, heed, named_setting, require_packages
-from onnxheadprune.model.documents import kind_of, regular_file
+from onnxheadprune.model.documents import CONFIGURATION, kind_of, read_object, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 
@@ -37,6 +37,31 @@ class Preprocessing:
     size: tuple[int, int] | None = None  # height and width to scale to, None takes the model's fixed size
     mean: tuple[float, ...] = (0.5,)  # subtracted per channel, after scaling to 0..1
     std: tuple[float, ...] = (0.5,)  # divided by, per channel
+
+
+NORMALISATION = "preprocessor_config.json"
+"""Holds mean and deviation beside a model."""
+
+
+def normalisation_in(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation per channel that a folder's image processor specifies; None without one."""
+    path = folder / NORMALISATION
+    if not path.is_file():
+        return None
+    fields = read_object(path, CONFIGURATION)
+    if fields.get("do_normalize") is False:
+        return (0.0,), (1.0,)
+    mean, std = (fields.get(name) for name in ("image_mean", "image_std"))
+    if mean is None and std is None:
+        return None
+    found: list[list[Any]] = [item if isinstance(item, list) else [item] for item in (mean, std)]
+    for numbers in found:
+        if not numbers or not all(type(item) in (int, float) and math.isfinite(item) for item in numbers):
+            raise UsageError(
+                f"{path} has an image_mean or image_std that is no list of numbers; give them with"
+                f" {named_setting('image_mean')} and {named_setting('image_std')}"
+            )
+    return tuple(map(float, found[0])), tuple(map(float, found[1]))
 
 
 def image_feeds(

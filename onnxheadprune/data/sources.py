@@ -56,10 +56,15 @@ def files_read(
     elif tokenizer is not None:
         found[by] = str(tokenizer)
     kind = kind_if_told(running)
-    if kind == "images" or model.is_dir():
-        return found
     from onnxheadprune.data.beside import home_of
 
+    if kind == "images" and None in (running.image_mean, running.image_std):
+        from onnxheadprune.data.images import NORMALISATION
+
+        for folder in (model,) if model.is_dir() else home_of(model.absolute().parent):
+            found |= _files(f"{folder.name}, beside the model", folder, (NORMALISATION,))
+    if kind == "images" or model.is_dir():
+        return found
     own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
     for folder in home_of(model.absolute().parent):
         beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
@@ -80,12 +85,25 @@ def samples_for(kind: DataFormat | None) -> tuple[str, ...]:
 
 
 def with_own_tokenizer(folder: Path, running: Inputs) -> Inputs:
-    """The inputs with the tokenizer of a folder, where text is given and no tokenizer."""
+    """The inputs with the tokenizer of a folder for text, or the normalisation for images, where none is given."""
+    if _kind_of_data(running) == "images":
+        return _normalised((folder,), running)
     if running.tokenizer is not None or _kind_of_data(running) not in TEXT_FORMATS:
         return running
     from onnxheadprune.data.vocabulary import has_tokenizer
 
     return replace(running, tokenizer=folder) if has_tokenizer(folder) else running
+
+
+def _normalised(folders: Iterable[Path], running: Inputs) -> Inputs:
+    """The inputs with mean and deviation of the first folder that has them, where they are not given."""
+    from onnxheadprune.data.images import normalisation_in
+
+    if None not in (running.image_mean, running.image_std):
+        return running
+    for mean, std in filter(None, map(normalisation_in, folders)):
+        return replace(running, image_mean=running.image_mean or mean, image_std=running.image_std or std)
+    return running
 
 
 def data_for(model: ModelLike, data: DataSource, provider: str | Provider, seed: int = 0) -> DataSource:
@@ -119,14 +137,19 @@ def read_data(
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.operators import view_of
 
-    view = view_of(open_structure(model))
+    loaded = open_structure(model)
+    view = view_of(loaded)
     if kind == "images":
+        from onnxheadprune.data.beside import home_of
         from onnxheadprune.data.images import Preprocessing, image_feeds
         from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
+        folder = running.data
+        if loaded.path is not None:
+            running = _normalised(home_of(loaded.path.resolve().parent), running)
         mean, std, size = running.image_mean or (0.5,), running.image_std or (0.5,), running.image_size
         how = Preprocessing((size, size) if isinstance(size, int) else size, mean, std)
-        return image_feeds(running.data, graph_inputs(view), how)
+        return image_feeds(folder, graph_inputs(view), how)
     from onnxheadprune.data.calibration import random_data
 
     return random_data(view, _resolved(provider), running.seed)

@@ -152,7 +152,7 @@ class Samples:
     image_mean: Annotated[
         Channels | None,
         Setting(
-            "Subtracted from images per channel [default: 0.5].",
+            "Subtracted from images per channel [default: from preprocessor_config.json beside the model, else 0.5].",
             metavar="M,M,M",
             parse=_numbers,
             rules=_OF_DATA,
@@ -161,7 +161,7 @@ class Samples:
     image_std: Annotated[
         Channels | None,
         Setting(
-            "Images are divided by this per channel [default: 0.5].",
+            "Images are divided by this per channel [default: as {image_mean}].",
             metavar="S,S,S",
             parse=_numbers,
             rules=_OF_DATA,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from PIL import Image
 
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import token_rows
-from onnxheadprune.data.images import Preprocessing, image_feeds
+from onnxheadprune.data.images import Preprocessing, image_feeds, normalisation_in
+from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.sources import files_read, read_data
 from onnxheadprune.data.text import text_feeds
+from onnxheadprune.deploying.folders.types import reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
+from onnxheadprune.settings.inputs import Running
 from tests import toys, toys_scores
 from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Command
@@ -201,6 +207,50 @@ def test_pictures_are_scaled_and_normalised(digits: Path, tmp_path: Path) -> Non
     with Image.open(folder / "class0" / "0.png") as image:
         expected = (np.asarray(image.convert("L"), dtype=np.float32) / 255 - 0.25) / 2
     np.testing.assert_allclose(feeds[0]["images"][0, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "expected"),
+    [
+        ({"image_mean": [0.25], "image_std": [2.0]}, {}, (0.25, 2.0)),
+        ({"image_mean": 0.25, "image_std": 2}, {}, (0.25, 2.0)),
+        ({"image_mean": [0.25], "image_std": [2.0]}, {"image_std": (4.0,)}, (0.25, 4.0)),
+        ({"image_mean": [0.25], "image_std": [2.0], "do_normalize": False}, {}, (0.0, 1.0)),
+        ({"size": {"height": 8}}, {}, (0.5, 0.5)),
+        (None, {}, (0.5, 0.5)),
+    ],
+)
+@pytest.mark.parametrize("place", ["beside", "around", "folder"])
+def test_normalisation_is_that_of_the_model(
+    fields: Any, options: Any, expected: tuple[float, float], place: str, digits: Path, tmp_path: Path
+) -> None:
+    """Beside the file, in the repository around its folder `onnx`, or in the folder that is pruned."""
+    model = tmp_path / "repository" / {"around": "onnx", "folder": "vision"}.get(place, ".") / "model.onnx"
+    model.parent.mkdir(parents=True)
+    shutil.copy(digits, model)
+    if fields is not None:
+        (tmp_path / "repository" / "preprocessor_config.json").write_text(json.dumps(fields))
+    running = Running(data=str(pictures(tmp_path / "pictures")), **options)
+    if place == "folder":
+        data = reader_of(tmp_path / "repository", running)(load_model(model))
+    else:
+        data = read_data(model, running)
+    assert isinstance(data, Feeds)
+    read = fields is not None and len(options) < 2
+    files = files_read(model if place != "folder" else tmp_path / "repository", running)
+    assert any(path.endswith("preprocessor_config.json") for path in files.values()) == read
+    with Image.open(tmp_path / "pictures" / "class0" / "0.png") as image:
+        pixels = np.asarray(image.convert("L"), dtype=np.float32) / 255
+    np.testing.assert_allclose(
+        next(iter(data))["images"][0, 0], (pixels - expected[0]) / expected[1], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mean", [[], ["a"], None, [True], {"a": 1}])
+def test_a_normalisation_that_is_none_is_refused(mean: Any, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean, "image_std": [1.0]}))
+    with pytest.raises(UsageError, match="image_mean or image_std that is no list of numbers"):
+        normalisation_in(tmp_path)
 
 
 def test_pictures_that_do_not_fit(digits: Path, bert: tuple[Input, ...], tmp_path: Path) -> None:
