@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.cut_edits import caches_of, require_apart, sites_losing_all, swept_edits
+from onnxheadprune.attention.cut_edits import (
+    caches_of,
+    loses_all,
+    require_apart,
+    sites_losing_all,
+    swept_edits,
+)
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
@@ -105,7 +111,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, present, contract, caches)
     cuts = planned_head_cuts(view, sites, chosen, present)
-    gone = _vanishing(sites, chosen, swept)
+    dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
+    gone = [site for site in dead if not chosen.get(site.index)]
     blocks = planned_block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, sites_losing_all(sites, present)), frozenset())
@@ -130,6 +137,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         notes=(
             *([spelled(caches.idle)] if caches.idle else []),
             *_held(sites.losing(present), contract),
+            *(f"{site.label} is removed, too: nothing reads its output any more" for site in dead),
             *map(str, sites.failed),
         ),
     )
@@ -178,15 +186,14 @@ def _narrowed_io(swept: Sweep) -> dict[str, Live]:
     }
 
 
-def _vanishing(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> list[Site]:
-    """Return the sites that vanish with what others lose, so that those left keep their numbers."""
+def _vanishing(sites: Sites, swept: Sweep) -> list[Site]:
+    """Return the sites that nothing reads any more, which vanish."""
     if not any(live.is_dead for live in swept.kept.values()):
         return []  # without a look for sites of other kinds
     return [
         site
         for site in sites.known
-        if not chosen.get(site.index)
-        and all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
+        if all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
     ]
 
 

@@ -56,35 +56,34 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     """Show the sites of a folder."""
     from functools import partial
 
-    from onnxheadprune.attention.vocabulary.find import vocabularies
+    from onnxheadprune.attention.sites.find import Analysis
     from onnxheadprune.data.vocabulary import has_tokenizer
     from onnxheadprune.deploying.folders.opening import looked_at
     from onnxheadprune.deploying.folders.result import sites_to_dict
     from onnxheadprune.model.analysis_errors import NotAnalysed, try_analysis
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
-    from onnxheadprune.reporting.sites import not_analysed, not_loaded, prospects, vocabulary_report
+    from onnxheadprune.reporting.sites import not_loaded
     from onnxheadprune.runtime.loading import why_not_loaded
-    from onnxheadprune.workflow.inspection import VOCABULARY
+    from onnxheadprune.workflow.inspection import LAYERS, Inspection, LayerSummary
 
     export, match, why = looked_at(folder, follow_links=follow_links)
-    tokens, failed = {}, {}
+    analyses = {
+        file.name: Analysis(file.loaded.proto, file.loaded.name, file.view, file.sites)
+        for file in export.models
+    }
+    found = {file.name: Inspection.of(file.loaded, analyses[file.name]) for file in export.models}
+    leaders = [analyses[network.leader.name] for network in match.networks]
+    listed = try_analysis(LAYERS, partial(LayerSummary.among, match.as_sites(str(folder)), leaders))
+    # Of the file whose layers cannot be analysed the same is said.
+    layers = () if isinstance(listed, NotAnalysed) else listed
     unloadable = {file.name: why_not_loaded(file.loaded) for file in export.models}
-    for file in export.models:
-        found = try_analysis(VOCABULARY, partial(vocabularies, file.view))
-        stopped = [found] if isinstance(found, NotAnalysed) else []
-        tokens[file.name] = (
-            [] if isinstance(found, NotAnalysed) else [item.to_dict(file.size) for item in found]
-        )
-        failed[file.name] = [*file.sites.failed, *stopped]
     if as_json:
         files = [
             {
                 "file": file.name,
                 "part": file.part,
-                **file.sites.to_dict(),
-                "vocabularies": tokens[file.name],
-                "not_analysed": [item.to_dict() for item in failed[file.name]],
+                **found[file.name].to_dict(),
                 "does_not_load": unloadable[file.name],
             }
             for file in export.models
@@ -93,12 +92,17 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
             {"leader": network.leader.name, "files": [file.name for file in network.files]}
             for network in match.networks
         ]
-        document = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
+        document = {
+            "networks": networks,
+            **sites_to_dict(match),
+            "layers": [layer.to_dict() for layer in layers],
+            "files": files,
+            "disagreement": why,
+        }
         emit_json({"folder": str(folder), **document})
     else:
-        found_first = next((item for item in tokens.values() if item), [])
-        rows = [row for name, stopped in failed.items() for row in not_analysed(stopped, name)]
-        rows += [row for name, reason in unloadable.items() for row in not_loaded(reason, name)]
-        rows += prospects(match.as_sites(str(folder)), bool(found_first) and has_tokenizer(folder), "smaller")
-        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), *rows, sep="\n")
+        rows = [row for name, reason in unloadable.items() for row in not_loaded(reason, name)]
+        has_text = any(item.vocabularies for item in found.values()) and has_tokenizer(folder)
+        report = export_report(str(folder), match, found, layers, rows, why=why, has_text=has_text)
+        out().print(*report, sep="\n")
     return 0

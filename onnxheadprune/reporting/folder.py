@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.deploying.folders.matching import Match
-from onnxheadprune.model.spelling import escaped, many, spelled
-from onnxheadprune.reporting.console import STYLES, heading, row, table
-from onnxheadprune.reporting.sites import block_rows, removable
+from onnxheadprune.model.spelling import escaped, first_few, spelled
+from onnxheadprune.reporting.console import STYLES, row
+from onnxheadprune.reporting.sites import (
+    exits_report,
+    layers_report,
+    near_misses,
+    not_analysed,
+    sites_report,
+    vocabulary_report,
+)
+from onnxheadprune.workflow.inspection import Inspection, LayerSummary
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.batch import BatchFile
 
 
-def export_report(folder: str, match: Match, why: str | None = None) -> Iterator[RenderableType]:
-    """The sites of a folder, and which files hold them.
+def export_report(
+    folder: str,
+    match: Match,
+    found: Mapping[str, Inspection],
+    layers: Sequence[LayerSummary],
+    further: Sequence[RenderableType],
+    *,
+    why: str | None = None,
+    has_text: bool = False,
+) -> Iterator[RenderableType]:
+    """All that is known of the structure of the models of a folder.
 
     Args:
+        found: of each file, by its name.
+        layers: of all files.
+        further: what else there is to say.
         why: where its files disagree in other kinds than heads, None where they do not.
     """
-    sites = match.as_sites(folder)
-    total = sum(site.num_heads for site in sites)
-    yield heading(f"{folder}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
-    yield ""
-    made = table(
-        "#",
-        "site",
-        "kind",
-        "heads",
-        "kv",
-        "size",
-        "removable",
-        numeric=("heads", "kv", "size"),
-    )
-    for site in sites:
-        kv, width = site.kv_count, str(site.head_size)
-        made.add_row(
-            site.called(site.number), site.name, site.kind, str(site.num_heads), kv, width, removable(site)
-        )
-    yield made
-    for kind in match.kinds[1:]:
-        if blocks := sites.of(kind.UNITS):
-            yield from block_rows(kind, blocks)
+    leaders = [found[network.leader.name] for network in match.networks]
+    elements = sum(item.sites.elements or 0 for item in leaders)
+    rows: list[RenderableType] = []
     for number, network in enumerate(match.networks):
-        yield ""
-        yield from _where(number, match)
-        yield row("", f"units are chosen on {network.leader.name}")
-    for site in sites:
-        if site.reason is not None:
-            yield row(site.called(site.number), f"no head can be removed: {site.reason}", "yellow")
+        rows += ["", *_where(number, match), row("", f"units are chosen on {network.leader.name}")]
     if why is not None:
-        yield row("heads alone", f"can be removed from all files: {why}", "yellow")
+        rows.append(row("heads alone", f"can be removed from all files: {why}", "yellow"))
+    rows += _near_misses(found)
+    rows += layers_report(layers)
+    rows += [line for item in leaders for line in exits_report(item.exits)]
+    tables = (item for item in found.values() if item.vocabularies)
+    first = next(tables, None)
+    rows += vocabulary_report([] if first is None else [v.to_dict(first.bytes) for v in first.vocabularies])
+    rows += [line for name, item in found.items() for line in not_analysed(item.failed, name)]
+    sites = replace(match.as_sites(folder), elements=elements)
+    yield from sites_report(sites, [*rows, *further], has_text=has_text, output="smaller")
+
+
+def _near_misses(found: Mapping[str, Inspection]) -> Iterator[RenderableType]:
+    """What looks like a site and is none: of files that say the same of it once."""
+    said: dict[str, list[str]] = {}
+    for name, item in found.items():
+        said.setdefault("\n".join(map(str, near_misses(item.sites))), []).append(name)
+    for names in said.values():
+        yield from near_misses(found[names[0]].sites, f" of {first_few(names, 3)}")
 
 
 def _where(number: int, match: Match) -> Iterator[RenderableType]:

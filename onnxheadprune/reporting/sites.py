@@ -44,7 +44,11 @@ def inspection_report(
 
 
 def sites_report(
-    sites: Sites, further: Sequence[RenderableType] = (), *, has_text: bool = False
+    sites: Sites,
+    further: Sequence[RenderableType] = (),
+    *,
+    has_text: bool = False,
+    output: str = "smaller.onnx",
 ) -> Iterator[RenderableType]:
     """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
     total = sum(site.num_heads for site in sites)
@@ -59,16 +63,15 @@ def sites_report(
         for site in blocked:
             yield item(f"{site.label}: {site.reason}", "yellow")
     yield from near_misses(sites)
-    if sites.ignored_declarations:
-        yield Text("\ndeclared shapes that the operators contradict", style="bold")
-        yield from (item(sentence, "yellow") for sentence in sites.ignored_declarations)
-    yield from _blocks(sites)
+    for kind, find in sites.others.items():
+        if sites_of_kind := find().sites:
+            yield from _block_rows(kind, sites_of_kind)
     yield from further
     yield ""
-    yield from prospects(sites, has_text, "smaller.onnx")
+    yield from _prospects(sites, has_text, output)
 
 
-def prospects(sites: Sites, has_text: bool, output: str) -> Iterator[RenderableType]:
+def _prospects(sites: Sites, has_text: bool, output: str) -> Iterator[RenderableType]:
     """Yield how much of the model can go, and what to type for it."""
     removable = [site for site in sites if site.removable]
     if not removable:
@@ -90,13 +93,7 @@ def prospects(sites: Sites, has_text: bool, output: str) -> Iterator[RenderableT
         yield next_call(f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o {output}")
 
 
-def _blocks(sites: Sites) -> Iterator[RenderableType]:
-    for kind, find in sites.others.items():
-        if sites_of_kind := find().sites:
-            yield from block_rows(kind, sites_of_kind)
-
-
-def block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableType]:
+def _block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableType]:
     """Table of the sites of one kind, then why some cannot lose units."""
     total = sum(site.num_units for site in sites)
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
@@ -114,22 +111,26 @@ def block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableTy
             number += f" of {count(site.original_num_units)}"
         known = (site.details.get(name, "-") for name in details)
         cells = chain((site.kind for _ in sorts), (number for _ in several), known)
-        listing.add_row(site.called(site.number), site.name, *cells, count(site.params), removable(site))
+        listing.add_row(site.called(site.number), site.name, *cells, count(site.params), _removable(site))
     yield listing
     for site in sites:
         if site.reason is not None:
             yield item(f"{site.label}: {site.reason}", "yellow")
 
 
-def removable(site: Site) -> Text:
+def _removable(site: Site) -> Text:
     """Return whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
     if site.removable:
         return Text("yes", "green")
     return Text("whole", "yellow") if site.removable_whole else Text("no", "red")
 
 
-def near_misses(sites: Sites) -> Iterator[RenderableType]:
-    """Yield what looks like a site and is none, with the reasons."""
+def near_misses(sites: Sites, where: str = "") -> Iterator[RenderableType]:
+    """Yield what looks like a site and is none, with the reasons, and declared shapes that are contradicted.
+
+    Args:
+        where: the files of a folder that hold it, where there are several.
+    """
     lists = [
         ("near misses (they look like attention, but heads cannot be removed)", sites.near_misses),
         ("no heads (one attention map for all channels)", sites.no_heads),
@@ -140,9 +141,12 @@ def near_misses(sites: Sites) -> Iterator[RenderableType]:
     ]
     for title, missed in lists:
         if missed:
-            yield Text(f"\n{title}", style="bold")
+            yield Text(f"\n{title}{where}", style="bold")
         for miss in missed:
             yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
+    if sites.ignored_declarations:
+        yield Text(f"\ndeclared shapes that the operators contradict{where}", style="bold")
+        yield from (item(sentence, "yellow") for sentence in sites.ignored_declarations)
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class _SiteTable:
             ]
             if wide:
                 cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
-            cells.append(removable(site))
+            cells.append(_removable(site))
             if removed_before:
                 cells.append(spelled(site.removed) or "-")
             listing.add_row(*cells)

@@ -61,12 +61,17 @@ class LayerSummary(JsonObject):
     @classmethod
     def every(cls, analysis: Analysis) -> tuple[LayerSummary, ...]:
         """Return the layers of a model, stack by stack; none where only a record of an earlier version has them."""
+        return cls.among(analysis.sites, [analysis])
+
+    @classmethod
+    def among(cls, sites: Sites, models: Sequence[Analysis]) -> tuple[LayerSummary, ...]:
+        """The same for sites that several models hold; operations are counted of one model alone."""
         try:
-            found = layers(analysis.sites)
+            found = layers(sites)
         except RefusedError:
             return ()
-        elements = weights_in(analysis.model, analysis.view)
-        costs = _costs(analysis) if found else {}
+        elements = sum(weights_in(analysis.model, analysis.view) for analysis in models)
+        costs = _costs(models[0]) if found and len(models) == 1 else {}
         every = {title: None for layer in found.values() for title in _titles(layer)}
         return tuple(
             _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)

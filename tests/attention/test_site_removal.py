@@ -13,7 +13,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from tests import toys_genai
+from tests import toys, toys_genai, toys_seq2seq
 from tests.graph_builder import GraphBuilder
 from tests.liveness.one_node import check_equal, run
 
@@ -231,3 +231,25 @@ def test_what_is_summed_beside_the_heads_stays() -> None:
         want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)["y"]
         np.testing.assert_allclose(run(pruned, feed)["y"], want, atol=1e-6)
     assert "Softmax" not in {node.op_type for node in pruned.graph.node}
+
+
+@pytest.mark.parametrize("also", [{}, {0: [1]}])
+def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]]) -> None:
+    """An encoder behind a cross-attention that goes, whether heads of it are named or not."""
+    block = toys_seq2seq.Block()
+    toy, dims = block.toy, ["b", "s", toys_seq2seq.HIDDEN]
+    bias, stream = toy.constant("nothing", np.zeros((1, 1, 1, 1), np.float32)), "source"
+    for name, read in (("enc", "source"), ("cross", "x"), ("dec", "cross.stream")):
+        source = {"enc": "source", "cross": "enc.mlp.stream", "dec": "cross.stream"}[name]
+        keys, values = (block.heads(source, f"{name}.{what}") for what in "kv")
+        stream = block.attended(read, name, keys, values, bias)
+        if name == "enc":
+            block.fed(stream, "enc.mlp")
+    toy.node("Identity", [stream], "y")
+    model = toy.model([toy.info("x", dims), toy.info("source", dims)], [toy.info("y", dims)])
+    notes = analyse(model, {1: range(toys.HEADS), **also}, "the model").plan.notes
+    assert notes == tuple(
+        f"{site} is removed, too: nothing reads its output any more"
+        for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)")
+    )
+    assert not analyse(model, {0: range(toys.HEADS)}, "the model").plan.notes

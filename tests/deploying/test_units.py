@@ -214,7 +214,8 @@ def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, t
 def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path) -> None:
     """Caches stay as they are, so nothing follows; a width that the configuration tells is named."""
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    config = {"model_type": "bert", "num_attention_heads": 4, "intermediate_size": toys_scores.INNER}
+    config = {"model_type": "bert", "num_attention_heads": 4, "hidden_size": 12, "num_hidden_layers": 2}
+    config |= {"intermediate_size": toys_scores.INNER}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     outcome = command(
         "prune", folder, "-o", out, "--neurons", "0:1", "--runtime", client, "--dry-run", "--json"
