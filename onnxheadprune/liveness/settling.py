@@ -110,9 +110,13 @@ def _leave_unread(result: Sweep, value: Value) -> None:
     asked = reduce(or_, edges.values(), DEAD)
     if kept == asked.as_mask().dense_closure():
         return
-    picking = [_picking(result, use) for use in edges]
-    if all(answer is not None and answer.accepts(kept) for answer in picking):
+    picking = {use: answer for use in edges if (answer := _picking(result, use)) is not None}
+    if len(picking) == len(edges) and all(answer.accepts(kept) for answer in picking.values()):
         result.edges |= {(use.node.index, use.input_index): kept for use in edges}
+        # What picks from another part of it, without losing any, is moved as well.
+        result.answers |= {use.node: answer for use, answer in picking.items()}
+        sites = frozenset[str]().union(*(result.asked.get(use.node, frozenset()) for use in edges))
+        result.asked |= {use.node: result.asked.get(use.node, sites) for use in edges}
 
 
 def _relax(result: Sweep) -> None:
