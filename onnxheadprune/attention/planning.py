@@ -14,6 +14,7 @@ from onnxheadprune.attention.cut_edits import (
     sites_losing_all,
     swept_edits,
 )
+from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
@@ -43,7 +44,7 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import analysing
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import GraphView, Use
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 
 
@@ -57,6 +58,7 @@ class Planning:
     # units to remove per site index, as *present* indices; heads, or what else a site has
     heads: Mapping[int, tuple[int, ...]]
     io: Interface  # what the cut leaves of graph inputs and outputs
+    silent: tuple[Use, ...] = ()  # reads of contexts that may end what outputs depend on
 
     @property
     def concerned(self) -> tuple[Site, ...]:
@@ -113,6 +115,15 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     cuts = planned_head_cuts(view, sites, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
+    # What an output depends on through named units alone may go; but not with units that nobody named.
+    silent = () if dead else _silent(sites, present)
+    after = rewired(view.model, edits)
+    lost = [*lost_content(view, after)]
+    for output, name in lost_content(view, after, silent) if lost else ():
+        raise RefusedError(
+            f"the cut would leave output {output} without input {name}: every path from one to the other leads through"
+            " what is removed with it; remove less"
+        )
     blocks = planned_block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, sites_losing_all(sites, present)), frozenset())
@@ -139,9 +150,18 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             *_held(sites.losing(present), contract),
             *(f"{site.label} is removed, too: nothing reads its output any more" for site in dead),
             *map(str, sites.failed),
+            *(f"output {output} no longer depends on input {name}" for output, name in lost),
         ),
     )
-    return Planning(plan, view, sites, present, io)
+    return Planning(plan, view, sites, present, io, silent)
+
+
+def _silent(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> tuple[Use, ...]:
+    """The reads of contexts without any unit left, but for those in layers, which become the identity."""
+    layers = (layer for layer in removed_layers(sites, heads) if layer.joins or len(layer.sites) > 1)
+    layered = {site for layer in layers for site in layer.sites}
+    whole = (site for site in sites_losing_all(sites, heads) if site not in layered)
+    return tuple(Use(item.node, item.activation[0]) for site in whole for item in site.projections)
 
 
 def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:

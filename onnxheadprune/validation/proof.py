@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.dependence import lost_content
 from onnxheadprune.attention.layers import parts_named, removed_layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
@@ -163,9 +164,15 @@ def _proven(
     subject = refits.into(before) if refits.tensors else before
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     problems += _added_randomness(after.proto, alike, names)
+    problems += [
+        f"output {output} of {names[1]} does not depend on input {name}, and in {names[0]} it does"
+        for output, name in lost_content(planning.view, after.proto, planning.silent)
+    ]
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
-    notes += [*_record_notes(planned, after.proto, names[1]), *_sentences(alike)]
+    strange, numbered = _record_problems(planned, after.proto, names[1], alike)
+    problems += strange
+    notes += [*numbered, *_sentences(alike)]
     numbers_decide = not (problems or alike.identical)
     wide = None
     if numbers_decide:
@@ -271,19 +278,33 @@ def weight_problems(
     return compared, [sentence]
 
 
-def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
-    """Yield differences between the pruned model's records, which later cuts rely on, and those of the plan."""
+def _record_problems(
+    planned: ModelProto, pruned: ModelProto, name: str, alike: Likeness
+) -> tuple[list[str], list[str]]:
+    """What the pruned model's records, which later cuts rely on, say otherwise than the plan: problems and notes.
+
+    A version that did not find some sites numbered the others otherwise, and the first one recorded no projections.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
     listed, made = ({site.index for site in FUSED_ENTRY.read(model)} for model in (pruned, planned))
     if listed != made:
-        yield f"the record of {name} lists other sites as fused than its graph shows"
+        told = problems if alike.identical else notes
+        told.append(f"the record of {name} lists other sites as fused than its graph shows")
     for kind in every_kind():
-        known = {entry.number: entry for entry in units_entry(kind.UNITS).read(planned)}
+        ours = units_entry(kind.UNITS).read(planned)
         for entry in units_entry(kind.UNITS).read(pruned):
-            if entry != known.get(entry.number):
-                yield (
-                    f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
-                    " looked at"
-                )
+            by_name = [item for item in ours if item.projections == entry.projections]
+            by_number = [item for item in ours if item.number == entry.number]
+            found = next(iter(by_name if entry.projections else by_number), None)
+            what = f"the record of {name} on {kind.called(entry.number)} ({entry.name})"
+            if found is None:
+                problems.append(f"{what} names projections or a site that the cut does not have")
+            elif replace(entry, number=found.number, projections=found.projections) != found:
+                problems.append(f"{what} is not that of the cut")
+            elif entry.number != found.number:
+                notes.append(f"{what} is that of {kind.called(found.number)}")
+    return problems, notes
 
 
 def _sentences(found: Likeness) -> Iterator[str]:

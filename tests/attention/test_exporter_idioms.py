@@ -257,7 +257,7 @@ def test_weights_within_heads_lie_between_context_and_projection(plan: Blueprint
             "Transpose", net.op("MatMul", net.op("MatMul", weights, shared), lift), perm=[0, 2, 1, 3]
         )
     merged = net.op("Reshape", lifted, net.ints(0, 0, H * D))
-    output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+    output = net.op("Add", net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), x)
     _exact(net, output)
     assert [(site.kind, site.v_head_size) for site in inspect(net.export([output]))] == [("mqa", D)]
 

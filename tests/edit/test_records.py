@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -247,3 +248,26 @@ def says(model: ModelProto, smaller: ModelProto) -> str:
     if found.verdict != "passed":
         return found.reason
     return next((note for note in found.notes if "record" in note), "")
+
+
+FOREIGN: dict[str, Callable[[Any], Any]] = {
+    "name": lambda name: f"{name}.evil",
+    "projections": lambda names: [f"{name}.evil" for name in names],
+    "kv_num_heads": lambda count: max(count - 1, 0),
+}
+
+
+@pytest.mark.parametrize("field", FOREIGN)
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_record_of_foreign_sites_or_projections_is_refused(field: str, at: int) -> None:
+    """Whether that site loses units in this cut or not."""
+    model = toys_layers.decoder(2)
+    smaller = prune(model, heads="0:1", provider="cpu").model
+    entry = next(item for item in smaller.metadata_props if item.key == HEADS_KEY)
+    content = json.loads(entry.value)
+    assert len(content["sites"]) == 2
+    content["sites"][at][field] = FOREIGN[field](content["sites"][at][field])
+    entry.value = json.dumps(content)
+    assert says(model, smaller).startswith("the record of")
+    with contextlib.suppress(HeadPruneError):
+        assert validate(model, smaller, provider="cpu").exact == "no"

@@ -62,7 +62,8 @@ class Block(GraphBuilder):
         return self.node("Reshape", [f"{value}_back", target], f"{value}_merged")
 
     def built(self, context: str, width: int = WIDTH) -> ModelProto:
-        self.node("MatMul", [context, self.weight("o.weight", width, HIDDEN)], "y")
+        self.node("MatMul", [context, self.weight("o.weight", width, HIDDEN)], "projected")
+        self.node("Add", ["projected", "x"], "y")
         shape = ["batch", "sequence", HIDDEN]
         return self.model([self.info("x", shape)], [self.info("y", shape)])
 
@@ -201,7 +202,7 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
     """A planning that takes the last product for the projection of all heads, whatever is between it and the core."""
     view = view_of(model)
     core = next(node for node in view.nodes if node.out.name == "context")
-    last = next(node for node in view.nodes if node.out.name == "y")
+    last = next(node for node in view.nodes if node.out.name == "projected")
     size = width // heads
     channels = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
     projection = Projection(last, (0, (2,)), (1, (0,)), (width,), channels)
