@@ -294,9 +294,9 @@ def _record_problems(
     for kind in every_kind():
         ours = units_entry(kind.UNITS).read(planned)
         for entry in units_entry(kind.UNITS).read(pruned):
-            by_name = [item for item in ours if item.projections == entry.projections]
-            by_number = [item for item in ours if item.number == entry.number]
-            found = next(iter(by_name if entry.projections else by_number), None)
+            by_number = sorted(ours, key=lambda item: item.number != entry.number)
+            named = (item for item in by_number if entry.projections in ((), item.projections))
+            found = next(named, None)
             what = f"the record of {name} on {kind.called(entry.number)} ({entry.name})"
             if found is None:
                 problems.append(f"{what} names projections or a site that the cut does not have")

@@ -507,3 +507,54 @@ def test_keys_and_values_in_one_cache_have_their_batch_on_axis_one() -> None:
     packed = graph_with(("x", F32, ["b", "s", 4]), ("past", F32, [2, "b", 2, "p", 8]))
     for feed in feeds_of(packed):
         assert feed["x"].shape[0] == feed["past"].shape[1] > 0
+
+
+# Constant indices
+
+
+PICKS = {
+    "Gather": "x{at} = Gather<axis = 1>(x, i{at})",
+    "Gather from the end": "x{at} = Gather<axis = 1>(x, last{at})",
+    "Slice": "x{at} = Slice(x, i{at}, end{at}, axis)",
+    "Slice, negative axis": "x{at} = Slice(x, i{at}, end{at}, from_end)",
+}
+
+
+def unrolled(pick: str, steps: int, whole: bool) -> ModelProto:
+    """A recurrence that was traced step by step, as that of a state space model; `whole` fixes the length, too."""
+    lines = [
+        f"""i{at} = Constant<value_ints = [{at}]>()
+            end{at} = Constant<value_ints = [{at + 1}]>()
+            last{at} = Constant<value_ints = [{at - steps}]>()
+            {PICKS[pick].format(at=at)}
+            h{at} = {f"Mul(h{at - 1}, x{at})" if at else "Tanh(x0)"}"""
+        for at in range(steps)
+    ]
+    states = ", ".join(f"h{at}" for at in range(steps))
+    end = f"all = Concat<axis = 1>({states})\ny = Add(x, all)" if whole else f"y = Add(x, h{steps - 1})"
+    return model_of(
+        f"""
+        <ir_version: 9, opset_import: ["" : 17]>
+        scan (float[batch,length,8] x) => (float[batch,length,8] y) <int64[1] axis = {{1}}, int64[1] from_end = {{-2}}>
+        {{
+            {" ".join(lines)}
+            {end}
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("steps", [6, 12, 23, 100])
+@pytest.mark.parametrize("pick", PICKS)
+def test_lengths_are_those_that_constant_indices_need(pick: str, steps: int, whole: bool) -> None:
+    model = unrolled(pick, steps, whole)
+    maker = FeedMaker(view_of(model))
+    session = Session(model, Provider(CPU, "for the test"))
+    for case in maker.cases:
+        found = maker.first_that_runs(case, session.run)
+        assert not isinstance(found, InferenceError), found
+        feed, outputs = found
+        length = feed["x"].shape[1]
+        assert length == steps if whole else length >= steps
+        assert outputs["y"].shape == feed["x"].shape

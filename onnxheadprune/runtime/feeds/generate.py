@@ -20,7 +20,7 @@ from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.fill import USUAL, Padding, Reading, Special, Style, fill, read_as
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for
-from onnxheadprune.runtime.feeds.tables import feature_width, numbers_of_features
+from onnxheadprune.runtime.feeds.tables import feature_width, least_lengths, numbers_of_features
 
 _LENGTHS = re.compile(r"_?(seq(uence)?)?_?(len|lens|lengths?|seqlens?)$")
 
@@ -95,6 +95,11 @@ class FeedMaker:
             for item, axis, dim in expressions
             for name in dim.symbols
         )
+        least = least_lengths(view)
+        self._least = max(
+            (least.get(name, 0) for name in (*self._roles.length, *self._roles.extent)), default=0
+        )
+        """The sequence that constant indices need; unrolled loops take no other one."""
         self._capacity = max((item.capacity for item in self.inputs), default=0)
         self._has_cache = bool(self._roles.past) or any(item.is_cache for item in self.inputs)
         ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
@@ -175,6 +180,7 @@ class FeedMaker:
 
         Each with one sample too: many models of speech are exported for that alone, whatever their inputs declare.
         """
+        case = replace(case, length=max(case.length, self._least))
         for distinct in (True, False):
             for batch in dict.fromkeys((case.batch, 1)):
                 yield Sizes(batch, case.past, case.length, case.length, distinct)
@@ -192,7 +198,7 @@ class FeedMaker:
             if extent <= self._largest:
                 for batch in dict.fromkeys((min(case.batch, 2), 1)):
                     yield Sizes(batch, case.past, case.length, extent, distinct=False)
-        for length in LONGER:
+        for length in (*([self._least] if self._least else ()), *LONGER):
             for batch in dict.fromkeys((case.batch, 1)):
                 yield Sizes(batch, case.past, length, length, distinct=False)
 

@@ -221,6 +221,39 @@ def least_capacity(value: Value) -> int:
     return max(windows, default=0)
 
 
+MOST_INDEXED = 4096
+"""Constant indices from which on they bound no length: slices use huge ones for "to the end"."""
+
+
+def least_lengths(view: GraphView) -> dict[str, int]:
+    """The least number for each symbol of a shape that is along an axis which constant indices pick from."""
+    found: dict[str, int] = {}
+    for node in view.nodes:
+        shape = node.shape(0) or ()
+        for axis, least in _picked(node):
+            dim = shape[axis] if -len(shape) <= axis < len(shape) else 0
+            if not isinstance(dim, int) and least <= MOST_INDEXED:
+                found[str(dim)] = max(least, found.get(str(dim), 0))
+    return found
+
+
+def _picked(node: Node) -> Iterator[tuple[int, int]]:
+    """Yield the axes that a node picks from, each with the least size that its constant indices need."""
+    if node in GATHERS:
+        indices = node.literal(1)
+        if indices is not None and indices.size:
+            highest, lowest = int(indices.max()), int(indices.min())
+            yield node.attribute("axis", 0), max(highest + 1, -lowest)
+    if node not in SLICES:
+        return
+    starts = node.int_list("starts", 1)
+    axes = node.int_list("axes", 3) or list(range(len(starts or ())))
+    steps = node.int_list("steps", 4) or [1] * len(axes)
+    for start, axis, step in zip(starts or (), axes, steps, strict=False):
+        if step > 0:
+            yield axis, start + 1
+
+
 def ends_generation(value: Value) -> bool:
     """Return whether a value holds the number of tokens with which a generation ends."""
 
