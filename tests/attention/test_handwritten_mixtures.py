@@ -262,6 +262,24 @@ NO_MIXTURE = {
 """,
         {"corners": (4, 6), "project": (3,), "own": (4, 4), "last_layer": (2, 4)},
     ),
+    "bins of a box that a second layer moves": (
+        """
+  r = MatMul (x, corners)
+  h = Tanh (x)
+  moves = MatMul (h, more_corners)
+  sum = Add (r, moves)
+  sides = Reshape (sum, by_group)
+  p = Softmax <axis = -1> (sides)
+  distances = MatMul (p, project)
+  box = MatMul (distances, last_layer)
+  best, unused = TopK <axis = -1> (p, two)
+  statistics = Flatten <axis = 1> (best)
+  quality = MatMul (statistics, own)
+  y = Add (quality, box)
+  out = Add (x, y)
+""",
+        {"corners": (4, 6), "more_corners": (4, 6), "project": (3,), "own": (4, 4), "last_layer": (2, 4)},
+    ),
     "weighed matrices of stored numbers": (
         """
   r = MatMul (x, router)

@@ -47,6 +47,7 @@ from onnxheadprune.model.graph.facts import (
     EXPANDS,
     GATHERS,
     GATHERS_ROWS,
+    MULTIPLIES,
     SLICES,
     SPLITS,
     SUMS_VALUES,
@@ -405,7 +406,9 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
         return _refused(site, str(error)) if _chooses_networks(routing) else None
     held = (value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone)))
     layers = {layer for value in held for layer in _layers(value)} - {routing.router}
-    if not (routing.picked or routing.ends):
+    if routing.picked:
+        layers &= {layer for node in routing.picked for layer in (node, *_layers(node.out))}
+    elif not routing.ends:
         layers &= _weighed(routing)
     if not layers:
         if not _chooses_networks(routing):
@@ -426,18 +429,24 @@ def _holds_networks(picked: Node) -> bool:
 
 
 def _weighed(routing: Routing) -> set[Node]:
-    """Return the nodes that compute the terms of the weighted sum, up to the router or to an attention."""
+    """Return the nodes that compute what scores are multiplied by, up to an attention; not those of the scores."""
 
-    def makers(node: Node) -> list[Node]:
-        made = (value.producer for value in contents(node))
-        return [maker for maker in made if maker is not None and maker is not routing.router]
+    def factors(node: Node) -> list[Value]:
+        multiplies = node in MULTIPLIES or contraction_of(node) is not None
+        return [value for value in contents(node) if multiplies or value in routing.scored]
 
-    def above(node: Node) -> list[Node]:
+    def above(value: Value) -> list[Value]:
+        node = value.producer
+        if node is None or node is routing.router:
+            return []
+        if value in routing.scored:
+            return factors(node)
         mixes = is_fused(node) or (contraction_of(node) is not None and is_product(node) is not None)
-        return [] if mixes else makers(node)
+        return [] if mixes else list(contents(node))
 
     met = {item.node for item in routing.meetings}
-    return {*reachable((maker for node in met for maker in makers(node)), above)} - met
+    values = reachable((value for node in met for value in factors(node)), above)
+    return {value.producer for value in values if value.producer is not None} - met
 
 
 def _holds_matrix(value: Value, live: Live, experts: int) -> bool:

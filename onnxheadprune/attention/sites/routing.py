@@ -162,6 +162,7 @@ class Routing:
     singles: list[Single] = field(default_factory=list)  # stored numbers that name one
     ranked: list[Ranked] = field(default_factory=list)  # choices that list more experts than anything reads
     ends: list[End] = field(default_factory=list)  # where experts that are networks of their own are added up
+    scored: set[Value] = field(default_factory=set)  # scores of all experts or of single ones
     picks: list[Picks] = field(default_factory=list)  # what tells which are chosen for a token
     chosen: int = 0  # how many are chosen for a token; 0 where each token has all of them
     # how many must be left of all, and per set of positions that one choice is made from

@@ -107,6 +107,7 @@ class _Walk:
     def _score(self, value: Value | None, scores: ExpertScores) -> None:
         if value is not None:
             self.scores[value] = scores
+            self.found.scored.add(value)
             self._reach(value, "scores")
 
     def _number(self, value: Value | None) -> None:
@@ -117,6 +118,7 @@ class _Walk:
     def _part(self, value: Value | None, part: Part) -> None:
         if value is not None:
             self.parts[value] = part
+            self.found.scored.add(value)
             self._reach(value, "what one of the experts gives, instead")
 
     def _reach(self, value: Value, what: str) -> None:
