@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from onnxheadprune.attention.bypass import Bypass
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import emptied
@@ -23,7 +24,7 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 
 def swept_edits(
@@ -32,16 +33,21 @@ def swept_edits(
     heads: Mapping[int, tuple[int, ...]],
     contract: Contract,
     caches: CacheCut,
+    bypass: Bypass,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """The liveness without the heads, and the edits that follow, each with the sites that caused it."""
+    """The liveness without the heads, and the edits that follow, each with the sites that caused it.
+
+    Args:
+        heads: what is removed, without what lies in a removed layer.
+    """
     gone = _emptied_by(sites.losing(heads), heads)
     swept = _sweep(view, sites, heads, contract)
-    edits = _edits(view, sites, heads, swept, caches, gone)
+    edits = _edits(view, sites, heads, swept, caches, gone, bypass)
     if not _read_for_shape_only(swept, edits):
         return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, gone)
-    edits = _edits(view, sites, heads, swept, caches, gone)
+    edits = _edits(view, sites, heads, swept, caches, gone, bypass)
     wide = [
         site for site in sites_losing_all(sites, heads) if any(item.sums_more for item in site.projections)
     ]
@@ -91,8 +97,9 @@ def _edits(
     swept: Sweep,
     caches: CacheCut,
     gone: Collection[Node],
+    bypass: Bypass,
 ) -> dict[Edit, frozenset[str]]:
-    """All edits of a sweep, those on the projections, and what dies with them."""
+    """All edits of a sweep, those on the projections and around removed layers, and what dies with them."""
     edits = dict(realize(view, swept).edits)
     edits |= _detached(sites, heads, gone)
     edits |= caches.opening()
@@ -100,6 +107,7 @@ def _edits(
         left = [item for item in site.projections if item.node not in gone]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
         edits |= dict.fromkeys(own, frozenset({site.name}))
+    edits = bypass.after(edits)
     return settled(view, edits, swept.kept, [value for value in caches.gone if value.is_graph_input])
 
 
@@ -155,15 +163,13 @@ def _detached(
     """Edits that take the branches of projections without any unit off the residual stream."""
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}
-    terms: list[Use] = []
     for site in sites.losing(heads):
         for projection in site.projections:
             if projection.node in gone:
                 owners.setdefault(projection.node, []).append(site)
-                terms += [] if projection.term is None else [projection.term]
     if not owners:
         return edits
-    from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches, zero_term
+    from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches
     from onnxheadprune.liveness.emptied_outputs import quantized_stand_in, stand_in
 
     def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
@@ -171,9 +177,8 @@ def _detached(
         for edit in found:
             edits[edit] = edits.get(edit, frozenset()) | names
 
-    sums = {use.node for use in terms}
-    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index) if node not in sums}
-    found = branches((bias for bias in biases.values() if isinstance(bias, Remnant)), terms)
+    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
+    found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
     for node, bias in biases.items():
         if isinstance(bias, Refusal):
             quantized = bias if roles_of(node).scales is None else quantized_stand_in(node)
@@ -183,10 +188,6 @@ def _detached(
     for end in found.ends:
         made = stand_in(end, list(found.readers(end)))
         add(_or_refuse(made, end.projections[0], owners, heads), end.projections)
-    joined = {use for use, _ in found.joints}
-    for use in terms:
-        if use not in joined:
-            add(_or_refuse(stand_in(zero_term(use), [use]), use.node, owners, heads), [use.node])
     return edits
 
 

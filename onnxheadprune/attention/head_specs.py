@@ -167,8 +167,8 @@ def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
     """The sites that a key names."""
     if key == ALL:
         return list(sites)
-    found = [site for site in sites if site.name == key]
-    if not found and key.isdecimal() and len(key) <= len(str(MAX_HEAD)):
+    found = [site for site in sites if site.name == key or site.key == f"{site.KEY}{key}"]
+    if not found and key.isdecimal() and len(key) < 8:
         found = [site for site in sites if site.number == int(key)]
     if not found:
         # Whole components of a name: "encoder.layer.5" of "bert.encoder.layer.5.attention".

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Scope
 from onnxheadprune.model.messages import insert_nodes
 
 
@@ -31,8 +31,13 @@ def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
 
 def graph_of(model: ModelProto, node: Node) -> GraphProto:
     """The graph of the copy that corresponds to a node's scope."""
+    return graph_at(model, node.scope)
+
+
+def graph_at(model: ModelProto, scope: Scope) -> GraphProto:
+    """The graph of the copy that corresponds to a scope."""
     graph = model.graph
-    for owner, scope in reversed(list(node.scope.owners)):
-        bodies = graph.node[owner.position].attribute
-        graph = next(item.g for item in bodies if owner.bodies.get(item.name) is scope)
+    for owner, body in reversed(list(scope.owners)):
+        attributes = graph.node[owner.position].attribute
+        graph = next(item.g for item in attributes if owner.bodies.get(item.name) is body)
     return graph

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.insertion import Insert, graph_of, insert
+from onnxheadprune.attention.insertion import Insert, graph_at, graph_of, insert
+from onnxheadprune.attention.shortening import shorten
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.states import State
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
@@ -23,7 +25,7 @@ from onnxheadprune.liveness.layouts import is_mixture, mixture_of
 from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS, Mask
 
@@ -32,15 +34,18 @@ def masked_reference(
     view: GraphView,
     sites: Iterable[Site],
     heads: Mapping[int, Iterable[int]],
-    terms: Iterable[Use] = (),
 ) -> ModelProto:
-    """A copy of the viewed model in which the given units contribute nothing."""
+    """A copy of the viewed model in which the given units contribute nothing, and given layers are the identity."""
     masked = copied(view.model)
     left: dict[Node, tuple[Projection, Mask]] = {}
     routed: list[Insert] = []
+    graphs: dict[State, GraphProto] = {}
     for site in sites:
         silenced = tuple(heads.get(site.index, ()))
         if not silenced:
+            continue
+        if site.states:
+            graphs |= {state: graph_at(masked, state.behind.scope) for state in site.states}
             continue
         routed += routed_masks(masked, site, silenced)
         for projection in site.contexts:
@@ -49,9 +54,8 @@ def masked_reference(
             before = left[projection.node][1] if projection.node in left else True
             left[projection.node] = projection, alive & before
     inserts = [masked_input(masked, projection, alive) for projection, alive in left.values()]
-    known = {(item.node, item.input_index) for item in inserts}
-    inserts += [_zeroed(masked, use) for use in terms if use not in known]
     insert(masked, [*routed, *inserts])
+    shorten(graphs)
     return masked
 
 
@@ -130,22 +134,6 @@ def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
 def _multiplied(place: _MaskPlace) -> Insert:
     """A real value times its mask."""
     return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
-
-
-def _zeroed(model: ModelProto, use: Use) -> Insert:
-    """A zero in front of a sum, instead of what it adds."""
-    node, value = use.node, use.node.inputs[use.input_index]
-    assert value is not None
-    name = f"{value.name}/onnxheadprune_nothing{node.index}"
-    if use.input_index in roles_of(node).zero_points:
-        _store(model, node, numpy_helper.from_array(np.zeros((), bool), f"{name}/zero"))
-        chosen = nodes.choose(node.ref, f"{name}/zero", value.name, _zero_point(node, use.input_index), name)
-        return Insert(node, use.input_index, nodes.as_protos(chosen, node.scope.opset), name)
-    elem_type = type_of(value)
-    dtype = helper.tensor_dtype_to_np_dtype(elem_type if elem_type in FLOATS else TensorProto.FLOAT)
-    _store(model, node, numpy_helper.from_array(np.zeros((), dtype), f"{name}/zero"))
-    created = nodes.as_protos(nodes.multiply(node.ref, value.name, f"{name}/zero", name), node.scope.opset)
-    return Insert(node, use.input_index, created, name)
 
 
 def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Insert:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -48,6 +49,7 @@ def planned_block_cuts(
 
     Args:
         chosen: the units that are removed per site index, as indices of the original.
+        shifted: kinds whose sites would be found under other numbers after the cut.
     """
     found: list[BlockCut] = []
     for kind in sites.others:
@@ -105,23 +107,14 @@ def site_records(
     absent = {site.number for site in vanishing if site in sites.sites}
     every: tuple[UnitsCut, ...] = (*cuts, *blocks)
     for units in dict.fromkeys((HEADS, *(cut.units for cut in blocks))):
-        names = {site.number: site.projection_names for site in sites.of(units)}
-        names |= {
-            entry.number: entry.projections
-            for entry in units_entry(units).read(view.model)
-            if entry.projections
-        }
+        record = units_entry(units).read(view.model)
+        known = {entry.number: entry for entry in record}
+        known |= {site.number: site.recorded() for site in sites.of(units)}
+        # Names are those of the original.
+        known |= {entry.number: entry for entry in record if entry.projections}
         own = (cut for cut in every if cut.units == units and not (units == HEADS and cut.number in absent))
-        entries = tuple(_entry(cut, names.get(cut.number, ())) for cut in own)
+        entries = tuple(
+            replace(known[cut.number], removed=tuple(sorted({*cut.removed, *cut.removed_before})))
+            for cut in own
+        )
         yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
-
-
-def _entry(cut: UnitsCut, projections: tuple[str, ...]) -> RecordedUnits:
-    return RecordedUnits(
-        cut.number,
-        cut.name,
-        cut.num_units,
-        tuple(sorted({*cut.removed, *cut.removed_before})),
-        projections,
-        cut.kv_num_heads if isinstance(cut, SiteCut) else 0,
-    )

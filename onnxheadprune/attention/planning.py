@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.bypass import Bypass
 from onnxheadprune.attention.cut_edits import (
     caches_of,
     loses_all,
@@ -17,7 +18,6 @@ from onnxheadprune.attention.cut_edits import (
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
-from onnxheadprune.attention.layers import layers_kept, removed_layers
 from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_head_cuts, site_records
 from onnxheadprune.attention.read_contexts import with_readers
 from onnxheadprune.attention.removed_elements import elements_removed
@@ -25,6 +25,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
@@ -46,6 +47,7 @@ from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Use
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
+from onnxheadprune.model.spelling import spelled as spelled_units
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Planning:
     plan: PrunePlan  # the edits
     view: GraphView  # the model as it was analysed
     sites: Sites
-    # units to remove per site index, as *present* indices; heads, or what else a site has
+    # units to remove per site index, as *present* indices, without those of sites in removed layers
     heads: Mapping[int, tuple[int, ...]]
     io: Interface  # what the cut leaves of graph inputs and outputs
     silent: tuple[Use, ...] = ()  # reads of contexts that may end what outputs depend on
@@ -64,6 +66,16 @@ class Planning:
     def concerned(self) -> tuple[Site, ...]:
         """All attention sites, and those of other kinds that lose units."""
         return self.sites.concerned(self.heads)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The removed parts in the notation of specs: ("attn.0:1,3", "ffn.1", "layer.3")."""
+        return tuple(
+            site.tag
+            if len(units := self.heads[site.index]) == site.num_units
+            else f"{site.tag}:{spelled_units(site.original(units))}"
+            for site in self.touched
+        )
 
     @property
     def touched(self) -> tuple[Site, ...]:
@@ -105,18 +117,23 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
     view, sites = analysis.view, with_readers(heads, analysis.sites)
     chosen = resolve_units(heads, sites)
+    bypass = Bypass.of(view, sites.losing(chosen))
+    # What lies in a removed layer is removed with it.
+    within = [site for site in (sites.known if bypass.layers else ()) if bypass.covers(site)]
+    chosen |= {site.index: site.original(range(site.num_units)) for site in within}
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
-    require_apart(sites.losing(present), present)
+    cut = {index: units for index, units in present.items() if index not in {site.index for site in within}}
+    require_apart(sites.losing(cut), cut)
     uneven = None if contract.cache == "keep" else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
-    swept, edits = swept_edits(view, sites, present, contract, caches)
+    swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
     cuts = planned_head_cuts(view, sites, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named.
-    silent = () if dead else _silent(sites, present)
+    silent = () if dead else _silent(sites, cut)
     after = rewired(view.model, edits)
     lost = [*lost_content(view, after)]
     for output, name in lost_content(view, after, silent) if lost else ():
@@ -124,9 +141,12 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             f"the cut would leave output {output} without input {name}: every path from one to the other leads through"
             " what is removed with it; remove less"
         )
-    blocks = planned_block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
+    shifted = {kind_of(site) for site in gone}
+    if sites_losing_all(sites, present):
+        # Layers keep their numbers, whatever is left of them.
+        shifted.add(LayerSite)
+    blocks = planned_block_cuts(view, sites, chosen, shifted)
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
-    edits |= dict.fromkeys(layers_kept(sites, sites_losing_all(sites, present)), frozenset())
     if caches.sites:
         went = {*CACHES_ENTRY.read(view.model), *caches.sites}
         edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(tuple(sorted(went))))] = frozenset()
@@ -144,23 +164,21 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         interface=tuple(change for changes in interface for change in changes),
         blocks=blocks,
         renamed=renamed,
-        layers=tuple(layer.key for layer in removed_layers(sites, present)),
         notes=(
             *([spelled(caches.idle)] if caches.idle else []),
-            *_held(sites.losing(present), contract),
+            *map(spelled, bypass.kept()),
+            *_held(sites.losing(cut), contract),
             *(f"{site.label} is removed, too: nothing reads its output any more" for site in dead),
             *map(str, sites.failed),
             *(f"output {output} no longer depends on input {name}" for output, name in lost),
         ),
     )
-    return Planning(plan, view, sites, present, io, silent)
+    return Planning(plan, view, sites, cut, io, silent)
 
 
 def _silent(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> tuple[Use, ...]:
-    """The reads of contexts without any unit left, but for those in layers, which become the identity."""
-    layers = (layer for layer in removed_layers(sites, heads) if layer.joins or len(layer.sites) > 1)
-    layered = {site for layer in layers for site in layer.sites}
-    whole = (site for site in sites_losing_all(sites, heads) if site not in layered)
+    """The reads of contexts without any unit left, outside of removed layers."""
+    whole = sites_losing_all(sites, heads)
     return tuple(Use(item.node, item.activation[0]) for site in whole for item in site.projections)
 
 

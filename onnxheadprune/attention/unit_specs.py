@@ -1,8 +1,8 @@
-"""Specs of units of all kinds, and of whole sublayers and layers.
+"""Specs of units of all kinds, and of whole attentions, feed-forward blocks and layers.
 
 A spec is a head spec with more keys. "attn.3" is an attention site like plain "3", "ffn.3" a feed-forward block, as
 its kind has it, and "layer.3" a layer, or "layer.encoder.3" where a model has several stacks of them. "*" in the
-place of numbers means all units: nothing of the sublayer is left but its bias. A layer is only removed as a whole.
+place of numbers means all units: nothing of a block is left but its bias, and nothing of a layer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from onnxheadprune.attention.head_specs import ALL, EXAMPLE, HeadSpec, parse_heads, resolved, sites_of_key
-from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import json_of, read_text
-from onnxheadprune.model.spelling import spelled
 
-LAYERS = "layer."
-"""The prefix of keys of layers."""
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
@@ -59,9 +56,8 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
     """The kinds of the sites that a spec names."""
     partly, whole = _apart(spec)
     keys = [*partly, *whole]
-    found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
-    layered = any(key.startswith(LAYERS) for key in keys)
-    return tuple(kind for kind in kinds.every_kind() if kind in found or (layered and kind.in_layers()))
+    found = {_apart_from_kind(key)[0] for key in keys}
+    return tuple(kind for kind in kinds.every_kind() if kind in found)
 
 
 def names_all(spec: HeadSpec) -> bool:
@@ -77,22 +73,11 @@ def _apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
         return parse_heads({key: units for key, units in items.items() if key not in whole}), whole
     text = str(spec).strip()
     if isinstance(spec, Path) or text.startswith("{") or text.endswith(".json"):
-        parsed = parse_heads(spec)
-        return _no_layers(parsed), []
+        return parse_heads(spec), []
     tokens = text.split()
     named = [token.rpartition(":")[0] for token in tokens if token.endswith(f":{ALL}")]
     rest = " ".join(token for token in tokens if not token.endswith(f":{ALL}"))
-    return (_no_layers(parse_heads(rest)) if rest or not named else {}), named
-
-
-def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Refuse numbers of units in a layer, which has units of several kinds."""
-    for key in parsed:
-        if key.startswith(LAYERS):
-            raise UsageError(
-                f"a layer can only be removed as a whole: write {key}:{ALL}, or name units of its sites"
-            )
-    return parsed
+    return (parse_heads(rest) if rest or not named else {}), named
 
 
 def combined(
@@ -102,7 +87,7 @@ def combined(
 
     Args:
         others: the same for other kinds, by what they call their units; keys need not begin as the kind has them.
-        layers: layers and sublayers that are removed as a whole: "3 5-7 attn.9 ffn.4".
+        layers: layers and blocks that are removed as a whole: "3 5-7 attn.9 ffn.4".
     """
     given = {units: text for units, text in others.items() if text is not None}
     if not given and layers is None:
@@ -149,44 +134,26 @@ def _named_layers(text: str) -> Iterator[str]:
         found = _RANGE.fullmatch(numbers)
         if found is None and re.fullmatch(r"[^:,*=]*[./][^:,*=]*|\w+_\d+", token):
             # A name, as `inspect` prints it.
-            yield f"{LAYERS}{token}"
+            yield f"{LayerSite.KEY}{token}"
             continue
         if found is None:
             raise UsageError(
-                f'cannot read {token[:60]!r}: name layers and sublayers like "3 5-7 encoder.2 attn.9 ffn.4"'
+                f'cannot read {token[:60]!r}: name layers and blocks like "3 5-7 encoder.2 attn.9 ffn.4"'
             )
         first, last = found.groups()
         for number in range(int(first), int(last or first) + 1):
-            yield f"{LAYERS}{stack}{dot}{number}"
+            yield f"{LayerSite.KEY}{stack}{dot}{number}"
 
 
 def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
     """The sites that a key names of which everything goes."""
-    if key.startswith(LAYERS):
-        own, known = key.removeprefix(LAYERS), layers(sites)
-        named = (layer for layer in known.values() if layer.name == own)
-        # "layer.3" is layer 3, unless a stack is called so.
-        layer = known.get(own) or next(named, known.get(own.removeprefix(LAYERS)))
-        if layer is None:
-            some = [site for site in sites.every if site.name == own]
-            if some:
-                return some
-            raise UsageError(f"there is no layer {own[:60]!r}: this model's layers are {_listed(known)}")
-        if layer.obstacle is not None:
-            raise RefusedError(f"layer {layer.key} cannot be removed as a whole: {layer.obstacle}")
-        return layer.removed
     kind, own = _apart_from_kind(key)
+    if not any(own in (site.name, site.key.removeprefix(kind.KEY)) for site in sites.of(kind.UNITS)):
+        # A block may be named by its module alone.
+        named = [site for site in sites.every if site.name == own]
+        if named:
+            return named
     return sites_of_key(own, _some(kind, sites))
-
-
-def _listed(keys: Iterable[str]) -> str:
-    """Return keys of layers as `--layers` takes them, those of one stack in ranges: "encoder.0-5 decoder.0-2"."""
-    numbers: dict[str, list[int]] = {}
-    for key in keys:
-        stack, dot, number = key.rpartition(".")
-        numbers.setdefault(f"{stack}{dot}", []).append(int(number))
-    parts = (f"{stack}{part}" for stack, some in numbers.items() for part in spelled(some).split(","))
-    return " ".join(parts) or "none"
 
 
 def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:

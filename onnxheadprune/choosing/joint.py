@@ -14,7 +14,6 @@ from dataclasses import replace
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
@@ -30,6 +29,7 @@ from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, Asked, SearchSpace, foresee, worth
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
+from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.runtime.progress import Progress, silent
 

@@ -1,9 +1,9 @@
-"""Records in the metadata of a model of what is no unit: early exits, layers and vocabulary; see `records`."""
+"""Records in the metadata of a model of what is no unit: early exits and vocabulary; see `records`."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -30,11 +30,9 @@ from onnxheadprune.model.typed_json import (
     Name,
     Size,
     Spelled,
-    nonempty,
     written,
 )
 
-LAYERS_KEY = "onnxheadprune.layers"
 EXITS_KEY = "onnxheadprune.exits"
 NO_UNITS = frozenset(
     (
@@ -44,7 +42,6 @@ NO_UNITS = frozenset(
         CACHES_KEY,
         VOCABULARY_KEY,
         QUANTIZED_KEY,
-        LAYERS_KEY,
         EXITS_KEY,
     )
 )
@@ -64,22 +61,6 @@ def require_known(model: ModelProto, units: Iterable[str]) -> None:
                 f"the metadata entry {entry.key} is unknown to this version of onnxheadprune; use the version that"
                 " wrote the model, or a newer one"
             )
-
-
-def _each_in_one(layers: Mapping[str, tuple[str, ...]]) -> None:
-    Distinct()(key for keys in layers.values() for key in keys)
-
-
-LAYERS_ENTRY: Entry[Mapping[str, tuple[str, ...]]] = Entry(
-    LAYERS_KEY,
-    Annotated[Mapping[Name, Annotated[tuple[Name, ...], nonempty]], _each_in_one],
-    {},
-    "layers",
-)
-"""The keys of the sites of each layer of the original, by the key of the layer.
-
-Nothing for a model that has lost none of them as a whole.
-"""
 
 
 ExitState: TypeAlias = Literal["taken", "passed", "behind", "left"]

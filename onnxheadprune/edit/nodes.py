@@ -5,7 +5,7 @@ Each takes the reference of the node that the new one goes before, and the name 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import schema_of
+from onnxheadprune.model.graph.view import Node
 
 BOUNDS_ARE_INPUTS = 10
 """The opset since which a Slice takes its bounds as inputs."""
@@ -200,6 +201,12 @@ def _drawn(place: tuple[str, int], source: str, size: float, seed: int, output: 
     ]
 
 
+def normalized(before: str, skip: Node, total: str, learned: Sequence[str], output: str) -> InsertNode:
+    """The norm of a state, as an operator that adds and normalizes computes it of its sum."""
+    attributes = (("axis", -1), ("epsilon", float(skip.attribute("epsilon", 1e-12))))
+    return InsertNode(before, skip.op_type.removeprefix("Skip"), (total, *learned), (output,), attributes)
+
+
 def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
     """The new node as it is stored; in an opset that lacks the operator, older ones that give the same.
 
@@ -209,7 +216,7 @@ def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
     since, write = _OLDER.get(edit.op_type, (0, None))
     if not edit.domain and write is not None and opset < since:
         return write(edit)
-    if not edit.domain and not _is_defined(edit, opset):
+    if not edit.domain and edit.op_type not in _OF_RUNTIME and not _is_defined(edit, opset):
         raise RefusedError(
             f"this needs {edit.op_type} nodes as newer opsets define them, and the model has opset {opset}: raise it"
             " with onnx.version_converter.convert_version"
@@ -227,6 +234,8 @@ def _is_defined(edit: InsertNode, opset: int) -> bool:
     )
 
 
+_OF_RUNTIME = ("LayerNormalization", "SimplifiedLayerNormalization")
+"""Operators that ONNX Runtime has in the standard's domain in every opset."""
 _BROADCASTS = {"Max": 8, "Min": 8}
 """Operators that took only inputs of one shape before."""
 

@@ -103,7 +103,6 @@ class PrunePlan(JsonObject):
             that has them.
         notes: what was asked for and has no effect, one sentence each.
         vocabulary: the tokens that are removed after that, None without; `edits` are of the model without them.
-        layers: keys of the layers that are removed as a whole.
     """
 
     model: str
@@ -118,7 +117,6 @@ class PrunePlan(JsonObject):
     renamed: tuple[RenamedIo, ...] = ()
     left_out: tuple[LeftOutNode, ...] = ()
     notes: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
     edits: tuple[PlannedEdit, ...]
 
     @property

@@ -45,6 +45,8 @@ VOCABULARY_KEY = "onnxheadprune.vocabulary"
 QUANTIZED_KEY = "onnxheadprune.quantized"
 HEADS = "heads"
 """The name of the units of attention sites."""
+LAYERS = "layers"
+"""The name of layers as units."""
 MAX_UNITS = 2**20
 DIGEST = re.compile("[0-9a-f]{16}")
 
@@ -108,6 +110,8 @@ class RecordedUnits:
     # names of what its projections give, by which it is recognised: no cut changes them
     projections: Annotated[tuple[Name, ...], Distinct()]
     kv_num_heads: Annotated[int, Between(0, MAX_UNITS)] = 0  # in the original; 0 of other units than heads
+    # names of the states in front of a layer and behind it; none for other units
+    states: Annotated[tuple[tuple[Name, Name], ...], Distinct()] = ()
 
     def __post_init__(self) -> None:
         if max((self.kv_num_heads - 1, *self.removed)) >= self.num_units:

@@ -6,7 +6,7 @@ residual stream, and added there instead of the branch; everything before is the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.edit import nodes
@@ -229,12 +229,8 @@ class Branches:
         return value
 
 
-def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branches:
-    """Propagate the constant outputs of projections that sum over nothing.
-
-    Args:
-        terms: what sums add that is removed as a whole, whatever computes it.
-    """
+def branches(projections: Iterable[Remnant]) -> Branches:
+    """Propagate the constant outputs of projections that sum over nothing."""
     left = {remnant.value: remnant for remnant in projections}
 
     def readers(value: Value) -> list[Node]:
@@ -246,20 +242,10 @@ def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branc
         found = _behind(node, left)
         if found is not None:
             left[found.value] = found
-    return _sorted_out(left, list(terms))
-
-
-def zero_term(use: Use) -> Remnant:
-    """A term of a sum, as the zero that is left of it."""
-    value = _read(use)
-    return Remnant(value, None, len(value.shape or ()) - 1, (use.node,))
-
-
-def _sorted_out(left: Mapping[Value, Remnant], terms: Collection[Use]) -> Branches:
-    joints = [(use, zero_term(use)) for use in terms if _joins(use, {})]
+    joints: list[tuple[Use, Remnant]] = []
     ends: list[Remnant] = []
     for remnant in left.values():
-        uses = [use for use in content_uses(remnant.value) if use not in terms and not _made(use.node, left)]
+        uses = [use for use in content_uses(remnant.value) if not _made(use.node, left)]
         met = [use for use in uses if _joins(use, left)]
         joints += [(use, remnant) for use in met]
         if len(met) < len(uses) or remnant.value.is_graph_output:

@@ -64,7 +64,8 @@ def sites_report(
             yield item(f"{site.label}: {site.reason}", "yellow")
     yield from near_misses(sites)
     for kind, find in sites.others.items():
-        if sites_of_kind := find().sites:
+        # Layers have a table of their own.
+        if kind.UNITS in SCORED and (sites_of_kind := find().sites):
             yield from _block_rows(kind, sites_of_kind)
     yield from further
     yield ""
@@ -111,7 +112,7 @@ def _block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableT
             number += f" of {count(site.original_num_units)}"
         known = (site.details.get(name, "-") for name in details)
         cells = chain((site.kind for _ in sorts), (number for _ in several), known)
-        listing.add_row(site.called(site.number), site.name, *cells, count(site.params), _removable(site))
+        listing.add_row(site.tag, site.name, *cells, count(site.params), _removable(site))
     yield listing
     for site in sites:
         if site.reason is not None:
@@ -169,7 +170,7 @@ class _SiteTable:
         most = max(site.params for site in sites) or 1
         for site in sites:
             cells: list[str | Text] = [
-                site.called(site.number),
+                site.tag,
                 site.name,
                 site.kind,
                 str(site.num_heads),

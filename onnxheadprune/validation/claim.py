@@ -11,18 +11,17 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
+from onnxheadprune.attention.bypass import Bypass
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
-from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
+from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import resolve_units
-from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.records import (
     CACHES_ENTRY,
     FUSED_ENTRY,
@@ -90,15 +89,16 @@ def read_claim(
             f" with {named_setting('heads')}"
             + (f", or give the original first: {names[0]} has such a record" if is_pruned else "")
         )
-    recorded: dict[str, list[int]] = {}
+    recorded = _recorded(LayerSite, records[LayerSite], analysis, names)
+    layers = resolve_units(recorded, analysis.sites) if recorded else {}
+    bypass = Bypass.of(analysis.view, analysis.sites.losing(layers))
     for kind, record in records.items():
-        recorded |= _recorded(kind, record, analysis, names)
+        recorded |= _recorded(kind, record, analysis, names, bypass)
     spec = recorded if heads is None else heads
     if not spec and not fused and not left:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )
-    _check_same_layers(pruned, analysis.sites, names)
     first: Claim | None = None
     refused: RefusedError | None = None
     for agreed in CONTRACTS:
@@ -132,9 +132,8 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
     names = before.name, after.name
     try:
         planning = read_claim(before, after.proto, None, names).planning
-        sites, chosen = planning.sites, resolve_units(heads, planning.sites)
-        present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
-        recorded, named = (" ".join(parts_named(sites, units)) for units in (planning.heads, present))
+        recorded = " ".join(planning.parts)
+        named = " ".join(read_claim(before, after.proto, heads, names).planning.parts)
     except HeadPruneError:
         # Without a record the heads that are named count; what else is wrong the proof says.
         return
@@ -176,9 +175,17 @@ def _paired(record: Sequence[RecordedUnits], sites: Sequence[Site]) -> dict[int,
 
 
 def _recorded(
-    kind: type[Site], record: Sequence[RecordedUnits], analysis: Analysis, names: tuple[str, str]
+    kind: type[Site],
+    record: Sequence[RecordedUnits],
+    analysis: Analysis,
+    names: tuple[str, str],
+    bypass: Bypass | None = None,
 ) -> dict[str, list[int]]:
-    """Units of one kind that the pruned model's record lists as removed and the original still has, per site."""
+    """Units of one kind that the pruned model's record lists as removed and the original still has, per site.
+
+    Args:
+        bypass: removed layers, with which what lies in them is removed.
+    """
     if not record:
         return {}
     # Sites that the original has lost, as a whole or with an expert, are in its record alone.
@@ -187,7 +194,8 @@ def _recorded(
     spec: dict[str, list[int]] = {}
     for entry in record:
         site = pairs.get(entry.number)
-        before = gone.get(entry.number) if site is None else site.recorded()
+        before = gone.get(entry.number) if site is None or entry.states else None
+        before = site.recorded() if before is None and site is not None else before
         theirs = entry.counted(kind.UNITS)
         ours = "" if before is None else before.counted(kind.UNITS)
         if before is None or ours != theirs:
@@ -196,27 +204,21 @@ def _recorded(
                 f"the record of {names[1]} speaks of {kind.called(entry.number)} ({entry.name}) with {theirs}, which"
                 f" {there} in {names[0]}; the two do not belong together"
             )
+        if before.states != entry.states:
+            raise UsageError(
+                f"the record of {names[1]} has other states around {kind.called(entry.number)} ({entry.name}) than"
+                f" {names[0]}; the two do not belong together"
+            )
         if not set(before.removed) <= set(entry.removed):
             raise UsageError(
                 f"{names[0]} lacks {kind.UNITS} of {kind.called(entry.number)} that {names[1]} still has; are the two"
                 " swapped?"
             )
         units = sorted(set(entry.removed) - set(before.removed))
-        if units:
+        within = bypass is not None and site is not None and bypass.covers(site)
+        if units and not within:
             spec[f"{kind.KEY}{before.number}"] = units
     return spec
-
-
-def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
-    """Check whether the pruned model's record counts the original's layers."""
-    theirs = LAYERS_ENTRY.read(pruned)
-    if not theirs:
-        return
-    ours = sites.layered or {key: tuple(site.key for site in own.sites) for key, own in layers(sites).items()}
-    if theirs != ours:
-        raise UsageError(
-            f"the record of {names[1]} counts other layers than {names[0]} has; the two do not belong together"
-        )
 
 
 def _check_same_names(

@@ -9,18 +9,20 @@ masks are one model. A bias after the core leaves a constant there; that is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.insertion import Insert, graph_of, insert
-from onnxheadprune.attention.masking import masked_input, routed_masks
+from onnxheadprune.attention.insertion import Insert, graph_at, graph_of, insert
+from onnxheadprune.attention.masking import routed_masks
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.shortening import shorten
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.states import State
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
@@ -93,6 +95,7 @@ class _Silencing:
         self._first: list[tuple[GraphProto, NodeProto]] = []  # nodes that go to the beginning of graphs
         self._taps: list[Tap] = []
         self._skipped: list[str] = []
+        self._states: dict[State, GraphProto] = {}  # around layers, with their graphs
         self._hidden = self._stored = False
 
     def at_cores(self, site: Site, units: Sequence[int]) -> None:
@@ -117,11 +120,10 @@ class _Silencing:
 
         self._with_stored(site, silenced_inside(self._model, site, units))
 
-    def at_sum(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros where the site is added to its stream, whatever else reads what it is computed from."""
-        for projection in site.projections:
-            item = masked_input(self._model, projection, projection.live_without(units))
-            self._inserts.setdefault(projection.node, []).append(item)
+    def around(self, states: Iterable[State]) -> None:
+        """Let readers of the states behind a layer read those in front."""
+        for state in states:
+            self._states[state] = graph_at(self._model, state.behind.scope)
 
     def result(self) -> Silenced:
         """The model with all masks in place."""
@@ -132,6 +134,7 @@ class _Silencing:
             insert(model, self._inserts.get(node, ()))
         for graph, new in self._first:
             insert_nodes(graph, {0: [new]})
+        shorten(self._states)
         known = {info.name for info in model.graph.output}
         for name in dict.fromkeys(name for tap in self._taps for name in tap.shown if name not in known):
             model.graph.output.append(ValueInfoProto(name=name))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from onnxheadprune.attention.dependence import lost_content
-from onnxheadprune.attention.layers import parts_named, removed_layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.kinds import every_kind
@@ -20,7 +19,6 @@ from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord,
 from onnxheadprune.edit.submodel import Restored
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, named_setting, spelled
 from onnxheadprune.model.analysis_errors import explaining_failures, foreign_in
-from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.load import (
     LARGE,
     LoadedModel,
@@ -89,14 +87,6 @@ def _with_refits(
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.validation.oracle import Prepared
-
-
-def _in_layers(planning: Planning) -> list[Use]:
-    """The terms that the original adds to its streams inside removed layers; the reference adds none of them.
-
-    It is read off the streams, not off the sites that lose units, so that a branch that is left shows as a difference.
-    """
-    return [use for layer in removed_layers(planning.sites, planning.heads) for use in layer.silent]
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
@@ -184,7 +174,7 @@ def _proven(
 
     found = NOTHING_RAN
     if not problems:
-        bare = masked_reference(planning.view, planning.touched, planning.heads, _in_layers(planning))
+        bare = masked_reference(planning.view, planning.touched, planning.heads)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if ready is None else ready.oracle(planning, refits)
@@ -245,7 +235,7 @@ def _proven(
         sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
         without=(
-            *parts_named(planning.sites, planning.heads),
+            *planning.parts,
             *(() if ready is None else ready.without),
         ),
     ).on(known)

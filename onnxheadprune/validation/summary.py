@@ -241,8 +241,6 @@ def _units(cuts: Sequence[Document]) -> Iterator[Figure]:
     for units, lost, left in totals(one for cut in cuts for one in block_cuts_of(cut["plan"])):
         yield _counted(units, lost + left, left)
     for plan in [cut["plan"] for cut in cuts]:
-        if plan.get("layers"):
-            yield Figure("layers", f"{len(plan['layers'])} removed")
         if plan.get("exit") is not None:
             numbers = ", ".join(map(str, plan["exit"]["numbers"]))
             yield Figure("exit", f"{numbers} of {plan['exit']['of']}", note="permanent, without the others")

@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.permanent import leaving_from
-from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops
-from onnxheadprune.benchmarking.unit_nodes import nodes_of
 from onnxheadprune.edit.decided_conditions import CARRIED_FROM, decided
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.display import one_line
@@ -47,55 +46,51 @@ class LayerSummary(JsonObject):
     """One layer, as in `--layers`."""
 
     key: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
-    name: str  # its module path, "" where unknown
+    name: str  # its module path, or "layer_3" where that is unknown
     # keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order
     sites: tuple[str, ...]
-    lacks: tuple[str, ...]  # sublayers of other layers that this layer lacks: "feed-forward block"
-    params: int  # weights and biases of their units
+    lacks: tuple[str, ...]  # blocks of other layers that this layer lacks: "feed-forward block"
+    params: int  # weights and biases that only it needs
     params_share: float  # of all stored elements of the model, packed ones counted as weights
-    # the share of all operations in their units; None where that cannot be counted, or the graph has more
+    # the share of all operations in its nodes; None where that cannot be counted, or the graph has more
     # than `MOST_NODES`
     operations_share: float | None
     reason: str | None = None  # why the layer cannot be removed as a whole, None if it can
 
     @classmethod
     def every(cls, analysis: Analysis) -> tuple[LayerSummary, ...]:
-        """Return the layers of a model, stack by stack; none where only a record of an earlier version has them."""
+        """Return the layers of a model, stack by stack."""
         return cls.among(analysis.sites, [analysis])
 
     @classmethod
     def among(cls, sites: Sites, models: Sequence[Analysis]) -> tuple[LayerSummary, ...]:
         """The same for sites that several models hold; operations are counted of one model alone."""
-        try:
-            found = layers(sites)
-        except RefusedError:
-            return ()
+        found = cast(Sequence[LayerSite], sites.of(LayerSite.UNITS))
         elements = sum(weights_in(analysis.model, analysis.view) for analysis in models)
         costs = _costs(models[0]) if found and len(models) == 1 else {}
-        every = {title: None for layer in found.values() for title in _titles(layer)}
+        every = {title: None for layer in found for title in _titles(layer)}
         return tuple(
             _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)
-            for layer in found.values()
+            for layer in found
         )
 
 
-def _titles(layer: Layer) -> list[str]:
+def _titles(layer: LayerSite) -> list[str]:
     """Return the titles of a layer's sites whose units can be selected."""
-    return [kind.TITLE for kind in map(kind_of, layer.sites) if kind.UNITS in SCORED]
+    return [kind.TITLE for kind in map(kind_of, layer.parts) if kind.UNITS in SCORED]
 
 
-def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:
-    own = nodes_of(layer.sites) if costs else ()
-    params = sum(site.params for site in layer.counted)
+def _summary(layer: LayerSite, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:
+    own = {node.ref for node in layer.cores}
     return LayerSummary(
-        layer.key,
+        layer.short,
         layer.name,
-        tuple(site.called(site.number) for site in layer.sites),
+        tuple(site.tag for site in layer.parts),
         tuple(lacks),
-        params,
-        params / elements if elements else 0.0,
+        layer.params,
+        layer.params / elements if elements else 0.0,
         sum(cost for ref, cost in costs.items() if ref in own) / sum(costs.values()) if costs else None,
-        layer.obstacle,
+        None if layer.reason is None else layer.reason.sentence,
     )
 
 

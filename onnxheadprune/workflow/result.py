@@ -13,6 +13,7 @@ from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Facts, Part
@@ -117,7 +118,7 @@ class PruneResult(Displayed):
 
     def _heavy_layer(self) -> tuple[str, ...]:
         """Return a warning where layers that were removed, or one sublayer, held more than half of all operations."""
-        layers = tuple(f"layer.{key}" for key in self.plan.layers)
+        layers = tuple(cut.called for cut in self.plan.losing if cut.units == LAYERS)
         names = layers or self.plan.called_whole
         if not names or self.operations is None or not self.operations.halved:
             return ()

@@ -92,7 +92,7 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
         (("--neurons", "1:500"), 2, "its neurons are 0-127"),
         (("--neurons", "x"), 2, "cannot read"),
         (("--layers", "7"), 2, "this model's layers are 0-3"),
-        (("--layers", "x"), 2, "name layers and sublayers like"),
+        (("--layers", "x"), 2, "name layers and blocks like"),
         (("--heads", "layer.1:3"), 2, "a layer can only be removed as a whole"),
         (("--ratio", "0.5", "--units", "neurons"), 2, "--units requires --data"),
         (

@@ -51,7 +51,7 @@ def with_options() -> list[type[Site]]:
 
 def test_names_are_told_apart_by_kind() -> None:
     names = [called(kind.FROM + 3) for kind in kinds()]
-    assert names[:4] == ["attn.3", "ffn.3", "sublayer.3", "moe.3"] and len(set(names)) == len(names)
+    assert names[:4] == ["attn.3", "ffn.3", "moe.3", "layer.3"] and len(set(names)) == len(names)
 
 
 @pytest.mark.long

@@ -32,6 +32,7 @@ from tests.graph_builder import GraphBuilder
 HERE = Provider(CPU, "test")
 DATA: Any = toys_layers.ids()
 LAYER: dict[str, Any] = {"layer.1": "*"}
+BLOCKS: dict[str, Any] = {"1": "*", "ffn.1": "*"}
 
 
 def found(model: ModelProto, *keys: str) -> list[Run]:
@@ -144,10 +145,13 @@ def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("spelled", [False, True])
 @pytest.mark.parametrize("norms", ["", "pre", "post"])
-def test_the_stream_behind_comes_nearer_to_the_originals(norms: Any, spelled: bool) -> None:
+@pytest.mark.parametrize(("spec", "keys"), [(LAYER, ("layer.1",)), (BLOCKS, ("attn.1", "ffn.1"))])
+def test_the_stream_behind_comes_nearer_to_the_originals(
+    spec: dict[str, Any], keys: tuple[str, ...], norms: Any, spelled: bool
+) -> None:
     model = toys_layers.decoder(3, norms=norms, spelled=spelled)
-    (front,) = standing(refit(model))
-    assert front.stands_in == ("attn.1", "ffn.1") and front.site is None
+    (front,) = standing(refit(model, **spec))
+    assert front.stands_in == keys and front.site is None
     assert front.after < 0.8 * front.before
 
 
@@ -202,7 +206,9 @@ def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
             at = list(model.graph.node).index(node) + 1
             model.graph.node.insert(at, squashed)
             break
-    (left,) = [item for item in refit(model).refits if item.node.startswith("MatMul_layer0.ffn.down")]
+    (left,) = [
+        item for item in refit(model, **BLOCKS).refits if item.node.startswith("MatMul_layer0.ffn.down")
+    ]
     assert left.skipped is not None and "lies more than a normalisation" in left.skipped
 
 
@@ -262,7 +268,7 @@ def test_a_stand_in_that_makes_the_outputs_drift_more_is_given_up() -> None:
     chosen = named(Cutter(open_structure(path), data, HERE), spec)
     assert chosen.compensation is not None and not standing(chosen.compensation)
     (left,) = [item for item in chosen.compensation.refits if item.skipped]
-    assert left.skipped is not None and "without" in left.skipped and "attn.1, ffn.1" in left.skipped
+    assert left.skipped is not None and "without" in left.skipped and "layer.1, layer.2" in left.skipped
 
 
 @pytest.mark.long

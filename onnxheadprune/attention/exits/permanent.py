@@ -10,7 +10,6 @@ from onnx import ModelProto, ValueInfoProto
 from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.running import running
-from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
@@ -87,9 +86,6 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         entries = _recorded(units, analysis, left, facts)
         if units == HEADS or any(not entry.left for entry in entries):
             apply.set_metadata(model, units_entry(units).key, units_entry(units).text(tuple(entries)))
-    lost = [site for site in analysis.sites.every if not _names(site, left, facts)]
-    for entry in layers_kept(analysis.sites, lost):
-        apply.set_metadata(model, entry.key, entry.value)
     apply.set_metadata(model, EXITS_KEY, EXITS_ENTRY.text(_states(exits, taken, analysis, facts)))
     gone = [site for site in analysis.sites if not _names(site, left, facts)]
     cut = ExitCut(
@@ -128,8 +124,7 @@ def _spelled(info: ValueInfoProto) -> str:
 def _names(site: Site, left: DecidedModel, facts: Settled) -> tuple[str, ...]:
     """Return the names that identify a site in the remaining model; empty if it is removed."""
     made = _made(left.model)
-    values: list[Value] = [item.node.out for item in site.projections]
-    names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, facts))
+    names = (left.names.get(value, value.name) for value in site.marks if not _is_passed_over(value, facts))
     return tuple(dict.fromkeys(name for name in names if name in made))
 
 

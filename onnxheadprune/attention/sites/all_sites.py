@@ -9,7 +9,6 @@ from typing import Any
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.near_miss import NearMiss
-from onnxheadprune.attention.sites.residual import Residuals
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.display import Displayed, one_line
@@ -31,13 +30,8 @@ class Sites(Sequence[AttentionSite], Displayed):
         no_heads: attention in which no axis can enumerate heads.
         elements: elements of all stored tensors of the model, None where they were not counted.
         others: finds the sites of each other kind, on demand.
-        places: the position of each site, by its index: the number of a section of the model and a position in it;
-            without, the model is one section, with positions by projections.
-        layered: the keys of the sites of each layer of the original, by layer key; empty where no layer has
-            lost any.
         ignored_declarations: declared shapes that operators contradict, one sentence each.
         failed: the searches for other kinds that ran and ended in an unexpected error.
-        residuals: the residual sums of the model, found once they are asked for.
     """
 
     model: str
@@ -48,11 +42,8 @@ class Sites(Sequence[AttentionSite], Displayed):
     others: Mapping[type[Site], Callable[[], Findings]] = field(
         default_factory=dict, compare=False, repr=False
     )
-    places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
-    layered: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
     ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
     failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
-    residuals: Residuals = field(default_factory=Residuals, compare=False, repr=False)
 
     @classmethod
     def gathered(
@@ -60,8 +51,6 @@ class Sites(Sequence[AttentionSite], Displayed):
         name: str,
         every: Iterable[Site],
         kinds: Iterable[type[Site]],
-        places: Mapping[int, tuple[int, ...]],
-        layered: Mapping[str, tuple[str, ...]],
     ) -> Sites:
         """Combine sites of several models as if they were one model's.
 
@@ -69,8 +58,6 @@ class Sites(Sequence[AttentionSite], Displayed):
             name: the name of that model.
             every: sites of all kinds, with distinct indices.
             kinds: these kinds.
-            places: see above.
-            layered: see above.
         """
         some = tuple(every)
         heads = tuple(site for site in some if isinstance(site, AttentionSite))
@@ -83,8 +70,6 @@ class Sites(Sequence[AttentionSite], Displayed):
             name,
             heads,
             others={kind: partial(Findings, own) for kind, own in found.items()},
-            places=places,
-            layered=layered,
         )
 
     @property
@@ -201,4 +186,4 @@ def _with_tensors(site: Site) -> dict[str, Any]:
 def _row(site: AttentionSite) -> tuple[Cell, ...]:
     removable = Word("yes", "good") if site.reason is None else Word(f"no: {site.reason.sentence}", "bad")
     counts = (str(site.num_heads), site.kv_count, str(site.head_size), count(site.params))
-    return site.called(site.number), site.name, site.kind, *counts, removable
+    return site.tag, site.name, site.kind, *counts, removable

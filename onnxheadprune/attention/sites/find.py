@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.model_records import LAYERS_ENTRY, require_known
+from onnxheadprune.edit.model_records import require_known
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.graph.view import GraphView
@@ -52,7 +52,6 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.near_misses,
         left_out.no_heads,
         others=_others(view, name, sites, failed),
-        layered=LAYERS_ENTRY.read(view.model),
         ignored_declarations=tuple(map(str, view.contradicted)),
         failed=failed,
     )

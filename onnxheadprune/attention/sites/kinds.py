@@ -10,13 +10,11 @@ from collections.abc import Iterable
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.records import HEADS
+from onnxheadprune.edit.records import HEADS, LAYERS
 from onnxheadprune.settings.registry import SCORED, UNIT_KINDS
 
 DEFAULT_UNITS = frozenset({HEADS})
 """The default units of a target."""
-LAYERS = "layers"
-"""In the units of a target: attention and feed-forward blocks as a whole."""
 
 
 KINDS: list[type[Site]] = [kind.load() for kind in UNIT_KINDS[1:]]
@@ -29,7 +27,7 @@ def every_kind() -> tuple[type[Site], ...]:
 
 
 def scorable() -> tuple[str, ...]:
-    """Return the kinds whose units have scores: all but sublayers."""
+    """Return the kinds whose units have scores: all but layers."""
     return tuple(SCORED)
 
 

@@ -27,8 +27,8 @@ from onnxheadprune.liveness.packed_blocks import (
 )
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS, SUMS_VALUES
-from onnxheadprune.model.graph.view import Node, Scope, Use, Value
+from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS
+from onnxheadprune.model.graph.view import Node, Scope, Value
 from onnxheadprune.model.graph.walks import stored_behind
 from onnxheadprune.model.tensors import FLOATS
 
@@ -70,12 +70,6 @@ class Projection:
     sizes: tuple[int, ...]
     # for each unit, the row-major positions on the contracted axes that belong to it
     channels: tuple[tuple[int, ...], ...]
-
-    @property
-    def term(self) -> Use | None:
-        """The term of a residual sum that it stands for, a whole residual branch; None for a layer."""
-        term = self.weight is None and self.node in SUMS_VALUES
-        return Use(self.node, self.activation[0]) if term else None
 
     @property
     def sums_more(self) -> bool:
@@ -245,10 +239,29 @@ def module_path(node: Node) -> list[str]:
             return modules[-1].split(".") if modules else []
     name = node.proto.name.strip("/")
     if "/" in name:
-        return [part for step in name.split("/")[:-1] for part in step.split(".")]
+        steps: list[str] = []
+        for step in name.split("/")[:-1]:
+            # TorchScript repeats the path of a Sequential in the names of its modules: "blocks/blocks.0".
+            if steps and step.startswith(f"{steps[-1]}."):
+                steps.pop()
+            steps.append(step)
+        return [part for step in steps for part in step.split(".")]
     if "." in name and not GENERIC.match(name):
         return name.split(".")[:-1]
     return []
+
+
+def node_path(node: Node) -> list[str]:
+    """The path of the module that a node came from; where its name has none, that of a weight that it alone reads."""
+    first, *rest = module_path(node) or weight_path(node) or [""]
+    # Many writers put the operator in front of what it computes: "Add_layer0.sum".
+    return [part for part in (first.removeprefix(f"{node.op_type}_"), *rest) if part]
+
+
+def weight_path(node: Node) -> list[str]:
+    """The path in the name of a stored tensor that a node alone reads."""
+    stored = (value for value in node.inputs if value is not None and len(value.consumers) == 1)
+    return next(filter(None, map(_stored_path, stored)), [])
 
 
 def _name_behind(projections: Sequence[Projection]) -> str:

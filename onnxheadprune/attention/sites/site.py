@@ -25,6 +25,7 @@ from onnxheadprune.model.spelling import count, many, spelled
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
     from onnxheadprune.attention.sites.routing_mask import Gate
+    from onnxheadprune.attention.sites.states import State
 
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""
@@ -61,6 +62,7 @@ class Site:
         removed: units that an earlier pruning removed (indices of the original model).
         original_num_units: units before any pruning.
         routing: the path from a router's scores to its choice among the units, None without a router.
+        states: the states of the residual stream around it, where its removal makes them one.
     """
 
     UNIT: ClassVar[str]
@@ -123,6 +125,7 @@ class Site:
     removed: tuple[int, ...] = ()
     original_num_units: int = 0
     routing: Routing | None = field(default=None, repr=False)
+    states: tuple[State, ...] = field(default=(), repr=False)
 
     @classmethod
     def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
@@ -186,9 +189,14 @@ class Site:
         return f"{self.KEY}{self.number}"
 
     @property
+    def tag(self) -> str:
+        """The site's name in tables: "attn.3", "ffn.3"."""
+        return self.called(self.number)
+
+    @property
     def label(self) -> str:
         """The site's name in sentences."""
-        return f"{self.called(self.number)} ({self.name})"
+        return f"{self.tag} ({self.name})"
 
     @property
     def removable(self) -> bool:
@@ -206,11 +214,14 @@ class Site:
         )
 
     @property
+    def marks(self) -> tuple[Value, ...]:
+        """The outputs of its projections, whose names identify the site in pruned models."""
+        return tuple(projection.node.out for projection in self.projections)
+
+    @property
     def projection_names(self) -> tuple[str, ...]:
-        """Output names of the projections, which identify the site in pruned models."""
-        outputs = (projection.node.outputs[0] for projection in self.projections)
-        # Both branches of a merged decoder may use one name.
-        return tuple(dict.fromkeys(value.name for value in outputs if value is not None))
+        """The names of its marks; both branches of a merged decoder may use one name."""
+        return tuple(dict.fromkeys(value.name for value in self.marks))
 
     @cached_property
     def original_units(self) -> tuple[int, ...]:
@@ -422,8 +433,8 @@ class Silencing(Protocol):
     def inside(self, site: Site, units: Sequence[int]) -> None:
         """Put zeros into the stored weights of one operator that computes the units."""
 
-    def at_sum(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros where the site is added to its stream, whatever else reads what it is computed from."""
+    def around(self, states: Iterable[State]) -> None:
+        """Let readers of the states behind a layer read those in front."""
 
 
 class Findings(NamedTuple):

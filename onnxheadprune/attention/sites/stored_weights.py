@@ -77,6 +77,13 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
     return weights, size_in_bytes, flops
 
 
+def size_of(values: Iterable[Value]) -> tuple[int, int]:
+    """Return the elements of stored tensors, those of packed weights counted as weights, and their size in bytes."""
+    some = [(value, math.prod(_sizes(value))) for value in dict.fromkeys(values)]
+    elements = sum(round(count * _per_element(value)) for value, count in some)
+    return elements, sum(count * _element_bits(value.elem_type) // 8 for value, count in some)
+
+
 def weights_in(model: ModelProto, view: GraphView) -> int:
     """Return the number of a model's stored elements, those of packed weights counted as weights."""
     packed = [node for node in view.nodes if is_packed(node)]

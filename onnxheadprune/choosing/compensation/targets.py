@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.compensation.tasks import Run
+from onnxheadprune.choosing.compensation.tasks import Run, Skipped
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Array
 
@@ -58,7 +58,7 @@ class Link:
                 return cls(gain, offset, centred)
         return None
 
-    def back(self, stream: Matrix64, added: Matrix64) -> Matrix64:
+    def back(self, stream: Matrix64, added: Matrix64 | float) -> Matrix64:
         """The input that leads to a stream after the next addition, up to the scale of each position.
 
         Args:
@@ -107,7 +107,9 @@ def _same(left: Matrix64, right: Matrix64) -> bool:
     return float(np.square(left - right).sum()) <= SAME * max(float(np.square(right).sum()), 1e-30)
 
 
-def aim(stream: Matrix64, now: Matrix64, links: Sequence[Link], added: Sequence[Matrix64]) -> Matrix64:
+def aim(
+    stream: Matrix64, now: Matrix64, links: Sequence[Link], added: Sequence[Matrix64 | float]
+) -> Matrix64:
     """Return the stream after the front that becomes a given stream after the run.
 
     Args:
@@ -200,14 +202,18 @@ def _links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
     return tuple(found)
 
 
-def _left_of(linear: Linear) -> Matrix64:
+def _left_of(linear: Linear | Skipped) -> Matrix64 | float:
     """Return the output of a layer without inputs: its bias, [out]."""
+    if isinstance(linear, Skipped):
+        return 0.0
     bias = linear.bias or linear.fixed
     return np.zeros(linear.matrix.columns) if bias is None else bias.read().reshape(-1)
 
 
-def _stream(linear: Linear, rows: RowsOf, silent: bool = False) -> Matrix64:
+def _stream(linear: Linear | Skipped, rows: RowsOf, silent: bool = False) -> Matrix64:
     """The stream after the addition of a layer; with the layer's bias if it has no inputs left."""
+    if isinstance(linear, Skipped):
+        return rows(linear.other if silent else linear.out).astype(np.float64)
     assert linear.other is not None
     beside = rows(linear.other).astype(np.float64)
     return beside + _left_of(linear) if silent else beside + rows(linear.out) + _late(linear)
@@ -218,7 +224,7 @@ def _late(linear: Linear) -> Matrix64 | float:
     return linear.bias.read().reshape(-1) if linear.is_late and linear.bias is not None else 0.0
 
 
-def _other(linear: Linear) -> list[Value]:
+def _other(linear: Linear | Skipped) -> list[Value]:
     return [] if linear.other is None else [linear.other]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection, emptied
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.states import State, place_of, released
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.edit.both_branches import counts_where
@@ -115,7 +116,7 @@ def tasks(
         if heads.get(site.index) and not site.contexts
         for projection in site.projections
     )
-    first = min((*found, *routers, *(node.index for node in gone.maps)), default=None)
+    first = min((*found, *routers, *(node.index for node in (*gone.maps, *gone.released))), default=None)
     if which == "own" or first is None:
         return [found[index] for index in sorted(found)]
     for node in view.main.nodes:
@@ -161,6 +162,8 @@ class Emptied:
     """Layers that are unused once sites are removed as a whole."""
 
     maps: Mapping[Node, Site]  # their last layers, which have no inputs left, with the site of each
+    states: Mapping[State, Site]  # the states around removed layers, with these
+    released: frozenset[Node]  # the nodes that nothing needs without these
     # the nodes that outputs still depend on; None where no site is removed as a whole
     alive: frozenset[Node] | None
 
@@ -170,8 +173,12 @@ class Emptied:
         losing = [(site, item) for site in sites if heads.get(site.index) for item in site.projections]
         gone = emptied((item, heads[site.index]) for site, item in losing)
         maps = {item.node: site for site, item in losing if item.node in gone}
-        alive = frozenset(Flow(view).upstream(_outputs(view, maps.values()), maps)) if maps else None
-        return cls(maps, alive)
+        states = {state: site for site in sites if heads.get(site.index) for state in site.states}
+        without = frozenset(released(states, ()))
+        alive = None
+        if maps or states:
+            alive = frozenset(Flow(view).upstream(_outputs(view, maps.values()), {*maps, *without})) - without
+        return cls(maps, states, without, alive)
 
     def spares(self, node: Node) -> bool:
         """Return whether a node is still in use."""
@@ -179,7 +186,7 @@ class Emptied:
 
     def runs(self, view: GraphView) -> list[Run]:
         """Return the runs that a layer before them can replace."""
-        writers = _writers(view, self.maps) if self.maps else {}
+        writers = _writers(view, self.maps) if self.maps or self.states else {}
         joints = {linear.joint: linear for linear in writers.values() if linear.joint is not None}
         before = {
             linear: _before(linear.other, joints)
@@ -206,19 +213,56 @@ class Emptied:
                 Run(
                     at,
                     tuple(reversed(chain)),
-                    tuple(dict.fromkeys(site.called(site.number) for site in sites)),
+                    tuple(dict.fromkeys(site.tag for site in sites)),
                 )
             )
+        found += self._over_layers(view, joints)
         return found
+
+    def _over_layers(self, view: GraphView, joints: Mapping[Node, Linear]) -> Iterator[Run]:
+        """Yield the runs of removed layers that follow each other, each with the layer that may replace it."""
+        chains: list[list[State]] = []
+        for state in sorted(self.states, key=lambda state: place_of(state.behind)):
+            for chain in chains:
+                if chain[-1].behind in (state.front, *state.front.sources):
+                    chain.append(state)
+                    break
+            else:
+                chains.append([state])
+        for chain in chains:
+            front = _before(chain[0].front, joints)
+            if front is None or front.node in self.maps or front.node in self.released:
+                continue
+            stops = {*self.maps, *self.released, *(use.node for use in chain[-1].behind.consumers)}
+            if front.node not in set(Flow(view).upstream(_outputs(view, self.maps.values()), stops)):
+                keys = dict.fromkeys(self.states[state].tag for state in chain)
+                yield Run(front, tuple(map(Skipped, chain)), tuple(keys))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A removed layer: nothing is added to the state in front of it."""
+
+    state: State
+
+    @property
+    def other(self) -> Value:
+        """The state in front."""
+        return self.state.front
+
+    @property
+    def out(self) -> Value:
+        """The state behind."""
+        return self.state.behind
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Consecutive removed sublayers."""
+    """Consecutive removed sublayers, or layers."""
 
     front: Linear  # the last remaining layer before them that adds to the stream
-    # the last layers of the removed sublayers, in the order in which they add to the stream
-    gone: tuple[Linear, ...]
+    # the last layers of the removed sublayers, in the order in which they add to the stream; or the layers
+    gone: tuple[Linear | Skipped, ...]
     keys: tuple[str, ...]  # keys of their sites in a spec
 
     @property

@@ -90,7 +90,7 @@ def _section(result: FolderResult, command: str | None, step: str | None) -> Ite
             site = item.site
             left = f"{count(site.num_units - len(gone))} of {count(site.original_num_units)}"
             numbers = site.listed(gone, named=True)
-            yield f"| {site.called(site.number)} | {in_markdown(site.name)} | {numbers} | {left} |"
+            yield f"| {site.tag} | {in_markdown(site.name)} | {numbers} | {left} |"
     yield from ("", "| file | weights before | after | |", "|---|---:|---:|---:|")
     for file in result.files:
         was, now = file.result.before.bytes, file.result.after.bytes

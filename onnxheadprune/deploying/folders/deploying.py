@@ -175,11 +175,7 @@ class Deploying:
                 )
         lost = [item.site for item in self.match.sites if gone.get(item.index)]
         for field, value in _widths(self.config, {kind_of(site) for site in lost}):
-            fewer = [
-                site.called(site.number)
-                for site in lost
-                if field in site.WIDTHS and site.original_num_units == value
-            ]
+            fewer = [site.tag for site in lost if field in site.WIDTHS and site.original_num_units == value]
             if fewer:
                 yield (
                     f"config.json says {field} {value}, and {first_few(fewer, 1)} keep fewer: the field is not"

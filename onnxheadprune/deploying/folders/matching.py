@@ -206,10 +206,7 @@ class Match:
 
     def as_sites(self, name: str) -> Sites:
         """The sites as if they were those of one model."""
-        places = {item.index: item.place for item in self.sites}
-        # Of several networks sites are counted anew, so that no record of one of them fits.
-        layered = self.networks[0].leader.sites.layered if len(self.networks) == 1 else {}
-        return Sites.gathered(name, (item.site for item in self.sites), self.kinds, places, layered)
+        return Sites.gathered(name, (item.site for item in self.sites), self.kinds)
 
     def of_kind(self, kind: type[Site]) -> tuple[SharedSite, ...]:
         """The sites of one kind."""

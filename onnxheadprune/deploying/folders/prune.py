@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, LAYERS, every_kind, kind_of
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
@@ -35,6 +35,7 @@ from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.result import FileResult, FolderResult
 from onnxheadprune.deploying.folders.triton import stale_declarations
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
+from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.assembly import Assembly

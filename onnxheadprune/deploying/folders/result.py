@@ -187,7 +187,7 @@ def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -
     for item in lost:
         site, removed = item.site, result.heads[item.index]
         left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
-        rows.append((site.called(site.number), site.name, site.listed(removed), left, str(len(item.places))))
+        rows.append((site.tag, site.name, site.listed(removed), left, str(len(item.places))))
     columns = ("#", title, "removed", "left", "files")
     return Table(columns, tuple(rows), (*number, *columns[3:]), ("removed",))
 

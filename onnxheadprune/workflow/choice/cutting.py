@@ -159,13 +159,20 @@ class Cutter:
     def compensation(self, heads: Mapping[int, tuple[int, ...]], which: Which = "all") -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
         assert self.learn is not None
+        view, sites, switched = self.view, self.sites.concerned(heads), None
+        if any(site.states for site in sites):
+            from onnxheadprune.attention.switches import Switched
+
+            switched = Switched.of(self.model, sites)
+            view, sites = switched.view, switched.sites
         return compensate(
-            self.view,
-            self.sites.concerned(heads),
+            view,
+            sites,
             self.present(heads),
             self.learn,
             self.provider,
             how=Refitting(which, self._work_of_refit()),
+            switched=switched,
             progress=self.progress,
         )
 

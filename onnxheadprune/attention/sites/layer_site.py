@@ -1,0 +1,72 @@
+"""Whole layers as a kind of unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from onnxheadprune.attention.sites.site import Silencing, Site
+
+if TYPE_CHECKING:
+    from onnxheadprune.edit.records import RecordedUnits
+    from onnxheadprune.model.graph.view import Value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerSite(Site):
+    """What lies between two states of a residual stream; it has one unit, itself. Removed, it is the identity.
+
+    Its cores are the nodes between the states, and those that nothing else needs.
+
+    Attributes:
+        parts: the sites of other kinds that do.
+    """
+
+    UNIT = "layer"
+    UNITS = "layers"
+    BLOCK = "layer"
+    TITLE = "layer"
+    KEY = "layer."
+    FROM = 4_000_000
+    FIELD = "layers"
+    UNNAMED = "layer"
+    CHOSEN = False
+    FOUND_BY = "onnxheadprune.attention.sites.layers"
+
+    short: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
+    parts: tuple[Site, ...]
+
+    @property
+    def key(self) -> str:
+        """The layer's key in a spec."""
+        return f"{self.KEY}{self.short}"
+
+    @property
+    def tag(self) -> str:
+        """The layer's name in tables: "layer.3", "layer.encoder.3"."""
+        return self.key
+
+    @property
+    def marks(self) -> tuple[Value, ...]:
+        """The states behind it, whose names identify the layer in pruned models."""
+        return tuple(state.behind for state in self.states)
+
+    def recorded(self) -> RecordedUnits:
+        """Return the layer's entry for a record, with the names of its states."""
+        names = dict.fromkeys((state.front.name, state.behind.name) for state in self.states)
+        return replace(super().recorded(), states=tuple(names))
+
+    @property
+    def only_named(self) -> str:
+        """The reason that data never selects it."""
+        return "a choice on data removes attentions and feed-forward blocks of layers, each as a whole"
+
+    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
+        """Bypass the layer."""
+        how.around(self.states)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The layer as JSON-ready data (a part of the contract of `inspect --json`)."""
+        states = [{"front": state.front.name, "behind": state.behind.name} for state in self.states]
+        return super().to_dict() | {"states": states, "sites": [site.tag for site in self.parts]}

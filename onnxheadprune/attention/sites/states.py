@@ -1,0 +1,322 @@
+"""States of residual streams: values that all that is computed of the stream's beginning passes.
+
+In one graph or body, a value *dominates* another one if every path to it from a beginning of a stream leads through the
+value. The values that dominate an output are a chain, and between two neighbours of the chain lies one block, whatever
+operators it is made of: a residual branch and the sum that takes it in, or a single operator. What was computed beside
+the stream (masks, positions, encoder outputs) has other beginnings, and so does not hide the states.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TypeAlias
+
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.streams import CHOICES, contents, is_layer
+from onnxheadprune.model.graph.dims import Shape, is_unnamed
+from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Scope, Value
+from onnxheadprune.model.graph.walks import reachable
+
+Vertex: TypeAlias = Value | Node
+"""A value; or an operator that adds and normalizes, for the sum that it has no output for."""
+SUM = 3
+"""The output of such an operator with the sum."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """All that lies between two neighbouring states."""
+
+    front: Vertex
+    behind: Vertex
+    inner: tuple[Vertex, ...]  # on the paths between them, `behind` included
+
+
+@dataclass(frozen=True)
+class State:
+    """The states around a layer: once it is removed, who reads the one behind it reads the one in front."""
+
+    front: Value
+    behind: Value
+
+    @property
+    def is_bypass(self) -> bool:
+        """True if both have one shape and type."""
+        return self.front.elem_type == self.behind.elem_type and _alike(self.front.shape, self.behind.shape)
+
+
+def _alike(one: Shape | None, other: Shape | None) -> bool:
+    """Return whether two shapes may be equal: no number and no name of the model tells them apart."""
+    if one is None or other is None:
+        return one is other
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b or is_unnamed(a) or is_unnamed(b) for a, b in pairs)
+
+
+class Flow:
+    """The contents that flow through one graph or body, from value to value."""
+
+    def __init__(self, scope: Scope, dead: Container[Node]) -> None:
+        """Read the nodes of a scope; what their bodies read from around counts as read by the node."""
+        self.scope = scope
+        self.nodes = [node for node in scope.nodes if node not in dead]
+        self.before: dict[Vertex, tuple[Vertex, ...]] = {}
+        self.after: dict[Vertex, list[Vertex]] = defaultdict(list)
+        for node in self.nodes:
+            read: tuple[Vertex, ...] = tuple(dict.fromkeys((*contents(node), *_captured(node))))
+            if node in ADDS_AND_NORMALIZES:
+                self._link(read, sum_of(node))
+                read = (sum_of(node),)
+            for value in node.results:
+                if value not in read and not value.is_constant and value.elem_type not in CHOICES:
+                    self._link(read, value)
+
+    def _link(self, read: tuple[Vertex, ...], made: Vertex) -> None:
+        for value in read:
+            self.before.setdefault(value, ())
+            self.after[value].append(made)
+        self.before[made] = read
+
+    @cached_property
+    def beginnings(self) -> list[Vertex]:
+        """The values that no other one leads to, in order."""
+        return [vertex for vertex, read in self.before.items() if not read]
+
+    @cached_property
+    def ends(self) -> list[Value]:
+        """The outputs, in order."""
+        values = (self.scope.lookup(info.name) for info in self.scope.proto.output)
+        return [value for value in values if value is not None and value in self.before]
+
+    def chains(self, beginning: Vertex) -> Iterator[list[Block]]:
+        """Yield the blocks between a beginning and each output that it leads to."""
+        above = self._dominators(beginning)
+        done: set[Vertex] = set()
+        for end in self.ends:
+            if end not in above or end in done:
+                continue
+            chain: list[Vertex] = [end]
+            while chain[-1] is not beginning:
+                chain.append(above[chain[-1]])
+            chain.reverse()
+            done.update(chain)
+            yield [
+                Block(front, behind, self._between(front, behind, above)) for front, behind in pairwise(chain)
+            ]
+
+    def _dominators(self, beginning: Vertex) -> dict[Vertex, Vertex]:
+        """Return the nearest dominator of each value that depends on a beginning."""
+        above, depth = {beginning: beginning}, {beginning: 0}
+        for vertex, read in self.before.items():
+            met = [item for item in read if item in depth]
+            if not met:
+                continue
+            one = met[0]
+            for other in met[1:]:
+                while one is not other:
+                    if depth[one] >= depth[other]:
+                        one = above[one]
+                    else:
+                        other = above[other]
+            above[vertex], depth[vertex] = one, depth[one] + 1
+        return above
+
+    def _between(self, front: Vertex, behind: Vertex, known: Container[Vertex]) -> tuple[Vertex, ...]:
+        """Return what some value leads to and another one depends on, the latter included."""
+
+        def back(vertex: Vertex) -> Iterator[Vertex]:
+            return (item for item in self.before[vertex] if item in known and item is not front)
+
+        return tuple(reachable([behind], back))
+
+    def passes_by(self, block: Block) -> bool:
+        """Return whether a stream goes around a block: some path from its front to its end has no layer on it."""
+
+        def back(vertex: Vertex) -> Iterator[Vertex]:
+            node = maker(vertex)
+            if node is not None and not is_layer(node) and is_product(node) is None:
+                yield from self.before[vertex]
+
+        known = {block.front, *block.inner}
+        return len(block.inner) > 1 and block.front in reachable(
+            [block.behind], lambda vertex: known.intersection(back(vertex))
+        )
+
+    def inside(self, state: State) -> Iterator[Node]:
+        """Yield the nodes between two states."""
+        last = place_of(state.behind)
+
+        def ahead(vertex: Vertex) -> Iterator[Vertex]:
+            return (item for item in self.after.get(vertex, ()) if place_of(item) <= last)
+
+        known = set(reachable(vertices([state.front]), ahead))
+        for vertex in self._between(state.front, state.behind, known):
+            node = maker(vertex)
+            if node is not None and not is_sum(vertex):
+                yield node
+
+
+def vertices(values: Iterable[Value]) -> list[Vertex]:
+    """Return values as vertices."""
+    return [*values]
+
+
+def place_of(vertex: Vertex) -> int:
+    """Return the number of the node that computes a value; -1 for an input."""
+    node = maker(vertex)
+    return -1 if node is None else node.index
+
+
+def sum_of(node: Node) -> Vertex:
+    """The sum of an operator that adds and normalizes."""
+    value = node.outputs[SUM] if len(node.outputs) > SUM else None
+    return node if value is None else value
+
+
+def maker(vertex: Vertex) -> Node | None:
+    """The node that computes a value."""
+    return vertex if isinstance(vertex, Node) else vertex.producer
+
+
+def is_sum(vertex: Vertex) -> bool:
+    """Return whether a value is the sum of an operator that also normalizes it."""
+    node = maker(vertex)
+    return node is not None and node in ADDS_AND_NORMALIZES and sum_of(node) is vertex
+
+
+def learned_of_norm(node: Node) -> tuple[int, ...]:
+    """The inputs of such an operator with the scale and shift of its norm; the last stored one is added to the sum."""
+    return roles_of(node).learned[:-1]
+
+
+def _captured(node: Node) -> Iterator[Value]:
+    """Yield the contents that the bodies of a node read from around it."""
+    for body in node.bodies.values():
+        read = [value for inner in body.nodes for value in (*contents(inner), *_captured(inner))]
+        read += [value for info in body.proto.output if (value := body.lookup(info.name)) is not None]
+        yield from (value for value in read if value.scope in node.scope.around and not value.is_constant)
+
+
+def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object]) -> list[State]:
+    """Return the states that the nodes of one module read from outside and hand to the outside; empty without.
+
+    A state is of the shape of another one across the module. What the module reads of others beside it was computed
+    before (an encoder's output, the keys of an earlier layer), what others read beside it they keep. Nothing outside
+    joins the state in front with the one behind: a sum around the module would double the stream.
+    """
+    made = {value for node in nodes for value in _vertices(node)}
+    read = dict.fromkeys(
+        item
+        for vertex in made
+        for item in flow.before.get(vertex, ())
+        if item not in made and isinstance(item, Value)
+    )
+    left = [
+        value
+        for value in made
+        if isinstance(value, Value)
+        and (value in flow.ends or any(item not in made for item in flow.after.get(value, ())))
+    ]
+    fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
+    behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
+    fronts, ends = _last(flow, fronts), _last(flow, behinds)
+    kept = all(_is_kept(flow, value, made, named) for value in behinds if value not in ends)
+    if len(fronts) < len(ends) or not kept:
+        return []
+    states = []
+    for behind in sorted(ends, key=place_of):
+        alike = [front for front in fronts if State(front, behind).is_bypass]
+        if len(alike) > 1:
+            # The stream itself takes the shortest way.
+            near = list(reachable(vertices([behind]), lambda at: flow.before[at] if at in made else ()))
+            alike.sort(key=near.index)
+        if not alike or _meets(flow, alike[0], behind, made):
+            return []
+        states.append(State(alike[0], behind))
+    return states if len({state.front for state in states}) == len(states) else []
+
+
+def _vertices(node: Node) -> list[Vertex]:
+    values: list[Vertex] = list(node.results)
+    return [*values, sum_of(node)] if node in ADDS_AND_NORMALIZES else values
+
+
+def _last(flow: Flow, values: Sequence[Value]) -> list[Value]:
+    """Return those of some values that no other one of them depends on."""
+    above = {
+        value: set(reachable(vertices([value]), lambda at: flow.before.get(at, ()))) - {value}
+        for value in values
+    }
+    return [value for value in values if not any(value in above[other] for other in values)]
+
+
+def _is_kept(flow: Flow, value: Value, made: Container[Vertex], named: Mapping[Node, object]) -> bool:
+    """Return whether only modules of other layers read a value outside of its own, so that they keep it."""
+    outside = [maker(item) for item in flow.after.get(value, ()) if item not in made]
+    return value not in flow.ends and all(node in named for node in outside)
+
+
+def _meets(flow: Flow, front: Value, behind: Value, made: Collection[Vertex]) -> bool:
+    """Return whether a node outside reads the state behind a module together with what the one in front leads to."""
+    joints = [item for item in flow.after.get(behind, ()) if item not in made]
+    others = {other for item in joints for other in flow.before[item] if other is not behind}
+    ended = {*made, *joints}
+    way = reachable(
+        vertices([front]), lambda at: (item for item in flow.after.get(at, ()) if item not in ended)
+    )
+    return not others.isdisjoint(way)
+
+
+def released(states: Iterable[State], free: Container[Value]) -> set[Node]:
+    """Return the nodes that nothing needs once layers are the identity.
+
+    Args:
+        free: inputs and outputs that go with them: caches.
+    """
+    some = list(states)
+    cut = {state.behind for state in some}
+    fronts = {state.front for state in some} - cut
+    # A sum goes without the norm that is computed with it.
+    fused = {node for value in cut if is_sum(value) and (node := value.producer) is not None}
+    gone: set[Node] = set()
+
+    def is_read(value: Value) -> bool:
+        leaves = value.is_graph_output and value not in free
+        left = (use for use in value.consumers if use.node not in gone)
+        if value in cut:
+            return False
+        return (
+            value in fronts
+            or leaves
+            or any(use.node not in fused or use.input_index in learned_of_norm(use.node) for use in left)
+        )
+
+    heap = [(-node.index, node) for value in cut if (node := value.producer) is not None]
+    heapq.heapify(heap)
+    seen = {node for _, node in heap}
+    while heap:
+        node = heapq.heappop(heap)[1]
+        if node not in fused and any(map(is_read, node.results)):
+            continue
+        own = [node, *_inner(node)]
+        gone.update(() if node in fused else own)
+        for other in (other for item in own for other in item.producers):
+            if other not in seen:
+                seen.add(other)
+                heapq.heappush(heap, (-other.index, other))
+    return gone
+
+
+def _inner(node: Node) -> Iterator[Node]:
+    """Yield the nodes in the bodies of a node."""
+    for body in node.bodies.values():
+        for inner in body.nodes:
+            yield inner
+            yield from _inner(inner)

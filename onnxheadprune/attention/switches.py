@@ -1,0 +1,93 @@
+"""Layers with a switch: a stored number chooses between the state behind a layer and the one in front of it.
+
+In this form of a model, what removes layers is another content of stored tensors, as everything else is that a refit
+compares with the original; the places of its nodes are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import GraphProto, numpy_helper
+
+from onnxheadprune.attention.insertion import graph_at
+from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.states import State, is_sum, learned_of_norm, place_of
+from onnxheadprune.edit import nodes
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
+from onnxheadprune.runtime import Array
+
+ON = "/onnxheadprune_on"
+"""The end of the name of a switch."""
+MADE = "/onnxheadprune_made"
+"""The end of the name of what a layer computes, which is the state behind it while its switch is on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Switched:
+    """A model whose removed layers have switches, all of them on."""
+
+    view: GraphView
+    sites: tuple[Site, ...]  # those of the original that were asked for
+    off: Mapping[str, Array]  # the contents of the switches that make layers the identity
+    choices: tuple[Node, ...]  # the nodes that choose
+
+    @classmethod
+    def of(cls, model: LoadedModel, sites: Iterable[Site]) -> Switched:
+        """Give switches to the layers among some sites of a model."""
+        some = list(sites)
+        layers = [site for site in some if site.states]
+        made = copied(model.proto)
+        states = [state for layer in layers for state in layer.states]
+        # From behind, so that the places of those in front stay.
+        for state in sorted(states, key=lambda state: -place_of(state.behind)):
+            _switch(graph_at(made, state.behind.scope), state)
+        analysis = analysis_of(model.changed(made))
+        values = {value.name: value for value in analysis.view.main.values.values()}
+        if any(state.behind.scope.parent is not None for state in states):
+            raise RefusedError(
+                "layers inside the body of a control-flow operator are removed without a refit"
+            )
+        moved = {
+            layer.index: tuple(
+                State(values[state.front.name], values[f"{state.behind.name}{MADE}"])
+                for state in layer.states
+            )
+            for layer in layers
+        }
+        found = {site.index: site for site in analysis.sites.known if not site.states}
+        return cls(
+            analysis.view,
+            tuple(
+                replace(site, states=moved[site.index]) if site.states else found[site.index]
+                for site in some
+                if site.states or site.index in found
+            ),
+            {f"{state.behind.name}{ON}": np.array(False) for state in states},
+            tuple(node for state in states if (node := values[state.behind.name].producer) is not None),
+        )
+
+
+def _switch(graph: GraphProto, state: State) -> None:
+    front, behind = state.front.name, state.behind.name
+    node = state.behind.producer
+    assert node is not None
+    maker = graph.node[node.position]
+    graph.initializer.append(numpy_helper.from_array(np.array(True), f"{behind}{ON}"))
+    choice = nodes.choose("", f"{behind}{ON}", f"{behind}{MADE}", front, behind)
+    after = nodes.as_protos(choice, node.scope.opset)
+    if is_sum(state.behind):
+        # The norm that is computed with the sum reads the state that is chosen.
+        norm = maker.output[0]
+        maker.output[0] = f"{norm}{MADE}"
+        learned = [value.name for index in learned_of_norm(node) if (value := node.input(index)) is not None]
+        after += nodes.as_protos(nodes.normalized("", node, behind, learned, norm), node.scope.opset)
+    maker.output[state.behind.output_index] = f"{behind}{MADE}"
+    for new in reversed(after):
+        graph.node.insert(node.position + 1, new)

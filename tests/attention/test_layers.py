@@ -1,0 +1,286 @@
+"""A layer lies between two states of its stream, and is the identity once it is removed.
+
+The oracle is the same network, written without the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.errors import RefusedError, UsageError
+from tests import toys_exits, toys_scores
+from tests.attention.layered import (
+    BRANCHES,
+    FEED,
+    GIVEN,
+    SUMMED,
+    Joint,
+    Network,
+    renamed,
+)
+from tests.conftest import ROOT, Command
+from tests.liveness.one_node import run
+
+DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
+KINDS = [kind for kind in BRANCHES if kind not in GIVEN]
+PLAIN = [["attention", "network"]] * 3
+
+
+def held(model: Any) -> dict[str, list[str]]:
+    """The sites of each layer, by its key."""
+    return {
+        layer.key.removeprefix("layer."): [site.tag for site in layer.parts]
+        for layer in inspect(model).of("layers")
+    }
+
+
+def anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model under names that tell no layers."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    names = {tensor.name: f"w{place}" for place, tensor in enumerate(copy.graph.initializer)}
+    for tensor in copy.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in copy.graph.node:
+        node.name = ""
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return copy
+
+
+def check_removed(network: Network | Joint, number: int, has_names: bool = True) -> None:
+    """Remove a layer, and compare with the network that is written without it."""
+    whole = network.model()
+    made = ohp.prune(whole if has_names else anonymous(whole), layers=str(number), provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed", made.validation
+    oracle = replace(network, without=number).model()
+    theirs = run(oracle, {item.name: FEED[item.name] for item in oracle.graph.input})
+    ours = run(made.model, {item.name: FEED[item.name] for item in made.model.graph.input})
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.one_in(9)
+@pytest.mark.parametrize(
+    ("place", "number", "has_names"), [(0, 1, True), (1, 0, False), (2, 2, True), (2, 2, False)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_branch_of_a_layer_is_removed(kind: str, place: int, number: int, has_names: bool) -> None:
+    branches = ["attention", "network"]
+    branches.insert(place, kind)
+    check_removed(Network([branches] * 3), number, has_names)
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("added", SUMMED)
+def test_a_layer_is_removed_whatever_operators_write_its_sums(
+    added: str, norm: bool, has_names: bool
+) -> None:
+    network = Network(PLAIN, norm, added=added)
+    for number in range(3):
+        check_removed(network, number, has_names)
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_needs_no_unit_inside(kind: str) -> None:
+    check_removed(Network([[kind]] * 3), 1)
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("number", range(3))
+def test_parallel_branches_are_in_one_layer(number: int, has_names: bool) -> None:
+    check_removed(Network(PLAIN, parallel=True), number, has_names)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("number", range(2))
+def test_a_state_may_be_one_of_each_of_two_streams(number: int, both: bool) -> None:
+    check_removed(Joint(both), number)
+
+
+@pytest.mark.parametrize("kind", ["network", *GIVEN])
+def test_what_another_module_adds_between_layers_stays(kind: str) -> None:
+    check_removed(Network(PLAIN, behind=(kind, "positions")), 1)
+
+
+@pytest.mark.parametrize("spec", ["0", "2", "0 2", "0-2"])
+@pytest.mark.parametrize("has_names", [True, False])
+def test_layers_are_removed_together(spec: str, has_names: bool) -> None:
+    whole = Network(PLAIN).model()
+    model = whole if has_names else anonymous(whole)
+    together = ohp.prune(model, layers=spec, provider="cpu").model
+    numbers = [number for number in range(3) if spec == "0-2" or str(number) in spec.split()]
+    one_by_one = model
+    for number in reversed(numbers):
+        one_by_one = ohp.prune(one_by_one, layers=str(number), provider="cpu").model
+    for made in (together, one_by_one):
+        del made.metadata_props[[item.key for item in made.metadata_props].index("onnxheadprune.validation")]
+    assert together.SerializeToString(deterministic=True) == one_by_one.SerializeToString(deterministic=True)
+    assert ohp.validate(model, together, provider="cpu").verdict == "passed"
+
+
+def test_a_state_that_is_an_output_is_that_in_front() -> None:
+    model = Network(PLAIN).model()
+    model.graph.output.append(onnx.helper.make_tensor_value_info("sum_1_1", 1, ["B", "S", 8]))
+    made = ohp.prune(model, layers="1", provider="cpu").model
+    feed = {"x": FEED["x"]}
+    assert np.array_equal(run(made, feed)["sum_1_1"], run(_reading(model, "sum_0_1"), feed)["sum_0_1"])
+
+
+def _reading(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, ["B", "S", 8]))
+    return copy
+
+
+def test_what_other_layers_read_of_a_removed_one_stays_and_is_said() -> None:
+    """The position bias that a first layer makes for all, of the stream in front of it."""
+    model = Network(PLAIN).model()
+    for number in (1, 2):
+        (scores,) = (node for node in model.graph.node if node.output[0] == f"scores_{number}_0")
+        scores.output[0] = f"raw_{number}"
+        at = list(model.graph.node).index(scores) + 1
+        names = [f"raw_{number}", "scores_0_0"], [f"scores_{number}_0"]
+        both = onnx.helper.make_node("Add", *names, name=f"{scores.name}/biased")
+        model.graph.node.insert(at, both)
+    made = ohp.prune(model, layers="0", provider="cpu")
+    assert any("layer.0 is still computed" in note and "scores_0_0" in note for note in made.plan.notes)
+    assert held(model)["0"] == ["attn.0", "ffn.0"] and made.validation is not None
+    assert made.validation.verdict == "passed"
+
+
+def test_states_of_other_shapes_are_no_identity() -> None:
+    """The first layer projects its stream to fewer channels, as between the stages of a pyramid."""
+    model = Network([["network"]] * 3, added="projected").model()
+    sizes = {"wv_0_0": (8, 6), "wd_0_0": (12, 6), "last": (6, 8)}
+    for number in (1, 2):
+        sizes |= {f"wv_{number}_0": (6, 6), f"wd_{number}_0": (12, 6), f"wu_{number}_0": (6, 12)}
+    for tensor in model.graph.initializer:
+        if tensor.name in sizes:
+            array = np.random.default_rng(0).normal(size=sizes[tensor.name]).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    with pytest.raises(RefusedError, match=r"x \[B, S, 8\], and the one behind it sum_0_0 \[B, S, 6\]"):
+        ohp.plan_pruning(model, layers="0")
+    assert ohp.prune(model, layers="1", provider="cpu").validation
+
+
+def test_a_chain_without_any_stream_has_no_layers() -> None:
+    model = Network([["network"]] * 3).model()
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            node.op_type = "Identity"
+            del node.input[0]
+    assert held(model) == {} and held(anonymous(model)) == {}
+
+
+SPELLED = [
+    "bert.encoder.layer.@.attention bert.encoder.layer.@.output",
+    "transformer.h.@.attn transformer.h.@.mlp",
+    "encoder.block.@.layer.0.SelfAttention encoder.block.@.layer.1.DenseReluDense",
+    "transformer.layers.@.0.to_out.0 transformer.layers.@.1.net.3",
+    "stages.0.blocks.@.attn stages.0.blocks.@.mlp.fc",
+    "model/encoder_layer_@/attention/dense_1 model/encoder_layer_@/dense_2",
+    "encoder/layer_._@/attention encoder/layer_._@/intermediate",
+    "bert_3/transformer_layer_@_3/self_attention_3 bert_3/transformer_layer_@_3/dense",
+    "/blocks/blocks.@/attn /blocks/blocks.@/mlp",
+]
+
+
+@pytest.mark.parametrize("pattern", SPELLED)
+def test_a_layer_has_the_number_in_its_name(pattern: str) -> None:
+    first, second = pattern.split()
+
+    def name(value: str, layer: int, place: int) -> str:
+        path = (second if place else first).replace("@", str(layer))
+        return f"{path}/{value}"
+
+    model = renamed(Network(PLAIN).model(), name)
+    expected = {str(n): [f"attn.{n}", f"ffn.{n}"] for n in range(3)}
+    assert held(model) == expected
+    left = ohp.prune(model, layers="1", validate=False).model
+    del expected["1"]
+    assert held(left) == expected
+    del left.metadata_props[:]
+    assert list(held(left)) == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("stacks", "labels"),
+    [
+        (("model/encoder.layers", "model/decoder.layers"), ("encoder", "decoder")),
+        (("layers.0.blocks", "layers.1.blocks"), ("0", "1")),
+        (("blocks", "blocks_token_only"), ("blocks", "blocks_token_only")),
+        # Exporters leave out modules that are never called.
+        (("layers", "layers"), ("layers", "layers#2")),
+    ],
+)
+def test_layers_of_several_stacks_are_named_with_their_stack(
+    stacks: tuple[str, str], labels: tuple[str, str]
+) -> None:
+    network = Network([["attention", "network"]] * 4)
+    model = renamed(network.model(), lambda value, layer, _: f"/{stacks[layer // 2]}.{layer % 2}/{value}")
+    assert list(held(model)) == [f"{label}.{number}" for label in labels for number in "01"]
+    made = ohp.prune(model, layers=f"{labels[1]}.0", provider="cpu").model
+    oracle = replace(network, without=2).model()
+    ours, theirs = (run(item, {"x": FEED["x"]})["y"] for item in (made, oracle))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("named", ["1", "layers.1", "layer.1", "1,1"])
+def test_layers_take_every_name_that_inspect_prints(named: str) -> None:
+    plan = ohp.plan_pruning(Network(PLAIN).model(), layers=named)
+    assert [cut.key for cut in plan.blocks if cut.removed] == ["ffn.1", "layer.1"]
+    assert plan.removed == {1: (0, 1)}
+
+
+def test_a_layer_behind_one_that_went_keeps_its_number() -> None:
+    for model in (Network(PLAIN).model(), anonymous(Network(PLAIN).model())):
+        left = ohp.prune(model, layers="1", validate=False).model
+        assert held(left) == {"0": ["attn.0", "ffn.0"], "2": ["attn.2", "ffn.2"]}
+        with pytest.raises(UsageError, match="there is no layer '1'"):
+            ohp.plan_pruning(left, layers="1")
+        # Without the block that ended its layer, an attention would be taken for a part of the next one.
+        left = ohp.prune(model, heads={"ffn.1": "*"}, validate=False).model
+        assert held(left) == {"0": ["attn.0", "ffn.0"], "1": ["attn.1"], "2": ["attn.2", "ffn.2"]}
+
+
+def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
+    """Two networks: the second layer of the first lies behind its exit."""
+    left = ohp.prune(toys_exits.towers(), exit=1, validate=False).model
+    assert held(left) == {"x.0": ["attn.0", "ffn.0"], "y.0": ["attn.2", "ffn.2"], "y.1": ["attn.3", "ffn.3"]}
+
+
+@pytest.mark.long
+def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command, digits: Path) -> None:
+    told = command("inspect", digits, "--json").document["layers"]
+    assert [(layer["key"], layer["name"], layer["sites"]) for layer in told] == [
+        (str(n), f"blocks.{n}", [f"attn.{n}", f"ffn.{n}"]) for n in range(4)
+    ]
+    result = ohp.prune(digits, heads={"layer.2": "*"}, provider="cpu")
+    saved = result.operations
+    assert saved is not None
+    assert told[2]["operations_share"] == pytest.approx(1 - saved.after / saved.before)
+    gone = (result.before.elements - result.after.elements) / result.before.elements
+    assert told[2]["params_share"] == pytest.approx(gone)
+    assert "blocks.2  attn.2 ffn.2" in command("inspect", digits).stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
+@pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
+def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
+    result = ohp.prune(toys_scores.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
+    assert sum("of all operations: make sure" in text for text in result.warnings) == warned
