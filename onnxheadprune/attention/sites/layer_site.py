@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from onnxheadprune.attention.sites.site import Silencing, Site
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from onnxheadprune.edit.records import RecordedUnits
     from onnxheadprune.model.graph.view import Value
 
+SEVERAL = 10_000
+"""The first number of a layer in the first of several stacks; in the only stack it is that of the name."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LayerSite(Site):
     """What lies between two states of a residual stream; it has one unit, itself. Removed, it is the identity.
 
     Its cores are the nodes between the states, and those that nothing else needs.
-
-    Attributes:
-        parts: the sites of other kinds that do.
     """
 
     UNIT = "layer"
@@ -35,7 +35,12 @@ class LayerSite(Site):
     FOUND_BY = "onnxheadprune.attention.sites.layers"
 
     short: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
-    parts: tuple[Site, ...]
+
+    def among_several(self, part: str, count: int) -> Self:
+        """Return the layer with a name, key and number among those of several models."""
+        # No number of a layer in one of them means one in another.
+        made = super().among_several(part, SEVERAL + count)
+        return replace(made, short=f"{part}.{self.short}")
 
     @property
     def key(self) -> str:

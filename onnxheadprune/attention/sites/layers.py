@@ -16,7 +16,7 @@ from itertools import pairwise, takewhile
 from typing import TypeAlias
 
 from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
-from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.layer_site import SEVERAL, LayerSite
 from onnxheadprune.attention.sites.projection import node_path
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.states import (
@@ -36,8 +36,6 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.tensors import FLOATS
 
-SEVERAL = 10_000
-"""The first number of a layer in the first of several stacks; in the only stack it is that of the name."""
 _NUMBER = re.compile(r"([._-]*\d+)+$")
 _Chain: TypeAlias = list[Block]
 

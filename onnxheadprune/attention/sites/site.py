@@ -63,6 +63,7 @@ class Site:
         original_num_units: units before any pruning.
         routing: the path from a router's scores to its choice among the units, None without a router.
         states: the states of the residual stream around it, where its removal makes them one.
+        parts: the sites of other kinds that lie between these.
     """
 
     UNIT: ClassVar[str]
@@ -126,6 +127,7 @@ class Site:
     original_num_units: int = 0
     routing: Routing | None = field(default=None, repr=False)
     states: tuple[State, ...] = field(default=(), repr=False)
+    parts: tuple[Site, ...] = field(default=(), repr=False)
 
     @classmethod
     def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
@@ -187,6 +189,15 @@ class Site:
     def key(self) -> str:
         """The site's key in a spec."""
         return f"{self.KEY}{self.number}"
+
+    def among_several(self, part: str, count: int) -> Self:
+        """Return the site with a name and number among those of several models.
+
+        Args:
+            part: the name of its model.
+            count: sites of its kind before it.
+        """
+        return replace(self, index=self.FROM + count, name=f"{part}/{self.name}")
 
     @property
     def tag(self) -> str:

@@ -77,9 +77,9 @@ def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
             place = holder.name, site.index
             places.join([place])
             signs = _signs_of(site) if len(held) > 1 else None
-            if signs is None:
+            if signs is None and not site.parts:
                 blind.append(place)
-            else:
+            elif signs is not None:
                 buckets[kind_of(site), site.num_units, len(signs)].append((place, signs))
     for bucket in buckets.values():
         alike = _likeness([signs for _, signs in bucket]) >= _SAME
@@ -88,6 +88,14 @@ def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
     for place in blind:
         for other in _namesakes(place, blind, held):
             places.join([place, other])
+    # What lies between two states is what its parts are.
+    whole: dict[Hashable, Place] = {}
+    for holder in held:
+        for site in holder.sites:
+            if site.parts:
+                place = holder.name, site.index
+                parts = frozenset(places.root((holder.name, part.index)) for part in site.parts)
+                places.join([place, whole.setdefault((kind_of(site), parts), place)])
     return places.sets()
 
 
@@ -167,7 +175,6 @@ class SharedSite:
 
     index: int  # its number in the export
     site: Site  # how the most precise of these files has it; index and name are those in the export
-    place: tuple[int, ...]  # where it is in the export: network, file and node, each by its number
     network: int  # number of the network that it is a part of
     # where it is: indices of sites per file. A file may hold it twice, in the branches of an `If`.
     places: Mapping[str, tuple[int, ...]]
@@ -228,10 +235,13 @@ def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
     found = []
     for item in shared:
         kind = kind_of(item.site)
-        index = kind.FROM + counted[kind] if several else _number(counted[kind], item, networks[0])
+        site = (
+            item.site.among_several(networks[item.network].leader.part, counted[kind])
+            if several
+            else replace(item.site, index=_number(counted[kind], item, networks[0]))
+        )
         counted[kind] += 1
-        name = f"{networks[item.network].leader.part}/{item.site.name}" if several else item.site.name
-        found.append(replace(item, index=index, site=replace(item.site, index=index, name=name)))
+        found.append(replace(item, index=site.index, site=site))
     return Match(tuple(networks), tuple(found), tuple(kinds))
 
 
@@ -349,8 +359,7 @@ def _shared(
                 f"{site.label} of {network.files[first].name} has {site.told}, and in {network.files[rank].name}, with"
                 f" the same weights, {other.told}; the files of an export must agree"
             )
-    place = number, first, min(projection.node.index for projection in site.projections)
-    return SharedSite(-1, site, place, number, places)
+    return SharedSite(-1, site, number, places)
 
 
 def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSite]) -> None:
