@@ -69,7 +69,9 @@ def _makings(context: click.Context) -> Iterator[Making]:
     values = context.params
     model, pattern = values.get("model"), values.get("data_name")
     kind = _kind(values)
-    if values.get("in_place") and model is not None:
+    if values.get("in_place") and kind == "new folder":
+        yield Making("the backup", values["backup"], kind=kind, copy_of=model)
+    elif values.get("in_place") and model is not None:
         from onnxheadprune.model.save import Outputs
 
         spelled = "", context.meta.get(f"{SPELLED}backup", "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.presenting import Presentation, command_line, run_record
+from onnxheadprune.cli.presenting import Presentation, command_line, run_record, this_call
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,9 +40,8 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     def ready(result: PruneResult) -> None:
         from onnxheadprune.reporting.plan import prune_report
 
-        _prepare(
-            presentation, model, list(prune_report(result, showing.report)), result.to_dict, showing, result
-        )
+        rows = list(prune_report(result, this_call(), showing.report))
+        _prepare(presentation, model, rows, result.to_dict, showing, result)
 
     with _progress_on(request, showing) as progress:
         result = run_prune(model, request, progress, ready)

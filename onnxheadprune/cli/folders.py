@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.cutting import Showing
 from onnxheadprune.cli.inputs import read_data
-from onnxheadprune.cli.presenting import Presentation, command_line, run_record
+from onnxheadprune.cli.presenting import Presentation, command_line, run_record, this_call
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.folders.result import FolderResult
@@ -59,7 +59,9 @@ def prune_export(
         if showing.as_json:
             presentation.json(document)
         else:
-            presentation.rows(*folder_report(result, command_line(leaving="--dry-run"), showing.report))
+            presentation.rows(
+                *folder_report(result, this_call(), command_line(leaving="--dry-run"), showing.report)
+            )
 
     with progress_on(err()) as progress:
         result = prune_folder(folder, asked, progress, ready)

@@ -68,8 +68,11 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
                 err().print("".join(traceback.format_exception(error)), soft_wrap=True)
             validation = error.validation if isinstance(error, ValidationFailedError) else None
             _fail(message, code, "--json" in arguments, validation)
+        elif interrupts:
+            # A training that is stopped is written as far as it came, and its result says so.
+            code = code or INTERRUPTED
         sys.stdout.flush()
-        if streams.lost is not None and not code:
+        if streams.lost is not None and code in (0, INTERRUPTED):
             _fail(f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False)
             code = NOT_WRITTEN
     return code

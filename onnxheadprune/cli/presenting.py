@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxheadprune.model.storage.folder import HeldFile
+    from onnxheadprune.reporting.plan import Call
 
 
 _KINDS = {".html": "report", ".png": "plot", ".svg": "plot", ".pdf": "plot"}
@@ -84,6 +85,10 @@ class Presentation:
         return NOT_WRITTEN
 
 
+HELD_OUT = "HELD_OUT"
+"""Stands for data that a call has not seen."""
+
+
 def run_record() -> dict[str, object]:
     """Return what was called, when, in which folder, by which version, on which machine."""
     from onnxheadprune import __version__
@@ -103,6 +108,29 @@ def command_line(leaving: str = "") -> str:
     """The words of this call, as a shell takes them; without a switch of this name, if one is left out."""
     words = click.get_current_context().find_root().obj or ()
     return shlex.join(("onnxheadprune", *(word for word in words if word != leaving)))
+
+
+def this_call() -> Call:
+    """The command that is running, with options for further data of the same form."""
+    from onnxheadprune.reporting.plan import Call
+    from onnxheadprune.settings.inputs import RANDOM, Samples
+    from onnxheadprune.settings.setting import declared
+
+    context = click.get_current_context()
+    data, model = context.params.get("data"), context.params.get("model")
+    if data in (None, RANDOM):
+        folder = model if isinstance(model, Path) and model.is_dir() else Path(model or ".").parent
+        form = "txt" if (folder / "tokenizer.json").is_file() else "npz"
+        return Call(command_line(), f"--data YOURS.{form}", has_data=False)
+    module, colon, _ = data.rpartition(":")
+    named = f"{module}:{HELD_OUT}" if colon and not Path(data).exists() else f"{HELD_OUT}{Path(data).suffix}"
+    names = {"data_format", *declared(Samples)}
+    flags = {flag for option in context.command.params if option.name in names for flag in option.opts}
+    words, kept = list(context.find_root().obj or ()), ["--data", named]
+    for place, word in enumerate(words):
+        if word.partition("=")[0] in flags:
+            kept += words[place : place + (1 if "=" in word else 2)]
+    return Call(command_line(), shlex.join(kept), has_data=True)
 
 
 def _folder() -> str | None:

@@ -75,7 +75,6 @@ def prune(
 
 def _require_folder_settings(given: PruneCall, heatmap: Path | None) -> None:
     refused = {
-        "--in-place": (given.in_place, "a folder is never replaced; specify -o OUT"),
         "--heatmap": (heatmap is not None, "score one of the files"),
         "--exit": (given.exit is not None, "make the exit of each file permanent"),
         "--resume": (given.resume, "a folder appears at once, so there is nothing to resume"),

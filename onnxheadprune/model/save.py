@@ -22,6 +22,7 @@ from onnxheadprune.model.storage.claims import Making, Reading, check_makings, i
 from onnxheadprune.model.storage.folder import require_room, sentences
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
 from onnxheadprune.model.storage.names import named_data
+from onnxheadprune.model.storage.provenance import Backup
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.stage import Stage
 from onnxheadprune.model.storage.tensors import own_location
@@ -55,6 +56,11 @@ class Outputs:
         target, kept = Path(output), None if backup is None else Path(backup)
         data = None if data_name is None else target.with_name(named_data(target, data_name))
         return cls(target, (os.fspath(output), os.fspath(backup or "")), kept, data=data, beside=beside)
+
+    @property
+    def kept(self) -> Backup | None:
+        """The model that is replaced, as it is kept; None where none is."""
+        return None if self.model is None or self.backup is None else Backup.of(self.model, self.backup)
 
     def makings(self) -> Iterator[Making]:
         """Each file, by its role."""

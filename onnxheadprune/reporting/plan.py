@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from onnxheadprune.reporting.validation import provider_rows
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.result import FolderResult
+    from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
 
 
@@ -34,25 +36,47 @@ def answer_report(facts: Facts, then: str = "", report: Path | None = None) -> I
         yield Row("more", f"--verbose shows each site, the plan and the proof{page}", indent=NEXT)
 
 
-def prune_report(result: PruneResult, report: Path | None = None) -> Iterator[RenderableType]:
+@dataclass(frozen=True)
+class Call:
+    """The command that made a result, as far as the next one follows from it."""
+
+    line: str  # what was typed
+    data: str  # options that give further data of the same form
+    has_data: bool  # whether it was called with data
+
+    def then(self, before: str, after: str | None, chosen: Chosen | None, *, proven: bool) -> str:
+        """The command to type next: what a cut costs on data that no choice has seen, then what it brings."""
+        if after is None:
+            return ""
+        if chosen is not None and chosen.recovery is not None and chosen.recovery.is_interrupted:
+            return f"{self.line} --resume"
+        pair = shlex.join((before, after))
+        if chosen is None and self.has_data and proven:
+            return f"onnxheadprune bench {pair}"
+        return f"onnxheadprune validate {pair} {self.data}"
+
+
+def prune_report(result: PruneResult, call: Call, report: Path | None = None) -> Iterator[RenderableType]:
     """The answer; with --verbose also the plan, the choice and the proof."""
     if result.validation is not None:
         yield from provider_rows(result.validation.provider)
-    command = "validate" if result.validation is None else "bench"
-    yield from answer_report(result.facts(), _next(command, result.plan.model, result.output), report)
+    before = result.plan.model if result.backup is None else str(result.backup.original)
+    then = call.then(before, result.output, result.chosen, proven=result.validation is not None)
+    yield from answer_report(result.facts(), then, report)
 
 
-def folder_report(result: FolderResult, real: str, report: Path | None = None) -> Iterator[RenderableType]:
+def folder_report(
+    result: FolderResult, call: Call, real: str, report: Path | None = None
+) -> Iterator[RenderableType]:
     """The answer; with --verbose also sites, files, choices and configuration.
 
     Args:
         real: the command that writes what a dry run showed.
     """
+    chosen = next((item.result.chosen for item in result.files if item.result.chosen is not None), None)
+    before = result.folder if result.backup is None else str(result.backup.original)
+    proven = all(item.result.validation is not None for item in result.files)
+    then = call.then(before, result.output, chosen, proven=proven)
     for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
         yield from provider_rows(validation.provider)
-    yield from answer_report(result.facts(), _next("bench", result.folder, result.output) or real, report)
-
-
-def _next(command: str, before: str, after: str | None) -> str:
-    """The command that measures what was written, or proves it where that was left out."""
-    return "" if after is None else f"onnxheadprune {command} {shlex.join((before, after))}"
+    yield from answer_report(result.facts(), then or real, report)

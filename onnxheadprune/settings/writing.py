@@ -132,7 +132,8 @@ class Destination:
     in_place: Annotated[
         bool,
         Setting(
-            "Replace MODEL itself; the original is kept beside it, as MODEL.onnx.bak or as {backup}.",
+            "Replace MODEL itself, a file or a folder; the original is kept beside it, as MODEL.onnx.bak or as"
+            " {backup}.",
             rules=(excludes("output"),),
         ),
     ] = False

@@ -11,6 +11,10 @@ from onnxheadprune.model.display import one_line
 
 MOST_EPOCHS = 10_000
 MOST_SECONDS = 7 * 24 * 3600.0
+STARTUP = 1.0
+"""Seconds that Python and libraries take to load before a call begins."""
+LATE = 0.1
+"""Part of the time of a call by which it may last longer without a word."""
 SLACK = 0.02
 """Part of the time of a whole call that is left free: the end of it is known in advance only nearly."""
 
@@ -49,12 +53,22 @@ class Budget:
         """Seconds for a training that begins now, None of epochs."""
         if self.call is None:
             return self.seconds
-        return max(self.call * (1 - SLACK) - self.spent - self.reserved, 0.0)
+        return max(self.call * (1 - SLACK) - STARTUP - self.spent - self.reserved, 0.0)
 
     @property
     def spent(self) -> float:
         """Seconds since the call began."""
         return time.monotonic() - self.started
+
+    def shortest(self, trained: float) -> int | None:
+        """Whole seconds of the shortest call that could have been kept, None where this one was.
+
+        Args:
+            trained: seconds of it that training took.
+        """
+        if self.call is None or self.spent + STARTUP <= self.call * (1 + LATE):
+            return None
+        return math.ceil(self.spent + STARTUP - trained)
 
     def shared(self, among: int) -> Budget:
         """An equal part of it."""

@@ -13,6 +13,8 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.training.budget import Budget
 
 Help: TypeAlias = Literal["more data", "more time", "neither"]
+INTERRUPTED = "interrupted"
+"""Why a training ended early that its user has stopped."""
 APART = 0.1
 """Part of a loss that two of them must be apart to say something."""
 
@@ -93,6 +95,11 @@ class Recovery(JsonObject):
     @written("held_out_loss", before="learned")
     def _losses(self) -> dict[str, float]:
         return {"before": self.before, "after": self.after}
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if its user has stopped it."""
+        return self.stopped == INTERRUPTED
 
     @property
     def before(self) -> float:

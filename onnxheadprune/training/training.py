@@ -20,11 +20,10 @@ from onnxheadprune.training.checkpoint import Checkpoint, State
 from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
 from onnxheadprune.training.parameters import Master
 from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_of_rate
-from onnxheadprune.training.result import Measured
+from onnxheadprune.training.result import INTERRUPTED, Measured
 from onnxheadprune.training.student import Student
 from onnxheadprune.training.targets import Teacher
 
-INTERRUPTED = "interrupted"
 LEARNED_BETWEEN = 8
 """Training samples per held-out sample between two measurements of the held-out loss. A training sample costs about
 four forward passes, so measuring takes some 3 % of a training."""

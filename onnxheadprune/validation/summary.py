@@ -77,7 +77,9 @@ class Result:
 
     def _answer(self) -> str:
         result = self.headline.result
-        clauses = [self._exact(), self._size(), self._quality()]
+        stopped = [cut["choice"]["recovery"]["steps"] for cut in self.cuts if is_interrupted(cut)]
+        interrupted = f"interrupted after {many(sum(stopped), 'step')}" if stopped else ""
+        clauses = [interrupted, self._exact(), self._size(), self._quality()]
         told = ", ".join(clause for clause in clauses if clause)
         if result.answer == "rejected":
             # That it is not exact is said with the rest.
@@ -181,6 +183,12 @@ class Result:
         for validation in filter(None, self.validations):
             yield from _unproven(validation)
             yield from (Fact("note", note, "doubtful") for note in validation["notes"])
+
+
+def is_interrupted(result: Document) -> bool:
+    """Return whether the training of a cut was stopped by its user."""
+    recovery = (result.get("choice") or {}).get("recovery") or {}
+    return bool(recovery.get("stopped") == "interrupted")
 
 
 def _shortened(spec: str) -> str:
@@ -421,7 +429,7 @@ def result_of(document: Document, headline: Headline, title: str = "") -> Result
         [_validation(item, len(each) > 1) for item in each],
         _sum(sizes),
         gates=[Gate(**gate) for item in each for gate in item.get("gates") or ()],
-        remarks=tuple(_of_folder(document)),
+        remarks=(*_kept(document), *_of_folder(document)),
     )
 
 
@@ -435,6 +443,16 @@ def _validation(item: Document, is_one_of_several: bool) -> Document | None:
     validation = item.get("validation")
     named = {"file": item.get("file")} if is_one_of_several else {}
     return None if validation is None else {**validation, **named}
+
+
+def _kept(document: Document) -> Iterator[Fact]:
+    """Where the model is that was replaced, and the original where that is another one."""
+    backup = document.get("backup")
+    if backup is not None and backup["path"] == backup["original"]:
+        yield Fact("backup", f"{backup['path']} is the original")
+    elif backup is not None:
+        text = f"{backup['path']} was pruned before; {backup['original']} is the original"
+        yield Fact("backup", text)
 
 
 def _of_folder(document: Document) -> Iterator[Fact]:

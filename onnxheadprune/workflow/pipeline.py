@@ -110,6 +110,7 @@ def run_prune(
     # Before anything is written: the output may take the original's place.
     bytes_before = file_bytes(original)
     places = claimed(original, request)
+    kept = places.kept
     provider = _provider_of(request)
     _require_sound(original)
 
@@ -158,6 +159,7 @@ def run_prune(
 
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
         apply.set_metadata(pruned.proto, *_validation_note(verdict))
+        budget, trained = request.choice.recover, None if chosen is None else chosen.recovery
         return PruneResult(
             pruned=pruned.readable(),
             plan=plan,
@@ -172,6 +174,8 @@ def run_prune(
             gates=() if target is None or chosen is None else chosen.limits(target, sizes(bytes_after)),
             spelling=None if trimmed is None else trimmed.spelling,
             does_not_load=unloadable,
+            backup=kept,
+            shortest=None if budget is None else budget.shortest(0.0 if trained is None else trained.seconds),
         )
 
     if places.model is not None:
@@ -248,7 +252,8 @@ def _written(
         found = result(verdict, sealed_bytes(stage, _validation_note(verdict)))
         ready(found)
         commit(stage, places.backup)
-    if request.choice.recover is not None:
+    trained = None if found.chosen is None else found.chosen.recovery
+    if request.choice.recover is not None and not (trained is not None and trained.is_interrupted):
         from onnxheadprune.training.checkpoint import beside
 
         beside(places.model).unlink(missing_ok=True)

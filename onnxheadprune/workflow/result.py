@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from onnxheadprune.benchmarking.flops import Operations
     from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.model.storage.provenance import Backup
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.differences import Difference
 
 
+LATE = f"the call took longer than {named_setting('time')} allows: the shortest time that can be kept here is {{}} s"
 BLIND = f"chosen by weights alone, which predicts little of the loss in outputs: give data with {named_setting('data')}"
 
 
@@ -60,6 +62,8 @@ class PruneResult(Displayed):
         original: the model as it was; large weights are where its files have them.
         gates: limits that the choice had to keep.
         spelling: how much of the data the tokens that are kept spell as before; None without both.
+        backup: where the model is kept that the output replaces, None if it replaces none.
+        shortest: seconds of the shortest call that could be kept, None where the time that was asked for was.
         does_not_load: why ONNX Runtime does not load the original; None if it does, or a proof has shown it.
     """
 
@@ -76,6 +80,8 @@ class PruneResult(Displayed):
     gates: tuple[Gate, ...] = ()
     spelling: Spelling | None = None
     does_not_load: str | None = None
+    backup: Backup | None = None
+    shortest: int | None = None
 
     def facts(self) -> Facts:
         """The gains and costs of the cut; its sites, the plan and the choice as details."""
@@ -109,7 +115,8 @@ class PruneResult(Displayed):
         if not grown and self.file_bytes is not None:
             grown = _file_warnings(*self.file_bytes, self._recorded())
         blind = (spelled(BLIND),) if self.chosen is not None and self.chosen.selection.is_blind else ()
-        return (*_load_warnings(self.does_not_load), *blind, *grown, *self._heavy_layer())
+        late = () if self.shortest is None else (spelled(LATE.format(self.shortest)),)
+        return (*_load_warnings(self.does_not_load), *late, *blind, *grown, *self._heavy_layer())
 
     def _recorded(self) -> int:
         """Return how many bytes of metadata the pruned model has beyond the original's."""
@@ -196,6 +203,7 @@ class PruneResult(Displayed):
         return {
             "model": self.plan.model,
             "output": self.output,
+            **({} if self.backup is None else {"backup": self.backup.to_dict()}),
             "headline": self.headline.to_dict(),
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),

@@ -257,6 +257,8 @@ BAD_FILES = {
     "d.csv": ("site,head,score\n0,0,nan\n", "not finite"),
     "e.json": ("{", "are not JSON"),
     "f.json": ('{"0": ["x"]}', "no number"),
+    "booleans.json": ('{"0": [true, 1, 2, 3]}', "no number: true"),
+    "texts.json": ('{"0": ["0.5", 1, 2, 3]}', "no number"),
     "g.json": ('{"0": "12"}', "must be a mapping"),
     "h.json": ('{"sites": []}', "not in the format"),
     "i.json": ('{"format": 99, "sites": []}', "format: 99 is not one of 1"),

@@ -257,7 +257,6 @@ def test_folders_whose_files_lost_different_heads_do_not_pass(command: Command, 
 def test_options_of_single_models_are_refused(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     cases = [
-        ("--in-place", "--backup", tmp_path / "kept"),
         ("-o", tmp_path / "out", "--heatmap", tmp_path / "h.svg", "--ratio", "0.5"),
         ("-o", tmp_path / "out", "--fuse", "contrib"),
         ("-o", tmp_path / "out"),

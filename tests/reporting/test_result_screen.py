@@ -233,7 +233,7 @@ def test_prune_prints_one_screen(command: Command, tmp_path: Any, monkeypatch: p
     outcome = command(*words)
     lines = outcome.stdout.splitlines()
     assert lines[0].startswith("out.onnx   exact, ") and 8 <= len(lines) <= 20
-    assert "next   onnxheadprune bench toy.onnx out.onnx" in lines
+    assert "next   onnxheadprune validate toy.onnx out.onnx --data YOURS.npz" in lines
     more = command(*words, "--verbose").stdout.splitlines()
     assert more[: len(lines) - 2] == lines[:-2] and any(line.startswith("edits ") for line in more)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -269,3 +270,11 @@ def test_budgets_are_epochs_or_times(text: str, budget: Budget) -> None:
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="a recovery takes"):
         parse_budget(text)
+
+
+def test_a_call_that_lasts_longer_names_the_shortest_time() -> None:
+    kept = Budget(call=10.0, started=time.monotonic() - 8.0)
+    assert kept.shortest(3.0) is None
+    late = Budget(call=5.0, started=time.monotonic() - 8.0)
+    assert late.left == 0.0 and late.shortest(2.0) == 7 + 1
+    assert Budget(seconds=5.0, started=time.monotonic() - 8.0).shortest(0.0) is None

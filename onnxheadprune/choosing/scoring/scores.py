@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -307,9 +308,13 @@ def _index_of(key: str, where: str) -> int:
 
 
 def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
+    found = list(values)
+    wrong = [value for value in found if value is not None and type(value) not in (int, float)]
+    if wrong:
+        raise UsageError(f"{where} hold something that is no number: {json.dumps(wrong[0]):.60}")
     try:
-        numbers = tuple(None if value is None else float(value) for value in values)
-    except (TypeError, ValueError, OverflowError) as error:
+        numbers = tuple(None if value is None else float(value) for value in found)
+    except OverflowError as error:
         raise UsageError(f"{where} hold something that is no number: {error!s:.200}") from error
     if any(value is not None and not math.isfinite(value) for value in numbers):
         raise UsageError(f"{where} hold a number that is not finite")

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx import TensorProto
@@ -28,7 +28,7 @@ from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.progress import NOTE, Progress
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Choice, Tokens
@@ -52,6 +52,18 @@ class Cutting:
     warn: Callable[[str], None]  # takes sentences that the user should know
     tokens: Mapping[str, Tokens]  # those that are kept, by the name of each model with a vocabulary
     even_caches: bool = False  # whether the client needs the same number of KV heads in all layers
+    begun: list[str] = field(default_factory=list)  # names of the models that are cut so far
+
+    def progress_of(self, name: str) -> Progress:
+        """The progress of the cut of one file, which names it and how many there are."""
+        known = {file.name for network in self.match.networks for file in network.files}
+        place = f"file {len(self.begun)} of {len(known | self.tokens.keys())}, {name}"
+
+        def told(what: str, done: int, of: int) -> None:
+            note = NOTE if what.startswith(NOTE) else ""
+            self.progress(f"{note}{place}, {what.removeprefix(NOTE)}", done, of)
+
+        return told
 
 
 def cut_network(
@@ -116,18 +128,20 @@ def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[F
 def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileResult:
     request = cutting.asked.request
     output = None if cutting.place is None else cutting.place(file.name)
-    cutting.progress(f"pruning {file.name}", 0, 0)
+    cutting.begun.append(file.name)
+    progress = cutting.progress_of(file.name)
+    progress("pruning", 0, 0)
     request = replace(
         request,
         choice=replace(choice, tokens=cutting.tokens.get(file.name)),
         run=replace(request.run, data=data),
-        writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
+        writing=replace(request.writing, output=output, backup=None, data_name=cutting.names[file.name]),
         proving=replace(request.proving, validate=request.proving.validate and output is not None),
     )
     leads = any(network.leader is file for network in cutting.match.networks)
     hint = or_exclude(file.name) if cutting.match.is_copy(file) else ""
     try:
-        result = run_prune(file.loaded, request, cutting.progress)
+        result = run_prune(file.loaded, request, progress)
     except ValidationFailedError as error:
         raise ValidationFailedError(f"{file.name}: {error}{hint}", error.validation) from error
     except RefusedError as error:

@@ -42,6 +42,7 @@ from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
+from onnxheadprune.model.storage.provenance import Backup
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.requests import Choice
 
@@ -163,7 +164,11 @@ def prune_folder(
     """
     output = asked.request.writing.output
     target = None if output is None else Path(output)
-    if target is not None:
+    backup = asked.request.writing.backup
+    kept = None if backup is None else Backup.of(root, Path(backup))
+    if kept is not None:
+        check_makings([Making("the backup", kept.path, kind="new folder", copy_of=root)], list)
+    elif target is not None:
         check_makings([Making("the output", target, kind="new folder", copy_of=root)], list)
     if asked.data_name is not None:
         check_data_name(asked.data_name)
@@ -180,7 +185,7 @@ def prune_folder(
     names = _data_names(export, pattern)
     warnings: list[str] = list(deploying.warnings)
     with contextlib.ExitStack() as stack:
-        assembly = None if target is None else stack.enter_context(Assembly(target))
+        assembly = None if target is None else stack.enter_context(Assembly(target, kept))
         place = None if assembly is None else assembly.place
         cutting = Cutting(
             export,
@@ -234,6 +239,7 @@ def prune_folder(
             told,
             tuple(tokens.contents),
             otherwise,
+            kept,
         )
         if assembly is not None and card is not None:
             assembly.write(

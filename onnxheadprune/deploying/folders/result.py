@@ -16,6 +16,7 @@ from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Table, Word
 from onnxheadprune.model.spelling import change, count, first_few, many, size, spelled
+from onnxheadprune.model.storage.provenance import Backup
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
 from onnxheadprune.workflow.details import choice_details
@@ -56,6 +57,7 @@ class FolderResult(Displayed):
         card: whether its README.md is a model card that says what was removed.
         warnings: what its user should know.
         rewritten: files of tokenizers that followed.
+        backup: where the folder is kept that the output replaces, None if it replaces none.
         otherwise: how far outputs move on texts that are spelled otherwise; None where there are none, or no data.
     """
 
@@ -71,6 +73,7 @@ class FolderResult(Displayed):
     warnings: tuple[str, ...]
     rewritten: tuple[str, ...] = ()
     otherwise: Otherwise | None = None
+    backup: Backup | None = None
 
     @property
     def headline(self) -> Headline:
@@ -120,6 +123,7 @@ class FolderResult(Displayed):
         return {
             "folder": self.folder,
             "output": self.output,
+            **({} if self.backup is None else {"backup": self.backup.to_dict()}),
             "headline": self.headline.to_dict(),
             "runtime": self.runtime,
             **_gone_to_dict(self.heads),

@@ -29,7 +29,7 @@ from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
-from onnxheadprune.validation.summary import files_of
+from onnxheadprune.validation.summary import files_of, is_interrupted
 
 
 def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
@@ -302,8 +302,11 @@ class _Run:
         self.ran.add(step.name)
         started = time.monotonic()
         step.work(self._told, resumed)
-        entry = state.finish(step.name, step.makes, round(time.monotonic() - started, 3))
         self._keep(step)
+        if is_interrupted(self.results[step.name]):
+            # The next run goes on with the training.
+            raise KeyboardInterrupt
+        entry = state.finish(step.name, step.makes, round(time.monotonic() - started, 3))
         return StepOutcome(step.name, "done", entry.seconds, entry.files)
 
     def _told(self, what: str, done: int, of: int) -> None:

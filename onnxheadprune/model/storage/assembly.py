@@ -1,7 +1,8 @@
 """Atomic creation of a folder: it is filled under a hidden name, then renamed.
 
-An existing folder is never replaced, unless it is empty. Remains of a killed run are recognised by their
-name and by the lock that ended with the process, and are removed by the next run for the same folder.
+An existing folder is never replaced, unless it is empty, or kept under another name. Remains of a killed run are
+recognised by their name and by the lock that ended with the process, and are removed by the next run for the same
+folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import TracebackType
 
 from onnxheadprune.model.storage.folder import note_written, sentences, sync_folder, write_file
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
+from onnxheadprune.model.storage.provenance import Backup
 from onnxheadprune.model.storage.system import OwnFolder, sweep_folders
 
 
@@ -27,9 +29,13 @@ class Assembly:
             files lock the folder that they write to.
     """
 
-    def __init__(self, target: Path) -> None:
-        """Make the hidden folder."""
-        self.target = target
+    def __init__(self, target: Path, kept: Backup | None = None) -> None:
+        """Make the hidden folder.
+
+        Args:
+            kept: where the folder is kept that has the name now.
+        """
+        self.target, self.kept = target, kept
         with sentences(target):
             self._around = OwnFolder(lambda: target.parent / hidden_name(target.name))
             self.folder = self._around.path / "folder"
@@ -72,10 +78,14 @@ class Assembly:
                 for name in names:
                     _sync(Path(folder, name))
                 sync_folder(Path(folder))
+            if self.kept is not None:
+                os.rename(self.target, self.kept.path)  # noqa: PTH104
             try:
                 # Replaces an empty folder, and nothing else.
                 os.rename(self.folder, self.target)  # noqa: PTH104
             except OSError as error:
+                if self.kept is not None:
+                    os.rename(self.kept.path, self.target)  # noqa: PTH104
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise FileExistsError(errno.EEXIST, "something is there by now") from error
                 raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import secrets
 import stat
@@ -23,7 +22,7 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
-from onnxheadprune.model.storage.provenance import is_written_by_us
+from onnxheadprune.model.storage.provenance import backup_names, is_written_by_us
 from onnxheadprune.model.storage.system import read_at
 
 Identity: TypeAlias = tuple[int, int, str]
@@ -434,8 +433,7 @@ def _files_of(path: Path) -> Iterator[Path]:
 
 def backup_path(model: Path) -> Path:
     """A name beside a model that is free, or whose file is the model, as an interrupted run leaves it."""
-    names = (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
-    return next(name for name in names if not os.path.lexists(name) or _is_copy(model, name))
+    return next(name for name in backup_names(model) if not os.path.lexists(name) or _is_copy(model, name))
 
 
 def _is_copy(model: Path, other: Path) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -51,6 +54,34 @@ def is_written_by_us(path: Path) -> bool:
     if start.startswith(b"%PDF"):
         return _AT_THE_END.search(end) is not None
     return is_model_of_ours(path)
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What is kept of a model or a folder that is replaced."""
+
+    path: Path  # where it is kept
+    original: Path  # the same, or an earlier backup where what is replaced was pruned in place before
+
+    @classmethod
+    def of(cls, model: Path, path: Path) -> Backup:
+        """The backup of a model or a folder that is about to be replaced."""
+        earlier = itertools.takewhile(os.path.lexists, backup_names(model)) if _holds_ours(model) else ()
+        return cls(path, next((item for item in earlier if item != path and not _holds_ours(item)), path))
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready data."""
+        return {"path": str(self.path), "original": str(self.original)}
+
+
+def backup_names(model: Path) -> Iterator[Path]:
+    """Names for backups, beside a model or a folder."""
+    return (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
+
+
+def _holds_ours(path: Path) -> bool:
+    """Return whether a model, or one of a folder, was written by this tool."""
+    return any(map(is_model_of_ours, path.rglob("*.onnx") if path.is_dir() else [path]))
 
 
 def is_model_of_ours(path: Path) -> bool:

@@ -92,7 +92,9 @@ class Chosen(JsonObject):
 
     @property
     def warning(self) -> str | None:
-        """The reason why a requested refit left all weights unchanged; None if it did not."""
+        """The reason why what was requested was not done, or not all of it; None if it was."""
+        if self.recovery is not None and self.recovery.is_interrupted:
+            return f"the training was interrupted after {many(self.recovery.steps, 'step')}"
         refit = self.compensation
         if refit is None or refit.done or not refit.refits:
             return None
