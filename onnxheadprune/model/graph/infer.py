@@ -26,7 +26,7 @@ from onnx import (
     shape_inference,
 )
 
-from onnxheadprune.errors import heed
+from onnxheadprune.errors import ModelError, heed
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
@@ -40,6 +40,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS_PRODUCTS,
     WEIGHS,
 )
+from onnxheadprune.model.graph.misfits import Misfits
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
@@ -103,12 +104,18 @@ MAX_WHOLE = 50_000
 
 
 def annotate(view: GraphView) -> GraphView:
-    """Give every value of `view` its symbolic shape, element type and known elements."""
+    """Give every value of `view` its symbolic shape, element type and known elements.
+
+    Raises:
+        ModelError: if a node cannot take its lists of axes, or inputs of these ranks.
+    """
     declared = {value: shape for scope in view.scopes for value, shape in _declarations(scope)}
     inferred = _inferred(view, declared) if len(view.nodes) <= MAX_WHOLE else view.model
-    _annotate(view, inferred)
+    wrong = _annotate(view, inferred)
     while _ignore(view, declared):
-        _annotate(view, _infer_with_onnx(view) if len(view.nodes) <= MAX_WHOLE else view.model)
+        wrong = _annotate(view, _infer_with_onnx(view) if len(view.nodes) <= MAX_WHOLE else view.model)
+    if wrong is not None:
+        raise ModelError(wrong)
     return view
 
 
@@ -138,7 +145,9 @@ def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
     return bool(found)
 
 
-def _annotate(view: GraphView, inferred: ModelProto) -> None:
+def _annotate(view: GraphView, inferred: ModelProto) -> str | None:
+    """Annotate once; return why a node cannot be, None if all can."""
+    misfits, wrong = Misfits(), None
     whole = inferred is not view.model
     foreign = any(node.domain for node in view.nodes)  # onnx stops at operators that it does not know
     _adopt(view.main, inferred.graph, () if whole else _ignored(view))
@@ -149,12 +158,18 @@ def _annotate(view: GraphView, inferred: ModelProto) -> None:
                 value.elements = None if literal is None else as_elements(literal)
     for node in view.nodes:
         adopt_types(node)
+        misfit = misfits.of(node)
+        if misfit is not None:
+            # A declaration that is out of date may be behind it, so others are looked at first.
+            wrong = wrong or f"{node.label} is not valid: {misfit}"
+            continue
         asked = not whole or (
             foreign and any(item is not None and item.shape is None for item in node.outputs)
         )
         if asked and not node.domain and SHAPES.of(node) is None and not is_constant(node):
             _adopt_shapes(node)
         _annotate_node(node)
+    return wrong
 
 
 def _ignored(view: GraphView) -> set[tuple[str, str]]:

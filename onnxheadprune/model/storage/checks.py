@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -60,12 +60,19 @@ def _check_declared(stored: Stored) -> None:
     tensor = stored.tensor
     if tensor.data_type not in BITS and tensor.data_type != TensorProto.STRING:
         raise ModelError(f"{stored.label} has the unknown data type {tensor.data_type}")
-    if len(tensor.dims) > MAX_RANK:
-        raise ModelError(f"{stored.label} has {len(tensor.dims)} axes")
-    if any(dim < 0 for dim in tensor.dims) or math.prod(max(1, dim) for dim in tensor.dims) > MAX_ELEMENTS:
-        raise ModelError(f"{stored.label} declares the impossible shape {list(tensor.dims)}")
+    if (wrong := _impossible(tensor.dims)) is not None:
+        raise ModelError(f"{stored.label} {wrong}")
     if tensor.HasField("segment"):
         raise ModelError(f"{stored.label} is stored in segments, which nothing supports")
+
+
+def _impossible(dims: Sequence[int]) -> str | None:
+    """Return why no tensor has a shape, None if one may."""
+    if len(dims) > MAX_RANK:
+        return f"has {len(dims)} axes"
+    if any(dim < 0 for dim in dims) or math.prod(max(1, dim) for dim in dims) > MAX_ELEMENTS:
+        return f"declares the impossible shape {list(dims)}"
+    return None
 
 
 def _check_data(stored: Stored) -> None:
@@ -157,7 +164,10 @@ def _check_graph(graph: GraphProto, model: str) -> None:
     _text([*initializers, *inputs], model)
     # One at a time: millions of them fit into memory, and what Python makes of each does not.
     for info in chain(graph.input, graph.output, graph.value_info):
-        _text([info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim)], model)
+        dims = info.type.tensor_type.shape.dim
+        _text([info.name, *(dim.dim_param for dim in dims)], model)
+        if (wrong := _impossible([dim.dim_value for dim in dims])) is not None:
+            raise ModelError(f"{model} is not a valid ONNX model: {info.name[:80]!r} {wrong}")
     _check_nodes(graph.node, initializers | inputs, model)
 
 

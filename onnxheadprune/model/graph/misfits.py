@@ -1,0 +1,117 @@
+"""Axes and lists of nodes that do not fit the ranks of their inputs, found before anything counts with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import AttributeProto, NodeProto, TypeProto, helper, numpy_helper, shape_inference
+from onnx.defs import OpSchema
+
+from onnxheadprune.errors import heed
+from onnxheadprune.model.bodies import is_constant
+from onnxheadprune.model.graph.elements import INTEGER_TYPES
+from onnxheadprune.model.graph.facts import CRASHES_INFERENCE, SQUEEZES, schema_of
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.storage.checks import MAX_RANK
+from onnxheadprune.model.tensors import Array
+
+MAX_LISTED = 2 * MAX_RANK
+"""Entries of a list about axes: pads have two for each."""
+CONTENT = frozenset(
+    (
+        *("value_ints", "pool_int64s", "ngram_counts", "ngram_indexes"),
+        *("indices", "batch_indices", "write_indices", "position_ids", "sequence_lens", "nonpad_kv_seqlen"),
+        *("labels", "target", "I", "B"),
+    )
+)
+"""Attributes and inputs with integers that are data."""
+
+
+class Misfits:
+    """Checks each form of a node once: layers repeat."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, str | None] = {}
+
+    def of(self, node: Node) -> str | None:
+        """Return why a standard operator cannot take its lists, axes and ranks of inputs; None if nothing is wrong."""
+        if node.domain or node.bodies or is_constant(node) or node in CRASHES_INFERENCE:
+            return None
+        listed = {
+            index: item for index in range(len(node.inputs)) if (item := _listed(node, index)) is not None
+        }
+        if not node.proto.attribute and not listed:
+            return None
+        schema = schema_of(node.op_type, node.opset)
+        if schema is None:
+            return None
+        key = (
+            *(node.op_type, node.opset, len(node.outputs)),
+            *(None if value is None else (value.elem_type, value.rank) for value in node.inputs),
+            *(item.SerializeToString(deterministic=True) for item in node.proto.attribute),
+            *((index, item.shape, item.tobytes()) for index, item in listed.items()),
+        )
+        if key not in self._known:
+            self._known[key] = _of_lists(node, schema, listed) or _of_onnx(node, schema, listed)
+        return self._known[key]
+
+
+def _listed(node: Node, index: int) -> Array | None:
+    """The known numbers of an input that may be a list, or one number."""
+    value = node.inputs[index]
+    if value is None or value.rank is None or value.rank > 1:
+        return None
+    is_list = value.elem_type in INTEGER_TYPES or index in roles_of(node).places
+    return value.literal() if is_list else None
+
+
+def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
+    """What onnx does not look at: lengths, and axes that are named twice."""
+    lists = {item.name: list(item.ints) for item in node.proto.attribute if item.type == AttributeProto.INTS}
+    for index, item in listed.items():
+        if index < len(schema.inputs) and item.dtype.kind == "i":
+            lists.setdefault(schema.inputs[index].name, [int(number) for number in item.reshape(-1)])
+    most = max(MAX_LISTED, len(node.inputs), len(node.outputs))
+    for name, numbers in lists.items():
+        if name not in CONTENT and len(numbers) > most:
+            return f"{name} has {len(numbers):,} entries, more than tensors have axes"
+    value = node.input(0)
+    if value is None or value.rank is None or node in SQUEEZES:
+        return None
+    for name in lists.keys() & {"axes", "perm"}:
+        numbers, rank = lists[name], value.rank
+        named = {number % rank for number in numbers if -rank <= number < rank}
+        if len(named) < len(numbers) or (name == "perm" and len(numbers) != rank):
+            return f"{name} {numbers} does not name axes of {rank}, each once"
+    return None
+
+
+def _of_onnx(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
+    """What onnx says of the node if of its inputs nothing is known but types, ranks and short lists."""
+    names = {index: f"i{index}" for index, value in enumerate(node.inputs) if value is not None}
+    proto = NodeProto()
+    proto.CopyFrom(node.proto)
+    del proto.input[:]
+    proto.input.extend(names.get(index, "") for index in range(len(node.inputs)))
+    types = {names[index]: _type_of(value) for index, value in enumerate(node.inputs) if value is not None}
+    for index, item in listed.items():
+        for dim, size in zip(types[names[index]].tensor_type.shape.dim, item.shape, strict=True):
+            dim.dim_value = size
+    try:
+        shape_inference.infer_node_outputs(
+            schema,
+            proto,
+            types,
+            {names[index]: numpy_helper.from_array(item) for index, item in listed.items()},
+            opset_imports=[helper.make_opsetid("", node.opset)],
+        )
+    except shape_inference.InferenceError as error:
+        return str(error).partition("] ")[2].strip().splitlines()[0]
+    except Exception as error:  # other errors are of onnx itself
+        heed(error)
+    return None
+
+
+def _type_of(value: Value) -> TypeProto:
+    return helper.make_tensor_type_proto(value.elem_type, None if value.rank is None else [None] * value.rank)
