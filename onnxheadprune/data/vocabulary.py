@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxheadprune.data.tokenizing import Tokenizer
 from onnxheadprune.errors import UsageError, heed
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
 from onnxheadprune.model.storage.file_magic import in_place_of
-from onnxheadprune.runtime.foreign import users_code
 
 TOKENIZER = "tokenizer.json"
 WORD_PIECES = "vocab.txt"
@@ -50,18 +50,17 @@ class Vocabulary:
             path: a `tokenizer.json`, or a folder with that or with the vocabulary of BERT or GPT-2 and their kin.
         """
         self.place = str(path)
-        self._tokenizer = (
-            tokenizer_in(Path(path)) if stat.S_ISDIR(kind_of(path) or 0) else _of_file(Path(path))
-        )
-        self._tokenizer.no_padding()
+        file = Path(path)
+        if stat.S_ISDIR(kind_of(path) or 0):
+            content = content_in(file)
+        else:
+            content = read_text(file, "the tokenizer", MAX_TOKENIZER)
+        self._tokenizer = Tokenizer(self.place, content)
         self.max_length = max_length
 
     def tokens(self, texts: Sequence[str], *, whole: bool = False) -> list[Tokens]:
         """The tokens of each text, special ones included."""
-        if whole:
-            self._tokenizer.no_truncation()
-        else:
-            self._tokenizer.enable_truncation(self.max_length)
+        longest = None if whole else self.max_length
         found: list[Tokens] = []
         batch: list[str] = []
         for number, text in enumerate(texts, 1):
@@ -69,23 +68,21 @@ class Vocabulary:
             # The library keeps several lists for each text, long ones included, until its batch is done.
             full = len(batch) == TEXTS_AT_ONCE or sum(map(len, batch)) >= CHARACTERS_AT_ONCE
             if full or number == len(texts):
-                with users_code(f"the tokenizer {self.place}"):
-                    found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
+                found += [item.ids for item in self._tokenizer.encode(batch, longest)]
                 batch = []
         return found
 
     def frame(self, text: str) -> tuple[Tokens, Tokens]:
         """The special tokens before and after every text."""
-        with users_code(f"the tokenizer {self.place}"):
-            made = self._tokenizer.encode(text)
-        own = [place for place, is_special in enumerate(made.special_tokens_mask) if not is_special]
+        (made,) = self._tokenizer.encode([text], self.max_length)
+        own = [place for place, is_special in enumerate(made.special) if not is_special]
         if not own:
             return [], []
-        return list(made.ids[: own[0]]), list(made.ids[own[-1] + 1 :])
+        return made.ids[: own[0]], made.ids[own[-1] + 1 :]
 
     def end(self) -> int | None:
         """The token that ends a text, by its usual names; None without."""
-        found = (self._tokenizer.token_to_id(name) for name in ENDS)
+        found = self._tokenizer.ids_of(ENDS)
         return next((token for token in found if token is not None), None)
 
 
@@ -114,25 +111,14 @@ def longest_text(tokenizer: Path) -> int | None:
     return min((number for number in found if type(number) is int and 1 < number < 1e29), default=None)
 
 
-def tokenizer_of(path: Path | str, content: str) -> Any:
-    """Load a tokenizer from the content of a tokenizer.json, with the tokenizers library."""
-    from tokenizers import Tokenizer
-
-    return _built(Path(path), lambda: Tokenizer.from_str(content))
-
-
-def _of_file(path: Path) -> Any:
-    return tokenizer_of(path, read_text(path, "the tokenizer", MAX_TOKENIZER))
-
-
-def tokenizer_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> Any:
-    """Load a tokenizer from the files of a folder, with the tokenizers library.
+def content_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> str:
+    """The tokenizer in the files of a folder, as the content of a tokenizer.json.
 
     Args:
         folder: with a tokenizer.json, or with the vocabulary of BERT or GPT-2 and their kin.
     """
     if (folder / TOKENIZER).is_file():
-        return _of_file(folder / TOKENIZER)
+        return read_text(folder / TOKENIZER, "the tokenizer", MAX_TOKENIZER)
     files = _Files(folder, replaced)
     settings = files.document(NAMES) | files.document(SETTINGS)
     kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
@@ -190,7 +176,7 @@ class _Files:
             )
 
 
-def _word_pieces(files: _Files, settings: Mapping[str, object]) -> Any:
+def _word_pieces(files: _Files, settings: Mapping[str, object]) -> str:
     """BERT's tokenizer from its list of words."""
     from tokenizers import BertWordPieceTokenizer
 
@@ -211,7 +197,7 @@ def _word_pieces(files: _Files, settings: Mapping[str, object]) -> Any:
     )
 
 
-def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> Any:
+def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> str:
     """GPT-2's tokenizer from its byte pairs; RoBERTa's also puts texts between two special tokens."""
     from tokenizers import AddedToken, ByteLevelBPETokenizer
     from tokenizers.processors import RobertaProcessing
@@ -248,10 +234,10 @@ def _token(value: object) -> str:
     return str(value["content"] if isinstance(value, Mapping) else value)
 
 
-def _built(path: Path, build: Callable[[], Any]) -> Any:
-    """Load a file with the tokenizers library."""
+def _built(path: Path, build: Callable[[], Any]) -> str:
+    """Build a tokenizer with the tokenizers library; the content of its tokenizer.json."""
     try:
-        return build()
+        return str(build().to_str())
     except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions
         heed(error)
         raise UsageError(f"{path} is no tokenizer of the tokenizers library: {error!s:.300}") from error

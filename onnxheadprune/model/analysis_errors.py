@@ -20,6 +20,7 @@ from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.garbage_collection import no_collection
 from onnxheadprune.model.load import check_model
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, written
+from onnxheadprune.model.work_bound import bounded_work
 
 Result = TypeVar("Result")
 
@@ -63,8 +64,8 @@ def try_analysis(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
 
 @contextlib.contextmanager
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
-    """As `explaining_failures`, with Python's garbage collector paused."""
-    with explaining_failures((model, name)), no_collection():
+    """As `explaining_failures`, with Python's garbage collector paused, and bounded."""
+    with explaining_failures((model, name)), no_collection(), bounded_work(model, name):
         yield
 
 

@@ -30,6 +30,7 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.typed_json import JsonObject
+from onnxheadprune.model.work_bound import bounded_work
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 from onnxheadprune.settings.registry import SCORED
 
@@ -201,16 +202,17 @@ class Inspection:
     def of(cls, loaded: LoadedModel, analysis: Analysis) -> Inspection:
         """Search an analysed model; an unexpected error ends no other search."""
         size = stored_size(loaded.proto)
-        sites = replace(analysis.sites, elements=weights_in(loaded.proto, analysis.view))
-        searched = [find() for find in sites.others.values()]
-        failed = [item.failure for item in searched if item.failure is not None]
-        found: dict[str, Any] = {}
-        for what, search in SEARCHES.items():
-            made = try_analysis(what, partial(search, loaded, analysis))
-            if isinstance(made, NotAnalysed):
-                failed.append(made)
-            else:
-                found[what] = made
+        with bounded_work(loaded.proto, loaded.name):
+            sites = replace(analysis.sites, elements=weights_in(loaded.proto, analysis.view))
+            searched = [find() for find in sites.others.values()]
+            failed = [item.failure for item in searched if item.failure is not None]
+            found: dict[str, Any] = {}
+            for what, search in SEARCHES.items():
+                made = try_analysis(what, partial(search, loaded, analysis))
+                if isinstance(made, NotAnalysed):
+                    failed.append(made)
+                else:
+                    found[what] = made
         return cls(
             sites,
             found.get(LAYERS, ()),

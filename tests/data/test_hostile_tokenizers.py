@@ -11,9 +11,11 @@ import pytest
 
 from onnxheadprune import UsageError
 from onnxheadprune.data.lines import Texts
+from onnxheadprune.data.tokenizing import Tokenizer
 from onnxheadprune.data.vocabulary import Vocabulary
 from tests import toys
 from tests.conftest import Command
+from tests.limits import within
 
 
 @pytest.mark.parametrize("option", ["--heads", "--neurons"])
@@ -74,6 +76,47 @@ def test_a_tokenizer_that_makes_its_library_panic(tmp_path: Path) -> None:
     vocabulary = Vocabulary(tokenizer(tmp_path / "t.json", pre_tokenizer=endless), 16)
     with pytest.raises(UsageError, match=r"t.json failed: .*Regex"):
         vocabulary.tokens(["a" * 28 + "!"])
+
+
+GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+TWICE = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 16}
+TWICE |= {"pair": TWICE["single"], "special_tokens": {}}
+HOSTILE: dict[str, dict[str, Any]] = {
+    "nested replacements": {"normalizer": {"type": "Sequence", "normalizers": [GROWS] * 12}},
+    "few replacements": {"normalizer": {"type": "Sequence", "normalizers": [GROWS] * 7}},
+    "one replacement": {"normalizer": {**GROWS, "content": "a " * 2**20}},
+    "nested templates": {"post_processor": {"type": "Sequence", "processors": [TWICE] * 8}},
+    "nested decoders": {"decoder": {"type": "Sequence", "decoders": [GROWS] * 12}},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_tokenizer_makes_of_a_text_is_bounded(name: str, tmp_path: Path) -> None:
+    """In memory, time and tokens."""
+    path = tokenizer(tmp_path / "t.json", **HOSTILE[name])
+    content = path.read_text()
+    with (
+        within(10),
+        pytest.raises(UsageError, match=r"t.json (failed: |ended its process, which may take 1.0 GiB)"),
+    ):
+        made = Tokenizer(str(path), content)
+        (found,) = made.encode(["a b a"])
+        made.decode([found.ids])
+
+
+def test_padding_that_a_file_asks_for_is_none(tmp_path: Path) -> None:
+    wide = {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None}
+    path = tokenizer(tmp_path / "t.json", padding={**wide, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"})
+    (found,) = Tokenizer(str(path), path.read_text()).encode(["a b a"])
+    assert found.ids == [0, 1, 0]
+
+
+def test_a_process_ends_with_its_tokenizer(tmp_path: Path) -> None:
+    made = Tokenizer("t.json", tokenizer(tmp_path / "t.json").read_text())
+    process = made._process
+    assert process.poll() is None
+    del made
+    assert process.poll() is not None
 
 
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:

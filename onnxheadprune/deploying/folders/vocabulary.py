@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
 from onnxheadprune.data.respelled import lines_of
-from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER, tokenizer_in
+from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER, content_in
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.types import FolderRequest, FolderTokens
@@ -271,7 +271,7 @@ def _older_form(path: Path, name: str, contents: Mapping[str, bytes]) -> Mapping
         for other, content in contents.items()
         if PurePosixPath(other).parent == folder
     }
-    document: dict[str, Any] = json.loads(tokenizer_in(path.parent, replaced).to_str())
+    document: dict[str, Any] = json.loads(content_in(path.parent, replaced))
     return document
 
 

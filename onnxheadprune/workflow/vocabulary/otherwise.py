@@ -15,7 +15,7 @@ from onnxheadprune.data.drift import token_rows
 from onnxheadprune.data.prompts import Pair, Prompts
 from onnxheadprune.data.respelled import lines_of, tokens_in
 from onnxheadprune.data.single import one_by_one
-from onnxheadprune.data.vocabulary import tokenizer_of
+from onnxheadprune.data.tokenizing import Tokenizer
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.operators import view_of
@@ -24,7 +24,6 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.foreign import users_code
 from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
@@ -39,40 +38,38 @@ MOST = 64
 def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept: Sequence[int]) -> int:
     """Check a smaller tokenizer: its ids, and what it makes of texts whose tokens are all kept."""
     place = {token: position for position, token in enumerate(kept)}
-    before, after = (tokenizer_of(old.place, json.dumps(one)) for one in (old.document, document))
-    ids: dict[str, int] = after.get_vocab(with_added_tokens=True)
-    if ids != {token: place[number] for token, number in old.ids.items() if number in place}:
+    before, after = (Tokenizer(old.place, json.dumps(one)) for one in (old.document, document))
+    if after.vocabulary() != {token: place[number] for token, number in old.ids.items() if number in place}:
         raise RefusedError(
             f"{old.place} cannot lose these tokens: the ids of its added tokens would not follow"
         )
-    for tokenizer in (before, after):
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+    texts = _spellable(old, [number for number in kept if number in old.tokens])
     compared = 0
-    with users_code(f"the tokenizer {old.place}"):
-        for text in _spellable(old, [number for number in kept if number in old.tokens]):
-            wanted = before.encode(text).ids
-            if place.keys() >= set(wanted):
-                compared += 1
-                if after.encode(text).ids != [place[number] for number in wanted]:
-                    raise RefusedError(
-                        f"{old.place} cannot lose these tokens: {text!r:.80} would be spelled otherwise, and all of"
-                        " its tokens are kept"
-                    )
+    for text, one, other in zip(texts, before.encode(texts), after.encode(texts), strict=True):
+        if place.keys() >= set(one.ids):
+            compared += 1
+            if other.ids != [place[number] for number in one.ids]:
+                raise RefusedError(
+                    f"{old.place} cannot lose these tokens: {text!r:.80} would be spelled otherwise, and all of"
+                    " its tokens are kept"
+                )
     return compared
 
 
-def _spellable(old: TokenizerFile, kept: Sequence[int]) -> Iterator[str]:
-    """Yield texts of kept tokens, and words glued of any, which may be unknown; the same ones each time."""
+def _spellable(old: TokenizerFile, kept: Sequence[int]) -> list[str]:
+    """Return texts of kept tokens, and words glued of any, which may be unknown; the same ones each time."""
     chooser, every = random.Random(0), sorted(old.tokens)
-
-    def text_of(ids: Sequence[int]) -> str:
-        return str(old.library.decode(ids, skip_special_tokens=False))
-
-    for _ in range(TEXTS):
-        yield text_of(chooser.choices(kept, k=chooser.randint(1, LONGEST)))
-        some = chooser.choices(every, k=chooser.randint(2, LONGEST))
-        yield "".join(old.bare(text_of([number])).strip() for number in some)
+    drawn = [
+        (
+            chooser.choices(kept, k=chooser.randint(1, LONGEST)),
+            chooser.choices(every, k=chooser.randint(2, LONGEST)),
+        )
+        for _ in range(TEXTS)
+    ]
+    texts = old.library.decode([ids for ids, _ in drawn])
+    words = iter(old.library.decode([[number] for _, some in drawn for number in some]))
+    glued = ["".join(old.bare(next(words)).strip() for _ in some) for _, some in drawn]
+    return [text for pair in zip(texts, glued, strict=True) for text in pair]
 
 
 @dataclass(frozen=True)
@@ -145,9 +142,7 @@ def _texts(
     """Yield texts with tokens that are removed: their old ids and their new ones."""
     assert result.plan.vocabulary is not None and result.original is not None
     old = respelling.old.library
-    new = tokenizer_of(respelling.old.place, json.dumps(respelling.new))
-    for tokenizer in (old, new):
-        tokenizer.no_padding()
+    new = Tokenizer(respelling.old.place, json.dumps(respelling.new))
     tokens = result.plan.vocabulary.tokens
     kept, inputs = frozenset(tokens.kept), tuple(graph_inputs(view_of(result.original)))
     found = 0
@@ -156,11 +151,11 @@ def _texts(
             ids = next(tokens_in(single, inputs, tokens.inputs), np.zeros(0, np.int64)).tolist()
             if kept.issuperset(ids):
                 continue
-            text = old.decode(ids, skip_special_tokens=True)
+            texts = old.decode([ids], skip_special=True)
             # A text that was cut off, or is no text of this tokenizer, would be another one.
-            if old.encode(text).ids == ids:
+            if old.encode(texts)[0].ids == ids:
                 found += 1
-                yield ids, new.encode(text).ids
+                yield ids, new.encode(texts)[0].ids
             if found == MOST:
                 return
 

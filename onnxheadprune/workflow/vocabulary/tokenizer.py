@@ -14,13 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from onnxheadprune.data.tokenizing import Tokenizer
 from onnxheadprune.data.vocabulary import (
     BYTE_PAIRS,
     TOKENIZER,
     WORD_PIECES,
+    content_in,
     has_tokenizer,
-    tokenizer_in,
-    tokenizer_of,
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import json_of, read_text
@@ -57,10 +57,8 @@ class TokenizerFile:
     def __init__(self, path: Path) -> None:
         """Read a file."""
         self.place = str(path)
-        if path.name in OLDER:
-            content = str(tokenizer_in(path.parent).to_str())
-        else:
-            content = read_text(path, "the tokenizer", MAX_TOKENIZER)
+        older = path.name in OLDER
+        content = content_in(path.parent) if older else read_text(path, "the tokenizer", MAX_TOKENIZER)
         self.document: dict[str, Any] = json_of(content, f"the tokenizer {path}")
         model = self.document.get("model") if isinstance(self.document, dict) else None
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):
@@ -70,7 +68,7 @@ class TokenizerFile:
             raise UsageError(
                 f"the tokenizer {path} is of an unknown kind, {self.kind}; known: {', '.join(KINDS)}"
             )
-        self.library: Any = tokenizer_of(path, content)
+        self.library = Tokenizer(self.place, content)
 
     @cached_property
     def kind(self) -> str:
@@ -84,8 +82,7 @@ class TokenizerFile:
     @cached_property
     def ids(self) -> Mapping[str, int]:
         """The id of each token, as the library gives it: of added tokens a file may say otherwise."""
-        ids: dict[str, int] = self.library.get_vocab(with_added_tokens=True)
-        return ids
+        return self.library.vocabulary()
 
     @cached_property
     def added(self) -> Mapping[str, int]:
@@ -136,13 +133,9 @@ class TokenizerFile:
         """Ids of tokens that no text gives, since a text is split within them: placeholders like [unused7]."""
         if self.kind != "WordPiece":
             return frozenset()
-        splitter = self.library.pre_tokenizer
-        if splitter is None:
-            return frozenset()
-        plain = {place: token for token, place in self.ids.items() if place not in self.special}
-        return frozenset(
-            place for place, token in plain.items() if len(splitter.pre_tokenize_str(self.bare(token))) > 1
-        )
+        plain = {place: self.bare(token) for token, place in self.ids.items() if place not in self.special}
+        pieces = self.library.pieces(list(plain.values()))
+        return frozenset(place for place, count in zip(plain, pieces, strict=True) if count > 1)
 
     def closed(self, some: Iterable[int]) -> set[int]:
         """Some tokens, and all without which a text of kept tokens would be spelled otherwise."""
