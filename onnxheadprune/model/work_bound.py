@@ -43,10 +43,14 @@ def bounded_work(model: ModelProto, name: str) -> Iterator[None]:
         yield
         return
     _bound.is_set = True
+    watch = _Watch(model)
     try:
-        with _Watch(model):
+        try:
             yield
+        finally:
+            watch.stop()
     except _TooLongError as stopped:
+        watch.stop()
         where = _where(stopped.__traceback__)
         raise ModelError(
             f"{name} takes more than {_allowed(model):.0f} seconds of work to analyse; that was stopped{where}"
@@ -60,23 +64,19 @@ def _allowed(model: ModelProto) -> float:
 
 
 class _Watch:
-    """Interrupts the thread that entered it once that has worked for too long."""
+    """Interrupts the thread that made it once that has worked for too long."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._model = model
-        self._thread = threading.get_ident()
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-
-    def __enter__(self) -> None:
+        self._model, self._thread = model, threading.get_ident()
         self._start = _spent(self._thread)
+        self._lock, self._done = threading.Lock(), threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Send nothing from now on; what was sent arrives in here at the latest."""
         with self._lock:
             self._done.set()
-            # One that was sent and has not arrived yet.
-            _raise(self._thread, None)
+        time.sleep(0)
 
     def _look(self) -> None:
         allowed = SECONDS
@@ -86,7 +86,8 @@ class _Watch:
             allowed = _allowed(self._model)  # nodes are counted only where there is a need
             with self._lock:
                 if not self._done.is_set() and _spent(self._thread) - self._start > allowed:
-                    _raise(self._thread, _TooLongError)
+                    # Sent each time, since what it meets may hold it up: a callback of native code, say.
+                    _send(self._thread, _TooLongError)
 
 
 def _spent(thread: int) -> float:
@@ -96,10 +97,9 @@ def _spent(thread: int) -> float:
     return time.process_time()
 
 
-def _raise(thread: int, kind: type[BaseException] | None) -> None:
-    """Let an exception arrive in a thread when it next runs Python; None takes back what has not arrived."""
-    raised = None if kind is None else ctypes.py_object(kind)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+def _send(thread: int, kind: type[BaseException]) -> None:
+    """Let an exception arrive in a thread when it next runs Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
 
 
 def _where(trace: TracebackType | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from onnxheadprune.data.vocabulary import Vocabulary
 from tests.conftest import Command
 from tests.vocabulary.graphs import session
 from tests.vocabulary.tokenizers_made import byte_pairs, texts, unigram, word_piece

@@ -10,7 +10,7 @@ from onnx.defs import OpSchema
 from onnxheadprune.errors import heed
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.elements import INTEGER_TYPES
-from onnxheadprune.model.graph.facts import CRASHES_INFERENCE, SQUEEZES, schema_of
+from onnxheadprune.model.graph.facts import CRASHES_INFERENCE, schema_of
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.storage.checks import MAX_RANK
@@ -18,6 +18,8 @@ from onnxheadprune.model.tensors import Array
 
 MAX_LISTED = 2 * MAX_RANK
 """Entries of a list about axes: pads have two for each."""
+NUMBERS = (AttributeProto.INT, AttributeProto.INTS)
+SHORT = tuple((size,) for size in range(9))
 CONTENT = frozenset(
     (
         *("value_ints", "pool_int64s", "ngram_counts", "ngram_indexes"),
@@ -41,7 +43,8 @@ class Misfits:
         listed = {
             index: item for index in range(len(node.inputs)) if (item := _listed(node, index)) is not None
         }
-        if not node.proto.attribute and not listed:
+        about_axes = listed or any(item.type in NUMBERS for item in node.proto.attribute)
+        if not about_axes or not all(value.elem_type for value in node.sources):
             return None
         schema = schema_of(node.op_type, node.opset)
         if schema is None:
@@ -62,12 +65,13 @@ def _listed(node: Node, index: int) -> Array | None:
     value = node.inputs[index]
     if value is None or value.rank is None or value.rank > 1:
         return None
-    is_list = value.elem_type in INTEGER_TYPES or index in roles_of(node).places
+    few = value.holds_tensor and value.shape in SHORT  # that scales are empty says that there are sizes
+    is_list = few or value.elem_type in INTEGER_TYPES or index in roles_of(node).places
     return value.literal() if is_list else None
 
 
 def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
-    """What onnx does not look at: lengths, and axes that are named twice."""
+    """What onnx does not look at: lengths, and axes that a permutation leaves out."""
     lists = {item.name: list(item.ints) for item in node.proto.attribute if item.type == AttributeProto.INTS}
     for index, item in listed.items():
         if index < len(schema.inputs) and item.dtype.kind == "i":
@@ -76,15 +80,10 @@ def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str 
     for name, numbers in lists.items():
         if name not in CONTENT and len(numbers) > most:
             return f"{name} has {len(numbers):,} entries, more than tensors have axes"
-    value = node.input(0)
-    if value is None or value.rank is None or node in SQUEEZES:
+    value, perm = node.input(0), lists.get("perm")
+    if value is None or value.rank is None or perm is None or sorted(perm) == list(range(value.rank)):
         return None
-    for name in lists.keys() & {"axes", "perm"}:
-        numbers, rank = lists[name], value.rank
-        named = {number % rank for number in numbers if -rank <= number < rank}
-        if len(named) < len(numbers) or (name == "perm" and len(numbers) != rank):
-            return f"{name} {numbers} does not name axes of {rank}, each once"
-    return None
+    return f"perm {perm} does not name {value.rank} axes, each once"
 
 
 def _of_onnx(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
