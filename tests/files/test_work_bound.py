@@ -85,11 +85,7 @@ def test_a_list_is_no_longer_than_tensors_have_axes(op_type: str, version: int, 
             for numbers in ([0, 1, 2], [0, 0, 1, 2], [0, 1, 2, 4], [0, 1, 2, -5])
         ),
         *((op, "axes", numbers) for op in ("Squeeze", "ReduceSum", "ReduceMax") for numbers in ([4], [-5])),
-        *(
-            (op, "axes", numbers)
-            for op in ("Unsqueeze", "ReduceSum", "ReduceMax")
-            for numbers in ([1, 1], [1, 9])
-        ),
+        ("Unsqueeze", "axes", [1, 1]),
         ("Tile", "repeats", [1, 1, 1]),
         ("Conv", "kernel_shape", [1, 1, 1]),
     ],
