@@ -182,13 +182,12 @@ def test_ctrl_c_is_heard_in_a_loop_that_never_ends() -> None:
 def test_inputs_that_no_machine_holds_are_not_made_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more axes than arrays have, or of more elements than there is memory for."""
+    """Of more elements than there is memory for; of more axes than arrays have, no model is read."""
     monkeypatch.setattr(generate, "MAX_ELEMENTS", 2**16)
-    for shape in ([1] * 64, [2**9, 2**9]):
-        model = toys.attention()
-        model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, shape))
-        with pytest.raises(HeadPruneError, match="no random inputs fit the original model"):
-            prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
+    model = toys.attention()
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [2**9, 2**9]))
+    with pytest.raises(HeadPruneError, match="no random inputs fit the original model"):
+        prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert not list(tmp_path.iterdir())
 
 
