@@ -101,9 +101,7 @@ SIZES = ([-12], [1] * 65, [2**40, 2**40])
 
 @pytest.mark.parametrize("dims", SIZES, ids=["negative", "axes", "giant"])
 @pytest.mark.parametrize("place", ["input", "output", "value_info"])
-def test_a_declared_shape_is_one_that_a_tensor_may_have(
-    place: str, dims: list[int], command: Command, tmp_path: Path
-) -> None:
+def test_a_declared_shape_is_possible(place: str, dims: list[int], command: Command, tmp_path: Path) -> None:
     model = toys.attention()
     declared = helper.make_tensor_value_info("x" if place == "input" else "y", TensorProto.FLOAT, dims)
     del getattr(model.graph, place)[:]
