@@ -231,7 +231,7 @@ def _vanishing(sites: Sites, swept: Sweep) -> list[Site]:
     return [
         site
         for site in sites.known
-        if all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
+        if site.marks and all(swept.kept.get(value, FULL).is_dead for value in site.marks)
     ]
 
 
