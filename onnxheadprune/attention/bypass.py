@@ -15,6 +15,7 @@ from onnxheadprune.attention.sites.states import State, is_sum, learned_of_norm,
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, DropNode, Edit, InsertNode, SetInput, SetOutput, scope_of
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import schema_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.spelling import first_few
 
@@ -105,9 +106,22 @@ class Bypass:
 
 
 def _norm(node: Node, front: str) -> Iterator[Edit]:
-    """Yield the edits that turn an operator which adds and normalizes into the norm of a state."""
+    """Yield the edits with which an operator that adds and normalizes computes the norm of a state."""
     if any(value.is_read for value in node.results if value.output_index in (1, 2)):
         raise RefusedError(f"{node.label} outputs statistics of a sum that is removed with its layer")
-    learned = [value.name for index in learned_of_norm(node) if (value := node.input(index)) is not None]
-    yield DropNode(node.ref, node.op_type)
-    yield nodes.normalized(node.ref, node, front, learned, node.out.name)
+    learned = learned_of_norm(node)
+    stored = [value.name for index in learned if (value := node.input(index)) is not None]
+    alone = nodes.normalized(node.ref, node, front, stored, node.out.name)
+    known = any(other.op_type == alone.op_type for other in node.scope.nodes)
+    if known or schema_of(alone.op_type, node.scope.opset) is not None:
+        yield DropNode(node.ref, node.op_type)
+        yield alone
+        return
+    # An operator of the runtime's own would make the file invalid by the standard.
+    zeros = f"{node.out.name}/{MARK}_nothing"
+    yield nodes.subtract(node.ref, front, front, zeros)
+    yield SetInput(node.ref, 0, front)
+    yield SetInput(node.ref, 1, zeros)
+    for index, value in enumerate(node.inputs):
+        if index > 1 and index not in learned and value is not None:
+            yield SetInput(node.ref, index, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -98,11 +99,13 @@ def site_records(
     view: GraphView,
     sites: Sites,
     vanishing: Collection[Site] = (),
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[SetMetadata]:
     """Yield the pruned model's record of its sites: this cut and all before it, sites known by their first names.
 
     Args:
         vanishing: those that vanish with others, of which an attention site is not looked for again.
+        moved: the values that are read in place of others, as where nothing is added to a stream any more.
     """
     absent = {site.number for site in vanishing if site in sites.sites}
     every: tuple[UnitsCut, ...] = (*cuts, *blocks)
@@ -114,7 +117,16 @@ def site_records(
         known |= {entry.number: entry for entry in record if entry.projections}
         own = (cut for cut in every if cut.units == units and not (units == HEADS and cut.number in absent))
         entries = tuple(
-            replace(known[cut.number], removed=tuple(sorted({*cut.removed, *cut.removed_before})))
+            _entry(known[cut.number], tuple(sorted({*cut.removed, *cut.removed_before})), moved)
             for cut in own
         )
         yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
+
+
+def _entry(entry: RecordedUnits, removed: tuple[int, ...], moved: Mapping[str, str]) -> RecordedUnits:
+    """The entry with its removed units; the states of a layer that is left have the names that they get."""
+    states = entry.states
+    if not removed:
+        states = tuple((moved.get(front, front), moved.get(behind, behind)) for front, behind in states)
+    names = tuple(dict.fromkeys(behind for _, behind in states)) or entry.projections
+    return replace(entry, removed=removed, states=states, projections=names)

@@ -204,11 +204,6 @@ def _recorded(
                 f"the record of {names[1]} speaks of {kind.called(entry.number)} ({entry.name}) with {theirs}, which"
                 f" {there} in {names[0]}; the two do not belong together"
             )
-        if before.states != entry.states:
-            raise UsageError(
-                f"the record of {names[1]} has other states around {kind.called(entry.number)} ({entry.name}) than"
-                f" {names[0]}; the two do not belong together"
-            )
         if not set(before.removed) <= set(entry.removed):
             raise UsageError(
                 f"{names[0]} lacks {kind.UNITS} of {kind.called(entry.number)} that {names[1]} still has; are the two"

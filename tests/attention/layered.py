@@ -175,7 +175,10 @@ SUMMED = {
 """How a stream takes a branch in."""
 NORMS = {
     "SkipLayerNormalization": "read@ = LayerNormalization <epsilon = 1e-12>(stream@, gain, shift)",
-    "SkipSimplifiedLayerNormalization": "read@ = SimplifiedLayerNormalization <epsilon = 1e-12>(stream@, gain)",
+    "SkipSimplifiedLayerNormalization": """
+        square@ = Mul(stream@, stream@) mean@ = ReduceMean(square@, axis2) tiny@ = Constant <value_float = 1e-12>()
+        safe@ = Add(mean@, tiny@) root@ = Sqrt(safe@) unit@ = Div(stream@, root@) read@ = Mul(unit@, gain)
+    """,
 }
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
@@ -260,7 +263,7 @@ def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
         f"""<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
         layered ({inputs}) => ({", ".join(outputs)})
         <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
-         int64[1] axis1 = {{1}}, int64[1] axis3 = {{3}}, float[8] gain, float[8] shift, float[8, 8] last,
+         int64[1] axis1 = {{1}}, int64[1] axis2 = {{2}}, int64[1] axis3 = {{3}}, float[8] gain, float[8] shift, float[8, 8] last,
          float step = {{0.0625}}, uint8 zero = {{128}}{declared}>
         {{ {text} }}"""
     )

@@ -107,6 +107,8 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         for layer in layers
         if layer.nodes
     ]
+    # A module that no stream goes through and that holds no branch of one is no layer.
+    sites = [site for site in sites if site.states or any(part.is_branch for part in site.parts)]
     return Findings(sorted(sites, key=lambda site: site.index))
 
 
@@ -176,8 +178,14 @@ def _told_apart(layers: Iterable[_Layer]) -> Iterator[_Layer]:
     """Yield layers, those of stacks with one name by streams and by how often their numbers begin again."""
     last: dict[tuple[Stack, Vertex | None], tuple[int, int]] = {}
     stacks: Counter[Stack] = Counter()
-    for layer in sorted(layers, key=lambda layer: layer.place):
+    ordered = sorted(layers, key=lambda layer: layer.place)
+    often = Counter((layer.stack, layer.number) for layer in ordered)
+    shared = {stack for (stack, _), times in often.items() if times > 1}
+    for layer in ordered:
         stack = layer.stack
+        if stack not in shared:
+            yield layer
+            continue
         key = stack, layer.beginning
         number, run = last.get(key, (layer.number, 0))
         if run == 0 or number >= layer.number:
@@ -243,7 +251,7 @@ def _stretches(
             runs[-1][1].extend([*loose, block])
         else:
             if runs:
-                taken = [at for at, item in enumerate(loose) if _belongs(item)]
+                taken = [at for at, item in enumerate(loose) if _belongs(item, runs[-1][0])]
                 loose = loose[: max(taken, default=-1) + 1]
                 runs[-1][1].extend(loose)
                 behind = [*map(_kind, loose)]
@@ -261,9 +269,16 @@ def _stretches(
             yield place, run, frozenset(vertex for vertex in inner if _place(vertex, named) == place)
 
 
-def _belongs(block: Block) -> bool:
-    """Return whether a block is a residual branch, or an operator of the stream alone that keeps its shape."""
+def _belongs(block: Block, places: Collection[NumberedPath]) -> bool:
+    """Return whether a block is of the layer before it: a residual branch, or an operator of the stream alone.
+
+    Operators of modules around the layer may be, those of another one are not; the stream keeps its shape.
+    """
     front, behind = block.front, block.behind
+    nodes = (maker(vertex) for vertex in block.inner)
+    paths = [tuple(node_path(node)) for node in nodes if node is not None]
+    if any(place.path[: len(path)] != path for place in places for path in paths):
+        return False
     if len(block.inner) > 1 or isinstance(front, Node) or isinstance(behind, Node):
         return len(block.inner) > 1
     node = behind.producer

@@ -237,7 +237,12 @@ def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object])
             # The stream itself takes the shortest way.
             near = list(reachable(vertices([behind]), lambda at: flow.before[at] if at in made else ()))
             alike.sort(key=near.index)
-        if not alike or _meets(flow, alike[0], behind, made):
+        # Where only one operator reads the state in front, no stream goes around it.
+        if (
+            not alike
+            or _meets(flow, alike[0], behind, made)
+            or len(made.intersection(flow.after[alike[0]])) < 2
+        ):
             return []
         states.append(State(alike[0], behind))
     return states if len({state.front for state in states}) == len(states) else []
