@@ -111,7 +111,7 @@ def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:
 
 def _after(node: Node) -> str:
     """The next node, before which readers of `node` can be inserted."""
-    return node.scope.nodes[node.position + 1].ref
+    return f"{node.scope.ref}[{node.position + 1}]"
 
 
 def _sliced(node: Node, live: Live) -> Live | None:

@@ -47,7 +47,6 @@ class _Realizer:
         self.out = Realization()
         self.available: dict[tuple[int, int], Live] = {}
         self.repeated: dict[tuple[int, int], Live] = {}
-        self.declared = {scope.ref: _declared(scope.proto) for scope in view.scopes}
 
     def run(self) -> Realization:
         # Copies of stored tensors come before these are cut in place.
@@ -222,7 +221,7 @@ class _Realizer:
     def _declaring(self, value: Value) -> Iterator[str]:
         """Scopes that declare a value's shape: its own, and bodies that repeat it for what they read from outside."""
         for scope in self.view.scopes:
-            if value.name in self.declared[scope.ref] and scope.lookup(value.name) is value:
+            if value.name in self.view.declared[scope.ref] and scope.lookup(value.name) is value:
                 yield scope.ref
 
 
@@ -236,10 +235,3 @@ def _select(live: Live, value: Value) -> Selection:
 
 def _order(value: Value) -> tuple[int, int, str]:
     return (-1 if value.producer is None else value.producer.index, value.output_index, value.name)
-
-
-def _declared(proto: object) -> frozenset[str]:
-    names = []
-    for group in ("input", "output", "value_info"):
-        names += [info.name for info in getattr(proto, group)]
-    return frozenset(names)

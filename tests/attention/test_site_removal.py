@@ -253,3 +253,14 @@ def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]
         for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)")
     )
     assert not analyse(model, {0: range(toys.HEADS)}, "the model").plan.notes
+
+
+def test_a_shape_that_the_last_node_shows_stays_right() -> None:
+    """What keeps the original number is put behind it, at the end of the graph."""
+    original = model(post_norm, packed=False)
+    original.graph.node.append(helper.make_node("Shape", ["q_split"], ["size"]))
+    original.graph.output.append(helper.make_tensor_value_info("size", TensorProto.INT64, None))
+    planning = analyse(original, {0: [0]}, "observed")
+    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
+    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
+    check_equal(run(apply_plan(planning.plan, original), feed), want, 1e-6)

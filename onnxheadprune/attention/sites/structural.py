@@ -39,10 +39,12 @@ from onnxheadprune.attention.sites.site import caller_demands, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.summed_heads import blended
 from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
 from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about
 from onnxheadprune.liveness.sweep import sweep
@@ -140,7 +142,7 @@ def find_structural(
     names = named_apart(makers, AttentionSite.UNNAMED)
     for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
         site = _site(index, name, block, known[block])
-        sites.append(_judged(site, block, known[block], mixers, reasons.get(block)))
+        sites.append(_planned(view, _judged(site, block, known[block], mixers, reasons.get(block))))
     claimed = {core.node for block in blocks for core in block.cores}
     return sites, left_out(view, claimed, refused, folded, pools, fixed)
 
@@ -370,6 +372,21 @@ def _judged(
     if reason is not None:
         return replace(site, reason=reason, whole=_is_own(site, block, parts))
     return _tried(site, block, parts, mixers)
+
+
+def _planned(view: GraphView, site: AttentionSite) -> AttentionSite:
+    """The site, with the reason why a cut of its first heads cannot be written, if there is one."""
+    removed = united(next(iter(site.groups)), site.units)
+    if len(removed) == site.num_units:
+        removed = site.units[0] if site.units else removed
+    if site.reason is not None or len(removed) == site.num_units:
+        return site
+    try:
+        realize(view, _trial(site, removed))
+    except RefusedError as error:
+        core = site.cores[0]
+        return replace(site, reason=Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, str(error)))
+    return site
 
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:

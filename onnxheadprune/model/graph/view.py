@@ -315,6 +315,18 @@ class GraphView:
         """Every node by its reference."""
         return {node.ref: node for node in self.nodes}
 
+    @functools.cached_property
+    def declared(self) -> Mapping[str, frozenset[str]]:
+        """The names of the values that each scope declares, by its reference."""
+        return {
+            scope.ref: frozenset(
+                info.name
+                for infos in (scope.proto.input, scope.proto.output, scope.proto.value_info)
+                for info in infos
+            )
+            for scope in self.scopes
+        }
+
     def values(self) -> Iterator[Value]:
         """Every value of every scope."""
         for scope in self.scopes:
