@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import apply_plan, inspect, plan_pruning
+from tests import toys_layers
 from tests.attention.block_graph import Net
 from tests.attention.blueprint import PLAIN
 from tests.attention.cuts import check_cut
@@ -91,3 +92,15 @@ def test_one_head_may_have_queries_that_are_stored(queries: int, keys: str) -> N
     if queries > 1:
         assert (sites[0].num_heads, sites[0].removable, sites.neurons) == (1, True, ())
         check_cut(model, {"x": np.ones((B, S, 6), np.float32)}, [0])
+
+
+def test_the_size_of_a_head_does_not_depend_on_how_many_are_left() -> None:
+    """What the layers of a last head read, such as their norm, belongs to no head."""
+    model = toys_layers.decoder(norms="pre")
+    before = inspect(model)[0]
+    sizes = [(before.params / before.num_heads, before.flops_per_token / before.num_heads)]
+    for gone in range(before.num_heads - 1):
+        model = apply_plan(plan_pruning(model, heads={0: [gone]}), model)
+        (site, *_) = inspect(model)
+        sizes.append((site.params / site.num_heads, site.flops_per_token / site.num_heads))
+    assert site.num_heads == 1 and len(set(sizes)) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from onnxheadprune.liveness.packed_blocks import is_packed, weights_per_element
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.view import GraphView, Use, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.storage.tensors import stored_size
 
 
@@ -58,11 +58,17 @@ def _refused(reason: Reason, projection: Projection, sentence: str) -> Refusal:
     return Refusal(reason, projection.node.label, projection.node.out.name, sentence)
 
 
-def weights_of(walk: Sweep) -> tuple[int, int, int]:
-    """`(weights, bytes, flops per token)` that a mask sweep removes from stored tensors."""
+def weights_of(walk: Sweep, within: Container[Node] | None = None) -> tuple[int, int, int]:
+    """`(weights, bytes, flops per token)` that a mask sweep removes from stored tensors.
+
+    Args:
+        within: nodes whose weights count, without the shapes and single numbers that they read; None for all.
+    """
     weights = size_in_bytes = flops = 0
     for value in walk.reached:
         if value.tensor is None or value.shape is None:
+            continue
+        if within is not None and not _is_weight_of(value, within):
             continue
         uses = [use for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
         # A value without a consumer is an output of an `If` branch.
@@ -82,6 +88,12 @@ def size_of(values: Iterable[Value]) -> tuple[int, int]:
     some = [(value, math.prod(_sizes(value))) for value in dict.fromkeys(values)]
     elements = sum(round(count * _per_element(value)) for value, count in some)
     return elements, sum(count * _element_bits(value.elem_type) // 8 for value, count in some)
+
+
+def _is_weight_of(value: Value, nodes: Container[Node]) -> bool:
+    """Return whether some nodes read a stored tensor as a weight, not as a shape or a single number."""
+    several = value.elem_type != onnx.TensorProto.INT64 and math.prod(_sizes(value)) > 1
+    return several and any(use.node in nodes for use in value.consumers)
 
 
 def weights_in(model: ModelProto, view: GraphView) -> int:

@@ -366,7 +366,15 @@ def _judged(
         mixed = foreign(block, trial, (0,), parts.probability_nodes)
         elsewhere = read_elsewhere(block, trial, (0,))
         alone = elsewhere is not None and mixed is None
-        return replace(site, reason=mixed or elsewhere, read_elsewhere=alone)
+        elements, size, flops = weights_of(trial, _layers(site))
+        return replace(
+            site,
+            reason=mixed or elsewhere,
+            read_elsewhere=alone,
+            params=elements,
+            bytes=size,
+            flops_per_token=flops,
+        )
     site = replace(site, units=units_together(block.projections, block.num_heads, block.mixed))
     reason = why_not_cut(site)
     if reason is not None:
@@ -420,6 +428,19 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _layers(site: AttentionSite) -> frozenset[Node]:
+    """The nodes that a cut of some heads narrows: from the projections to the nearest linear layers that compute heads.
+
+    Without any head what these layers read is unused, too, such as their norm: it belongs to no head.
+    """
+    last = [item.node for item in site.projections]
+
+    def above(node: Node) -> list[Node]:
+        return [] if node not in last and summed(node, is_weight) is not None else node.producers
+
+    return frozenset(reachable(last, above))
 
 
 def _is_own(site: AttentionSite, block: Block, parts: Anatomy) -> bool:
