@@ -44,6 +44,7 @@ from onnxheadprune.edit.nodes import as_protos
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
 from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.analysis_errors import explaining_failures
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.messages import copied, keep, replace_all
@@ -59,14 +60,16 @@ def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
     if fingerprint(model) != plan.fingerprint:
         raise RefusedError("this plan was made for another model")
     pruned = copied(model)
-    _Surgeon(pruned).operate([item.edit for item in plan.edits])
+    with explaining_failures((model, "the model")):
+        _Surgeon(pruned).operate([item.edit for item in plan.edits])
     return pruned
 
 
 def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
     """A copy of `model` with edits carried out that were made for exactly this model."""
     changed = copied(model)
-    _Surgeon(changed).operate(edits)
+    with explaining_failures((model, "the model")):
+        _Surgeon(changed).operate(edits)
     return changed
 
 

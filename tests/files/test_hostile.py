@@ -249,6 +249,15 @@ def test_models_that_cannot_be(name: str, tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def test_weights_that_do_not_fit_their_product(tmp_path: Path) -> None:
+    """Found where the model is cut: an analysis does not need their size."""
+    model = toys.attention()
+    toys.set_initializer(model, "attn.out.weight", np.ones((1, toys.HIDDEN), np.float32))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="is not a valid ONNX model"):
+        prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
+
+
 def test_what_they_are_made_from_is_fine(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(hostile(lambda _: None), path)
