@@ -225,7 +225,7 @@ class Network:
                     if self.norm:
                         text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
                         read = stream = f"norm{key}"
-                elif "read@" in SUMMED[self.added]:
+                elif "read@" in SUMMED[self.added] and not self.norm:
                     # The norm of the next layer is computed with the sum of this one.
                     text += NORMS[self.added].replace("stream@", stream).replace("@", key)
                     read = f"read{key}"
@@ -263,7 +263,8 @@ def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
         f"""<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]>
         layered ({inputs}) => ({", ".join(outputs)})
         <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
-         int64[1] axis1 = {{1}}, int64[1] axis2 = {{2}}, int64[1] axis3 = {{3}}, float[8] gain, float[8] shift, float[8, 8] last,
+         int64[1] axis1 = {{1}}, int64[1] axis2 = {{2}}, int64[1] axis3 = {{3}},
+         float[8] gain, float[8] shift, float[8, 8] last,
          float step = {{0.0625}}, uint8 zero = {{128}}{declared}>
         {{ {text} }}"""
     )

@@ -71,7 +71,8 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         _Part(found, path, site.begins_layer, site)
         for site in sorted(sites, key=lambda site: min(item.node.index for item in site.projections))
         if begins or site.is_branch
-        for path in (_common(paths, _nodes(site)),)
+        # A projection without a name may have its bias behind it.
+        for path in (_common(paths, _nodes(site)) or _common(paths, _behind(site)),)
         if (found := numbers.get(path, ()))
     ]
     counting = _counting(parts) if parts else set()
@@ -93,6 +94,10 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
 
 def _nodes(site: Site) -> list[Node]:
     return [*(item.node for item in site.projections), *site.cores]
+
+
+def _behind(site: Site) -> list[Node]:
+    return [item.node.readers[0] for item in site.projections if len(item.node.readers) == 1]
 
 
 def _common(paths: Mapping[Node, Stack], nodes: Iterable[Node]) -> Stack:

@@ -345,13 +345,18 @@ def _common(sites: Iterable[Sequence[Site]]) -> Stack:
 def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tuple[list[Site], State]]:
     """Return the layers of a chain of blocks with their sites."""
     at = {vertex: place for place, block in enumerate(chain) for vertex in block.inner}
-    held: dict[int, list[Site]] = defaultdict(list)
+    touched: dict[int, list[Site]] = defaultdict(list)
     for site in branches:
         places = {at.get(node.out) for node in (*(item.node for item in site.projections), *site.cores)}
         inside = {place for place in places if place is not None}
-        # What no stream goes around is no layer.
-        if len(inside) == 1 and flow.passes_by(chain[min(inside)]):
-            held[min(inside)].append(site)
+        if len(inside) == 1:
+            touched[min(inside)].append(site)
+    held: dict[int, list[Site]] = {}
+    for place in sorted(touched):
+        # Where no stream goes around a branch, it ends: what lies behind is another one's.
+        if not flow.passes_by(chain[place]):
+            break
+        held[place] = touched[place]
     begins = {place for place, sites in held.items() if any(site.begins_layer for site in sites)}
     beside = {place for place, sites in held.items() if any(not site.begins_layer for site in sites)}
     starts: list[int] = []
@@ -365,7 +370,8 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     length = 0
     for start, stop in pairwise([*starts, len(chain)]):
         own = [place for place in held if start <= place < stop]
-        state = _around(chain[start:stop], chain) if stop < len(chain) else None
+        # Without attention nothing shows where a layer begins: each block is one.
+        state = _around(chain[start:stop], chain) if stop < len(chain) and begins else None
         if state is None or not state.is_bypass:
             # Behind the last layer of a stream lies what repeats the one before, or its last block.
             again = chain[start : start + length]

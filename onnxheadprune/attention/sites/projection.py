@@ -260,7 +260,7 @@ def node_path(node: Node) -> list[str]:
 
 def weight_path(node: Node) -> list[str]:
     """The path in the name of a stored tensor that a node alone reads."""
-    stored = (value for value in node.inputs if value is not None and len(value.consumers) == 1)
+    stored = (value for value in node.sources if value.is_constant and len(value.consumers) == 1)
     return next(filter(None, map(_stored_path, stored)), [])
 
 
