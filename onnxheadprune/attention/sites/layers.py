@@ -208,7 +208,8 @@ def _runs(
                 state = _around(blocks, chain) if place in wanted else None
                 if state is not None:
                     inner = frozenset(vertex for block in blocks for vertex in block.inner)
-                    runs[place].append(_Run(state, inner, beside, beginning))
+                    if not flow.leaves_more(inner, state.behind):
+                        runs[place].append(_Run(state, inner, beside, beginning))
         every = [run for some in runs.values() for run in some]
         if runs.keys() == wanted and all(run.state.is_bypass and not run.beside for run in every):
             break
@@ -380,7 +381,11 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
             state = _around(again if same else chain[start : max(own) + 1], chain)
         else:
             length = stop - start
-        if state is not None:
+        if state is None:
+            continue
+        last = next(place for place, block in enumerate(chain) if block.behind is state.behind)
+        inner = {vertex for block in chain[start : last + 1] for vertex in block.inner}
+        if not flow.leaves_more(inner, state.behind):
             layers.append(([site for place in sorted(own) for site in held[place]], state))
     return layers
 
@@ -433,6 +438,9 @@ def _why_not(layer: _Layer) -> Refusal | None:
         why = "no state of a residual stream lies in front of it and behind it, so it has no identity"
         return Refusal(Reason.NO_PROJECTION, first.label, first.out.name, why)
     for state in layer.states:
+        if place_of(state.front) >= place_of(state.behind):
+            why = f"{state.front.name}, which it reads, is computed behind {state.behind.name}: it has no identity"
+            return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
         if not state.is_bypass:
             front, behind = (f"{value.name} {_shape(value)}" for value in (state.front, state.behind))
             why = f"the state in front of it is {front}, and the one behind it {behind}: it has no identity"

@@ -149,6 +149,19 @@ class Flow:
             [block.behind], lambda vertex: known.intersection(back(vertex))
         )
 
+    def leaves_more(self, inner: Collection[Vertex], behind: Value) -> bool:
+        """Return whether others read a further value of a layer that is like the state behind it.
+
+        A layer with two states has no identity by one of them.
+        """
+        return any(
+            isinstance(value, Value)
+            and value is not behind
+            and State(value, behind).is_bypass
+            and (value in self.ends or any(item not in inner for item in self.after.get(value, ())))
+            for value in inner
+        )
+
     def inside(self, state: State) -> Iterator[Node]:
         """Yield the nodes between two states."""
         last = place_of(state.behind)
@@ -226,17 +239,19 @@ def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object])
     ]
     fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
     behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
-    fronts, ends = _last(flow, fronts), _last(flow, behinds)
+    every, fronts, ends = fronts, _last(flow, fronts), _last(flow, behinds)
     kept = all(_is_kept(flow, value, made, named) for value in behinds if value not in ends)
-    if len(fronts) < len(ends) or not kept:
+    if len(fronts) < len(ends) or not kept or _is_late(flow, every, fronts, named):
         return []
     states = []
     for behind in sorted(ends, key=place_of):
-        alike = [front for front in fronts if State(front, behind).is_bypass]
-        if len(alike) > 1:
-            # The stream itself takes the shortest way.
-            near = list(reachable(vertices([behind]), lambda at: flow.before[at] if at in made else ()))
-            alike.sort(key=near.index)
+        # The stream itself takes the shortest way.
+        near = reachable(vertices([behind]), lambda at: flow.before[at] if at in made else ())
+        alike = [
+            front
+            for front in near
+            if isinstance(front, Value) and front in fronts and State(front, behind).is_bypass
+        ]
         # Where only one operator reads the state in front, no stream goes around it.
         if (
             not alike
@@ -260,6 +275,19 @@ def _last(flow: Flow, values: Sequence[Value]) -> list[Value]:
         for value in values
     }
     return [value for value in values if not any(value in above[other] for other in values)]
+
+
+def _is_late(
+    flow: Flow, every: Iterable[Value], fronts: Collection[Value], named: Mapping[Node, object]
+) -> bool:
+    """Return whether a state in front is computed, outside of all layers, from another value that the module reads."""
+
+    def outside(vertex: Vertex) -> Iterator[Vertex]:
+        node = maker(vertex)
+        yield from () if node is None or node in named else flow.before.get(vertex, ())
+
+    before = set(reachable(vertices(fronts), outside))
+    return any(value in before for value in every if value not in fronts)
 
 
 def _is_kept(flow: Flow, value: Value, made: Container[Vertex], named: Mapping[Node, object]) -> bool:
