@@ -277,7 +277,8 @@ class Cut(Selecting):
     layers: Annotated[
         Text | None,
         Setting(
-            'Layers and sublayers to remove: "3 5-7 attn.9 ffn.4". The bias of each is kept, where it has one.',
+            'Layers, and whole attentions and feed-forward blocks, to remove: "3 5-7 attn.9 ffn.4". A removed layer is'
+            " the identity; the last bias of a block is kept.",
             metavar="L",
             rules=(excludes(AMOUNT),),
         ),
