@@ -120,7 +120,7 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
     """The selection made on a model that runs all branches, for the one that runs one branch at a time."""
     assert cutter.learn is not None
     data = cutter.learn
-    sites = [site for site in cutter.sites.known if site.removable]
+    sites = [site for site in cutter.sites.known if site.removable and site.projections]
     parts = Parts(cutter.view, cutter.provider)
     running = Running(
         parts, [item.node for site in sites for item in site.projections], data.feeds, data.source

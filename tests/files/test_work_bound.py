@@ -14,7 +14,7 @@ from onnx.defs import OpSchema
 
 from onnxheadprune import ModelError, inspect
 from onnxheadprune.model import work_bound
-from onnxheadprune.model.graph.misfits import CONTENT
+from onnxheadprune.model.graph.misfits import CONTENT, PLACES
 from onnxheadprune.operators import view_of
 from tests import toys, toys_recovery
 from tests.conftest import Command
@@ -22,6 +22,7 @@ from tests.limits import within
 
 INTS = OpSchema.AttrType.INTS
 MANY = 1000
+NEWEST = onnx.defs.onnx_opset_version()
 RANK = 4
 
 
@@ -35,7 +36,7 @@ def _listed_inputs(schema: OpSchema) -> list[int]:
     return [
         index
         for index, item in enumerate(schema.inputs)
-        if set(item.types) <= {"tensor(int64)", "tensor(int32)"} and item.name not in CONTENT
+        if PLACES.issuperset(item.types) and item.name not in CONTENT
     ]
 
 
@@ -75,6 +76,28 @@ def test_a_list_is_no_longer_than_tensors_have_axes(op_type: str, version: int, 
     """Of every version of every standard operator: each integer list that its schema names, unless it is data."""
     with within(10), pytest.raises(ModelError, match=rf"is not valid: {name} has {MANY:,} entries"):
         view_of(_with_list(op_type, version, name, [0] * MANY))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int8, np.uint8])
+def test_data_is_as_long_as_it_likes(dtype: type[np.generic]) -> None:
+    """Of every standard operator: each input that takes such numbers and is no list about axes."""
+    kind = f"tensor({np.dtype(dtype)})"
+    for schema in onnx.defs.get_all_schemas():
+        lists = _listed_inputs(schema)
+        for index, item in enumerate(schema.inputs if not schema.domain else ()):
+            if kind not in item.types or index in lists:
+                continue
+            graph = onnx.GraphProto(name="one")
+            graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+            graph.node.add(op_type=schema.name, input=["x"] * index + ["stored"], output=["y"])
+            graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"] * RANK))
+            graph.initializer.append(numpy_helper.from_array(np.zeros(MANY, dtype), "stored"))
+            said = ""
+            try:
+                view_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", NEWEST)]))
+            except ModelError as error:
+                said = str(error)
+            assert f"has {MANY:,} entries" not in said
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from onnxheadprune.model.tensors import Array
 MAX_LISTED = 2 * MAX_RANK
 """Entries of a list about axes: pads have two for each."""
 NUMBERS = (AttributeProto.INT, AttributeProto.INTS)
+PLACES = frozenset(("tensor(int64)", "tensor(int32)"))
+"""The types of lists: an input that takes others, too, is data (a table, zero points)."""
 SHORT = tuple((size,) for size in range(9))
 CONTENT = frozenset(
     (
@@ -74,7 +76,7 @@ def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str 
     """What onnx does not look at: lengths, and axes that a permutation leaves out."""
     lists = {item.name: list(item.ints) for item in node.proto.attribute if item.type == AttributeProto.INTS}
     for index, item in listed.items():
-        if index < len(schema.inputs) and item.dtype.kind == "i":
+        if index < len(schema.inputs) and PLACES.issuperset(schema.inputs[index].types):
             lists.setdefault(schema.inputs[index].name, [int(number) for number in item.reshape(-1)])
     most = max(MAX_LISTED, len(node.inputs), len(node.outputs))
     for name, numbers in lists.items():
