@@ -127,6 +127,8 @@ def _entry(entry: RecordedUnits, removed: tuple[int, ...], moved: Mapping[str, s
     """The entry with its removed units; the states of a layer that is left have the names that they get."""
     states = entry.states
     if not removed:
-        states = tuple((moved.get(front, front), moved.get(behind, behind)) for front, behind in states)
+        pairs = ((moved.get(front, front), moved.get(behind, behind)) for front, behind in states)
+        # Between equal states nothing is left.
+        states = tuple((front, behind) for front, behind in pairs if front != behind)
     names = tuple(dict.fromkeys(behind for _, behind in states)) or entry.projections
     return replace(entry, removed=removed, states=states, projections=names)

@@ -15,19 +15,17 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.find import exits_of
-from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
 from tests import toys_exits, toys_experts, toys_layers
 from tests.conftest import Command
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {LAYERS: layers, EXITS: exits_of, VOCABULARY: vocabularies}
-ALL = [*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES]
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {EXITS: exits_of, VOCABULARY: vocabularies}
+ALL = [*dict.fromkeys([*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES])]
 DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
     "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
-    "other sublayers": (DECODER, ["--layers", "sublayer.0"]),
     "mixture-of-experts blocks": (MIXTURE, ["--experts", "0:0"]),
     LAYERS: (DECODER, ["--layers", "0"]),
     EXITS: (EXITING, ["--exit", "1"]),
@@ -58,7 +56,7 @@ def _saved(model: ModelProto, path: Path) -> Path:
 
 
 def test_every_search_is_listed() -> None:
-    assert set(FUNCTIONS) == set(SEARCHES) and set(ASKED) == set(ALL)
+    assert {LAYERS, *FUNCTIONS} == set(SEARCHES) and set(ASKED) == set(ALL)
 
 
 @pytest.mark.one_in(5)
@@ -148,9 +146,11 @@ def test_prune_names_a_search_that_it_ran(
 ) -> None:
     """Blocks inside experts are looked for where experts are removed."""
     path = _saved(MIXTURE(), tmp_path / "model.onnx")
-    _end("other sublayers", monkeypatch)
+    _end("feed-forward blocks", monkeypatch)
     shown = command("prune", path, "-o", tmp_path / "cut.onnx", "--experts", "0:1")
-    assert shown.exit_code == 0 and "other sublayers could not be analysed" in " ".join(shown.stdout.split())
+    assert shown.exit_code == 0 and "feed-forward blocks could not be analysed" in " ".join(
+        shown.stdout.split()
+    )
 
 
 def test_operators_that_onnx_cannot_check_end_no_command(

@@ -60,10 +60,18 @@ def cut(model: ModelProto, spec: Part, renumber: bool) -> ModelProto | str:
 def check(
     model: ModelProto, parts: list[Part], order: list[Part], renumber: bool = False
 ) -> ModelProto | None:
-    """One call gives what calls in an order give. What one of these refuses is refused in one call, too."""
+    """One call gives what calls in an order give. What one of these refuses is refused in one call, too.
+
+    Units that a removed layer has taken along cannot be named again.
+    """
     step: ModelProto | str = model
+    layers = {site.key for site in analysis_of(model).sites.of("layers")}
     for number, part in enumerate(order):
         assert isinstance(step, ModelProto)
+        if any(layers & earlier.keys() for earlier in order[:number]):
+            left = {site.key for site in analysis_of(step).sites.every}
+            if not left & part.keys():
+                continue
         step = cut(step, part, renumber)
         if isinstance(step, str):
             assert isinstance(cut(model, joined(order[: number + 1]), renumber), str), (order, step)

@@ -227,7 +227,6 @@ WHOLE = PrunePlan(
     renamed=(RenamedIo("input", "x", None),),
     left_out=(LeftOutNode("main[3]", "a reason"),),
     notes=("a note",),
-    layers=("0",),
     edits=tuple(PlannedEdit(edit, ("0",)) for edit in EVERYTHING),
 )
 

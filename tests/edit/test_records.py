@@ -18,8 +18,6 @@ from onnxheadprune.attention.sites.kinds import KINDS, every_kind
 from onnxheadprune.edit import model_records, records
 from onnxheadprune.edit.model_records import (
     EXITS_ENTRY,
-    LAYERS_ENTRY,
-    LAYERS_KEY,
     NO_UNITS,
     VOCABULARY_ENTRY,
     RecordedExit,
@@ -33,6 +31,7 @@ from onnxheadprune.edit.records import (
     FUSED_ENTRY,
     FUSED_KEY,
     HEADS,
+    LAYERS,
     QUANTIZED_ENTRY,
     REFIT_ENTRY,
     VALIDATION_KEY,
@@ -53,12 +52,14 @@ SITES = (
     RecordedUnits(0, "encoder.0", 4, (1, 3), ("a", "b"), 2),
     RecordedUnits(1, "encoder.1", 4, (), ("c",), 4),
 )
-BLOCKS = (RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)), RecordedUnits(1, "mlp.1", 8, (), ("e",)))
+BLOCKS = (
+    RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)),
+    RecordedUnits(1, "layer.1", 1, (), (), states=(("f", "g"),)),
+)
 REFIT = RefitRecord(("a", "b"), "0123", 64, {"a": "0123456789abcdef", "b": "0" * 16}, steps=3)
 EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behind"))
 TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",), ("logits",))
-LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
-HEADS_KEY = units_entry(HEADS).key
+HEADS_KEY, LAYERS_KEY = units_entry(HEADS).key, units_entry(LAYERS).key
 QUANTIZED = QuantizedRecord("int8-qdq", {"per_channel": True, "bits": 8}, "01", 5, REFIT)
 FUSED = (FusedSite(1, "Attention"), FusedSite(2, "MultiHeadAttention"))
 EXAMPLES: tuple[tuple[Entry[Any], object], ...] = (
@@ -68,7 +69,6 @@ EXAMPLES: tuple[tuple[Entry[Any], object], ...] = (
     (FUSED_ENTRY, FUSED),
     (CACHES_ENTRY, (0, 2)),
     (QUANTIZED_ENTRY, QUANTIZED),
-    (LAYERS_ENTRY, LAYERS),
     (EXITS_ENTRY, EXITS),
     (VOCABULARY_ENTRY, TOKENS),
 )
@@ -184,7 +184,6 @@ def test_a_wrong_value_in_any_field_is_a_sentence(key: str) -> None:
         (HEADS_KEY, lambda it: it["sites"][0].update(removed="1,0"), r"sites\[0\]\.removed: '0' is no range"),
         (COMPENSATED_KEY, lambda it: it["digests"].update(c="0" * 16), "'c' is not one of the tensors"),
         (COMPENSATED_KEY, lambda it: it["digests"].update(a="0" * 15), r"digests\.a: .* is not a digest"),
-        (LAYERS_KEY, lambda it: it["layers"].update(x=["0"]), "'0' is listed more than once"),
         (VOCABULARY_KEY, lambda it: it.update(rows=19), "token 19 is none of the 19"),
         (VOCABULARY_KEY, lambda it: it.update(kept=it["kept"] + "AAAA"), "kept: "),
     ],
