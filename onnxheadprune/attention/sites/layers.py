@@ -33,6 +33,7 @@ from onnxheadprune.attention.sites.states import (
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.model.graph.facts import PLAIN_SUMS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -371,7 +372,10 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     length = 0
     for start, stop in pairwise([*starts, len(chain)]):
         own = [place for place in held if start <= place < stop]
-        # Without attention nothing shows where a layer begins: each block is one.
+        # What is added between two layers is neither's. Without attention nothing shows where one begins: each block
+        # is a layer.
+        added = (place for place in range(max(own) + 1, stop) if _adds(chain[place]))
+        stop = min(stop, next(added, stop))
         state = _around(chain[start:stop], chain) if stop < len(chain) and begins else None
         if state is None or not state.is_bypass:
             # Behind the last layer of a stream lies what repeats the one before, or its last block.
@@ -388,6 +392,20 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
         if not flow.leaves_more(inner, state.behind):
             layers.append(([site for place in sorted(own) for site in held[place]], state))
     return layers
+
+
+def _adds(block: Block) -> bool:
+    """Return whether a block adds something of another kind than a bias to the stream: position embeddings."""
+    node = maker(block.behind)
+    return (
+        len(block.inner) == 1
+        and node is not None
+        and node in PLAIN_SUMS
+        and any(
+            value is not block.front and (not value.is_constant or (value.rank or 0) > 1)
+            for value in node.sources
+        )
+    )
 
 
 def _kind(block: Block) -> str:

@@ -221,8 +221,8 @@ def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object])
     """Return the states that the nodes of one module read from outside and hand to the outside; empty without.
 
     A state is of the shape of another one across the module. What the module reads of others beside it was computed
-    before (an encoder's output, the keys of an earlier layer), what others read beside it they keep. Nothing outside
-    joins the state in front with the one behind: a sum around the module would double the stream.
+    before (an encoder's output, the keys of an earlier layer); what others read of it beside states is of other shapes.
+    Nothing outside joins the state in front with the one behind: a sum around the module would double the stream.
     """
     made = {value for node in nodes for value in _vertices(node)}
     read = dict.fromkeys(
@@ -239,12 +239,11 @@ def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object])
     ]
     fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
     behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
-    every, fronts, ends = fronts, _last(flow, fronts), _last(flow, behinds)
-    kept = all(_is_kept(flow, value, made, named) for value in behinds if value not in ends)
-    if len(fronts) < len(ends) or not kept or _is_late(flow, every, fronts, named):
+    every, fronts = fronts, _last(flow, fronts)
+    if len(fronts) < len(behinds) or _is_late(flow, every, fronts, named):
         return []
     states = []
-    for behind in sorted(ends, key=place_of):
+    for behind in sorted(behinds, key=place_of):
         # The stream itself takes the shortest way.
         near = reachable(vertices([behind]), lambda at: flow.before[at] if at in made else ())
         alike = [
@@ -288,12 +287,6 @@ def _is_late(
 
     before = set(reachable(vertices(fronts), outside))
     return any(value in before for value in every if value not in fronts)
-
-
-def _is_kept(flow: Flow, value: Value, made: Container[Vertex], named: Mapping[Node, object]) -> bool:
-    """Return whether only modules of other layers read a value outside of its own, so that they keep it."""
-    outside = [maker(item) for item in flow.after.get(value, ()) if item not in made]
-    return value not in flow.ends and all(node in named for node in outside)
 
 
 def _meets(flow: Flow, front: Value, behind: Value, made: Collection[Vertex]) -> bool:
