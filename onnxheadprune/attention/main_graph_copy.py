@@ -98,4 +98,4 @@ def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
 
 
 def _names(sites: Sites) -> list[tuple[int, tuple[str, ...]]]:
-    return [(site.index, site.projection_names) for site in sites.known if not site.states]
+    return [(site.index, site.projection_names) for site in sites.known if site.projections]
