@@ -285,7 +285,7 @@ def _belongs(block: Block, places: Collection[NumberedPath]) -> bool:
         return len(block.inner) > 1
     node = behind.producer
     alone = node is not None and all(value is front or not value.rank for value in node.sources)
-    return alone and State(front, behind).is_bypass
+    return alone and front.elem_type == behind.elem_type and front.shape == behind.shape
 
 
 def _places(block: Block, named: Mapping[Node, NumberedPath]) -> set[NumberedPath]:
