@@ -184,7 +184,8 @@ def listed(sites: Sequence[Site]) -> str:
     """Return sites by their keys: a few with their names, many in ranges ("attn.0-23, ffn.0-23")."""
     if len(sites) <= MAX_NAMED:
         return ", ".join(site.label for site in sites)
-    numbers: dict[type[Site], list[int]] = {}
+    numbers: dict[str, list[int]] = {}
     for site in sites:
-        numbers.setdefault(type(site), []).append(site.number)
-    return ", ".join(kind.called(0).removesuffix("0") + spelled(own) for kind, own in numbers.items())
+        stack, _, number = site.tag.rpartition(".")
+        numbers.setdefault(stack, []).append(int(number))
+    return ", ".join(f"{stack}.{spelled(own)}" for stack, own in numbers.items())

@@ -5,6 +5,7 @@ The oracle is the same network, written without the layer.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.edit.records import LAYERS, units_entry
 from onnxheadprune.errors import RefusedError, UsageError
-from tests import toys_exits, toys_scores
+from tests import toys_exits, toys_parallel, toys_scores
 from tests.attention.layered import (
     BRANCHES,
     FEED,
@@ -30,6 +32,7 @@ from tests.attention.layered import (
 )
 from tests.conftest import ROOT, Command
 from tests.liveness.one_node import run
+from tests.toys_seq2seq import HIDDEN, Block
 
 DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 KINDS = [kind for kind in BRANCHES if kind not in GIVEN]
@@ -288,3 +291,110 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
     result = ohp.prune(toys_scores.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
+
+
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize(
+    ("spec", "left", "lacks"),
+    [("ffn.1", "attn.1", "feed-forward block"), ("1", "ffn.1", "attention site")],
+)
+def test_a_layer_without_attention_or_network_says_so(
+    command: Command, tmp_path: Path, spec: str, left: str, lacks: str
+) -> None:
+    onnx.save(ohp.prune(DIGITS, heads={spec: "*"}, validate=False).model, tmp_path / "m.onnx")
+    told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
+    assert [layer["lacks"] for layer in told] == [[], [lacks], [], []]
+    assert f"blocks.1  {left} (no {lacks})" in command("inspect", tmp_path / "m.onnx").stdout
+
+
+@pytest.mark.parametrize("spec", [{"0": [1]}, {"ffn.1": range(6)}])
+def test_where_no_site_is_removed_as_a_whole_there_is_no_record(spec: dict[str, Any]) -> None:
+    made = ohp.prune(Network(PLAIN).model(), heads=spec, validate=False).model
+    assert units_entry(LAYERS).read(made) == ()
+
+
+@pytest.mark.parametrize(
+    "model", [Network(PLAIN).model(), toys_parallel.decoder(), toys_parallel.decoder(bias=True)]
+)
+def test_of_a_layer_whose_branches_all_go_nothing_is_left(model: onnx.ModelProto) -> None:
+    made = ohp.prune(model, heads={"attn.1": "*", "ffn.1": "*"}, provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed"
+    assert not {site for sites in (held(made.model)[key] for key in "02") for site in sites} & {
+        "attn.1",
+        "ffn.1",
+    }
+    assert held(made.model).get("1", []) == []
+
+
+@pytest.mark.long
+def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: Path) -> None:
+    folder, once, twice = (tmp_path / name for name in ("in", "once", "twice"))
+    folder.mkdir()
+    for name in ("model.onnx", "model_fp16.onnx"):
+        onnx.save(toys_scores.stack(layers=3), folder / name)
+    for source, out, number in ((folder, once, 0), (once, twice, 1)):
+        outcome = command("prune", source, "-o", out, "--layers", str(number), "--json")
+        assert outcome.exit_code == 0, outcome.stderr
+    for name in ("model.onnx", "model_fp16.onnx"):
+        assert held(twice / name) == {"2": ["attn.2", "ffn.2"]}
+    outcome = command("prune", twice, "-o", tmp_path / "more", "--layers", "0")
+    assert outcome.exit_code == 2 and "there is no layer '0'; this model has layer.2" in outcome.stderr
+
+
+def two_stacks(tangled: bool) -> onnx.ModelProto:
+    """Two layers of an encoder and of a decoder; `tangled`, the decoder's first attention comes before the encoder."""
+    block = Block()
+    nothing = block.toy.constant("nothing", np.zeros((1, 1, 1, 1), np.float32))
+
+    def attended(stream: str, source: str, name: str) -> str:
+        keys, values = (block.heads(source, f"{name}.{part}") for part in "kv")
+        return block.attended(stream, name, keys, values, nothing)
+
+    encoded, decoded = "source", "target"
+    if tangled:
+        decoded = attended(decoded, decoded, "decoder.0")
+    for number in range(2):
+        encoded = block.fed(attended(encoded, encoded, f"encoder.{number}"), f"encoder.{number}.mlp")
+    for number in range(2):
+        if number or not tangled:
+            decoded = attended(decoded, decoded, f"decoder.{number}")
+        decoded = block.fed(attended(decoded, encoded, f"cross.{number}"), f"decoder.{number}.mlp")
+    info = block.toy.info
+    return block.toy.model(
+        [info("source", [1, "s", HIDDEN]), info("target", [1, "t", HIDDEN])],
+        [info(decoded, [1, "t", HIDDEN])],
+    )
+
+
+@pytest.mark.parametrize("tangled", [False, True])
+def test_without_names_attentions_to_another_stack_are_in_the_layers_of_their_own(tangled: bool) -> None:
+    """They are numbered in the order of the graph."""
+    first, second = ("1 2", "0 3") if tangled else ("0 1", "2 3")
+    encoder = [[f"attn.{number}", f"ffn.{place}"] for place, number in enumerate(first.split())]
+    one, other = second.split()
+    decoder = [[f"attn.{one}", f"attn.{other}", "ffn.2"], ["attn.4", "attn.5", "ffn.3"]]
+    assert sorted(held(anonymous(two_stacks(tangled))).values()) == sorted([*encoder, *decoder])
+
+
+def test_a_block_whose_nodes_have_no_path_has_that_of_the_sum_behind_it() -> None:
+    model = anonymous(two_stacks(False))
+    sums = [node for node in model.graph.node if node.output[0].endswith(".stream")]
+    for number, node in enumerate(sums):
+        node.name = f"net/block_{number}/add"
+    found = inspect(model)
+    names = [site.name for site in (*found, *found.of("neurons"))]
+    assert names == [f"net.block_{number}" for number in (0, 2, 4, 5, 7, 8, 1, 3, 6, 9)]
+
+
+def test_calls_of_one_module_are_numbered_as_layers_are() -> None:
+    """Each runs on the same weights, so its number is no layer's."""
+    model = toys_scores.stack(layers=3)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        call = re.search(r"layer(\d)", node.output[0])
+        if call is not None:
+            node.name = f"net/group_0_inner_0_{2 * int(call[1]) + 1}/{node.op_type}"
+        node.input[:] = [
+            re.sub(r"^layer\d", "layer0", name) if name in stored else name for name in node.input
+        ]
+    assert held(model) == {str(number): [f"attn.{number}", f"ffn.{number}"] for number in range(3)}

@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import SPAN, Site
 from onnxheadprune.operators import view_of
 from tests import toys_layers
+from tests.attention.layered import Network, renamed
 from tests.conftest import ROOT, Command
 from tests.sources import nodes
 
@@ -151,7 +152,19 @@ def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[
 
 def test_a_layer_that_is_not_there(command: Command, model: Path) -> None:
     result = command("prune", model, "--dry-run", "--layers", "9")
-    assert result.stderr == "error: there is no layer '9': this model's layers are 0-2\n"
+    there = "layer.0 (layer0), layer.1 (layer1), layer.2 (layer2)"
+    assert result.stderr == f"error: there is no layer '9'; this model has {there}\n"
+
+
+def test_many_layers_are_listed_by_their_stacks(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "deep.onnx"
+    model = Network([["attention", "network"]] * 10).model()
+    stacks = "encoder", "decoder"
+    onnx.save(
+        renamed(model, lambda value, layer, _: f"/{stacks[layer // 5]}.layers.{layer % 5}/{value}"), path
+    )
+    told = command("prune", path, "--dry-run", "--layers", "9").stderr
+    assert told == "error: there is no layer '9'; this model has layer.encoder.0-4, layer.decoder.0-4\n"
 
 
 @pytest.mark.one_in(2)
@@ -189,7 +202,7 @@ def test_projections_are_identified(command: Command, model: Path, nameless: boo
     listed = command("inspect", model, "--json").document
     view = view_of(proto)
     scopes = {scope.ref: scope for scope in view.scopes}
-    for kind in kinds():
+    for kind in with_options():
         seen = set()
         for site, expected in zip(listed[kind.FIELD], inspect(proto).of(kind.UNITS), strict=True):
             for item, projection in zip(site["projections"], expected.projections, strict=True):

@@ -36,14 +36,6 @@ def wrong_type() -> ModelProto:
     return model
 
 
-def impossible_axes() -> ModelProto:
-    """As TorchScript writes a transposition by negative axes."""
-    model = attention(f"{MERGED} {PROJECTED}")
-    model.graph.node.append(helper.make_node("Transpose", ["y"], ["z"], perm=[0, -1, 1]))
-    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
-    return model
-
-
 def no_bias() -> ModelProto:
     """ONNX Runtime's kernel on the CPU reads the bias that is not there before 1.32: a segmentation fault."""
     model = attention(f"{MERGED} {PROJECTED}")
@@ -60,7 +52,6 @@ def no_bias() -> ModelProto:
 FAILING = {
     unknown_operator: "elsewhere:Strange(-1) is not a registered function",
     wrong_type: "Sinh",
-    impossible_axes: "Transpose",
 }
 BIAS_IS_OPTIONAL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
 if not BIAS_IS_OPTIONAL:
