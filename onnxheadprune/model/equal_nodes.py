@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.model.bodies import bodies_of, graphs_in, is_constant, stored_tensor
 from onnxheadprune.model.graph.facts import is_random, opset_of, schema_of
-from onnxheadprune.model.messages import copied, keep, replace_all
+from onnxheadprune.model.messages import copied, replace_all
 from onnxheadprune.model.storage.tensors import is_outside
 
 MAX_COMPARED = 4096
@@ -39,7 +39,6 @@ def without_repeats(model: ModelProto) -> ModelProto:
     if not any(item.positions for item in found):
         return model
     made = copied(model)
-    unread: set[str] = set()
     # Bodies first: those of a graph whose nodes are replaced are copies.
     for graph, repeated in reversed(list(zip(graphs_in(made.graph), found, strict=True))):
         for node in graph.node:
@@ -50,23 +49,11 @@ def without_repeats(model: ModelProto) -> ModelProto:
         for info in graph.output:
             info.name = repeated.names.get(info.name, info.name)
         if repeated.positions:
-            unread.update(name for at in repeated.positions for name in graph.node[at].input)
             kept = (node for at, node in enumerate(graph.node) if at not in repeated.positions)
             replace_all(graph.node, kept)
             declared = [info for info in graph.value_info if info.name not in repeated.names]
             replace_all(graph.value_info, declared)
-    _drop_constants(made.graph, unread)
     return made
-
-
-def _drop_constants(main: GraphProto, names: set[str]) -> None:
-    """Drop those of some values that are stored, and that nothing reads any more."""
-    for graph in graphs_in(main):
-        names.difference_update(info.name for info in (*graph.input, *graph.output))
-        names.difference_update(name for node in graph.node for name in node.input)
-    for graph in graphs_in(main) if names else ():
-        keep(graph.node, lambda node: not is_constant(node) or names.isdisjoint(node.output))
-        keep(graph.initializer, lambda tensor: tensor.name not in names)
 
 
 def _repeated(
