@@ -78,7 +78,8 @@ def without_past(model: ModelProto) -> ModelProto:
 def encoder(folder: Path, *, heads: int = toys.HEADS) -> Path:
     """An encoder in two precisions, with what stands beside it; the precise file has its weights in another one."""
     (folder / "onnx").mkdir(parents=True)
-    model = toys_scores.stack(heads=heads, kv_heads=heads)
+    # Its neurons take more than a kilobyte: smaller tensors are written into the model.
+    model = toys_scores.stack(heads=heads, kv_heads=heads, inner=64)
     onnx.save(quantized(model), folder / "onnx" / "model_quantized.onnx")
     # This one changes the model: its weights are elsewhere then.
     onnx.save(
