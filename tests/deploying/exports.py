@@ -75,11 +75,10 @@ def without_past(model: ModelProto) -> ModelProto:
     return made
 
 
-def encoder(folder: Path, *, heads: int = toys.HEADS) -> Path:
+def encoder(folder: Path, *, heads: int = toys.HEADS, inner: int = toys_scores.INNER) -> Path:
     """An encoder in two precisions, with what stands beside it; the precise file has its weights in another one."""
     (folder / "onnx").mkdir(parents=True)
-    # Its neurons take more than a kilobyte: smaller tensors are written into the model.
-    model = toys_scores.stack(heads=heads, kv_heads=heads, inner=64)
+    model = toys_scores.stack(heads=heads, kv_heads=heads, inner=inner)
     onnx.save(quantized(model), folder / "onnx" / "model_quantized.onnx")
     # This one changes the model: its weights are elsewhere then.
     onnx.save(
@@ -132,6 +131,10 @@ def side_files(folder: Path, config: dict[str, Any]) -> None:
     (folder / "tokenizer.json").write_text("a tokenizer")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling": "mean"}')
+
+
+WIDE = 64
+"""Neurons that take more than a kilobyte: smaller tensors are written into the model."""
 
 
 def as_hub_cache(folder: Path, place: Path) -> Path:

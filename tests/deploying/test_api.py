@@ -62,7 +62,7 @@ def test_arguments_are_written_as_python_takes_them(value: object, written: str)
 
 @pytest.mark.long
 def test_a_target_on_data(tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in")
+    folder = exports.encoder(tmp_path / "in", inner=exports.WIDE)
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))
     result = prune_folder(
         folder, output=tmp_path / "out", ratio=0.5, data={"input_ids": ids}, data_name="{}.weights"

@@ -29,7 +29,7 @@ def removed(path: Path) -> list[tuple[int, ...]]:
 
 
 def test_the_same_heads_go_from_both_precisions(command: Command, tmp_path: Path) -> None:
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    folder, out = exports.encoder(tmp_path / "in", inner=exports.WIDE), tmp_path / "out"
     before = contents(folder)
     outcome = command("prune", folder, "-o", out, "--heads", "0:1 1:0,3", "--json")
     assert outcome.exit_code == 0, outcome.stderr
@@ -158,7 +158,7 @@ def test_a_look_ahead_writes_nothing(command: Command, tmp_path: Path) -> None:
 def test_data_files_keep_the_names_of_the_layout(
     options: tuple[str, ...], name: str | None, command: Command, tmp_path: Path
 ) -> None:
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    folder, out = exports.encoder(tmp_path / "in", inner=exports.WIDE), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", *options)
     assert outcome.exit_code == 0, outcome.stderr
     wanted = {"model.onnx", "model_quantized.onnx"} | ({name} if name else set())
