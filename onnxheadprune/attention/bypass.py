@@ -82,7 +82,14 @@ class Bypass:
             value = scopes[scope_of(ref)].lookup(name) if name else None
             return self.fronts[value].name if value is not None and value in self.fronts else name
 
-        made = dict(self.edits)
+        instead = _instead(self.view, edits)
+        made: dict[Edit, frozenset[str]] = {}
+        for edit, sites in self.edits.items():
+            if isinstance(edit, SetInput):
+                # A sum to which nothing is added any more is not there to be read.
+                value = scopes[scope_of(edit.node)].lookup(edit.value)
+                edit = replace(edit, value=edit.value if value is None else instead.get(value, edit.value))
+            made[edit] = sites
         for edit, sites in edits.items() if self.layers else ():
             if isinstance(edit, SetInput):
                 edit = replace(edit, value=moved(edit.node, edit.value))
@@ -90,6 +97,15 @@ class Bypass:
                 edit = replace(edit, inputs=tuple(moved(edit.before, name) for name in edit.inputs))
             made[edit] = made.get(edit, frozenset()) | sites
         return made if self.layers else dict(edits)
+
+    def names(self, edits: Iterable[Edit]) -> dict[str, str]:
+        """What is read in place of values that go: of states, and of sums to which nothing is added any more."""
+        found = {
+            value.name: name for value, name in _instead(self.view, edits).items() if value not in self.fronts
+        }
+        return found | {
+            behind.name: found.get(front.name, front.name) for behind, front in self.fronts.items()
+        }
 
     def kept(self) -> Iterator[str]:
         """Yield what is still computed of each layer for others, one sentence each."""
@@ -103,6 +119,19 @@ class Bypass:
             ]
             if others:
                 yield f"a part of {layer.key} is still computed: {first_few(others, 3)}"
+
+
+def _instead(view: GraphView, edits: Iterable[Edit]) -> dict[Value, str]:
+    """The name that all readers of the output of a dropped node read in its place, by that output."""
+    some = list(edits)
+    dropped = {edit.node for edit in some if isinstance(edit, DropNode)}
+    read: dict[Value, set[str]] = {}
+    for edit in some:
+        if isinstance(edit, SetInput) and edit.index < len(view.by_ref[edit.node].inputs):
+            value = view.by_ref[edit.node].inputs[edit.index]
+            if value is not None and value.producer is not None and value.producer.ref in dropped:
+                read.setdefault(value, set()).add(edit.value)
+    return {value: next(iter(names)) for value, names in read.items() if len(names) == 1}
 
 
 def _norm(node: Node, front: str) -> Iterator[Edit]:

@@ -124,11 +124,11 @@ def site_records(
 
 
 def _entry(entry: RecordedUnits, removed: tuple[int, ...], moved: Mapping[str, str]) -> RecordedUnits:
-    """The entry with its removed units; the states of a layer that is left have the names that they get."""
-    states = entry.states
-    if not removed:
-        pairs = ((moved.get(front, front), moved.get(behind, behind)) for front, behind in states)
-        # Between equal states nothing is left.
-        states = tuple((front, behind) for front, behind in pairs if front != behind)
-    names = tuple(dict.fromkeys(behind for _, behind in states)) or entry.projections
-    return replace(entry, removed=removed, states=states, projections=names)
+    """The entry with its removed units; the states of a layer have the names that they get, removed ones none."""
+    entry = replace(entry, removed=removed)
+    if not entry.states:
+        return entry
+    pairs = ((moved.get(front, front), moved.get(behind, behind)) for front, behind in entry.states)
+    # Between equal states nothing is left.
+    states = tuple((front, behind) for front, behind in pairs if front != behind and not removed)
+    return replace(entry, states=states, projections=tuple(dict.fromkeys(behind for _, behind in states)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
@@ -28,7 +28,7 @@ from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import names_all, resolve_units
-from onnxheadprune.edit.edits import DropNode, Edit, SetInput, SetMetadata
+from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.plan import (
     IoChange,
     LeftOutNode,
@@ -45,7 +45,7 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import analysing
-from onnxheadprune.model.graph.view import GraphView, Use, Value
+from onnxheadprune.model.graph.view import GraphView, Use
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.spelling import spelled as spelled_units
 
@@ -146,7 +146,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         # Layers keep their numbers, whatever is left of them.
         shifted.add(LayerSite)
     blocks = planned_block_cuts(view, sites, chosen, shifted)
-    records = site_records(cuts, blocks, view, sites, gone, _moved(view, edits, bypass))
+    records = site_records(cuts, blocks, view, sites, gone, bypass.names(edits))
     edits |= dict.fromkeys(records, frozenset())
     if caches.sites:
         went = {*CACHES_ENTRY.read(view.model), *caches.sites}
@@ -175,23 +175,6 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         ),
     )
     return Planning(plan, view, sites, cut, io, silent)
-
-
-def _moved(view: GraphView, edits: Iterable[Edit], bypass: Bypass) -> dict[str, str]:
-    """The values that are read in place of sums to which nothing is added any more."""
-    some = list(edits)
-    dropped = {edit.node for edit in some if isinstance(edit, DropNode)}
-    read: dict[Value, set[str]] = {}
-    for edit in some:
-        if isinstance(edit, SetInput) and edit.index < len(view.by_ref[edit.node].inputs):
-            value = view.by_ref[edit.node].inputs[edit.index]
-            if value is not None and value.producer is not None and value.producer.ref in dropped:
-                read.setdefault(value, set()).add(edit.value)
-    return {
-        value.name: next(iter(names))
-        for value, names in read.items()
-        if len(names) == 1 and value not in bypass.fronts
-    }
 
 
 def _silent(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> tuple[Use, ...]:

@@ -122,18 +122,13 @@ def _stored(nodes: Iterable[Node]) -> set[Value]:
 
 
 def _recorded(flows: Sequence[Flow], record: Sequence[RecordedUnits]) -> list[_Layer]:
-    """The layers of a record, those that are removed without states."""
-    removed = {behind: front for entry in record if not entry.left for front, behind in entry.states}
-
-    def present(name: str) -> str:
-        return present(removed[name]) if name in removed else name
-
+    """The layers of a record; those that are removed have no states."""
     layers = []
     for entry in record:
         layer = _Layer(entry.name, entry.number % SEVERAL)
         for flow in flows if entry.left else ():
             for front, behind in entry.states:
-                pair = flow.scope.lookup(present(front)), flow.scope.values.get(behind)
+                pair = flow.scope.lookup(front), flow.scope.values.get(behind)
                 if pair[0] is not None and pair[1] is not None:
                     layer.enclosed(flow, [State(pair[0], pair[1])])
         layers.append(layer)
