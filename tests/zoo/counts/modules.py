@@ -31,15 +31,20 @@ def counts_of(model: nn.Module, case: Case) -> dict[str, Any]:
         model: the module.
         case: its inputs and output projections.
     """
-    paths = dict.fromkeys(item.module_path for item in case.projections)
-    found = (_stack(model, path, paths) for path in paths)
-    stacks = dict.fromkeys(path for path in found if path is not None)
+    stacks = stacks_of(model, case)
     lasts = {path for path in _lasts(model) if any(path.startswith(f"{stack}.") for stack in stacks)}
-    calls = _calls(model, case, lasts)
+    calls = calls_of(model, case, lasts)
     layers = [len(list(model.get_submodule(stack).children())) for stack in stacks]
     experts = any(word in type(item).__name__.lower() for item in model.modules() for word in EXPERTS)
     blocks = sum(calls[path] for path in lasts)
     return {"layers": sorted(layers) or None, "blocks": None if experts or not blocks else blocks}
+
+
+def stacks_of(model: nn.Module, case: Case) -> list[str]:
+    """Return the paths of the containers of layers with attention, in order of execution."""
+    paths = dict.fromkeys(item.module_path for item in case.projections)
+    found = (_stack(model, path, paths) for path in paths)
+    return list(dict.fromkeys(path for path in found if path is not None))
 
 
 def _lasts(model: nn.Module) -> set[str]:
@@ -95,7 +100,7 @@ def _stack(model: nn.Module, path: str, projections: Collection[str]) -> str | N
     return None
 
 
-def _calls(model: nn.Module, case: Case, paths: Iterable[str]) -> dict[str, int]:
+def calls_of(model: nn.Module, case: Case, paths: Iterable[str]) -> dict[str, int]:
     """Return how often modules run on the first feed."""
     calls = dict.fromkeys(paths, 0)
     hooks = [model.get_submodule(path).register_forward_hook(_counting(calls, path)) for path in calls]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.layers import Layer
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.layer_site import LayerSite
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,18 @@ def _counts(data: Mapping[str, Any]) -> Counts:
     return Counts(tuple(data["heads"]), tuple(data["kv"]), layers, data["blocks"])
 
 
-def found_counts(
-    sites: Sites, attention: Iterable[AttentionSite | None], found: Mapping[str, Layer]
-) -> tuple[Counts, dict[str, int]]:
+def found_counts(sites: Sites, attention: Iterable[AttentionSite | None]) -> tuple[Counts, dict[str, int]]:
     """Return what is found in a graph, and its blocks by kind.
 
     Args:
         sites: of the graph.
         attention: the site of each attention of the module.
-        found: its layers.
     """
     own = list(attention)
     stacks = Counter(
-        key.rpartition(".")[0]
-        for key, layer in found.items()
-        if any(site.begins_layer for site in layer.sites)
+        layer.label.rpartition(".")[0]
+        for layer in sites.of(LayerSite.UNITS)
+        if isinstance(layer, LayerSite) and any(site.begins_layer for site in layer.parts)
     )
     kinds = Counter(block.kind for block in sites.neurons)
     counts = Counts(

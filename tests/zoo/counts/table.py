@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from onnxheadprune.attention.layers import layers
 from tests.zoo.analysed import Analysed, told
 from tests.zoo.counts.known import KNOWN
 from tests.zoo.counts.row import CountRow, Counts, found_counts
@@ -62,7 +61,7 @@ def check(path: Path) -> CountRow:
         sites = Analysed(folder).sites
         matched = match_sites(sites, folder.projections, folder.weights) or by_weight(sites, folder.weights)
         own = [matched.get(place) for place, item in enumerate(folder.projections) if item["tied_to"] is None]
-        found, kinds = found_counts(sites, own, layers(sites))
+        found, kinds = found_counts(sites, own)
     except Exception as problem:  # whatever the engine raises is the finding
         return replace(row, error=told(problem))
     return replace(row, found=found, kinds=kinds)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -23,7 +22,8 @@ from tests.zoo.check import FINE
 from tests.zoo.folder import Folder
 from tests.zoo.row import Outcome
 from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
-from tests.zoo.units.cuts import KINDS, NEURONS, Cut, cuts_of
+from tests.zoo.units.bypass import NoStateError
+from tests.zoo.units.cuts import KINDS, Cut, cuts_of
 from tests.zoo.units.row import UnitRow, Verdict
 
 Reference = Callable[[Mapping[Site, tuple[int, ...]], int], Arrays | None]
@@ -69,18 +69,10 @@ class _Check(Analysed):
         return UnitRow(case["name"], case["variant"], case["family"], verdicts)
 
     def _verdict(self, kind: str) -> Verdict:
-        found = (
-            list(self.sites.neurons)
-            if kind == NEURONS
-            else [
-                layer
-                for layer in (found.sites for found in layers(self.sites).values())
-                if any(site in self.sites.neurons for site in layer)
-            ]
-        )
+        found = self.sites.of(kind)
         if not found:
             return Verdict(Outcome.NO_SITE)
-        reasons = {str(site.reason) for site in self._concerned(kind) if site.reason is not None}
+        reasons = {str(site.reason) for site in found if site.reason is not None}
         gathers: set[str] = set()
         error, done, torch = 0.0, 0, 0
         for cut in (cut for cut in cuts_of(self.sites) if cut.kind == kind):
@@ -103,16 +95,6 @@ class _Check(Analysed):
         return Verdict(
             outcome, len(found), done, torch, self.general(gathers), self.general(reasons), "", error
         )
-
-    def _concerned(self, kind: str) -> Iterable[Site]:
-        if kind == NEURONS:
-            return self.sites.neurons
-        return [
-            site
-            for layer in (found.sites for found in layers(self.sites).values())
-            for site in layer
-            if any(s in self.sites.neurons for s in layer)
-        ]
 
     def _compared(self, cut: Cut, planning: Planning) -> tuple[float, bool]:
         """The largest error of a cut, and whether PyTorch was asked.
@@ -138,7 +120,10 @@ class _Check(Analysed):
         worst, asked = 0.0, True
         for feed, inputs in enumerate(self.folder.feeds()):
             got, limit = pruned(inputs), self.folder.tolerance or 0.0
-            want, who = self.torch(cut.units, feed), "PyTorch"
+            try:
+                want, who = self.torch(cut.units, feed), "PyTorch"
+            except NoStateError as problem:
+                raise _ApartError(str(problem)) from problem
             if want is None:
                 masked = masked or Runner(self._masked(planning))
                 want, who, asked = masked(inputs), "the masked reference", False
@@ -164,7 +149,7 @@ class _Check(Analysed):
 
 
 class _ApartError(Exception):
-    """A cut is not the silenced model."""
+    """A cut is not what PyTorch computes without these units."""
 
 
 def _distance(got: Arrays, want: Arrays) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
@@ -34,13 +33,7 @@ class Cut:
 def cuts_of(sites: Sites) -> Iterator[Cut]:
     """The cuts of a graph; none of a kind of which there is nothing that can go."""
     yield from neuron_cuts([block for block in sites.neurons if block.removable])
-    yield from layer_cuts(
-        [
-            layer
-            for layer in (found.sites for found in layers(sites).values())
-            if all(site.removable for site in layer) and _is_layer(layer)
-        ]
-    )
+    yield from layer_cuts([layer for layer in sites.of(LAYERS) if layer.removable])
 
 
 def neuron_cuts(blocks: Sequence[NeuronSite]) -> Iterator[Cut]:
@@ -55,23 +48,12 @@ def neuron_cuts(blocks: Sequence[NeuronSite]) -> Iterator[Cut]:
         yield Cut(NEURONS, "whole", {block.key: "*"}, {block: tuple(range(block.num_units))})
 
 
-def layer_cuts(layers_: Sequence[Sequence[Site]]) -> Iterator[Cut]:
+def layer_cuts(layers: Sequence[Site]) -> Iterator[Cut]:
     """The last layer, and every second one from the first on."""
-    cuts = {"last": layers_[-1:], "second": layers_[::2] if len(layers_) > 1 else []}
-    for name, going in cuts.items():
-        sites = [site for layer in going for site in layer]
-        if sites:
-            spec: dict[str, list[int] | str] = {_key(site): "*" for site in sites}
-            yield Cut(LAYERS, name, spec, {site: tuple(range(site.num_units)) for site in sites})
-
-
-def _is_layer(layer: Sequence[Site]) -> bool:
-    """Whether it has a feed-forward block; attention alone is a site, and its heads have columns of their own."""
-    return any(isinstance(site, NeuronSite) for site in layer)
-
-
-def _key(site: Site) -> str:
-    return f"attn.{site.key}" if site.key.isdecimal() else site.key
+    for name, gone in {"last": layers[-1:], "second": layers[::2] if len(layers) > 1 else []}.items():
+        if gone:
+            spec: dict[str, list[int] | str] = {layer.key: "*" for layer in gone}
+            yield Cut(LAYERS, name, spec, dict.fromkeys(gone, (0,)))
 
 
 def _third(block: NeuronSite, _: int) -> tuple[int, ...]:

@@ -8,22 +8,21 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
 from torch import nn
 
 from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.sublayer_site import SublayerSite
 from tests.zoo.build import Workshop
 from tests.zoo.case import Case
 from tests.zoo.families import all_cases
 from tests.zoo.folder import Folder
-from tests.zoo.match import match_sites
 from tests.zoo.reference import outputs
-from tests.zoo.runs import Arrays, Runner
+from tests.zoo.runs import Arrays
+from tests.zoo.units.bypass import bypassed
 from tests.zoo.units.check import Reference
+from tests.zoo.units.cuts import LAYERS
 from tests.zoo.units.silence import Original
 
 
@@ -55,34 +54,21 @@ def references(folder: Folder, sites: Sites) -> Reference:
     case = _cases()[folder.case["name"]]
     with _unwarned():
         module = _module(case.name)
-        matched = match_sites(sites, folder.projections, folder.weights) or {}
-        original = Original(module, case, matched, sites.neurons, _added(folder, sites))
+        original = Original(module, case, sites.neurons)
     last: list[tuple[Mapping[Site, tuple[int, ...]], nn.Module | None]] = []
+
+    def without(units: Mapping[Site, tuple[int, ...]]) -> nn.Module | None:
+        layers = [site for site in units if isinstance(site, LayerSite)]
+        if layers:
+            return bypassed(module, case, sites.of(LAYERS), layers)
+        return original.without({site: gone for site, gone in units.items() if isinstance(site, NeuronSite)})
 
     def ask(units: Mapping[Site, tuple[int, ...]], feed: int) -> Arrays | None:
         with _unwarned():
             # Held, not known by its id, which another cut may get once this one is gone.
             if not last or last[0][0] is not units:
-                last[:] = [(units, original.without(units))]
+                last[:] = [(units, without(units))]
             found = last[0][1]
             return None if found is None else dict(outputs(found, case, case.feeds[feed]))
 
     return ask
-
-
-def _added(folder: Folder, sites: Sites) -> dict[SublayerSite, NDArray[np.float64]]:
-    """The outputs, on the first feed, of sublayers that are removed as terms of a residual sum."""
-    terms: dict[SublayerSite, str] = {}
-    for site in sites.every:
-        term = site.projections[0].term if isinstance(site, SublayerSite) else None
-        value = None if term is None else term.node.inputs[term.input_index]
-        if isinstance(site, SublayerSite) and value is not None and not value.is_constant:
-            terms[site] = value.name
-    if not terms:
-        return {}
-    model = ModelProto()
-    model.CopyFrom(folder.model)
-    declared = {info.name for info in model.graph.output}
-    model.graph.output.extend(ValueInfoProto(name=name) for name in {*terms.values()} - declared)
-    given = Runner(model)(folder.feeds()[0])
-    return {site: given[name].astype(np.float64) for site, name in terms.items()}

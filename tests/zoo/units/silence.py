@@ -1,32 +1,27 @@
-"""PyTorch without some units: the columns of the maps that read them set to zero in a copy of the module."""
+"""PyTorch without some neurons: the columns of the maps that read them set to zero in a copy of the module."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.sublayer_site import SublayerSite
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep
-from tests.zoo.case import Case, silence
+from tests.zoo.case import Case
 from tests.zoo.reference import outputs
 
 Array = npt.NDArray[np.float64]
 CLOSE = 1e-5
 """Largest difference between a stored weight and the module's that is the same one."""
-ALIKE = 1e-5
-"""Largest difference between a term of a residual sum in the graph and the output of its module."""
 
 
 @dataclass(frozen=True)
@@ -35,80 +30,32 @@ class Original:
 
     Attributes:
         module: the model.
-        case: its inputs and output projections.
-        attention: the site of each output projection, where it is known.
+        case: its inputs.
         blocks: all feed-forward blocks of the graph, in graph order.
-        added: the outputs, on the first feed, of sublayers that are removed as terms of a residual sum.
     """
 
     module: nn.Module
     case: Case
-    attention: Mapping[int, AttentionSite]
     blocks: Sequence[NeuronSite]
-    added: Mapping[SublayerSite, Array] = field(default_factory=dict)
 
-    def without(self, units: Mapping[Site, Sequence[int]]) -> nn.Module | None:
-        """A copy in which units contribute nothing, None where what reads them is not one of the module's weights."""
-        known = set(self.attention.values())
-        going = {block: units[block] for block in self.blocks if block in units}
-        places = range(len(self.case.projections))
-        heads = [list(units.get(self.attention[at], ())) if at in self.attention else [] for at in places]
-        if any(site not in known for site in units if isinstance(site, AttentionSite)):
-            return None
+    def without(self, units: Mapping[NeuronSite, Sequence[int]]) -> nn.Module | None:
+        """A copy in which neurons contribute nothing, None where what reads them is not one of the module's weights."""
         silenced = copy.deepcopy(self.module)
-        if any(heads):
-            silenced = silence(self.module, self.case.projections, heads)
-        readers = self._readers() if going else {}
+        readers = self._readers()
         found = {block for blocks in readers.values() for block in blocks}
         for path, blocks in readers.items():
-            columns = [_columns(block, going.get(block, ())) for block in blocks]
+            columns = [_columns(block, units.get(block, ())) for block in blocks]
             if any(columns) and not _silenced(silenced, path, columns, self.case):
                 return None
-        for block in going.keys() - found:
+        for block in units.keys() - found:
             place = stacked(block, self.module) if len(block.projections) == 1 else None
             if place is None:
                 return None
             name, axis = place
             with torch.no_grad():
                 experts = silenced.get_parameter(name)
-                experts.movedim(axis, -1)[..., _columns(block, going[block])] = 0.0
-        # Before any of them is silenced: modules are matched by their outputs in the original.
-        ends = {site: self._end(site) for site in units if isinstance(site, SublayerSite)}
-        for site, path in ends.items():
-            if path is None:
-                return None
-            end = silenced.get_submodule(path)
-            if site.projections[0].term is not None:
-                end.register_forward_hook(_zeros)
-            elif (weight := weight_of(end)) is not None:
-                torch.nn.init.zeros_(weight)  # its bias stays
+                experts.movedim(axis, -1)[..., _columns(block, units[block])] = 0.0
         return silenced
-
-    def _end(self, site: SublayerSite) -> str | None:
-        """The last module of a sublayer, None if there is none, or one that is called several times."""
-        (projection,) = site.projections
-        if projection.term is None:
-            return reader(projection, self.module)
-        added = self.added.get(site)
-        if added is None:
-            return None
-        found: dict[str, list[bool]] = {}
-
-        def compare(path: str, output: object) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if isinstance(first, torch.Tensor):
-                numbers = first.detach().double().numpy()
-                same = numbers.size == added.size and np.allclose(numbers.ravel(), added.ravel(), atol=ALIKE)
-                found.setdefault(path, []).append(same)
-
-        hooks = [
-            module.register_forward_hook(lambda _, __, output, path=path: compare(path, output))
-            for path, module in self.module.named_modules()
-        ]
-        outputs(self.module, self.case, self.case.feeds[0])
-        for hook in hooks:
-            hook.remove()
-        return next((path for path, calls in found.items() if calls == [True]), None)
 
     def _readers(self) -> dict[str, list[NeuronSite]]:
         """The blocks that each map of the module reads, in order."""
@@ -166,14 +113,6 @@ def weight_of(module: nn.Module) -> torch.Tensor | None:
     if type(module).__name__ == "Conv1D":
         return weight.t()
     return weight
-
-
-def _zeros(_: nn.Module, __: object, output: object) -> object:
-    """A forward hook that replaces a module's output by zeros."""
-    if isinstance(output, tuple):
-        return (torch.zeros_like(output[0]), *output[1:])
-    assert isinstance(output, torch.Tensor)
-    return torch.zeros_like(output)
 
 
 def _columns(block: NeuronSite, gone: Sequence[int]) -> list[int]:

@@ -1,0 +1,128 @@
+"""PyTorch without some layers: a copy of the module in which each of them returns the state that it was given."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from onnxheadprune.attention.sites.site import Site
+from tests.zoo.case import Case
+from tests.zoo.counts.modules import calls_of, stacks_of
+
+_Call: TypeAlias = tuple[str, int | None]
+"""The path of a module, and which of its calls; None means each."""
+
+
+class NoStateError(Exception):
+    """What a module returns has another shape than all that it was given: it cannot be the identity."""
+
+
+def bypassed(module: nn.Module, case: Case, layers: Sequence[Site], gone: Iterable[Site]) -> nn.Module | None:
+    """A copy in which layers are the identity, None where it is unknown which modules they are.
+
+    Args:
+        module: the model.
+        case: its inputs and output projections.
+        layers: all layers of the graph, in graph order.
+        gone: those that are removed.
+    """
+    places = _places(module, case, layers)
+    calls: dict[str, list[int | None]] = defaultdict(list)
+    for layer in gone:
+        if layer not in places:
+            return None
+        path, call = places[layer]
+        calls[path].append(call)
+    copied = copy.deepcopy(module)
+    for path, some in calls.items():
+        layer = copied.get_submodule(path)
+        # No hook: SqueezeBERT's modules call `forward` themselves.
+        layer.forward = _identity(layer, some)
+    return copied
+
+
+def _places(module: nn.Module, case: Case, layers: Sequence[Site]) -> Mapping[Site, _Call]:
+    """The module of each layer: by its name, else by its place, where the module has as many layers."""
+    paths = {path for path, item in module.named_modules() if path and _runs(item)}
+    named = {layer: _path(layer.name, paths) for layer in layers}
+    if not any(named.values()):
+        children = [path for stack in stacks_of(module, case) for path in _children(module, stack)]
+        named = dict(zip(layers, children, strict=False)) if len(children) == len(layers) else {}
+    together: dict[str, list[Site]] = defaultdict(list)
+    for layer, path in named.items():
+        if path is not None:
+            together[path].append(layer)
+    calls = calls_of(module, case, together)
+    found: dict[Site, _Call] = {}
+    for path, some in together.items():
+        if len(some) == 1:
+            found[some[0]] = path, None
+        elif len(some) == calls[path]:  # one module that runs several times is as many layers
+            found |= {layer: (path, call) for call, layer in enumerate(some)}
+    return found
+
+
+def _runs(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
+
+
+def _path(name: str, paths: Collection[str]) -> str | None:
+    """The path of the only module that a name can mean, which may lack or have a part in front."""
+    ends = [path for path in paths if f".{path}".endswith(f".{name}") or f".{name}".endswith(f".{path}")]
+    longest = [path for path in ends if len(path) == max(map(len, ends))]
+    return longest[0] if name and len(longest) == 1 else None
+
+
+def _children(module: nn.Module, stack: str) -> Iterator[str]:
+    yield from (f"{stack}.{name}" for name, _ in module.get_submodule(stack).named_children())
+
+
+def _identity(module: nn.Module, calls: Collection[int | None]) -> Callable[..., Any]:
+    """A module's `forward` that returns, in some of its calls, the states that it was given."""
+    forward, count = module.forward, itertools.count()
+
+    def identity(*args: Any, **given: Any) -> Any:
+        this, output = next(count), forward(*args, **given)
+        if None not in calls and this not in calls:
+            return output
+        states = [*_tensors((args, list(given.values())))]
+        left = len(states)
+        found = _mapped(output, partial(_taken, states))
+        if len(states) == left:
+            raise NoStateError(f"{type(module).__name__} returns no state of a shape that it was given")
+        return found
+
+    return identity
+
+
+def _tensors(item: Any) -> Iterator[torch.Tensor]:
+    if isinstance(item, torch.Tensor) and item.is_floating_point():
+        yield item
+    elif isinstance(item, tuple | list):
+        for one in item:
+            yield from _tensors(one)
+
+
+def _taken(states: list[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """The first state of an output's shape, which is taken from the list; the output where there is none."""
+    at = next((k for k, state in enumerate(states) if state.shape == output.shape), None)
+    return output if at is None else states.pop(at)
+
+
+def _mapped(item: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """What a module returns, with other tensors."""
+    if isinstance(item, torch.Tensor):
+        return change(item) if item.is_floating_point() else item
+    if isinstance(item, tuple | list):
+        return type(item)(_mapped(one, change) for one in item)
+    if isinstance(item, dict):
+        for key, value in item.items():
+            item[key] = _mapped(value, change)
+    return item
