@@ -1,4 +1,7 @@
-"""PyTorch without some layers: a copy of the module in which each of them returns the state that it was given."""
+"""PyTorch without some layers: a copy of the module in which each of them returns the state that it was given.
+
+A layer whose residual sum is in the module around it returns zeros.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +19,7 @@ from torch import nn
 from onnxheadprune.attention.sites.site import Site
 from tests.zoo.case import Case
 from tests.zoo.counts.modules import calls_of, stacks_of
+from tests.zoo.reference import outputs
 
 _Call: TypeAlias = tuple[str, int | None]
 """The path of a module, and which of its calls; None means each."""
@@ -40,12 +45,49 @@ def bypassed(module: nn.Module, case: Case, layers: Sequence[Site], gone: Iterab
             return None
         path, call = places[layer]
         calls[path].append(call)
+    branches = _branches(module, case, [path for path, _ in places.values()])
     copied = copy.deepcopy(module)
     for path, some in calls.items():
+        container = path.rpartition(".")[0]
+        if container not in branches:
+            return None
         layer = copied.get_submodule(path)
         # No hook: SqueezeBERT's modules call `forward` themselves.
-        layer.forward = _identity(layer, some)
+        layer.forward = _instead(layer, some, branches[container])
     return copied
+
+
+def _branches(module: nn.Module, case: Case, paths: Iterable[str]) -> Mapping[str, bool]:
+    """Whether the layers in each container return what their parent adds to the state, not the state behind them.
+
+    The next layer's input tells; a container is left out where it equals neither.
+    """
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+    copied = copy.deepcopy(module)
+    for path in dict.fromkeys(paths):
+        layer = copied.get_submodule(path)
+        layer.forward = _watched(layer.forward, seen[path.rpartition(".")[0]])
+    outputs(copied, case, case.feeds[0])
+    found: dict[str, bool] = {}
+    for container, runs in seen.items():
+        pairs = [pair for pair in pairwise(runs) if pair[0][0].shape == pair[0][1].shape == pair[1][0].shape]
+        if any(torch.equal(output, then) for (_, output), (then, _) in pairs) or len(runs) == 1:
+            found[container] = False
+        elif any(torch.allclose(given + output, then) for (given, output), (then, _) in pairs):
+            found[container] = True
+    return found
+
+
+def _watched(
+    forward: Callable[..., Any], seen: list[tuple[torch.Tensor, torch.Tensor]]
+) -> Callable[..., Any]:
+    def watched(*args: Any, **given: Any) -> Any:
+        first = next(_tensors((args, list(given.values())))).clone()
+        output = forward(*args, **given)
+        seen.append((first, next(_tensors(output)).clone()))
+        return output
+
+    return watched
 
 
 def _places(module: nn.Module, case: Case, layers: Sequence[Site]) -> Mapping[Site, _Call]:
@@ -84,11 +126,11 @@ def _children(module: nn.Module, stack: str) -> Iterator[str]:
     yield from (f"{stack}.{name}" for name, _ in module.get_submodule(stack).named_children())
 
 
-def _identity(module: nn.Module, calls: Collection[int | None]) -> Callable[..., Any]:
-    """A module's `forward` that returns, in some of its calls, the states that it was given."""
+def _instead(module: nn.Module, calls: Collection[int | None], is_branch: bool) -> Callable[..., Any]:
+    """A module's `forward` that returns, in some of its calls, the states that it was given, or zeros as a branch."""
     forward, count = module.forward, itertools.count()
 
-    def identity(*args: Any, **given: Any) -> Any:
+    def instead(*args: Any, **given: Any) -> Any:
         this, output = next(count), forward(*args, **given)
         if None not in calls and this not in calls:
             return output
@@ -97,16 +139,16 @@ def _identity(module: nn.Module, calls: Collection[int | None]) -> Callable[...,
         found = _mapped(output, partial(_taken, states))
         if len(states) == left:
             raise NoStateError(f"{type(module).__name__} returns no state of a shape that it was given")
-        return found
+        return _mapped(output, torch.zeros_like) if is_branch else found
 
-    return identity
+    return instead
 
 
 def _tensors(item: Any) -> Iterator[torch.Tensor]:
     if isinstance(item, torch.Tensor) and item.is_floating_point():
         yield item
-    elif isinstance(item, tuple | list):
-        for one in item:
+    elif isinstance(item, tuple | list | dict):
+        for one in item.values() if isinstance(item, dict) else item:
             yield from _tensors(one)
 
 

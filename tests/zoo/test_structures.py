@@ -1,0 +1,80 @@
+"""Layers of random structures: each that is removed is the identity of PyTorch, whatever operators write its sums."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("torch")
+
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.errors import RefusedError
+from tests.zoo.runs import Runner, distance
+
+if TYPE_CHECKING:
+    from tests.zoo.structures import Model, Structure
+
+pytestmark = pytest.mark.samples
+
+COUNT = 126
+"""As many as the ways to write a sum, recipes and wraps need to meet."""
+TOLERANCE = 2e-4
+MATTERS = 1e-3
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Lists structures only where samples were asked for: that imports torch."""
+    if "structure" in metafunc.fixturenames:
+        found: list[Structure] = []
+        if metafunc.config.getoption("markexpr") == "samples":
+            from tests.zoo.structures import structures
+
+            found = list(structures(COUNT))
+        metafunc.parametrize("structure", found, ids=str)
+
+
+def test_a_removed_layer_is_the_identity(structure: Structure) -> None:
+    from tests.zoo.structures import exported, feed_of, model_of
+
+    model, feed = model_of(structure), feed_of(structure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = exported(model)
+    whole = model.without([], feed)
+    assert distance(Runner(graph)(feed)["logits"], whole, "logits") < TOLERANCE, "the export is wrong"
+    references = {name: model.without(parts, feed) for name, parts in _identities(model).items()}
+    sites = analyse(graph, {}, "the model").sites
+    wrong, removed = [], 0
+    for layer in sites.of(LayerSite.UNITS):
+        try:
+            cut = apply_plan(analyse(graph, {layer.key: "*"}, "the model").plan, graph)
+        except RefusedError:
+            continue
+        removed += 1
+        output = Runner(cut)(feed)["logits"]
+        equal = [
+            name
+            for name, reference in references.items()
+            if output.shape == reference.shape and distance(output, reference, "logits") < TOLERANCE
+        ]
+        expected = [path for path in model.by_path if f".{path}".endswith(f".{layer.name}")]
+        # A name names a layer of the module; without one it is what lies between any two states.
+        if not (set(expected) & set(equal) if expected else equal):
+            wrong.append(f"{layer.key} ({layer.name}) is {equal or 'nothing that lies between two states'}")
+    assert not wrong
+    if structure.names == "module" and structure.wrap == "plain":
+        assert removed == len(model.by_path)
+
+
+def _identities(model: Model) -> dict[str, list[object]]:
+    """The parts of the module between any two of its states, the layers by their paths."""
+    found: dict[str, list[object]] = {path: [layer] for path, layer in model.by_path.items()}
+    states = model.states
+    for first, last in combinations(range(len(states) + 1), 2):
+        found[f"{first} to {last}"] = states[first:last]
+    return found
