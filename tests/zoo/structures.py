@@ -269,6 +269,20 @@ class Step(nn.Module):
         return x if self.is_bypassed else state
 
 
+class Added(nn.Module):
+    """A step that adds what does not come from the stream: embeddings of positions, or of a time."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__()
+        self.is_of_time, self.is_bypassed = extra == "time", False
+        self.positions = nn.Parameter(torch.randn(8, HIDDEN))
+        self.time = nn.Linear(4, HIDDEN)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        added = self.time(context["time"]).unsqueeze(1) if self.is_of_time else self.positions[: x.shape[1]]
+        return x if self.is_bypassed else x + added
+
+
 class Layer(nn.Module):
     """Steps, and what else a layer may do with the state."""
 
@@ -276,20 +290,15 @@ class Layer(nn.Module):
         super().__init__()
         self.extra, self.number, self.is_bypassed = structure.extra, number, False
         forms = structure.forms
-        self.steps = [Step(structure, kind, forms[at % len(forms)]) for at, kind in enumerate(recipe)]
+        self.steps: list[Step | Added] = [Added(self.extra)] if self.extra in ("positions", "time") else []
+        self.steps += [Step(structure, kind, forms[at % len(forms)]) for at, kind in enumerate(recipe)]
         for at, step in enumerate(self.steps):
-            self.add_module(f"{step.kind}_{'abcd'[at]}", step)
-        self.positions = nn.Parameter(torch.randn(8, HIDDEN))
-        self.time = nn.Linear(4, HIDDEN)
+            self.add_module(f"{step.kind if isinstance(step, Step) else 'added'}_{'abcde'[at]}", step)
         self.table = nn.Parameter(torch.randn(HEADS, 8, 8))
         self.merge = nn.Linear((number + 1) * HIDDEN, HIDDEN)
 
     def forward(self, state: Tensor, context: Context) -> Tensor:
         x = state
-        if self.extra == "positions":
-            x = x + self.positions[: x.shape[1]]
-        if self.extra == "time":
-            x = x + self.time(context["time"]).unsqueeze(1)
         if self.extra == "bias" and "bias" not in context:  # as T5 does
             context["bias"] = self.table[:, : x.shape[1], : x.shape[1]]
         if self.extra == "dense":
@@ -306,7 +315,7 @@ class Joint(nn.Module):
         super().__init__()
         self.attn, self.norm_x, self.norm_y = Attention(), nn.LayerNorm(HIDDEN), nn.LayerNorm(HIDDEN)
         self.mlp_x, self.mlp_y, self.is_bypassed = FeedForward(), FeedForward(), False
-        self.steps: list[Step] = []
+        self.steps: list[Step | Added] = []
 
     def forward(self, state: tuple[Tensor, Tensor], context: Context) -> tuple[Tensor, Tensor]:
         x, y = state
@@ -320,6 +329,7 @@ class Model(nn.Module):
 
     Attributes:
         by_path: its layers, in order of execution.
+        runs: a layer for each time that one runs: copies with the same parameters where one runs several times.
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -342,6 +352,11 @@ class Model(nn.Module):
             for number in range(1 if wrap == "shared" else LAYERS):
                 layer = Joint() if wrap == "streams" else Layer(structure, recipe, number)
                 self._add(f"{path}.{number}", layer)
+        self.runs, self.is_reference = list(self.by_path.values()), False
+        if wrap == "shared":
+            (layer,) = self.runs
+            same = {id(parameter): parameter for parameter in layer.parameters()}
+            self.runs = [copy.deepcopy(layer, dict(same)) for _ in range(LAYERS)]
 
     def _add(self, path: str, layer: Layer | Joint) -> None:
         *names, last = path.split(".")
@@ -356,13 +371,13 @@ class Model(nn.Module):
     def forward(self, ids: Tensor, time: Tensor) -> Tensor:
         x = self.word(ids)
         context: Context = {"time": time, "shares": self.structure.extra == "shared keys"}
-        layers = list(self.by_path.values())
+        layers = self.runs if self.is_reference else list(self.by_path.values())
         if self.structure.wrap == "streams":
             state = x, self.word(ids[:, 2:])
             for layer in layers:
                 state = layer(state, context)
             return self.head(state[0])
-        if self.structure.wrap == "shared":
+        if self.structure.wrap == "shared" and not self.is_reference:
             layers *= LAYERS
         context["states"] = [x]
         for at, layer in enumerate(layers):
@@ -377,16 +392,18 @@ class Model(nn.Module):
         return self.head(self.norm(x))
 
     @property
-    def states(self) -> list[Layer | Joint | Step]:
+    def states(self) -> list[nn.Module]:
         """What lies between two states of the stream, in order; layers without steps as a whole."""
-        return [part for layer in self.by_path.values() for part in layer.steps or [layer]]
+        return [part for layer in self.runs for part in layer.steps or [layer]]
 
     def without(self, parts: Collection[nn.Module], feed: Arrays) -> NDArray[Any]:
         """The output with layers or steps as the identity."""
+        self.is_reference = True
         for part in parts:
             part.is_bypassed = True
         with torch.no_grad():
             output = self(*(torch.from_numpy(array) for array in feed.values()))
+        self.is_reference = False
         for part in parts:
             part.is_bypassed = False
         found: NDArray[Any] = output.numpy()
