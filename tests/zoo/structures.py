@@ -234,17 +234,19 @@ def structures(count: int) -> Iterator[Structure]:
     forms = list(FORMS)
     for seed in range(count):
         some = random.Random(seed)
-        wrap = WRAPS[seed % len(WRAPS)]
+        wrap, names = WRAPS[seed % len(WRAPS)], some.choice(NAMES)
+        # Without names, what lies between two states may begin behind the layer that joins earlier ones.
+        extras = EXTRAS if names == "module" else EXTRAS[:-1]
         yield Structure(
             seed,
             (forms[seed % len(forms)], some.choice(("add", *forms))),
             RECIPES[seed % len(RECIPES)],
             some.choice(list(NORMS)),
             some.choice(PLACES),
-            some.choice(EXTRAS) if wrap == "plain" else "",
+            some.choice(extras) if wrap == "plain" else "",
             wrap,
             some.choice(PATHS),
-            some.choice(NAMES),
+            names,
             some.random() < 0.2,
         )
 
