@@ -122,16 +122,22 @@ class Bypass:
 
 
 def _instead(view: GraphView, edits: Iterable[Edit]) -> dict[Value, str]:
-    """The name that all readers of the output of a dropped node read in its place, by that output."""
+    """The name that all readers of a value, as far as they are left, read in its place, by that value."""
     some = list(edits)
     dropped = {edit.node for edit in some if isinstance(edit, DropNode)}
-    read: dict[Value, set[str]] = {}
-    for edit in some:
-        if isinstance(edit, SetInput) and edit.index < len(view.by_ref[edit.node].inputs):
-            value = view.by_ref[edit.node].inputs[edit.index]
-            if value is not None and value.producer is not None and value.producer.ref in dropped:
-                read.setdefault(value, set()).add(edit.value)
-    return {value: next(iter(names)) for value, names in read.items() if len(names) == 1}
+    read = {(edit.node, edit.index): edit.value for edit in some if isinstance(edit, SetInput)}
+    found: dict[Value, str] = {}
+    for node, index in read:
+        inputs = view.by_ref[node].inputs
+        value = inputs[index] if index < len(inputs) else None
+        if value is None or value in found or value.is_graph_output:
+            continue
+        uses = [(use.node.ref, use.input_index) for use in value.consumers]
+        left = [use for use in uses if use[0] not in dropped] or uses
+        names = {read.get(use, value.name) for use in left}
+        if len(names) == 1 and value.name not in names:
+            found[value] = names.pop()
+    return found
 
 
 def _norm(node: Node, front: str) -> Iterator[Edit]:

