@@ -34,7 +34,7 @@ from onnxheadprune.settings.measuring import To
 
 Record = TypeVar("Record")
 
-VERSION = 1
+VERSION = 2
 """Of all entries."""
 VALIDATION_KEY = "onnxheadprune.validation"
 COMPENSATED_KEY = "onnxheadprune.compensated"

@@ -31,7 +31,7 @@ def rewritten(model: ModelProto, change: Change) -> ModelProto:
     copy.CopyFrom(model)
     entry = next(item for item in copy.metadata_props if item.key == units_entry(HEADS).key)
     sites = change(json.loads(entry.value)["sites"])
-    entry.value = json.dumps({"version": 1, "sites": sites})
+    entry.value = json.dumps({"version": 2, "sites": sites})
     return copy
 
 
@@ -109,7 +109,7 @@ def renamed(model: ModelProto, change: Change) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     entry = next(item for item in copy.metadata_props if item.key == units_entry("neurons").key)
-    entry.value = json.dumps({"version": 1, "sites": change(json.loads(entry.value)["sites"])})
+    entry.value = json.dumps({"version": 2, "sites": change(json.loads(entry.value)["sites"])})
     return copy
 
 

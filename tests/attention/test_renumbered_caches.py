@@ -217,10 +217,10 @@ def test_a_model_without_its_record_does_not_belong_to_the_original() -> None:
 def test_a_record_of_caches_that_are_there_is_refused() -> None:
     model = toys_layers.decoder(3, cache=True)
     kept = prune(model, heads=ATTENTION, provider="cpu").model
-    kept.metadata_props.add(key=CACHES_KEY, value='{"version": 1, "sites": [1]}')
+    kept.metadata_props.add(key=CACHES_KEY, value='{"version": 2, "sites": [1]}')
     with pytest.raises(UsageError, match="do not belong together"):
         validate(model, kept, provider="cpu")
-    kept.metadata_props[-1].value = '{"version": 1}'
+    kept.metadata_props[-1].value = '{"version": 2}'
     with pytest.raises(ModelError, match="cannot be read"):
         validate(model, kept, provider="cpu")
 

@@ -367,7 +367,7 @@ def test_constants_that_explode_when_they_are_folded(op_type: str, tmp_path: Pat
 
 def test_records_that_lie(tmp_path: Path) -> None:
     for sites in ("3", '[{"number": "x"}]', "{" * 5000, "[7]"):
-        record = f'{{"version": 1, "sites": {sites}}}'
+        record = f'{{"version": 2, "sites": {sites}}}'
         model = toys.attention()
         helper.set_model_props(model, {"onnxheadprune.heads": record})
         with pytest.raises((ModelError, RefusedError)):

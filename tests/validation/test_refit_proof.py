@@ -159,7 +159,7 @@ def test_an_unknown_version_of_a_fusion_is_refused() -> None:
 
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[]", '"text"', '{"version": 1, "sites": 1}', '{"sites": []}', "nul"]
+    "text", ["[" * 100_000, "[]", '"text"', '{"version": 2, "sites": 1}', '{"sites": []}', "nul"]
 )
 def test_a_record_that_is_none_is_named(text: str) -> None:
     model = toys.attention()

@@ -26,10 +26,10 @@ PART = "units"
 INTRO = """## Neurons and layers
 
 The same graphs without neurons and without layers. Of the feed-forward blocks that are found, the same third of each
-goes, another half of each, and all of one; of the layers the last one, and every second one. Each cut must do fewer
-operations than the original, and equal PyTorch: the columns that read these neurons are zero in the module, and the
-module of a layer returns the state that it was given. Where numbers are quantized or half as long, a map is not stored
-as the module has it, or no module is known to be the layer, the masked reference decides.
+goes, another half of each, and all of one; of the layers the last one, and every second one. A layer is a feed-forward
+block and the attention before it. Each cut must do fewer operations than the original, and equal PyTorch, where the
+columns that read these units are zero in the module, or the masked reference: where numbers are quantized or half as
+long, or a map is not stored as the module has it.
 """
 LEGEND = """
 | cell | meaning |
