@@ -141,7 +141,7 @@ def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
 
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("key", [COMPENSATED_KEY, HEADS_KEY])
-@pytest.mark.parametrize("version", [2, 99, 0, "2", None, True, [1]])
+@pytest.mark.parametrize("version", [3, 99, 0, "2", None, True, [1]])
 def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key: str, version: Any) -> None:
     original, model = made[0], copy_of(made[1])
     edit_record(model, key, lambda content: content.update(version=version))
@@ -152,8 +152,8 @@ def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key:
 def test_an_unknown_version_of_a_fusion_is_refused() -> None:
     model = toys.attention()
     smaller = attacks.pruned(model)
-    smaller.metadata_props.add(key=FUSED_KEY, value='{"version": 2, "sites": []}')
-    with pytest.raises(ModelError, match="is of version 2"):
+    smaller.metadata_props.add(key=FUSED_KEY, value='{"version": 3, "sites": []}')
+    with pytest.raises(ModelError, match="is of version 3"):
         check(model, smaller)
 
 
