@@ -152,7 +152,7 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return what this machine lacks, as a sentence, if an error is about memory or space."""
+    """Return a sentence that names the missing memory or disk space if an error is about either."""
     if isinstance(error, OSError) and error.errno in FULL:
         import tempfile
 

@@ -34,7 +34,7 @@ class Bypass:
 
     @cached_property
     def fronts(self) -> dict[Value, Value]:
-        """What readers of each state behind a removed layer read: the nearest state in front that is left."""
+        """The new input of the readers of each removed layer's output: that of the last layer kept before it."""
         found = {state.behind: state.front for layer in self.layers for state in layer.states}
 
         def left(value: Value) -> Value:
@@ -75,7 +75,9 @@ class Bypass:
             yield nodes.same(node.ref, front, behind.name)
 
     def after(self, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
-        """Other edits and these: what is to read a state behind a removed layer reads the one in front."""
+        """Merge other edits with these; those that read a removed layer's output read its replacement."""
+        if not self.layers:
+            return dict(edits)
         scopes = {scope.ref: scope for scope in self.view.scopes}
 
         def moved(ref: str, name: str) -> str:
@@ -86,20 +88,20 @@ class Bypass:
         made: dict[Edit, frozenset[str]] = {}
         for edit, sites in self.edits.items():
             if isinstance(edit, SetInput):
-                # A sum to which nothing is added any more is not there to be read.
+                # An `Add` whose branch is removed is itself removed.
                 value = scopes[scope_of(edit.node)].lookup(edit.value)
                 edit = replace(edit, value=edit.value if value is None else instead.get(value, edit.value))
             made[edit] = sites
-        for edit, sites in edits.items() if self.layers else ():
+        for edit, sites in edits.items():
             if isinstance(edit, SetInput):
                 edit = replace(edit, value=moved(edit.node, edit.value))
             elif isinstance(edit, InsertNode):
                 edit = replace(edit, inputs=tuple(moved(edit.before, name) for name in edit.inputs))
             made[edit] = made.get(edit, frozenset()) | sites
-        return made if self.layers else dict(edits)
+        return made
 
     def names(self, edits: Iterable[Edit]) -> dict[str, str]:
-        """What is read in place of values that go: of states, and of sums to which nothing is added any more."""
+        """The name of the value that replaces each removed one: a layer's output, or an `Add` whose branch is gone."""
         found = {
             value.name: name for value, name in _instead(self.view, edits).items() if value not in self.fronts
         }

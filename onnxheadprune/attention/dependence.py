@@ -1,4 +1,4 @@
-"""What outputs depend on: a cut may take neither the tokens nor the features from an output that was computed of them.
+"""The inputs that outputs depend on: an output computed from tokens or features still depends on them after a cut.
 
 A comparison of two graphs that knows nothing of sites, streams and masks: where the cut and its reference are wrong by
 the same rules, this still shows.
@@ -23,7 +23,7 @@ Reads: TypeAlias = frozenset[tuple[int, int]]
 """Nodes by their identity, each with the position of an input."""
 NOTHING: Inputs = frozenset()
 _CONTENT = (Role.IDS, Role.PIXELS, Role.FLOATS)
-"""What outputs are computed of; masks, positions, lengths and flags say how."""
+"""The roles of inputs that hold content: tokens, images, features. Masks, positions and lengths hold none."""
 _SHOWS_NO_CONTENT = OBSERVES | DRAWS_NORMAL | DRAWS_BETWEEN
 """They read the shape of their input at most."""
 _OF_TENSORS = (SliceTensor, AddConstant, DropTensor, SetDim, SetMetadata)

@@ -117,7 +117,7 @@ def _is_determined(node: NodeProto, opset: int) -> bool:
 
 
 def _details(node: NodeProto) -> Hashable:
-    """Return what tells apart nodes with the same operator and inputs."""
+    """Return a node's attributes, and which of its optional outputs it has."""
     given = tuple(bool(name) for name in node.output)
     return given, frozenset(item.SerializeToString(deterministic=True) for item in node.attribute)
 

@@ -63,7 +63,7 @@ def export_report(
 
 
 def _near_misses(found: Mapping[str, Inspection]) -> Iterator[RenderableType]:
-    """What looks like a site and is none: of files that say the same of it once."""
+    """The notes on nodes that look like a site and are none; files with the same notes share one."""
     said: dict[str, list[str]] = {}
     for name, item in found.items():
         said.setdefault("\n".join(map(str, near_misses(item.sites))), []).append(name)

@@ -22,7 +22,7 @@ from onnxheadprune.model.messages import copied, insert_nodes
 NOISE = "/onnxheadprune_noise"
 """In the outputs of random nodes that measure rounding: these stay random."""
 RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | DROPOUTS
-"""What draws random numbers, some of it in training mode alone."""
+"""The operators that draw random numbers, some of them in training mode only."""
 
 
 def random_nodes(model: ModelProto) -> list[NodeProto]:

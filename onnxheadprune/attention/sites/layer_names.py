@@ -101,7 +101,7 @@ def _behind(site: Site) -> list[Node]:
 
 
 def _common(paths: Mapping[Node, Stack], nodes: Iterable[Node]) -> Stack:
-    """Return what the paths of some nodes begin with."""
+    """Return the longest common prefix of the module paths of some nodes."""
     known = [paths[node] for node in nodes if node in paths]
     if not known:
         return ()

@@ -18,7 +18,7 @@ SEVERAL = 10_000
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LayerSite(Site):
-    """What lies between two states of a residual stream; it has one unit, itself. Removed, it is the identity.
+    """A layer, from its input to its output in the residual stream; it has one unit, and is the identity when removed.
 
     Its cores are the nodes between the states, and those that nothing else needs.
     """

@@ -129,7 +129,7 @@ class Flow:
         return above
 
     def _between(self, front: Vertex, behind: Vertex, known: Container[Vertex]) -> tuple[Vertex, ...]:
-        """Return what some value leads to and another one depends on, the latter included."""
+        """Return the vertices on the paths from one value to another, the latter included."""
 
         def back(vertex: Vertex) -> Iterator[Vertex]:
             return (item for item in self.before[vertex] if item in known and item is not front)

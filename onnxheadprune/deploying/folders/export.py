@@ -35,7 +35,7 @@ _WAYS: Mapping[frozenset[str], To] = {
     frozenset({"q4", "q4f16", "int4", "uint4", "qint4", "quint4", "bnb4"}): "int4",
     frozenset({"quantized", "q8", "int8", "uint8", "qint8", "quint8"}): "int8-dynamic",
 }
-"""What names of files say of how they were quantized."""
+"""The quantization that suffixes of file names stand for."""
 _ROLES = frozenset(
     "encoder decoder text vision visual image audio speech embed embeds embeddings embedding unet vae transformer"
     " language lm head prompt mask prefill decode past projector projection vocoder postnet backbone connector"

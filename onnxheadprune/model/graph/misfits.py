@@ -73,7 +73,7 @@ def _listed(node: Node, index: int) -> Array | None:
 
 
 def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
-    """What onnx does not look at: lengths, and axes that a permutation leaves out."""
+    """Check what onnx's shape inference does not: lengths of axes, and that a permutation names each axis."""
     lists = {item.name: list(item.ints) for item in node.proto.attribute if item.type == AttributeProto.INTS}
     for index, item in listed.items():
         if index < len(schema.inputs) and PLACES.issuperset(schema.inputs[index].types):
@@ -89,7 +89,7 @@ def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str 
 
 
 def _of_onnx(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
-    """What onnx says of the node if of its inputs nothing is known but types, ranks and short lists."""
+    """Return the error of onnx's shape inference, given only the types, ranks and short constants of the inputs."""
     names = {index: f"i{index}" for index, value in enumerate(node.inputs) if value is not None}
     proto = NodeProto()
     proto.CopyFrom(node.proto)

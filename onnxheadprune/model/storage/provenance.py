@@ -58,7 +58,7 @@ def is_written_by_us(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Backup:
-    """What is kept of a model or a folder that is replaced."""
+    """The backup of a model or a folder that is replaced."""
 
     path: Path  # where it is kept
     original: Path  # the same, or an earlier backup where what is replaced was pruned in place before
