@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.sites.projection import node_path, weight_path
@@ -67,12 +67,16 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
     stored = {node: tuple(path) for node in view.needed if (path := weight_path(node))}
     numbers = _numbers({*paths.values(), *stored.values()})
     begins = any(site.begins_layer for site in sites)
+
+    def prefix(nodes: Iterable[Node]) -> Stack:
+        return common_prefix(paths[node] for node in nodes if node in paths)
+
     parts = [
         _Part(found, path, site.begins_layer, site)
         for site in sorted(sites, key=lambda site: min(item.node.index for item in site.projections))
         if begins or site.is_branch
         # A projection without a name may have its bias behind it.
-        for path in (_common(paths, _nodes(site)) or _common(paths, _behind(site)),)
+        for path in (prefix(_nodes(site)) or prefix(_behind(site)),)
         if (found := numbers.get(path, ()))
     ]
     counting = _counting(parts) if parts else set()
@@ -100,15 +104,10 @@ def _behind(site: Site) -> list[Node]:
     return [item.node.readers[0] for item in site.projections if len(item.node.readers) == 1]
 
 
-def _common(paths: Mapping[Node, Stack], nodes: Iterable[Node]) -> Stack:
-    """Return the longest common prefix of the module paths of some nodes."""
-    known = [paths[node] for node in nodes if node in paths]
-    if not known:
-        return ()
-    length = next(
-        (n for n, parts in enumerate(zip(*known, strict=False)) if len(set(parts)) > 1), min(map(len, known))
-    )
-    return known[0][:length]
+def common_prefix(paths: Iterable[Stack]) -> Stack:
+    """Return the longest common prefix of some module paths."""
+    pieces = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return tuple(parts[0] for parts in pieces)
 
 
 def _numbers(paths: Collection[Stack]) -> dict[Stack, tuple[NumberedPath, ...]]:

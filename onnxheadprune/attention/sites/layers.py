@@ -12,10 +12,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import TypeAlias
 
-from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
+from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, common_prefix, labels, stack_labels
 from onnxheadprune.attention.sites.layer_site import SEVERAL, LayerSite
 from onnxheadprune.attention.sites.projection import node_path
 from onnxheadprune.attention.sites.site import Findings, Site
@@ -332,11 +332,9 @@ def _structural(
 
 
 def _common(sites: Iterable[Sequence[Site]]) -> Stack:
-    """Return the module path that the nodes of some sites begin with."""
+    """Return the longest common prefix of the module paths of some sites' nodes."""
     nodes = (item.node for some in sites for site in some for item in site.projections)
-    paths = [tuple(path) for node in nodes if (path := node_path(node))]
-    pieces = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-    return tuple(parts[0] for parts in pieces)
+    return common_prefix(tuple(path) for node in nodes if (path := node_path(node)))
 
 
 def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tuple[list[Site], State]]:
