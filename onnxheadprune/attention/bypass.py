@@ -135,7 +135,7 @@ def _instead(view: GraphView, edits: Iterable[Edit]) -> dict[Value, str]:
         if value is None or value in found or value.is_graph_output:
             continue
         uses = [(use.node.ref, use.input_index) for use in value.consumers]
-        left = [use for use in uses if use[0] not in dropped] or uses
+        left = [use for use in uses if use[0] not in dropped] or [use for use in uses if use in read]
         names = {read.get(use, value.name) for use in left}
         if len(names) == 1 and value.name not in names:
             found[value] = names.pop()

@@ -204,26 +204,28 @@ def _alternates(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:
 def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
     """Return whether sites of one number are several layers: an attention follows a block, under its own.
 
+    Numbers of which some hold no attention are those of sublayers, unless they are called as layers are.
+
     Args:
         attends: whether the model has attention; else each site with a number of its own, in a stack, is a layer.
     """
     some = groupby(parts, lambda part: part.begins if attends else part)
     runs = [list(run) for begins, run in some if begins]
-    inner = [
-        [
-            tuple(
-                (place.stack, place.number)
-                for place in part.numbers
-                if len(place.stack) > depth and (attends or _is_spoken(place.stack))
-            )[-1:]
-            for part in run
-        ]
-        for run in runs
-    ]
+
+    def inner(part: _Part) -> tuple[NumberedPath, ...]:
+        return tuple(
+            place
+            for place in part.numbers
+            if len(place.stack) > depth and (attends or _is_spoken(place.stack))
+        )[-1:]
+
+    numbered = {place: False for part in parts for place in inner(part)}
+    numbered |= {place: True for run in runs for part in run for place in inner(part)}
     # A decoder's layer has two attentions in a row, under one number.
-    own = [set(numbers) for numbers in inner]
+    own = [{inner(part) for part in run} for run in runs]
     apart = sum(map(len, own)) == len(set().union(*own))
-    return len(runs) > 1 and apart and all(number for numbers in inner for number in numbers)
+    whole = all(begins or _is_spoken(place.stack) for place, begins in numbered.items())
+    return len(runs) > 1 and apart and whole and () not in set().union(*own)
 
 
 def _is_one_module(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:

@@ -29,11 +29,12 @@ from onnxheadprune.attention.sites.states import (
     maker,
     place_of,
     released,
+    sum_of,
 )
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.model.graph.facts import PLAIN_SUMS
+from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, PLAIN_SUMS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -290,7 +291,12 @@ def _places(block: Block, named: Mapping[Node, NumberedPath]) -> set[NumberedPat
 
 def _place(vertex: Vertex, named: Mapping[Node, NumberedPath]) -> NumberedPath | None:
     node = None if is_sum(vertex) else maker(vertex)
-    return None if node is None else named.get(node)
+    # The norm of a sum that others read, too, is that of the next layer: its operator has the name of the sum.
+    return (
+        None
+        if node is None or (node in ADDS_AND_NORMALIZES and sum_of(node) is not node)
+        else named.get(node)
+    )
 
 
 def _around(run: _Chain, chain: _Chain) -> State | None:

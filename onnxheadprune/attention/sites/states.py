@@ -75,7 +75,12 @@ class Flow:
                 self._link(read, sum_of(node))
                 read = (sum_of(node),)
             for value in node.results:
-                if value not in read and not value.is_constant and value.elem_type not in CHOICES:
+                if (
+                    value.is_read
+                    and value not in read
+                    and not value.is_constant
+                    and value.elem_type not in CHOICES
+                ):
                     self._link(read, value)
 
     def _link(self, read: tuple[Vertex, ...], made: Vertex) -> None:
