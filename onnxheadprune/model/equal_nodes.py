@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.model.bodies import bodies_of, graphs_in, is_constant, stored_tensor
 from onnxheadprune.model.graph.facts import is_random, opset_of, schema_of
-from onnxheadprune.model.messages import copied, replace_all
+from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.storage.tensors import is_outside
 
 MAX_COMPARED = 4096
@@ -39,6 +39,7 @@ def without_repeats(model: ModelProto) -> ModelProto:
     if not any(item.positions for item in found):
         return model
     made = copied(model)
+    released: set[str] = set()
     # Bodies first: those of a graph whose nodes are replaced are copies.
     for graph, repeated in reversed(list(zip(graphs_in(made.graph), found, strict=True))):
         for node in graph.node:
@@ -49,11 +50,25 @@ def without_repeats(model: ModelProto) -> ModelProto:
         for info in graph.output:
             info.name = repeated.names.get(info.name, info.name)
         if repeated.positions:
+            released.update(name for at in repeated.positions for name in graph.node[at].input)
             kept = (node for at, node in enumerate(graph.node) if at not in repeated.positions)
             replace_all(graph.node, kept)
             declared = [info for info in graph.value_info if info.name not in repeated.names]
             replace_all(graph.value_info, declared)
+    _leave_out_constants(made.graph, released)
     return made
+
+
+def _leave_out_constants(graph: GraphProto, released: set[str]) -> None:
+    """Take from a graph the constants with these names that nothing reads: each repeated node may have its own."""
+    graphs = list(graphs_in(graph))
+    read = {name for item in graphs for node in item.node for name in node.input}
+    read |= {info.name for item in graphs for info in (*item.output, *item.input)}
+    unread = released - read
+    for item in reversed(graphs) if unread else ():
+        keep(item.node, lambda node: not (is_constant(node) and node.output[0] in unread))
+        keep(item.initializer, lambda tensor: tensor.name not in unread)
+        keep(item.value_info, lambda info: info.name not in unread)
 
 
 def _repeated(

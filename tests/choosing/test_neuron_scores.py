@@ -133,7 +133,8 @@ def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path:
     store_scores(scores, tmp_path / name)
     back = read_scores(tmp_path / name)
     assert (back.method, back.unit, back.are_shares) == (method, scores.unit, method == "fluctuation")
-    for site in toys_scores.parts(model)[1].every:
+    sites = toys_scores.parts(model)[1]
+    for site in (*sites.of("heads"), *sites.of("neurons")):
         assert back.of(site) == scores.of(site)
     if name == "scores.json":
         assert back == scores
