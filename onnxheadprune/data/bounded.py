@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxheadprune.data.single import free_axes, part_of, rows_of
+from onnxheadprune.data.single import free_axes, part_of
 from onnxheadprune.model.graph.dims import evaluated
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.tensors import BITS
+from onnxheadprune.runtime.feeds.generate import rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.runtime.mapped import OUTPUT_BYTES, sizes_of

@@ -21,7 +21,7 @@ from onnxheadprune.data.more import (
     More,
     spread,
 )
-from onnxheadprune.data.single import fixed_to_one, free_axes, one_by_one, part_of, rows_of, takes_one
+from onnxheadprune.data.single import fixed_to_one, free_axes, one_by_one, part_of, takes_one
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, named_setting
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.display import one_line
@@ -30,7 +30,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data, parts_of
-from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, narrowed
+from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, narrowed, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 

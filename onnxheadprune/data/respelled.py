@@ -9,12 +9,13 @@ import numpy as np
 
 from onnxheadprune.attention.vocabulary.trim import Trimming
 from onnxheadprune.data.more import GIVEN, Feeds
-from onnxheadprune.data.single import part_of, rows_of
+from onnxheadprune.data.single import part_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import rows_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 

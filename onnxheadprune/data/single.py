@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.runtime.feeds.generate import Feed, Outputs
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
 
@@ -16,12 +16,6 @@ ONE_AT_A_TIME = (
     "the original takes one sample at a time, whatever its inputs declare, so the data is run one by one"
 )
 Run = Callable[[Feed], Outputs]
-
-
-def rows_of(feed: Feed, inputs: Sequence[Input]) -> int:
-    """Return the number of samples of a feed."""
-    axes = ((item.name, item.batch_axis) for item in inputs)
-    return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
 
 
 def free_axes(sample: Sample, inputs: Sequence[Input]) -> dict[str, int]:

@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.more import CHUNK, NOTHING, LeftOut
-from onnxheadprune.data.single import free_axes, part_of, rows_of
+from onnxheadprune.data.single import free_axes, part_of
 from onnxheadprune.data.splicing import Sequences
-from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.generate import Feed, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.training.neighbours import Neighbours

@@ -19,7 +19,6 @@ from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import widened
 from onnxheadprune.data.bounded import output_bytes
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.single import rows_of
 from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -28,6 +27,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.feeds.generate import rows_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.training.batches import BATCH, PLAIN, Batches
 from onnxheadprune.training.budget import Budget

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.data.drift import counted, counted_pieces, pieces
-from onnxheadprune.data.single import rows_of
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.feeds.generate import Feed, Outputs, in_pieces, is_finite
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs, in_pieces, is_finite, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift

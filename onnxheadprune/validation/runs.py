@@ -213,7 +213,7 @@ class _Bench:
     def _judge(self, item: OriginalRun, after: Outputs) -> None:
         """Apply the user's labels and measure to a feed."""
         if self.metric is not None:
-            from onnxheadprune.data.single import rows_of
+            from onnxheadprune.runtime.feeds.generate import rows_of
 
             self.metric.add(item.feed, rows_of(item.feed, self.inputs), item.labels, item.before, after)
         if item.labels is not None and self.main is not None:
@@ -223,7 +223,8 @@ class _Bench:
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples, in batches whose outputs fit into memory; one by one if the original takes no more."""
         from onnxheadprune.data.bounded import bounded
-        from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
+        from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, takes_one
+        from onnxheadprune.runtime.feeds.generate import rows_of
 
         several: bool | None = None
         for sample in samples:

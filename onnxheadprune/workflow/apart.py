@@ -9,14 +9,13 @@ from typing import Annotated, Any
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
-from onnxheadprune.data.single import rows_of
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.generate import narrowed
+from onnxheadprune.runtime.feeds.generate import narrowed, rows_of
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult

@@ -91,9 +91,9 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
         (("--neurons", "9:1"), 2, "there is no block '9'"),
         (("--neurons", "1:500"), 2, "its neurons are 0-127"),
         (("--neurons", "x"), 2, "cannot read"),
-        (("--layers", "7"), 2, "this model's layers are 0-3"),
+        (("--layers", "7"), 2, "there is no layer '7'; this model has layer.0"),
         (("--layers", "x"), 2, "name layers and blocks like"),
-        (("--heads", "layer.1:3"), 2, "a layer can only be removed as a whole"),
+        (("--heads", "layer.1:3"), 2, "has no layer 3: its layers are 0-0"),
         (("--ratio", "0.5", "--units", "neurons"), 2, "--units requires --data"),
         (
             ("--ratio", "0.5", "--units", "channels", "--data", "random"),
@@ -121,6 +121,10 @@ def test_the_api_takes_one_spec(digits: Path) -> None:
         "ffn.1": 128,
         "ffn.2": 64,
         "ffn.3": 0,
+        "layer.0": 1,
+        "layer.1": 1,
+        "layer.2": 1,
+        "layer.3": 0,
     }
     assert ohp.PrunePlan.from_dict(made.plan.to_dict()) == made.plan
     with pytest.raises(UsageError, match="ambiguous"):

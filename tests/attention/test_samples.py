@@ -160,7 +160,7 @@ def serialized(nodes: list[NodeProto]) -> list[bytes]:
 
 @pytest.mark.long
 def test_digits_can_lose_any_head(digits: Path) -> None:
-    from onnxheadprune import validate
+    from onnxheadprune import apply_plan, validate
 
     model = onnx.load(digits)
     for heads in ("0:1", "*:7", "0:0-6 1:1-7 2:0,2,4,6", "3:0-3"):

@@ -127,7 +127,7 @@ def test_time_ends_a_round() -> None:
 
 def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None:
     said: list[str] = []
-    result = bench(digits, smaller, batch=[1, 4], progress=said.append, **QUICK)
+    result = bench(digits, smaller, batch=[1, 4], progress=lambda what, *_: said.append(what), **QUICK)
     assert said[0] == "measuring: round 1 of 5, batch 1" and len(said) == 10
     assert [point.batch for point in result.points] == [1, 4]
     assert len(result.cells) == 4 and len(result.noise) == 2

@@ -30,6 +30,7 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
@@ -378,6 +379,7 @@ def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
     found = prune(model, ratio=0.5, data=data, provider="cpu")
     assert found.chosen is not None and found.chosen.drift is not None and found.chosen.drift > 0
     assert found.validation is not None and found.validation.verdict == "passed"
-    cutter = Cutter(open_structure(model), data, HERE)
+    given = open_structure(model)
+    cutter = Cutter(given, data, HERE)
     cutter.hold_out("a drift is measured on data")
-    assert choose(cutter, PruningTarget(ratio=0.5)).held_out
+    assert choose(cutter, PruningTarget(ratio=0.5), FileSize.of(given, given)).held_out

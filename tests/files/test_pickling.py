@@ -21,6 +21,7 @@ from onnxheadprune.model.pickling import arrived, sent
 from onnxheadprune.model.storage.tensors import is_outside
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.cutting import Cutter
+from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
 from tests import toys_scores
 
@@ -98,7 +99,7 @@ def test_a_target_reads_weights_block_by_block_and_finds_the_same(outside: tuple
     found = []
     for given in (open_structure(model), open_structure(path)):
         cutter = Cutter(given, feeds, HERE)
-        chosen = choose(cutter, PruningTarget(ratio=0.25))
+        chosen = choose(cutter, PruningTarget(ratio=0.25), FileSize.of(given, given))
         assert chosen.compensation is not None
         found.append((chosen.selection.heads, dict(chosen.compensation.stored), chosen.drift))
     weights = [tensor for tensor in cutter.model.proto.graph.initializer if len(tensor.dims) == 2]

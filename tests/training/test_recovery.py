@@ -16,11 +16,11 @@ from onnxheadprune import PruneResult, RefusedError, UsageError, prune, recover,
 from onnxheadprune.choosing.compensation.record import digest
 from onnxheadprune.data.bounded import output_bytes
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.single import rows_of
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.operators import view_of
+from onnxheadprune.runtime.feeds.generate import rows_of
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
 from tests.training.trainings import HEADS, UNSEEN, drift

@@ -375,6 +375,12 @@ def first_that_runs(
     return error or InferenceError("no input of the model could be made up")
 
 
+def rows_of(feed: Feed, inputs: Sequence[Input]) -> int:
+    """Return the number of samples of a feed."""
+    axes = ((item.name, item.batch_axis) for item in inputs)
+    return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
+
+
 def is_finite(array: Array) -> bool:
     """Return whether an array holds neither NaN nor an infinity; true for anything that is no float."""
     return array.dtype.kind in "biuSUO" or all(np.isfinite(part).all() for part in in_pieces(array))
