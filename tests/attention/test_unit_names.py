@@ -189,7 +189,7 @@ def test_the_first_line_of_validate_names_all_that_is_gone(
     assert first.endswith(" without attn.0:1, ffn.0:0-3,7, ffn.1, layer.2")
     found = command("validate", model, out, "--json").document
     assert found["without"] == ["attn.0:1", "ffn.0:0-3,7", "ffn.1", "layer.2"]
-    assert set(found["units"]) == {"0", "2", "ffn.0", "ffn.1", "ffn.2"}
+    assert set(found["units"]) == {"0", "2", "ffn.0", "ffn.1", "ffn.2", "layer.2"}
 
 
 @pytest.mark.parametrize("nameless", [False, True])

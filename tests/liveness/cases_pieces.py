@@ -47,7 +47,7 @@ def concat(draw: Draw, op_type: str) -> Case:
     shape = list(draw_shape(draw))
     axis = draw(st.integers(0, len(shape) - 1))
     arrays: list[Array] = []
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(2, 3))):
         shape[axis] = draw(st.integers(1, 4))
         arrays.append(floats(draw, shape))
     symbolic = dict.fromkeys(range(len(arrays)), (0,)) if axis and draw(st.booleans()) else {}
