@@ -360,16 +360,19 @@ def first_that_runs(
         for feed in styles:
             try:
                 outputs = run(feed)
-            except (InferenceError, MemoryError) as caught:
+            except InferenceError as caught:
+                failed = without_frames(caught)
+            except MemoryError as caught:
                 # A larger input than this one needs may be too large for this machine.
-                failed = caught if isinstance(caught, InferenceError) else InferenceError(shortage(caught))
-                # A feed that came as far as a missing kernel says more than one that does not fit.
-                if error is None or isinstance(failed, MissingKernelError):
-                    error = without_frames(failed)
+                failed = InferenceError(shortage(caught))
+            else:
+                if all(is_finite(value) for value in outputs.values()):
+                    return feed, outputs
+                fallback = fallback or (feed, outputs)
                 continue
-            if all(is_finite(value) for value in outputs.values()):
-                return feed, outputs
-            fallback = fallback or (feed, outputs)
+            # A feed that came as far as a missing kernel says more than one that does not fit.
+            if error is None or isinstance(failed, MissingKernelError):
+                error = failed
         if fallback is not None:
             return fallback
     return error or InferenceError("no input of the model could be made up")
