@@ -6,8 +6,8 @@ compares with the original; the places of its nodes are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import GraphProto, numpy_helper
@@ -29,49 +29,40 @@ MADE = "/onnxheadprune_made"
 """The end of the name of what a layer computes, which is the state behind it while its switch is on."""
 
 
-@dataclass(frozen=True, eq=False)
-class Switched:
-    """A model whose removed layers have switches, all of them on."""
+def with_switches(view: GraphView, sites: Sequence[Site]) -> tuple[GraphView, tuple[Site, ...]]:
+    """A model whose layers among some sites have switches, all of them on, and these sites of it.
 
-    view: GraphView
-    sites: tuple[Site, ...]  # those of the original that were asked for
-    off: Mapping[str, Array]  # the contents of the switches that make layers the identity
-    choices: tuple[Node, ...]  # the nodes that choose
-
-    @classmethod
-    def of(cls, model: LoadedModel, sites: Iterable[Site]) -> Switched:
-        """Give switches to the layers among some sites of a model."""
-        some = list(sites)
-        layers = [site for site in some if site.states]
-        made = copied(model.proto)
-        states = [state for layer in layers for state in layer.states]
-        # From behind, so that the places of those in front stay.
-        for state in sorted(states, key=lambda state: -place_of(state.behind)):
-            _switch(graph_at(made, state.behind.scope), state)
-        analysis = analysis_of(model.changed(made))
-        values = {value.name: value for value in analysis.view.main.values.values()}
-        if any(state.behind.scope.parent is not None for state in states):
-            raise RefusedError(
-                "layers inside the body of a control-flow operator are removed without a refit"
-            )
-        moved = {
-            layer.index: tuple(
-                State(values[state.front.name], values[f"{state.behind.name}{MADE}"])
-                for state in layer.states
-            )
-            for layer in layers
-        }
-        found = {site.index: site for site in analysis.sites.known if not site.states}
-        return cls(
-            analysis.view,
-            tuple(
-                replace(site, states=moved[site.index]) if site.states else found[site.index]
-                for site in some
-                if site.states or site.index in found
-            ),
-            {f"{state.behind.name}{ON}": np.array(False) for state in states},
-            tuple(node for state in states if (node := values[state.behind.name].producer) is not None),
+    Without layers, both are what they were. Sites that this form does not have are left out.
+    """
+    layers = [site for site in sites if site.states]
+    if not layers:
+        return view, tuple(sites)
+    made = copied(view.model)
+    states = [state for layer in layers for state in layer.states]
+    if any(state.behind.scope.parent is not None for state in states):
+        raise RefusedError("layers inside the body of a control-flow operator are removed without a refit")
+    # From behind, so that the places of those in front stay.
+    for state in sorted(states, key=lambda state: -place_of(state.behind)):
+        _switch(graph_at(made, state.behind.scope), state)
+    analysis = analysis_of(LoadedModel(made, "the model", view.sources))
+    values = {value.name: value for value in analysis.view.main.values.values()}
+    found = {site.index: site for site in analysis.sites.known if not site.states}
+    for layer in layers:
+        moved = (
+            State(values[state.front.name], values[f"{state.behind.name}{MADE}"]) for state in layer.states
         )
+        found[layer.index] = replace(layer, states=tuple(moved))
+    return analysis.view, tuple(found[site.index] for site in sites if site.index in found)
+
+
+def choices(site: Site) -> Iterator[Node]:
+    """Yield the nodes that choose between what a layer with switches computes and the state in front of it."""
+    yield from (use.node for state in site.states for use in state.behind.consumers)
+
+
+def off(site: Site) -> dict[str, Array]:
+    """Return the contents of the switches that make a layer the identity."""
+    return {f"{state.behind.name.removesuffix(MADE)}{ON}": np.array(False) for state in site.states}
 
 
 def _switch(graph: GraphProto, state: State) -> None:

@@ -67,13 +67,17 @@ def allocate(
     """The cheapest cut of `wanted` pieces: of the most up to that, or with `over` of at least so many.
 
     Costs of sites add up: a knapsack with one step or none per site, solved exactly. The least cost of some pieces is
-    the minimum over the last site's steps of the least cost of the pieces before plus that of the step.
+    the minimum over the last site's steps of the least cost of the pieces before plus that of the step. A step of a
+    site that has others inside is taken in place of theirs.
+
+    Args:
+        sites: those inside another one just before it.
     """
     options = {site.index: (NOTHING, *paths[site.index]) for site in sites}
     costs = np.full(wanted + 1, np.inf)
     costs[0] = 0.0
-    picks: list[np.ndarray] = []
-    for site in sites:
+    known, picks = [costs], list[np.ndarray]()
+    for at, site in enumerate(sites):
         best, pick = np.full(wanted + 1, np.inf), np.zeros(wanted + 1, int)
         numbered = list(enumerate(options[site.index]))
         # Which of equally cheap cuts is taken.
@@ -82,19 +86,28 @@ def allocate(
             if size > wanted and not over:
                 continue
             size = min(size, wanted)
+            costs = known[before(sites, at) if step.removed else at]
             below = np.full(size, costs[0] if over else np.inf)
             reached = np.concatenate([below, costs[: wanted + 1 - size]]) + step.error
             better = reached < best
             best[better], pick[better] = reached[better], number
         picks.append(pick)
-        costs = best
+        known.append(best)
     choice: Choice = {}
-    left = wanted if over else int(np.flatnonzero(costs < np.inf)[-1])
-    for site, pick in zip(reversed(sites), reversed(picks), strict=True):
-        step = options[site.index][pick[left]]
+    left = wanted if over else int(np.flatnonzero(known[-1] < np.inf)[-1])
+    at = len(sites) - 1
+    while at >= 0:
+        site = sites[at]
+        step = options[site.index][picks[at][left]]
         choice[site.index] = step.removed
         left = max(left - size_of(site, step), 0)
+        at = (before(sites, at) if step.removed else at) - 1
     return _required(choice, wanted)
+
+
+def before(sites: Sequence[Site], at: int) -> int:
+    """Return the number of sites before one and all that lie inside it."""
+    return at - len(sites[at].inner(sites[:at]))
 
 
 def spread_evenly(sites: Sequence[Site], paths: Paths, share: float, wanted: int, *, over: bool) -> Choice:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.chain import changed_by_cut
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.data.calibration import Calibration
@@ -77,8 +78,8 @@ class Work:
         return sum(size for _, size in self._maps)
 
     def behind(self, site: Site) -> int:
-        """Of those that a cut of a site runs: its projections, and all later layers."""
-        first = min(item.node.index for item in site.projections)
+        """Of those that a cut of a site runs: what it changes, and all later layers."""
+        first = min(node.index for node in changed_by_cut(site))
         return sum(size for index, size in self._maps if index >= first)
 
     def to_look_at(self, data: Calibration, widest: int) -> Calibration:
@@ -111,7 +112,8 @@ def _products(node: Node) -> int:
 
 def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
     """The mean length of samples, without padding."""
-    return max(found[0].count for found in moments.values()) / max(data.count, 1)
+    counts = (found[0].count for found in moments.values() if found)
+    return max(counts, default=data.positions or 0) / max(data.count, 1)
 
 
 def samples_to_measure(sites: int) -> int:

@@ -3,7 +3,8 @@
 Every site has a path of steps, each with its cost (the measured drift of the outputs) and its savings:
 operations, or bytes where experts may be removed, since each token still uses equally many experts. The
 cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
-grid of budgets.
+grid of budgets. A layer is one step, whose cost is what bypassing it does to the outputs; it is taken in place of
+the steps of the sites inside it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from dataclasses import replace
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site
+from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site, outermost
+from onnxheadprune.attention.switches import with_switches
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Paths, Savings
 from onnxheadprune.choosing.measured import measured_steps
 from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.method import Working
-from onnxheadprune.choosing.scoring.moves import Heads, Step, can_go_whole, merged, path_by_worth, ways_of
+from onnxheadprune.choosing.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
@@ -29,7 +31,6 @@ from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, Asked, SearchSpace, foresee, worth
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.runtime.progress import Progress, silent
 
@@ -37,6 +38,8 @@ UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
 OVER_SAVED = "over the {} saved"
 """The savings that costs are weighed against."""
+WHOLE = "the same share of every site is removed, and a layer has no share"
+"""Why no layer is chosen then."""
 WHY_BYTES = " (experts save memory: a token goes through as many as before)"
 
 
@@ -51,18 +54,28 @@ def joint_space(
     if evidence is None:
         raise UsageError(f"selecting among several kinds of units needs data; give {named_setting('data')}")
     sites = _sites(analysis.sites, requirements.units)
-    if not sites:
+    closed = {site.label: site.reason.sentence for site in sites if site.reason is not None}
+    if requirements.limits.uniform:
+        closed |= {site.label: WHOLE for site in sites if not site.SCORED_BY}
+        sites = tuple(site for site in sites if site.SCORED_BY)
+    if all(site.label in closed for site in sites):
         kinds = " and ".join(sorted(requirements.units))
         every = [site for units in requirements.units for site in analysis.sites.of(units)]
-        only = next((site.only_named for site in every if site.removable and site.only_named), None)
-        why = "" if only is None else f"; {only}: name them"
-        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
+        only = next(
+            (f"{site.only_named}: name them" for site in every if site.removable and site.only_named), ""
+        )
+        why = next(filter(None, (only, *closed.values())), "")
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}" + (f"; {why}" if why else ""))
     by_memory = any(site.SAVES == BYTES for site in sites)
     counted = BYTES if by_memory or requirements.saves_bytes else OPERATIONS
-    protected = requirements.protected(sites)
-    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
+    named = dict.fromkeys((*sites, *(part for site in sites for part in site.parts)))
+    protected = requirements.protected([*named])
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in named}
+    # What is kept of a layer keeps the layer.
+    kept |= {site.index: kept[site.index].union(*(kept[part.index] for part in site.parts)) for site in sites}
     data = evidence.data
-    open_, skipped = measurable(analysis.view, sites, data, evidence.provider)
+    open_ = tuple(site for site in sites if site.label not in closed)
+    open_, skipped = measurable(analysis.view, open_, data, evidence.provider)
 
     def spaced(
         costs: Paths, length: float, basis: str, constant: Mapping[str, str], skipped: Mapping[str, str]
@@ -80,7 +93,7 @@ def joint_space(
             sites,
             every,
             savings,
-            sum(savings[site.index].of(site.num_units) for site in sites),
+            sum(savings[site.index].of(site.num_units) for site in outermost(sites)),
             basis,
             counted,
             limits=requirements.limits,
@@ -99,6 +112,7 @@ def joint_space(
         lengths = (0.0, UNBOUNDED) if data.positions is None else (data.positions / data.count,)
         spaces = (spaced(paths, length, "", {}, skipped) for length in lengths)
         foresee(asked, spaces, INSTEAD if skipped else "")
+    skipped |= closed
     scores = _scores(analysis, open_, requirements, evidence, progress)
     unscored = {} if scores is None else scores.skipped
 
@@ -107,9 +121,10 @@ def joint_space(
         return _paths(site, moments, kept[site.index], requirements, known)
 
     scored = tuple(site for site in open_ if site.label not in unscored)
-    measured = measured_steps(analysis, scored, ways, evidence, progress)
+    measured = measured_steps(*with_switches(analysis.view, scored), ways, evidence, progress)
     why = WHY_BYTES if by_memory else ""
-    basis = f"{AFTER_REFIT}, {OVER_SAVED.format(counted)}{why}"
+    drifts = AFTER_REFIT if any(site.projections for site in sites) else "measured drift without each"
+    basis = f"{drifts}, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:
         within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.BLOCK}s"
         basis = f"scores ({scores.method}) within {within}, {basis}"
@@ -120,18 +135,19 @@ def joint_space(
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
-    """The sites that may lose units of some kinds."""
+    """The sites that may lose units of some kinds, those in a layer just before it, and layers that cannot go."""
     kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
     found = [
         site
         for kind in kinds
-        if kind.UNITS in units or (LAYERS in units and kind.in_layers())
+        if kind.UNITS in units
         for site in sites.of(kind.UNITS)
-        if site.removable and site.only_named is None
+        if site.only_named is None and (site.removable or not site.SCORED_BY)
     ]
-    # What goes with a unit of another site is no choice of its own.
-    inner = {one for site in found for one in site.inner(found)}
-    return tuple(site for site in found if site not in inner)
+    # What goes with one of several units of another site is no choice of its own.
+    inner = {one for site in found if site.SCORED_BY for one in site.inner(found)}
+    found = [site for site in found if site not in inner]
+    return tuple(one for site in outermost(found) for one in (*site.inner(found), site))
 
 
 def _scores(
@@ -146,7 +162,7 @@ def _scores(
         ordered = scored_kinds(requirements.units, requirements.method)
         some = [site for site in sites if site.UNITS in ordered]
         return requirements.scores_for(analysis, some, evidence, progress)
-    routed = [site for site in sites if not site.contexts]
+    routed = [site for site in sites if site.routing is not None]
     if not routed:
         return None
     method, working = default_method({site.UNITS for site in routed}), Working(progress=progress)
@@ -166,23 +182,16 @@ def _paths(
     scores: HeadScores | None = None,
 ) -> list[tuple[Step, ...]]:
     """Paths of a site, whose errors are those after a refit, or sums of scores."""
-    found: list[tuple[Step, ...]] = []
-    if site.UNITS not in requirements.units:
-        pass
-    elif site.has_many_units():
+    if not site.SCORED_BY:
+        return [() if kept else (Step(frozenset(range(site.num_units)), 1.0),)]
+    if site.has_many_units():
         multiple = requirements.limits.multiple(site.UNITS)
         if scores is None:
-            found = [wide_path(site, moments, multiple, kept)]
-        else:
-            found = [wide_path_by_worth(site, scores.of(site), multiple, kept)]
+            return [wide_path(site, moments, multiple, kept)]
+        return [wide_path_by_worth(site, scores.of(site), multiple, kept)]
+    limits = replace(requirements.limits, min_heads=max(requirements.limits.min_heads, 1))
+    if scores is None:
+        ways = reconstruction_paths(site, moments, ways_of(site), kept)
     else:
-        limits = replace(requirements.limits, min_heads=max(requirements.limits.min_heads, 1))
-        if scores is None:
-            ways = reconstruction_paths(site, moments, ways_of(site), kept)
-        else:
-            ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
-        found = [tuple(step for step in limits.options(site, path) if step.removed) for path in ways]
-    if LAYERS in requirements.units and not kept and can_go_whole(site):
-        whole = Step(frozenset(range(site.num_units)), 1.0)
-        return [(*path, whole) for path in found] or [(whole,)]
-    return found
+        ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
+    return [tuple(step for step in limits.options(site, path) if step.removed) for path in ways]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.choosing.activations.contexts import inputs_of, seen, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.curves import measured_paths
@@ -14,6 +13,7 @@ from onnxheadprune.choosing.folds import look_at
 from onnxheadprune.choosing.scoring.moves import AnySite, Step, or_reason, readable
 from onnxheadprune.choosing.scoring.moves import Paths as Ways
 from onnxheadprune.data.drift import Evidence
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.progress import Progress, reported
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 
@@ -28,17 +28,17 @@ class Measured:
 
 
 def measured_steps(
-    analysis: Analysis,
+    view: GraphView,
     sites: Sequence[AnySite],
     ways: Callable[[AnySite, Sequence[Moments]], Ways],
     evidence: Evidence,
     progress: Progress,
 ) -> Measured:
     """Measure what steps of some sites cost: of each its ways, made from the moments of what it reads."""
-    data, work = evidence.data, Work(analysis.view)
+    data, work = evidence.data, Work(view)
     widest = max(map(inputs_of, sites))
     with algebra_threads(widest):
-        looked = look_at(analysis.view, sites, evidence, work, progress)
+        looked = look_at(view, sites, evidence, work, progress)
         moments = looked.moments
         sites, few = with_enough(seen(sites, moments, data.source), moments.counts, looked.data)
         found = algebra_workers(widest).each(or_reason(lambda site: ways(site, moments[site.index])), sites)
@@ -47,5 +47,5 @@ def measured_steps(
         sites = tuple(site for site in sites if site.index in paths)
         length = positions_per_sample(moments, looked.data)
         how = Effort.of(work, sites, paths, data.count, length)
-        steps = measured_paths(analysis.view, sites, paths, looked.folds, evidence, how, progress)
+        steps = measured_paths(view, sites, paths, looked.folds, evidence, how, progress)
     return Measured(steps, length, moments.skipped | few | unread)

@@ -127,7 +127,7 @@ def search_space(
     basis = (
         AFTER_REFIT if scores is None else f"scores ({scores.method}) within sites, {AFTER_REFIT} across them"
     )
-    measured = measured_steps(analysis, open_, ways, measuring, progress)
+    measured = measured_steps(analysis.view, open_, ways, measuring, progress)
     return spaced(measured.steps, basis, constant, skipped | measured.skipped)
 
 

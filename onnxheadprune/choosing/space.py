@@ -15,6 +15,7 @@ from onnxheadprune.choosing.allocate import (
     Paths,
     Savings,
     allocate,
+    before,
     keep_per_site,
     spread_evenly,
 )
@@ -134,8 +135,11 @@ class SearchSpace:
 
     @property
     def _pieces_in_all(self) -> int:
-        every = ([self._pieces(site, step) for step in self.paths[site.index]] for site in self.sites)
-        return sum(max(pieces, default=0) for pieces in every)
+        most = [0]
+        for at, site in enumerate(self.sites):
+            own = max((self._pieces(site, step) for step in self.paths[site.index]), default=0)
+            most.append(max(most[-1], most[before(self.sites, at)] + own))
+        return most[-1]
 
     def has_cut(self, count: int) -> bool:
         """Return whether a cut has this size, or as heads a smaller one; groups of KV heads can forbid small ones."""
@@ -184,18 +188,23 @@ class SearchSpace:
         )
 
     def keeping(self, count: int) -> Selection:
-        """Every site down to so many units."""
+        """Every site down to so many units, or the model to so many layers."""
         if len({site.UNITS for site in self.sites}) > 1:
             raise UsageError(
                 f"{named_setting('keep', count)} counts units of one kind; with several say"
                 f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
             )
         check(Cut, keep=count)
+        if not any(site.SCORED_BY for site in self.sites):
+            fewer = len(self.sites) - count
+            return self._selection(
+                allocate(self.sites, self.paths, lambda _, step: len(step.removed), fewer, over=False)
+            )
         return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
 
     def _pieces(self, site: Site, step: Step) -> int:
         """Whole pieces that a step saves, rounded down; quotients may fall short by an error of rounding."""
-        share = self.savings[site.index].of(len(step.removed)) / self.whole
+        share = self.savings[site.index].of(len(step.removed)) / (self.whole or 1.0)
         return int(share * self.total * self.fine + ROUNDING)
 
     def _selection(self, choice: Choice) -> Selection:

@@ -35,8 +35,8 @@ class Requirements:
     protect: str | None = None  # a head spec of heads to keep; a bare site protects all of its heads
     # of the inputs that a speed-up is measured with, where one is: settings of `benchmark`
     sizes: BenchSettings = field(default_factory=lambda: cast("BenchSettings", {}))
-    # the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
-    # heads a ratio is the share of the operations of the blocks, not of the heads.
+    # the kinds of units that may go: "heads", "neurons", "layers". With more than heads a ratio is the share of
+    # operations, not of the heads.
     units: frozenset[str] = DEFAULT_UNITS
     # a method of `score` that scores them on the data, in the place of given scores; None measures cuts
     method: str | None = None
@@ -81,7 +81,7 @@ class Requirements:
             if not matching:
                 raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
             for site in matching:
-                heads = range(site.original_num_units) if spec is None else parse_heads(spec)[key]
+                heads = parse_heads(spec)[key] if spec and site.SCORED_BY else range(site.original_num_units)
                 if any(head >= site.original_num_units for head in heads):
                     raise UsageError(
                         f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"

@@ -12,6 +12,7 @@ from onnxheadprune.settings.registry import (
     BY_SITE,
     METHODS,
     SCORED,
+    UNIT_KINDS,
     WITHOUT_DATA,
     default_method,
     for_each_kind,
@@ -36,13 +37,15 @@ from onnxheadprune.settings.setting import (
 
 AMOUNT = "ratio keep target_size target_speedup max_drift"
 """Settings of which one specifies how much to remove."""
-UNITS = f"{' '.join(SCORED)} layers"
+SELECTED: tuple[str, ...] = tuple(kind.constants["UNITS"] for kind in UNIT_KINDS)
+"""Kinds of units that may be selected among."""
+UNITS = " ".join(SELECTED)
 """Settings that name the units to remove."""
 TOKENS = "vocab vocab_size"
 """Settings that specify the tokens to keep."""
 
 Method: TypeAlias = Literal[tuple(METHODS)]  # type: ignore[valid-type]  # type checkers read api/typed.py
-Unit: TypeAlias = Literal[(*SCORED, "layers")]  # type: ignore[valid-type]
+Unit: TypeAlias = Literal[SELECTED]  # type: ignore[valid-type]
 UnitKind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Spec: TypeAlias = Text | Mapping[str, tuple[int, ...] | Literal["*"]] | None
@@ -50,8 +53,6 @@ Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 MULTIPLES: Mapping[str, int] = {units: kind["MULTIPLE"] for units, kind in SCORED.items()}
 """The default multiples of which the number of kept units is one."""
-SELECTED = (*SCORED, "layers")
-"""Kinds of units that may be selected among."""
 
 
 _MULTIPLES = ",".join(f"{units}={number}" for units, number in MULTIPLES.items())
@@ -89,7 +90,7 @@ def with_methods(names: Iterable[str]) -> str:
     return " ".join(f"method={name}" for name in names)
 
 
-_QUOTED = ", ".join(f'"{units}"' for units in SCORED)
+_QUOTED = ", ".join(f'"{units}"' for units in SELECTED)
 _OTHER_KINDS = [requires("units target_size", value=units) for units in [*SCORED][1:]]
 METHODS_HELP = for_each_kind(_listed, "; of")
 DEFAULT_HELP = for_each_kind(lambda reads: default_method([reads]), ", of")
@@ -115,9 +116,8 @@ Drift = Annotated[
 Units = Annotated[
     Annotated[tuple[Unit, ...], Bounds(min_length=1)],
     Setting(
-        f'What may be removed: {_QUOTED} and "layers" (attention or feed-forward blocks as a whole)'
-        ' with commas between, or "all". With more than heads, ratios are shares of the operations of these blocks;'
-        " with experts, which save memory, of their bytes"
+        f'What may be removed: {_QUOTED} with commas between, or "all". With more than heads, ratios are shares of the'
+        " operations of these blocks or layers; with experts, which save memory, of their bytes"
         " [default: heads; for a size of the file, with data, heads,neurons].",
         metavar="KIND,KIND",
         parse=unit_kinds,
@@ -336,7 +336,7 @@ class Cut(Selecting):
     keep: Annotated[
         Count | None,
         Setting(
-            "Heads, or experts, that every site keeps.",
+            "Heads, or experts, that every site keeps, or layers that the model keeps.",
             metavar="N",
             rules=(excludes("target_size target_speedup max_drift"),),
         ),

@@ -59,9 +59,9 @@ def _module(path: Path) -> str:
 UNIT_KINDS = registered("attention/sites/site.py", "attention/sites/*_site.py", "FROM")
 """The kinds of units, in the order in which they are found and listed; heads are the first."""
 SCORED: Mapping[str, Mapping[str, Any]] = {
-    kind.constants["UNITS"]: kind.constants for kind in UNIT_KINDS if kind.constants["CHOSEN"]
+    kind.constants["UNITS"]: kind.constants for kind in UNIT_KINDS if kind.constants["SCORED_BY"]
 }
-"""Those that may be selected, by the name of their units."""
+"""Those with scores, by the name of their units."""
 METHODS: Mapping[str, Registered] = {
     method.constants["NAME"]: method
     for method in registered("choosing/scoring/method.py", "choosing/scoring/methods/[!_]*.py", "ORDER")

@@ -270,6 +270,19 @@ def written(text: str, outputs: Sequence[str]) -> onnx.ModelProto:
     )
 
 
+def pyramid() -> onnx.ModelProto:
+    """Three layers, of which the first projects its stream to fewer channels, as between the stages of a pyramid."""
+    model = Network([["network"]] * 3, added="projected").model()
+    sizes = {"wv_0_0": (8, 6), "wd_0_0": (12, 6), "last": (6, 8)}
+    for number in (1, 2):
+        sizes |= {f"wv_{number}_0": (6, 6), f"wd_{number}_0": (12, 6), f"wu_{number}_0": (6, 12)}
+    for tensor in model.graph.initializer:
+        if tensor.name in sizes:
+            array = np.random.default_rng(0).normal(size=sizes[tensor.name]).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return model
+
+
 @dataclass(frozen=True)
 class Joint:
     """Three layers with one attention to two streams, whose input another one scales and shifts (MMDiT).

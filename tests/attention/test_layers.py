@@ -28,6 +28,7 @@ from tests.attention.layered import (
     SUMMED,
     Joint,
     Network,
+    pyramid,
     renamed,
 )
 from tests.conftest import ROOT, Command
@@ -176,15 +177,7 @@ def test_what_other_layers_read_of_a_removed_one_stays_and_is_said() -> None:
 
 
 def test_states_of_other_shapes_are_no_identity() -> None:
-    """The first layer projects its stream to fewer channels, as between the stages of a pyramid."""
-    model = Network([["network"]] * 3, added="projected").model()
-    sizes = {"wv_0_0": (8, 6), "wd_0_0": (12, 6), "last": (6, 8)}
-    for number in (1, 2):
-        sizes |= {f"wv_{number}_0": (6, 6), f"wd_{number}_0": (12, 6), f"wu_{number}_0": (6, 12)}
-    for tensor in model.graph.initializer:
-        if tensor.name in sizes:
-            array = np.random.default_rng(0).normal(size=sizes[tensor.name]).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    model = pyramid()
     with pytest.raises(RefusedError, match=r"x \[B, S, 8\], and the one behind it sum_0_0 \[B, S, 6\]"):
         ohp.plan_pruning(model, layers="0")
     assert ohp.prune(model, layers="1", provider="cpu").validation

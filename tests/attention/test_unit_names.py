@@ -47,7 +47,7 @@ def kinds() -> list[type[Site]]:
 def with_options() -> list[type[Site]]:
     """The kinds of which the small decoder has units, and an option to name them."""
     found = inspect(toys_layers.decoder())
-    return [kind for kind in kinds() if kind.CHOSEN and found.of(kind.UNITS)]
+    return [kind for kind in kinds() if kind.SCORED_BY and found.of(kind.UNITS)]
 
 
 def test_names_are_told_apart_by_kind() -> None:

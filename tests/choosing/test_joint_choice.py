@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.choosing.activations.moments import Moments
@@ -25,30 +25,47 @@ from onnxheadprune.workflow.choice.latency import Width, with_times
 from tests.conftest import SAMPLES, Command
 
 
-def _space(rng: np.random.Generator) -> SearchSpace:
-    """Three sites whose paths have random costs."""
-    sites: list[Any] = []
+def _space(rng: np.random.Generator, *, nested: bool = False) -> SearchSpace:
+    """Three sites whose paths have random costs; the first two may lie in a layer with something else."""
+    each = {0: 3.0, 1: 1.0, 2: 5.0, 3: 25.0}
+    sites = [_site(index, units) for index, units in enumerate((4, 6, 3))]
+    sites[2:2] = [_site(3, 1, tuple(sites[:2]))] if nested else []
     paths: dict[int, list[Step]] = {}
-    for index, units in enumerate((4, 6, 3)):
-        sites.append(SimpleNamespace(index=index, num_units=units, STEPS=64, original=tuple))
-        costs = np.cumsum(rng.uniform(0.1, 1, units))
-        paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
-    savings = {
-        site.index: Savings.evenly(site.num_units, each)
-        for site, each in zip(sites, (3.0, 1.0, 5.0), strict=True)
-    }
-    whole = sum(savings[site.index].of(site.num_units) for site in sites)
+    for site in sites:
+        costs = np.cumsum(rng.uniform(0.1, 1 + 4 * bool(site.parts), site.num_units))
+        paths[site.index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(site.num_units)]
+    savings = {site.index: Savings.evenly(site.num_units, each[site.index]) for site in sites}
+    whole = sum(savings[site.index].of(site.num_units) for site in outermost(sites))
     return SearchSpace(tuple(sites), paths, savings, whole, "test")
 
 
+def _site(index: int, units: int, parts: tuple[Site, ...] = ()) -> Site:
+    return Site(
+        index=index,
+        name="",
+        num_units=units,
+        original_num_units=units,
+        groups=(),
+        projections=(),
+        cores=(),
+        parts=parts,
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_knapsack_is_exact(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    space = _space(rng)
-    everything = _pieces(space, [space.paths[site.index][-1] for site in space.sites])
+def test_the_knapsack_is_exact(seed: int, nested: bool) -> None:
+    """Of all combinations of steps; with a layer none goes of what is inside."""
+    space = _space(np.random.default_rng(seed), nested=nested)
+    every = [
+        steps
+        for steps in itertools.product(*([None, *space.paths[site.index]] for site in space.sites))
+        if not (nested and steps[2] and (steps[0] or steps[1]))
+    ]
+    everything = max(_pieces(space, steps) for steps in every)
+    taken = set()
     for count in (1, 40, 97, 150, space.most()):
         got = space.removing(count)
-        every = itertools.product(*([None, *space.paths[site.index]] for site in space.sites))
         fitting = [
             sum(step.error for step in steps if step)
             for steps in every
@@ -57,6 +74,9 @@ def test_the_knapsack_is_exact(seed: int) -> None:
         assert sum(got.costs.values()) == pytest.approx(min(fitting))
         saved = sum(space.savings[index].of(len(units)) for index, units in got.heads.items())
         assert saved >= space.whole * count / PARTS * (1 - 1e-9)
+        assert not (3 in got.heads and {0, 1} & got.heads.keys())
+        taken |= got.heads.keys()
+    assert taken >= {2, 3} if nested else taken == {0, 1, 2}
 
 
 def _speed(*ratios: tuple[float, float, float], floor: float) -> SpeedUp:

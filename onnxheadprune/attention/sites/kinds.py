@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.records import HEADS, LAYERS
+from onnxheadprune.edit.records import HEADS
 from onnxheadprune.settings.registry import SCORED, UNIT_KINDS
 
 DEFAULT_UNITS = frozenset({HEADS})
@@ -33,7 +33,7 @@ def scorable() -> tuple[str, ...]:
 
 def selectable() -> tuple[str, ...]:
     """Return the kinds that a target may name."""
-    return (*scorable(), LAYERS)
+    return tuple(kind.UNITS for kind in every_kind())
 
 
 def key_of(index: int) -> str:

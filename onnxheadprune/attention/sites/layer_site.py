@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from onnxheadprune.attention.sites.site import Silencing, Site
+from onnxheadprune.attention.sites.site import Silencing, Site, outermost
 
 if TYPE_CHECKING:
     from onnxheadprune.edit.records import RecordedUnits
@@ -31,7 +31,7 @@ class LayerSite(Site):
     FROM = 4_000_000
     FIELD = "layers"
     UNNAMED = "layer"
-    CHOSEN = False
+    SCORED_BY = ""
     FOUND_BY = "onnxheadprune.attention.sites.layers"
 
     short: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
@@ -62,10 +62,11 @@ class LayerSite(Site):
         names = dict.fromkeys((state.front.name, state.behind.name) for state in self.states)
         return replace(super().recorded(), states=tuple(names))
 
-    @property
-    def only_named(self) -> str:
-        """The reason that data never selects it."""
-        return "a choice on data removes attentions and feed-forward blocks of layers, each as a whole"
+    def flops_per_unit(self, length: float) -> float:
+        """Multiply-adds x 2 per token of the layer, in sequences of a length."""
+        inside = outermost(self.parts)
+        growing = sum(site.flops_per_unit(length) * site.num_units - site.flops_per_token for site in inside)
+        return super().flops_per_unit(length) + growing
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:
         """Bypass the layer."""

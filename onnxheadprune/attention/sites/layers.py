@@ -18,7 +18,7 @@ from typing import TypeAlias
 from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, common_prefix, labels, stack_labels
 from onnxheadprune.attention.sites.layer_site import SEVERAL, LayerSite
 from onnxheadprune.attention.sites.projection import node_path
-from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.attention.sites.site import Findings, Site, outermost
 from onnxheadprune.attention.sites.states import (
     Block,
     Flow,
@@ -35,6 +35,7 @@ from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, PLAIN_SUMS
+from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -422,6 +423,14 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
     free = {value for site in parts for value in site.free}
     gone = released(layer.states, free)
     elements, size = size_of(value for node in gone for value in node.sources if _only_in(value, gone))
+    inside = outermost(parts)
+    weights = (
+        value
+        for node in gone
+        for value in (node.sources if COSTS.of(node) is not None else ())
+        if value.is_constant and (value.rank or 0) > 1
+    )
+    others = max(size_of(weights)[0] - sum(site.params for site in inside), 0)
     reason = _why_not(layer)
     return LayerSite(
         index=LayerSite.FROM + number,
@@ -436,6 +445,7 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
         whole=reason is None,
         params=elements,
         bytes=size,
+        flops_per_token=sum(site.flops_per_token for site in inside) + 2 * others,
         short=label,
         states=tuple(layer.states),
         parts=parts,

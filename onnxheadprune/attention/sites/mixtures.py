@@ -122,7 +122,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         if why:
             seen[router] = _refused(site, why)
     sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
-    blocks = [site for site in known if site.CHOSEN and site.is_branch and not site.unit_cores]
+    blocks = [site for site in known if site.is_branch and not site.unit_cores]
     sites = [replace(site, shared=_shared(site.routing.router, blocks)) for site in sites]
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
     return Findings(

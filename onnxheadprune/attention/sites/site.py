@@ -88,12 +88,10 @@ class Site:
     """Its place in a layer: the "begin", a "part", or ""."""
     STEPS: ClassVar[int | None] = 64
     """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
-    CHOSEN: ClassVar[bool] = True
-    """True if data or scores may select units of this kind; otherwise they are removed only by name."""
     MULTIPLE: ClassVar[int] = 1
     """The number of which a site keeps a multiple of units, unless another one is set."""
     SCORED_BY: ClassVar[str] = "contexts"
-    """The signal that scoring methods need for these units, one of `ScoringMethod.READS`."""
+    """The signal that scoring methods need for these units, one of `ScoringMethod.READS`; "" without scores."""
     SAVES: ClassVar[str] = "operations"
     """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
@@ -419,7 +417,7 @@ class Site:
 
     def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
         """Those of the given sites that lie inside its units, and are removed with them."""
-        return ()
+        return tuple(site for site in sites if site in self.parts)
 
     def uneven(self) -> str:
         """Return the error if groups lose different numbers of units."""
@@ -464,6 +462,13 @@ class Findings(NamedTuple):
         if self.failure is not None:
             raise self.failure.error
         return self.sites
+
+
+def outermost(sites: Iterable[Site]) -> tuple[Site, ...]:
+    """Those of some sites that lie inside the units of no other one."""
+    some = tuple(sites)
+    inside = {one for site in some for one in site.inner(some)}
+    return tuple(site for site in some if site not in inside)
 
 
 def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:

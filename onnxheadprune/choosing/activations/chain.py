@@ -16,6 +16,7 @@ from typing import TypeVar
 from onnx import helper
 
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.switches import choices, off
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear
@@ -45,9 +46,9 @@ class Cut:
 
     @classmethod
     def of(cls, site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
-        """A site without some units: silent in its contexts, or kept from the choice of its router."""
+        """A site without some units: silent in its contexts, kept from the choice of its router, or bypassed."""
         gone = tuple(sorted(units))
-        masks = {gate.mask: gate.alive(gone) for gate in site.gates()} if gone else {}
+        masks = {gate.mask: gate.alive(gone) for gate in site.gates()} | off(site) if gone else {}
         return cls(site.index, gone if site.contexts else (), {**weights, **masks})
 
 
@@ -87,12 +88,17 @@ class Chain:
         self._tail = None if tail is None or changed & set(tail.nodes) else tail
         outputs = outputs if self._tail is None else (self._tail.hidden,)
         self.parts, self.outputs = parts, [value.name for value in outputs]
-        self.sites = sorted(sites, key=lambda site: [item.node.index for item in site.projections])
+        self.sites = sorted(
+            sites,
+            key=lambda site: [
+                node.index for node in (*(item.node for item in site.projections), *choices(site))
+            ],
+        )
         stages: list[Stage] = []
         self._readers: dict[int, tuple[Node, ...]] = {}
         made: tuple[Value, ...] = ()
         for site in self.sites:
-            contexts = tuple(context_of(projection) for projection in site.projections)
+            contexts = ends(site)
             readers = tuple(use.node for value in contexts for use in value.consumers)
             stages.append(
                 Stage((*contexts, *made), readers, (*contexts, *(behind or {}).get(site.index, ())))
@@ -294,9 +300,21 @@ class Chain:
         return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
 
 
+def _place(site: Site) -> list[int]:
+    """Where in the graph a site ends."""
+    return [node.index for node in (*(item.node for item in site.projections), *choices(site))]
+
+
+def ends(site: Site) -> tuple[Value, ...]:
+    """The values at which a site ends: the contexts that its projections read, or what a layer computes."""
+    states = (state.behind for state in site.states)
+    return (*(context_of(projection) for projection in site.projections), *states)
+
+
 def changed_by_cut(site: Site) -> Iterator[Node]:
     """The nodes that compute with what a cut of a site may change beside its contexts."""
     yield from (gate.node for gate in site.gates())
+    yield from choices(site)
     for projection in site.contexts:
         yield projection.node
         linear = Linear.of(projection)

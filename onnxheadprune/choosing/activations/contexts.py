@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnxheadprune.attention.quantized import numbers_of, require_constant
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.chain import Chain
+from onnxheadprune.choosing.activations.chain import Chain, ends
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
 from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
@@ -43,7 +43,7 @@ INSTEAD = (
 
 
 class SiteMoments(dict[int, tuple[Moments, ...]]):
-    """Second moments of what each projection of a site reads, by index of the site."""
+    """Second moments of what each projection of a site reads, by index of the site; layers have no projections."""
 
     def __init__(self, found: Mapping[int, tuple[Moments, ...]], skipped: Mapping[str, str]) -> None:
         super().__init__(found)
@@ -52,7 +52,7 @@ class SiteMoments(dict[int, tuple[Moments, ...]]):
     @property
     def counts(self) -> dict[int, int]:
         """The positions that reach all projections of a site, by its index."""
-        return {index: min(item.count for item in found) for index, found in self.items()}
+        return {index: min((item.count for item in found), default=0) for index, found in self.items()}
 
 
 def context_moments(
@@ -66,7 +66,7 @@ def context_moments(
 
     A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
     """
-    found: dict[int, tuple[Moments, ...]] = {}
+    found: dict[int, tuple[Moments, ...]] = {site.index: () for site in sites if not site.projections}
     parts = Parts(view, provider)
     nodes = [item.node for site in sites for item in site.projections]
     running = Running(parts, nodes, data.feeds, data.source)
@@ -79,11 +79,12 @@ def context_moments(
         return finite(x, value), None, None
 
     skipped: dict[str, str] = {}
-    for site, contexts in Chain(parts, sites).contexts(data.feeds, data.source):
+    read = [site for site in sites if site.projections]
+    for site, contexts in Chain(parts, read).contexts(data.feeds, data.source):
         empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
-        read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
+        each = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
         try:
-            found[site.index] = tuple(item.aside() for item in gather(empty, read, parts.workers))
+            found[site.index] = tuple(item.aside() for item in gather(empty, each, parts.workers))
         except NotFiniteError as error:
             skipped[site.label] = str(error)
         progress("reading contexts", len(found) + len(skipped), len(sites))
@@ -102,8 +103,12 @@ def finite(rows: Array, value: Value) -> Array:
 def seen(
     sites: Sequence[AnySite], moments: Mapping[int, Sequence[Moments]], source: str
 ) -> tuple[AnySite, ...]:
-    """The sites that some feed has reached, of those that have moments."""
-    found = tuple(site for site in sites if any(moment.count for moment in moments.get(site.index, ())))
+    """The sites that some feed has reached, of those that have moments, and layers."""
+    found = tuple(
+        site
+        for site in sites
+        if not site.projections or any(moment.count for moment in moments.get(site.index, ()))
+    )
     if not found:
         raise RefusedError(
             f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"
@@ -200,8 +205,8 @@ def measurable(
     skipped: dict[str, str] = {}
     for site in sites:
         try:
-            for projection in site.projections:
-                require_main(context_of(projection))
+            for value in ends(site):
+                require_main(value)
         except RefusedError as error:
             skipped[site.label] = str(error)
     found = tuple(site for site in sites if site.label not in skipped)
@@ -218,7 +223,7 @@ def measurable(
     moments = context_moments(view, found, one, provider)
     found = tuple(site for site in found if site.index in moments)
     part = one.count if one.positions is None else one.positions
-    counts = {index: round(seen[0].count * known / max(part, 1)) for index, seen in moments.items()}
+    counts = {index: round(count * known / max(part, 1)) for index, count in moments.counts.items()}
     # What this batch does not reach is asked again when all are read.
     reached = tuple(site for site in found if counts[site.index])
     enough, short = with_enough(reached, counts, data, instead) if reached else ((), {})
@@ -253,7 +258,7 @@ def with_enough(
 
 def inputs_of(site: Site) -> int:
     """Inputs of a site's widest projection: as many positions say something about each of its weights."""
-    return max(math.prod(item.sizes) for item in site.projections)
+    return max((math.prod(item.sizes) for item in site.projections), default=0)
 
 
 def missing(positions: int, inputs: int, data: Calibration) -> str:

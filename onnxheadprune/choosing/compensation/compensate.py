@@ -21,7 +21,6 @@ import numpy as np
 
 from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.switches import Switched
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing
@@ -65,26 +64,23 @@ def compensate(
     provider: Provider,
     *,
     how: Refitting = Refitting(),
-    switched: Switched | None = None,
     progress: Progress = silent,
 ) -> Compensation:
     """Refit the remaining weights, layer by layer, on already pruned inputs.
 
     Args:
+        view: of the model; where layers are removed, of its form with switches, of which the sites are, too.
         data: calibration data, of which as much is used as the widest layer wants; a part of it is held out to choose
             the ridge with. Of token sequences the rest is spliced into more, as far as it is little for that.
-        switched: the form of the model in which removed layers have switches, whose view and sites these are.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers, how.which)
     shared = {node for node, count in readers.items() if count > 1}
     wide = _widest(todo)
     data = as_much_as_pays(data, max(map(_unknowns, todo), default=0), _weights_of(todo), how.most)
-    routed = [
-        (site, tuple(heads.get(site.index, ()))) for site in sites if not site.contexts and not site.states
-    ]
+    routed = [(site, tuple(heads.get(site.index, ()))) for site in sites if not site.contexts]
     parts = Parts(view, provider, sites=sites)
-    work = _Work(parts, todo, shared, data, _silent_maps(sites, heads), routed, how.most, switched)
+    work = _Work(parts, todo, shared, data, _silent_maps(sites, heads), routed, how.most)
     if work.too_few is not None:
         progress(
             f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
@@ -114,7 +110,6 @@ class _Work:
         silent: Sequence[Linear],
         routed: Sequence[tuple[Site, tuple[int, ...]]],
         most: float,
-        switched: Switched | None,
     ) -> None:
         learn, held = data.split()
         learn = with_spliced(learn, _widest(todo), _weights_of(todo), work=most)
@@ -127,11 +122,11 @@ class _Work:
         self.stages = {task: at for at, task in enumerate(self.makers)}
         stages = [_stage(task, makers) for task, makers in self.makers.items()]
         if stages:
-            # Sites that are removed as a whole are silent from the start, and routers choose among what stays.
+            # Sites that are removed as a whole are silent from the start, routers choose among what stays, and layers
+            # are bypassed.
             first = (
                 *(item.node for item in silent),
                 *(node for site, gone in routed if gone for node in changed_by_cut(site)),
-                *(() if switched is None else switched.choices),
             )
             stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
         boundaries = Boundaries(parts.view, stages)
@@ -141,7 +136,6 @@ class _Work:
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
             self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
-        self.silenced.update({} if switched is None else switched.off)
         for site, gone in routed:
             self.silenced.update(Cut.of(site, gone).weights)
         nodes = [task.linear.node for task in self.makers if task.linear is not None]

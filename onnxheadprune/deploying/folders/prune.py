@@ -35,7 +35,6 @@ from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.result import FileResult, FolderResult
 from onnxheadprune.deploying.folders.triton import stale_declarations
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
-from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.assembly import Assembly
@@ -357,10 +356,7 @@ def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
     """The kinds of sites of which some may lose units."""
     if choice.target is None:
         return () if choice.heads is None else kinds_named(choice.heads)
-    units = choice.target.units
-    return tuple(
-        kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and kind.in_layers())
-    )
+    return tuple(kind for kind in every_kind() if kind.UNITS in choice.target.units)
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:

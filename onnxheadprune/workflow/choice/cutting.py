@@ -14,6 +14,7 @@ import numpy as np
 from onnxheadprune.attention import planning
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.attention.switches import with_switches
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
@@ -159,12 +160,7 @@ class Cutter:
     def compensation(self, heads: Mapping[int, tuple[int, ...]], which: Which = "all") -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
         assert self.learn is not None
-        view, sites, switched = self.view, self.sites.concerned(heads), None
-        if any(site.states for site in sites):
-            from onnxheadprune.attention.switches import Switched
-
-            switched = Switched.of(self.model, sites)
-            view, sites = switched.view, switched.sites
+        view, sites = with_switches(self.view, self.sites.concerned(heads))
         return compensate(
             view,
             sites,
@@ -172,7 +168,6 @@ class Cutter:
             self.learn,
             self.provider,
             how=Refitting(which, self._work_of_refit()),
-            switched=switched,
             progress=self.progress,
         )
 

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.benchmarking.measure import BenchRequest, BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import run_benchmark
@@ -176,7 +176,7 @@ def with_times(
             times[site.index].append((width.removed, (1 - 1 / speed.value) / len(sites)))
     savings = {site.index: _curve(times[site.index], space, site) for site in space.sites}
     # All that can be saved is the budget: what little of it was measured on a busy machine is divided as finely.
-    whole = sum(curve.saved[-1] for curve in savings.values()) or 1.0
+    whole = sum(savings[site.index].saved[-1] for site in outermost(space.sites)) or 1.0
     basis = space.basis.replace(OVER_SAVED.format(space.counted), OVER_SAVED.format("time"))
     return replace(space, savings=savings, whole=whole, basis=basis)
 
@@ -191,25 +191,13 @@ def _shapes(space: SearchSpace) -> list[list[Site]]:
 
 
 def _widths(space: SearchSpace, sites: Sequence[Site]) -> Iterator[Width]:
-    """The sites at each share of their largest cut; and without any unit, where they can be removed as a whole."""
-    parts = {
-        site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
-        for site in sites
-    }
+    """The sites at each share of their largest cut."""
     seen = set[float]()
     for share in SHARES:
-        width = Width({index: _nearest(steps, share) for index, steps in parts.items() if steps})
-        if width.steps and width.removed not in seen:
+        width = Width({site.index: _nearest(space.paths[site.index], share) for site in sites})
+        if width.removed not in seen:
             seen.add(width.removed)
             yield width
-    whole = {
-        site.index: step
-        for site in sites
-        for step in space.paths[site.index]
-        if len(step.removed) == site.num_units
-    }
-    if len(whole) == len(sites):
-        yield Width(whole)
 
 
 def _nearest(steps: Sequence[Step], share: float) -> Step:

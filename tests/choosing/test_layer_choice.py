@@ -1,0 +1,162 @@
+"""Layers that are chosen are those whose bypass moves the outputs least.
+
+The oracle of a bypass is the network written without the layer, and the measure is computed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.errors import RefusedError, UsageError
+from tests import toys_layers
+from tests.attention.layered import BRANCHES, FEED, SUMMED, Joint, Network, pyramid
+from tests.conftest import Command
+from tests.liveness.one_node import run
+
+FEEDS: Any = [
+    {name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32) for name in FEED}
+    for seed in range(4)
+]
+PLAIN = [["attention", "network"]] * 3
+
+
+def chosen(model: onnx.ModelProto, **target: Any) -> Any:
+    names = [item.name for item in model.graph.input]
+    data = target.pop("data", None) or [{name: feed[name] for name in names} for feed in FEEDS]
+    made = ohp.prune(
+        model, data=data, provider="cpu", validate=False, **{"refit": False, "units": ("layers",), **target}
+    )
+    return made.chosen
+
+
+def bypassed(network: Network | Joint, number: int) -> float:
+    """What a layer that is the identity does to the main output: the mean of 1 - cosine."""
+    whole, oracle = network.model(), replace(network, without=number).model()
+    found = []
+    for feed in FEEDS:
+        a, b = (
+            run(model, {item.name: feed[item.name] for item in model.graph.input})["y"].astype(np.float64)
+            for model in (whole, oracle)
+        )
+        lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        found.append(1 - (a * b).sum(-1) / lengths)
+    return float(np.mean(found))
+
+
+def check_choice(network: Network | Joint) -> None:
+    """Compare what is chosen with all bypasses, for every number of layers."""
+    model = network.model()
+    layers = [layer for layer in inspect(model).of("layers") if layer.removable]
+    costs = {layer.index: bypassed(network, layer.number) for layer in layers}
+    ranked = sorted(costs.values())
+    for kept in range(1, len(layers)):
+        selection = chosen(model, keep=kept, drift="cosine").selection
+        gone = [costs[index] for index in selection.heads]
+        assert len(gone) == len(layers) - kept
+        assert sum(gone) == pytest.approx(sum(ranked[: len(gone)]), rel=1e-4)
+        for index, cost in selection.costs.items():
+            assert cost == pytest.approx(costs[index], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.one_in(9)
+@pytest.mark.parametrize("kind", [kind for kind in BRANCHES if kind != "low-rank queries"])
+def test_the_cheapest_bypasses_are_chosen_whatever_is_in_layers(kind: str) -> None:
+    check_choice(Network([["attention", kind, "network"]] * 3))
+
+
+@pytest.mark.one_in(9)
+@pytest.mark.parametrize("kind", BRANCHES)
+def test_layers_without_attention_are_chosen(kind: str) -> None:
+    check_choice(Network([[kind]] * 3))
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("added", SUMMED)
+def test_the_cheapest_bypasses_are_chosen_whatever_writes_the_sums(added: str, norm: bool) -> None:
+    check_choice(Network(PLAIN, norm, added=added))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_the_cheapest_bypasses_of_two_streams_are_chosen(both: bool) -> None:
+    check_choice(Joint(both))
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.6])
+def test_a_layer_counts_once_and_goes_in_place_of_what_is_inside(ratio: float) -> None:
+    """Never a layer with units inside, and the share is of what a layer saves."""
+    model = toys_layers.decoder(4, norms="pre")
+    sites = inspect(model)
+    found = chosen(model, ratio=ratio, units=("heads", "neurons", "layers"), data=toys_layers.ids())
+    gone = found.selection.heads
+    layers = sites.of("layers")
+    for layer in layers:
+        assert layer.index not in gone or not any(part.index in gone for part in layer.parts)
+    each = [sum(part.flops_per_token for part in layer.parts) for layer in layers]
+    assert [layer.flops_per_token for layer in layers] == each
+    saved = sum(
+        site.flops_per_unit(6) * len(gone.get(site.index, ())) for site in (*sites, *sites.neurons, *layers)
+    )
+    assert saved >= ratio * sum(layer.flops_per_unit(6) for layer in layers)
+
+
+def test_what_is_protected_inside_protects_the_layer() -> None:
+    model = toys_layers.decoder(3)
+    free = chosen(model, keep=2, data=toys_layers.ids()).selection.heads
+    (taken,) = free
+    number = next(layer.number for layer in inspect(model).of("layers") if layer.index == taken)
+    for spec in (f"layer.{number}", f"{number}:0", f"ffn.{number}"):
+        kept = chosen(model, keep=2, data=toys_layers.ids(), protect=spec).selection.heads
+        assert len(kept) == 1 and taken not in kept
+    for spec in ("*", "*:1"):
+        with pytest.raises(RefusedError, match="fewer than the first cut"):
+            chosen(model, keep=2, data=toys_layers.ids(), protect=spec)
+
+
+def test_a_layer_without_identity_is_left_alone_and_named_once(command: Command, tmp_path: Any) -> None:
+    path, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    onnx.save(pyramid(), path)
+    np.savez(data, x=np.concatenate([feed["x"] for feed in FEEDS]))
+    words = ("prune", path, "--keep", 2, "--units", "layers", "--data", data, "--dry-run", "--json")
+    selection = command(*words).document["choice"]["selection"]
+    ((layer, why),) = selection["left_out"].items()
+    assert layer.startswith("layer.0 ") and "it has no identity" in why and len(selection["heads"]) == 1
+
+
+def test_the_same_share_of_every_site_is_no_layer() -> None:
+    model = toys_layers.decoder(3)
+    target: Any = {"ratio": 0.4, "uniform": True, "data": toys_layers.ids()}
+    with pytest.raises(RefusedError, match="a layer has no share"):
+        chosen(model, **target)
+    selection = chosen(model, units=("heads", "layers"), **target).selection
+    assert len(selection.heads) == 3 and len(selection.left_out) == 3
+
+
+@pytest.mark.parametrize(("keep", "units"), [(3, ("layers",)), (1, ("heads", "layers"))])
+def test_counts_that_cannot_be_kept_are_refused(keep: int, units: tuple[str, ...]) -> None:
+    with pytest.raises(
+        (RefusedError, UsageError), match=r"leaves nothing to remove|counts units of one kind"
+    ):
+        chosen(toys_layers.decoder(3), keep=keep, units=units, data=toys_layers.ids())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", [{"max_drift": 0.05}, {"target_size": 0.8}, {"target_speedup": 1.05}])
+def test_every_target_takes_layers(target: Any) -> None:
+    path = "sample_models/digits_vit"
+    made = ohp.prune(
+        f"{path}.onnx",
+        data=f"{path.replace('_vit', '_calibration')}.npz",
+        units=("layers",),
+        provider="cpu",
+        **target,
+    )
+    assert made.validation is not None and made.validation.verdict == "passed"
+    assert made.plan.others()[-1][0] == "layers" and not any(cut.left for cut in made.plan.losing)
