@@ -136,10 +136,13 @@ def parts(model: ModelProto, feeds: Any = None) -> tuple[Any, Sites, Calibration
     return view, sites_of(view, "the model"), calibration_data(ids() if feeds is None else feeds, view)
 
 
-def removed(sites: Sites, paths: Any, wanted: int, limits: Limits) -> dict[int, frozenset[int]]:
-    """The heads of the cheapest cut of so many, from the paths of all sites."""
+def removed(
+    sites: Sites, paths: Any, wanted: int, limits: Limits, *, each: bool = False
+) -> dict[int, frozenset[int]]:
+    """The heads of the cheapest cut of so many, or of that with so many left of each site, from the paths of all."""
     within = {site.index: limits.options(site, paths[site.index])[1:] for site in sites}
     total = sum(site.num_heads for site in sites)
     savings = {site.index: Savings.evenly(site.num_heads, 1) for site in sites}
     space = SearchSpace(sites.sites, within, savings, total, "", "heads", total, 1, limits)
-    return {index: frozenset(heads) for index, heads in space.removing(wanted).heads.items()}
+    found = space.keeping(wanted) if each else space.removing(wanted)
+    return {index: frozenset(heads) for index, heads in found.heads.items()}

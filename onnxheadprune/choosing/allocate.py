@@ -110,11 +110,11 @@ def before(sites: Sequence[Site], at: int) -> int:
     return at - len(sites[at].inner(sites[:at]))
 
 
-def spread_evenly(sites: Sequence[Site], paths: Paths, share: float, wanted: int, *, over: bool) -> Choice:
-    """The same share of every site: the most up to that, or with `over` the least above it."""
+def evenly(paths: Paths, aims: Mapping[Site, float], wanted: int, *, over: bool) -> Choice:
+    """So many units of every site: the most up to that, or with `over` the least above it."""
     choice = {}
-    for site in sites:
-        aim, options = share * site.num_units, (NOTHING, *paths[site.index])
+    for site, aim in aims.items():
+        options = (NOTHING, *paths[site.index])
         if over:
             fitting = [step for step in options if len(step.removed) >= aim]
             step = min(fitting, key=_by_size) if fitting else max(options, key=_by_size)
@@ -126,19 +126,6 @@ def spread_evenly(sites: Sequence[Site], paths: Paths, share: float, wanted: int
 
 def _by_size(step: Step) -> tuple[int, float]:
     return len(step.removed), -step.error
-
-
-def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits) -> Choice:
-    """Every site down to `keep` units, or as near above as its KV groups allow."""
-    choice = {}
-    for site in sites:
-        fitting = [
-            step
-            for step in limits.options(site, paths[site.index])
-            if site.num_units - len(step.removed) >= min(keep, site.num_units)
-        ]
-        choice[site.index] = max(fitting, key=_by_size).removed
-    return _required(choice, sum(max(site.num_units - keep, 0) for site in sites))
 
 
 def _required(choice: Choice, wanted: int) -> Choice:

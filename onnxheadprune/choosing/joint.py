@@ -61,18 +61,13 @@ def joint_space(
     if all(site.label in closed for site in sites):
         kinds = " and ".join(sorted(requirements.units))
         every = [site for units in requirements.units for site in analysis.sites.of(units)]
-        only = next(
-            (f"{site.only_named}: name them" for site in every if site.removable and site.only_named), ""
-        )
-        why = next(filter(None, (only, *closed.values())), "")
-        raise RefusedError(f"no site of {analysis.name} can lose {kinds}" + (f"; {why}" if why else ""))
+        only = [f"{site.only_named}: name them" for site in every if site.removable and site.only_named]
+        why = "".join(f"; {reason}" for reason in (*only, *closed.values())[:1])
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     by_memory = any(site.SAVES == BYTES for site in sites)
     counted = BYTES if by_memory or requirements.saves_bytes else OPERATIONS
-    named = dict.fromkeys((*sites, *(part for site in sites for part in site.parts)))
-    protected = requirements.protected([*named])
-    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in named}
-    # What is kept of a layer keeps the layer.
-    kept |= {site.index: kept[site.index].union(*(kept[part.index] for part in site.parts)) for site in sites}
+    protected = requirements.protected(sites)
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
     open_ = tuple(site for site in sites if site.label not in closed)
     open_, skipped = measurable(analysis.view, open_, data, evidence.provider)

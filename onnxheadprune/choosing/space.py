@@ -16,8 +16,7 @@ from onnxheadprune.choosing.allocate import (
     Savings,
     allocate,
     before,
-    keep_per_site,
-    spread_evenly,
+    evenly,
 )
 from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
 from onnxheadprune.edit.records import HEADS
@@ -157,7 +156,8 @@ class SearchSpace:
             raise self._too_much(count)
         if self.limits.uniform:
             share = count / (self.total if over else max(sum(site.num_units for site in self.sites), 1))
-            return self._selection(spread_evenly(self.sites, self.paths, share, count, over=over))
+            aims = {site: share * site.num_units for site in self.sites}
+            return self._selection(evenly(self.paths, aims, count, over=over))
         wanted = min(count * self.fine, self._pieces_in_all) if over else count
         return self._selection(allocate(self.sites, self.paths, self._pieces, wanted, over=over))
 
@@ -195,12 +195,13 @@ class SearchSpace:
                 f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
             )
         check(Cut, keep=count)
-        if not any(site.SCORED_BY for site in self.sites):
-            fewer = len(self.sites) - count
-            return self._selection(
-                allocate(self.sites, self.paths, lambda _, step: len(step.removed), fewer, over=False)
-            )
-        return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
+        if any(site.SCORED_BY for site in self.sites):
+            aims = {site: max(site.num_units - count, 0) for site in self.sites}
+            return self._selection(evenly(self.paths, aims, sum(aims.values()), over=False))
+        fewer = len(self.sites) - count
+        return self._selection(
+            allocate(self.sites, self.paths, lambda _, step: len(step.removed), fewer, over=False)
+        )
 
     def _pieces(self, site: Site, step: Step) -> int:
         """Whole pieces that a step saves, rounded down; quotients may fall short by an error of rounding."""

@@ -71,13 +71,15 @@ class Requirements:
     def protected(self, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
         """Heads that must stay, per site index (indices of the original model), by `protect`.
 
-        A bare site ("3" or a name) protects all of its heads.
+        A bare site ("3" or a name) protects all of its heads, and what is protected in a layer protects the layer.
         """
         found: dict[int, frozenset[int]] = {}
         for token in (self.protect or "").split():
             spec = token if ":" in token else None
             key = token if spec is None else token.rpartition(":")[0]
-            matching = [site for site in sites if key in ("*", site.key, site.name)]
+            matching = [
+                site for site in sites if any(key in ("*", one.key, one.name) for one in (site, *site.parts))
+            ]
             if not matching:
                 raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
             for site in matching:

@@ -14,7 +14,6 @@ from rich.text import Text
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, next_call, row, table
@@ -66,7 +65,7 @@ def sites_report(
     yield from near_misses(sites)
     for kind, find in sites.others.items():
         # Layers have a table of their own.
-        if kind.UNITS != LAYERS and (sites_of_kind := find().sites):
+        if kind.SCORED_BY and (sites_of_kind := find().sites):
             yield from _block_rows(kind, sites_of_kind)
     yield from further
     yield ""

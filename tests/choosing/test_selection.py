@@ -16,7 +16,7 @@ from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Limits, keep_per_site
+from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.folds import Fold
@@ -164,9 +164,9 @@ def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limit
     sites = SITES[shape].sites
     if left == sites[0].num_heads:
         with pytest.raises(RefusedError, match="fewer than the first cut"):
-            keep_per_site(sites, plain_paths(shape), keep, limits)
+            toys_scores.removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
         return
-    choice = keep_per_site(sites, plain_paths(shape), keep, limits)
+    choice = toys_scores.removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
     found = {sites[index].num_heads - len(heads) for index, heads in choice.items()}
     assert min(found) >= keep and len(choice) == 3
     assert found == {left} or shape == (8, 2)

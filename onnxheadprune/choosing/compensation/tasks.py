@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -236,24 +236,15 @@ class Emptied:
             stops = {*self.maps, *self.released, *(use.node for use in chain[-1].behind.consumers)}
             if front.node not in set(Flow(view).upstream(_outputs(view, self.maps.values()), stops)):
                 keys = dict.fromkeys(self.states[state].tag for state in chain)
-                yield Run(front, tuple(map(Skipped, chain)), tuple(keys))
+                skipped = tuple(Skipped(state.front, state.behind) for state in chain)
+                yield Run(front, skipped, tuple(keys))
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A removed layer: nothing is added to the state in front of it."""
 
-    state: State
-
-    @property
-    def other(self) -> Value:
-        """The state in front."""
-        return self.state.front
-
-    @property
-    def out(self) -> Value:
-        """The state behind."""
-        return self.state.behind
+    other: Value  # the state in front
+    out: Value  # the state behind
 
 
 @dataclass(frozen=True, eq=False)
