@@ -46,13 +46,21 @@ def with_switches(view: GraphView, sites: Sequence[Site]) -> tuple[GraphView, tu
         _switch(graph_at(made, state.behind.scope), state)
     analysis = analysis_of(LoadedModel(made, "the model", view.sources))
     values = {value.name: value for value in analysis.view.main.values.values()}
-    found = {site.index: site for site in analysis.sites.known if not site.states}
-    for layer in layers:
-        moved = (
-            State(values[state.front.name], values[f"{state.behind.name}{MADE}"]) for state in layer.states
-        )
-        found[layer.index] = replace(layer, states=tuple(moved))
-    return analysis.view, tuple(found[site.index] for site in sites if site.index in found)
+    # Switches may end what is a site without them, so numbers tell nothing.
+    found = {_outline(site): site for site in analysis.sites.known}
+    moved: list[Site] = []
+    for site in sites:
+        if site.states:
+            pairs = ((values[item.front.name], values[f"{item.behind.name}{MADE}"]) for item in site.states)
+            moved.append(replace(site, states=tuple(State(*pair) for pair in pairs)))
+        elif (other := found.get(_outline(site))) is not None:
+            moved.append(replace(other, index=site.index))
+    return analysis.view, tuple(moved)
+
+
+def _outline(site: Site) -> tuple[object, ...]:
+    """Return what a site has in common with and without switches, and no other one has."""
+    return site.UNITS, site.num_units, *(name.removesuffix(MADE) for name in site.projection_names)
 
 
 def choices(site: Site) -> Iterator[Node]:

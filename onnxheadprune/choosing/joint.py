@@ -40,6 +40,8 @@ OVER_SAVED = "over the {} saved"
 """The savings that costs are weighed against."""
 WHOLE = "the same share of every site is removed, and a layer has no share"
 """Why no layer is chosen then."""
+HIDDEN = "it cannot be told apart where layers are bypassed"
+"""Why a site is not measured beside layers."""
 WHY_BYTES = " (experts save memory: a token goes through as many as before)"
 
 
@@ -116,7 +118,10 @@ def joint_space(
         return _paths(site, moments, kept[site.index], requirements, known)
 
     scored = tuple(site for site in open_ if site.label not in unscored)
-    measured = measured_steps(*with_switches(analysis.view, scored), ways, evidence, progress)
+    view, there = with_switches(analysis.view, scored)
+    known = {site.index for site in there}
+    skipped |= {site.label: HIDDEN for site in scored if site.index not in known}
+    measured = measured_steps(view, there, ways, evidence, progress)
     why = WHY_BYTES if by_memory else ""
     drifts = AFTER_REFIT if any(site.projections for site in sites) else "measured drift without each"
     basis = f"{drifts}, {OVER_SAVED.format(counted)}{why}"

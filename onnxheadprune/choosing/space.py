@@ -195,10 +195,16 @@ class SearchSpace:
                 f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
             )
         check(Cut, keep=count)
-        if any(site.SCORED_BY for site in self.sites):
-            aims = {site: max(site.num_units - count, 0) for site in self.sites}
-            return self._selection(evenly(self.paths, aims, sum(aims.values()), over=False))
-        fewer = len(self.sites) - count
+        # Each layer is a site, of which the model keeps so many.
+        aims = {site: max(site.num_units - count, 0) for site in self.sites if site.SCORED_BY}
+        fewer = sum(aims.values()) if aims else len(self.sites) - count
+        if fewer <= 0:
+            most = max((site.num_units for site in aims), default=len(self.sites))
+            raise RefusedError(
+                f"{named_setting('keep', count)} leaves nothing to remove: there are no more than {most}"
+            )
+        if aims:
+            return self._selection(evenly(self.paths, aims, fewer, over=False))
         return self._selection(
             allocate(self.sites, self.paths, lambda _, step: len(step.removed), fewer, over=False)
         )

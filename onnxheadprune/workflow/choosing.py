@@ -159,13 +159,6 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
 
 def choose(cutter: Cutter, target: PruningTarget, size: FileSize) -> Chosen:
     """Select heads that meet a target, with refitted weights if requested."""
-    sites = [site for units in target.units for site in cutter.sites.of(units)]
-    # Each layer is a site, of which the model keeps so many.
-    most = max((site.num_units for site in sites if site.SCORED_BY), default=len(sites))
-    if target.keep is not None and sites and most <= target.keep:
-        raise RefusedError(
-            f"{named_setting('keep', target.keep)} leaves nothing to remove: there are no more than {most}"
-        )
     if target.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
         return _largest_near(cutter, cutter.search_space(target), target.max_drift)

@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.sites.find import analysis_of, inspect
+from onnxheadprune.attention.switches import MADE, with_switches
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import toys_layers
 from tests.attention.layered import BRANCHES, FEED, SUMMED, Joint, Network, pyramid
@@ -82,6 +83,16 @@ def test_layers_without_attention_are_chosen(kind: str) -> None:
 @pytest.mark.parametrize("added", SUMMED)
 def test_the_cheapest_bypasses_are_chosen_whatever_writes_the_sums(added: str, norm: bool) -> None:
     check_choice(Network(PLAIN, norm, added=added))
+
+
+@pytest.mark.parametrize("added", SUMMED)
+def test_a_site_is_the_same_beside_layers_with_switches(added: str) -> None:
+    """By what it projects to: a switch may end a site in front of it, so that numbers shift."""
+    analysis = analysis_of(Network(PLAIN, added=added).model())
+    sites = [site for site in analysis.sites.every if site.projections or site.states]
+    for site in with_switches(analysis.view, sites)[1]:
+        before = analysis.sites.at(site.index)
+        assert [name.removesuffix(MADE) for name in site.projection_names] == [*before.projection_names]
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -259,7 +259,7 @@ def test_head_specs(
 def test_a_site_that_keeps_all_it_has(command: Command, toy: Path, tmp_path: Path) -> None:
     result = command("prune", toy, "-o", tmp_path / "o.onnx", "--keep", "4", "--data", "random")
     assert result.exit_code == 3
-    assert result.stderr.endswith("error: --keep 4 leaves nothing to remove: no site has more than 4\n")
+    assert result.stderr.endswith("error: --keep 4 leaves nothing to remove: there are no more than 4\n")
 
 
 def test_a_file_in_place_of_a_folder(refused: Refused, toy: Path) -> None:

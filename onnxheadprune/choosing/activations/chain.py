@@ -88,12 +88,7 @@ class Chain:
         self._tail = None if tail is None or changed & set(tail.nodes) else tail
         outputs = outputs if self._tail is None else (self._tail.hidden,)
         self.parts, self.outputs = parts, [value.name for value in outputs]
-        self.sites = sorted(
-            sites,
-            key=lambda site: [
-                node.index for node in (*(item.node for item in site.projections), *choices(site))
-            ],
-        )
+        self.sites = sorted(sites, key=_place)
         stages: list[Stage] = []
         self._readers: dict[int, tuple[Node, ...]] = {}
         made: tuple[Value, ...] = ()
