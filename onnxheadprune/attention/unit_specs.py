@@ -57,10 +57,7 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
     partly, whole = _apart(spec)
     keys = [*partly, *whole]
     found = {_apart_from_kind(key)[0] for key in keys}
-    # Layers are told by what lies in them.
-    return tuple(
-        kind for kind in kinds.every_kind() if kind in found or (LayerSite in found and kind.in_layers())
-    )
+    return kinds.with_parts(found)
 
 
 def names_all(spec: HeadSpec) -> bool:

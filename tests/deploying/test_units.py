@@ -174,6 +174,17 @@ def test_a_target_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> Non
     assert leader.validation is not None and leader.validation.passed
 
 
+def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
+    """They are told apart by what lies in them, also where nothing else may go."""
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    data = {name: np.ones((24, 6), np.int64) for name in ("input_ids", "attention_mask")}
+    data["input_ids"] = np.random.default_rng(3).integers(3, toys.VOCABULARY - 1, (24, 6))
+    target: Any = {"keep": 1, "units": ["layers"], "exclude": (BOTH[1],), "refit": False}
+    (item,) = prune_folder(folder, output=out, **target, data=data, provider="cpu").files
+    assert item.result.plan.called_whole[-1].startswith("layer.")
+    assert item.result.validation is not None and item.result.validation.passed
+
+
 @pytest.mark.long
 def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"

@@ -6,7 +6,7 @@ other kinds are only used through the interface of `Site`; no code checks which 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
@@ -61,6 +61,12 @@ def kind_of(site: Site) -> type[Site]:
 def kind_at(index: int) -> type[Site]:
     """The kind of the site with an index."""
     return next(kind for kind in every_kind() if kind.owns(index))
+
+
+def with_parts(found: Collection[type[Site]]) -> tuple[type[Site], ...]:
+    """Return some kinds, with those by which layers are told apart if they are among them."""
+    layers = not all(kind.SCORED_BY for kind in found)
+    return tuple(kind for kind in every_kind() if kind in found or (layers and kind.in_layers()))
 
 
 def kinds_of(indices: Iterable[int]) -> list[type[Site]]:

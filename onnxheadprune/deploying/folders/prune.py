@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, kind_of
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, kind_of, with_parts
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
@@ -336,12 +336,11 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
 def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
     """The networks that may lose units. Others have no such sites, or costs that nobody knows."""
     target = cutting.asked.request.choice.target
-    kinds = _kinds_asked(cutting.asked.request.choice)
     found = 0
     for number, network in enumerate(cutting.match.networks):
         held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
         if target is not None and (
-            held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(target))
+            held.isdisjoint(_kinds_chosen(target)) or (network.leader.name in unfit and _is_measured(target))
         ):
             continue
         found += 1
@@ -356,7 +355,12 @@ def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
     """The kinds of sites of which some may lose units."""
     if choice.target is None:
         return () if choice.heads is None else kinds_named(choice.heads)
-    return tuple(kind for kind in every_kind() if kind.UNITS in choice.target.units)
+    return with_parts(_kinds_chosen(choice.target))
+
+
+def _kinds_chosen(target: PruningTarget) -> set[type[Site]]:
+    """The kinds of units that a target removes."""
+    return {kind for kind in every_kind() if kind.UNITS in target.units}
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:
