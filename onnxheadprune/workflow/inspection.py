@@ -207,7 +207,10 @@ class Inspection:
             searched = [find() for find in sites.others.values()]
             failed = [item.failure for item in searched if item.failure is not None]
             found: dict[str, Any] = {}
+            unknown = {item.what for item in failed}
             for what, search in SEARCHES.items():
+                if what in unknown:
+                    continue
                 made = try_analysis(what, partial(search, loaded, analysis))
                 if isinstance(made, NotAnalysed):
                     failed.append(made)

@@ -289,4 +289,4 @@ def test_the_report_says_which_map_stands_in(command: Any, tmp_path: Any) -> Non
         "--verbose",
     )
     assert outcome.exit_code == 0, outcome
-    assert "stands in for attn.1, ffn.1" in " ".join(outcome.stdout.split())
+    assert "stands in for layer.1" in " ".join(outcome.stdout.split())

@@ -6,7 +6,7 @@ Every search is ended by an error where it begins, for what is tested is what fo
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.exits.find import exits_of
 from onnxheadprune.attention.sites.kinds import KINDS
-from onnxheadprune.attention.vocabulary.find import vocabularies
+from onnxheadprune.attention.vocabulary.find import vocabularies, vocabulary_of
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
 from tests import toys_exits, toys_experts, toys_layers
 from tests.conftest import Command
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {EXITS: exits_of, VOCABULARY: vocabularies}
+FUNCTIONS: Mapping[str, Sequence[Callable[..., Any]]] = {
+    EXITS: [exits_of],
+    VOCABULARY: [vocabularies, vocabulary_of],
+}
 ALL = [*dict.fromkeys([*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES])]
 DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
@@ -46,7 +49,7 @@ def _end(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("onnxheadprune"):
             for attribute, value in list(vars(module).items()):
-                if value is FUNCTIONS.get(what, ()):
+                if any(value is function for function in FUNCTIONS.get(what, ())):
                     monkeypatch.setattr(module, attribute, _broken)
 
 
