@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.frozen_shapes import freeze_observers
 from onnxheadprune.liveness.live import FULL, Live
@@ -226,9 +226,20 @@ class _Realizer:
 
 
 def _select(live: Live, value: Value) -> Selection:
-    """The live part of a stored tensor."""
+    """The live part of a stored tensor.
+
+    Raises:
+        ModelError: if its readers count other elements than there are; onnx checks no body against tensors around it.
+    """
     kept = live.dense_shape()
     assert kept is not None and value.shape is not None
+    sizes = dict(enumerate(value.shape))
+    if [sizes.get(axis) for axis in live.axes] != [*live.array.shape]:
+        found, wanted = ([*numbers] for numbers in (value.shape, live.array.shape))
+        raise ModelError(
+            f"the model is not a valid ONNX model: {value.consumers[0].node.label} reads {wanted} elements along axes"
+            f" {[*live.axes]} of {value.name}, whose shape is {found}"
+        )
     flat = np.flatnonzero(live.mask.reshape(-1))
     return Selection(live.axes, tuple(live.array.shape), kept, spell_ranges(flat))
 

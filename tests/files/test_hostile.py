@@ -258,6 +258,29 @@ def test_weights_that_do_not_fit_their_product(tmp_path: Path) -> None:
         prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
 
 
+@pytest.mark.parametrize("rows", [1, toys.HIDDEN - 1, toys.HIDDEN + 1, 2 * toys.HIDDEN])
+def test_weights_around_a_body_that_do_not_fit_their_product(tmp_path: Path, rows: int) -> None:
+    """onnx checks no body against the tensors around it."""
+    model = toys.attention()
+    toys.set_initializer(model, "attn.out.weight", np.ones((rows, toys.HIDDEN), np.float32))
+    bodies = [helper.make_graph(list(model.graph.node), part, [], list(model.graph.output)) for part in "ab"]
+    for body in bodies:
+        made = {value for node in body.node for value in node.output}
+        for node in body.node:
+            node.input[:] = [value + body.name if value in made else value for value in node.input]
+            node.output[:] = [value + body.name for value in node.output]
+        body.output[0].name += body.name
+    del model.graph.node[:]
+    model.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    outputs = [item.name for item in model.graph.output]
+    branches = {"then_branch": bodies[0], "else_branch": bodies[1]}
+    model.graph.node.append(helper.make_node("If", ["flag"], outputs, **branches))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="is not a valid ONNX model"):
+        prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
+    assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_what_they_are_made_from_is_fine(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(hostile(lambda _: None), path)
