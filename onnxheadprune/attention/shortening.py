@@ -11,8 +11,10 @@ from onnx import GraphProto
 
 from onnxheadprune.attention.sites.states import State, is_sum, place_of
 from onnxheadprune.edit import nodes
+from onnxheadprune.edit.submodel import needed_nodes
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.messages import replace_all
 
 SKIP = 1
 """The input of an operator that adds and normalizes which a state alone lacks."""
@@ -46,3 +48,7 @@ def shorten(graphs: Mapping[State, GraphProto]) -> None:
             made.append(nodes.as_proto(nodes.same("", front, behind)))
         for node in made:
             graph.node.insert(place, node)
+    # A node that nothing reads would keep ONNX Runtime from fusing others.
+    for graph in {id(graph): graph for graph in graphs.values()}.values():
+        needed, _ = needed_nodes(graph, [info.name for info in graph.output])
+        replace_all(graph.node, needed)

@@ -134,10 +134,10 @@ class _Silencing:
             insert(model, self._inserts.get(node, ()))
         for graph, new in self._first:
             insert_nodes(graph, {0: [new]})
-        shorten(self._states)
         known = {info.name for info in model.graph.output}
         for name in dict.fromkeys(name for tap in self._taps for name in tap.shown if name not in known):
             model.graph.output.append(ValueInfoProto(name=name))
+        shorten(self._states)
         can_any = bool(self._masks) or self._stored
         return Silenced(model, tuple(self._taps), tuple(self._skipped), can_any, self._hidden)
 

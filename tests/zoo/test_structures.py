@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -39,7 +41,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("structure", found, ids=str)
 
 
-def test_a_removed_layer_is_the_identity(structure: Structure) -> None:
+@pytest.fixture(scope="module")
+def exports() -> Iterator[Counter[bool]]:
+    """How many exports compute what PyTorch does: where the exporter is wrong, there is nothing to compare with."""
+    right: Counter[bool] = Counter()
+    yield right
+    assert right[False] <= 0.1 * right.total()
+
+
+def test_a_removed_layer_is_the_identity(structure: Structure, exports: Counter[bool]) -> None:
     from tests.zoo.structures import exported, feed_of, model_of
 
     model, feed = model_of(structure), feed_of(structure)
@@ -47,7 +57,9 @@ def test_a_removed_layer_is_the_identity(structure: Structure) -> None:
         warnings.simplefilter("ignore")
         graph = exported(model)
     whole = model.without([], feed)
-    if not distance(Runner(graph)(feed)["logits"], whole, "logits") < TOLERANCE:
+    is_right = distance(Runner(graph)(feed)["logits"], whole, "logits") < TOLERANCE
+    exports[is_right] += 1
+    if not is_right:
         pytest.skip("the exporter is wrong")
     references = {name: model.without(parts, feed) for name, parts in _identities(model).items()}
     sites = analyse(graph, {}, "the model").sites

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby, pairwise, takewhile
+from itertools import groupby, takewhile
 from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.sites.projection import node_path, weight_path
@@ -92,7 +92,7 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         node: place
         for known in (stored, paths)
         for node, path in known.items()
-        if (place := counted.get(path)) is not None
+        if (place := counted[path]) is not None
     }
 
 
@@ -152,16 +152,11 @@ def _counting(parts: Sequence[_Part]) -> set[Stack]:
     held: dict[Stack, dict[_Module, list[_Part]]] = defaultdict(lambda: defaultdict(list))
     last: dict[Stack, int] = {}
     runs: Counter[Stack] = Counter()
-    seen: set[tuple[int, Stack]] = set()
     for part in parts:
-        # Layers of an encoder and a decoder, or of two stages, may have one name, where exporters leave out what is
-        # never called.
-        again = (runs[part.numbers[0].stack], part.path) in seen and part.path != part.numbers[-1].path
         for place in part.numbers:
-            runs[place.stack] += again or last.get(place.stack, place.number) > place.number
+            runs[place.stack] += last.get(place.stack, place.number) > place.number
             last[place.stack] = place.number
             held[place.shape][_Module(place.stack, place.number, runs[place.stack])].append(part)
-        seen.add((runs[part.numbers[0].stack], part.path))
     begins = any(part.begins for part in parts)
     together, alone = set(), []
     for shape, numbered in held.items():
@@ -171,9 +166,8 @@ def _counting(parts: Sequence[_Part]) -> set[Stack]:
         if any(len(found) > 1 and any(found) for found in beginning):
             if not any(_holds_layers(found, len(shape), begins) for found in numbered.values()):
                 together.add(shape)
-        elif all(map(any, beginning)) or (_is_spoken(shape) and not _alternates(numbered)):
-            if not _are_between(parts, [part for found in numbered.values() for part in found]):
-                alone.append(shape)
+        elif all(map(any, beginning)) or _is_spoken(shape):
+            alone.append(shape)
     # Without a number that holds several sites, the outermost one that holds attention is the layer's.
     outer = {
         shape for shape in together if not any(shape[: len(other)] == other != shape for other in together)
@@ -186,23 +180,8 @@ def _is_spoken(stack: Stack) -> bool:
     return bool(stack) and re.split(r"[_-]", stack[-1])[-1] in _SPOKEN
 
 
-def _are_between(parts: Sequence[_Part], some: Collection[_Part]) -> bool:
-    """Return whether other blocks lie between some sites: their numbers are not those of whole layers."""
-    places = [place for place, part in enumerate(parts) if part in some]
-    between = parts[places[0] : places[-1]]
-    return any(not part.begins and part not in some for part in between)
-
-
-def _alternates(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:
-    """Return whether numbers count sublayers: attention and network one after the other, or no attention at all."""
-    begins = [
-        numbered[module][0].begins for module in sorted(numbered, key=lambda module: (module.run, module))
-    ]
-    return not any(begins) or all(one != other for one, other in pairwise(begins))
-
-
 def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
-    """Return whether sites of one number are several layers: an attention follows a block, under its own.
+    """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
 
     Numbers of which some hold no attention are those of sublayers, unless they are called as layers are.
 
@@ -210,22 +189,19 @@ def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
         attends: whether the model has attention; else each site with a number of its own, in a stack, is a layer.
     """
     some = groupby(parts, lambda part: part.begins if attends else part)
+    # A decoder's layer has two attentions in a row, under one number.
     runs = [list(run) for begins, run in some if begins]
 
-    def inner(part: _Part) -> tuple[NumberedPath, ...]:
-        return tuple(
-            place
-            for place in part.numbers
-            if len(place.stack) > depth and (attends or _is_spoken(place.stack))
-        )[-1:]
+    def are_layers(shape: Stack) -> bool:
+        own = [[{place for place in part.numbers if place.shape == shape} for part in run] for run in runs]
+        apart = [set[NumberedPath]().union(*run) for run in own]
+        known = set[NumberedPath]().union(*apart)
+        beside = (place for part in parts for place in part.numbers if place.shape == shape)
+        is_whole = _is_spoken(shape) or known.issuperset(beside)
+        return all(map(all, own)) and sum(map(len, apart)) == len(known) and is_whole
 
-    numbered = {place: False for part in parts for place in inner(part)}
-    numbered |= {place: True for run in runs for part in run for place in inner(part)}
-    # A decoder's layer has two attentions in a row, under one number.
-    own = [{inner(part) for part in run} for run in runs]
-    apart = sum(map(len, own)) == len(set().union(*own))
-    whole = all(begins or _is_spoken(place.stack) for place, begins in numbered.items())
-    return len(runs) > 1 and apart and whole and () not in set().union(*own)
+    shapes = {place.shape for part in parts for place in part.numbers if len(place.stack) > depth}
+    return len(runs) > 1 and any(are_layers(shape) for shape in shapes if attends or _is_spoken(shape))
 
 
 def _is_one_module(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:

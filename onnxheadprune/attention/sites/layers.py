@@ -12,10 +12,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TypeAlias
 
-from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, common_prefix, labels, stack_labels
+from onnx import TensorProto
+
+from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
 from onnxheadprune.attention.sites.layer_site import SEVERAL, LayerSite
 from onnxheadprune.attention.sites.projection import node_path
 from onnxheadprune.attention.sites.site import Findings, Site, outermost
@@ -37,20 +39,9 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, PLAIN_SUMS
 from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
-from onnxheadprune.model.tensors import FLOATS
 
 _NUMBER = re.compile(r"([._-]*\d+)+$")
 _Chain: TypeAlias = list[Block]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A stretch of a stream that one module computes."""
-
-    state: State
-    inner: frozenset[Vertex]
-    beside: frozenset[Vertex]  # what blocks of several modules hold of one with this name
-    beginning: Vertex
 
 
 @dataclass
@@ -59,7 +50,6 @@ class _Layer:
 
     name: str  # its module path, with its number at the end
     number: int  # in its stack
-    beginning: Vertex | None = None  # of its stream, where it is known
     states: list[State] = field(default_factory=list)
     nodes: set[Node] = field(default_factory=set)
 
@@ -75,15 +65,10 @@ class _Layer:
         """Where in the graph it is."""
         return min(node.index for node in self.nodes)
 
-    def is_module_of(self, nodes: Collection[Node], scope: Scope) -> bool:
-        """Return whether it and some nodes of another place of its name are one module: they share a stored tensor.
-
-        So are the nodes in two branches of a choice.
-        """
+    def is_in_another_branch(self, scope: Scope) -> bool:
+        """Return whether it lies in another branch of the choice that a graph is a branch of."""
         scopes = {node.scope for node in self.nodes}
-        if scope not in scopes and any(other.owner is scope.owner is not None for other in scopes):
-            return True
-        return not _stored(self.nodes).isdisjoint(_stored(nodes))
+        return scope not in scopes and any(other.owner is scope.owner is not None for other in scopes)
 
     def enclosed(self, flow: Flow, states: Iterable[State]) -> None:
         """Add states, and what lies between them."""
@@ -115,14 +100,6 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     return Findings(sorted(sites, key=lambda site: site.index))
 
 
-def _stored(nodes: Iterable[Node]) -> set[Value]:
-    """Return the weights that some nodes read."""
-    read = (value for node in nodes for value in node.sources)
-    return {
-        value for value in read if value.holds_tensor and value.elem_type in FLOATS and (value.rank or 0) > 1
-    }
-
-
 def _recorded(flows: Sequence[Flow], record: Sequence[RecordedUnits]) -> list[_Layer]:
     """The layers of a record; those that are removed have no states."""
     layers = []
@@ -139,11 +116,9 @@ def _recorded(flows: Sequence[Flow], record: Sequence[RecordedUnits]) -> list[_L
 
 def _searched(view: GraphView, flows: Sequence[Flow], known: Sequence[Site]) -> list[_Layer]:
     """The layers that names number, or without any those that structure shows, in graph order."""
-    branches = [site for site in known if site.in_layers() and site.is_branch]
-    named = labels(view, [site for site in known if site.in_layers()])
-    layers = _named(flows, named) if named else []
-    # Names may number one of several stacks only.
-    layers += _structural(flows, branches, named)
+    some = [site for site in known if site.in_layers()]
+    named = labels(view, some)
+    layers = _named(flows, named) if named else _structural(flows, [site for site in some if site.is_branch])
     return sorted((layer for layer in layers if layer.nodes), key=lambda layer: layer.place)
 
 
@@ -158,76 +133,66 @@ def _named(flows: Sequence[Flow], named: Mapping[Node, NumberedPath]) -> list[_L
                 own[place].append(node)
         runs = _runs(flow, named, set(own))
         for place, nodes in own.items():
-            found: list[tuple[Vertex | None, list[State]]]
-            found = [(run.beginning, [run.state]) for run in runs.get(place, ())]
-            for beginning, states in found or [(None, enclosing(flow, nodes, named))]:
+            for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, nodes, named)]:
                 inside = {node for state in states for node in flow.inside(state)} or set(nodes)
-                same = (item for item in layers[place] if item.is_module_of(inside, flow.scope))
+                same = (item for item in layers[place] if item.is_in_another_branch(flow.scope))
                 layer = next(same, None)
                 if layer is None:
-                    layer = _Layer(".".join(place.path), place.number, beginning)
+                    layer = _Layer(".".join(place.path), place.number)
                     layers[place].append(layer)
                 layer.enclosed(flow, states)
                 layer.nodes |= inside
-    return list(_told_apart(layer for some in layers.values() for layer in some))
+    found = sorted((layer for some in layers.values() for layer in some), key=lambda layer: layer.place)
+    _tell_apart(found)
+    return found
 
 
-def _told_apart(layers: Iterable[_Layer]) -> Iterator[_Layer]:
-    """Yield layers, those of stacks with one name by streams and by how often their numbers begin again."""
-    last: dict[tuple[Stack, Vertex | None], tuple[int, int]] = {}
-    stacks: Counter[Stack] = Counter()
-    ordered = sorted(layers, key=lambda layer: layer.place)
-    often = Counter((layer.stack, layer.number) for layer in ordered)
+def _tell_apart(layers: Collection[_Layer]) -> None:
+    """Name layers of stacks with one name by how often their numbers begin again."""
+    often = Counter((layer.stack, layer.number) for layer in layers)
     shared = {stack for (stack, _), times in often.items() if times > 1}
-    for layer in ordered:
+    last: dict[Stack, tuple[int, int]] = {}
+    for layer in layers:
         stack = layer.stack
-        if stack not in shared:
-            yield layer
-            continue
-        key = stack, layer.beginning
-        number, run = last.get(key, (layer.number, 0))
-        if run == 0 or number >= layer.number:
-            stacks[stack] += 1
-            run = stacks[stack]
-        last[key] = layer.number, run
+        number, run = last.get(stack, (-1, 1))
+        run += stack in shared and number >= layer.number
+        last[stack] = layer.number, run
         if run > 1:
             layer.name = ".".join((*stack[:-1], f"{stack[-1]}#{run}", str(layer.number)))
-        yield layer
 
 
 def _runs(
     flow: Flow, named: Mapping[Node, NumberedPath], wanted: set[NumberedPath]
-) -> dict[NumberedPath, list[_Run]]:
-    """Return the stretches of blocks that names put into one layer, and the states around each."""
-    runs: dict[NumberedPath, list[_Run]] = defaultdict(list)
+) -> dict[NumberedPath, list[State]]:
+    """Return the states around the stretches of blocks that names put into one layer.
+
+    From a beginning inside a layer, or up to a cache, only a part of it is seen: of stretches that share something the
+    longest one is the layer. What lies beside it of its name has to be of others with the name, or computed for them.
+    """
+    seen: dict[NumberedPath, dict[State, tuple[frozenset[Vertex], frozenset[Vertex]]]] = defaultdict(dict)
     for beginning in flow.beginnings if wanted else ():
         for chain in flow.chains(beginning):
             for place, blocks, beside in _stretches(chain, named):
                 state = _around(blocks, chain) if place in wanted else None
-                if state is not None:
-                    inner = frozenset(vertex for block in blocks for vertex in block.inner)
-                    if not flow.leaves_more(inner, state.behind):
-                        runs[place].append(_Run(state, inner, beside, beginning))
-        every = [run for some in runs.values() for run in some]
-        if runs.keys() == wanted and all(run.state.is_bypass and not run.beside for run in every):
+                inner = frozenset(vertex for block in blocks for vertex in block.inner)
+                if state is not None and not flow.leaves_more(inner, state.behind):
+                    seen[place][state] = inner, beside
+        every = [(state, beside) for states in seen.values() for state, (_, beside) in states.items()]
+        if seen.keys() == wanted and all(state.is_bypass and not beside for state, beside in every):
             break
-    return {place: list(_apart(flow, some)) for place, some in runs.items()}
-
-
-def _apart(flow: Flow, runs: Iterable[_Run]) -> Iterator[_Run]:
-    """Yield runs that share nothing: from a beginning inside a layer, or up to a cache, only a part of it is seen.
-
-    A run beside which there is more of its name is one only where all that belongs to others of the name.
-    """
-    seen: set[Vertex] = set()
-    for run in sorted(runs, key=lambda run: (bool(run.beside), not run.state.is_bypass, -len(run.inner))):
-        # What is computed of another stream for one of the others belongs to it.
-        known = set(seen)
-        for vertex in sorted(run.beside, key=place_of, reverse=True):
-            known.update([vertex] if known.issuperset(flow.after.get(vertex, ())) else [])
-        if seen.isdisjoint(run.inner) and known.issuperset(run.beside):
-            yield run
-            seen |= run.inner
+    found: dict[NumberedPath, list[State]] = defaultdict(list)
+    for place, states in seen.items():
+        taken: set[Vertex] = set()
+        for state, (inner, beside) in sorted(
+            states.items(), key=lambda item: (bool(item[1][1]), not item[0].is_bypass, -len(item[1][0]))
+        ):
+            known = set(taken)
+            for vertex in sorted(beside, key=place_of, reverse=True):
+                known.update([vertex] if known.issuperset(flow.after.get(vertex, ())) else [])
+            if taken.isdisjoint(inner) and known.issuperset(beside):
+                found[place].append(state)
+                taken |= inner
+    return found
 
 
 def _stretches(
@@ -235,8 +200,7 @@ def _stretches(
 ) -> Iterator[tuple[NumberedPath, _Chain, frozenset[Vertex]]]:
     """Yield the blocks of each layer, one stretch after the other, with what the blocks beside it hold of the layer.
 
-    Blocks that no name puts elsewhere belong to the layer around them; a residual branch, and an operator that only the
-    stream goes through, to the one before it.
+    Blocks that no name puts elsewhere belong to the layer around them, or before them.
     """
     runs: list[tuple[set[NumberedPath], _Chain]] = []
     loose: _Chain = []
@@ -253,15 +217,14 @@ def _stretches(
                 taken = [at for at, item in enumerate(loose) if _belongs(item, runs[-1][0])]
                 loose = loose[: max(taken, default=-1) + 1]
                 runs[-1][1].extend(loose)
-                behind = [*map(_kind, loose)]
+                behind = _kinds(loose)
             runs.append((own, [block]))
         loose = []
     # Behind the last layer lies what lies behind the one before.
-    if runs and [*map(_kind, loose[: len(behind)])] == behind:
+    if runs and _kinds(loose[: len(behind)]) == behind:
         runs[-1][1].extend(loose[: len(behind)])
     chains: list[_Chain] = [[], *(run for _, run in runs), []]
-    neighbours = zip(chains, runs, chains[2:], strict=False)
-    for before, (own, run), after in neighbours:
+    for before, (own, run), after in zip(chains, runs, chains[2:], strict=False):
         if len(own) == 1:
             (place,) = own
             inner = (vertex for block in (*before, *after) for vertex in block.inner)
@@ -269,20 +232,33 @@ def _stretches(
 
 
 def _belongs(block: Block, places: Collection[NumberedPath]) -> bool:
-    """Return whether a block is of the layer before it: a residual branch, or an operator of the stream alone.
+    """Return whether a block behind a layer belongs to it: all its operators are of modules around the layer.
 
-    Operators of modules around the layer may be, those of another one are not; the stream keeps its shape.
+    The stream keeps its shape, and nothing is added to it.
     """
-    front, behind = block.front, block.behind
-    nodes = (maker(vertex) for vertex in block.inner)
-    paths = [tuple(node_path(node)) for node in nodes if node is not None]
-    if any(place.path[: len(path)] != path for place in places for path in paths):
+    nodes = [node for vertex in block.inner if (node := maker(vertex)) is not None]
+    if any(place.path[: len(path)] != path for place in places for path in map(tuple, map(node_path, nodes))):
         return False
-    if len(block.inner) > 1 or isinstance(front, Node) or isinstance(behind, Node):
-        return len(block.inner) > 1
-    node = behind.producer
-    alone = node is not None and all(value is front or not value.rank for value in node.sources)
-    return alone and front.elem_type == behind.elem_type and front.shape == behind.shape
+    front, behind = block.front, block.behind
+    if isinstance(front, Node) or isinstance(behind, Node) or not State(front, behind).is_bypass:
+        return False
+    return _is_alone(block)
+
+
+def _is_sum_with_others(block: Block) -> bool:
+    """Return whether something is added that is neither a residual branch nor a bias: it belongs to no layer."""
+    node = maker(block.behind)
+    return node is not None and node in PLAIN_SUMS and not _is_alone(block)
+
+
+def _is_alone(block: Block) -> bool:
+    """Return whether a block reads the stream alone, or is a residual branch."""
+    node = maker(block.behind)
+    others = (value for value in (() if node is None else node.sources) if value is not block.front)
+    return len(block.inner) > 1 or all(
+        value.elem_type == TensorProto.INT64 or (value.is_constant and (value.rank or 0) < 2)
+        for value in others
+    )
 
 
 def _places(block: Block, named: Mapping[Node, NumberedPath]) -> set[NumberedPath]:
@@ -311,41 +287,30 @@ def _around(run: _Chain, chain: _Chain) -> State | None:
     return None if isinstance(front, Node) or isinstance(behind, Node) else State(front, behind)
 
 
-def _structural(
-    flows: Sequence[Flow], branches: Sequence[Site], named: Mapping[Node, NumberedPath]
-) -> list[_Layer]:
-    """The layers of streams that no name numbers."""
-    stacks: dict[Stack, dict[Site, _Layer]] = defaultdict(dict)
+def _structural(flows: Sequence[Flow], branches: Sequence[Site]) -> list[_Layer]:
+    """The layers of streams without names."""
+    layers: dict[Site, _Layer] = {}
     claimed: set[tuple[Flow, Site]] = set()
     for flow in flows:
         here = [site for site in branches if any(item.node.scope is flow.scope for item in site.projections)]
         chains = [chain for beginning in flow.beginnings if here for chain in flow.chains(beginning)]
-        unnamed = [chain for chain in chains if not any(_places(block, named) for block in chain)]
-        for some in sorted((_layers_of(flow, chain, here) for chain in unnamed), key=len, reverse=True):
-            new = [(sites, state) for sites, state in some if (flow, sites[0]) not in claimed]
+        for some in sorted((_layers_of(flow, chain, here) for chain in chains), key=len, reverse=True):
+            for sites, state in some:
+                if (flow, sites[0]) not in claimed:
+                    # Both branches of a merged decoder have the layers.
+                    layers.setdefault(sites[0], _Layer("", 0)).enclosed(flow, [state])
             claimed |= {(flow, site) for sites, _ in some for site in sites}
-            stack = _common(sites for sites, _ in new) if named else ()
-            for sites, state in new:
-                # Both branches of a merged decoder have the layers.
-                stacks[stack].setdefault(sites[0], _Layer("", 0)).enclosed(flow, [state])
-    found: list[_Layer] = []
-    for stack, layers in stacks.items():
-        if named and (len(layers) < 2 or not stack):
-            continue
-        for number, layer in enumerate(sorted(layers.values(), key=lambda layer: layer.place)):
-            layer.name, layer.number = ".".join((*stack, f"{LayerSite.UNNAMED}_{number}")), number
-            found.append(layer)
+    found = sorted(layers.values(), key=lambda layer: layer.place)
+    for number, layer in enumerate(found):
+        layer.name, layer.number = f"{LayerSite.UNNAMED}_{number}", number
     return found
 
 
-def _common(sites: Iterable[Sequence[Site]]) -> Stack:
-    """Return the longest common prefix of the module paths of some sites' nodes."""
-    nodes = (item.node for some in sites for site in some for item in site.projections)
-    return common_prefix(tuple(path) for node in nodes if (path := node_path(node)))
-
-
 def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tuple[list[Site], State]]:
-    """Return the layers of a chain of blocks with their sites."""
+    """Return the layers of a chain of blocks with their sites.
+
+    Without attention nothing shows where a layer begins, so that each block with a site is one.
+    """
     at = {vertex: place for place, block in enumerate(chain) for vertex in block.inner}
     touched: dict[int, list[Site]] = defaultdict(list)
     for site in branches:
@@ -353,65 +318,41 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
         inside = {place for place in places if place is not None}
         if len(inside) == 1:
             touched[min(inside)].append(site)
-    held: dict[int, list[Site]] = {}
-    for place in sorted(touched):
-        # Where no stream goes around a branch, it ends: what lies behind is another one's.
-        if not flow.passes_by(chain[place]):
-            break
-        held[place] = touched[place]
-    begins = {place for place, sites in held.items() if any(site.begins_layer for site in sites)}
-    beside = {place for place, sites in held.items() if any(not site.begins_layer for site in sites)}
+    # Where no stream goes around a branch, it ends: what lies behind is another one's.
+    held = dict(takewhile(lambda item: flow.passes_by(chain[item[0]]), sorted(touched.items())))
+    kinds = {site.begins_layer for sites in held.values() for site in sites}
+    attends = True in kinds
     starts: list[int] = []
     full = True
-    for place in sorted(held):
-        if (place in begins or not begins) and (full or not beside or not begins):
+    for place, sites in held.items():
+        full = full or len(kinds) == 1
+        if not attends or (full and any(site.begins_layer for site in sites)):
             starts.append(place)
             full = False
-        full = full or place in beside
+        full = full or any(not site.begins_layer for site in sites)
     layers: list[tuple[list[Site], State]] = []
-    length = 0
+    before: list[str] = []
     for start, stop in pairwise([*starts, len(chain)]):
         own = [place for place in held if start <= place < stop]
-        # What is added between two layers is neither's. Without attention nothing shows where one begins: each block
-        # is a layer.
-        added = (place for place in range(max(own) + 1, stop) if _adds(chain[place]))
-        stop = min(stop, next(added, stop))
-        state = _around(chain[start:stop], chain) if stop < len(chain) and begins else None
-        if state is None or not state.is_bypass:
-            # Behind the last layer of a stream lies what repeats the one before, or its last block.
-            again = chain[start : start + length]
-            before = chain[starts[len(layers) - 1] :][:length] if layers else []
-            same = bool(again) and [*map(_kind, again)] == [*map(_kind, before)]
-            state = _around(again if same else chain[start : max(own) + 1], chain)
+        if attends and stop < len(chain):
+            added = (place for place in range(max(own) + 1, stop) if _is_sum_with_others(chain[place]))
+            end = next(added, stop)
+            before = _kinds(chain[start:end])
         else:
-            length = stop - start
-        if state is None:
-            continue
-        last = next(place for place, block in enumerate(chain) if block.behind is state.behind)
-        inner = {vertex for block in chain[start : last + 1] for vertex in block.inner}
-        if not flow.leaves_more(inner, state.behind):
-            layers.append(([site for place in sorted(own) for site in held[place]], state))
+            # Behind the last layer lies what repeats the one before, or its last block.
+            is_like = bool(before) and _kinds(chain[start : start + len(before)]) == before
+            end = start + len(before) if is_like else max(own) + 1
+        state = _around(chain[start:end], chain)
+        inner = {vertex for block in chain[start:end] for vertex in block.inner}
+        if state is not None and not flow.leaves_more(inner, state.behind):
+            layers.append(([site for place in own for site in held[place]], state))
     return layers
 
 
-def _adds(block: Block) -> bool:
-    """Return whether a block adds something of another kind than a bias to the stream: position embeddings."""
-    node = maker(block.behind)
-    return (
-        len(block.inner) == 1
-        and node is not None
-        and node in PLAIN_SUMS
-        and any(
-            value is not block.front and (not value.is_constant or (value.rank or 0) > 1)
-            for value in node.sources
-        )
-    )
-
-
-def _kind(block: Block) -> str:
-    """The operator that a block ends with."""
-    node = maker(block.behind)
-    return "" if node is None else node.op_type
+def _kinds(blocks: Iterable[Block]) -> list[str]:
+    """The operators that blocks end with."""
+    nodes = (maker(block.behind) for block in blocks)
+    return ["" if node is None else node.op_type for node in nodes]
 
 
 def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> LayerSite:
