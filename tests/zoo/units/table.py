@@ -26,15 +26,15 @@ PART = "units"
 INTRO = """## Neurons and layers
 
 The same graphs without neurons and without layers. Of the feed-forward blocks that are found, the same third of each
-goes, another half of each, and all of one; of the layers the last one, and every second one. A layer is a feed-forward
-block and the attention before it. Each cut must do fewer operations than the original, and equal PyTorch, where the
-columns that read these units are zero in the module, or the masked reference: where numbers are quantized or half as
-long, or a map is not stored as the module has it.
+goes, another half of each, and all of one; of the layers the last one, and every second one. A removed layer is the
+identity between two states of its residual stream. Each cut must do fewer operations than the original, and equal
+PyTorch, where the columns that read these units are zero in the module and removed layers are the identity, or the
+masked reference: where numbers are quantized or half as long, or a map is not stored as the module has it.
 """
 LEGEND = """
 | cell | meaning |
 |---|---|
-| `exact` | neurons and layers go, and what is left equals the silenced model |
+| `exact` | the units go, and what is left equals the silenced model |
 | `exact / gather 2` | the first word is for neurons, the second for layers, where the two differ |
 | `gather`, numbers, **bold** | as above; a number beside `exact` says why some blocks or layers stay |
 | `none` | there is no feed-forward block in the graph |
@@ -46,8 +46,8 @@ def cell(rows: Sequence[UnitRow], notes: Footnotes) -> str:
     """One cell: the worst outcome of its rows, for neurons and for layers."""
     if not rows:
         return ""
-    neurons, layers = (_word([row.verdicts[kind] for row in rows], notes) for kind in KINDS)
-    return neurons if neurons == layers else f"{neurons} / {layers}"
+    measured = [[row.verdicts[kind] for row in rows if kind in row.verdicts] for kind in KINDS]
+    return " / ".join(dict.fromkeys(_word(verdicts, notes) for verdicts in measured if verdicts))
 
 
 def _word(verdicts: Sequence[Verdict], notes: Footnotes) -> str:
@@ -87,7 +87,10 @@ def summary(rows: Sequence[UnitRow]) -> Iterator[str]:
     """Sentences that count."""
     yield f"{len(rows)} graphs of {len(architectures(rows))} architectures."
     for kind in KINDS:
-        verdicts = [row.verdicts[kind] for row in rows]
+        verdicts = [row.verdicts[kind] for row in rows if kind in row.verdicts]
+        if not verdicts:
+            yield f"{kind.capitalize()}: not measured with this version."
+            continue
         counts = Counter(verdict.outcome for verdict in verdicts)
         told = ", ".join(
             f"{counts[outcome]} {'with none' if outcome is Outcome.NO_SITE else outcome}"
