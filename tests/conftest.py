@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
@@ -26,43 +28,74 @@ from tests.sources import PACKAGE
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
-CASES = pytest.StashKey[Counter[str]]()
-"""How many cases of each test have been collected."""
+PROPERTIES = {"plain": settings(max_examples=20, derandomize=True), "all": settings(max_examples=1000)}
+"""Examples of each property: the same 20 in every plain run, other 1,000 in each run of all tests."""
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the project's own."""
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run slow tests, all cases of tables, and 50 times as many examples of each property",
+    )
+    parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell starts what runs in its background with Ctrl-C switched off, and tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Leave every nth case of what is marked `one_in(n)` in the plain run: one law, which the long run tries on all."""
-    marker = item.get_closest_marker("one_in")
-    if marker is not None:
-        cases = item.config.stash.setdefault(CASES, Counter())
-        name = item.nodeid.partition("[")[0]
-        if cases[name] % marker.args[0]:
-            item.add_marker(pytest.mark.long)
-        cases[name] += 1
+    for name, budget in PROPERTIES.items():
+        phases = (Phase.explicit, Phase.generate, Phase.shrink)
+        settings.register_profile(
+            name, budget, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck)
+        )
+    settings.load_profile("all" if config.getoption("all") else "plain")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the part of each file's tests that `--part` asks for; `graph` is parametrized with its part already."""
-    first, parts = config.getoption("part")
-    files: dict[Path, list[pytest.Item]] = defaultdict(list)
-    for item in items:
-        if "graph" not in getattr(item, "fixturenames", ()):
-            files[item.path].append(item)
-    left_out = {
-        item
-        for found in files.values()
-        for number, item in enumerate(found)
-        if number % parts != first % min(parts, len(found))
-    }
+    """Leave out what only `--all` runs."""
+    if config.getoption("all"):
+        return
+    left_out = {item for item in items if item.get_closest_marker("slow")}
+    for mark, draw in (("each_choice", each_choice), ("first_case", lambda table: table[:1])):
+        tables: dict[str, list[pytest.Item]] = defaultdict(list)
+        for item in items:
+            if item.get_closest_marker(mark):
+                tables[item.nodeid.partition("[")[0]].append(item)
+        for table in tables.values():
+            left_out |= set(table) - set(draw(table))
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+def each_choice(table: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield cases until each value of each parameter has come up: first those in which all values are new.
+
+    Of a dataclass the fields are parameters.
+    """
+    seen: set[tuple[str, Hashable]] = set()
+    for enough in (set.isdisjoint, lambda values, seen: not values <= seen):
+        for item in table:
+            parameters = item.callspec.params  # type: ignore[attr-defined]
+            values = {part for name, value in parameters.items() for part in _parts(name, value)}
+            if enough(values, seen):
+                seen |= values
+                yield item
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Hashable]]:
+    if is_dataclass(value):
+        for part in fields(value):
+            yield from _parts(f"{name}.{part.name}", getattr(value, part.name))
+        return
+    try:
+        hash(value)
+    except TypeError:
+        value = id(value)
+    yield name, value
 
 
 def pytest_collection_finish() -> None:
@@ -94,29 +127,6 @@ class Outcome(NamedTuple):
 
 Command = Callable[..., Outcome]
 """What the fixture `command` gives."""
-
-
-def part(text: str) -> tuple[int, int]:
-    """Read "13/4" as the second of four parts, so that a count of anything serves as the first number.
-
-    Raises:
-        ValueError: if that is no pair of whole numbers.
-        ZeroDivisionError: if there are no parts.
-    """
-    number, parts = map(int, text.split("/"))
-    return number % parts, parts
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes the answers of `tests/golden` anew; `--part` runs some of the tests of each file."""
-    parser.addoption(
-        "--part",
-        type=part,
-        default=(0, 1),
-        metavar="K/N",
-        help="of each file run the (K mod N)th test and every Nth from there; of a file with fewer, one",
-    )
-    parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
 
 
 @pytest.fixture

@@ -74,5 +74,5 @@ _QUICK = (
     "MultiHeadAttention",
 )
 
-EACH = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.long) for name in MODELS]
+EACH = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in MODELS]
 """All names, for laws that take seconds a toy: a few kinds in every run of the tests, the others with the long ones."""

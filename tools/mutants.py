@@ -411,7 +411,7 @@ def switch(asked: Callable[[int], Any]) -> None:
 
 def show(done: int, total: int, things: str) -> None:
     """Print a line of progress now and then."""
-    if done == total or done % 100 == 0:
+    if done == total or done % 50 == 0:
         print(f"{done} of {total} {things} run", flush=True)
 
 

@@ -219,7 +219,6 @@ OWN = {
 }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("weights", "body"), OWN.values(), ids=OWN)
 def test_what_an_attention_owns_is_no_block(weights: str, body: str) -> None:
     """The feed-forward block behind it is all that is listed, and nothing of the attention is a near miss of one."""

@@ -86,7 +86,7 @@ def _then_normalized(net: Net, stream: Any, context: Any) -> Any:
     return net.op("LayerNormalization", _added(net, stream, context), *gains, axis=-1)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("joined", [_added, _let_in, _then_normalized])
 def test_contexts_that_are_the_stream_have_no_projection(joined: Gate, layers: int) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxheadprune.attention.io_changes import Contract
@@ -19,15 +18,6 @@ from tests.attention.block_parts import build
 from tests.attention.blueprint import Blueprint, blueprints
 from tests.liveness.masks import Array, Draw, compact
 from tests.liveness.one_node import run
-
-QUICK = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
-)
 
 
 @st.composite
@@ -87,21 +77,8 @@ def check_kept_cache(
         assert close(got[name], array), f"{name}, with --cache keep"
 
 
-def check_drawn(data: st.DataObject) -> None:
+@given(st.data())
+def test_composed_attention(data: st.DataObject) -> None:
     plan = data.draw(blueprints())
     made = check(plan, data.draw(legal_heads(plan)))
     assert not made.edge_gathers, [str(gather) for gather in made.edge_gathers]
-
-
-@pytest.mark.long
-@QUICK
-@given(st.data())
-def test_composed_attention(data: st.DataObject) -> None:
-    check_drawn(data)
-
-
-@pytest.mark.thorough
-@settings(QUICK, max_examples=4000, derandomize=False)
-@given(st.data())
-def test_composed_attention_thoroughly(data: st.DataObject) -> None:
-    check_drawn(data)

@@ -45,7 +45,6 @@ def _decided_after(
     return next(value for value in outputs.values() if value.dtype == np.float32)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("form", "number"),
     [("nested", 1), *((form, 2) for form in toys_exits.FORMS if form != "shared head")],
@@ -59,7 +58,7 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
     np.testing.assert_allclose(answer, _decided_after(form, number, feed), atol=1e-6)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"]
 )
@@ -75,7 +74,7 @@ def test_an_exit_and_units_go_in_one_call(form: str) -> None:
     assert (taken.role, taken.axis, taken.before, taken.after) == ("input", None, "[]", "gone")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     result = prune(toys_exits.nested(), exit=1)
     names = {tensor.name for tensor in result.model.graph.initializer}
@@ -103,7 +102,7 @@ def test_a_decision_that_a_branch_gives_out_is_constant(number: int) -> None:
     assert not run(result.model, {"x": toys_exits.feed()["x"]})["went_on"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_towers_keep_the_numbers_of_their_exits() -> None:
     original = toys_exits.towers()
     first = prune(original, exit=1)
@@ -147,7 +146,7 @@ def test_a_loop_that_cannot_be_fixed_is_named_with_the_reason(model: ModelProto,
         prune(model, exit=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_loop_without_an_end_may_be_left_after_any_turn() -> None:
     endless, ended = toys_exits.loop(None), toys_exits.loop(9)
     (only,) = find_exits(endless).exits
@@ -181,7 +180,7 @@ def test_a_number_out_of_range_is_refused_with_what_there_is(number: int) -> Non
         prune(toys_exits.nested(), exit=number)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_one_name_in_two_bodies_means_two_things() -> None:
     model = toys_exits.chain(4, tagged=False)
     result = prune(model, heads={"1": [0], "2": [1]}, exit=3)
@@ -191,7 +190,7 @@ def test_one_name_in_two_bodies_means_two_things() -> None:
     assert len(made) == len(set(made))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
     model = toys_exits.nested()
     plan = plan_pruning(model, heads={"0": [2]}, exit=2)
@@ -204,7 +203,7 @@ def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
         apply_plan(again, toys_exits.skipping())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_wrong_exit_is_seen() -> None:
     """A file that says exit 1 and was left at exit 2."""
     model = toys_exits.nested()
@@ -217,7 +216,7 @@ def test_the_wrong_exit_is_seen() -> None:
     assert found.verdict == "failed" and "differs from the masked reference" in found.problems[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_reference_that_is_forced_elsewhere_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the cut must equal is made by other code than the cut: where the two disagree, nothing is written."""
     from onnxheadprune.attention.exits import decisions as made
@@ -232,7 +231,7 @@ def test_a_reference_that_is_forced_elsewhere_fails_the_proof(monkeypatch: pytes
         prune(toys_exits.nested(), exit=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nested", "loop"])
 def test_a_corrupted_weight_is_seen(form: str) -> None:
     model = toys_exits.FORMS[form]()
@@ -297,7 +296,7 @@ def test_operations_behind_a_loop_are_those_of_the_turns_that_are_saved() -> Non
     assert [item.operations_share for item in find_exits(toys_exits.loop(None)).exits] == [None]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
     model = toys_exits.nested()
@@ -319,7 +318,7 @@ def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
     assert validate(path, output).passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path: Path) -> None:
     """Fused in the same call, trained afterwards, measured beside the original; combined only from the exit on."""
     path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
@@ -351,7 +350,7 @@ def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "--exit is for single models" in refused.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
     onnx.save(toys_exits.chain(), path)

@@ -32,7 +32,7 @@ PAIRS = ([1, 4], [0, 5])
 """Sets that leave two groups of experts equal."""
 
 
-@pytest.mark.one_in(7)
+@pytest.mark.first_case
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
     model, x = toy.model(), tokens()
@@ -84,7 +84,7 @@ def _unsimplified(model: ModelProto, readers: int) -> ModelProto:
     return made
 
 
-@pytest.mark.one_in(7)
+@pytest.mark.first_case
 @pytest.mark.parametrize("readers", [1, 2])
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_who_reads_a_shape_alone_reads_no_numbers(toy: Experts, readers: int) -> None:
@@ -136,7 +136,7 @@ BESIDE = {
 """Nodes with a feed-forward block, those that compute the output, and whether the block is a shared expert."""
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("body", ["picked", "scattered", "each, its tokens", "each, compared"])
 @pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
 def test_a_shared_expert_is_a_block_that_is_added_unweighed(
@@ -155,7 +155,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     ) == is_shared
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
 def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Mixture) -> None:
     model, x = toy.model(), toys_mixture.tokens()
@@ -234,7 +234,7 @@ def _saved(model: ModelProto, path: Path) -> Path:
     return path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
     """Weights of another expert than the router's column, and a record of another one."""
     path, wrong = _saved(Experts().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"

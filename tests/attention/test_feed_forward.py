@@ -43,7 +43,7 @@ def _zeroed(model: ModelProto, gone: Sequence[int]) -> ModelProto:
     return made
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("gone", [[0], [3, 4, 9], list(range(N))], ids=["one", "some", "all"])
 def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
@@ -87,7 +87,7 @@ def test_the_residual_stream_is_no_hidden_layer() -> None:
     assert [(block.key, block.num_units) for block in found] == [("ffn.0", N), ("ffn.1", N), ("ffn.2", N)]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("make", MAKERS)
 def test_dynamic_quantization_hides_no_block(make: Make, per_channel: bool, tmp_path: Path) -> None:

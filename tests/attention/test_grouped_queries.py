@@ -116,6 +116,7 @@ def check(write: Callable[[Sequence[tuple[int, int]]], ModelProto], heads: Seque
     check_equal(run(pruned, feed), run(write(gone), feed))
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("project", PROJECT)
 @pytest.mark.parametrize("attend", ATTEND)
 @pytest.mark.parametrize(("kv", "group"), [(1, 4), (2, 3)])

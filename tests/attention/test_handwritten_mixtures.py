@@ -27,7 +27,7 @@ from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
 PAIRS = ([1, 4], [0, 5])
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.first_case
 @pytest.mark.parametrize("toy", BY_HAND.values(), ids=BY_HAND)
 def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
     model, x = toy.model(), tokens()
@@ -389,7 +389,7 @@ SENT = re.compile("tokens|dispatched|in slots|masked|one-hot|picked")
 """Bodies whose experts read what a router has sent to them, or weights that it has picked."""
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "toy", [toy for toy in (TOYS | BY_HAND).values() if not SENT.search(toy.body)], ids=str
 )

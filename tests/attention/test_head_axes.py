@@ -205,7 +205,7 @@ def test_maps_per_head_are_added_up(spelled: str) -> None:
     assert Linear.of(inspect(model)[0].projections[0]) is None
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("first", [0, 1, 2])
 @pytest.mark.parametrize("kv", [H, H // 2, 1])
 def test_positions_that_no_projection_reads_are_no_heads(first: int, kv: int) -> None:

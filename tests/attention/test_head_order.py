@@ -16,7 +16,7 @@ from tests.liveness.one_node import check_equal, run
 HALF = H * D // 2
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("head", range(H))
 @pytest.mark.parametrize("first", ["front", "back"])
 def test_heads_of_two_projections_that_share_them_out(first: str, head: int) -> None:

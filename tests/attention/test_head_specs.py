@@ -18,7 +18,7 @@ from tests import golden_file, toys
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_mapping_that_lists_too_much() -> None:
     with pytest.raises(UsageError, match="lists more than 1,048,576 heads"):
         parse_heads({0: itertools.repeat(1, MAX_LISTED + 1)})

@@ -88,7 +88,7 @@ def _model(into: str, between: tuple[str, str], out: str) -> ModelProto:
     return model_of(TEXT.format(into=f"{ways} {between[0]}", between=between[1], out=out))
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("into", "between", "out"),
     [

@@ -113,7 +113,7 @@ def build(pick: Any, join: Join, bias: bool, silent: Sequence[int] = (), size: A
     return toy.model([toy.info("x", info)], [toy.info("y", info)])
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("pick", [gathered, sliced])
 @pytest.mark.parametrize("name", JOINS)

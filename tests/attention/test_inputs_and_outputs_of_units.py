@@ -59,7 +59,7 @@ def is_refused(value: str, cut: str) -> bool:
     return value in contexts
 
 
-@pytest.mark.long
+@pytest.mark.each_choice
 @pytest.mark.parametrize("allowed", [False, True])
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("cut", CUTS)

@@ -128,19 +128,16 @@ def shape_left(form: Form, *, agreed: bool = False) -> list[int | str]:
     return [dim.dim_value or dim.dim_param for dim in info.type.tensor_type.shape.dim]
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_no_cache_keeps_its_shape(name: str) -> None:
     assert HEADS in shape_left(KEPT[name])
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_no_cache_follows_the_heads_where_that_was_agreed_to(name: str) -> None:
     assert HEADS not in shape_left(KEPT[name], agreed=True)
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", CACHES)
 def test_a_cache_follows_the_heads(name: str) -> None:
     assert HEADS not in shape_left(CACHES[name])

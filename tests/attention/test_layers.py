@@ -73,7 +73,7 @@ def check_removed(network: Network | Joint, number: int, has_names: bool = True)
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     ("place", "number", "has_names"), [(0, 1, True), (1, 0, False), (2, 2, True), (2, 2, False)]
 )
@@ -88,7 +88,7 @@ def test_every_branch_of_a_layer_is_removed(kind: str, place: int, number: int, 
     check_removed(Network([branches] * 3), number, has_names)
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.first_case
 @pytest.mark.parametrize("has_names", [True, False])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("added", SUMMED)
@@ -104,20 +104,19 @@ def test_a_layer_is_removed_whatever_operators_write_its_sums(
         check_removed(network, number, has_names)
 
 
-@pytest.mark.one_in(5)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (OTHER, SHARED)])
 def test_a_layer_needs_no_unit_inside(kind: str) -> None:
     check_removed(Network([[kind]] * 3), 1)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("has_names", [True, False])
 @pytest.mark.parametrize("number", range(3))
 def test_parallel_branches_are_in_one_layer(number: int, has_names: bool) -> None:
     check_removed(Network(PLAIN, parallel=True), number, has_names)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("number", range(2))
 def test_a_state_may_be_one_of_each_of_two_streams(number: int, both: bool) -> None:
@@ -269,7 +268,7 @@ def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
     assert held(left) == {"x.0": ["attn.0", "ffn.0"], "y.0": ["attn.2", "ffn.2"], "y.1": ["attn.3", "ffn.3"]}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command, digits: Path) -> None:
     told = command("inspect", digits, "--json").document["layers"]
     assert [(layer["key"], layer["name"], layer["sites"]) for layer in told] == [
@@ -284,7 +283,7 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
     assert "blocks.2  attn.2 ffn.2" in command("inspect", digits).stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
 @pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
@@ -292,7 +291,6 @@ def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str,
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("spec", "left", "lacks"),
     [("ffn.1", "attn.1", "feed-forward block"), ("1", "ffn.1", "attention site")],
@@ -325,7 +323,7 @@ def test_of_a_layer_whose_branches_all_go_nothing_is_left(model: onnx.ModelProto
     assert held(made.model).get("1", []) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: Path) -> None:
     folder, once, twice = (tmp_path / name for name in ("in", "once", "twice"))
     folder.mkdir()

@@ -90,7 +90,7 @@ class _Model:
         return self.net.feed | {"sure": np.array(sure, dtype=np.float32)}
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("outside", [False, True], ids=("weights inside", "weights outside"))
 @pytest.mark.parametrize("form", ["loop", "branch"])
 def test_layers_that_may_be_skipped_lose_heads(form: str, outside: bool) -> None:

@@ -53,7 +53,7 @@ def test_blocks_that_are_divided_alike_hold_their_numbers_once(op: str) -> None:
     assert one.projections[0].channels is other.projections[0].channels
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("toy", [*RUNNABLE.values(), *UNRUNNABLE.values()], ids=[*RUNNABLE, *UNRUNNABLE])
 def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
@@ -71,7 +71,7 @@ def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     assert sum(array.size for array in _tensors(cut).values()) < 0.7 * whole
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("toy", RUNNABLE.values(), ids=RUNNABLE)
 def test_onnxruntime_and_the_masked_reference_say_the_same(toy: Mixture) -> None:
     model, x = toy.model(), tokens()
@@ -220,7 +220,6 @@ def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None
 SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", SECOND.values(), ids=SECOND)
 def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Mixture) -> None:
     model, x = toy.model(), {"x": tokens()}
@@ -245,7 +244,7 @@ UNARY = sorted(
 """Operators that may stand where an activation does."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_neurons_of_a_packed_layer_are_no_experts() -> None:
     """Whatever stands between two layers, and however their weights are stored."""
     found = {}

@@ -28,7 +28,7 @@ def _cut(command: Command, model: Path, out: Path, *options: str) -> Mapping[str
     return document
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_heads_neurons_and_sublayers_go_in_one_cut(command: Command, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     words = ("--heads", "0:1", "--neurons", "0:0-63 ffn.3:5", "--layers", "attn.2 ffn.1")
@@ -47,7 +47,7 @@ def test_heads_neurons_and_sublayers_go_in_one_cut(command: Command, digits: Pat
     ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_path: Path) -> None:
     """After a cut neuron 64 is still neuron 64, and what is gone cannot go again."""
     once, twice, at_once = (tmp_path / name for name in ("once.onnx", "twice.onnx", "at_once.onnx"))
@@ -64,7 +64,7 @@ def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_p
     assert command("prune", once, "-o", twice, "--neurons", "1:3").exit_code == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) -> None:
     """The record says neuron 5, and neuron 6 is gone; or one weight is off."""
     right, wrong = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
@@ -84,7 +84,6 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
     assert command("validate", digits, wrong).exit_code == 1
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -112,7 +111,7 @@ def test_bad_words_are_refused_in_a_sentence(
     assert not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_api_takes_one_spec(digits: Path) -> None:
     made = ohp.prune(digits, heads={"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
     assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
@@ -140,7 +139,7 @@ def test_ranges_are_read_as_they_are_spelled() -> None:
             read_ranges(text, 5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_report_page_counts_neurons(command: Command, digits: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     _cut(command, digits, tmp_path / "out.onnx", "--neurons", "1:0-31", "--report", str(page))
@@ -161,7 +160,7 @@ BOUNDS = [
 """Starts, ends and steps of slices of eight neurons."""
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.first_case
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 def test_what_only_the_size_of_some_neurons_is_read_of_keeps_it(bounds: tuple[int, int, int]) -> None:
     """Mixtures that fill a part of a row with zeros first (VitPose) read the size of a slice of their neurons."""

@@ -29,7 +29,7 @@ from tests.attention.one_head_parts import (
 from tests.graph_text import model_of
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("plan", [PLAIN, replace(PLAIN, symbolic=False, opset=21)], ids=["dynamic", "fixed"])
 @pytest.mark.parametrize(
     ("attend", "heads"),

@@ -57,7 +57,7 @@ def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, Mode
     assert units_entry(HEADS).text(record) == entry.value
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
     old = rewritten(pruned, without_the_first)
@@ -132,7 +132,6 @@ def with_all_neurons(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**block, "removed": ""} for block in blocks]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("change", [list, backwards, under_other_names, of_two_sites])
 def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> None:
     found = inspect(renamed(narrowed, change)).neurons
@@ -144,7 +143,7 @@ def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> No
     ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_block_that_no_name_and_no_order_tells_is_new(narrowed: ModelProto) -> None:
     found = inspect(renamed(narrowed, lambda blocks: under_other_names(blocks[:1]) + blocks[1:3])).neurons
     assert [site.number for site in found] == [1, 2, 3, 4]

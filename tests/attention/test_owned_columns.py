@@ -78,7 +78,6 @@ def _told(
     return found
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("name", "model"), [pytest.param(*item, id=item[0]) for item in _models()])
 def test_a_cut_takes_these_columns_and_no_others(name: str, model: ModelProto) -> None:
     sites = inspect(model)

@@ -63,7 +63,7 @@ def build(q: str, kv: str, silent: Sequence[int] = ()) -> ModelProto:
     return toy.model([info], [toy.info("y", ["batch", "sequence", HIDDEN])], opset=18)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("q", ["slice", "positive", "negative"])
 @pytest.mark.parametrize("kv", ["positive", "negative", "list", "turned"])
 def test_the_packed_weight_is_cut(q: str, kv: str) -> None:

@@ -113,7 +113,7 @@ FOREIGN: dict[str, Callable[[Attending], Any]] = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @PLANS
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("how", FOREIGN)
@@ -208,7 +208,7 @@ OWN: dict[str, Callable[[Attending], Any]] = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @PLANS
 @pytest.mark.parametrize("how", OWN)
 def test_what_goes_with_the_head_is_its_own(how: str, plan: Any) -> None:
@@ -229,7 +229,7 @@ def _cut(model: Any, net: Net, how: str, sets: Sequence[list[int]]) -> None:
             check_cut(model, net.feed, gone)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @PLANS
 @pytest.mark.parametrize(
     "how", ["alone", "biased", "gated_by_the_stream", "with_its_values", "with_its_queries"]

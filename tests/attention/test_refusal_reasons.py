@@ -40,7 +40,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("last", ["Conv", "MatMul"])
 @pytest.mark.parametrize("how", GROUPS)
 def test_a_convolution_with_groups_sums_within_heads(how: str, last: str) -> None:

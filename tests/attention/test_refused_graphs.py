@@ -86,7 +86,6 @@ REFUSED: dict[str, tuple[Steps, Reason]] = {
 }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", REFUSED)
 def test_site_is_refused(name: str) -> None:
     steps, reason = REFUSED[name]

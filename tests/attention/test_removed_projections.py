@@ -55,7 +55,6 @@ TAILS = {
 }
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", TAILS)
 def test_a_whole_site_goes(what: str) -> None:
     model = model_of(changed("whole_site", *TAILS[what]))

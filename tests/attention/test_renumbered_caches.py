@@ -65,7 +65,7 @@ def unrecorded(model: ModelProto) -> ModelProto:
 # What is left
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
     model = toys_layers.decoder(4, cache=True)
     made = cut(model, {"layer.1": "*"})
@@ -77,7 +77,7 @@ def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
     assert names(kept) == names(model) and len(kept.graph.node) > len(made.graph.node)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
     model = toys_layers.decoder(4, cache=True)
     planning = analyse(model, ATTENTION, "the model")
@@ -138,7 +138,7 @@ def test_the_length_of_the_past_is_read_off_another_cache() -> None:
     assert reader.input[0] == "past_key_values.0.key" and names(made)[0] == ["input_ids", *caches(range(2))]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_length_is_read_off_a_cache_that_gets_narrower_elsewhere() -> None:
     model = toys_layers.decoder(3, cache=True, measured=0)
     for spec in ({"0": "*", "1": [0], "2": [1]}, {"0": "*", "1": [0]}):
@@ -150,7 +150,7 @@ def test_the_length_is_read_off_a_cache_that_gets_narrower_elsewhere() -> None:
 # Again and again
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
     model = toys_layers.decoder(4, cache=True)
     first = cut(model)
@@ -163,7 +163,7 @@ def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
     assert CACHES_ENTRY.read(plain) == (1,) and validate(model, plain, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cache_that_an_earlier_cut_left_stays() -> None:
     model = toys_layers.decoder(4, cache=True)
     kept = prune(model, heads=ATTENTION, provider="cpu").model
@@ -172,7 +172,7 @@ def test_a_cache_that_an_earlier_cut_left_stays() -> None:
     assert validate(model, second, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_and_data_with_caches() -> None:
     model = toys_layers.decoder(3, cache=True, norms="pre")
     data: Any = [feed(3) | {"input_ids": ids["input_ids"][:2, :4]} for ids in toys_layers.ids(30)]
@@ -184,7 +184,7 @@ def test_a_refit_and_data_with_caches() -> None:
 # What does not hold shows
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_caches_under_each_others_names_fail() -> None:
     model = toys_layers.decoder(4, cache=True)
     made = cut(model)
@@ -197,7 +197,7 @@ def test_caches_under_each_others_names_fail() -> None:
     assert validate(model, made, provider="cpu").verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_outputs_under_each_others_names_fail() -> None:
     model = toys_layers.decoder(4, cache=True)
     made = cut(model)
@@ -312,7 +312,7 @@ def test_numbers_that_count_values_are_refused() -> None:
 # On the command line
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_layers.decoder(3, cache=True), path)

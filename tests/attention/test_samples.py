@@ -40,7 +40,6 @@ def test_nothing_is_missing() -> None:
         assert len(reference(architecture).head_sets) == 20
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_original_equals_pytorch(name: str) -> None:
     """The reference and the comparison themselves are right."""
@@ -52,7 +51,7 @@ def test_the_original_equals_pytorch(name: str) -> None:
         assert error(output, expected.output("set00", feed)) > 100 * TOLERANCE
 
 
-@pytest.mark.one_in(15)
+@pytest.mark.each_choice
 @pytest.mark.parametrize(("name", "index"), CASES, ids=[f"{name}-set{index:02}" for name, index in CASES])
 def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> None:
     expected = reference(name.partition("-")[0])
@@ -73,7 +72,6 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     check_untouched(original, pruned, plan)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
     """One that has served other sets of heads gives the plan of a new one."""
@@ -158,7 +156,7 @@ def serialized(nodes: list[NodeProto]) -> list[bytes]:
     return [node.SerializeToString(deterministic=True) for node in nodes]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_digits_can_lose_any_head(digits: Path) -> None:
     from onnxheadprune import apply_plan, validate
 

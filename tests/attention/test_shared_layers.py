@@ -188,7 +188,7 @@ OWN = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("own", OWN)
 def test_heads_with_weights_of_their_own_are_told_apart(own: str, kind: str) -> None:
@@ -234,7 +234,7 @@ FOLDED = ("Gemm", "Conv of kernel 1", "Conv over tokens")
 """They fold heads and samples into one axis, in which labels do not tell whose core made what."""
 
 
-@pytest.mark.one_in(11)
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     ("kind", "shared"),
     [(kind, shared) for kind in KINDS for shared in SHARED if "one by" not in kind or shared not in FOLDED],
@@ -243,7 +243,7 @@ def test_heads_are_found_behind_layers_that_they_share(shared: str, kind: str) -
     _exact(_model(KINDS[kind].nodes, SHARED[shared], MERGED), KINDS[kind].kv_num_heads)
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mean", MEANS)
 def test_heads_are_found_in_front_of_a_sum_or_a_mean(mean: str, kind: str) -> None:
@@ -270,7 +270,7 @@ def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
 OPSET_WITH_AXES_AS_INPUTS = 18
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("behind", [True, False], ids=["layers behind it", "nothing behind it"])
 @pytest.mark.parametrize("op_type", REDUCTIONS)
 def test_a_reduction_over_heads_is_cut_where_zeros_do_not_change_it(op_type: str, behind: bool) -> None:
@@ -392,7 +392,7 @@ def _of_tokens(nodes: str, sizes: str) -> ModelProto:
     )
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("behind", ["a mean", "a layer over tokens", "a classifier"])
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -> None:

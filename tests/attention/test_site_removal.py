@@ -198,7 +198,7 @@ def test_a_size_that_nothing_tells_is_refused() -> None:
         analyse(model(tail), {0: [0, 1]}, "unknown size")
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("observed", ["scores", "context", "q_split", "v_flat"])
 def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool) -> None:

@@ -48,7 +48,7 @@ ROLLED = """
   present_{0} = Concat <axis = 2> (kept_{0}, {0})"""
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("moved", [DROPPED, ROLLED], ids=["dropped", "rolled"])
 @pytest.mark.parametrize("gone", [[1], [0, 3]])
 def test_a_window_that_moves_on_is_a_cache(moved: str, gone: list[int]) -> None:

@@ -82,7 +82,6 @@ def silenced(model: ModelProto, gone: dict[int, list[int]]) -> ModelProto:
     return found
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "gone", [{0: [1], 1: [1]}, {0: [1], 1: [2]}, {0: [0, 3], 1: [1, 2]}], ids=["same", "others", "halves"]
 )

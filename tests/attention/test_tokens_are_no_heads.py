@@ -37,7 +37,7 @@ def check(net: Net, outputs: list[Any], size: int = D) -> None:
         check_exact(planning, model, net.feed)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("how", READS)
 @pytest.mark.parametrize("size", [D, 1], ids=["wide", "one channel"])
 def test_positions_that_are_cut_are_no_evidence(how: str, size: int) -> None:
@@ -47,7 +47,7 @@ def test_positions_that_are_cut_are_no_evidence(how: str, size: int) -> None:
     check(net, [projected(net, data, H * size)], size)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("overlap", [0, 2])
 @pytest.mark.parametrize("letters", ["---", "b--", "bs-"])
 def test_two_projections_read_tokens_apart(overlap: int, letters: str) -> None:

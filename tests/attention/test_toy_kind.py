@@ -122,7 +122,7 @@ def test_its_mask_is_the_same_model(model: Path) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_path: Path) -> None:
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
     assert command("prune", model, "-o", once, "--heads", "0:1 width.0:0 ffn.1:3").exit_code == 0
@@ -139,7 +139,7 @@ def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_
     assert "2 head widths, 6 channels" in command("inspect", twice).stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     """The record says channel 2, and channel 0 is gone."""
     wrong = tmp_path / "wrong.onnx"
@@ -173,7 +173,7 @@ OPTION = """    channels: Annotated[
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> None:
     """A file of the package and the option of its name are all that options and searches need to know of it."""
     source = HEADER + inspect_source(WidthSite) + "\n\n" + inspect_source(_of_channels)
@@ -200,7 +200,7 @@ def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> No
     assert "units are heads, neurons, experts, channels, layers or all, not pairs" in refused.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_goes_from_every_file_of_a_folder(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "width.1:1", "--json")

@@ -55,7 +55,7 @@ def test_names_are_told_apart_by_kind() -> None:
     assert names[:4] == ["attn.3", "ffn.3", "moe.3", "layer.3"] and len(set(names)) == len(names)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_command_shows_the_number_inside(
     command: Command, model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -125,7 +125,6 @@ def test_no_source_prints_an_index() -> None:
     assert found == []
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", with_options())
 def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
     name, option = kind.called(0), f"--{kind.UNITS}"
@@ -167,7 +166,6 @@ def test_many_layers_are_listed_by_their_stacks(command: Command, tmp_path: Path
     assert told == "error: there is no layer '9'; this model has layer.encoder.0-4, layer.decoder.0-4\n"
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("many", [3, 12])
 def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
     path = tmp_path / "deep.onnx"
@@ -178,7 +176,7 @@ def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many:
         assert len(told) < 250
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_first_line_of_validate_names_all_that_is_gone(
     command: Command, model: Path, tmp_path: Path
 ) -> None:

@@ -28,8 +28,6 @@ from tests.clocks import patient
 from tests.conftest import Command
 from tests.graph_builder import GraphBuilder
 
-pytestmark = pytest.mark.long
-
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
 """One thread: test workers share the cores."""
 SHORT = ("--repeats", 5, "--threads", 1, "--provider", "cpu")
@@ -125,6 +123,7 @@ def test_time_ends_a_round() -> None:
 # Results
 
 
+@pytest.mark.slow
 def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None:
     said: list[str] = []
     result = bench(digits, smaller, batch=[1, 4], progress=lambda what, *_: said.append(what), **QUICK)
@@ -151,11 +150,13 @@ def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None
     assert set(document["verdicts"]) == {"1"}
 
 
+@pytest.mark.slow
 def test_one_model_alone_is_measured_too(digits: Path) -> None:
     result = bench(digits, batch=[2], **QUICK)
     assert len(result.cells) == 1 and result.cells[0].comparison is None
 
 
+@pytest.mark.slow
 def test_models_may_come_from_memory() -> None:
     model = toys.attention()
     result = bench(model, model, batch=[1], seq=[4], min_speedup=50, **QUICK)
@@ -167,6 +168,7 @@ def test_models_may_come_from_memory() -> None:
     assert result.models[0].file_bytes > 0
 
 
+@pytest.mark.slow
 @patient
 def test_a_much_smaller_model_is_faster() -> None:
     heavy, light = toys.attention(hidden=64, heads=16), toys.attention(hidden=64, heads=1)
@@ -182,6 +184,7 @@ def test_a_much_smaller_model_is_faster() -> None:
 # The grid
 
 
+@pytest.mark.slow
 def test_decode_steps_have_a_cache_and_one_token() -> None:
     model = toys.attention(cache=True)
     smaller = prune(model, heads="0:1", validate=False).model
@@ -191,11 +194,13 @@ def test_decode_steps_have_a_cache_and_one_token() -> None:
     assert result.points[2].label == "batch 2, 1 token after 9"
 
 
+@pytest.mark.slow
 def test_a_cache_alone_means_decode_steps_alone() -> None:
     result = bench(toys.attention(cache=True), batch=[1], past=[3], **QUICK)
     assert [(point.seq, point.past) for point in result.points] == [(1, 3)]
 
 
+@pytest.mark.slow
 def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
     """Its position table has fewer rows than the usual 128."""
     result = bench(tiny / "bert-torchscript-eager.onnx", batch=[1], **QUICK)
@@ -236,6 +241,7 @@ def test_dims_win_over_roles() -> None:
 # What is not comparable
 
 
+@pytest.mark.slow
 def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> None:
     """Gelu of one block is written so that ONNX Runtime no longer recognises it."""
     model = onnx.load(digits)
@@ -249,6 +255,7 @@ def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> N
     assert "4 com.microsoft:BiasGelu in the first model and 3 in this one" in difference
 
 
+@pytest.mark.slow
 def test_a_site_that_is_gone_takes_its_fused_operators_along(digits: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.onnx"
     prune(digits, path, heads="1:0-7", validate=False)
@@ -313,6 +320,7 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> Provider
     return Provider(CUDA, "pretended")
 
 
+@pytest.mark.slow
 def test_a_session_whose_nodes_all_fell_back_is_an_error(
     monkeypatch: pytest.MonkeyPatch, digits: Path
 ) -> None:
@@ -327,6 +335,7 @@ def test_a_session_whose_nodes_all_fell_back_is_an_error(
         bench(digits, provider=provider)
 
 
+@pytest.mark.slow
 def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRuntime()
     provider = pretend_cuda(monkeypatch, fake)
@@ -339,6 +348,7 @@ def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("CUDA graphs" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_cuda_graphs_that_cannot_be_captured_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = pretend_cuda(monkeypatch, FakeRuntime(refuses="enable_cuda_graph"))
     options = {**QUICK, "provider": provider, "batch": [1], "seq": [2]}
@@ -350,6 +360,7 @@ def test_cuda_graphs_that_cannot_be_captured_are_noted(monkeypatch: pytest.Monke
 # Memory and kernels
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch(digits: Path) -> None:
     provider = Provider(CPU, "test")
     small, large = (
@@ -362,6 +373,7 @@ def test_memory_grows_with_the_batch(digits: Path) -> None:
     assert "resident memory" in large.how
 
 
+@pytest.mark.slow
 def test_memory_that_cannot_be_measured_says_why(digits: Path, tmp_path: Path) -> None:
     provider = Provider(CPU, "test")
     nothing = footprint(tmp_path / "nothing.onnx", provider, {})
@@ -370,6 +382,7 @@ def test_memory_that_cannot_be_measured_says_why(digits: Path, tmp_path: Path) -
     assert late.peak_bytes is None and "longer than" in late.how
 
 
+@pytest.mark.slow
 def test_attention_kernels_are_read() -> None:
     printed = (
         "Operator=MultiHeadAttention Node=Attention_0 DataType=fp16 SdpaKernel=FLASH_ATTENTION\n"
@@ -385,6 +398,7 @@ def test_attention_kernels_are_read() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Path) -> None:
     table, picture = tmp_path / "out.csv", tmp_path / "out.svg"
     outcome = command(
@@ -417,6 +431,7 @@ def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Pa
     assert picture.read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
 @patient
 def test_json_is_one_document(command: Command, digits: Path) -> None:
     outcome = command("bench", digits, digits, "--batch", 1, *SHORT, "--json")
@@ -426,6 +441,7 @@ def test_json_is_one_document(command: Command, digits: Path) -> None:
     assert outcome.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_speedup_that_is_not_reached_is_exit_code_1(command: Command, digits: Path) -> None:
     arguments = (
         "bench",
@@ -469,12 +485,14 @@ def test_wrong_usage(command: Command, digits: Path, options: tuple[str, ...], w
     assert words in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_provider_that_does_not_run_is_exit_code_4(command: Command, digits: Path) -> None:
     outcome = command("bench", digits, "--provider", "openvino")
     assert outcome.exit_code == 4
     assert "does not run here" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     model = toys.attention(cache=True)
     result: Benchmark = bench(model, batch=[1, 2], seq=[3, 6], past=[4], **QUICK)
@@ -497,6 +515,7 @@ def test_a_runtime_that_crashes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     assert bench(toys.attention(), batch=[1], seq=[2], **QUICK).cells
 
 
+@pytest.mark.slow
 def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """As TensorRT's, which holds compiled nodes."""
     original = bound.create
@@ -513,6 +532,7 @@ def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: py
     assert result.models[1].comparable
 
 
+@pytest.mark.slow
 def test_operators_of_branches_count(tmp_path: Path) -> None:
     toy = GraphBuilder()
     body = {}
@@ -526,6 +546,7 @@ def test_operators_of_branches_count(tmp_path: Path) -> None:
     assert session.operators() == {"If": 1, "Relu": 1, "Softmax": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "columns"), [(80, "median ms"), (160, "median ms")])
 @patient
 def test_tables_fit_the_terminal(

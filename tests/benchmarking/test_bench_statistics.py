@@ -13,8 +13,6 @@ from onnxheadprune.benchmarking.measure import (
     noise_floor,
 )
 
-pytestmark = pytest.mark.long
-
 ROUNDS, BLOCKS = 5, 40
 
 
@@ -48,6 +46,7 @@ def verdicts(speed: float, jitter: float, luck: float, times: int = 100) -> list
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jitter", "luck"), [(0.002, 0.0), (0.05, 0.0), (0.3, 0.0), (0.02, 0.03), (0.1, 0.05)]
 )
@@ -57,12 +56,14 @@ def test_a_model_against_itself_makes_no_difference(jitter: float, luck: float) 
     assert len(wrong) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jitter", "luck"), [(0.002, 0.0), (0.05, 0.01), (0.02, 0.02)])
 def test_ten_per_cent_are_seen(jitter: float, luck: float) -> None:
     assert verdicts(0.9, jitter, luck).count("faster") >= 95
     assert verdicts(1.11, jitter, luck).count("slower") >= 95
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth() -> None:
     hits = 0
     for seed in range(100):

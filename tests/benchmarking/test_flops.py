@@ -142,7 +142,7 @@ def test_counting_changes_nothing(digits: Path) -> None:
     assert model.SerializeToString() == before
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["contrib", "onnx"])
 @pytest.mark.parametrize("name", ["bert-dynamo-sdpa", "gpt2-torchscript-eager"])
 def test_fusing_changes_no_count(tiny: Path, name: str, mode: Any) -> None:

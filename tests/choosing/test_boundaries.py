@@ -162,7 +162,7 @@ def test_what_crosses_is_what_others_still_read(name: str) -> None:
     assert [set(values) for values in boundaries.crossing] == expected
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("room", [2**29, 0])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_both_models_compute_at_each_stage_what_whole_passes_compute(name: str, room: int) -> None:
@@ -190,7 +190,7 @@ def test_both_models_compute_at_each_stage_what_whole_passes_compute(name: str, 
         stored[weight.name] = weight.numbers() * 1.5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_nodes_in_front_of_a_stage_run_once() -> None:
     """A walk over more and more layers: what it asks of ONNX Runtime grows with the layers, not with their square."""
 
@@ -215,7 +215,6 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
     assert eight - four == 2 * (four - two)
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", [{}, {"heads": 6, "kv_heads": 2}, {"quantized": True}, {"shared": True}])
 def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str, Any]) -> None:
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3, **form))
@@ -232,7 +231,7 @@ def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str,
     assert seen == len(cuts) * len(calibration.feeds)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3))
     names = [f"layer{layer}.attn.out.weight" for layer in range(3)]
@@ -323,7 +322,7 @@ def test_a_shelf_is_a_mapping() -> None:
         shelf["b"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_is_the_same_whatever_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
     found = []

@@ -62,7 +62,7 @@ def test_conditions_of_a_file_are_none(entry: str) -> None:
     assert counts_where(site.projections[0].node) == ()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_both_branches_beside_each_other_give_what_the_one_gives(form: str) -> None:
     model = FORMS[form]()
@@ -97,7 +97,7 @@ def test_a_layer_counts_on_the_samples_that_run_it() -> None:
     assert reached[0] > reached[1] > reached[2] > 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test above looks at can go wrong."""
     monkeypatch.setattr(Running, "reaches", lambda self, feed, node: True)
@@ -105,7 +105,7 @@ def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyP
         test_a_layer_counts_on_the_samples_that_run_it()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["nested", "weights outside"])
 def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     model = FORMS[form]()
@@ -120,7 +120,7 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     assert not EXITS_ENTRY.read(result.model)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_no_sample_runs_is_left_alone_and_named() -> None:
     result = prune(toys_exits.nested(), ratio=0.2, data=_feeds(12, 0.3, 0.31))
     assert result.chosen is not None
@@ -130,7 +130,7 @@ def test_what_no_sample_runs_is_left_alone_and_named() -> None:
         prune(toys_exits.nested(), ratio=0.5, data=_feeds(12, 0.3, 0.31))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
     model = toys_exits.nested()
     pruned = prune(model, ratio=0.3, data=_feeds(20, 0.3, 2.0)).model
@@ -143,7 +143,7 @@ def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
     assert found.verdict == "failed" and "is damaged" in found.reason
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_scores_of_branches_and_where_there_are_none() -> None:
     model = toys_exits.nested()
     methods: tuple[str, ...] = ("reconstruction", "ablation")
@@ -164,14 +164,14 @@ def test_what_is_not_measured_on_branches_is_refused_with_the_way_out() -> None:
         prune(toys_exits.loop(), ratio=0.25, data=feeds)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_exit_is_taken_before_anything_is_chosen() -> None:
     result = prune(toys_exits.nested(), exit=2, max_drift=0.5, data=_feeds(20, 0.3, 2.0))
     assert result.validation is not None and result.validation.passed
     assert result.plan.exit is not None and result.plan.removed and set(result.plan.removed) <= {0, 1}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
     feeds = _feeds(20, 0.3, 2.0)
     result = prune(toys_exits.nested(), heads={"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
@@ -179,7 +179,7 @@ def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
     assert {name.split(".")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_layers_in_branches_can_be_trained() -> None:
     feeds = _feeds(40, 0.3, 2.0)
     result = prune(toys_exits.nested(), ratio=0.25, data=feeds, recover=1)
@@ -187,7 +187,7 @@ def test_layers_in_branches_can_be_trained() -> None:
     assert result.validation is not None and result.validation.passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_says_what_no_sample_runs(command: Callable[..., Outcome], tmp_path: Path) -> None:
     path, data = tmp_path / "model.onnx", tmp_path / "data.npz"
     onnx.save(toys_exits.nested(), path)

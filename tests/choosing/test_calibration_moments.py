@@ -186,7 +186,7 @@ def test_targets_of_a_product_need_not_be_multiplied_row_by_row() -> None:
             )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("export", ["bert-torchscript-sdpa", "bert-dynamo-eager", "gpt2-torchscript-eager"])
 def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
     export: str, monkeypatch: pytest.MonkeyPatch
@@ -215,7 +215,7 @@ def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
     assert not all(np.array_equal(*both) for both in pairs), "they were learned in two ways"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_maps_that_read_the_same_learn_from_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(gated=True, inner=40), toys_scores.ids(30))
     reads: list[str] = []

@@ -18,8 +18,6 @@ from tests import toys_scores
 from tests.choosing.conftest import is_picture, said
 from tests.conftest import Command
 
-pytestmark = pytest.mark.long
-
 CPU = ("--provider", "cpu")
 
 
@@ -41,6 +39,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_target_as_json(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     outcome = command("prune", toy, "--ratio", 0.25, "--data", data, "-o", out, "--json", *CPU)
@@ -65,6 +64,7 @@ def test_without_data_the_weights_decide_and_nothing_is_refitted(
     assert document["validation"]["verdict"] == "passed" and REFIT_ENTRY.read(onnx.load(out)) is None
 
 
+@pytest.mark.slow
 def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     options = ("--data", data, "-o", out, "--json", "--no-refit", *CPU)
@@ -73,6 +73,7 @@ def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Pat
     assert REFIT_ENTRY.read(onnx.load(out)) is None
 
 
+@pytest.mark.slow
 def test_named_heads_are_refitted_when_asked_for(
     command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_named_heads_are_refitted_when_asked_for(
     assert command("prune", toy, *options, "--data", data).document["choice"] is None
 
 
+@pytest.mark.slow
 def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: Path) -> None:
     def left(*options: object, model: str = "toy") -> list[int]:
         outcome = command("prune", folder / f"{model}.onnx", "--dry-run", "--json", *options, *CPU)
@@ -110,6 +112,7 @@ def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: 
     assert sum(left("--ratio", 0.5, "--data", data, model="gqa")) == 6
 
 
+@pytest.mark.slow
 def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     rows = [f"{site},{head},{10 * site + head}" for site in (0, 1) for head in range(4)]
@@ -124,6 +127,7 @@ def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_pa
     assert outcome.exit_code == 2 and "they are of another model" in outcome.document["error"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_target_writes_nothing(
     command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +146,7 @@ def test_a_dry_run_of_a_target_writes_nothing(
 # Targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["toy", "gqa"])
 def test_the_largest_cut_within_a_drift(model: str, command: Command, folder: Path, data: Path) -> None:
     path = folder / f"{model}.onnx"
@@ -173,6 +178,7 @@ def test_a_drift_needs_data(command: Command, toy: Path) -> None:
 # Sweeps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "curve.svg"
@@ -189,6 +195,7 @@ def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_pa
     assert [sum(map(len, point["heads"].values())) for point in curve["points"]] == [0, 2, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_for_people_in_the_users_own_measure(
     command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -264,6 +271,7 @@ def test_sweeps_that_are_refused(
     assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_ratio_of_nothing_is_said(command: Command, toy: Path, tmp_path: Path) -> None:
     outcome = command("prune", toy, "--ratio", 0.01, "-o", tmp_path / "out.onnx", *CPU)
     assert outcome.exit_code == 2 and "0.01 of 8 heads is less than one head" in said(outcome)
@@ -280,6 +288,7 @@ def test_a_wrong_target_is_known_before_any_work(
     assert command("prune", toy, *target, "--data", data, "--dry-run", *CPU).exit_code == 2
 
 
+@pytest.mark.slow
 def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared.onnx"
     onnx.save(toys_scores.stack(shared=True), shared)

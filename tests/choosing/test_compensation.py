@@ -62,7 +62,7 @@ def plain(refitted: Any) -> Any:
 # It pays
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_brings_the_outputs_back(plain: Any, refitted: Any, digits: Path) -> None:
     with np.load(TEST) as data:
         feed = {"images": data["images"]}
@@ -99,7 +99,7 @@ def test_nothing_moves_where_nothing_is_removed() -> None:
     assert compensate(view, sites, {}, data, HERE).refits == ()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_map_before_the_first_cut_is_touched() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
     found = compensate(view, sites, {1: (0, 2)}, data, HERE)
@@ -119,7 +119,7 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
     assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight", "layer1.attn.v.weight"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_rows_of_removed_heads_stay_as_they_were() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model, toys_scores.ids(30))
@@ -165,7 +165,7 @@ def test_a_map_without_a_bias_gets_none() -> None:
 # Proof
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_written_file_says_what_it_is_and_validates(refitted: Any, digits: Path) -> None:
     assert refitted.validation.verdict == "passed"
     written = onnx.load(refitted.output)
@@ -233,7 +233,7 @@ def compensated() -> tuple[ModelProto, ModelProto]:
     return original, made.model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", [another_type, another_shape, another_weight, another_head, one_record_less, record_of_nothing]
 )
@@ -258,7 +258,7 @@ def test_a_record_that_cannot_be_read(compensated: tuple[ModelProto, ModelProto]
     assert REFIT_ENTRY.read(compensated[0]) is None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         prune(
@@ -271,7 +271,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     original, first, second = (tmp_path / f"{name}.onnx" for name in ("original", "first", "second"))
     onnx.save(toys_scores.stack(), original)
@@ -282,7 +282,7 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     assert validate(original, second, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Path) -> None:
     """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
     once = prune(toys_scores.stack(), heads="0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
@@ -316,7 +316,7 @@ def test_shared_weights_are_left_alone_with_the_reason() -> None:
     assert found.validation is not None and found.validation.verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [{"quantized": True}, {"dtype": np.float16}, {"heads": 6, "kv_heads": 2}])
 def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
@@ -329,7 +329,7 @@ def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> Non
     assert new.dtype == old.dtype and new.shape == old.shape and not np.array_equal(new, old)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(30))
     found = compensate(view, sites, {0: (0, 1, 2, 3), 1: (0,)}, data, HERE)
@@ -338,7 +338,7 @@ def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
     assert run_feed(Session(view.model, HERE), feed, data.source)["logits"].shape == (8, 6, 19)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_maps_are_refitted_on_what_is_left_when_a_site_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the refits run on, the pruned model in the original's shapes, is the masked refitted model."""
     model = toys_scores.stack(layers=3)
@@ -362,7 +362,7 @@ def test_maps_are_refitted_on_what_is_left_when_a_site_is_gone(monkeypatch: pyte
     assert np.abs(expected - Session(model, HERE).run(feed)["logits"]).max() > 0.1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
     model = toys.attention(cache=True)
     random = np.random.default_rng(0)

@@ -63,7 +63,7 @@ def test_a_small_model_is_measured_on_what_there_is() -> None:
     assert Effort.of(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("weights", [1e7, 1e8, 3e8, 1e9, 3e9, 1e10])
 @pytest.mark.parametrize("positions", [10.0, 256.0, 4096.0])
 def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
@@ -80,7 +80,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
     assert taken <= bound or (how.points == 0 and how.samples == least)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)

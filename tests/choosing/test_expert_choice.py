@@ -102,7 +102,7 @@ def test_experts_run_one_by_one_without_what_lies_before_their_mixture(
     assert chosen and not any("x" in inputs for inputs in chosen)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.first_case
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
     expected = defined(routed(toy, np.concatenate([feed["x"] for feed in FEEDS])), EXPERTS)
@@ -111,7 +111,6 @@ def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
         np.testing.assert_allclose(scored(model, method), values, rtol=2e-5, err_msg=method)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
 def test_scores_of_experts_in_one_operator(toy: toys_mixture.Mixture) -> None:
     rows = np.random.default_rng(3).standard_normal((40, toys_mixture.HIDDEN)).astype(np.float32)
@@ -174,7 +173,7 @@ behind (float[{TOKENS}, {toys_experts.HIDDEN}] stream) => (float[{TOKENS}, {toys
     return cast(ModelProto, onnx.compose.merge_models(model, last, io_map=[("b/out", "stream")]))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_mixtures_behind_each_other() -> None:
     """The second one reads what the first one adds, and a cut of the first is measured through the second."""
     toy = TOYS["picked"]
@@ -205,7 +204,7 @@ def chosen(model: ModelProto, data: Any = FEEDS, **target: Any) -> dict[str, lis
     return made.chosen.selection.spec
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Experts) -> None:
     """Asked for the most that can go; there are no scores that lead further."""
@@ -218,7 +217,7 @@ def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Experts) -> None
         assert np.bincount(np.array(gone) // size, minlength=GROUPS).tolist() == [size - CHOSEN] * GROUPS
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
     model = TOYS["picked"].model()
     (site,) = inspect(model).of("experts")
@@ -232,7 +231,7 @@ def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
     assert left.bytes * 2 == site.bytes
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "gone"),
     [
@@ -249,7 +248,7 @@ def test_limits_of_a_choice(target: dict[str, Any], gone: list[int]) -> None:
     assert [len(spec.get(key, ())) for key in ("moe.0", "moe.1")] == gone
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_knows_which_experts_are_out() -> None:
     """The layers behind learn from what the router then chooses: outputs drift less than without."""
     model, data = twice(TOYS["picked"]), [{"a/x": toys_experts.tokens(seed)} for seed in range(24)]
@@ -372,7 +371,7 @@ def test_the_command_line(command: Command, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "--data" in refused.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_runtime_has_one_number_of_experts(command: Command, tmp_path: Path) -> None:
     """Without one, mixtures lose as many as cost least."""
     folder, left = tmp_path / "in", {}

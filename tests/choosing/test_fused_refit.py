@@ -46,7 +46,7 @@ def twin() -> Any:
     return prune(plain(), heads=HEADS, data=data(), refit=True, provider="cpu").chosen
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.first_case
 @pytest.mark.parametrize("make", [optimized, contrib])
 def test_fused_models_are_refitted_as_their_plain_twins(make: Any, twin: Any, tmp_path: Path) -> None:
     model = make(tmp_path)

@@ -43,7 +43,7 @@ def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
     return float((output * vectors).sum())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_masks_are_central_differences(form: dict[str, Any]) -> None:
     """In float64, for every head and every neuron."""
@@ -145,7 +145,7 @@ def by_hand(view: Any, sites: Any, data: Calibration, unit: tuple[int, int]) -> 
     return float(0.5 * (likely * (slope - mean) ** 2).sum(axis=-1).mean())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 1600)
     model = toys_scores.stack(layers=1, dtype=np.float64)
@@ -182,7 +182,7 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
         np.testing.assert_allclose(scores.of(site), total[site.index] / 30, rtol=1e-5)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("method", ["fisher", "taylor"])
 @pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
 def test_both_methods_tell_heads_and_neurons_apart(method: Any, form: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ def test_a_measure_of_ones_own_has_no_gradient() -> None:
         )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
     random = np.random.default_rng(0)
     mask = np.ones((8, 6), np.int64)

@@ -87,7 +87,7 @@ def _speed(*ratios: tuple[float, float, float], floor: float) -> SpeedUp:
     return SpeedUp(tuple(cells), Provider(CPU, "test"))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.first_case
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_removes_no_option(seed: int) -> None:
     """Whatever a busy machine measures, of some sites or of all, everything that can go still can."""
@@ -164,7 +164,7 @@ def test_the_surgeon_knows_what_one_more_channel_costs() -> None:
         np.testing.assert_allclose(surgeon.errors(), alone, rtol=1e-8)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
     """The error along the path is the error of the best linear map of what is left, within the damping."""
     from onnxheadprune.choosing.activations.contexts import projection_matrix
@@ -186,7 +186,7 @@ def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
         assert step.error == pytest.approx(error, rel=0.15, abs=0.01)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("units", ["heads,neurons", "all"])
 def test_half_of_the_operations_go(
     command: Command, digits: Path, digits_calibration: Path, digits_test: Path, tmp_path: Path, units: str
@@ -220,7 +220,7 @@ def _accuracy(model: Path, data: Path) -> float:
     return float((np.asarray(logits).argmax(1) == arrays["labels"]).mean())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_speed_up_is_bought_with_measured_time(tmp_path: Path) -> None:
     """The sample's narrow maps are timed in place, heads and neurons of one shape together."""
     told: list[str] = []

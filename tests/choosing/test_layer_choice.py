@@ -66,19 +66,19 @@ def check_choice(network: Network | Joint) -> None:
             assert cost == pytest.approx(costs[index], rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", [kind for kind in BRANCHES if kind != "low-rank queries"])
 def test_the_cheapest_bypasses_are_chosen_whatever_is_in_layers(kind: str) -> None:
     check_choice(Network([["attention", kind, "network"]] * 3))
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", BRANCHES)
 def test_layers_without_attention_are_chosen(kind: str) -> None:
     check_choice(Network([[kind]] * 3))
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("added", SUMMED)
 def test_the_cheapest_bypasses_are_chosen_whatever_writes_the_sums(added: str, norm: bool) -> None:
@@ -158,7 +158,7 @@ def test_counts_that_cannot_be_kept_are_refused(keep: int, units: tuple[str, ...
         chosen(toys_layers.decoder(3), keep=keep, units=units, data=toys_layers.ids())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [{"max_drift": 0.05}, {"target_size": 0.8}, {"target_speedup": 1.05}])
 def test_every_target_takes_layers(target: Any) -> None:
     path = "sample_models/digits_vit"

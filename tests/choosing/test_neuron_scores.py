@@ -72,7 +72,7 @@ def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
         assert (np.diff(values[order]) >= 0).all() and values.sum() >= 0.9
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
@@ -93,7 +93,7 @@ def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() ->
             np.testing.assert_allclose(values[group] / values[group].sum(), parts / parts.sum(), rtol=1e-6)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ablation_of_neurons_goes_on_where_it_stopped(tmp_path: Path) -> None:
     model, path = toys_scores.stack(), tmp_path / "scores.partial"
 
@@ -124,7 +124,7 @@ def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
 # Files
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scores.json", "scores.csv"])
 @pytest.mark.parametrize("method", ["fluctuation", "fisher"])
 def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ QUICK = ("weight", "fisher")
     [
         *QUICK,
         *(
-            pytest.param(name, marks=pytest.mark.long)
+            pytest.param(name, marks=pytest.mark.slow)
             for name in methods_of(NeuronSite.SCORED_BY)
             if name not in QUICK
         ),
@@ -205,7 +205,7 @@ def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, pla
     assert kinds == {True, False}, "heads went, and neurons"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> None:
     """The last neurons are worth least: those are what goes, whatever a refit would have taken."""
     rows = [f"{key},{unit},1" for key in "01" for unit in range(4)]
@@ -226,7 +226,7 @@ def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> No
     assert "--units heads,neurons" in outcome.document["error"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path) -> None:
     model, data = place / "toy.onnx", ("--data", place / "ids.npz")
     for method in ("taylor", "activation"):
@@ -259,7 +259,7 @@ def test_what_makes_no_sense_is_refused(command: Command, place: Path, words: An
         assert why in " ".join(command(*line).stderr.split())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_goes_by_a_method(place: Path) -> None:
     found = {}
@@ -272,7 +272,7 @@ def test_a_sweep_goes_by_a_method(place: Path) -> None:
     assert found["fisher"] != found["weight"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_score_prints_blocks_and_a_picture_of_heads_alone(command: Command, place: Path) -> None:
     line = ("score", place / "toy.onnx", "--units")
     both = command(*line, "heads,neurons", "--heatmap", place / "heat.svg")

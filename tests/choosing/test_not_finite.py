@@ -69,7 +69,7 @@ def data(*, bad: int = 1) -> Feeds:
     return Feeds(feeds, "line")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}],
@@ -88,7 +88,7 @@ def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) ->
     assert made.chosen.to_dict()["selection"]["left_out"] == dict(selection.left_out)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_refitted_behind_it_keeps_its_numbers() -> None:
     """The linear layers behind a cut see the overflow too."""
     made = prune(

@@ -18,7 +18,7 @@ from tests.conftest import Command
 CPU = ("--provider", "cpu")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("method", methods_of(AttentionSite.SCORED_BY))
 def test_score_writes_scores_and_a_picture(
     method: str, command: Command, toy: Path, data: Path, tmp_path: Path
@@ -41,7 +41,7 @@ def test_score_json_is_the_file_format(command: Command, toy: Path, data: Path, 
     assert command("score", toy, "--json").document["method"] == "weight"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_picture_twice_is_the_same_file(
     suffix: str, command: Command, toy: Path, tmp_path: Path
@@ -95,7 +95,7 @@ def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
     assert outcome.document["data"]["source"] == "random (seed 0)"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_score_reads_text_and_pictures(command: Command, tiny: Path, digits: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     words = np.random.default_rng(0).integers(0, 40, (40, 6))

@@ -72,7 +72,7 @@ def brute_force(view: Any, sites: Any, data: Calibration, effect: Any = None) ->
     return found
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "form", [{}, GQA, {"heads": 4, "kv_heads": 1}, {"quantized": True}, {"shared": True}]
 )
@@ -86,7 +86,7 @@ def test_ablation_is_the_brute_force_on_toys(form: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_vit", "tiny/bert-dynamo-sdpa", "tiny/gpt2-torchscript-eager"])
 def test_ablation_is_the_brute_force_on_exports(name: str, tiny: Path) -> None:
     random = np.random.default_rng(0)
@@ -196,7 +196,7 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
 # Simple methods
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_simple_scores_are_their_formulas() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)

@@ -26,8 +26,6 @@ from onnxheadprune.workflow import sweep as sweeping
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from tests import toys_scores
 
-pytestmark = pytest.mark.long
-
 HERE = Provider(CPU, "test")
 
 
@@ -64,6 +62,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
     return path, computed, model
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(interrupted: tuple[Path, list[int], Any]) -> None:
     path, computed, model = interrupted
     resumed = ablation(model, toys_scores.ids(), partial=path)
@@ -71,6 +70,7 @@ def test_an_interrupted_run_goes_on(interrupted: tuple[Path, list[int], Any]) ->
     assert resumed == ablation(model, toys_scores.ids())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["data", "weights", "effect", "damage"])
 def test_parts_of_another_run_are_not_taken(change: str, interrupted: tuple[Path, list[int], Any]) -> None:
     path, computed, model = interrupted
@@ -116,6 +116,7 @@ def die(_task: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_sentence() -> None:
     with open_executor(2) as pool:
         assert isinstance(pool, ProcessPoolExecutor)
@@ -130,6 +131,7 @@ def pool() -> Iterator[Executor]:
         yield executor
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_scores(pool: Executor) -> None:
     model, data = toys_scores.stack(layers=3), toys_scores.ids()
     assert ablation(model, data, executor=pool) == ablation(model, data)
@@ -146,6 +148,7 @@ def fatal_once(before: Mapping[str, Any], after: Mapping[str, Any], feed: Any) -
     return 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +180,7 @@ def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor) -> None:
     model: Any = open_structure(toys_scores.stack())

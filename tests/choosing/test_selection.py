@@ -91,7 +91,7 @@ def test_paths_by_reconstruction_are_legal_whatever_the_data(
 # Allocation against trying everything
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(SHAPES),
@@ -200,7 +200,7 @@ def chosen(model: Any, **settings_: Any) -> Selection:
     return select_heads(model, provider=HERE, **settings_)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_a_ratio_on_data_is_legal_and_the_same_every_time(shape: tuple[int, int], ratio: float) -> None:
@@ -257,7 +257,7 @@ def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
     assert kept.heads == {0: (0, 1, 2), 1: (0,)}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_model_that_was_pruned_before_is_spoken_of_in_its_old_heads() -> None:
     from onnxheadprune import prune
 
@@ -281,7 +281,6 @@ ALL = Effort(6, 1000)
 """Six steps of each path, on all samples."""
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))

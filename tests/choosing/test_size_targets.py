@@ -38,11 +38,11 @@ def ratio_of(before: Path, after: Path) -> float:
     ("model", "target", "more"),
     [
         ("digits_vit", "75%", {}),
-        pytest.param("digits_vit", 0.4, {}, marks=pytest.mark.long),
-        pytest.param("digits_vit", 0.9, {"units": "heads", "refit": False}, marks=pytest.mark.long),
-        pytest.param("digits_vit", 0.6, {"units": "all"}, marks=pytest.mark.long),
-        pytest.param("char_gpt", 0.75, {"protect": "0"}, marks=pytest.mark.long),
-        pytest.param("char_gpt", 0.75, {"vocab_size": 60, "refit": False}, marks=pytest.mark.long),
+        pytest.param("digits_vit", 0.4, {}, marks=pytest.mark.slow),
+        pytest.param("digits_vit", 0.9, {"units": "heads", "refit": False}, marks=pytest.mark.slow),
+        pytest.param("digits_vit", 0.6, {"units": "all"}, marks=pytest.mark.slow),
+        pytest.param("char_gpt", 0.75, {"protect": "0"}, marks=pytest.mark.slow),
+        pytest.param("char_gpt", 0.75, {"vocab_size": 60, "refit": False}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -67,7 +67,7 @@ def test_without_data_heads_alone_are_removed(place: Path, tmp_path: Path) -> No
         ohp.prune(original, tmp_path / "none.onnx", target_size=0.3)
 
 
-@pytest.mark.parametrize("data", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.parametrize("data", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: Path) -> None:
     original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
     given: dict[str, Any] = {"data": place / "digits_vit.npz"} if data else {}
@@ -77,7 +77,7 @@ def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: P
     ohp.prune(original, output, target_size=f"{float(least) + 0.1:.1f}%", **given)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tokens_alone_may_be_enough(place: Path, tmp_path: Path) -> None:
     original, output = place / "char_gpt.onnx", tmp_path / "out.onnx"
     arguments: dict[str, Any] = {"vocab_size": 60, "data": place / "char_gpt.npz"}
@@ -87,7 +87,7 @@ def test_tokens_alone_may_be_enough(place: Path, tmp_path: Path) -> None:
     assert not result.plan.losing and ratio_of(original, output) == pytest.approx(alone, abs=0.001)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--units", "heads,neurons"], ["--units", "neurons"]], ids=str)
 def test_a_ratio_says_the_size_of_the_file_before_the_work(
     more: list[str], place: Path, tmp_path: Path, command: Command
@@ -103,7 +103,7 @@ def test_a_ratio_says_the_size_of_the_file_before_the_work(
     assert refused.exit_code == 3 and "note" not in refused.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_each_network_of_a_folder_meets_it(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()

@@ -28,8 +28,6 @@ from tests.choosing.conftest import is_picture, said
 from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Command
 
-pytestmark = pytest.mark.long
-
 HERE = Provider(CPU, "for the test")
 SHORT: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False}
 
@@ -66,6 +64,7 @@ def with_feed_forward(model: onnx.ModelProto, inner: int) -> onnx.ModelProto:
 # --target-speedup
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Path, tmp_path: Path) -> None:
@@ -89,6 +88,7 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
     assert command("bench", many, out, "--min-speedup", 1.2, "--repeats", 20, "--no-memory").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_the_sizes_of_a_target_are_said(command: Command, many: Path) -> None:
@@ -98,6 +98,7 @@ def test_the_sizes_of_a_target_are_said(command: Command, many: Path) -> None:
     assert re.search(r"speed batch 2: \d\.\d\dx on CPU", words), words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_a_speed_that_no_cut_reaches_is_refused_with_what_is_reached(command: Command, many: Path) -> None:
@@ -106,6 +107,7 @@ def test_a_speed_that_no_cut_reaches_is_refused_with_what_is_reached(command: Co
     assert outcome.exit_code == 3 and found is not None and float(found[1]) > 1.3, said(outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_heads_that_cost_next_to_nothing_buy_no_speed(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
@@ -115,6 +117,7 @@ def test_heads_that_cost_next_to_nothing_buy_no_speed(command: Command, tmp_path
     assert outcome.exit_code == 3 and re.search("not 1.5 times|too busy to measure", said(outcome))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
@@ -129,6 +132,7 @@ def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
 # --sweep
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: Path) -> None:
@@ -148,6 +152,7 @@ def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: P
     assert points[2]["speedup"] == points[2]["speed"]["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +175,7 @@ def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -
     assert len(list(speedups(original, makers, HERE))) == 2 and lanes[measure.ROUNDS :] == [3] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_cuts_are_measured_within_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten cuts, of which eight are measured together: what both groups take at all sizes is within the seconds."""
@@ -211,6 +217,7 @@ def test_noise_reaches_no_target() -> None:
     assert str(speed(sure, unsure)) == "batch 1: 1.33x; batch 2: no measurable difference (1.33x)"
 
 
+@pytest.mark.slow
 @patient
 def test_bench_targets_and_limits_name_one_number() -> None:
     result = bench(heavy(), heavy(4), heavy(), min_speedup=1.5, **SHORT)

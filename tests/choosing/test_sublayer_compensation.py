@@ -97,7 +97,7 @@ def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_ga
 # Which map stands in for what
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", ["", "pre", "post"])
 def test_the_last_map_in_front_stands_in_for_what_goes_one_behind_the_other(norms: Any) -> None:
     model = toys_layers.decoder(4, norms=norms)
@@ -128,7 +128,7 @@ def test_a_cache_of_what_goes_is_no_reader() -> None:
     assert found(toys_layers.decoder(3, norms="pre", cache=True), "1", "ffn.1")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
     names = {item.node for item in refit(toys_layers.decoder(3), "behind").refits}
     assert names == {
@@ -142,7 +142,7 @@ def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
 # What it should give
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("spelled", [False, True])
 @pytest.mark.parametrize("norms", ["", "pre", "post"])
 @pytest.mark.parametrize(("spec", "keys"), [(LAYER, ("layer.1",)), (BLOCKS, ("attn.1", "ffn.1"))])
@@ -215,7 +215,7 @@ def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
 # From end to end
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("norms", ["pre", "post"])
 def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> None:
     model = toys_layers.decoder(3, norms=norms, seed=2)
@@ -230,7 +230,7 @@ def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> No
     assert again.verdict == "passed" and "layer0.ffn.out.weight" in again.refitted
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None:
     """The same tensor, in a cut that has no run behind it, is an altered weight."""
     model = toys_layers.decoder(3, norms="pre")
@@ -251,7 +251,7 @@ def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None
     assert refused.verdict == "failed" and "which no refit of this cut changes" in refused.reason
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_second_cut_finds_its_own_stand_in() -> None:
     model = toys_layers.decoder(4, norms="pre")
     first = prune(model, heads={"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
@@ -260,7 +260,7 @@ def test_a_second_cut_finds_its_own_stand_in() -> None:
     assert validate(model, second.model, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_stand_in_that_makes_the_outputs_drift_more_is_given_up() -> None:
     """Two of four layers of the digits: what stands in overwrites what the last layer makes more of."""
     path, data = SAMPLES / "digits_vit.onnx", str(SAMPLES / "digits_calibration.npz")
@@ -271,7 +271,7 @@ def test_a_stand_in_that_makes_the_outputs_drift_more_is_given_up() -> None:
     assert left.skipped is not None and "without" in left.skipped and "layer.1, layer.2" in left.skipped
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_report_says_which_map_stands_in(command: Any, tmp_path: Any) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(toys_layers.decoder(3, norms="pre"), path)

@@ -40,7 +40,7 @@ def chosen(count: int, **target: Any) -> Any:
     return made.chosen
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("unit", ["sample", "line", "image"])
 @pytest.mark.parametrize(
     "target", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
@@ -61,7 +61,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, ta
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_as_many_more_as_is_said_are_enough(count: int) -> None:
     with pytest.raises(UsageError) as caught:
@@ -72,7 +72,7 @@ def test_as_many_more_as_is_said_are_enough(count: int) -> None:
     assert chosen(enough, ratio=0.25).selection.count
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
     found = chosen(4, ratio=0.25, units=BOTH)
     left = found.selection.left_out
@@ -92,7 +92,7 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
 _SHARES = [name for name in methods_of(NeuronSite.SCORED_BY) if SHARE in METHODS[name].constants["UNIT"]]
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
 @pytest.mark.parametrize(
     "method",
@@ -131,7 +131,7 @@ def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
         score(toys_scores.stack(), method=method, data=data(2), provider="cpu")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4, 30])
 def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     told: list[str] = []
@@ -161,7 +161,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -> None:
     model, archive = tmp_path / "model.onnx", tmp_path / "few.npz"
     onnx.save(toys_scores.stack(), model)

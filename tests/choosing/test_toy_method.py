@@ -42,7 +42,7 @@ def test_options_read_the_constants_of_the_class(item: Registered) -> None:
     assert own == constants.keys()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_method_is_one_file(copied: PackageCopy) -> None:
     copied.add("choosing/scoring/methods/position.py", TOY)
     onnx.save(toys_scores.stack(), copied.folder / "toy.onnx")

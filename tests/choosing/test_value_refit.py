@@ -148,7 +148,6 @@ FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
 }
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_map_that_makes_the_values_is_found_by_what_it_does(form: str) -> None:
     make, data, weight, columns = FORMS[form]
@@ -177,7 +176,6 @@ def test_nothing_is_found_where_heads_do_not_treat_values_alike(core: str) -> No
     assert values is None
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> None:
     make, data, weight, _ = FORMS[form]
@@ -256,7 +254,7 @@ def test_values_stay_where_no_change_helps_held_out_rows() -> None:
     assert fit_values(moments(x[:20], y[:20]), moments(x[20:], y[20:]), weight, layout) is None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) -> None:
     make, data, weight, _ = FORMS[form]

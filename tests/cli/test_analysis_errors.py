@@ -62,7 +62,6 @@ def test_every_search_is_listed() -> None:
     assert {LAYERS, *FUNCTIONS} == set(SEARCHES) and set(ASKED) == set(ALL)
 
 
-@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     ("what", "model"),
     # Exits are looked for where there are branches.
@@ -99,7 +98,6 @@ def test_inspect_goes_on(
         assert [item["what"] for item in document["not_analysed"]] == [what]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_a_folder_is_listed(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +116,6 @@ def test_a_folder_is_listed(
     ]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_heads_are_removed(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,7 +126,6 @@ def test_heads_are_removed(
     assert shown.exit_code == 0, shown.stderr
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_a_search_that_was_asked_for_is_a_bug(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -95,7 +95,7 @@ def test_inspect_without_a_site_explains_itself(command: Command, tmp_path: Path
 # prune
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_prune_writes_a_smaller_proven_model(command: Command, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     result = command("prune", digits, "-o", out, "--heads", "0:1,3 2:5", "--provider", "cpu")
@@ -167,7 +167,7 @@ def test_no_validate_says_so(command: Command, toy: Path, tmp_path: Path) -> Non
     assert "next   onnxheadprune validate" in result.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_external_data_stays_external(command: Command, tmp_path: Path) -> None:
     model = toys.attention(extra_weight=5000)
     source, inline = tmp_path / "in" / "model.onnx", tmp_path / "inline.onnx"
@@ -212,7 +212,7 @@ def test_an_older_output_is_replaced(command: Command, toy: Path, tmp_path: Path
         out.write_text("somebody's")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_accuracy_is_reported(command: Command, digits: Path, digits_test: Path, tmp_path: Path) -> None:
     result = command("prune", digits, "-o", tmp_path / "o.onnx", "--heads", "0:1,3", "--data", digits_test)
     assert re.search(r"accuracy +98\.7 % ->", result.stdout), result.stdout
@@ -222,7 +222,7 @@ def test_accuracy_is_reported(command: Command, digits: Path, digits_test: Path,
 # validate
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_validate_fails_with_exit_code_one(command: Command, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     assert command("prune", toy, "-o", out, "--heads", "0:1").exit_code == 0
@@ -238,7 +238,7 @@ def test_validate_fails_with_exit_code_one(command: Command, toy: Path, tmp_path
     assert as_json.document["verdict"] == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_inconclusive_is_not_passed(command: Command, tmp_path: Path) -> None:
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(toys.attention(silent_heads=(1,)), source)
@@ -261,7 +261,7 @@ def test_failed_json_holds_the_validation(command: Command, tmp_path: Path) -> N
     assert document["validation"]["verdict"] == "inconclusive"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_infinities_are_no_json(command: Command, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     command("prune", toy, "-o", out, "--heads", "0:1")
@@ -362,7 +362,7 @@ def test_a_provider_that_does_not_run_is_exit_code_four(command: Command, toy: P
     assert not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_output_in_a_pipe_has_no_colours_and_whole_rows(digits: Path) -> None:
     result = shell("inspect", digits)
     assert result.returncode == 0
@@ -370,7 +370,7 @@ def test_output_in_a_pipe_has_no_colours_and_whole_rows(digits: Path) -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_colours_follow_the_environment(digits: Path) -> None:
     assert "\x1b[" in shell("inspect", digits, FORCE_COLOR="1").stdout
     assert "\x1b[3" not in shell("inspect", digits, FORCE_COLOR="1", NO_COLOR="1").stdout
@@ -378,7 +378,7 @@ def test_colours_follow_the_environment(digits: Path) -> None:
     assert "\x1b" not in shell("inspect", "missing.onnx").stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_narrow_terminals_get_whole_words(digits: Path) -> None:
     for width in ("80", "120"):
         lines = shell("inspect", digits, COLUMNS=width).stdout.splitlines()
@@ -386,21 +386,21 @@ def test_narrow_terminals_get_whole_words(digits: Path) -> None:
         assert any("blocks.3.attn" in line for line in lines)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ascii_terminals_are_served(digits: Path) -> None:
     result = shell("inspect", digits, PYTHONIOENCODING="ascii")
     assert result.returncode == 0
     assert result.stdout.isascii()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(digits: Path) -> None:
     command = f"{sys.executable} -m onnxheadprune inspect {digits} --json | head -c 10"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.stderr == ""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_json_is_the_only_thing_on_stdout_of_a_real_process(
     digits: Path, digits_test: Path, tmp_path: Path
 ) -> None:

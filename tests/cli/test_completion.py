@@ -35,7 +35,6 @@ def test_a_shell_that_asks_gets_its_completions() -> None:
         assert expected in found.stdout and found.stderr == ""
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_is_completed_before_the_model_is_named(name: str) -> None:
     option = next(
@@ -153,7 +152,7 @@ class Terminal:
         os.waitpid(self.pid, 0)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of POSIX")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_shell_itself_completes_what_is_typed(shell: str, tmp_path: Path) -> None:

@@ -232,7 +232,6 @@ def test_no_attention(refused: Refused, tmp_path: Path) -> None:
     assert "no attention site" in sentence
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("heads", "exit_code", "message"),
     [
@@ -305,7 +304,7 @@ def test_validate_what_was_not_pruned(refused: Refused, command: Command, toy: P
     assert told.endswith(f"or give the original first: {pruned} has such a record")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_wrong_data(refused: Refused, toy: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, wrong=np.zeros(3, dtype=np.float32))
@@ -373,7 +372,7 @@ def test_folder_that_refuses_files(refused: Refused, toy: Path) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["never", "always"])
 def test_full_disk(
     refused: Refused, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
@@ -409,7 +408,7 @@ def test_lack_of_space_is_not_blamed_on_the_model(kilobytes: int, tmp_path: Path
     assert "no space is left" in result.stderr and f"{tmp_path}/full" in result.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["never", "always"])
 def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     """A real half-written file: the system allows 10 kB per file, the model needs more."""
@@ -431,7 +430,7 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_temporary_folder_without_room_is_named(tmp_path: Path) -> None:
     """A real shortage: what is kept between blocks goes to a file, and the system allows 100 bytes in one."""
     model, data = tmp_path / "stack.onnx", tmp_path / "data.npz"
@@ -502,7 +501,7 @@ def test_negative_seed(refused: Refused, toy: Path, tmp_path: Path) -> None:
         prune(toy, heads="0:1", seed=-1, provider="cpu")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_out_of_memory(toy: Path) -> None:
     """A real shortage: text of 120 MB, which belongs to a model's structure, and room for 60 MB."""
     model = onnx.load(toy)

@@ -88,7 +88,6 @@ def test_commands_are_listed_by_workflow(command: Command) -> None:
     assert places == sorted(places) and all(f"\n  {name} " in text for name in COMMANDS)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
     ours = {opt for option in options_of(name) for opt in (*option.opts, *option.secondary_opts)}
@@ -125,7 +124,7 @@ def test_examples_are_calls_of_their_command(name: str, example: str) -> None:
     derived(name).make_context(name, words[1:], resilient_parsing=False).close()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "example"), [case for case in CASES if case[1] not in SLOW], ids=lambda word: word[:60]
 )
@@ -138,7 +137,7 @@ def test_examples_run(name: str, example: str, desk: Path, command: Command) -> 
     assert outcome.exit_code == broken, outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-q")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, "", "")
@@ -148,7 +147,7 @@ def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
     assert refused.exit_code in (2, 3) and refused.stderr.startswith("error: ")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, command: Command) -> None:
     plain = command("prune", "model.onnx", "--heads", "0:1", "-o", "a.onnx")
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "b.onnx", "-v")
@@ -163,7 +162,6 @@ def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, comm
     assert command("prune", "model.onnx", "--heads", "0:1", "-v", "-q").exit_code == 2
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("flag", LOUDNESS)
 def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: Command) -> None:
     before, after = (

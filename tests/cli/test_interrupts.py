@@ -84,7 +84,7 @@ def roots() -> set[str]:
     return {name for name in found if name not in sys.stdlib_module_names and name != "onnxheadprune"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_library_is_interrupted() -> None:
     assert roots() - ELSEWHERE <= set(LINES), roots() - ELSEWHERE - set(LINES)
 
@@ -104,7 +104,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "kind"), [("onnxruntime", "chained"), *((name, "lost") for name in LINES)]
 )

@@ -207,7 +207,7 @@ def test_no_bar_is_full_where_nothing_is_known() -> None:
     assert "0/?" not in text.getvalue() and "then recovering, validating" in text.getvalue()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [PruningTarget(ratio=0.25), PruningTarget(max_drift=1.0), PruningTarget(ratio=0.25, method="fisher")],

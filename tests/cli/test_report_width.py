@@ -55,7 +55,7 @@ def test_every_command_is_printed() -> None:
     assert {line.split()[0] for line in (QUICK | LONG).values()} == set(group.commands)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("line", QUICK.values(), ids=list(QUICK))
 def test_a_width_of_nothing_prints_what_no_width_prints(
     line: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -68,7 +68,7 @@ def test_a_width_of_nothing_prints_what_no_width_prints(
     assert before and len(after) == len(before)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LONG.values(), ids=list(LONG))
 def test_long_commands_print_at_a_width_of_nothing(
     line: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +77,6 @@ def test_long_commands_print_at_a_width_of_nothing(
     assert lines(command(*line.split()))
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("columns", NO_WIDTHS)
 def test_what_is_no_width_is_as_if_nobody_asked(
     columns: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,7 +86,6 @@ def test_what_is_no_width_is_as_if_nobody_asked(
     assert command("inspect", "model.onnx").stdout == before
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("columns", ["1", "2", "59", "60", "080", "1000", "1001", "9" * 5000])
 def test_any_width_shows_every_number(
     columns: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +97,7 @@ def test_any_width_shows_every_number(
     assert all(len(line) <= 1000 for line in outcome.stdout.splitlines())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_help_is_printed_at_any_width(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (*NO_WIDTHS, "1", "9" * 30):
         monkeypatch.setenv("COLUMNS", columns)

@@ -50,7 +50,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(line, code, result.stdout, result.stderr)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_closed_streams_write_no_model(toy: Path) -> None:
     """The first file that is opened must not become the stdout that a library prints to."""
     out = toy.with_name("o.onnx")
@@ -67,7 +67,7 @@ STREAMS = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", STREAMS)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_closed_streams_change_no_exit_code(name: str, streams: str, desk: Path) -> None:
@@ -79,7 +79,7 @@ def test_closed_streams_change_no_exit_code(name: str, streams: str, desk: Path)
     assert shell(f"cd {desk}; T {example} {json} {STREAMS[streams]}").returncode == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", STREAMS)
 def test_closed_streams_change_no_error(streams: str, toy: Path) -> None:
     assert shell(f"T inspect {toy}.none --json {STREAMS[streams]}").returncode == 2
@@ -94,7 +94,7 @@ def test_streams_that_python_has_closed(toy: Path, monkeypatch: pytest.MonkeyPat
     assert main(["inspect", str(toy.with_name("none.onnx"))]) == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_full_disk_is_no_verdict(toy: Path) -> None:
     for line in (
         f"T inspect {toy} > /dev/full",
@@ -109,7 +109,7 @@ def test_a_full_disk_is_no_verdict(toy: Path) -> None:
     assert "does not exist" in result.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
     """`validate | true` says what `validate` says."""
     pruned, wrong = toy.with_name("p.onnx"), toy.with_name("w.onnx")
@@ -125,7 +125,7 @@ def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
         assert "error" not in result.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_letters_that_a_terminal_lacks(toy: Path) -> None:
     named = toy.with_name("münze_注意.onnx")
     toy.rename(named)
@@ -183,7 +183,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

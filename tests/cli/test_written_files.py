@@ -44,15 +44,21 @@ def call(line: str, desk: Path, fresh: Path, **environment: str) -> set[str]:
     return {str(path.relative_to(fresh)) for path in fresh.rglob("*") if path not in (home, temporary)}
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("line", [line for line in EXAMPLES if line not in LONG])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[] if line.startswith("validate") else [pytest.mark.slow])
+        for line in EXAMPLES
+        if line not in LONG
+    ],
+)
 def test_no_command_writes_into_the_home_or_leaves_temporary_files(
     line: str, desk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     assert not call(line, desk, tmp_path_factory.mktemp("fresh"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_users_may_have_telemetry(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """It is ONNX Runtime's, so what the user sets is left as it is; this shows, too, that the other test can fail."""
     found = call(

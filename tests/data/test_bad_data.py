@@ -215,7 +215,7 @@ def test_every_kind_of_data_and_every_command_that_takes_it_is_tried() -> None:
     assert {command for command, _ in CALLS.values()} == {*taking, "run"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_bad_data_is_told_before_any_work(
     name: str, shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

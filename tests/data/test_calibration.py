@@ -107,7 +107,6 @@ def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
     assert data.subset(12).samples == tuple(data.samples[position] for position in (1, 4, 8))
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("most", range(1, 100, 7))
 def test_a_subset_of_sorted_texts_has_their_median_length(most: int) -> None:
     view = view_of(toys_scores.stack())
@@ -292,7 +291,7 @@ BAD = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("verb", ["score", "prune"])
 @pytest.mark.parametrize("what", BAD)
 def test_bad_data_is_refused_at_once(

@@ -58,7 +58,7 @@ def test_the_page_has_commands() -> None:
     assert len(LINES) == 7 and all(line.startswith("onnxheadprune ") for line in LINES)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_command_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ def merged_logits(folder: Path, ids: Array, mask: Array, target: Array) -> Array
     return Session(model, Provider(CPU, "test")).run(feed)["logits"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [True, False], ids=["split and merged", "merged alone"])
 def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", split=split), tmp_path / "out"
@@ -84,7 +84,7 @@ def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_pat
         np.testing.assert_allclose(stepped(out, ids, mask, target), after, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in"), tmp_path / "out.onnx"
     text = texts(tmp_path / "t.txt")
@@ -110,7 +110,7 @@ def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
     assert scores.document["method"] == "reconstruction" and len(scores.document["sites"]) == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_speech_through_data(command: Command, tmp_path: Path) -> None:
     """The encoder of speech gets its features, the decoder tokens and what the encoder makes of these."""
     folder, out = toys_seq2seq.folder(tmp_path / "in", features=True), tmp_path / "out"
@@ -153,7 +153,7 @@ def genai(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_export_of_onnxruntime_genai(command: Command, tmp_path: Path) -> None:
     folder, out = genai(tmp_path / "in"), tmp_path / "out"
     text = texts(tmp_path / "t.txt")

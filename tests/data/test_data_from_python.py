@@ -83,7 +83,7 @@ def test_every_kind_of_the_command_line_is_tried() -> None:
     assert {*get_args(DataFormat), "random"} <= FORMS.keys() and CALLS.keys() == set(FUNCTIONS)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
     function = getattr(ohp, name)
@@ -94,7 +94,6 @@ def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
     assert function(*subjects, **data, **CALLS[name], provider="cpu") is not None
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_detected(form: str) -> None:
     model, data = FORMS[form]
@@ -112,7 +111,7 @@ def test_messages_call_data_by_its_place(form: str) -> None:
     assert found.startswith(str(data["data"]))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_jobs_validate_on_text(shelf: Path, command: Callable[..., Outcome]) -> None:
     job = shelf / "text.yaml"
     job.write_text(

@@ -25,8 +25,6 @@ from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
 from tests.conftest import Command
 
-pytestmark = pytest.mark.long
-
 HERE = Provider(CPU, "for the test")
 LOGITS = MainOutput("y", True)
 HIDDEN = MainOutput("y", False)
@@ -134,6 +132,7 @@ def saved(folder: Path, kind: str, rows: int) -> tuple[Path, Path]:
     return folder / "m.onnx", folder / "d.npz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows", "measure", "unit"),
     [
@@ -178,6 +177,7 @@ def test_what_is_pruned_under_a_limit_passes_it(
     assert broken.exit_code == 1 and not broken.document["accepted"]
 
 
+@pytest.mark.slow
 def test_the_users_own_measure_in_both_commands(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +211,7 @@ def test_measures_that_are_turned_away(
     assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_report_names_the_measure(command: Command, tmp_path: Path) -> None:
     model, data = saved(tmp_path, "embeddings", 64)
     out = tmp_path / "out.onnx"
@@ -230,6 +231,7 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
         choose(cutter, PruningTarget(max_drift=5.0))
 
 
+@pytest.mark.slow
 def test_prune_and_validate_give_one_number_as_a_library() -> None:
     model, feeds = toys_scores.stack(), toys_scores.ids(6)
     result = prune(model, heads={0: [1]}, data=feeds, provider="cpu", refit=True, drift="cosine")

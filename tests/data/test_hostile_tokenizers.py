@@ -61,7 +61,7 @@ def test_a_tokenizer_that_knows_no_such_word(tmp_path: Path) -> None:
         Vocabulary(path, 16).tokens(["a b"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_tokenizer_that_makes_its_library_panic(tmp_path: Path) -> None:
     """What the library raises then is no Exception, and would end the program with a traceback."""
     path = tokenizer(tmp_path / "t.json", model={"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]})

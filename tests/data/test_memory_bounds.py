@@ -152,7 +152,7 @@ finally:
 """The command, and the most memory that it has had; what a system says of a child counts its parent's, too."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="this system does not say what a process has had"
 )

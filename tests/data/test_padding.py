@@ -93,7 +93,7 @@ DOORS: dict[str, Door] = {
 
 @pytest.mark.parametrize("kind", ["hidden", "logits"])
 @pytest.mark.parametrize(
-    "door", [pytest.param(door, marks=pytest.mark.long if door == "sweep" else ()) for door in DOORS]
+    "door", [pytest.param(door, marks=pytest.mark.slow if door == "sweep" else ()) for door in DOORS]
 )
 def test_padding_changes_no_figure(door: str, kind: str) -> None:
     bare, padded = (

@@ -273,7 +273,7 @@ def cases(answer: bool) -> Sequence[tuple[str, str]]:
     return [("logits", "logits"), *zip(later, later, strict=True)] if not answer else [("logits", "logits")]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("twice", [False, True], ids=["names of one value", "a name of two values"])
 @pytest.mark.parametrize("answer", [False, True])
 def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> None:

@@ -51,7 +51,7 @@ USES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["tokens.npz", "feeds"])
 @pytest.mark.parametrize(
     ("name", "words"), [(name, words) for name, listed in USES.items() for words in listed]
@@ -89,7 +89,7 @@ def test_every_command_with_data_is_tried() -> None:
     assert found - {"combine"} == set(USES)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_bench_measures_one_sample(command: Command, tmp_path: Path) -> None:
     onnx.save(one_sample(fails=True), tmp_path / "model.onnx")
     outcome = command("bench", tmp_path / "model.onnx", "--seq", "6", "--repeats", "5")
@@ -107,7 +107,7 @@ def test_data_of_such_a_model_holds_single_samples(fails: bool) -> None:
     assert found.inputs[0].dims[0] == 1 and found.count == SAMPLES
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_labels_stay_with_their_samples() -> None:
     model = one_sample(fails=True)
     data = {**tokens(), "labels": np.zeros((SAMPLES, LENGTH), np.int64)}

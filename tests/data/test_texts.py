@@ -205,7 +205,7 @@ def test_the_byte_pairs_of_gpt_2_and_roberta(tmp_path: Path) -> None:
 # The command line
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_options_of_texts(command: Command, tmp_path: Path) -> None:
     folder = write_models(tmp_path)
     toy = folder / "toy.onnx"

@@ -16,7 +16,7 @@ from tests.deploying import exports
 from tests.deploying.exports import contents
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     before = contents(folder)
@@ -60,7 +60,7 @@ def test_arguments_are_written_as_python_takes_them(value: object, written: str)
     assert _written(value) == written
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_on_data(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in", inner=exports.WIDE)
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))

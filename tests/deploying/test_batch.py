@@ -25,8 +25,6 @@ from tests.asked import asked
 from tests.calibration_files import tokenizer
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -79,6 +77,7 @@ def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> No
     assert statuses(again) == EXPECTED | dict.fromkeys(("a.onnx", "beside.onnx", "sub/b.onnx"), "skipped")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_in_process")
 def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -124,6 +123,7 @@ READ = {
 """Files that a batch reads besides the model: options, the file that changes, and its new content."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_in_process")
 @pytest.mark.parametrize("what", READ)
 def test_whatever_else_is_read_counts(
@@ -161,6 +161,7 @@ def test_whatever_else_is_read_counts(
     assert [status(), status()] == ["done", "skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_in_process")
 def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
     for number in range(2):
@@ -169,6 +170,7 @@ def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
         assert result.files[0].reason == "not validated"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(toys.attention(), tmp_path / "m.onnx")
     worker = Worker()
@@ -192,6 +194,7 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
     worker.close()
 
 
+@pytest.mark.slow
 def test_two_at_once_give_the_same(folder: Path, tmp_path: Path) -> None:
     result = prune_batch(folder, asked(), tmp_path / "out", jobs=2)
     assert statuses(result) == EXPECTED
@@ -210,6 +213,7 @@ def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
             prune_batch(source, asked(), target)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batch_in_process")
 def test_an_output_folder_around_the_models(folder: Path, tmp_path: Path) -> None:
     """`batch DIR -o .`: what lies there already is replaced only if this tool wrote it."""
@@ -230,6 +234,7 @@ def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
         assert set(statuses(result)) == set(EXPECTED)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = command("batch", folder, "-o", out, "--heads", "0:1", "--json")
@@ -245,6 +250,7 @@ def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None
         assert command(*wrong).exit_code == 2
 
 
+@pytest.mark.slow
 def test_without_a_name_the_folder_for_results_is_beside_that_of_the_models(
     command: Any, folder: Path
 ) -> None:
@@ -256,6 +262,7 @@ def test_without_a_name_the_folder_for_results_is_beside_that_of_the_models(
     }
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
     for index in range(40):
         onnx.save(toys.attention(), folder / f"more{index}.onnx")
@@ -281,6 +288,7 @@ def lost(_job: Job) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same(
     folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
@@ -319,6 +327,7 @@ def plain(document: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_of_a_cluster_that_is_lost_is_one_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

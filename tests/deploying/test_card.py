@@ -16,8 +16,6 @@ from tests import toys
 from tests.conftest import Command
 from tests.deploying import exports
 
-pytestmark = pytest.mark.long
-
 CARD = "README.md"
 FRONT = "---\nlicense: mit\ntags:\n- tiny\n---\n"
 
@@ -47,6 +45,7 @@ def test_a_folder_without_a_card_gets_one(command: Command, tmp_path: Path) -> N
     assert not (folder / CARD).exists()
 
 
+@pytest.mark.slow
 def test_the_card_of_the_folder_is_kept_below(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     (folder / CARD).write_text(f"{FRONT}# Tiny\n\nA *model*.\n")
@@ -60,6 +59,7 @@ def test_the_card_of_the_folder_is_kept_below(command: Command, tmp_path: Path) 
     assert twice.startswith(f"{FRONT}\n# twice\n") and twice.endswith(once.removeprefix(f"{FRONT}\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"\xff\xfe no text", b"#" * (2**20 + 1)], ids=["no UTF-8", "large"])
 def test_what_is_no_card_is_copied(command: Command, tmp_path: Path, content: bytes) -> None:
     folder = exports.encoder(tmp_path / "in")
@@ -70,6 +70,7 @@ def test_what_is_no_card_is_copied(command: Command, tmp_path: Path, content: by
     assert (tmp_path / "out" / CARD).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_names_open_no_markup(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     model = onnx.load(folder / "onnx" / "model.onnx")
@@ -85,6 +86,7 @@ def test_names_open_no_markup(tmp_path: Path) -> None:
     assert shown.count("<td>attn.0</td>") == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_nothing_is_proven(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     assert command("prune", folder, "-o", tmp_path / "out", "--heads", "9:1").exit_code != 0

@@ -365,7 +365,7 @@ NAMED = [(0, client, *rest) for *rest, clients in ASKED for client in clients]
 NAMED += [(1, "optimum", *rest) for rest in PAIRED]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("asked", NAMED, ids=lambda asked: f"{asked[1]} {asked[2]}")
 def test_a_set_of_heads_that_a_refusal_names_is_taken(
     asked: tuple[Any, ...], folders: tuple[Path, Path], command: Command
@@ -515,7 +515,7 @@ def test_transformers_js_is_told_of_weights_beside_the_model(
     assert followed("transformers.js", folder) == after
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--runtime", "optimum", "--json")
@@ -538,7 +538,7 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
     folder, out = exports.deep_decoder(tmp_path / "in"), tmp_path / "out"
     words = ("prune", folder, "--heads", "0:1 1:0,2", "--per-layer-config")

@@ -21,8 +21,6 @@ from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
 
-pytestmark = pytest.mark.long
-
 
 def removed(path: Path) -> list[tuple[int, ...]]:
     return [site.removed for site in inspect(path)]
@@ -51,6 +49,7 @@ def test_the_same_heads_go_from_both_precisions(command: Command, tmp_path: Path
     assert set(document["copied"]) == after.keys() - models
 
 
+@pytest.mark.slow
 def test_a_target_is_decided_once(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--ratio", "0.5")
@@ -60,6 +59,7 @@ def test_a_target_is_decided_once(command: Command, tmp_path: Path) -> None:
     assert removed(out / "onnx" / "model_quantized.onnx") == gone
 
 
+@pytest.mark.slow
 def test_what_is_refitted_is_carried_to_files_with_the_same_weights(command: Command, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -94,6 +94,7 @@ def test_what_is_refitted_is_carried_to_files_with_the_same_weights(command: Com
             np.testing.assert_array_equal(plain[tensor.name], other[f"other_{tensor.name}"])
 
 
+@pytest.mark.slow
 def test_a_rounded_file_is_not_refitted_and_that_is_said(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
@@ -105,6 +106,7 @@ def test_a_rounded_file_is_not_refitted_and_that_is_said(command: Command, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
     folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--json")
@@ -121,6 +123,7 @@ def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
     assert {"role": "input", "name": "past_key", "axis": 1, "before": 4, "after": 3} in changes
 
 
+@pytest.mark.slow
 def test_networks_beside_each_other_are_numbered_through(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
     shown = command("inspect", folder, "--json").document
@@ -139,6 +142,7 @@ def test_networks_beside_each_other_are_numbered_through(command: Command, tmp_p
         assert (out / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_look_ahead_writes_nothing(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "*:1", "--dry-run", "--json")
@@ -147,6 +151,7 @@ def test_a_look_ahead_writes_nothing(command: Command, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -174,6 +179,7 @@ def test_names_that_are_none(name: str, command: Command, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_cache_is_read_through_its_links(command: Command, tmp_path: Path) -> None:
     folder = exports.as_hub_cache(exports.encoder(tmp_path / "in"), tmp_path / "hub")
     outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
@@ -209,6 +215,7 @@ def test_a_cut_that_fails_leaves_nothing(command: Command, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.slow
 def test_leftovers_of_killed_runs_go_and_those_of_others_stay(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     dead, alive, other = (
@@ -225,6 +232,7 @@ def test_leftovers_of_killed_runs_go_and_those_of_others_stay(command: Command, 
     assert not alive.exists()
 
 
+@pytest.mark.slow
 def test_all_commands_take_folders(command: Command, tmp_path: Path, short_clocks: None) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     assert command("prune", folder, "-o", out, "--heads", "0:1").exit_code == 0
@@ -270,6 +278,7 @@ def test_options_of_single_models_are_refused(command: Command, tmp_path: Path) 
     assert single.exit_code == 2 and "--runtime" in single.stderr
 
 
+@pytest.mark.slow
 def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     page = tmp_path / "page.html"
@@ -279,6 +288,7 @@ def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_attention_heads"] == toys.HEADS
 
 
+@pytest.mark.slow
 def test_data_goes_to_the_networks_that_it_is_for(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
     np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
@@ -299,6 +309,7 @@ def test_data_goes_to_the_networks_that_it_is_for(command: Command, tmp_path: Pa
     assert outcome.exit_code == 2 and "fits none of the models" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_folder_and_the_next_one_sweeps(
     command: Command, tmp_path: Path
 ) -> None:

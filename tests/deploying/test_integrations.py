@@ -33,7 +33,7 @@ def heads_left(model: Path) -> list[int]:
     return [site.num_heads for site in inspect(model).sites]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = cut(folder, out, settings_of({"heads": "0:1", "runtime": "sentence-transformers"}))
@@ -49,7 +49,7 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     assert "as the pass HeadPruning wrote them" in card
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["measured", "weight", "activation"])
 def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"

@@ -138,7 +138,7 @@ def script_of(place: Path, job: str, settings: str) -> tuple[int, dict[str, str]
     return done.returncode, outputs, (place / "summary").read_text(encoding="utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_script_of_the_action(tmp_path: Path) -> None:
     onnx.save(toys.attention(), tmp_path / "toy.onnx")
     job = "model: toy.onnx\noutput: made\nprovider: cpu\nprune: {heads: '0:1'}\ngate: {max_size_ratio: 2}\n"

@@ -43,7 +43,7 @@ def run(command: Command, place: Path, *settings: str) -> Outcome:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) -> None:
     before = contents(place / "in")
     outcome = run(command, place)
@@ -77,7 +77,7 @@ def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) 
     assert (made / "tokenizer.json").read_text() == "another tokenizer"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_others_put_into_the_folder_stays(command: Command, place: Path) -> None:
     assert run(command, place, "validate=null", "gate=null").exit_code == 0
     (place / "out" / "pruned" / "mine").write_text("mine")
@@ -98,7 +98,7 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
         (("prune.runtime=nobody",), 2, "prune.runtime should be 'fastembed'"),
         (("model=in/onnx/model.onnx",), 2, "line 8: prune.runtime goes with a folder"),
         (("output=in/out",), 2, "which would change with every run"),
-        pytest.param(("gate.max_operations_ratio=0.01",), 1, "", marks=pytest.mark.long),
+        pytest.param(("gate.max_operations_ratio=0.01",), 1, "", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_folder_cannot_have(
@@ -109,7 +109,7 @@ def test_what_a_folder_cannot_have(
     assert (place / "out").exists() == (code == 1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> None:
     """The most precise file leads, and its refit is told of."""
     import numpy as np

@@ -42,7 +42,7 @@ def test_the_documentation_names_every_section() -> None:
     assert rows == list(sections())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_example_of_the_documentation(command: Command, place: Path) -> None:
     """As it is, but for the limit that hangs on a clock, and how long that is looked at."""
     words = [
@@ -87,7 +87,7 @@ def state_of(place: Path) -> dict[str, dict[str, object]]:
     return steps
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_job_that_is_killed_goes_on(command: Command, place: Path) -> None:
     """Killed while it trains; the same command ends with the bytes of a run that nobody has killed."""
     settings = ("output=out", "quantize=null", "bench=null", "gate=null", "recover.budget=6")

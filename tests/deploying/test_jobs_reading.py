@@ -179,7 +179,7 @@ BAD = SAYS_WRONG | IS_WRONG
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == "many values" else name for name in BAD]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "many values" else name for name in BAD]
 )
 def test_what_is_no_job_is_refused_in_a_sentence(name: str, command: Command, tmp_path: Path) -> None:
     text, sentence = BAD[name]

@@ -78,7 +78,7 @@ def run(command: Command, place: Path, *settings: str) -> Outcome:
 ALL = ("score", "prune", "validate")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     outcome = command("run", place / "job.yaml", "--junit", place / "gates.xml")
     assert outcome.exit_code == 0, outcome
@@ -109,7 +109,7 @@ def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, place: Path) -> None:
     assert run(command, place, "validate=null", "gate=null").exit_code == 0
     alone = place / "alone.json"
@@ -125,7 +125,7 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
 UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.multiple_of={neurons: 2}")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> None:
     """And again, where that is something else."""
     scored = {}
@@ -162,7 +162,7 @@ def finished(finished_once: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished_once, place))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(command: Command, finished: Path) -> None:
     kept = {name: (finished / "out" / name).stat().st_mtime_ns for name in ("pruned.onnx", "validate.json")}
     outcome = run(command, finished)
@@ -197,20 +197,19 @@ def damaged_scores(place: Path) -> None:
     path.write_text(path.read_text() + " ")
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("change", "setting", "again"),
     [
-        pytest.param(changed_model, "seed=0", ALL, marks=pytest.mark.long),
+        pytest.param(changed_model, "seed=0", ALL, marks=pytest.mark.slow),
         (changed_data, "seed=0", ALL),
-        pytest.param(changed_test, "seed=0", ("validate",), marks=pytest.mark.long),
+        pytest.param(changed_test, "seed=0", ("validate",), marks=pytest.mark.slow),
         (damaged_model, "seed=0", ("prune", "validate")),
-        pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.long),
-        pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.long),
-        pytest.param(None, "score.method=activation", ALL, marks=pytest.mark.long),
+        pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.slow),
+        pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.slow),
+        pytest.param(None, "score.method=activation", ALL, marks=pytest.mark.slow),
         (None, "prune.min_heads=2", ("prune", "validate")),
-        pytest.param(None, "validate.drift=cosine", ("validate",), marks=pytest.mark.long),
-        pytest.param(None, "seed=1", ALL, marks=pytest.mark.long),
+        pytest.param(None, "validate.drift=cosine", ("validate",), marks=pytest.mark.slow),
+        pytest.param(None, "seed=1", ALL, marks=pytest.mark.slow),
         (None, "gate.max_drift=20", ()),
         (None, "name=other", ()),
     ],
@@ -230,7 +229,7 @@ def test_what_has_changed_is_done_again_and_all_behind_it(
     assert set(told(run(command, finished, setting)).values()) == {"unchanged"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_another_version_does_all_again(
     command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +237,7 @@ def test_another_version_does_all_again(
     assert told(run(command, finished)) == dict.fromkeys(ALL, "done")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_job_that_is_interrupted_goes_on(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +282,6 @@ def same(outputs, feed):
 """
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_that_is_broken(name: str, command: Command, finished: Path) -> None:
     """Exit code 1, a verdict, a failure in JUnit's words. The function of a metric lies beside the job."""
@@ -306,7 +304,7 @@ def test_a_limit_that_is_broken(name: str, command: Command, finished: Path) -> 
     assert sentence.split()[0] in (finished / "out" / "summary.md").read_text()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: Path) -> None:
     np.savez(finished / "test.npz", input_ids=np.ones((2, 6), np.int64))
     outcome = run(command, finished, "gate={min_accuracy: 0}")
@@ -314,7 +312,7 @@ def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: P
     assert outcome.exit_code == 1 and gate["value"] is None and not gate["passed"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
@@ -331,7 +329,7 @@ def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.
     assert run(command, finished, settings[0], "gate={min_speedup: 1e-4}").exit_code == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_step_that_fails_is_in_the_verdict(command: Command, place: Path) -> None:
     """A model whose heads do nothing: that a cut is exact cannot be shown."""
     onnx.save(toys.attention(out_scale=0.0), place / "toy.onnx")
@@ -382,7 +380,6 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
 }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_done_is_said_before_anything_is(name: str, command: Command, place: Path) -> None:
     settings, code, sentence = WRONG[name]
@@ -427,7 +424,7 @@ def test_the_table_of_limits_is_no_result_of_the_job(command: Command, place: Pa
     assert outcome.exit_code == 2 and "was not written by this tool" in outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     name = "<b>|`x`\x1b[31m é"
     (place / "job.yaml").write_text(JOB.replace("score:\n  method: fluctuation\n", ""), encoding="utf-8")
@@ -440,7 +437,7 @@ def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     assert suite.name.startswith("<b>|`x`") and suite.name.endswith("é")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_recovery_goes_on_from_its_checkpoint(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,7 +499,7 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
     assert str(place / "tokenizer.json") not in named.values()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_quantized_model_is_what_limits_are_about(command: Command, finished: Path) -> None:
     """The cut in floats is the one that is exact; what is measured is what came out."""
     settings = (

@@ -158,7 +158,7 @@ def decoders(folder: Path, **more: Any) -> Path:
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Command, tmp_path: Path) -> None:
     folder, out = decoders(tmp_path / "in"), tmp_path / "out"
     asked = ("prune", folder, "-o", out, "--heads", WHOLE, "--cache", "renumber", "--json")
@@ -171,7 +171,7 @@ def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Com
     assert [change["field"] for change in outcome.document["config_changes"]] == ["/num_hidden_layers"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -> None:
     folder = decoders(tmp_path / "in")
     outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--cache", "renumber", "--json")
@@ -180,7 +180,7 @@ def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -
     assert not any("caches go" in text for text in kept.document["warnings"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
     command: Command, tmp_path: Path
 ) -> None:

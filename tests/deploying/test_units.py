@@ -33,7 +33,7 @@ def spoilt(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     onnx.save(model, path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     before = contents(folder)
@@ -56,7 +56,7 @@ def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Pa
     assert command("validate", folder, out).exit_code == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_shows_its_blocks(command: Command, tmp_path: Path) -> None:
     folder = toys_seq2seq.folder(tmp_path / "in", feed=True)
     shown = command("inspect", folder, "--json").document
@@ -84,7 +84,7 @@ def _another_order(model: onnx.ModelProto) -> None:
         toys.set_initializer(model, name, np.ascontiguousarray(np.take(weights, order, axis)))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_noise, _another_order])
 def test_a_block_that_differs_is_refused_and_heads_still_go(
     change: Callable[[onnx.ModelProto], None], command: Command, tmp_path: Path
@@ -106,7 +106,7 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
     assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path) -> None:
     """Each file is exact by itself; together they are no network."""
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
@@ -127,7 +127,7 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
     assert outcome.exit_code == 3 and "agree" in outcome.stderr, outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     outcome = command(
@@ -142,7 +142,7 @@ def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command,
     assert outcome.exit_code == 2 and "there is no layer 'decoder_model.2'; this model has" in outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) -> None:
     """Of a file in four bits only whole blocks can go, so of the whole folder."""
     folder = tmp_path / "in"
@@ -157,7 +157,7 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
     assert outcome.exit_code == 0, outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     target: Any = {"ratio": 0.4, "units": ["heads", "neurons"], "multiple_of": {"neurons": 2}}
@@ -185,7 +185,7 @@ def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
     assert item.result.validation is not None and item.result.validation.passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     text = tmp_path / "t.txt"
@@ -200,7 +200,7 @@ def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path
     assert outcome.document["heads"] == {} and outcome.document["neurons"].keys() == {"ffn.0", "ffn.1"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, tmp_path: Path) -> None:
     """Each is trained, and the first leaves the second as much as it had."""
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
@@ -219,7 +219,7 @@ def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, t
     assert first["seconds"] < 8 and second["seconds"] > 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("client", sorted(RUNTIMES.keys() - {"genai"}))
 def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path) -> None:
     """Caches stay as they are, so nothing follows; a width that the configuration tells is named."""

@@ -80,7 +80,7 @@ def test_what_the_first_pages_show_happens(page: Path, reader: Reader) -> None:
         reader.check(block)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page, slow=True)], ids=name_of)
 def test_what_a_page_shows_happens(page: Path, reader: Reader) -> None:
     for block in runnable(page, slow=True):
@@ -217,7 +217,7 @@ def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
     assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:2: prune --gone"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("command", selecting())
 def test_a_command_that_runs_tests_selects_some(command: str) -> None:
     line = [

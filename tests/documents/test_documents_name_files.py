@@ -37,7 +37,6 @@ def missing(document: Path) -> list[str]:
     return found
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_a_document_names_is_there(document: Path) -> None:
     if document.name not in HISTORY:

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.documents.blocks import PAGES, blocks_of
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,6 @@ def dead(page: Path) -> list[str]:
     return [link for link in links_of(page) if not (page.parent / link).exists()]
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     assert dead(page) == []

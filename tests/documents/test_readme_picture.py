@@ -20,7 +20,7 @@ DARK = "#0d1117"
 """The darkest page of a code host."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_shows_the_figures() -> None:
     figure = draw(FIGURES)
     assert faults(figure) == []
@@ -49,7 +49,7 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "quality_picture.py"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_plot_of_quality_shows_the_document(quality: dict[str, Any]) -> None:
     calls = list(quality["calls"]())
     assert faults(quality["draw"](calls)) == []
@@ -59,7 +59,7 @@ def test_the_plot_of_quality_shows_the_document(quality: dict[str, Any]) -> None
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_plot_of_speed_shows_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     names = runpy.run_path(str(ROOT / "benchmarks" / "speed_picture.py"))

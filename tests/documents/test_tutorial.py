@@ -55,7 +55,7 @@ def test_documents_that_the_notebook_names_are_there() -> None:
     assert named and all((NOTEBOOK.parent / name).is_file() for name in named)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the model of the repository; the stored run is on all-MiniLM-L6-v2."""
     nbformat = pytest.importorskip("nbformat")

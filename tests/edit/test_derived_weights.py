@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
@@ -131,7 +131,6 @@ def product(model: ModelProto) -> Node:
     return next(node for node in view_of(model).main.nodes if node.outputs[0] and node.out.name == "out")
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_read(way: str) -> None:
     model = network(WAYS[way])
@@ -142,7 +141,6 @@ def test_weights_are_read(way: str) -> None:
     np.testing.assert_allclose(projection_matrix(projection), want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
     model = network(WAYS[way])
@@ -171,7 +169,7 @@ def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
     feeds = [{"x": RANDOM.standard_normal((8, 6, WIDTH)).astype(np.float32)} for _ in range(5)]
@@ -183,7 +181,7 @@ def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
     assert refit.node == "MatMul -> out" and (refit.skipped is None) == (way in WRITABLE), refit
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_scores_by_the_weights_need_no_data() -> None:
     for way in WAYS.values():
         assert prune(network(way), ratio=0.25, provider="cpu").chosen is not None
@@ -197,20 +195,14 @@ SATURATING = {("", "MatMulInteger"), ("", "QLinearMatMul")}
 """Products of integers, which differ with the processor and with what of them is stored."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", sorted(STRATEGIES.keys() - SATURATING), ids=lambda key: ".".join(key).strip(".")
 )
 def test_whatever_follows_from_stored_tensors_is_known(key: Key) -> None:
     """What any operator that liveness passes makes of stored tensors is what it makes of the same tensors as inputs."""
 
-    @settings(
-        max_examples=2,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=settings().max_examples // 10)
     @given(st.data())
     def known(data: st.DataObject) -> None:
         case = STRATEGIES[key](data.draw, key[1])

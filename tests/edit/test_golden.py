@@ -20,7 +20,6 @@ FOLDER = Path(__file__).parents[1] / "golden"
 FILES = sorted(FOLDER.glob("*.txt"))
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_golden(path: Path, update_golden: bool) -> None:
     """The plan and the pruned graph are those of the file, and the pruned graph equals the masked one."""
@@ -57,7 +56,7 @@ def test_another_head_is_another_text(tmp_path: Path) -> None:
     assert answered(read(copy))[0] != copy.read_text(encoding="utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wrong_cut_is_seen() -> None:
     """The text shows no values, so the wrong rows of a weight are what only the proof can see."""
     golden = read(FOLDER / "plain.txt")

@@ -208,7 +208,7 @@ CUTS: dict[str, tuple[dict[str, Any], list[int]]] = {
 """What differs from the plain block, and which heads go."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("name", CUTS)
 def test_a_cut_is_proven_in_every_opset(name: str, opset: int) -> None:
@@ -219,7 +219,7 @@ def test_a_cut_is_proven_in_every_opset(name: str, opset: int) -> None:
     onnx.checker.check_model(result.model, full_check=True)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 def test_a_fused_block_runs_in_every_opset(opset: int) -> None:
     model = model_of(ATTENTION.format(opset=opset, **(PLAIN | {"tail": ADDED})))
@@ -227,7 +227,7 @@ def test_a_fused_block_runs_in_every_opset(opset: int) -> None:
     assert result.validation is not None and result.validation.passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", OPSETS)
 def test_gradients_run_in_every_opset(opset: int) -> None:
     tail = (

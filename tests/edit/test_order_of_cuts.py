@@ -99,31 +99,24 @@ def check_some(name: str, seed: int, renumber: bool) -> ModelProto | None:
     return check(model, parts, random.Random(seed).sample(parts, len(parts)), renumber) if parts else None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_calls_in_any_order_give_what_one_call_gives(name: str) -> None:
     check_some(name, 0, renumber=True)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("renumber", [False, True], ids=("caches stay", "caches go"))
 @pytest.mark.parametrize("name", MODELS)
 def test_more_calls_in_any_order_give_what_one_call_gives(name: str, renumber: bool) -> None:
     """And what they give equals the masked original."""
-    for seed in range(1, 4):
+    for seed in range(1, 50):
         made = check_some(name, seed, renumber)
-        if made is not None and seed % 3 == 1:
+        if made is not None and seed % 10 == 1:
             assert validate(MODELS[name](), made, provider="cpu").verdict in {"passed", "inconclusive"}
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", MODELS)
-def test_thousands_of_calls_give_what_one_call_gives(name: str) -> None:
-    for seed in range(4, 200):
-        check_some(name, seed, renumber=seed % 2 == 0)
-
-
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_first_layer_and_a_head_of_every_other_one() -> None:
     """Exporters read the length of the past off the first cache; any other one tells it, however many heads it has."""
     model = toys_layers.decoder(5, cache=True, measured=0)
@@ -136,7 +129,7 @@ def test_a_first_layer_and_a_head_of_every_other_one() -> None:
         assert validate(model, made, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_layers_that_share_weights_keep_the_same_numbers() -> None:
     """How copies of weights are called, and whether equal ones are stored once, does depend on the order."""
     model = toys_scores.stack(shared=True)
@@ -169,7 +162,7 @@ EVERY = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_units_of_two_kinds_leave_the_same_file_in_any_order(name: str) -> None:
     """New nodes and tensors are named after what they serve, which no other cut moves."""

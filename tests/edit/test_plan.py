@@ -82,7 +82,6 @@ def test_deserialised_plan_gives_the_same_bytes(case: tuple[ModelProto, PrunePla
     assert bytes_of(model) == before
 
 
-@pytest.mark.one_in(3)
 def test_planning_twice_gives_the_same_plan(case: tuple[ModelProto, PrunePlan]) -> None:
     model, plan = case
     copy = ModelProto.FromString(model.SerializeToString())
@@ -119,7 +118,7 @@ def test_record_of_two_prunings_is_that_of_one() -> None:
     assert record(once) == record(twice)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_pruning_twice_composes_in_original_indices() -> None:
     model, feed = build(PLAIN)
     once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)

@@ -155,7 +155,6 @@ def forged_texts(entry: Entry[Any], text: str) -> Iterator[tuple[str, str]]:
     yield "digits", text[:-1] + f', "evil": {LONG}}}'
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("key", RECORDS)
 def test_a_wrong_value_in_any_field_is_a_sentence(key: str) -> None:
     text, _, entry = RECORDS[key]
@@ -216,7 +215,7 @@ UNPROVEN = {"operator"}
 """Said for people; nothing is done by it."""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_a_record_says_is_compared_with_the_original() -> None:
     model, smaller = cut_in_every_way()
     texts = {item.key: item.value for item in smaller.metadata_props if item.key in RECORDS}

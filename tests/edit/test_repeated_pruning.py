@@ -19,7 +19,6 @@ CASES = sorted(
 )
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_more_heads_go_from_what_is_left(path: Path) -> None:
     case = golden_file.read(path)

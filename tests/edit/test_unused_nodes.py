@@ -30,7 +30,7 @@ def unread(graph: GraphProto) -> Iterator[str]:
     yield from (node.name for node in graph.node if not read & set(node.output))
 
 
-@pytest.mark.long
+@pytest.mark.each_choice
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("whole", [False, True])
 def test_everything_left_is_read(name: str, whole: bool) -> None:
@@ -114,26 +114,25 @@ def check(model: ModelProto, renumber: bool = False) -> None:
         assert not removed.keys() & computed(cut.graph, contents) - kept, spec
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
     check(MODELS[name]())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_nothing_of_an_exported_site_is_left_for_its_shape(name: str) -> None:
     # What equal nodes of several layers compute is one value, which goes with the last of them.
     check(prepared(onnx.load(SAMPLES / "tiny" / name)))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caches", "merged decoder", "decoder of two"])
 def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
     check(MODELS[name](), renumber=True)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
 def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bias: bool) -> None:
     """What its parts leave is one vector, or nothing."""
@@ -149,7 +148,6 @@ def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bia
             assert validate(model, cut, provider="cpu").verdict == "passed"
 
 
-@pytest.mark.long
 def test_a_stand_in_takes_its_size_from_what_stays() -> None:
     """In front of a fused residual normalisation a value of full size is needed, and nothing but its size."""
     model = MODELS["fused at the end"]()

@@ -35,7 +35,7 @@ from tests.crashes import (
     pruned_and_killed_at,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 ELEMENTS = 200_000
 
 
@@ -64,6 +64,7 @@ def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], d
     return complete(target), new
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_killed_at_every_step(
@@ -102,6 +103,7 @@ def test_killed_at_every_step(
     assert True in seen and False in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_killed_before_there_is_an_older_one(source: Path, target: Path, external: Any) -> None:
     prune(source, target, heads="0:2", validate=False, external_data=external)
@@ -117,6 +119,7 @@ def test_killed_before_there_is_an_older_one(source: Path, target: Path, externa
     assert not litter(target.parent, target)
 
 
+@pytest.mark.slow
 def test_killed_at_random(source: Path, target: Path) -> None:
     old, new = states(source, target, "always")
     random = np.random.default_rng(0)
@@ -173,6 +176,7 @@ def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, e
     assert complete(target) == new
 
 
+@pytest.mark.slow
 def test_interrupted_whenever(source: Path, target: Path) -> None:
     """Also while modules are loaded, for what native ones make of it."""
     old, new = states(source, target, "always")
@@ -218,6 +222,7 @@ def test_an_interrupt_waits_for_the_names_of_all_files() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_full_disk(source: Path, tmp_path: Path, external: str) -> None:
     """A file system of 1.5 MB holds the older model, and no newer one beside it."""
@@ -248,6 +253,7 @@ def test_full_disk(source: Path, tmp_path: Path, external: str) -> None:
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_read_only_folder(source: Path, tmp_path: Path, external: str) -> None:
     mount = tmp_path / "locked"
@@ -269,6 +275,7 @@ def test_read_only_folder(source: Path, tmp_path: Path, external: str) -> None:
     assert "cannot be written" in result.stderr
 
 
+@pytest.mark.slow
 def test_other_models_of_the_folder_keep_their_data(source: Path, target: Path) -> None:
     """A renamed or copied output still refers to its data file, which therefore stays."""
     prune(source, target, heads="0:1", validate=False, external_data="always")
@@ -298,6 +305,7 @@ def test_data_of_the_same_name_is_never_replaced(
     assert len(list(target.parent.glob("*.data"))) == 2
 
 
+@pytest.mark.slow
 def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
     """The same file to the same place: one of the results is there, complete, and no litter."""
     states_by_head = []
@@ -315,6 +323,7 @@ def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
     assert not litter(target.parent, target)
 
 
+@pytest.mark.slow
 def test_in_place_with_a_backup(source: Path, tmp_path: Path) -> None:
     before, kept = source.read_bytes(), tmp_path / "kept.onnx"
     result = prune(source, heads="0:1", in_place=True, backup=kept, provider="cpu")
@@ -327,6 +336,7 @@ def test_in_place_with_a_backup(source: Path, tmp_path: Path) -> None:
         prune(source, tmp_path / "other.onnx", heads="0:2", backup=tmp_path / "k.onnx", provider="cpu")
 
 
+@pytest.mark.slow
 def test_in_place_with_data_beside(tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     onnx.save(
@@ -363,6 +373,7 @@ def test_in_place_that_fails_changes_nothing(
     assert not (tmp_path / "kept.onnx").exists()
 
 
+@pytest.mark.slow
 def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path) -> None:
     def refused(*options: object) -> str:
         result: Outcome = command("prune", source, "--heads", "0:1", *options)
@@ -382,6 +393,7 @@ def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path
     assert command("validate", tmp_path / "b.onnx", source).exit_code == 0
 
 
+@pytest.mark.slow
 def test_in_place_keeps_each_original_beside_the_model(command: Any, source: Path) -> None:
     """Backups have names of their own; one that an interrupted run left is taken up."""
     kept = [source.read_bytes()]
@@ -394,6 +406,7 @@ def test_in_place_keeps_each_original_beside_the_model(command: Any, source: Pat
     assert len(list(source.parent.glob("*.bak*"))) == 2
 
 
+@pytest.mark.slow
 def test_an_output_that_is_not_named_lies_beside_the_model(
     command: Any, source: Path, tmp_path: Path
 ) -> None:
@@ -426,6 +439,7 @@ def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path)
         hydrated(loaded.proto, loaded.sources)
 
 
+@pytest.mark.slow
 def test_limits_on_files_leave_nothing(source: Path, target: Path) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))

@@ -19,7 +19,7 @@ from tests.conftest import Command
 from tests.crashes import complete, in_child, litter, pruned_and_killed_at
 from tests.files.filesystems import no_links
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def fresh(place: Path, *, outside: bool) -> Path:
@@ -35,6 +35,7 @@ def fresh(place: Path, *, outside: bool) -> Path:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linking", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize("outside", [True, False], ids=["outside", "inside"])
 def test_killed_at_every_step(
@@ -136,6 +137,7 @@ def test_a_model_that_was_replaced_meanwhile_stays(tmp_path: Path, monkeypatch: 
     assert [path.name for path in model.parent.iterdir()] == [model.name]
 
 
+@pytest.mark.slow
 def test_a_failure_after_the_model_was_named_leaves_its_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_failure_after_the_model_was_named_leaves_its_backup(
     assert complete(kept) == original != complete(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_mode_and_owner_are_kept_in_place(tmp_path: Path, mode: int, external: Any) -> None:
@@ -195,6 +198,7 @@ def test_a_backup_of_a_model_that_is_missing(tmp_path: Path, command: Command) -
     assert kept.read_text() == "something"
 
 
+@pytest.mark.slow
 def test_many_at_once_keep_one_original(tmp_path: Path) -> None:
     """The first one replaces the model; the others find that it is not the one that they read any more."""
     model = fresh(tmp_path / "place", outside=False)

@@ -125,7 +125,6 @@ GROWING: dict[str, Change] = {
 }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", GROWING)
 def test_values_that_grow_while_they_are_followed(name: str) -> None:
     """Within a gigabyte and 20 seconds of work; what cannot be followed stays unknown, and the site is found."""
@@ -230,7 +229,7 @@ LARGE = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_large_graphs_have_the_sites_that_small_ones_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without onnx's inference of the whole graph: types from schemas, shapes node by node."""
@@ -255,7 +254,7 @@ def test_onnx_is_asked_about_single_nodes(monkeypatch: pytest.MonkeyPatch) -> No
     assert (values["deep"].elem_type, values["same"].elem_type) == (1, 9)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_fifteen_thousand_nodes_take_a_second() -> None:
     """Three seconds per 100,000 nodes: docs/promises.md has the figure.
 
@@ -389,7 +388,7 @@ def header(stream: Any, shape: tuple[int, ...]) -> None:
     npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_archives_that_want_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -410,7 +409,7 @@ def test_archives_that_want_memory(tmp_path: Path) -> None:
         read_npz(path)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.first_case
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_rows_of_a_large_archive_are_read_when_they_are_wanted(save: Any, tmp_path: Path) -> None:
     path, random = tmp_path / "large.npz", np.random.default_rng(0)

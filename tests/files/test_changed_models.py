@@ -88,7 +88,7 @@ def test_a_changed_model_is_what_runs(stored: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, 2 * feed["x"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @patient
 def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     loaded = open_structure(stored)
@@ -103,7 +103,7 @@ def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     assert small < whole / 2 and abs(same - whole) < 2**13
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 1_000_000])
 def test_weights_that_stay_on_disk_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None

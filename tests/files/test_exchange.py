@@ -70,7 +70,7 @@ def ir_of(model: ModelProto) -> Any:
     return to_onnx_ir(model)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("into", "out"), [(graph_of, as_graph), (ir_of, as_ir)], ids=["graphsurgeon", "onnx_ir"]
 )

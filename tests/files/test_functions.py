@@ -75,7 +75,7 @@ def names(model: ModelProto) -> list[str]:
 ALL = ["Plus", "Twice", "Unused", "Soft", "Split"]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("external", ["auto", "always"])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_untouched_functions_stay(tmp_path: Path, softmax: bool, external: Any) -> None:
@@ -128,7 +128,7 @@ def test_functions_that_mean_another_operator_are_refused() -> None:
         plan_pruning(model, heads="0:1")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_weights_within_functions_count_once() -> None:
     """The bound is on what inlining adds: weights in the body of a function that is called once are no more."""
     model = with_functions(softmax=True)

@@ -371,7 +371,6 @@ BOMBS = {
 }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("op_type", BOMBS)
 def test_constants_that_explode_when_they_are_folded(op_type: str, tmp_path: Path) -> None:
     """Within 1.5 GB and 20 seconds, in a process that may have no more."""

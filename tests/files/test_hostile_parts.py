@@ -58,7 +58,7 @@ def test_parts_are_counted_before_they_are_read(
     assert "more than 50,000 nodes, tensors and other parts" in result.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_many_declarations_are_looked_at_one_by_one(tmp_path: Path) -> None:
     """Python makes several objects for each; protobuf crashes where there is no memory for them."""
     path = tmp_path / "m.onnx"
@@ -139,7 +139,7 @@ def looping(trips: int) -> ModelProto:
 FEED = {"x": np.ones((1, 2, 12), np.float32)}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_hints, "PATIENCE", 0.5)
     session = Session(looping(2**62), resolve_provider("cpu"))
@@ -151,7 +151,7 @@ def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run before those that are measured; what ends there goes on as every other model."""
     provider = resolve_provider("cpu")
@@ -169,7 +169,7 @@ def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pyt
     assert np.allclose(bound.outputs()["z"], plain, atol=1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ctrl_c_is_heard_in_a_loop_that_never_ends() -> None:
     session = Session(looping(2**62), resolve_provider("cpu"))
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
@@ -257,7 +257,7 @@ def test_what_was_in_memory_is_gone_before_its_lack_is_told(
     assert result.stderr == "error: there is not enough memory for this\n"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ten_thousand_heads_take_seconds() -> None:
     """Each is looked up, and none is looked for among all the others."""
     before = os.times()

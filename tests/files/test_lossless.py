@@ -133,7 +133,6 @@ def as_read(path: Path) -> ModelProto:
     return model
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("form", "external"), list(itertools.product(("inside", "beside"), ("auto", "always", "never")))
 )
@@ -187,7 +186,6 @@ def _damage(model: ModelProto, kind: str) -> None:
         graph.sparse_initializer[0].values.float_data[0] = 1.5
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "kind", ["weight", "cut weight", "metadata", "unknown field", "order", "doc string", "training", "sparse"]
 )
@@ -199,7 +197,7 @@ def test_the_walk_can_fail(exhibits: ModelProto, kind: str) -> None:
     assert unexplained(exhibits, pruned, plan)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_same_input_and_plan_same_bytes(exhibits: ModelProto, tmp_path: Path) -> None:
     """Also in another process with other hash seeds, at another time and place."""
     written = []

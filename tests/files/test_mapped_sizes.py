@@ -33,7 +33,7 @@ def model_with(extra: int) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("above", "pruned_above"), [(True, True), (True, False), (False, False)], ids=["above", "across", "below"]
 )

@@ -76,7 +76,7 @@ def test_a_worker_says_which_file_it_cannot_reach(outside: tuple[ModelProto, Pat
         arrived(task)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ablation_by_path_gives_the_same_scores(
     outside: tuple[ModelProto, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +92,7 @@ def test_ablation_by_path_gives_the_same_scores(
         np.testing.assert_array_equal(there.scores, site.scores)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_reads_weights_block_by_block_and_finds_the_same(outside: tuple[ModelProto, Path]) -> None:
     model, path = outside
     feeds: Any = toys_scores.ids(30)

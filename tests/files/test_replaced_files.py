@@ -99,7 +99,7 @@ def test_one_module_makes_files(tmp_path: Path) -> None:
     assert [line for line, _ in makers(example)] == [2, 3, 4, 6]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_an_output_that_is_an_input(call: Call, name: str, command: Command, place: Path) -> None:
     """By whatever name: as it is, relative, through folders and links of folders, and as a hard link."""
@@ -124,7 +124,6 @@ def test_an_output_that_is_an_input(call: Call, name: str, command: Command, pla
         (place / "link").unlink()
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_two_outputs_that_are_one(call: Call, name: str, command: Command, place: Path) -> None:
     (place / "door").symlink_to(place)
@@ -183,7 +182,7 @@ def odd_targets(place: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.first_case
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_target_that_is_no_file(call: Call, name: str, command: Command, place: Path) -> None:
     for target, why in odd_targets(place).items():
@@ -193,7 +192,6 @@ def test_a_target_that_is_no_file(call: Call, name: str, command: Command, place
     assert not list(place.glob("*.was_imported"))
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, place: Path) -> None:
     """The checks do not refuse everything; the call goes on to its work, and fails there or does it."""
@@ -212,7 +210,6 @@ def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, p
         assert "Traceback" not in said
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_what_this_tool_did_not_write_is_replaced_with_force_only(
     call: Call, name: str, command: Command, place: Path
@@ -227,7 +224,6 @@ def test_what_this_tool_did_not_write_is_replaced_with_force_only(
     assert "was not written by this tool" not in said
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_wrong_suffix_is_refused(call: Call, name: str, command: Command, place: Path) -> None:
     if name == "backup":
@@ -253,7 +249,7 @@ def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Pa
     assert len(list(place.glob("out.onnx*"))) == 2 and len(list(place.glob("r.html*"))) == 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["curve.json", "curve.png"])
 def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
     named: str, command: Command, place: Path

@@ -96,7 +96,7 @@ def test_every_command_that_writes_reports_is_called() -> None:
 LOST = [(name, lost) for name, line in CALLS.items() for lost in (*reports(line), *BESIDE.get(name, ()))]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lost"), LOST)
 def test_a_report_that_cannot_be_written_loses_nothing(
     name: str, lost: str, command: Command, place: Path
@@ -118,7 +118,7 @@ def test_a_report_that_cannot_be_written_loses_nothing(
         assert (place / written).exists() and written in before, said
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_rows_are_printed_where_a_report_is_lost(command: Command, place: Path) -> None:
     (place / "in the way").write_text("r.html")
     outcome = command(*arguments(CALLS["prune"]))
@@ -126,7 +126,7 @@ def test_rows_are_printed_where_a_report_is_lost(command: Command, place: Path) 
     assert "error: out.onnx was written, but r.html cannot be written" in outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["rows", "json"])
 @pytest.mark.parametrize("name", [name for name, line in CALLS.items() if "-o out" in line])
 def test_a_report_that_cannot_be_made_leaves_no_model(
@@ -156,7 +156,7 @@ AGAIN = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in AGAIN if name != "prune a folder"])
 def test_what_this_tool_wrote_is_replaced(name: str, command: Command, place: Path) -> None:
     """Every output of every command: a second call like the first one replaces what the first one wrote."""

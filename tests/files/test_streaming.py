@@ -30,8 +30,6 @@ from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
 from tests import toys
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.long
-
 SMALL = Shape(layers=2, width=256, heads=8, groups=4, inner=512, vocabulary=1000, context=64)
 ELEMENTS = 40_000
 
@@ -91,6 +89,7 @@ def test_a_wrong_byte_on_disk_fails_the_validation(decoder: Path, tmp_path: Path
         assert name in verdict.reason or name in " ".join(verdict.problems)
 
 
+@pytest.mark.slow
 def test_large_models_are_mapped_not_read(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +110,7 @@ def test_large_models_are_mapped_not_read(
     ) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_validation_of_a_large_model_leaves_nothing(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +151,7 @@ SELECTIONS = {
 }
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("block", [1, 64, 2**23])
 @pytest.mark.parametrize(("worth", "many"), [(1, 64), (2**15, 64), (2**15, 1)])
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -200,6 +201,7 @@ def test_same_bytes_sees_differences(tmp_path: Path) -> None:
         assert same_bytes(outside, {"w": Source.at(path)}, tensor, {}) == (spoil is None)
 
 
+@pytest.mark.slow
 def test_copies_without_the_help_of_the_system(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def test_copies_without_the_help_of_the_system(
     assert next(tmp_path.glob("c.onnx.*")).read_bytes() == one
 
 
+@pytest.mark.slow
 def test_inline_models_over_the_limit_leave_as_external_data(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +307,7 @@ def test_references_without_their_files(decoder: Path) -> None:
         Session(light, Provider(CPU, "test"))
 
 
+@pytest.mark.slow
 def test_too_much_for_a_message_and_not_in_files(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +318,7 @@ def test_too_much_for_a_message_and_not_in_files(
     assert result.validation is not None and result.validation.passed
 
 
+@pytest.mark.slow
 def test_saving_a_structure_copies_it(decoder: Path, tmp_path: Path) -> None:
     save_model(open_structure(decoder), tmp_path / "copy.onnx")
     one, other = onnx.load(decoder), onnx.load(tmp_path / "copy.onnx")
@@ -341,6 +346,7 @@ def test_splicing_undoes_the_structure(tmp_path: Path) -> None:
     assert b"".join(piece if isinstance(piece, bytes) else data for piece in pieces) == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_is_read_through_a_small_window(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +357,7 @@ def test_the_file_is_read_through_a_small_window(
         assert open_structure(path).proto == whole
 
 
+@pytest.mark.slow
 def test_memory_stays_small(tmp_path: Path) -> None:
     """A model of 420 MB is pruned by a process that may use 300 MB for data, and planned too."""
     path = tmp_path / "big.onnx"

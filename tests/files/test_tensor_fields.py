@@ -93,7 +93,7 @@ def test_a_tensor_is_found_wherever_it_is(name: str) -> None:
     assert [item.tensor for item in tensors_of(model)] == made
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", [False, True])
 @pytest.mark.parametrize("elements", SIZES)
 @pytest.mark.parametrize("name", WAYS)

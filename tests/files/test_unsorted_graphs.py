@@ -63,7 +63,7 @@ def test_every_command_that_reads_a_model_is_called() -> None:
     assert {line.split()[0] for line in CALLS.values()} == set(group.commands) - WITHOUT
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_every_command_sorts_what_it_reads(
     name: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_in_process: None

@@ -67,7 +67,7 @@ def test_every_command_that_makes_a_model_is_asked() -> None:
     assert named == {("prune", "data_name")}
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.first_case
 @pytest.mark.parametrize(("call", "name"), cases(NAMED, "output"), ids=spelled)
 def test_named_weights_are_no_other_output(call: Call, name: str, command: Command, place: Path) -> None:
     """In both orders on the command line, in any spelling, and where the other output is there already."""
@@ -110,7 +110,6 @@ def test_names_made_from_content_are_no_other_output(
         assert "may get by their content" in said, said
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("call", "name"), cases(list(CALLS)), ids=spelled)
 def test_names_of_what_is_cleared_away_are_no_outputs(
     call: Call, name: str, command: Command, place: Path

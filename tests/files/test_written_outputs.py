@@ -33,7 +33,7 @@ from tests.files.filesystems import POSIX, no_links
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [b"an older one", None])
 @pytest.mark.parametrize("nameless", [True, False])
 def test_texts_are_whole_at_every_step(
@@ -59,7 +59,7 @@ def test_texts_are_whole_at_every_step(
     assert seen == {older, newer} and step > 5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
     """On a file system of 64 kB, and with a limit on the size of files where none may be mounted."""
     mount = tmp_path / "small"
@@ -146,7 +146,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, sent: signal.Signa
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_long_names_in_any_script(tmp_path: Path) -> None:
     """Names that are made from names fit too: hidden ones and those of data files."""
     for name in (
@@ -194,7 +194,7 @@ def test_weights_that_are_read_are_never_swept_up(tmp_path: Path) -> None:
         assert complete(tmp_path / "m.onnx") == before
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_weights_that_any_model_near_refers_to_stay(tmp_path: Path) -> None:
     """However a model beside the output or in a folder above it spells their place."""
     folder = tmp_path / "up" / "out"
@@ -375,7 +375,7 @@ def test_temporary_folders_of_killed_calls_are_removed_by_the_next(
         assert foreign.is_dir()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_killed_call_is_swept_up_after(tmp_path: Path) -> None:
     """Killed just before and just after each call of the system with which a temporary folder is made and removed."""
 

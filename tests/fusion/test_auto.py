@@ -22,8 +22,6 @@ from onnxheadprune.workflow import fuse as fusing
 from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block
 
-pytestmark = pytest.mark.long
-
 BATCH, LENGTH = 2, 64
 DATA = [{"x": np.random.default_rng(0).standard_normal((BATCH, LENGTH, HIDDEN)).astype(np.float32)}]
 NUMBERS = {"two": np.array(2, np.float32), "half": np.array(0.5, np.float32)}
@@ -95,6 +93,7 @@ def kinds(model: ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node} & {"MultiHeadAttention", "Attention", "Softmax"}
 
 
+@pytest.mark.slow
 @patient
 def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     # From a path, as on the command line: the candidates are measured, not the file that they came from.
@@ -112,6 +111,7 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     assert measured.guaranteed(1) > 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modes", "chosen", "kind"),
     [(("onnx",), "contrib", "MultiHeadAttention"), (("contrib",), "onnx", "Attention")],
@@ -159,6 +159,7 @@ def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.Monke
     assert right.obstacle == "" and len(right.ratios) == 1
 
 
+@pytest.mark.slow
 def test_the_provider_that_was_asked_for_measures_without_a_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

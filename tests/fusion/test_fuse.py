@@ -189,7 +189,7 @@ def build(name: str) -> ModelProto:
     return block(core, **options)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name in CASES if "nan-to-zero" in name or "filled" in name])
 def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: FuseMode) -> None:
@@ -206,7 +206,7 @@ def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: Fuse
     assert_same(model, result, feeds)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: 
     assert sum(operators[kind] for kind in ("MatMul", "FusedMatMul")) <= 4
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fused_block_has_the_same_site(name: str, mode: FuseMode) -> None:

@@ -45,7 +45,7 @@ def test_pruned_and_fused(mode: FuseMode, tmp_path: Path) -> None:
     assert again.heads == {0: (1, 3)}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_fused_model_can_be_pruned_on(mode: FuseMode, tmp_path: Path) -> None:
     model = attention(cache=True)
@@ -102,7 +102,7 @@ def _attribute(model: ModelProto, name: str, value: float) -> None:
     node.attribute.extend([*kept, helper.make_attribute(name, value)])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_wrong_scale_is_caught() -> None:
     model = block(EAGER)
     result = prune(model, heads={}, fuse="contrib", provider="cpu").model
@@ -110,7 +110,7 @@ def test_a_wrong_scale_is_caught() -> None:
     assert validate(model, result, provider="cpu").verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_forgotten_mask_is_caught() -> None:
     model = block(MASKED, inputs=KEY_MASK)
     result = prune(model, heads={}, fuse="contrib", provider="cpu").model
@@ -119,7 +119,7 @@ def test_a_forgotten_mask_is_caught() -> None:
     assert validate(model, result, provider="cpu").verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_swapped_keys_and_values_are_caught() -> None:
     model = block(EAGER)
     result = prune(model, heads={0: [2]}, fuse="contrib", provider="cpu").model
@@ -149,7 +149,7 @@ def test_a_fused_site_that_shows_nowhere_proves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(block(MASKED, inputs=KEY_MASK), source)

@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("mode", ["contrib", "onnx"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_left_alone_and_says_why(name: str, mode: FuseMode) -> None:

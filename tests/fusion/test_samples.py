@@ -19,12 +19,16 @@ CASES: list[tuple[str, FuseMode]] = [
     *((name, "contrib") for name in NAMES),
     *((name, "onnx") for name in NAMES if name.endswith(("dynamo-eager", "torchscript-sdpa"))),
 ]
+FIRST = {mode: (name, mode) for name, mode in reversed(CASES)}.values()
+"""The first case of each operator."""
 INDEX = 7
 """Which of the drawn sets of heads goes."""
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("name", "mode"), CASES)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [pytest.param(*case, marks=[] if case in FIRST else [pytest.mark.slow]) for case in CASES],
+)
 def test_all_sites_are_fused_and_equal_pytorch(name: str, mode: FuseMode, tmp_path: Path) -> None:
     expected = reference(name.partition("-")[0])
     original = sample(name)

@@ -148,7 +148,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"model": model, "cut": cut, "data": folder / "data.npz"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     call = CALLS[name]
@@ -158,7 +158,7 @@ def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp
     assert heavy <= call.heavy
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
     """What a clock would show on a quiet machine: a command's help in a fifth of a second."""
     calls = "\n".join(carried_out(f"{name} --help") for name in NAMES)
@@ -167,14 +167,14 @@ def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
     assert not [name for name in ours if name.startswith("reporting.")] and heavy == set()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_python_api_of_a_cut_loads_no_more() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
     assert unasked(ours, CALLS["without a proof"]) <= {"data.sources"}
     assert heavy == set()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.choosing")
     assert "choosing.select" in unasked(ours, CALLS["named heads"])

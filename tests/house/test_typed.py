@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 SCRIPT = """\
 import onnxheadprune as ohp
 

@@ -18,7 +18,7 @@ B, S = symbol("b"), symbol("s")
 HEADS = np.array([True, False, True, True])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_reshape_commutes(data: st.DataObject) -> None:
@@ -46,7 +46,7 @@ def test_groups_hold_equal_products(data: st.DataObject) -> None:
     assert ends == (len(before), len(after))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_broadcast_commutes(data: st.DataObject) -> None:

@@ -55,7 +55,7 @@ def test_heads_go_from_a_context_in_integers(gone: str) -> None:
     assert result.validation is not None and result.validation.verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_another_row_of_the_projection_is_seen() -> None:
     model = model_of(TEXT, given=GIVEN)
     wrong = apply_plan(plan_pruning(model, heads="0:1"), model)

@@ -29,7 +29,7 @@ def _attention(net: Net, x: Any, tag: str, bias: bool) -> Any:
     return net.op("Add", made, net.weight(f"bias{tag}", WIDTH)) if bias else made
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("bias", [False, True], ids=("plain", "bias"))
 @pytest.mark.parametrize("order", ["beside", "stream first", "after each other", "alone"])
 def test_branches_meet(order: str, bias: bool) -> None:

@@ -67,7 +67,6 @@ MIXERS: dict[str, Callable[[Net, Any], Any]] = {
 }
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("how", MIXERS)
 def test_positions_are_mixed_before_the_projection(how: str) -> None:
     net = Net(STATIC)

@@ -116,7 +116,7 @@ def _counting(net: Net, shape: Any, axis: int, first: int, width: int) -> Any:
     return net.op("Unsqueeze", net.op("Expand", count, target), net.ints(-1))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_slice_that_is_assigned() -> None:
     """`k[..., :n] = a`, as TorchScript writes it: every element is addressed, by counting along whole axes."""
     net, x = _started()

@@ -66,7 +66,6 @@ def _model(
     return model
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("op_type", [*REDUCTIONS, *CHOICES])
 def test_axes_are_followed_through_reductions(op_type: str) -> None:
     tried = 0

@@ -99,7 +99,7 @@ def test_slopes_of_all_heads_spread_over_the_batch(gone: dict[int, list[int]]) -
     assert not plan.edge_gathers
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("gone", SETS)
 @pytest.mark.parametrize("spread", ["Expand", "ConstantOfShape"])
 def test_one_bias_for_all_heads(spread: str, gone: dict[int, list[int]]) -> None:

@@ -11,15 +11,13 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import defs
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from tests.liveness.all_strategies import RUNNABLE
 from tests.liveness.strategies import STRATEGIES, Key
-
-pytestmark = pytest.mark.long
 
 OLDEST = 7
 """The first opset that is read."""
@@ -93,22 +91,15 @@ def drawn(key: Key, names: set[str]) -> dict[str, set[str]]:
     """What the strategy of an operator draws for each of these numbers; leaving one out is a choice, too."""
     seen: dict[str, set[str]] = defaultdict(set)
 
-    @settings(
-        max_examples=40,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate,),
-    )
-    @given(st.data())
     def look(data: st.DataObject) -> None:
         case = STRATEGIES[key](data.draw, key[1])
         given = {f"input {index}": array for index, array in enumerate(case.inputs) if array is not None}
         for name in names:
             seen[name].add(str(case.attributes.get(name, given.get(name))))
 
-    look()
+    for examples in (settings().max_examples // 2, 200):
+        if any(len(seen[name]) < 2 for name in names):
+            settings(max_examples=examples)(given(st.data())(look))()
     return seen
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxheadprune.liveness.registry import RULES
@@ -15,20 +15,8 @@ from tests.liveness.all_strategies import RUNNABLE
 from tests.liveness.one_node import check_drawn, check_in_runs
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
 
-pytestmark = pytest.mark.long
-
-QUICK = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
-)
-SIBLING = settings(QUICK, max_examples=8)
-"""For operators whose rule and strategy are those of an operator before them: what is new is the operator alone."""
-RARE = settings(QUICK, max_examples=200)
-"""For rules that answer few demands: enough for one answer, whatever Hypothesis draws first."""
+FEW = settings(max_examples=settings().max_examples // 4)
+"""For what another test of the same rule and strategy asks, too."""
 OPEN_BUGS: dict[Key, str] = {}
 """Ops with a known bug, pinned in test_rule_counterexamples.py; the entry goes with the fix."""
 
@@ -47,28 +35,6 @@ def _params(keys: Sequence[Key] = RUNNABLE) -> list[Any]:
     return params
 
 
-def _budget(key: Key) -> settings:
-    return QUICK if key == _first(key) else SIBLING
-
-
-def _check_rule(key: Key, budget: settings) -> None:
-    outcomes: Counter[bool] = Counter()
-
-    def ask(examples: settings) -> None:
-        @examples
-        @given(st.data())
-        def commutes(data: st.DataObject) -> None:
-            case = STRATEGIES[key](data.draw, key[1])
-            outcomes[check_drawn(case, data.draw)] += 1
-
-        commutes()
-
-    ask(budget)
-    if not outcomes[True]:
-        ask(RARE)
-    assert outcomes[True] > 0, f"the rule of {key} was hardly ever asked: {dict(outcomes)}"
-
-
 def test_every_rule_has_a_strategy() -> None:
     missing = sorted(set(RULES) - set(STRATEGIES) - set(EXEMPT))
     assert not missing, f"liveness rules without a strategy in tests/liveness/cases_*.py: {missing}"
@@ -81,22 +47,26 @@ def test_no_strategy_is_left_over() -> None:
 
 @pytest.mark.parametrize("key", _params())
 def test_rule_commutes_with_gather(key: Key) -> None:
-    _check_rule(key, _budget(key))
+    """Rules that answer few demands are asked until one is answered, whatever Hypothesis draws first."""
+    outcomes: Counter[bool] = Counter()
+
+    def commutes(data: st.DataObject) -> None:
+        case = STRATEGIES[key](data.draw, key[1])
+        outcomes[check_drawn(case, data.draw)] += 1
+
+    for budget in (settings() if key == _first(key) else FEW, settings(max_examples=200)):
+        if not outcomes[True]:
+            budget(given(st.data())(commutes))()
+    assert outcomes[True] > 0, f"the rule of {key} was hardly ever asked: {dict(outcomes)}"
 
 
 @pytest.mark.parametrize("key", _params([key for key in RUNNABLE if key == _first(key)]))
 def test_rule_commutes_with_gather_in_runs(key: Key) -> None:
     """Entries along an axis of unknown length stand for rows of it, which a rule may refuse to pass on."""
 
-    @SIBLING
+    @FEW
     @given(st.data())
     def commutes(data: st.DataObject) -> None:
         check_in_runs(STRATEGIES[key](data.draw, key[1]), data.draw)
 
     commutes()
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("key", _params())
-def test_rule_commutes_with_gather_thoroughly(key: Key) -> None:
-    _check_rule(key, settings(QUICK, max_examples=1500, derandomize=False))

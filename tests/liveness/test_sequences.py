@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, parser
 
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, Draw, compact, lives
 from tests.liveness.one_node import assert_same, pruned, run
-
-pytestmark = pytest.mark.long
 
 SHAPE = (3, 6, 4)
 SPLITS = {
@@ -94,7 +93,11 @@ def check(model: ModelProto, feed: Mapping[str, Array], draw: Draw) -> str:
         frozenset(value for value in view.main.values.values() if value.name in ("x", "parts")),
     )
     left = swept.kept.get(view.main.values["x"], FULL)
-    after = run(pruned(view, swept), {**feed, "x": compact(feed["x"], left)})
+    try:
+        smaller = pruned(view, swept)
+    except RefusedError:
+        return "refused"
+    after = run(smaller, {**feed, "x": compact(feed["x"], left)})
     wanted = {node.out.name: live for node, live in demands.items()}
     for name, value in run(model, feed).items():
         for got, want in zip(_chunks(after[name]), _chunks(value), strict=True):
@@ -112,13 +115,7 @@ def test_numbers_and_sizes_of_chunks_follow_what_is_left(split: str, reader: str
     outcomes: Counter[str] = Counter()
     count = SPLITS[split][2]
 
-    @settings(
-        max_examples=8,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=settings().max_examples // 2)
     @given(st.data())
     def narrowed(data: st.DataObject) -> None:
         draw = data.draw

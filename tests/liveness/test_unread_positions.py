@@ -34,7 +34,7 @@ def split_off(net: Net, bias: Any) -> Any:
     return net.op("Split", rows, net.ints(MORE, S), outputs=2, axis=2)[1]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("pick", [sliced, gathered, split_off])
 @pytest.mark.parametrize("computed", [False, True], ids=["stored", "computed"])
 def test_a_table_longer_than_the_sequence_loses_heads_alone(
@@ -63,7 +63,6 @@ def test_a_table_longer_than_the_sequence_loses_heads_alone(
         }
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("how", READS)
 def test_tokens_keep_their_number(how: str) -> None:
     """No declared size but that of heads and channels changes, and nothing is picked anew."""

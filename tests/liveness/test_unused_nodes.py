@@ -96,7 +96,7 @@ def outputs(model: ModelProto) -> np.ndarray:
     return np.asarray(found)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("dead", DEAD)
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2]])
 def test_a_dead_end_is_no_obstacle(dead: Callable[[GraphBuilder], str], gone: list[int]) -> None:

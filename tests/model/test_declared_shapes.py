@@ -40,7 +40,7 @@ def _corrupted(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
         yield f"rank of {info.name}", changed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_sites_stay_what_they_were(name: str) -> None:
     model = infer_shapes(MODELS[name]())

@@ -54,7 +54,7 @@ def test_equal_polynomials_are_equal_values(left: Dim, right: Dim) -> None:
     assert not isinstance(left, Symbolic) or any(atoms for atoms, _ in left.terms)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @QUIET
 @given(POLYNOMIALS, POLYNOMIALS, VALUES)
 def test_division_is_exact_or_none(left: Dim, right: Dim, numbers: dict[str, int]) -> None:
@@ -66,7 +66,7 @@ def test_division_is_exact_or_none(left: Dim, right: Dim, numbers: dict[str, int
     assert right == 0 or dims.quotient([left, right], [right]) == left
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @QUIET
 @given(POLYNOMIALS, st.integers(1, 6), VALUES)
 def test_floor_division_by_a_number(left: Dim, right: int, numbers: dict[str, int]) -> None:
@@ -75,7 +75,7 @@ def test_floor_division_by_a_number(left: Dim, right: int, numbers: dict[str, in
         assert at(found, numbers) == at(left, numbers) // right
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @QUIET
 @given(POLYNOMIALS, VALUES)
 def test_divisor_divides_every_value(dim: Dim, numbers: dict[str, int]) -> None:

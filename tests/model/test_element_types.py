@@ -38,7 +38,7 @@ def test_operators_with_a_shape_have_a_schema() -> None:
     assert {key for key in OWN if schema_of(key) is None} <= set(NO_SCHEMA)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("key", [key for key in OWN if schema_of(key)], ids=lambda key: key[1])
 @pytest.mark.parametrize("whole", [True, False], ids=["all inputs", "required inputs"])
 def test_outputs_have_the_type_that_the_schema_specifies(key: tuple[str, str], whole: bool) -> None:

@@ -66,7 +66,7 @@ def flat(mode: Mode) -> Words:
     return tuple(word.replace("{model}", "fixed") for typed in mode.values() for word in typed)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("common", [HEADS, RATIO, RATIO | DATA], ids=["heads", "ratio", "data"])
 def test_batch_asks_what_prune_asks(common: Mode, ask: Ask) -> None:
     """So what `test_no_option_is_ignored` sees of `prune` holds for each model of a folder."""

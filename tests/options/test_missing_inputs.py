@@ -51,7 +51,6 @@ def words_of(typed: Mode) -> list[str]:
     return [word.replace("{model}", "fixed") for words in typed.values() for word in words]
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", [name for name in MODES if inputs_of(name)])
 def test_missing_inputs_are_said_to_be_missing(
     name: str, command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

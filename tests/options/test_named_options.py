@@ -133,7 +133,7 @@ def said(value: object) -> Iterator[str]:
         )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keywords", "options"),
     [

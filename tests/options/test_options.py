@@ -137,7 +137,7 @@ def test_every_parameter_has_an_entry() -> None:
     assert set(MODES) == set(TRIALS)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{command}-{mode}" for command, mode in CASES])
 def test_no_option_is_ignored(name: str, mode: str, look: Callable[[str, Words], Seen]) -> None:
     ignored = [
@@ -177,7 +177,6 @@ def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[s
     return True
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", sorted(TRIALS))
 def test_every_option_is_accepted_somewhere(name: str) -> None:
     """A refusal everywhere would be an option that nobody can use, or a trial that is typed wrongly."""
@@ -196,7 +195,7 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["heatmap", "min_heads"])
 def test_without_rules_options_are_ignored(
     option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
@@ -243,7 +242,7 @@ def test_an_ignored_option_is_noticed() -> None:
     assert _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "y"}), lambda: again)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_jobs_are_processes(
     shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

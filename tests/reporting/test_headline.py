@@ -144,7 +144,7 @@ def test_a_quantized_model_has_figures_of_its_own() -> None:
     assert found.exact.reason.startswith("before it was quantized")
 
 
-@pytest.mark.one_in(7)
+@pytest.mark.each_choice
 @pytest.mark.parametrize(("verdict", "accuracy", "gates"), CASES)
 def test_every_report_of_a_job_shows_the_same_headline(
     verdict: str | None,
@@ -219,7 +219,7 @@ def test_every_limit_has_a_sentence_that_is_true() -> None:
     assert "accuracy at logits is 98.67 %" in Gate("min_accuracy", "logits", 0.9, 0.98667, True).sentence
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_ruined_model_is_called_one(command: Command, tmp_path: Path) -> None:
     """An exact cut of all heads: proven, and good for nothing."""
     page = tmp_path / "page.html"

@@ -95,7 +95,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_of_a_name_is_obeyed(

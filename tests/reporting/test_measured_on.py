@@ -28,8 +28,6 @@ WAYS: dict[str, tuple[tuple[Any, ...], str, int]] = {
     "named and refitted": (("--heads", "1:1", "--refit"), SEEN, 200),
 }
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,6 +37,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_number_says_what_it_was_measured_on(
     way: str, archive: Path, command: Command, tmp_path: Path
@@ -76,6 +75,7 @@ def test_validate_measures_on_the_users_data(archive: Path, command: Command, tm
     assert found["drift"]["measured_on"] == "random inputs" and found["accuracy"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [(), ("--recover", "1")], ids=["refitted", "trained"])
 def test_a_sweep_says_what_its_curve_was_measured_on(
     recover: tuple[str, ...], archive: Path, command: Command, tmp_path: Path
@@ -96,6 +96,7 @@ def test_a_sweep_says_what_its_curve_was_measured_on(
     assert not recover or found[0]["steps"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "where"),
     [("int8-dynamic", OWN), ("int8-qdq", r"data that was held out here \(\d\d of 200 samples\)")],

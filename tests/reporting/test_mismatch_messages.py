@@ -39,7 +39,7 @@ def test_bench_compares_no_models_of_other_inputs(what: str, command: Command, t
     assert outcome.stderr.count("\n") == 1 and outcome.stdout == ""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_other_heads_than_those_of_the_record(toy: Path, command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     assert command("prune", toy, "--heads", "0:1", "-o", out).exit_code == 0
@@ -65,7 +65,7 @@ def test_a_text_is_called_one(content: str, command: Command, tmp_path: Path) ->
     assert "wire" not in outcome.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cut_says_where_its_files_went(toy: Path, command: Command, tmp_path: Path) -> None:
     out, page, plot = (tmp_path / name for name in ("out.onnx", "page.html", "heads.svg"))
     words = ("--ratio", "0.25", "-o", out, "--report", page, "--heatmap", plot, "--provider", "cpu")

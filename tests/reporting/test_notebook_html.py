@@ -106,7 +106,7 @@ def test_an_unclosed_element_is_noticed() -> None:
     assert html_of(Table(("a",), ())) == ""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_sweep_is_one_call() -> None:
     random = np.random.default_rng(0)
     feeds = [{"x": random.normal(size=(4, 3, toys.HIDDEN)).astype(np.float32)} for _ in range(10)]

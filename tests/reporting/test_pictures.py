@@ -35,14 +35,13 @@ def words(figure: Figure) -> str:
 NAMES = [f"{LONG}/model.onnx", "/elsewhere/model.onnx", WHAT, "$\\alpha$_{x}\x1b[31m.onnx", WHAT]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("names", "points"),
     [
         (NAMES[:1], GRID[:1]),
         (NAMES[:2], GRID[:3]),
         (NAMES, GRID[:3]),
-        pytest.param(NAMES, GRID, marks=pytest.mark.long),
+        pytest.param(NAMES, GRID, marks=pytest.mark.slow),
         (NAMES, DECODE),
     ],
 )
@@ -72,7 +71,7 @@ def test_an_axis_is_logarithmic_only_where_the_span_asks_for_it(steep: float, sc
     assert scale == "log" or figure.axes[0].get_xlim()[0] == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("x", AXES)
 @pytest.mark.parametrize("labels", [True, False])
 def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
@@ -84,7 +83,7 @@ def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
     assert "hollow: no measurable difference" in written
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [None, "operations", "parameters", "speedup"])
 def test_a_curve_over_operations_says_so(x: str | None) -> None:
     curve = curve_result(counted="operations")
@@ -102,7 +101,7 @@ def test_a_curve_over_operations_says_so(x: str | None) -> None:
         plot_curve(curve, "heads")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_curve_shows_accuracy_and_speed_of_each_cut() -> None:
     curve = curve_result()
     drift, accuracy, speed = plot_curve(curve, "parameters").axes
@@ -123,10 +122,9 @@ def test_a_curve_refuses_what_was_not_measured() -> None:
         plot_curve(bare, "size")  # type: ignore[arg-type]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("sites", "heads"),
-    [(1, 1), (1, 8), (4, 16), (24, 1), (3, 32), pytest.param(24, 32, marks=pytest.mark.long)],
+    [(1, 1), (1, 8), (4, 16), (24, 1), (3, 32), pytest.param(24, 32, marks=pytest.mark.slow)],
 )
 def test_maps_of_heads_are_readable(sites: int, heads: int) -> None:
     scores = {
@@ -141,7 +139,7 @@ def test_maps_of_heads_are_readable(sites: int, heads: int) -> None:
     assert faults(heads_picture({name: [None] * heads for name in scores}, removed, "named heads")) == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_map_marks_each_head_that_goes() -> None:
     result = prune(toys.attention(), heads="0:1,3")
     figure = plot_heads(result)
@@ -162,7 +160,7 @@ def test_everybody_tells_the_colours_apart() -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_results_make_the_same_file(suffix: str, tmp_path: Path) -> None:
     contents = []
@@ -173,7 +171,7 @@ def test_the_same_results_make_the_same_file(suffix: str, tmp_path: Path) -> Non
     assert contents[0] == contents[1] and len(contents[0]) > 5000
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_notebooks_are_given_a_picture() -> None:
     content, size = plot_curve(curve_result())._repr_png_()
     assert content.startswith(b"\x89PNG") and size["width"] > 500

@@ -36,7 +36,7 @@ def cut() -> dict[str, Any]:
     return cut_document()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None:
     out, made = tmp_path / "out.onnx", tmp_path / "report.html"
     data = SAMPLES / "digits_calibration.npz"
@@ -66,7 +66,7 @@ def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None
     assert document["operations"]["after"] < document["operations"]["before"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_that_a_page_names_makes_the_same_file(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "a name.onnx"
     first = command("prune", DIGITS, "-o", out, "--heads", "0:1 2:3", "--json").document
@@ -78,7 +78,7 @@ def test_the_command_that_a_page_names_makes_the_same_file(command: Command, tmp
     assert out.read_bytes() == content
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_named_heads_and_plans_have_pages_too(command: Command, tmp_path: Path) -> None:
     named, planned = tmp_path / "named.html", tmp_path / "planned.html"
     options = ("--heads", "0:1", "-o", tmp_path / "out.onnx", "--report")

@@ -67,7 +67,7 @@ def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> No
         assert words in " ".join(text.split())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("words", [("inspect",), ("score", "--method", "weight")])
 def test_commands_name_sites_at_every_width(

@@ -99,7 +99,7 @@ def test_a_right_cut_passes_at_the_tolerance_of_floats(tmp_path: Path) -> None:
     assert levels(onnx.load(tmp_path / "out.onnx")) == {INT8}  # a deployment keeps its speed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["exact", "deployed"])
 def test_a_wrong_cut_fails(settings: str) -> None:
     """Even what is allowed when deployed is a fraction of one head."""

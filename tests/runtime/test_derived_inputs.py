@@ -126,7 +126,7 @@ def window_of(window: int) -> ModelProto:
     return model
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("window", [4, 8, 32])
 def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:
@@ -185,7 +185,7 @@ def generator(op_type: str, given: list[str]) -> ModelProto:
     return model
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("op_type", "given"),
     [
@@ -248,7 +248,7 @@ def test_settings_stand_in_an_archive_as_they_are(
 # Single samples
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [True, False])
 def test_single_samples_in_files_of_their_own_are_trained_one_by_one(fails: bool, tmp_path: Path) -> None:
     """Feeds of one sample each say nothing about how many a model takes, and a training joins them."""

@@ -42,7 +42,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
         monkeypatch.setattr(doctor_module, name, lambda *_, answer=answer: answer)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_this_machine() -> None:
     found = diagnose()
     assert found.versions["onnxruntime"] == machine_versions()
@@ -93,7 +93,7 @@ def test_what_an_installation_without_dependencies_lacks_is_told() -> None:
     ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [warning for warning in diagnose().warnings if "needs" in warning]
     monkeypatch.setattr(doctor_module, "unmet", lambda _: iter(["tokenizers>=0.19 (there is none)"]))
@@ -111,7 +111,7 @@ def test_a_card_beside_a_runtime_that_cannot_use_it(monkeypatch: pytest.MonkeyPa
     assert "pip uninstall onnxruntime" in warning
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_old_driver_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card("NVIDIA H100", "470.1", 81559, "9.0")
     pretend(monkeypatch, cards=(card,), cuda_of_driver="11.4")
@@ -122,7 +122,7 @@ def test_an_old_driver_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         assert any("cannot use it" in warning for warning in warnings)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_everything_well(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card("NVIDIA H100", "580.1", 81559, "9.0")
     pretend(monkeypatch, cards=(card,), cuda_of_driver="13.0", probe=None, cudnn_version="9.10.2")
@@ -235,14 +235,14 @@ def test_commands_can_be_pasted_at_every_width(width: int) -> None:
         assert any(line.endswith(words) for line in pasted), (words, pasted)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command(command: Command) -> None:
     outcome = command("doctor")
     assert outcome.exit_code == 0
     assert "auto takes" in outcome.stdout and "CPU" in outcome.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_asked_for_must_run(command: Command) -> None:
     assert command("doctor", "--provider", "cpu", "--provider", "auto").exit_code == 0
     outcome = command("doctor", "--provider", "cpu", "--provider", "openvino", "--json")

@@ -201,7 +201,6 @@ def lookup(*steps: tuple[str, list[str], dict[str, Any]], rows: int = 7) -> Mode
     return toy.model([ids], [toy.info("y", [None] * 3)])
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("steps", "bound"),
     [

@@ -90,7 +90,7 @@ def test_masked_tokens_are_no_mask(name: str) -> None:
     assert graph_inputs(view_of(model_of(text)))[1].role is not Role.MASK
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", ONLY)
 def test_bench_reads_inputs_otherwise_too(reading: str, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "model.onnx"

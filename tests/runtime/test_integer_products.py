@@ -139,7 +139,7 @@ def unrecorded(path: Path) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [[1], [0, 2]])
 def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path) -> None:
     """The zero point of a projection's input changes with the input; positions of silenced heads hold just that."""
@@ -154,7 +154,7 @@ def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path
     assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("pretended", [True, False])
 def test_deployment_is_compared_without_saturation(
     pretended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -209,7 +209,7 @@ def test_a_model_that_onnx_runtime_cannot_optimize_is_not_called_wrong(runs: boo
     assert any("not even the original runs" in note for note in found.notes) != runs
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_products_of_dequantized_operands_are_compared_without_saturation(tmp_path: Path) -> None:
     """ONNX Runtime makes integer products of them when it optimizes, and on x86 uint8 of int8 activations."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static

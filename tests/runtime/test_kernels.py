@@ -18,7 +18,7 @@ ROOMS = "tests/choosing tests/training tests/gradients tests/data"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("tests", [SOLVED, pytest.param(ROOMS, marks=pytest.mark.long)])
+@pytest.mark.parametrize("tests", [SOLVED, pytest.param(ROOMS, marks=pytest.mark.slow)])
 def test_tolerances_hold_under_all_kernels(kernel: str, tests: str) -> None:
     cpu = Path("/proc/cpuinfo")
     if kernel == "SkylakeX" and not (cpu.is_file() and "avx512f" in cpu.read_text()):

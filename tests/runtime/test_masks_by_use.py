@@ -179,7 +179,6 @@ def spelled(spelling: dict[str, str]) -> ModelProto:
     return model_of(ATTENTION % {"core": CORE % parts, **parts})
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_name_makes_a_mask(name: str) -> None:
     model = MODELS[name]()
@@ -204,7 +203,6 @@ def test_what_is_no_mask(name: str) -> None:
     assert graph_inputs(view_of(spelled(NO_MASKS[name])))[1].role is not Role.MASK
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_cut_is_proven_whatever_the_mask_is_called(name: str, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "model.onnx"

@@ -98,7 +98,7 @@ def test_operators_that_draw_in_training_mode_alone_know_the_input_with_the_mode
             assert ROLES[schema.domain, schema.name].training_mode == mode
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("opset", [7, 9, 10, 12, 15, 17, 22])
 @pytest.mark.parametrize("op_type", DRAWS)
 def test_every_operator_gives_the_same_numbers_in_every_run(op_type: str, opset: int) -> None:
@@ -209,7 +209,7 @@ def attention(op_type: str, place: str, opset: int = 17) -> ModelProto:
     )
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("op_type", DRAWS)
 def test_a_cut_is_proven_wherever_numbers_are_drawn(op_type: str, place: str) -> None:

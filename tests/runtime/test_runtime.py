@@ -198,7 +198,7 @@ def test_large_models_go_through_a_file_that_is_removed(
     assert np.array_equal(outputs, Session(model, Provider(CPU, "test")).run(FEED)["y"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = Provider(CPU, "test")
     broken = toys.attention()

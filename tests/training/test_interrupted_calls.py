@@ -15,7 +15,6 @@ import pytest
 from onnxheadprune.cli.outcome import INTERRUPTED
 from tests import toys_recovery
 
-pytestmark = pytest.mark.long
 STOPPED = """
 import os, signal, sys
 from onnxheadprune.training.training import Training
@@ -51,6 +50,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_pruned_model_says_so_and_goes_on(place: Path) -> None:
     done = called(place, "prune", "model.onnx", "-o", "out.onnx", "--heads", "0:1", "--recover", "4", *DATA)
     assert done.returncode == INTERRUPTED, done.stderr
@@ -70,6 +70,7 @@ def test_its_document_says_so(place: Path) -> None:
     assert "interrupted" in document["headline"]["result"]["reason"]
 
 
+@pytest.mark.slow
 def test_a_job_ends_and_its_next_run_goes_on(place: Path) -> None:
     job = {
         "model": "model.onnx",

@@ -126,7 +126,7 @@ def seen(feeds: Any) -> list[tuple[int, ...]]:
     return [tuple(row) for feed in feeds for row in feed["input_ids"].tolist()]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_all_that_is_there_is_seen_once_and_a_sample_of_it_held(form: str, tmp_path: Path) -> None:
     data = read(form, tmp_path)
@@ -157,7 +157,7 @@ def test_text_is_transposed_for_sequence_first_models(tmp_path: Path) -> None:
         }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(tmp_path: Path, digits: Path) -> None:
     from PIL import Image
 
@@ -179,7 +179,7 @@ def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(tmp_path: Path,
     assert sum((Counter(left_out) for _, left_out in chunks), Counter()) == {DAMAGED: 1}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lines.txt", "folder"])
 def test_another_process_gets_the_sample(form: str, tmp_path: Path) -> None:
     data = read(form, tmp_path)
@@ -187,7 +187,7 @@ def test_another_process_gets_the_sample(form: str, tmp_path: Path) -> None:
     assert found.more is None and found.total == data.count and seen(found.feeds) == seen(data.feeds)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_whoever_counts_tokens_counts_all_of_a_long_text(tmp_path: Path) -> None:
     every = seen(text(tmp_path, "lines.txt").every())
     assert sorted(every) == sorted(tuple(numbered(number)) for number in range(COUNT))
@@ -202,7 +202,7 @@ def test_every_beginning_of_an_order_is_spread_evenly(count: int) -> None:
         assert gaps.max() <= 3 * (count + 1) / (part + 1) + 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_long_text_takes_the_memory_of_a_window(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     with path.open("w", encoding="utf-8") as stream:
@@ -301,7 +301,7 @@ def trained(folder: Path, output: Path | None = None, **given: Any) -> Any:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
     found = trained(tmp_path, whole).chosen.recovery
@@ -319,7 +319,7 @@ def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_b
     assert parts.read_bytes() == whole.read_bytes() and not beside(parts).exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training_says_what_it_used_and_what_would_help() -> None:
     found = short()
     assert (
@@ -353,7 +353,7 @@ def test_a_training_says_what_it_used_and_what_would_help() -> None:
         assert item.help_words.startswith(words) and item.to_dict()["would_help"] == item.would_help
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "epochs", "wanted"), [(24, 200, "more data"), (400, 1, "more time")], ids=["text", "minutes"]
 )
@@ -428,7 +428,7 @@ class Inline(Executor):
         return done
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_sizes_of_a_sweep_are_trained_in_their_part(elsewhere: bool, short_clocks: None) -> None:
     executor = Inline() if elsewhere else None
@@ -447,7 +447,7 @@ def test_what_is_no_time_of_a_call(spelled: str) -> None:
         parse_time(spelled)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_call_keeps_to_its_time(tmp_path: Path) -> None:
     began = time.monotonic()
     feeds = [feed for seed in range(8) for feed in toys_recovery.sentences(seed=seed)]

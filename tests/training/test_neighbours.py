@@ -49,7 +49,7 @@ def test_some_tokens_of_half_of_the_sequences_become_one_of_their_nearest() -> N
     assert Neighbours({"ids": circle()}).exchanged(short, np.random.default_rng(0)) is not None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_large_table_is_looked_through_in_part() -> None:
     given = rows(50, 20)
     wide = np.repeat(circle(), MOST_NUMBERS // (2 * ROWS) + 1, axis=1)
@@ -98,7 +98,7 @@ def layers_of(path: Path) -> dict[str, bytes]:
     return {item.name: item.raw_data for item in onnx.load(path).graph.initializer if item.name != "embed"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training_with_neighbours_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     plain, few, whole, parts = (tmp_path / f"{name}.onnx" for name in ("plain", "few", "whole", "parts"))
     trained(plain)

@@ -60,14 +60,14 @@ def taken(given: Lesson, candidates: list[Candidate], *seconds: float) -> str:
 # Which one
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_float16_is_taken_where_it_agrees_and_is_faster(plain: Lesson) -> None:
     assert taken(plain, plain.candidates, 2.0, 1.0) == "float16"
     assert taken(plain, plain.candidates, 2.0, 1.9) == "float32"
     assert taken(plain, plain.candidates, 1.0, 2.0) == "float32"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_third_one_must_beat_the_second(plain: Lesson) -> None:
     first, second = plain.candidates
     candidates = [first, replace(second, name="other"), second]
@@ -100,7 +100,7 @@ def large_scores(model: ModelProto) -> None:
         toys.set_initializer(model, name, toys.get_initializer(model, name) * np.float32(1000))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_activations_beyond_float16_are_refused() -> None:
     given = lesson(large_scores)
     first, second = given.candidates
@@ -150,7 +150,7 @@ def test_gradients_beyond_float16_halve_the_loss_scale(plain: Lesson) -> None:
     assert 1e-5 < distance([item.copy() for item in tensors.gradients.values()], expected) < FARTHEST
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_gradients_beyond_float16_without_a_scale_are_computed_in_float32(plain: Lesson) -> None:
     feed = plain.feed()
     feed[TARGET] = feed[TARGET] * np.float32(1e12)
@@ -168,7 +168,7 @@ def test_gradients_beyond_float16_without_a_scale_are_computed_in_float32(plain:
     assert all(np.isfinite(item.copy()).all() for item in student.gradients)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_loss_that_float16_alone_cannot_hold_is_computed_in_float32() -> None:
     given = lesson(large_scores)
     with float16_on_cpu():
@@ -201,7 +201,7 @@ def training(given: Lesson) -> Training:
     return made
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("float16", [False, True])
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(float16: bool) -> None:
     with float16_on_cpu() if float16 else nullcontext():
@@ -221,7 +221,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(float16: bool) -> Non
         assert all(map(np.array_equal, after, moments))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_step_with_infinite_gradients_is_skipped() -> None:
     with float16_on_cpu():
         given = lesson()
@@ -240,7 +240,7 @@ def test_a_step_with_infinite_gradients_is_skipped() -> None:
         assert (kept.taken, kept.precision, kept.scale) == (made.adam.steps, "float16", made.student.scale)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("float16", [False, True])
 def test_no_weights_move_between_steps(float16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with float16_on_cpu() if float16 else nullcontext():
@@ -266,7 +266,7 @@ def test_no_weights_move_between_steps(float16: bool, monkeypatch: pytest.Monkey
 # From end to end
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training_in_float16_is_gone_on_with_in_float16(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
     with float16_on_cpu():

@@ -25,8 +25,6 @@ from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
 from tests.training.trainings import HEADS, UNSEEN, drift
 
-pytestmark = pytest.mark.long
-
 SENTENCES = toys_recovery.sentences()
 
 
@@ -53,6 +51,7 @@ def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
     assert drift(result.model) < 0.8 * drift(plain.model)
 
 
+@pytest.mark.slow
 def test_recovery_with_a_scalar_as_the_first_input() -> None:
     model = toys_recovery.encoder()
     model.graph.input.insert(0, helper.make_tensor_value_info("strength", TensorProto.FLOAT, []))
@@ -65,6 +64,7 @@ def test_recovery_with_a_scalar_as_the_first_input() -> None:
     assert found.chosen.recovery.used == found.chosen.recovery.samples
 
 
+@pytest.mark.slow
 def test_recovery_with_a_boolean_mask() -> None:
     model = toys_recovery.encoder()
     model.graph.input[1].type.tensor_type.elem_type = TensorProto.BOOL
@@ -82,6 +82,7 @@ def test_the_verdict_tells_what_is_taken_and_from_what(result: PruneResult) -> N
     assert again.passed and "no step has seen" not in again.reason
 
 
+@pytest.mark.slow
 def test_the_document_tells_how_it_went(result: PruneResult) -> None:
     found = json.loads(json.dumps(result.to_dict()))["choice"]["recovery"]
     assert found["learned_from"] == "spliced sequences" and found["stopped"] is None
@@ -93,6 +94,7 @@ def test_the_document_tells_how_it_went(result: PruneResult) -> None:
     assert [item["step"] for item in found["curve"]] == [0, 6, 12, 18]
 
 
+@pytest.mark.slow
 def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneResult, tmp_path: Path) -> None:
     source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
@@ -118,6 +120,7 @@ def test_rows_of_removed_heads_are_as_they_were(result: PruneResult) -> None:
     assert "embed" not in result.chosen.recovery.stored
 
 
+@pytest.mark.slow
 def test_a_tensor_that_no_training_changes_is_not_taken(result: PruneResult) -> None:
     """A file may not bring along an embedding by saying that it was trained."""
     forged = ModelProto()
@@ -134,6 +137,7 @@ def test_a_tensor_that_no_training_changes_is_not_taken(result: PruneResult) -> 
     assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
 
 
+@pytest.mark.slow
 def test_without_the_mark_of_training_normalisations_are_not_taken(result: PruneResult) -> None:
     forged = ModelProto()
     forged.CopyFrom(result.model)
@@ -144,6 +148,7 @@ def test_without_the_mark_of_training_normalisations_are_not_taken(result: Prune
     assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
     same, other = recovered(), recovered(seed=1)
     assert same.chosen is not None and other.chosen is not None and result.chosen is not None
@@ -154,6 +159,7 @@ def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
 # Other weights
 
 
+@pytest.mark.slow
 def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) -> None:
     model = toys_recovery.encoder(dtype=np.float16)
     found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
@@ -162,6 +168,7 @@ def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) 
     assert {str(array.dtype) for array in found.chosen.recovery.stored.values()} == {"float16"}
 
 
+@pytest.mark.slow
 def test_quantized_weights_are_trained_through_their_levels() -> None:
     model = toys_scores.stack(quantized=True)
     found = prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=8, refit=False, provider="cpu")
@@ -172,6 +179,7 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
     assert not np.array_equal(stored[name], toys.get_initializer(model, name))
 
 
+@pytest.mark.slow
 def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
     model, fusion = fuse(toys_recovery.encoder(), "contrib")
     assert len(fusion.made) == 2
@@ -181,6 +189,7 @@ def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
     assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
 
 
+@pytest.mark.slow
 def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
     model = toys_scores.stack()
     model.opset_import[0].version = 12
@@ -189,6 +198,7 @@ def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
     assert found.model.opset_import[0].version == 12
 
 
+@pytest.mark.slow
 def test_cuts_that_are_stored_several_times_stay_alike() -> None:
     model = toys_scores.stack(shared=True)
     found = prune(
@@ -238,6 +248,7 @@ def test_without_data_nothing_is_learned() -> None:
         recovered(data=None)
 
 
+@pytest.mark.slow
 def test_a_model_that_says_always_the_same_is_refused() -> None:
     model = toys_recovery.encoder()
     toys.set_initializer(model, "norm2_weight1", np.zeros(toys_recovery.WIDTH, np.float32))
@@ -260,6 +271,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[..., Outcome]) -> None:
     line = (
         "recover",
@@ -282,6 +294,7 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     assert before is not None and after is not None and after.steps >= before.steps > 0
 
 
+@pytest.mark.slow
 def test_a_refit_that_has_seen_the_judge_is_made_again(folder: Path) -> None:
     """Two calls with one set of data write what one call writes: no training is compared with a refit that knew it."""
     settings: dict[str, Any] = {"data": SENTENCES, "provider": "cpu"}
@@ -298,6 +311,7 @@ def test_a_refit_that_has_seen_the_judge_is_made_again(folder: Path) -> None:
     assert other.chosen.compensation.data == after.chosen.compensation.data  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_what_is_no_cut_of_the_model_is_not_recovered(folder: Path, command: Callable[..., Outcome]) -> None:
     damaged = onnx.load("pruned.onnx")
     toys.set_initializer(damaged, "up_weight0", toys.get_initializer(damaged, "up_weight0") + 1)
@@ -307,6 +321,7 @@ def test_what_is_no_cut_of_the_model_is_not_recovered(folder: Path, command: Cal
     assert not Path("out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_file_in_the_place_of_the_checkpoint_is_left_alone(
     folder: Path, command: Callable[..., Outcome]
 ) -> None:
@@ -318,6 +333,7 @@ def test_a_file_in_the_place_of_the_checkpoint_is_left_alone(
     assert Path("out.onnx.recovery").read_text() == "mine" and not Path("out.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_limit_on_drift_is_bisected_with_recovery(folder: Path, command: Callable[..., Outcome]) -> None:
     line = ("prune", "model.onnx", "--data", "data", "--max-drift", 0.02, "-o", "out.onnx", "--json")
     outcome = command(*line, "--recover", 8)
@@ -326,6 +342,7 @@ def test_a_limit_on_drift_is_bisected_with_recovery(folder: Path, command: Calla
     assert choice["drift"] <= 0.02 and choice["recovery"]["epochs"] < 8
 
 
+@pytest.mark.slow
 def test_a_curve_is_drawn_of_recovered_models(
     folder: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +357,7 @@ def test_a_curve_is_drawn_of_recovered_models(
     assert trained["points"][0]["drift"] < plain["points"][0]["drift"]
 
 
+@pytest.mark.slow
 def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large outputs are not kept: targets are computed again, and a step takes as many samples as fit."""
     monkeypatch.setattr("onnxheadprune.training.targets.KEPT_BYTES", 0)

@@ -13,8 +13,6 @@ from onnxheadprune.training.checkpoint import beside
 from tests import toys_recovery
 from tests.training.trainings import EPOCHS, Stop, drift, trained
 
-pytestmark = pytest.mark.long
-
 
 def test_an_interrupt_keeps_the_best_so_far(tmp_path: Path) -> None:
     found = trained(tmp_path / "out.onnx", progress=Stop(KeyboardInterrupt, 8))
@@ -43,6 +41,7 @@ def test_where_no_step_is_better_the_start_is_kept(monkeypatch: pytest.MonkeyPat
     assert found.best == 0 and found.after == found.before < found.curve[-1].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, False])
 @pytest.mark.parametrize(
     ("count", "epochs", "kept"), [(24, 6, False), (40, 6, False), (40, 30, True), (384, 6, True)]
@@ -74,6 +73,7 @@ def test_a_recovery_is_never_worse_than_none(count: int, epochs: int, refit: boo
     assert any("nothing was recovered: " in text for text in remarks) == (found.rejected is not None)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
     trained(whole)
@@ -98,6 +98,7 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
         trained(out, resume=True)
 
 
+@pytest.mark.slow
 def test_a_time_is_kept_to() -> None:
     found = trained(recover="1.5s")
     assert found.trials and 1.4 < found.seconds < 60 and np.isfinite(found.after)

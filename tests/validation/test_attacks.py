@@ -15,7 +15,7 @@ from onnxheadprune import prune
 from tests import attacks, toys
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
@@ -86,7 +86,7 @@ def test_another_opset_is_a_difference() -> None:
 # Bodies, functions, files beside the model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_altered_body_fails() -> None:
     model = attacks.with_body(toys.attention())
     smaller = attacks.pruned(model)
@@ -97,7 +97,7 @@ def test_an_altered_body_fails() -> None:
     assert attacks.verdict(model, smaller).verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_altered_function_fails() -> None:
     model = attacks.with_function(toys.attention())
     smaller = attacks.pruned(model)
@@ -109,7 +109,7 @@ def test_an_altered_function_fails() -> None:
     assert found.verdict == "failed" and not found.likeness.identical  # type: ignore[union-attr]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_altered_external_data_fails(tmp_path: Path) -> None:
     model = attacks.text_model()
     onnx.save(model, tmp_path / "model.onnx")
@@ -201,7 +201,7 @@ def test_fused_attention_is_the_planned_fusion(mode: Any, tmp_path: Path) -> Non
     assert found.likeness is not None and found.likeness.identical, found.likeness.differences
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_limit_in_an_attribute_is_found_too() -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)

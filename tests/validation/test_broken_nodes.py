@@ -9,12 +9,15 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, inspect, validate
+from onnxheadprune.liveness.registry import RULES
 from tests import attacks, toys
 from tests.broken_nodes import PLACES, broken, operators_with_rules, with_broken
 
 OPERATORS = operators_with_rules()
+FAMILIES = {RULES[key].function.__module__: key for key in reversed(OPERATORS)}
+"""The first operator of each file of rules."""
 EACH, MANY = 1, 24
-"""Broken nodes of each operator: one, another for each, in a first round, and many in the long run."""
+"""Broken nodes of an operator: one of each family, another for each, and many of every operator."""
 
 
 def ended(original: ModelProto, smaller: ModelProto) -> str:
@@ -33,12 +36,11 @@ def nodes_of(key: tuple[str, str], each: int) -> list[tuple[str, str, NodeProto]
     return [known[(start + index * step) % len(known)] for index in range(each)]
 
 
-@pytest.mark.one_in(11)
 @pytest.mark.parametrize(
     ("key", "each"),
     [
-        *((key, EACH) for key in OPERATORS),
-        *(pytest.param(key, MANY, marks=pytest.mark.long) for key in OPERATORS),
+        *((key, EACH) for key in FAMILIES.values()),
+        *(pytest.param(key, MANY, marks=pytest.mark.slow) for key in OPERATORS),
     ],
     ids=lambda item: ".".join(filter(None, item)) if isinstance(item, tuple) else str(item),
 )

@@ -80,7 +80,7 @@ def seen(model: ModelProto, smaller: ModelProto) -> str:
     return "" if found.likeness.identical else found.likeness.differences[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [attacks.text_model, of_many_types])
 def test_every_field_of_every_input_and_output_is_compared(source: Callable[[], ModelProto]) -> None:
     model = source()

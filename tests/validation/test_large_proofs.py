@@ -94,7 +94,7 @@ def test_what_is_cut_is_mapped_from_a_file_that_goes_with_the_session(
     assert not list(own.iterdir())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("external", [True, False])
 def test_refitted_tensors_stay_in_the_file(
     large: Path, tmp_path: Path, external: bool, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +134,7 @@ def test_refitted_tensors_stay_in_the_file(
     assert np.array_equal(before, Session(hydrated.proto, HERE).run(DATA[0])["logits"])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_damage_to_a_refitted_tensor_in_a_file_shows(large: Path, tmp_path: Path) -> None:
     output = tmp_path / "pruned.onnx"
     prune(large, output, heads=HEADS, data=DATA, refit=True, provider="cpu", external_data="never")

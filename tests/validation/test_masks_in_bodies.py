@@ -93,7 +93,6 @@ def test_every_operator_with_bodies_is_here() -> None:
     assert known | generate == HOLDERS.keys() | ELSEWHERE
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("op_type", HOLDERS)
 def test_masks_lie_in_the_body(op_type: str) -> None:
     source, heads = HOLDERS[op_type]
@@ -106,7 +105,6 @@ def test_masks_lie_in_the_body(op_type: str) -> None:
     assert [item.name for graph in bodies_of(holder) for item in graph.initializer if MASK in item.name]
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("op_type", HOLDERS)
 def test_a_cut_in_a_body_is_proven(op_type: str) -> None:
     source, heads = HOLDERS[op_type]

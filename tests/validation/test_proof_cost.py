@@ -56,7 +56,7 @@ MODELS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_proof_takes_a_few_times_the_file(name: str, tmp_path: Path) -> None:
     model, pruned = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
@@ -66,7 +66,7 @@ def test_a_proof_takes_a_few_times_the_file(name: str, tmp_path: Path) -> None:
     assert cost_of("validate", model, pruned, "--provider", "cpu").peak <= allowed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_proof_of_many_nodes(tmp_path: Path) -> None:
     """One model is in memory at a time, and none is planned in quadratic time."""
 
@@ -90,7 +90,7 @@ def calls(blocks: int) -> int:
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_stream_without_normalisations_is_walked_once() -> None:
     assert calls(40) < 2.5 * calls(20)
 
@@ -107,7 +107,7 @@ def made_by(count: int) -> ModelProto:
     return toy.model([toy.info("x", ["batch", "length", 6])], [toy.info(out, ["batch", "length", 6])])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 400])
 def test_neurons_that_many_layers_make_are_found(count: int) -> None:
     (site,) = NeuronSite.found(view_of(made_by(count)), []).sites

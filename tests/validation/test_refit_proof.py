@@ -56,7 +56,7 @@ def reseal(original: ModelProto, model: ModelProto) -> None:
     sealed(open_structure(model), plan_pruning(original, heads=HEADS))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     made: tuple[ModelProto, ModelProto],
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
 # Versions of records
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("key", [COMPENSATED_KEY, HEADS_KEY])
 @pytest.mark.parametrize("version", [3, 99, 0, "2", None, True, [1]])
 def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key: str, version: Any) -> None:
@@ -157,7 +157,6 @@ def test_an_unknown_version_of_a_fusion_is_refused() -> None:
         check(model, smaller)
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "[]", '"text"', '{"version": 2, "sites": 1}', '{"sites": []}', "nul"]
 )
@@ -171,7 +170,7 @@ def test_a_record_that_is_none_is_named(text: str) -> None:
         check(model, smaller)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     original = toys_scores.stack()
     first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
@@ -180,7 +179,7 @@ def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     assert check(original, second).verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
     original = toys_scores.stack()

@@ -147,7 +147,7 @@ def folded() -> ModelProto:
     return block.built(block.merged("context"))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.each_choice
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2, 3]])
 @pytest.mark.parametrize(
     "build",

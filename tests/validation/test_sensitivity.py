@@ -173,7 +173,7 @@ def stale_scale(seed: int) -> ModelProto:
     return model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_right_cut_passes_where_the_original_is_as_far_from_itself() -> None:
     found = [verdict(seed, cut(quantized(seed), third(seed))) for seed in SEEDS]
     assert {item.verdict for item in found} == {"passed"}
@@ -187,13 +187,13 @@ def test_a_right_cut_passes_where_the_original_is_as_far_from_itself() -> None:
     assert any(item.sensitivity is None for item in found) or len(grown) == len(found)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [wrong_neuron, corrupted_weight, stale_scale])
 def test_a_wrong_cut_fails_on_numbers_alone(wrong: Any) -> None:
     assert {verdict(seed, wrong(seed)).verdict for seed in SEEDS} == {"failed"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [17, 23])
 def test_a_float_model_is_allowed_what_it_always_was(opset: int) -> None:
     """Noise moves it by little more than noise, in opsets without kernels for random numbers, too."""

@@ -73,7 +73,7 @@ def test_a_right_cut_passes(options: dict[str, Any]) -> None:
     assert result.placement.keys() == {"CPUExecutionProvider"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_precision_decides_the_tolerance() -> None:
     half = toys.attention(dtype=np.float16)
     result = check(half, pruned(half))
@@ -104,7 +104,7 @@ def test_a_whole_site_may_go() -> None:
     assert result.heads == {0: (0, 1, 2, 3)}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_named_heads_replace_the_record() -> None:
     model = toys.attention()
     smaller = pruned(model)
@@ -153,7 +153,6 @@ def nan_weight(model: ModelProto) -> None:
     toys.set_initializer(model, "attn.v.weight", weight)
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "corrupt",
     [
@@ -178,7 +177,7 @@ def test_a_wrong_model_fails(corrupt: Corruption) -> None:
     assert not result.passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("corrupt", [one_corrupted_weight, one_corrupted_bias, swapped_heads])
 def test_a_wrong_weight_is_seen_in_the_outputs_alone(
     corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +204,7 @@ def test_a_weight_that_no_input_reads_is_seen() -> None:
     assert "embed.weight" in result.reason
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_wrong_head_removed_fails_on_a_trained_model(digits: Path) -> None:
     model = onnx.load(digits)
     smaller = pruned(model, "2:5")
@@ -293,7 +292,7 @@ def test_a_small_effect_is_enough_where_no_difference_is_left(scale: float) -> N
     assert all(case.conclusive for case in result.cases)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", 10.0 ** -np.arange(0, 9))
 def test_a_difference_as_large_as_the_effect_never_passes(scale: float) -> None:
     """Another head is gone than the record says, and no tensor has its name."""
@@ -346,7 +345,7 @@ def with_filled(model: ModelProto, number: float, places: Any) -> ModelProto:
     return model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [-np.inf, np.nan])
 def test_what_is_no_number_by_design_hides_nothing(number: float) -> None:
     """Tokens that are ruled out, rows that attend to nothing: the other numbers prove the cut."""
@@ -443,7 +442,7 @@ def test_unreadable_record_is_named() -> None:
 # Drift, data and labels
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> None:
     smaller = prune(digits, heads="1:0,3", validate=False).model
     data = calibration_data(str(digits_test), view_of(load_model(digits)))
@@ -452,7 +451,7 @@ def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> Non
     assert found[0].accuracy.count == 450 and found[0].drift == found[1].drift
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) -> None:
     result = prune(digits, heads="*:0", data=digits_test, provider="cpu").validation
     assert result is not None
@@ -471,7 +470,7 @@ def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) ->
     assert [case.feeds for case in data] == [15]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -485,7 +484,7 @@ def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: 
     assert result.accuracy.pruned == pytest.approx(float((logits.argmax(1) == data["labels"]).mean()))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_hidden_states_are_no_logits(tiny: Path) -> None:
     model = onnx.load(tiny / "bert-torchscript-eager.onnx")
     result = check(model, pruned(model))
@@ -497,7 +496,7 @@ def test_hidden_states_are_no_logits(tiny: Path) -> None:
     assert drift.top1_agreement is not None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels",
     [np.zeros((8, 3), np.int64), *(np.array([0, -100, 3, 3, 3, 3, 3, one]) for one in (-1, 10, 255))],
@@ -514,7 +513,7 @@ def test_labels_that_do_not_fit_are_noted(digits: Path, labels: np.ndarray[Any, 
 # Writing
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxheadprune.edit import apply
 
@@ -558,7 +557,7 @@ def _stamp(path: Path) -> str:
 # What cannot be compared
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_original_that_does_not_repeat_itself_says_so() -> None:
     """Every difference of such a model would be blamed on the cut."""
     model = toys.attention()

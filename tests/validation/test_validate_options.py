@@ -77,7 +77,7 @@ def test_an_optimizer_that_breaks_one_length_is_caught(monkeypatch: pytest.Monke
 # A second opinion
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_cpu_gives_a_second_opinion(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, Elsewhere)
     model = toys.attention()
@@ -196,7 +196,7 @@ def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("metrics")
 def test_metrics_from_the_command_line(
     command: Command, digits: Path, digits_test: Path, tmp_path: Path
@@ -217,7 +217,6 @@ def test_metrics_from_the_command_line(
     assert found["accuracy"]["pruned"] == pytest.approx(accuracy["pruned"])
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("metrics")
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -247,7 +246,7 @@ def test_a_metric_needs_data() -> None:
 # Limits
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_drift_that_is_too_large_is_exit_code_1(command: Command, tmp_path: Path) -> None:
     model = toys.attention()
     paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
@@ -273,7 +272,7 @@ def test_no_drift_to_judge_breaks_the_limit() -> None:
     assert not drift_gate(None, 1.0).passed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_speed_that_is_not_reached_is_exit_code_1(command: Command, tmp_path: Path) -> None:
     model = toys.attention()
     paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
@@ -291,7 +290,7 @@ def test_speed_that_is_not_reached_is_exit_code_1(command: Command, tmp_path: Pa
 # Shown to fail, from the command line
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("corrupt", [wrong_head_in_the_record, one_corrupted_weight, stale_reshape])
 def test_wrong_models_are_exit_code_1(
     command: Command, tmp_path: Path, corrupt: Callable[[Any], None]

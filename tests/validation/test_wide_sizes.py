@@ -46,7 +46,7 @@ def conditions() -> dict[str, str]:
     return found
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", conditions().values(), ids=conditions())
 def test_a_graph_that_changes_at_a_number_of_its_own_fails(condition: str) -> None:
     model = attacks.text_model()
@@ -56,7 +56,7 @@ def test_a_graph_that_changes_at_a_number_of_its_own_fails(condition: str) -> No
     assert found.verdict == "failed", found.reason
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 37, 90])
 @pytest.mark.parametrize("what", ["Identity(past)", "Add(past, length)"])
 def test_a_past_of_a_number_of_its_own_fails(what: str, number: int) -> None:
@@ -67,7 +67,7 @@ def test_a_past_of_a_number_of_its_own_fails(what: str, number: int) -> None:
     assert verdict(model, smaller).verdict == "failed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_batch_that_only_the_pruned_graph_names_is_tried() -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)

@@ -74,7 +74,7 @@ FOLDERS = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", FOLDERS)
 def test_greedy_decoding_of_the_written_folder(command: Command, tmp_path: Path, name: str) -> None:
     make, more_rows, more_logits, speaking = FOLDERS[name]

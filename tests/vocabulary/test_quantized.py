@@ -28,7 +28,6 @@ def operators(model: ModelProto) -> set[tuple[str, str]]:
     return {(node.domain, node.op_type) for node in model.graph.node}
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_loses_its_tokens(name: str) -> None:
     model = FORMS[name]()
@@ -43,7 +42,7 @@ def test_every_form_loses_its_tokens(name: str) -> None:
     np.testing.assert_allclose(got, wanted[..., KEPT] if logits else wanted, rtol=0, atol=1e-6)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIED)
 def test_the_proof_knows_them(name: str) -> None:
     made = ohp.prune(TIED[name](), vocab=KEPT.tolist(), provider="cpu")

@@ -69,7 +69,7 @@ def _check(model: ModelProto, rows: dict[str, int], named: Sequence[str], logits
         np.testing.assert_allclose(got, want[..., KEPT] if name in logits else want, atol=1e-5)
 
 
-@pytest.mark.one_in(9)
+@pytest.mark.first_case
 @pytest.mark.parametrize(("second", "rows", "heads"), list(product(SECONDS, ROWS, product(HEADS, HEADS))))
 def test_the_tables_of_named_inputs_are_cut_and_no_others(
     second: str, rows: int, heads: Sequence[str]

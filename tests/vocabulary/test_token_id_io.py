@@ -59,7 +59,7 @@ OPEN = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", OPEN)
 def test_what_the_model_does_not_show_is_asked(command: Command, tmp_path: Path, name: str) -> None:
     """With the answer, the logits follow or stay as they are, and the record of the file says which."""

@@ -60,7 +60,7 @@ def by_olive(_command: Command, place: Path) -> Path:
     return place / "o.onnx"
 
 
-@pytest.mark.parametrize("way", [by_job, pytest.param(by_batch, marks=pytest.mark.long), by_olive])
+@pytest.mark.parametrize("way", [by_job, pytest.param(by_batch, marks=pytest.mark.slow), by_olive])
 def test_every_way_removes_them(command: Command, place: Path, way: Callable[[Command, Path], Path]) -> None:
     made = onnx.load(way(command, place))
     record = VOCABULARY_ENTRY.read(made)
@@ -82,7 +82,7 @@ def test_data_is_the_original_s(command: Command, place: Path) -> None:
     assert none.exit_code == 2 and "no sample of the data has tokens that are kept only" in none.stderr
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_job_goes_on_with_them(command: Command, place: Path) -> None:
     """Training, quantizing, judging and measuring, each on data of the original's ids."""
     rest = "recover: {budget: 1}\nquantize: {to: int8-qdq}\nvalidate: {data: d.npz}\n"
@@ -92,7 +92,7 @@ def test_a_job_goes_on_with_them(command: Command, place: Path) -> None:
     assert "its token ids translated" in (place / "job" / "validate.json").read_text("utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_both_models_are_measured_on_ids_that_they_have(command: Command, place: Path) -> None:
     path, out = place / "models" / "m.onnx", place / "out.onnx"
     assert command("prune", path, "-o", out, "--vocab", "keep.txt").exit_code == 0

@@ -41,7 +41,7 @@ def saved(folder: Path, made: Tokenizer) -> TokenizerFile:
     return TokenizerFile(folder / "tokenizer.json")
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.first_case
 @pytest.mark.parametrize("make", KINDS)
 def test_texts_of_kept_tokens_are_spelled_as_before(make: Callable[[], Tokenizer], tmp_path: Path) -> None:
     file = saved(tmp_path, make())
@@ -171,7 +171,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [word_piece, byte_pairs, unigram])
 def test_a_folder_is_the_unit(command: Command, tmp_path: Path, make: Callable[[], Tokenizer]) -> None:
     old = make()
@@ -226,7 +226,7 @@ def test_a_folder_is_the_unit(command: Command, tmp_path: Path, make: Callable[[
     assert "of the data's tokens kept" in " ".join(listed.split()) and "tokenizer.json" in listed
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
     made = word_piece()
     folder, out, keep = folder_of(tmp_path / "in", made), tmp_path / "out", tmp_path / "keep.txt"
@@ -249,7 +249,6 @@ def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
     assert new.token_to_id("walked") is None and "##d" in new.get_vocab()
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -323,7 +322,7 @@ def added(folder: Path) -> None:
     (folder / "added_tokens.json").write_text('{"<new>": 180}', "utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["vocab.txt", "vocab.json"])
 def test_a_folder_without_tokenizer_json(command: Command, tmp_path: Path, form: str) -> None:
     """The files that there are follow, are what is proven, and no other is written."""
@@ -363,7 +362,7 @@ def word_level(folder: Path, size: int) -> None:
     Tokenizer(models.WordLevel(vocab, "w0")).save(str(folder / "tokenizer.json"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_older_forms_of_a_tokenizer_follow(command: Command, tmp_path: Path) -> None:
     """vocab.json and merges.txt spell what tokenizer.json does; their lines may end as on Windows."""
     made = byte_pairs()
@@ -429,7 +428,7 @@ def test_pieces_of_sentencepiece() -> None:
         trimmed_pieces(b"\x0a\xff\x01", set())
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", ["states", "logits"])
 def test_what_is_spelled_otherwise_is_compared(command: Command, tmp_path: Path, kind: str) -> None:
     """Both models read the same texts, each by its own tokenizer; of logits the report says why nothing is compared."""

@@ -47,7 +47,7 @@ def kept_file(folder: Path, kept: np.ndarray = KEPT) -> Path:
     return path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_it_equals_the_original_on_the_tokens_that_are_kept(
     command: Command, tmp_path: Path, name: str
@@ -96,7 +96,7 @@ def test_a_softmax_over_all_tokens_stays_what_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(made, new)[0], run(model, old)[0][..., KEPT])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["rows", "columns", "record", "shorter"])
 def test_a_wrong_table_is_seen(command: Command, tmp_path: Path, damage: str) -> None:
     path, out = written(tmp_path / "model.onnx", GRAPHS["untied_capped"]()), tmp_path / "out.onnx"
@@ -121,7 +121,7 @@ def test_a_wrong_table_is_seen(command: Command, tmp_path: Path, damage: str) ->
     assert shown.exit_code == 1, shown.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_goes_with_heads_neurons_and_layers_in_one_call(command: Command, tmp_path: Path) -> None:
     path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
     kept = np.array([0, 2, 4, 5, 6, 11, 18])
@@ -143,7 +143,7 @@ def test_it_goes_with_heads_neurons_and_layers_in_one_call(command: Command, tmp
     assert swapped.exit_code == 2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_choice_by_data_sees_new_ids(command: Command, tmp_path: Path) -> None:
     path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
     ids = np.random.default_rng(0).integers(0, 12, (40, 6))
@@ -165,7 +165,7 @@ def test_a_choice_by_data_sees_new_ids(command: Command, tmp_path: Path) -> None
     assert again.document["spelling"]["unchanged_share"] == 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tokens_are_removed_once_more(command: Command, tmp_path: Path) -> None:
     path, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
     written(path, GRAPHS["tied"]())
@@ -213,7 +213,7 @@ def test_a_plan_is_text_and_can_be_applied() -> None:
     np.testing.assert_array_equal(run(ohp.apply_plan(plan, model), new)[0], run(made.model, new)[0])
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path) -> None:
     model = toys_exits.nested()
     embed = helper.make_node("Gather", ["words", "ids"], ["x"])
@@ -240,7 +240,7 @@ def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path)
     assert command("validate", path, out).exit_code == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [toys_layers.merged, toys_layers.decoder, lambda: toys_seq2seq.decoder(past=True)]
 )
@@ -255,7 +255,7 @@ TWO_INPUTS = "int64[batch, seq] first, int64[batch, seq] second"
 STATES = "float[batch, seq, 6] out"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_where_two_inputs_might_hold_tokens_it_is_asked_for(command: Command, tmp_path: Path) -> None:
     made = graph(TWO, more=f"{TABLE}, float[20, 6] other", inputs=TWO_INPUTS, output=STATES)
     path, out = written(tmp_path / "model.onnx", made), tmp_path / "out.onnx"
@@ -280,7 +280,6 @@ def test_inputs_of_one_table_go_together() -> None:
 ENDLESS = "9" * 5000
 
 
-@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("kept", "more", "sentence"),
     [

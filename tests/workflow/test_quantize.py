@@ -104,7 +104,7 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
         quantize(alone, to="int8-dynamic", exclude=("product",))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
     cut = prune(toy, heads={0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
@@ -129,7 +129,7 @@ def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.
         )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_target_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
     result = prune(rounded, ratio=0.25, data=DATA, provider="cpu")
     bare = prune(rounded, ratio=0.25, data=DATA, provider="cpu", refit=False)
@@ -144,7 +144,7 @@ def test_a_target_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProt
     assert validate(rounded, result.model).verdict == "passed"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_refit_that_does_harm_is_given_up(
     rounded: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +186,7 @@ def test_blocks_of_four_bits_are_read_and_written() -> None:
         np.testing.assert_array_equal(matrix.written(matrix.read()), matrix.stored.numbers())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     cut = prune(toy, tmp_path / "cut.onnx", heads={0: [1], 1: [2]}, data=DATA, refit=True, provider="cpu")
     assert cut.output is not None
@@ -206,7 +206,7 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
     assert "recommended" in shown and all(name in shown for name in names)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """The second order once took the heads of a cut alone, so that two different cuts were compared."""
     cut = prune(toy, tmp_path / "cut.onnx", heads={0: [1], "ffn.0": range(8)}, provider="cpu")
@@ -218,7 +218,7 @@ def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_cloc
         assert sites.neurons[0].removed == (tuple(range(8)) if gone else ()), corner.name
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """Heads of this toy are narrower than a block of sixteen."""
     pytest.importorskip("onnx_ir", reason="int4 needs it")
@@ -228,7 +228,7 @@ def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_c
     assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_comparison_is_told_in_every_form(
     toy: Path, tmp_path: Path, command: Command, short_clocks: None
 ) -> None:

@@ -42,8 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             from tests.zoo.families import all_cases
             from tests.zoo.selection import selected
 
-            first, parts = metafunc.config.getoption("part")
-            graphs = selected(all_cases())[first::parts]
+            graphs = selected(all_cases())
         if metafunc.module.__name__.endswith("units.test_matrix"):
             # Two workers at the same graph would wait for one export: this matrix begins at the other end.
             graphs.reverse()
