@@ -161,9 +161,7 @@ def _request(settings: Settings, data: Data, output: Path) -> Request:
     given = Pruning(
         **vars(settings.cut), **vars(settings.running), accept_inconclusive=own.accept_inconclusive
     )
-    request = Request.of(
-        given, Writing(output, part_of(Storing, own)), acceptance="accept_inconclusive: true"
-    ).on(data)
+    request = Request.of(given, Writing(output, part_of(Storing, own))).on(data)
     target = request.choice.target
     if target is None or not own.whole_groups:
         return request

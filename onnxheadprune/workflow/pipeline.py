@@ -14,7 +14,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
-from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError, named_setting
 from onnxheadprune.model.load import (
     LoadedModel,
     ModelLike,
@@ -79,7 +79,7 @@ class _Proof:
         if verdict.verdict == "inconclusive" and not request.proving.accept_inconclusive:
             raise ValidationFailedError(
                 f"validation is inconclusive, so nothing is written: {verdict.reason};"
-                f" {request.proving.acceptance} writes the file all the same",
+                f" {named_setting('accept_inconclusive', True)} writes the file all the same",
                 verdict,
             )
         return verdict

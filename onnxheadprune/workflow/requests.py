@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.unit_specs import combined
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, units_of, value_names
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.registry import SCORED
@@ -112,7 +112,6 @@ class Proving:
 
     validate: bool = True  # compare with the masked reference
     accept_inconclusive: bool = False  # write even if the heads matter too little for a wrong cut to show
-    acceptance: str = named_setting("accept_inconclusive")  # what the user sets for that
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,6 @@ class Request:
         writing: Writing,
         *,
         resume: bool = False,
-        acceptance: str = Proving.acceptance,
     ) -> Request:
         """Return what one cut is asked for: by a command, a job, a function of Python or another tool.
 
@@ -156,7 +154,7 @@ class Request:
             Contract(given.cache, given.allow_io_change),
             given.fuse,
             Run(given.provider, given.seed),
-            Proving(given.validate, given.accept_inconclusive, acceptance),
+            Proving(given.validate, given.accept_inconclusive),
             writing,
         )
 

@@ -21,6 +21,7 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.validation.result import drift_gate
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
 from tests.conftest import Command
@@ -226,9 +227,10 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
     def unknown(*_: Any) -> float:
         return float("nan")
 
-    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
+    given = open_structure(toys_scores.stack())
+    cutter = Cutter(given, toys_scores.ids(), HERE, Trying(effect=unknown))
     with pytest.raises(Exception, match="which is no number to compare"):
-        choose(cutter, PruningTarget(max_drift=5.0))
+        choose(cutter, PruningTarget(max_drift=5.0), FileSize.of(given, given))
 
 
 @pytest.mark.slow
@@ -241,9 +243,10 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
 
 
 def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
-    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
+    given = open_structure(toys_scores.stack())
+    cutter = Cutter(given, toys_scores.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can be removed"):
-        choose(cutter, PruningTarget(max_drift=1.0, protect="0 1"))
+        choose(cutter, PruningTarget(max_drift=1.0, protect="0 1"), FileSize.of(given, given))
 
 
 def test_outputs_without_samples_move_nothing() -> None:
