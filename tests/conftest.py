@@ -39,7 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run slow tests, all cases of tables, and 50 times as many examples of each property",
     )
-    parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write stored answers anew: tests/golden, tests/screens"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -34,7 +34,8 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     else:
         console = out() if sites.known or found.vocabularies else err()
         has_text = bool(found.vocabularies) and _has_tokenizer(model)
-        console.print(*inspection_report(found, unloadable, has_text=has_text), sep="\n")
+        if rows := [*inspection_report(found, unloadable, has_text=has_text)]:
+            console.print(*rows, sep="\n")
     if sites.known or found.vocabularies:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""

@@ -59,6 +59,8 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
             f"{path} is neither an .npz file, UTF-8 text, Parquet nor an image{in_place_of(file) or ''};"
             " save text as UTF-8, arrays with numpy.savez"
         )
+    if told := in_place_of(file):
+        raise UsageError(f"{path} is no data{told}")
     return _of_text(file, head.decode(errors="replace"))
 
 

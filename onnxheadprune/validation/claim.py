@@ -224,7 +224,7 @@ def _check_same_names(
         ("output", _outputs(original), _outputs(pruned)),
     ):
         ours = {after: info for name, info in before.items() if (after := io.after(name)) is not None}
-        for name in ours.keys() ^ theirs.keys():
+        for name in sorted(ours.keys() ^ theirs.keys()):
             has, lacks = (names[0], names[1]) if name in ours else (names[1], names[0])
             raise UsageError(
                 f"{has} has an {what} {name!r} that {lacks} has not; the two do not belong together"

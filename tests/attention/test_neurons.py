@@ -84,33 +84,6 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
     assert command("validate", digits, wrong).exit_code == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (("--neurons", "9:1"), 2, "there is no block '9'"),
-        (("--neurons", "1:500"), 2, "its neurons are 0-127"),
-        (("--neurons", "x"), 2, "cannot read"),
-        (("--layers", "7"), 2, "there is no layer '7'; this model has layer.0"),
-        (("--layers", "x"), 2, "name layers and blocks like"),
-        (("--heads", "layer.1:3"), 2, "has no layer 3: its layers are 0-0"),
-        (("--ratio", "0.5", "--units", "neurons"), 2, "--units requires --data"),
-        (
-            ("--ratio", "0.5", "--units", "channels", "--data", "random"),
-            2,
-            "units are heads, neurons, experts, layers or all, not channels",
-        ),
-        (("--neurons", "0:1", "--ratio", "0.5"), 2, "mutually exclusive"),
-    ],
-)
-def test_bad_words_are_refused_in_a_sentence(
-    command: Command, digits: Path, tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
-) -> None:
-    result = command("prune", digits, "-o", tmp_path / "out.onnx", *words)
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert sentence in result.stderr
-    assert not (tmp_path / "out.onnx").exists()
-
-
 @pytest.mark.slow
 def test_the_api_takes_one_spec(digits: Path) -> None:
     made = ohp.prune(digits, heads={"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)

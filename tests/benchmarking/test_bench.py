@@ -209,28 +209,6 @@ def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
         bench(tiny / "bert-torchscript-eager.onnx", batch=[1], seq=[100000], **QUICK)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "words"),
-    [
-        ({"past": [4]}, "no cache"),
-        ({"dims": {"nothing": 3}}, "no input has a dimension nothing; open dimensions are: batch, sequence"),
-        ({"batch": []}, "not a list of whole numbers"),
-        ({"repeats": 2}, "repeats"),
-        ({"time_budget": 0}, "budget"),
-        ({"seed": -1}, "seed"),
-        ({"cuda_graph": True}, "CUDA graphs need the CUDA provider"),
-    ],
-)
-def test_sizes_that_make_no_sense(sizes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        bench(toys.attention(), **{**QUICK, **sizes})
-
-
-def test_images_have_no_sequence(digits: Path) -> None:
-    with pytest.raises(UsageError, match="sequence of open length"):
-        bench(digits, seq=[4], **QUICK)
-
-
 def test_dims_win_over_roles() -> None:
     result = bench(toys.attention(), batch=[2], dims={"sequence": 11}, **QUICK)
     width = toys.HEADS * toys.HEAD_SIZE
@@ -464,32 +442,6 @@ def test_a_speedup_that_is_not_reached_is_exit_code_1(command: Command, digits: 
     kept = command(*arguments, "--min-speedup", 0.2)
     assert kept.exit_code == 0
     assert "kept" in kept.stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--batch", "x"), "list of whole numbers"),
-        (("--batch", "0"), "from 1 up"),
-        (("--dim", "batch"), "NAME=SIZE"),
-        (("--min-speedup", "2"), "requires a second model"),
-        (("--plot", "picture.bmp"), ".png"),
-        (("--plot", "nowhere/picture.png"), "does not exist"),
-        (("--cuda-graph",), "CUDA"),
-        (("--repeats", "2"), "--repeats"),
-    ],
-)
-def test_wrong_usage(command: Command, digits: Path, options: tuple[str, ...], words: str) -> None:
-    outcome = command("bench", digits, "--provider", "cpu", *options)
-    assert outcome.exit_code == 2
-    assert words in outcome.stderr
-
-
-@pytest.mark.slow
-def test_a_provider_that_does_not_run_is_exit_code_4(command: Command, digits: Path) -> None:
-    outcome = command("bench", digits, "--provider", "openvino")
-    assert outcome.exit_code == 4
-    assert "does not run here" in outcome.stderr
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
-from tests.choosing.conftest import is_picture, said
+from tests.choosing.conftest import is_picture
 from tests.conftest import Command
 
 CPU = ("--provider", "cpu")
@@ -170,11 +170,6 @@ def test_the_largest_cut_within_a_drift(model: str, command: Command, folder: Pa
     assert refused.exit_code == 3 and "no cut stays within a drift of 1e-09" in refused.document["error"]
 
 
-def test_a_drift_needs_data(command: Command, toy: Path) -> None:
-    outcome = command("prune", toy, "--max-drift", 0.1, "--dry-run")
-    assert outcome.exit_code == 2 and "a drift is measured on data" in said(outcome)
-
-
 # Sweeps
 
 
@@ -226,55 +221,6 @@ def test_ranges_of_sweeps_and_knees() -> None:
 
 
 # What is turned away
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exit_code", "why"),
-    [
-        (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are mutually exclusive"),
-        (["--ratio", "0.5", "--heads", "0:1"], 2, "--heads and --ratio are mutually exclusive"),
-        (["--min-heads", "2", "--heads", "0:1"], 2, "requires --ratio"),
-        (["--ratio", "1.5"], 2, "is not greater than 0 and less than 1"),
-        (["--keep", "0"], 2, "is not in the range x>=1"),
-        (["--target-speedup", "0.9"], 2, "is not greater than 1 and less than 100"),
-        (["--max-drift", "-1"], 2, "is not in the range x>0"),
-        (["--ratio", "0.9"], 3, "only 6 can go"),
-        (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
-        (["--ratio", "0.5", "--protect", "7:1"], 2, "there is no '7' to protect"),
-        (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
-        (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
-        (["--ratio", "0.5", "--refit"], 2, "--refit requires --data"),
-        (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "must end in .png"),
-    ],
-)
-def test_targets_that_are_turned_away(
-    arguments: list[str], exit_code: int, why: str, command: Command, toy: Path, tmp_path: Path
-) -> None:
-    outcome = command("prune", toy, *arguments, "-o", tmp_path / "out.onnx", *CPU)
-    assert outcome.exit_code == exit_code and why in said(outcome)
-    assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["0:0.5:0.1"], "measures on data"),
-        (["0:0.5"], "START:STOP:STEP"),
-        (["0:0.5:0.1", "-o", "curve.txt"], "must end in .png"),
-    ],
-)
-def test_sweeps_that_are_refused(
-    arguments: list[str], why: str, command: Command, toy: Path, tmp_path: Path
-) -> None:
-    outcome = command("sweep", toy, *arguments, *CPU)
-    assert outcome.exit_code == 2 and why in said(outcome)
-    assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_ratio_of_nothing_is_said(command: Command, toy: Path, tmp_path: Path) -> None:
-    outcome = command("prune", toy, "--ratio", 0.01, "-o", tmp_path / "out.onnx", *CPU)
-    assert outcome.exit_code == 2 and "0.01 of 8 heads is less than one head" in said(outcome)
 
 
 @pytest.mark.parametrize("target", [("--ratio", 1), ("--keep", 0), ("--ratio", 0.5, "--heatmap", "heat.bmp")])

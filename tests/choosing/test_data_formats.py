@@ -65,21 +65,5 @@ def test_folders(kind: DataFormat, tmp_path: Path) -> None:
         format_of(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "why"),
-    [
-        ("a.bin", b"\x80\x02\xff", "is neither an .npz file, UTF-8 text, Parquet nor an image"),
-        ("a.json", b'[{"text": "a"}]', "is a JSON document; save it with one JSON object a line"),
-        ("a.csv", b"text,label\na,1\n", "is a table"),
-        ("a.txt", b"\xff\xfea\0", "is not UTF-8 text; save it as UTF-8"),
-        ("b.txt", bytes(100), "holds zero bytes alone"),
-    ],
-)
-def test_what_is_no_data(name: str, content: bytes, why: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=why):
-        format_of(tmp_path / name)
-
-
 def test_what_is_no_file_has_no_kind() -> None:
     assert format_of("module:function") is None

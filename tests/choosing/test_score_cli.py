@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from tests.calibration_files import pictures, tokenizer
-from tests.choosing.conftest import is_picture, said
+from tests.choosing.conftest import is_picture
 from tests.conftest import Command
 
 CPU = ("--provider", "cpu")
@@ -64,35 +64,6 @@ def test_score_asks_the_users_own_measure(
     assert document["sites"][0]["scores"] == [32 * 6 * 19] * 4
     outcome = command("score", toy, *options, "--drift", "mine_for_scores:nothing")
     assert outcome.exit_code == 2 and "cannot be imported" in outcome.document["error"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["--method", "ablation"], "needs calibration data"),
-        (["--heatmap", "heat.jpg"], "must end in .png"),
-        (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
-        (["-o", "missing/scores.json"], "the folder missing does not exist"),
-        (["--data", "a.txt"], "the data a.txt does not exist"),
-        (["--data", "a.npz", "--data", "random"], "--data is given more than once"),
-        (["--data", "random", "--max-length", "5"], "--max-length is for text, which random is not"),
-        (["--data", "random", "--image-size", "5"], "--image-size is for images, which random is not"),
-        (["--data", "missing", "--image-size", "0"], "not a size like"),
-        (["--data", "missing", "--image-mean", "a,b"], "not a list of numbers"),
-        (["--data", "missing", "--data-format", "images"], "the data missing does not exist"),
-        (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
-    ],
-)
-def test_what_score_turns_away(arguments: list[str], why: str, command: Command, toy: Path) -> None:
-    outcome = command("score", toy, *arguments)
-    assert outcome.exit_code == 2 and why in said(outcome)
-    assert "Traceback" not in outcome.stderr and outcome.stdout == ""
-
-
-def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
-    outcome = command("score", toy, "--data", "random", "--json", *CPU)
-    assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
-    assert outcome.document["data"]["source"] == "random (seed 0)"
 
 
 @pytest.mark.slow

@@ -71,14 +71,6 @@ def test_inspect_json_is_the_contract(command: Command, digits: Path) -> None:
     assert {"bytes", "flops_per_token"} <= site.keys()
 
 
-def test_inspect_tells_what_was_removed_before(command: Command, toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.onnx"
-    assert command("prune", toy, "-o", out, "--heads", "0:1,2").exit_code == 0
-    result = command("inspect", out)
-    assert "removed before" in result.stdout
-    assert "1-2" in result.stdout
-
-
 def test_inspect_without_a_site_explains_itself(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "plain.onnx"
     onnx.save(toys.no_attention(), path)
@@ -160,13 +152,6 @@ def test_heads_from_a_file(command: Command, toy: Path, tmp_path: Path) -> None:
     assert result.document["cuts"][0]["removed"] == [1, 3]
 
 
-def test_no_validate_says_so(command: Command, toy: Path, tmp_path: Path) -> None:
-    result = command("prune", toy, "-o", tmp_path / "out.onnx", "--heads", "0:1", "--no-validate")
-    assert result.exit_code == 0
-    assert "not checked whether it is exact" in result.stdout
-    assert "next   onnxheadprune validate" in result.stdout
-
-
 @pytest.mark.slow
 def test_external_data_stays_external(command: Command, tmp_path: Path) -> None:
     model = toys.attention(extra_weight=5000)
@@ -222,35 +207,6 @@ def test_accuracy_is_reported(command: Command, digits: Path, digits_test: Path,
 # validate
 
 
-@pytest.mark.slow
-def test_validate_fails_with_exit_code_one(command: Command, toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.onnx"
-    assert command("prune", toy, "-o", out, "--heads", "0:1").exit_code == 0
-    model = onnx.load(out)
-    weight = toys.get_initializer(model, "attn.v.weight")
-    toys.set_initializer(model, "attn.v.weight", weight + np.float32(0.5))
-    onnx.save(model, out)
-    result = command("validate", toy, out)
-    assert result.exit_code == 1
-    assert "not exact" in result.stdout
-    as_json = command("validate", toy, out, "--json")
-    assert as_json.exit_code == 1
-    assert as_json.document["verdict"] == "failed"
-
-
-@pytest.mark.slow
-def test_inconclusive_is_not_passed(command: Command, tmp_path: Path) -> None:
-    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
-    onnx.save(toys.attention(silent_heads=(1,)), source)
-    refused = command("prune", source, "-o", out, "--heads", "0:1")
-    assert refused.exit_code == 1
-    assert "inconclusive" in refused.stderr and "--accept-inconclusive writes" in refused.stderr
-    assert not out.exists()
-    assert command("prune", source, "-o", out, "--heads", "0:1", "--accept-inconclusive").exit_code == 0
-    again = command("validate", source, out)
-    assert again.exit_code == 1 and "--accept-inconclusive" not in again.stdout + again.stderr
-
-
 def test_failed_json_holds_the_validation(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "in.onnx"
     onnx.save(toys.attention(silent_heads=(1,)), source)
@@ -274,46 +230,6 @@ def test_infinities_are_no_json(command: Command, toy: Path, tmp_path: Path) -> 
 
 
 # Around the commands
-
-
-def test_help_lists_the_commands(command: Command) -> None:
-    for arguments in ((), ("--help",), ("-h",)):
-        result = command(*arguments)
-        assert result.exit_code == 0
-        assert all(name in result.stdout for name in ("inspect", "prune", "validate", "Exit codes"))
-
-
-def test_version(command: Command) -> None:
-    from onnxheadprune import __version__
-
-    assert command("--version").stdout == f"onnxheadprune, version {__version__}\n"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("nonsense",),
-        ("inspect",),
-        ("inspect", "a.onnx", "b.onnx"),
-        ("prune", "a.onnx", "-o", "b.onnx"),
-        ("prune", "a.onnx", "--heads", "0:1"),
-        ("prune", "a.onnx", "--nonsense"),
-        ("validate", "a.onnx"),
-        ("prune", "a.onnx", "-o", "b.onnx", "--heads", "0:1", "--seed", "x"),
-    ],
-)
-def test_wrong_usage_is_exit_code_two(command: Command, arguments: tuple[str, ...]) -> None:
-    result = command(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("error: ")
-
-
-def test_an_error_with_json_is_one_document(command: Command, tmp_path: Path) -> None:
-    result = command("inspect", tmp_path / "missing.onnx", "--json")
-    assert result.exit_code == 2
-    assert result.document == {"error": f"{tmp_path}/missing.onnx does not exist", "exit_code": 2}
 
 
 def test_a_bug_asks_for_a_report(command: Command, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,13 +269,6 @@ def test_interrupting_leaves_nothing(
     assert result.exit_code == 130
     assert "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
-
-
-def test_a_provider_that_does_not_run_is_exit_code_four(command: Command, toy: Path, tmp_path: Path) -> None:
-    result = command("prune", toy, "-o", tmp_path / "out.onnx", "--heads", "0:1", "--provider", "spaceship")
-    assert result.exit_code == 4
-    assert "spaceshipExecutionProvider" in result.stderr
-    assert not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.slow

@@ -161,40 +161,6 @@ def test_without_a_mask_only_equal_lengths_share_a_feed(tmp_path: Path) -> None:
     assert [feed["input_ids"].tolist() for feed in feeds] == [[[4], [7]], [[2, 3], [5, 6]]]
 
 
-@pytest.mark.parametrize(
-    ("text", "words", "why"),
-    [
-        ("w1 w2", 99, None),
-        ("w80", 99, "gives the token 81, but the model's vocabulary has 64 entries"),
-        ("\n  \n", 20, "is empty"),
-    ],
-)
-def test_what_text_is_refused(
-    text: str, words: int, why: str | None, bert: tuple[Input, ...], tmp_path: Path
-) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text(text, encoding="utf-8")
-    if why is None:
-        assert text_feeds(path, tokenizer(tmp_path, words), bert)
-        return
-    with pytest.raises(UsageError, match=why):
-        text_feeds(path, tokenizer(tmp_path, words), bert)
-
-
-def test_other_text_errors(bert: tuple[Input, ...], digits: Path, tmp_path: Path) -> None:
-    path, broken = tmp_path / "text.txt", tmp_path / "broken.json"
-    path.write_text("w1", encoding="utf-8")
-    broken.write_text("{}", encoding="utf-8")
-    with pytest.raises(UsageError, match="does not exist"):
-        text_feeds(path, tmp_path / "missing.json", bert)
-    with pytest.raises(UsageError, match="no tokenizer of the tokenizers library"):
-        text_feeds(path, broken, bert)
-    with pytest.raises(UsageError, match="does not exist"):
-        text_feeds(tmp_path / "missing.txt", broken, bert)
-    with pytest.raises(UsageError, match="no input for token ids"):
-        text_feeds(path, tokenizer(tmp_path), inputs_of(digits))
-
-
 # Pictures
 
 
@@ -252,23 +218,6 @@ def test_a_normalisation_that_is_none_is_refused(mean: Any, tmp_path: Path) -> N
         normalisation_in(tmp_path)
 
 
-def test_pictures_that_do_not_fit(digits: Path, bert: tuple[Input, ...], tmp_path: Path) -> None:
-    folder, images = pictures(tmp_path / "pictures"), inputs_of(digits)
-    with pytest.raises(UsageError, match="holds no images"):
-        image_feeds(tmp_path / "nowhere", images)
-    with pytest.raises(UsageError, match="does not take images"):
-        image_feeds(folder, bert)
-    with pytest.raises(UsageError, match="not the size"):
-        image_feeds(folder, images, Preprocessing(size=(9, 8)))
-    with pytest.raises(UsageError, match="1 channels, but 3 numbers"):
-        image_feeds(folder, images, Preprocessing(mean=(0.1, 0.2, 0.3)))
-    with pytest.raises(UsageError, match="above zero"):
-        image_feeds(folder, images, Preprocessing(std=(0.0,)))
-    (folder / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match=r"broken\.png cannot be read"):
-        image_feeds(folder, images)
-
-
 # Bad data: one sentence and exit code 2, before anything is measured
 
 
@@ -309,13 +258,6 @@ def test_bad_data_is_refused_at_once(
     outcome = command(verb, digits, "--data", path, "-o", out, *options, "--provider", "cpu")
     assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
     assert "Traceback" not in outcome.stderr and not out.exists()
-
-
-def test_ids_out_of_range_are_refused(command: Command, tiny: Path, tmp_path: Path) -> None:
-    path = tmp_path / "data.npz"
-    np.savez(path, input_ids=np.full((8, 6), 64), attention_mask=np.ones((8, 6), np.int64))
-    outcome = command("score", tiny / "bert-dynamo-sdpa.onnx", "--data", path)
-    assert outcome.exit_code == 2 and "the table it indexes has 64 rows" in " ".join(outcome.stderr.split())
 
 
 def test_numbers_that_overflow_inside_the_model_are_refused(command: Command, tmp_path: Path) -> None:

@@ -196,22 +196,6 @@ def test_the_users_own_measure_in_both_commands(
     assert command("validate", model, "out.onnx", "--max-drift", 1e6, *common).exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (("--ratio", 0.5, "--drift", "mse"), "auto, kl, cosine or module:function"),
-        (("--ratio", 0.5, "--drift", "missing_module:f"), "missing_module"),
-        (("--heads", "0:1", "--drift", "kl"), "--data and --dry-run are mutually exclusive"),
-    ],
-)
-def test_measures_that_are_turned_away(
-    arguments: tuple[object, ...], why: str, command: Command, tmp_path: Path
-) -> None:
-    model, data = saved(tmp_path, "logits", 32)
-    outcome = command("prune", model, *arguments, "--data", data, "--dry-run", "--provider", "cpu")
-    assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
-
-
 @pytest.mark.slow
 def test_the_report_names_the_measure(command: Command, tmp_path: Path) -> None:
     model, data = saved(tmp_path, "embeddings", 64)

@@ -65,42 +65,6 @@ def test_a_field_in_a_field(tmp_path: Path) -> None:
         sources(path, Reading("answer.text"))
 
 
-@pytest.mark.parametrize(
-    ("rows", "reading", "why"),
-    [
-        (
-            [{"ask": "a", "label": 1}],
-            Reading(),
-            r"line 1 of .* has no field text; it has ask, label. Name the one",
-        ),
-        (
-            [{"text": "a"}, {"text": ["b"]}],
-            Reading(),
-            r"the field text of line 2 .* is no text, but of type list",
-        ),
-        (
-            [{"text": "a"}, "{"],
-            Reading(),
-            r"line 2 of .*rows.jsonl is not JSON.*put one JSON object on a line",
-        ),
-        ([["a"]], Reading(), r"line 1 of .* is no JSON object like"),
-        ([{"text": " "}], Reading(), r"is empty"),
-        ([{"text": "a"}], Reading(None, "target"), r"has no field target"),
-        ([{"text": "w" * (2**20 + 1)}], Reading(), r"has more than 1,048,576 characters"),
-    ],
-)
-def test_json_lines_that_are_refused(rows: list[Any], reading: Reading, why: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=why):
-        Texts(write(tmp_path / "rows.jsonl", *rows), reading)
-
-
-def test_fields_of_what_has_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "lines.txt", "a", "b")
-    with pytest.raises(UsageError, match=r"is read line by line and has no fields"):
-        Texts(path, Reading("ask"))
-    assert sources(path, Reading(most=1)) == ["a"]
-
-
 def test_parquet_needs_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"JSON lines, requires pyarrow, .*: pip install 'pyarrow"):
@@ -151,19 +115,6 @@ def test_the_word_pieces_of_bert(tmp_path: Path) -> None:
     settings.write_text("[]")
     with pytest.raises(UsageError, match=r"tokenizer_config.json is no JSON object"):
         Vocabulary(tmp_path, 8)
-
-
-def test_texts_of_unknown_words_alone_are_not_called_the_same(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    onnx.save(toys.attention(ids=True), tmp_path / "model.onnx")
-    (tmp_path / "lines.txt").write_text("one text\nanother one\n")
-    outcome = command("score", tmp_path / "model.onnx", "--data", tmp_path / "lines.txt")
-    said = " ".join(outcome.stderr.split())
-    assert outcome.exit_code == 2 and "lines.txt are the same" not in said
-    assert (
-        "the tokenizer makes the same tokens of all 2 lines" in said
-        and "give the model's own tokenizer" in said
-    )
 
 
 def test_inspect_suggests_text_where_a_tokenizer_lies_beside_the_model(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import onnxheadprune
-from onnxheadprune import FolderResult, RefusedError, UsageError, inspect, prune_folder
+from onnxheadprune import FolderResult, UsageError, prune_folder
 from onnxheadprune.api.folder import _written
 from tests import toys
 from tests.conftest import Command
@@ -71,29 +71,3 @@ def test_a_target_on_data(tmp_path: Path) -> None:
     leader = next(item.result for item in result.files if item.leads)
     assert leader.chosen is not None and leader.chosen.compensation is not None
     assert (tmp_path / "out" / "onnx" / "model.onnx.weights").is_file()
-
-
-def test_what_is_refused(tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    for call, kind, sentence in (
-        (
-            lambda: prune_folder(folder / "onnx" / "model.onnx", heads="0:1"),
-            UsageError,
-            "prune takes a single model",
-        ),
-        (
-            lambda: prune_folder(folder, heads="0:1", runtime="nobody"),
-            UsageError,
-            "runtime must be fastembed, .* not 'nobody'",
-        ),
-        (lambda: prune_folder(folder), UsageError, "name the heads to remove, or give an amount"),
-        (
-            lambda: prune_folder(folder, folder / "below", heads="0:1"),
-            UsageError,
-            "lies in the folder that is read",
-        ),
-        (lambda: prune_folder(folder, heads={}), RefusedError, "no units were named"),
-    ):
-        with pytest.raises(kind, match=sentence):
-            call()
-    assert inspect(folder / "onnx" / "model.onnx")[0].removed == ()

@@ -17,7 +17,6 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune import UsageError
 from onnxheadprune.deploying.batch import RECORD, BatchFile, prune_batch
 from onnxheadprune.deploying.batch_worker import Job, Worker
 from tests import toys
@@ -198,19 +197,6 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
 def test_two_at_once_give_the_same(folder: Path, tmp_path: Path) -> None:
     result = prune_batch(folder, asked(), tmp_path / "out", jobs=2)
     assert statuses(result) == EXPECTED
-
-
-def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for source, target, sentence in (
-        (tmp_path / "nowhere", tmp_path / "o", "is not a folder of models"),
-        (folder / "a.onnx", tmp_path / "o", "is not a folder of models"),
-        (tmp_path / "empty", tmp_path / "o", "there is no .onnx file"),
-        (folder, folder, "is the folder of the models"),
-        (folder, folder / "a.onnx", "is not a folder"),
-    ):
-        with pytest.raises(UsageError, match=sentence):
-            prune_batch(source, asked(), target)
 
 
 @pytest.mark.slow

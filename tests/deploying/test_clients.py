@@ -314,16 +314,6 @@ def test_other_forms_of_a_model_are_named_beside_it(command: Command, tmp_path: 
         path.unlink()
 
 
-def test_genai_loads_the_file_that_its_configuration_names() -> None:
-    folder = replace(windowed("other", ()), others=("genai_config.json",))
-    check = client_named("genai").check
-    folder.genai["model"]["decoder"]["filename"] = "model.onnx"
-    assert check(folder) == ()
-    folder.genai["model"]["decoder"]["filename"] = "model_q4.onnx"
-    with pytest.raises(RefusedError, match=r"unpruned either: genai_config\.json names model_q4\.onnx"):
-        check(folder)
-
-
 def deployed(folder: Path) -> Path:
     """A decoder of two layers with what each runtime reads, which allocates all caches alike."""
     exports.deep_decoder(folder)
@@ -558,18 +548,6 @@ def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.stderr
     alike = {"num_key_value_heads": toys.HEADS - 2, "per_layer_config": {}}
     assert json.loads((again / "config.json").read_text()) == before | alike
-
-
-def test_a_layered_configuration_is_that_of_a_folder(command: Command, tmp_path: Path) -> None:
-    folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
-    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--per-layer-config")
-    assert outcome.exit_code == 3 and "no number of KV heads" in outcome.stderr and not out.exists()
-    model = folder / "decoder_with_past_model.onnx"
-    outcome = command("prune", model, "-o", tmp_path / "one.onnx", "--heads", "0:1", "--per-layer-config")
-    assert outcome.exit_code == 2 and "requires a folder" in outcome.stderr
-    kept = ("--cache", "keep", "--per-layer-config")
-    outcome = command("prune", folder, "-o", out, "--heads", "0:1", *kept)
-    assert outcome.exit_code == 2 and "mutually exclusive" in outcome.stderr
 
 
 def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:

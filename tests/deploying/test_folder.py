@@ -262,22 +262,6 @@ def test_folders_whose_files_lost_different_heads_do_not_pass(command: Command, 
     assert outcome.exit_code == 3, outcome.stderr
 
 
-def test_options_of_single_models_are_refused(command: Command, tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    cases = [
-        ("-o", tmp_path / "out", "--heatmap", tmp_path / "h.svg", "--ratio", "0.5"),
-        ("-o", tmp_path / "out", "--fuse", "contrib"),
-        ("-o", tmp_path / "out"),
-    ]
-    for case in cases:
-        outcome = command("prune", folder, *case)
-        assert outcome.exit_code == 2, (case, outcome)
-    single = command(
-        "prune", folder / "onnx" / "model.onnx", "--heads", "0:1", "--dry-run", "--runtime", "ort"
-    )
-    assert single.exit_code == 2 and "--runtime" in single.stderr
-
-
 @pytest.mark.slow
 def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")

@@ -89,26 +89,6 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
     assert [site.removed for site in inspect(place / "out" / "pruned" / NAMES[0])] == [(2,), ()]
 
 
-@pytest.mark.parametrize(
-    ("settings", "code", "sentence"),
-    [
-        (("score={}", "prune={ratio: 0.5}"), 2, "score takes a single model"),
-        (("quantize={to: int4}", "gate=null"), 2, "quantize takes a single model"),
-        (("prune.exit=1",), 2, "prune.exit is for single models"),
-        (("prune.runtime=nobody",), 2, "prune.runtime should be 'fastembed'"),
-        (("model=in/onnx/model.onnx",), 2, "line 8: prune.runtime goes with a folder"),
-        (("output=in/out",), 2, "which would change with every run"),
-        pytest.param(("gate.max_operations_ratio=0.01",), 1, "", marks=pytest.mark.slow),
-    ],
-)
-def test_what_a_folder_cannot_have(
-    settings: tuple[str, ...], code: int, sentence: str, command: Command, place: Path
-) -> None:
-    outcome = run(command, place, *settings)
-    assert outcome.exit_code == code and sentence in outcome.stderr
-    assert (place / "out").exists() == (code == 1)
-
-
 @pytest.mark.slow
 def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> None:
     """The most precise file leads, and its refit is told of."""

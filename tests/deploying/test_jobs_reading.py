@@ -15,7 +15,6 @@ import jsonschema
 import pytest
 from packaging.requirements import Requirement
 
-from onnxheadprune import UsageError
 from onnxheadprune.deploying.jobs.keys import schema
 from onnxheadprune.deploying.jobs.reading import (
     MOST_BYTES,
@@ -25,8 +24,7 @@ from onnxheadprune.deploying.jobs.reading import (
     read_job,
     read_yaml,
 )
-from onnxheadprune.errors import installation, settings_spelled
-from onnxheadprune.settings.words import option
+from onnxheadprune.errors import installation
 from tests.conftest import ROOT, Command
 from tests.jobs_keys import dotted_keys, sections
 
@@ -120,102 +118,50 @@ def test_the_schema_is_printed(command: Command) -> None:
 
 
 SAYS_WRONG = {
-    "an unknown key": (
-        f"{PLAIN}gate:\n  max_dirft: 1\n",
-        "line 5: gate.max_dirft is no key of a job; did you mean max_drift?",
-    ),
-    "an unknown section": (
-        f"{PLAIN}deploy: {{}}",
-        "line 4: deploy is no key of a job; there are model, ",
-    ),
-    "a wrong type": (PLAIN.replace("0.5", "x"), 'line 3: prune.ratio should be a valid number, not "x"'),
-    "text for a number": (
-        PLAIN.replace("0.5", "'1'"),
-        'line 3: prune.ratio should be a valid number, not "1"',
-    ),
-    "a number for text": (PLAIN.replace("m.onnx", "3"), "line 1: model should be a valid string, not 3"),
-    "yes for a number": (f"{PLAIN}score: {{jobs: true}}", "score.jobs should be a valid integer, not true"),
-    "out of range": (PLAIN.replace("0.5", "1.5"), "line 3: prune.ratio should be less than 1, not 1.5"),
-    "another word": (f"{PLAIN}score: {{method: luck}}", "score.method should be 'weight', 'reap', "),
-    "an item of a list": (
-        f"{PLAIN}bench:\n  batch:\n  - 1\n  - 0\n",
-        "line 7: bench.batch.1 should be greater than or equal to 1",
-    ),
-    "several types": (
-        f"{PLAIN}recover: {{budget: [1]}}",
-        "recover.budget should be a valid number or a valid string, not [1]",
-    ),
-    "a section that is none": (f"{PLAIN}data: d.npz", "line 4: data should be an object"),
-    "an empty section": (f"{PLAIN}bench:\n", "line 4: bench has no value; leave the key out, or write {}"),
-    "no model": ("output: out\nprune: {ratio: 0.5}", "model is missing"),
-    "two mistakes": (
-        "output: 3\nprune: {ratio: 2}\nmodel: m",
-        "line 1: output should be a valid string, not 3; and 1 more is wrong",
-    ),
-    "another version": (f"{PLAIN}version: 2", "line 4: version should be 1, not 2"),
-    "a list": ("- a\n- b\n", "is no job: it has no keys"),
-    "nothing": ("", "is no job: it has no keys"),
+    "an unknown key": f"{PLAIN}gate:\n  max_dirft: 1\n",
+    "an unknown section": f"{PLAIN}deploy: {{}}",
+    "a wrong type": PLAIN.replace("0.5", "x"),
+    "text for a number": PLAIN.replace("0.5", "'1'"),
+    "a number for text": PLAIN.replace("m.onnx", "3"),
+    "yes for a number": f"{PLAIN}score: {{jobs: true}}",
+    "out of range": PLAIN.replace("0.5", "1.5"),
+    "another word": f"{PLAIN}score: {{method: luck}}",
+    "an item of a list": f"{PLAIN}bench:\n  batch:\n  - 1\n  - 0\n",
+    "several types": f"{PLAIN}recover: {{budget: [1]}}",
+    "a section that is none": f"{PLAIN}data: d.npz",
+    "an empty section": f"{PLAIN}bench:\n",
+    "no model": "output: out\nprune: {ratio: 0.5}",
+    "two mistakes": "output: 3\nprune: {ratio: 2}\nmodel: m",
+    "another version": f"{PLAIN}version: 2",
+    "a list": "- a\n- b\n",
+    "nothing": "",
 }
-"""YAML that is no job, with the sentence; the schema refuses it, too."""
-IS_WRONG = {
-    "a key twice": (f"{PLAIN}model: b\n", "line 4: model is given twice, in line 1 too"),
-    "a key twice below": (PLAIN.replace("0.5", "0.5, ratio: 0.6"), "line 3: prune.ratio is given twice"),
-    "no YAML": (f"{PLAIN}bench: [1", "line 4: this is no YAML: "),
-    "a tab": (f"{PLAIN}bench:\n\tbatch: [1]", "this is no YAML: "),
-    "two documents": (f"{PLAIN}---\nmodel: b", "this is no YAML: "),
-    "a zero byte": (f"{PLAIN}name: \x00", "is no YAML: "),
-    "a bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "line 1: a job has no anchors and aliases"),
-    "a tag": (f"{PLAIN}name: !!python/object/apply:os.system [id]", "line 4: a job has no tags, and "),
-    "a plain tag": (f"{PLAIN}seed: !!int '3'", "line 4: a job has no tags, and "),
-    "deep": (f"a: {'[' * (MOST_DEEP + 1)}", f"a job is nested {MOST_DEEP} deep at most"),
-    "very deep": ("{a: " * 20_000, f"a job is nested {MOST_DEEP} deep at most"),
-    "many values": (f"a: [{'1,' * (MOST_VALUES + 1)}]", f"a job has {MOST_VALUES:,} values at most"),
-    "large": ("#" * (MOST_BYTES + 1), f"larger than {MOST_BYTES:,} bytes"),
-    "a huge number": (f"{PLAIN}gate: {{max_drift: 1e999}}", "line 4: gate.max_drift is too large a number"),
-    "a key that is no word": (f"{PLAIN}? [a]\n: 1", "line 4: a key is a word"),
+"""YAML that is no job; `tests/screens/run.txt` shows what is said of it, and the schema refuses it, too."""
+UNREAD = {
+    "a zero byte": f"{PLAIN}name: \x00",
+    "deep": f"a: {'[' * (MOST_DEEP + 1)}",
+    "very deep": "{a: " * 20000,
+    "many values": f"a: [{'1,' * (MOST_VALUES + 1)}]",
+    "large": "#" * (MOST_BYTES + 1),
 }
-"""Text that is not read at all, with the sentence."""
-BAD = SAYS_WRONG | IS_WRONG
+"""Text that no transcript can hold."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "many values" else name for name in BAD]
-)
-def test_what_is_no_job_is_refused_in_a_sentence(name: str, command: Command, tmp_path: Path) -> None:
-    text, sentence = BAD[name]
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_no_job_has_is_not_read(name: str, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(UNREAD[name], encoding="utf-8")
     outcome = command("run", path)
     assert outcome.exit_code == 2 and outcome.stdout == "", outcome
-    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1, outcome.stderr
-    assert sentence in outcome.stderr and "job.yaml" in outcome.stderr and len(outcome.stderr) < 600
+    assert outcome.stderr.count("\n") == 1 and len(outcome.stderr) < 600, outcome.stderr
     assert [item.name for item in tmp_path.iterdir()] == ["job.yaml"]
 
 
 @pytest.mark.parametrize("name", SAYS_WRONG)
 def test_the_schema_refuses_what_the_types_refuse(name: str) -> None:
-    said = read_yaml(SAYS_WRONG[name][0], "job").value
+    said = read_yaml(SAYS_WRONG[name], "job").value
     with pytest.raises(jsonschema.ValidationError):
         by_schema().validate(said)
-
-
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ("prune.ratio=much", '--set prune.ratio: prune.ratio should be a valid number, not "much"'),
-        ("prune.ratoi=1", "--set prune.ratoi: prune.ratoi is no key of a job; did you mean ratio?"),
-        ("model.x=1", "--set model.x: model has no keys below it"),
-        ("prune", "--set takes KEY=VALUE like prune.ratio=0.3, not 'prune'"),
-        (".=1", "--set takes KEY=VALUE"),
-        ("bench.batch=[1", "--set bench.batch, line 1: this is no YAML"),
-        ("bench={batch: }", "--set bench: bench.batch has no value"),
-        ("name=*a", "--set name, line 1: a job has no anchors"),
-        ("model=null", "model is missing"),
-    ],
-)
-def test_what_is_set_wrongly_is_refused(setting: str, sentence: str, tmp_path: Path) -> None:
-    with settings_spelled(option), pytest.raises(UsageError, match=re.escape(sentence)):
-        read(PLAIN, tmp_path, setting)
 
 
 def test_a_setting_replaces_adds_and_takes_away(tmp_path: Path) -> None:
@@ -231,31 +177,6 @@ def test_words_mean_what_yaml_1_2_says() -> None:
     assert said == {
         "a": "no", "b": 1e-3, "c": "2026-01-01", "d": True, "e": -3, "f": "5", "g": "1_000", "h": {"0": [1]},
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        ("score: {}\nprune: {heads: '0:1'}", "line 3: score requires prune.ratio"),
-        ("prune: {}", "line 3: prune requires prune.heads, prune.neurons"),
-        ("prune: {ratio: 0.5, keep: 2}", "prune.ratio and prune.keep are mutually exclusive"),
-        ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads and prune.ratio are mutually exclusive"),
-        ("prune: {heads: '0:1', min_heads: 2}", "prune.min_heads requires prune.ratio"),
-        ("prune: {keep: 1}\nrecover: {}", "recover requires data.path"),
-        ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup requires bench"),
-        ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift requires validate"),
-        ("prune: {keep: 1}\ngate: {}", "gate requires gate.max_drift"),
-        ("prune: {keep: 1}\nquantize: {to: int8-qdq}", "quantize.to int8-qdq requires"),
-        ("prune: {keep: 1}\nquantize: {to: int4, per_channel: true}", "quantize.per_channel and"),
-        ("prune: {keep: 1}\nvalidate: {metric: 'm:f'}", "validate.metric requires validate.data"),
-        ("prune: {keep: 1}\nbench: {repeats: 5, time_budget: 1}", "bench.time_budget and"),
-    ],
-)  # fmt: skip
-def test_keys_that_would_do_nothing(more: str, sentence: str, command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "job.yaml"
-    path.write_text(f"model: m.onnx\noutput: out\n{more}\n", encoding="utf-8")
-    outcome = command("run", path)
-    assert outcome.exit_code == 2 and sentence in outcome.stderr, outcome.stderr
 
 
 def test_packages_that_are_missing_are_named(

@@ -349,51 +349,6 @@ def test_a_step_that_fails_is_in_the_verdict(command: Command, place: Path) -> N
     assert told(accepted) == {"prune": "done", "validate": "done"} and accepted.exit_code == 0
 
 
-WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no model": (("model=nowhere.onnx",), 2, "--set model: model {place}/nowhere.onnx does not exist"),
-    "no data": (("data.path=nowhere.npz",), 2, "data.path {place}/nowhere.npz does not exist"),
-    "no test data": (("validate.data=nowhere",), 2, "validate.data {place}/nowhere does not exist"),
-    "no scores": (
-        ("score=null", "prune.scores=nowhere.csv"),
-        2,
-        "prune.scores {place}/nowhere.csv does not exist",
-    ),
-    "the result as model": (("model=out/pruned.onnx",), 2, "would replace the model"),
-    "a result as data": (("validate.data=out/prune.json",), 2, "would replace validate.data"),
-    "the job as folder": (("output=job.yaml",), 2, "job.yaml is not a folder"),
-    "a folder in the data": (("validate.data=.",), 2, "lies in the folder {place} that validate.data reads"),
-    "a module that is not there": (
-        ("validate.metric=nowhere:f",),
-        2,
-        "the metric nowhere:f cannot be imported",
-    ),
-    "no measure": (("prune.drift=luck",), 2, "a drift is measured by auto, kl, cosine or module:function"),
-    "no provider": (("provider=nowhere",), 4, "nowhereExecutionProvider does not run here"),
-    "no budget": (("recover={budget: 1y}",), 2, "a recovery takes a number of epochs"),
-    "a folder of models": (
-        ("model=.",),
-        2,
-        "line 7: score takes a single model, and model {place} is a folder",
-    ),
-    "no link": (("model=loop.onnx",), 2, "does not exist"),
-    "a model that is none": (("model=job.yaml",), 3, "job.yaml"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_done_is_said_before_anything_is(name: str, command: Command, place: Path) -> None:
-    settings, code, sentence = WRONG[name]
-    (place / "out").mkdir()
-    (place / "loop.onnx").symlink_to("loop.onnx")
-    for made in ("pruned.onnx", "prune.json"):
-        (place / "out" / made).write_bytes((place / "toy.onnx").read_bytes())
-    before = sorted(place.rglob("*"))
-    outcome = command("run", place / "job.yaml", *(w for s in settings for w in ("--set", s)))
-    assert outcome.exit_code == code, outcome
-    assert sentence.format(place=place) in outcome.stderr and outcome.stderr.count("\n") == 1
-    assert sorted(place.rglob("*")) == before
-
-
 def test_files_that_no_job_has_made_are_not_replaced(command: Command, place: Path) -> None:
     (place / "out").mkdir()
     for name in ("verdict.json", "pruned.onnx", "report.html", "notes.txt"):
@@ -413,15 +368,6 @@ def test_files_that_no_job_has_made_are_not_replaced(command: Command, place: Pa
     (place / "out" / "bench.json").write_text("mine")
     outcome = command("run", place / "job.yaml", "--set", "bench.batch=[1]")
     assert outcome.exit_code == 2 and "bench.json is there and no job has made it" in outcome.stderr
-
-
-def test_the_table_of_limits_is_no_result_of_the_job(command: Command, place: Path) -> None:
-    (place / "out").mkdir()
-    outcome = command("run", place / "job.yaml", "--junit", place / "out/verdict.json")
-    assert outcome.exit_code == 2 and "must end in .xml" in outcome.stderr
-    (place / "out.xml").write_text("mine")
-    outcome = command("run", place / "job.yaml", "--junit", place / "out.xml")
-    assert outcome.exit_code == 2 and "was not written by this tool" in outcome.stderr
 
 
 @pytest.mark.slow

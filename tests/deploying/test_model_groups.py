@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from pathlib import Path
@@ -46,24 +45,6 @@ def test_sites_in_another_order_are_told_by_their_weights(tmp_path: Path) -> Non
     assert len(match.networks) == 2 and len(match.sites) == 3
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (("bert.onnx", "vit.onnx"), "share no attention site"),
-        (("model.onnx", "model_quantized.onnx"), "one model by their names"),
-        (("model.onnx", "onnx/model.onnx"), "one model by their names"),
-    ],
-)
-def test_strangers_are_refused(names: tuple[str, str], said: str, command: Command, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    (folder / "onnx").mkdir(parents=True)
-    for seed, name in enumerate(names):
-        onnx.save(toys_scores.stack(seed=seed), folder / name)
-    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
-    assert outcome.exit_code == 3 and said in outcome.stderr and outcome.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_layer_that_differs_between_precisions_is_refused(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     path = folder / "onnx" / "model_quantized.onnx"
@@ -101,27 +82,6 @@ def test_a_copy_that_cannot_be_cut_is_left_out_on_request(command: Command, tmp_
     compared = command("validate", folder, out)
     assert compared.exit_code == 0, compared.stderr
     assert f"{extra} of {folder} is compared with nothing" in " ".join(compared.stderr.split())
-
-
-@pytest.mark.parametrize(
-    ("names", "said"), [("model_int8.onnx", "no model of the folder"), ("*", "all models")]
-)
-def test_what_is_left_out_is_there_and_not_all(
-    names: str, said: str, command: Command, tmp_path: Path
-) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--exclude", names)
-    assert outcome.exit_code == 2 and said in outcome.stderr
-
-
-@pytest.mark.parametrize("config", [{"num_attention_heads": 12}, {"n_head": 3, "n_embd": 12}])
-def test_a_configuration_of_another_model_is_refused(
-    config: dict[str, int], command: Command, tmp_path: Path
-) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    (folder / "config.json").write_text(json.dumps(config))
-    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
-    assert outcome.exit_code == 3 and "contradicts" in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import RefusedError, inspect, prune_folder
+from onnxheadprune import inspect, prune_folder
 from onnxheadprune.settings.registry import RUNTIMES
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Command
@@ -239,9 +239,3 @@ def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path
         "prune", folder, "-o", out, "--heads", "0:1", "--runtime", client, "--dry-run", "--json"
     )
     assert not any("intermediate_size" in text for text in outcome.document["warnings"])
-
-
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    exports.decoder(tmp_path / "in")
-    with pytest.raises(RefusedError, match="no feed-forward block was found in this model"):
-        prune_folder(tmp_path / "in", heads={"ffn.0": [1]})

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import ModelError, RefusedError, inspect, prune
+from onnxheadprune import ModelError, inspect, prune
 from tests import toys
 from tests.graph_builder import GraphBuilder
 from tests.limits import bounded
@@ -55,16 +55,6 @@ def set_entry(key: str, value: str, index: int = 0) -> Callable[[ModelProto], ob
     return change
 
 
-@pytest.mark.parametrize(
-    "location",
-    ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "..\\secret.bin", "//host/x"],
-)
-def test_paths_that_leave_the_folder(folder: Path, location: str) -> None:
-    path = changed(folder, set_entry("location", location))
-    with pytest.raises(ModelError, match=r"outside of its folder; nothing there is read"):
-        inspect(path)
-
-
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_links_that_leave_the_folder(folder: Path, what: str) -> None:
     if what == "file":
@@ -102,46 +92,6 @@ def test_files_that_are_no_files(folder: Path) -> None:
             inspect(path)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        ("offset", "99999999999999", "which has"),
-        ("offset", "-4", "not a number of bytes"),
-        ("offset", "1e3", "not a number of bytes"),
-        ("offset", "99999999999999999999999999", "not a number of bytes"),
-        ("length", "99999999", "needs"),
-        ("length", "0", "needs"),
-        ("length", "x", "not a number of bytes"),
-        ("offset", "8", "overlap"),
-    ],
-)
-def test_extents_that_cannot_be(folder: Path, key: str, value: str, sentence: str) -> None:
-    path = changed(folder, set_entry(key, value))
-    with pytest.raises(ModelError, match=sentence):
-        inspect(path)
-
-
-def test_extents_given_twice(folder: Path) -> None:
-    def twice(model: ModelProto) -> None:
-        tensor = next(t for t in model.graph.initializer if t.external_data)
-        tensor.external_data.add(key="offset", value="0")
-
-    with pytest.raises(ModelError, match="twice"):
-        inspect(changed(folder, twice))
-
-
-def test_private_entries_in_a_file(folder: Path) -> None:
-    path = changed(folder, set_entry("onnxheadprune.cut", "{}"))
-    with pytest.raises(ModelError, match="external data of an unknown kind"):
-        inspect(path)
-
-
-def test_data_inside_the_model_file_itself(folder: Path) -> None:
-    path = changed(folder, set_entry("location", "m.onnx"))
-    with pytest.raises(ModelError, match="in the model file itself"):
-        inspect(path)
-
-
 def test_tied_weights_may_share_all_bytes(folder: Path) -> None:
     def tie(model: ModelProto) -> None:
         by_name = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -158,104 +108,6 @@ def test_tied_weights_may_share_all_bytes(folder: Path) -> None:
         for tensor in onnx.load(out, load_external_data=False).graph.initializer
     }
     assert places["attn.q.weight"] == places["attn.k.weight"] != places["attn.v.weight"]
-
-
-def hostile(change: Callable[[ModelProto], object]) -> ModelProto:
-    model = toys.attention()
-    change(model)
-    return model
-
-
-def first(model: ModelProto) -> TensorProto:
-    return next(tensor for tensor in model.graph.initializer if tensor.name == "attn.q.weight")
-
-
-def _dims(*dims: int) -> Callable[[ModelProto], object]:
-    def change(model: ModelProto) -> None:
-        del first(model).dims[:]
-        first(model).dims.extend(dims)
-
-    return change
-
-
-def _typed(model: ModelProto) -> None:
-    tensor = first(model)
-    tensor.ClearField("raw_data")
-    tensor.float_data.extend([0.0] * 3)
-
-
-def _segment(model: ModelProto) -> None:
-    first(model).segment.begin = 1
-
-
-def _duplicate(model: ModelProto) -> None:
-    model.graph.initializer.append(first(model))
-
-
-def _duplicate_output(model: ModelProto) -> None:
-    model.graph.node[1].output[0] = model.graph.node[0].output[0]
-
-
-def _duplicate_attribute(model: ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.attribute)
-    node.attribute.append(node.attribute[0])
-
-
-def _cycle(model: ModelProto) -> None:
-    model.graph.node[0].input[0] = "y"
-
-
-def _self_loop(model: ModelProto) -> None:
-    model.graph.node[0].input[0] = model.graph.node[0].output[0]
-
-
-def _undefined(model: ModelProto) -> None:
-    model.graph.node[0].input[0] = "nothing"
-
-
-def _data_type(number: int) -> Callable[[ModelProto], object]:
-    return lambda model: setattr(first(model), "data_type", number)
-
-
-HOSTILE: dict[str, tuple[Callable[[ModelProto], object], str]] = {
-    "giant dims": (_dims(2**40, 2**40), "impossible shape"),
-    "overflowing dims": (_dims(2**32, 2**32), "impossible shape"),
-    "giant with a zero": (_dims(0, 2**62, 2**62), "impossible shape"),
-    "negative dims": (_dims(-1, 4), "impossible shape"),
-    "many axes": (_dims(*[1] * 1000), "1000 axes"),
-    "other dims": (_dims(2, 2), "bytes where its shape"),
-    "typed data": (_typed, "entries where its shape"),
-    "segments": (_segment, "segments"),
-    "type 0": (_data_type(0), "unknown data type 0"),
-    "type 99": (_data_type(99), "unknown data type 99"),
-    "wider type": (_data_type(TensorProto.DOUBLE), "bytes where its shape"),
-    "string type": (_data_type(TensorProto.STRING), "strings as raw data"),
-    "two initializers": (_duplicate, "two initializers have the name"),
-    "two outputs": (_duplicate_output, "two values have the name"),
-    "two attributes": (_duplicate_attribute, "two attributes of one"),
-    "cycle": (_cycle, "cycle"),
-    "self loop": (_self_loop, "cycle|nothing defines"),
-    "undefined value": (_undefined, "nothing defines"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_models_that_cannot_be(name: str, tmp_path: Path) -> None:
-    change, sentence = HOSTILE[name]
-    path = tmp_path / "m.onnx"
-    path.write_bytes(hostile(change).SerializeToString())
-    with pytest.raises(ModelError, match=sentence):
-        inspect(path)
-    assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
-
-
-def test_weights_that_do_not_fit_their_product(tmp_path: Path) -> None:
-    """Found where the model is cut: an analysis does not need their size."""
-    model = toys.attention()
-    toys.set_initializer(model, "attn.out.weight", np.ones((1, toys.HIDDEN), np.float32))
-    onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="is not a valid ONNX model"):
-        prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
 
 
 @pytest.mark.parametrize("rows", [1, toys.HIDDEN - 1, toys.HIDDEN + 1, 2 * toys.HIDDEN])
@@ -281,12 +133,6 @@ def test_weights_around_a_body_that_do_not_fit_their_product(tmp_path: Path, row
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_what_they_are_made_from_is_fine(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    onnx.save(hostile(lambda _: None), path)
-    assert len(inspect(path)) == 1
-
-
 def test_every_truncation(tmp_path: Path) -> None:
     """Cut anywhere: an error, or a model with less in it, never anything else."""
     whole = toys.attention(extra_weight=40_000).SerializeToString()
@@ -294,21 +140,6 @@ def test_every_truncation(tmp_path: Path) -> None:
     for length in [*range(0, 200, 7), *range(200, len(whole), len(whole) // 100)]:
         path.write_bytes(whole[:length])
         with pytest.raises(ModelError):
-            inspect(path)
-
-
-def test_lengths_that_lie(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    for data in (
-        b"\x3a\xff\xff\xff\xff\x0f",
-        b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x3a" + b"\xff" * 20,
-        b"\x3b" * 70_000,
-        b"\x3c" * 10,
-        b"\x07\x00" * 10,
-    ):
-        path.write_bytes(data)
-        with pytest.raises(ModelError, match="is not an ONNX model"):
             inspect(path)
 
 
@@ -385,15 +216,6 @@ def test_constants_that_explode_when_they_are_folded(op_type: str, tmp_path: Pat
     result = bounded("inspect", path)
     assert result.exit_code in (0, 3), result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_records_that_lie(tmp_path: Path) -> None:
-    for sites in ("3", '[{"number": "x"}]', "{" * 5000, "[7]"):
-        record = f'{{"version": 2, "sites": {sites}}}'
-        model = toys.attention()
-        helper.set_model_props(model, {"onnxheadprune.heads": record})
-        with pytest.raises((ModelError, RefusedError)):
-            inspect(model)
 
 
 def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:

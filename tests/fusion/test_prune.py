@@ -12,7 +12,7 @@ from onnx import ModelProto, helper
 from onnxheadprune import inspect, prune, validate
 from onnxheadprune.cli import main
 from onnxheadprune.edit.records import FUSED_ENTRY, FUSED_KEY, units_entry
-from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
+from onnxheadprune.errors import RefusedError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
 from tests.toys import attention, get_initializer, set_initializer
@@ -75,11 +75,6 @@ def test_what_was_not_asked_for_is_not_done() -> None:
     assert result.fusion is None
     assert FUSED_KEY not in metadata(result.model)
     assert "Softmax" in operators(result.model)
-
-
-def test_an_unknown_mode_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="fuse must be auto, onnx, contrib or none"):
-        prune(block(EAGER), heads={}, fuse="fast", provider="cpu")  # type: ignore[arg-type]
 
 
 def test_nothing_to_fuse_and_nothing_to_remove_is_refused(tmp_path: Path) -> None:
@@ -172,24 +167,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["fuse", *arguments]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fused 1 of 1 site 1 MultiHeadAttention" in text and "heads" not in text
-
-
-def test_a_dry_run_shows_the_fusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "in.onnx"
-    onnx.save(block(EAGER), source)
-    assert main(["fuse", str(source), "--mode", "onnx", "--dry-run"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "fused 1 of 1 site 1 Attention, opset 17 -> 23" in text
-    assert main(["fuse", str(source), "--mode", "onnx", "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["fusion"]["operators"] == {"Attention": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
-
-
-def test_neither_heads_nor_fusion_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "in.onnx"
-    onnx.save(block(EAGER), source)
-    assert main(["prune", str(source), "-o", str(tmp_path / "out.onnx")]) == 2
-    assert "--heads" in capsys.readouterr().err
 
 
 def test_a_broken_record_is_an_error() -> None:

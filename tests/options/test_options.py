@@ -206,24 +206,6 @@ def test_without_rules_options_are_ignored(
     assert _ignored("prune", MODES["prune"]["heads"] | JSON, option, TRIALS["prune"][option], look)
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("prune toy.onnx --keep 2 --uniform", "--uniform and --keep are mutually exclusive"),
-        ("prune toy.onnx --heads 0:1 --resume", "--resume requires --recover"),
-        ("prune toy.onnx --heads 0:1 --no-refit", "--no-refit requires"),
-        ("prune toy.onnx --heads 0:1 --heads 0:2", "--heads is given more than once"),
-        ("prune toy.onnx --target-speedup 150", "150 is not greater than 1 and less than 100"),
-        ("bench toy.onnx --repeats 5 --time-budget 1", "--time-budget and --repeats are mutually exclusive"),
-        ("score toy.onnx --jobs 2", "--jobs requires --method ablation"),
-        ("validate toy.onnx toy.onnx --threads 1", "--threads requires --min-speedup"),
-    ],
-)
-def test_what_would_do_nothing_is_said_before_any_work(line: str, sentence: str, command: Command) -> None:
-    outcome = command(*line.split())
-    assert outcome.exit_code == 2 and sentence in " ".join(outcome.stderr.split())
-
-
 @pytest.mark.parametrize("name", ["prune", "fuse", "batch", "sweep"])
 def test_help_has_every_option_in_a_group(name: str, command: Command) -> None:
     outcome = command(name, "--help-all")

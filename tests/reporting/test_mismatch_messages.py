@@ -11,32 +11,12 @@ import pytest
 from tests import toys
 from tests.conftest import Command
 
-HEAD = '<ir_version: 8, opset_import: ["": 17]> '
-FIRST = "first (float[N, 4] x, int64[N] ids) => (float[N, 4] y) { y = Identity(x) z = Identity(ids) }"
-OTHERS = {
-    "one more input": "other (float[N, 4] x, int64[N] ids, float[N] w) => (float[N, 4] y) { y = Identity(x) }",
-    "another name": "other (float[N, 4] a, int64[N] ids) => (float[N, 4] y) { y = Identity(a) }",
-    "another type": "other (double[N, 4] x, int64[N] ids) => (double[N, 4] y) { y = Identity(x) }",
-    "another rank": "other (float[N, 4, 2] x, int64[N] ids) => (float[N, 4, 2] y) { y = Identity(x) }",
-    "one less": "other (float[N, 4] x) => (float[N, 4] y) { y = Identity(x) }",
-}
-
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     path = tmp_path / "toy.onnx"
     onnx.save(toys.attention(), path)
     return path
-
-
-@pytest.mark.parametrize("what", OTHERS)
-def test_bench_compares_no_models_of_other_inputs(what: str, command: Command, tmp_path: Path) -> None:
-    paths = [tmp_path / "first.onnx", tmp_path / "other.onnx"]
-    for path, text in zip(paths, (FIRST, OTHERS[what]), strict=True):
-        onnx.save(onnx.parser.parse_model(HEAD + text), path)
-    outcome = command("bench", *paths, "--provider", "cpu")
-    assert outcome.exit_code == 2 and "do not take the same inputs" in outcome.stderr, outcome
-    assert outcome.stderr.count("\n") == 1 and outcome.stdout == ""
 
 
 @pytest.mark.slow
@@ -54,15 +34,6 @@ def test_other_heads_than_those_of_the_record(toy: Path, command: Command, tmp_p
     onnx.save(bare, out)
     assert command("validate", toy, out, "--heads", "0:1").exit_code == 0
     assert command("validate", toy, out, "--heads", "0:0").exit_code == 1
-
-
-@pytest.mark.parametrize("content", ["hello, world\n", "a: 1\nb: [2, 3]\n", "größer\n" * 800, "#!/bin/sh\n"])
-def test_a_text_is_called_one(content: str, command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_text(content, encoding="utf-8")
-    outcome = command("inspect", path)
-    assert outcome.exit_code != 0 and "not an ONNX model but a text file" in outcome.stderr
-    assert "wire" not in outcome.stderr
 
 
 @pytest.mark.slow

@@ -144,33 +144,6 @@ def test_a_page_loads_nothing_and_stays_small() -> None:
     assert "http" not in made.replace("http-equiv", "")
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ("[]", "is no result of prune, fuse, sweep, validate, bench or combine"),
-        ('{"a": 1}', "is no result of prune, fuse, sweep, validate, bench or combine"),
-        ("{", "not JSON"),
-        ('{"points": 3, "heads": [], "drift_unit": null}', "is not as this version writes it"),
-        ('{"plan": {"cuts": [{}]}}', "is not as this version writes it"),
-        ('{"plan": {}, "edits": 1}', "is not as this version writes it"),
-    ],
-)
-def test_other_files_are_refused_in_a_sentence(
-    content: str, sentence: str, command: Command, tmp_path: Path
-) -> None:
-    path, made = tmp_path / "result.json", tmp_path / "page.html"
-    path.write_text(content, encoding="utf-8")
-    outcome = command("report", path, "-o", made)
-    assert outcome.exit_code == 2 and sentence in words(outcome.stderr) and not made.exists()
-
-
-def test_a_page_that_cannot_be_written_is_one_sentence(command: Command, tmp_path: Path) -> None:
-    made = tmp_path / "missing" / "report.html"
-    result = command("prune", DIGITS, "-o", tmp_path / "out.onnx", "--heads", "0:1", "--report", made)
-    assert result.exit_code == 2
-    assert "does not exist" in result.stderr
-
-
 def test_scales_hold_their_values() -> None:
     line = scale_over([2.0, 8.0], 0, 100)
     assert line.at(0) == 0 and 90 < line.at(8.0) < 100

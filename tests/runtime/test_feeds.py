@@ -437,46 +437,6 @@ def test_feeds_in_memory() -> None:
 
 
 GOOD = np.ones((4, 2, 3), dtype=np.float32)
-IDS = np.ones((4, 5), dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    ("model", "arrays", "message"),
-    [
-        (
-            TEXT,
-            {"input_ids": IDS},
-            r"lacks the input attention_mask \(int64 \[batch, sequence\]\); it holds input_ids \[4, 5\]",
-        ),
-        (IMAGES, {}, r"lacks the input x \(float32 \[batch, 2, 3\]\); it holds nothing"),
-        (
-            IMAGES,
-            {"x": GOOD.astype(np.int64)},
-            r"x of .* is int64 \[4, 2, 3\], but .* float32 \[batch, 2, 3\]",
-        ),
-        (TEXT, {"input_ids": IDS.astype(float), "attention_mask": IDS}, "input_ids of .* is float64"),
-        (IMAGES, {"x": GOOD[0]}, r"is float32 \[2, 3\], but the model's input is float32 \[batch, 2, 3\]"),
-        (IMAGES, {"x": np.ones((4, 2, 5), np.float32)}, r"\[4, 2, 5\], but"),
-        (IMAGES, {"x": GOOD[:0]}, "which is empty"),
-        (IMAGES, {"x": np.where(GOOD > 0, np.nan, 0).astype(np.float32)}, "NaN"),
-        (
-            IMAGES,
-            {"x": GOOD, "labels": np.ones(3, dtype=int)},
-            r"holds 4 samples, but labels has shape \[3\]",
-        ),
-        (TEXT, {"input_ids": IDS, "attention_mask": IDS[:2]}, "different numbers of samples"),
-    ],
-)
-def test_wrong_data_is_named(tmp_path: Path, model: ModelProto, arrays: dict[str, Any], message: str) -> None:
-    path = write(tmp_path / "d.npz", **arrays)
-    with pytest.raises(UsageError, match=message):
-        list(load_data(path, inputs_of(model)))
-
-
-def test_identifiers_beyond_the_table_are_named() -> None:
-    model = lookup(rows=7)
-    with pytest.raises(UsageError, match="holds 7, but the table it indexes has 7 rows"):
-        list(load_data([{"input_ids": np.full((1, 2), 7)}], inputs_of(model)))
 
 
 def test_unreadable_data_is_named(tmp_path: Path) -> None:

@@ -237,17 +237,6 @@ def test_weights_in_double_precision_are_refused_before_work() -> None:
         prune(model, heads=HEADS, data=SENTENCES, recover=1, refit=False, provider="cpu")
 
 
-@pytest.mark.parametrize("feeds", [SENTENCES[:1], SENTENCES[:2]], ids=["one feed", "few samples"])
-def test_too_little_data_is_refused(feeds: list[dict[str, Any]]) -> None:
-    with pytest.raises(UsageError, match="a recovery learns from 16 or more"):
-        recovered(data=[{name: array[:4] for name, array in feed.items()} for feed in feeds])
-
-
-def test_without_data_nothing_is_learned() -> None:
-    with pytest.raises(UsageError, match="recover= requires data="):
-        recovered(data=None)
-
-
 @pytest.mark.slow
 def test_a_model_that_says_always_the_same_is_refused() -> None:
     model = toys_recovery.encoder()

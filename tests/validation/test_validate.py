@@ -13,7 +13,6 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import (
-    ModelError,
     RefusedError,
     UsageError,
     Validation,
@@ -24,7 +23,7 @@ from onnxheadprune import (
     validate,
 )
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.edit.records import HEADS, VALIDATION_KEY, units_entry
+from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.deterministic import NOISE
@@ -402,41 +401,6 @@ def test_a_runtime_that_crashes_is_noted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # What does not belong together
-
-
-def test_swapped_models_are_named() -> None:
-    model = toys.attention()
-    smaller = pruned(model)
-    with pytest.raises(UsageError, match="no record"):
-        check(smaller, model)
-    with pytest.raises(UsageError, match="swapped"):
-        check(pruned(smaller, "0:3"), smaller)
-
-
-def test_nothing_removed_is_named() -> None:
-    smaller = pruned(toys.attention())
-    with pytest.raises(UsageError, match="nothing to validate"):
-        check(smaller, smaller)
-
-
-def test_another_original_is_named() -> None:
-    smaller = pruned(toys.attention())
-    with pytest.raises(UsageError, match=r"4 heads.*has 5 heads.*do not belong together"):
-        check(toys.attention(heads=5), smaller)
-    with pytest.raises(UsageError, match=r"input '(x|input_ids)'.*do not belong together"):
-        check(toys.attention(ids=True), smaller)
-    with pytest.raises(UsageError, match="another type"):
-        check(toys.attention(dtype=np.float64), smaller)
-
-
-def test_unreadable_record_is_named() -> None:
-    model = toys.attention()
-    smaller = pruned(model)
-    for entry in smaller.metadata_props:
-        if entry.key == units_entry(HEADS).key:
-            entry.value = "{broken"
-    with pytest.raises(ModelError, match="cannot be read"):
-        check(model, smaller)
 
 
 # Drift, data and labels

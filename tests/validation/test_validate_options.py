@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxheadprune import ProviderError, UsageError, apply_plan, plan_pruning, validate
+from onnxheadprune import ProviderError, apply_plan, plan_pruning, validate
 from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
@@ -215,32 +215,6 @@ def test_metrics_from_the_command_line(
     assert found["whole"]["original"] == pytest.approx(accuracy["original"])
     assert found["accuracy"]["original"] == pytest.approx(accuracy["original"])
     assert found["accuracy"]["pruned"] == pytest.approx(accuracy["pruned"])
-
-
-@pytest.mark.usefixtures("metrics")
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("my_metrics_for_tests:broken", "failed: KeyError"),
-        ("my_metrics_for_tests:nan", "no number to compare"),
-        ("my_metrics_for_tests:lonely", "two arguments"),
-        ("my_metrics_for_tests:number", "no function"),
-        ("my_metrics_for_tests:missing", "cannot be imported"),
-        ("no_such_module:f", "cannot be imported"),
-        ("plain", "module:function"),
-    ],
-)
-def test_metrics_that_do_not_fit(name: str, words: str) -> None:
-    model = toys.attention()
-    data = [{"x": np.ones((1, 2, toys.HIDDEN), dtype=np.float32)}]
-    with pytest.raises(UsageError, match=words):
-        validate(model, pruned(model), provider="cpu", data=data, metric=name)
-
-
-def test_a_metric_needs_data() -> None:
-    model = toys.attention()
-    with pytest.raises(UsageError, match="data="):
-        validate(model, pruned(model), provider="cpu", metric=mean_of_y)
 
 
 # Limits

@@ -13,17 +13,11 @@ from onnx import ModelProto
 import onnxheadprune as ohp
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.operators import view_of
-from tests import toys_generation
 from tests.conftest import Command
 from tests.graph_text import model_of
-from tests.vocabulary.graphs import FRONT, GRAPHS, HEAD, KEPT, STATES, TABLE, TIED, graph, run
-
-HEAD_12 = f"{TABLE}, float[6, 12] head"
-FIRST = "state = Gather<axis = 1>(y, place)\nout = MatMul(state, head)"
-POOLED = "state = ReduceMean<axes = [1], keepdims = 0>(y)\nout = MatMul(state, head)"
-CLASSES = "float[batch, 12] out"
+from tests.vocabulary.graphs import FRONT, GRAPHS, HEAD, KEPT, STATES, TABLE, graph, run
+from tests.vocabulary.refused import CLASSES, FIRST, HEAD_12, OPEN
 
 
 def kept_of(model: ModelProto, **more: str) -> ModelProto:
@@ -42,21 +36,6 @@ def test_a_classifier_keeps_its_classes() -> None:
     made = kept_of(model)
     ids = np.array([[0, 2, 4, 1]])
     np.testing.assert_array_equal(run(made, {"input_ids": ids})[0], run(model, {"input_ids": KEPT[ids]})[0])
-
-
-OPEN = {
-    "pooled": lambda: graph(FRONT, POOLED, more=HEAD_12, output=CLASSES),
-    "last position": lambda: graph(FRONT, FIRST, more=f"{HEAD_12}, int64 place = {{-1}}", output=CLASSES),
-    "wider": GRAPHS["wider_head"],
-    "narrower": GRAPHS["narrower_head"],
-    "in a loop": lambda: graph(
-        FRONT,
-        "turned = Transpose<perm = [1, 0, 2]>(y)\nmade = Scan<num_scan_inputs = 1, body = step (float[b, 6] row) =>"
-        " (float[b, 9] logits) { logits = MatMul(row, head) }>(turned)\nout = Transpose<perm = [1, 0, 2]>(made)",
-        more=f"{TABLE}, float[6, 9] head",
-        output="float[batch, seq, 9] out",
-    ),
-}
 
 
 @pytest.mark.first_case
@@ -108,178 +87,6 @@ def test_hidden_states_as_wide_as_the_vocabulary_is_long_are_no_logits() -> None
     assert (found.rows, found.outputs, found.open) == (6, (), ())
 
 
-LABELS = "int64[batch, seq] input_ids, int64[batch, seq] labels"
-REFUSED = {
-    "labels are changed": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nmoved = Add(labels, one)\nplaces = Unsqueeze(moved, last)\n"
-            "out = GatherElements<axis = 2>(made, places)",
-            more=f"{HEAD_12}, int64 one = {{1}}, int64[1] last = {{2}}",
-            inputs=LABELS,
-            output="float[batch, seq, one] out",
-        ),
-        "its input labels ",
-    ),
-    "labels of open logits": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nplaces = Unsqueeze(labels, last)\n"
-            "out = GatherElements<axis = 2>(made, places)",
-            more=f"{TABLE}, float[6, 9] head, int64[1] last = {{2}}",
-            inputs=LABELS,
-            output="float[batch, seq, one] out",
-        ),
-        "its input labels chooses among 9 values",
-    ),
-    "a mask of tokens": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nout = Add(made, allowed)",
-            more=HEAD_12,
-            inputs="int64[batch, seq] input_ids, float[12] allowed",
-        ),
-        "its input allowed has a value for each of 12 tokens",
-    ),
-    "ids as an output": (
-        lambda: graph(
-            FRONT,
-            "out = Identity(y)\nmoved = Slice(input_ids, one, most, one)",
-            more=f"{TABLE}, int64[1] one = {{1}}, int64[1] most = {{99}}",
-            output=f"{STATES}, int64[batch, rest] moved",
-        ),
-        "its output moved holds token ids",
-    ),
-    "computed ids as an output": (
-        lambda: graph(
-            FRONT,
-            "out = Identity(y)\nmoved = Add(input_ids, one)",
-            more=f"{TABLE}, int64 one = {{1}}",
-            output=f"{STATES}, int64[batch, seq] moved",
-        ),
-        "its output moved is computed from token ids",
-    ),
-    "a choice among open logits": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nout = ArgMax<axis = -1>(made)",
-            more=f"{TABLE}, float[6, 9] head",
-            output="int64[batch, seq, one] out",
-        ),
-        "chooses among 9 values, which may be tokens",
-    ),
-    "ids beyond the table": (
-        lambda: graph(
-            "is_image = Equal(input_ids, image)\nput = Where(is_image, filler, input_ids)\nwords = Gather(table, put)\n"
-            "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
-            more=f"{TABLE}, int64 image = {{12}}, int64 filler = {{5}}, int64[1] last = {{2}},"
-            " float[1, 1, 6] features",
-            output=STATES,
-        ),
-        "compares ids with 12, which is none of the 12 tokens",
-    ),
-    "flat logits": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nout = Flatten<axis = 1>(made)",
-            more=HEAD_12,
-            output="float[batch, all] out",
-        ),
-        "Flatten -> out arranges logits of tokens anew, for its output out",
-    ),
-    "flat logits of the table": (
-        lambda: graph(
-            FRONT,
-            f"{TIED.replace('out', 'made')}\nsoft = Softmax(made)\nout = Reshape(soft, flat)",
-            more=f"{TABLE}, int64[1] flat = {{-1}}",
-            output="float[all] out",
-        ),
-        "Reshape -> out arranges logits of tokens anew",
-    ),
-    "logits beside others": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nturned = Transpose<perm = [0, 2, 1]>(y)\ncopied = MatMul(y, turned)\n"
-            "out = Concat<axis = 2>(copied, made)",
-            more=HEAD_12,
-            output="float[batch, seq, all] out",
-        ),
-        "Concat -> out arranges logits of tokens anew",
-    ),
-    "logits in two outputs": (
-        lambda: graph(
-            FRONT,
-            "made = MatMul(y, head)\nout, rest = Split<axis = 2>(made, sizes)",
-            more=f"{HEAD_12}, int64[2] sizes = {{8, 4}}",
-            output="float[batch, seq, 8] out, float[batch, seq, 4] rest",
-        ),
-        "Split -> out arranges logits of tokens anew",
-    ),
-    "a choice among tokens": (
-        lambda: graph(
-            FRONT,
-            f"{TIED.replace('out', 'made')}\nout = ArgMax<axis = -1>(made)",
-            more=TABLE,
-            output="int64[b, s, o] out",
-        ),
-        "it chooses among all of its tokens itself, at ArgMax -> out",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_place_that_would_keep_its_old_ids_is_named(name: str) -> None:
-    make, sentence = REFUSED[name]
-    with pytest.raises(RefusedError) as caught:
-        kept_of(make())
-    assert sentence in str(caught.value)
-
-
-BETWEEN = {
-    "Clip": ("made = Clip(input_ids, zero, most)", ""),
-    "Add": ("made = Add(input_ids, one)", ""),
-    "Where": (
-        "same = Equal(input_ids, one)\nother = Mul(input_ids, one)\nmade = Where(same, other, input_ids)",
-        "Mul",
-    ),
-    "Concat": ("twice = Mul(input_ids, one)\nmade = Concat<axis = 1>(twice, input_ids)", "Mul"),
-    "Mod": ("made = Mod(input_ids, most)", ""),
-    "ScatterElements": (
-        'made = ScatterElements<axis = 1, reduction = "add">(input_ids, input_ids, input_ids)',
-        "",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BETWEEN)
-def test_the_operator_between_ids_and_table_is_named(name: str) -> None:
-    front, changing = BETWEEN[name]
-    model = graph(
-        f"{front}\nx = Gather(table, made)",
-        more=f"{TABLE}, int64 zero = {{0}}, int64 one = {{1}}, int64 most = {{11}}",
-        output="float[batch, many, 6] out",
-    )
-    with pytest.raises(RefusedError) as caught:
-        kept_of(model)
-    told = str(caught.value)
-    assert "computes other numbers from the ids in input_ids before Gather -> x" in told
-    assert f"has no vocabulary: {name} -> made" in told or (changing and f"{changing} -> " in told)
-
-
-def test_a_second_lookup_by_changed_ids_is_named() -> None:
-    """One of two lookups has to be read off the ids."""
-    model = graph(
-        "words = Gather(table, input_ids)\nmoved = Mod(input_ids, nine)\nmore = Gather(table, moved)\n"
-        "x = Add(words, more)",
-        more=f"{TABLE}, int64 nine = {{9}}",
-        output=STATES,
-    )
-    with pytest.raises(
-        RefusedError, match=r"reads table with all of its tokens: Mod -> moved computes other"
-    ):
-        kept_of(model)
-
-
 def test_stored_tokens_behind_many_moves_are_followed_once() -> None:
     """Each move doubles them: by paths there would be 2 ** 40, and one call in another for each move."""
     moves = "\n".join(f"t{at + 1} = Concat<axis = 0>(t{at}, t{at})" for at in range(40))
@@ -291,22 +98,6 @@ def test_stored_tokens_behind_many_moves_are_followed_once() -> None:
     )
     (found,) = vocabularies(view_of(model))
     assert found.stored == {5}
-
-
-def test_vectors_that_mark_ids_are_named() -> None:
-    model = graph(
-        "marks = OneHot<axis = -1>(input_ids, depth, values)\nx = MatMul(marks, table)",
-        more=f"{TABLE}, int64 depth = {{12}}, float[2] values",
-        output=STATES,
-        given={"values": np.array([0, 1], np.float32)},
-    )
-    with pytest.raises(RefusedError, match="OneHot -> marks makes vectors of the ids in input_ids"):
-        kept_of(model)
-
-
-def test_operators_that_generate_are_named() -> None:
-    with pytest.raises(RefusedError, match="runs a decoder of its own"):
-        kept_of(toys_generation.generator())
 
 
 def test_negative_numbers_are_no_ids() -> None:
@@ -377,8 +168,3 @@ def test_what_is_shown_of_tokens_does_not_speak_of_heads(command: Command, tmp_p
     shown = command("prune", path, "-o", tmp_path / "out.onnx", "--vocab", keep, "--report", report)
     assert shown.exit_code == 0 and "heads" not in shown.stdout
     assert "6 of 12 tokens of model.onnx removed" in report.read_text("utf-8")
-
-
-def test_a_name_that_is_no_output_is_an_error() -> None:
-    with pytest.raises(UsageError, match="has no output 'logit' to be logits; its outputs are out"):
-        kept_of(GRAPHS["wider_head"](), token_logits="logit")

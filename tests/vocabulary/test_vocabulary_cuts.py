@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +15,6 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import trimming
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.workflow.requests import Tokens
@@ -277,101 +275,11 @@ def test_inputs_of_one_table_go_together() -> None:
     assert ohp.prune(made, vocab=KEPT.tolist(), provider="cpu").plan.vocabulary is not None
 
 
-ENDLESS = "9" * 5000
-
-
-@pytest.mark.parametrize(
-    ("kept", "more", "sentence"),
-    [
-        ("0\n12", (), "lists the id 12, and the model's ids are 0 to 11"),
-        ("0-99999999", (), "the model's ids are 0 to 11"),
-        ("[0, -1]", (), "lists the id -1, and the model's ids are 0 to 11"),
-        (f"[0, 1{'0' * 30}]", (), "the model's ids are 0 to 11"),
-        (f"[0, {ENDLESS}]", (), "too many digits"),
-        ("5-3", (), "lists the range 5-3, whose last id is below its first"),
-        ("-1\n2", (), "lists '-1', and ids are whole numbers or ranges of 0 to 11"),
-        ("0\n-3-5", (), "lists '-3-5', and ids are whole numbers"),
-        ("1.5\n2", (), "lists '1.5', and ids are whole numbers"),
-        ("0-11", (), "keeps them all, so it removes none"),
-        ("[0, 1.5]", (), "lists 1.5, which is neither a token nor an id"),
-        ("", (), "lists no token"),
-        ("\ufeff\r\n\r\n", (), "lists no token"),
-        ("[]", (), "neither a list of tokens"),
-        ("0\n1\nhello", (), "no tokenizer beside the model"),
-        ("0\n1", ("--vocab-size", "2"), "no counts"),
-        ("0\t3\n1\t2\n0\t5", ("--vocab-size", "2"), "lists 0 with two counts, 3 and 5"),
-        ("0\t3\n1\t2", ("--vocab-size", "12"), "removes none"),
-        (f"0\t{ENDLESS}", ("--vocab-size", "2"), "no tokenizer beside the model"),
-        ('{"0": -1}', (), "neither a list of tokens"),
-        (f'{{"0": 1{"0" * 30}}}', (), "neither a list of tokens"),
-        ("[true]", (), "neither a list of tokens"),
-        ('{"0": 1', (), "is not JSON"),
-        ("[0, \udcff]", (), "is not UTF-8"),
-    ],
-)
-def test_bad_lists(command: Command, tmp_path: Path, kept: str, more: tuple[str, ...], sentence: str) -> None:
-    path, out = written(tmp_path / "model.onnx", GRAPHS["tied"]()), tmp_path / "out.onnx"
-    keep = tmp_path / ("keep.json" if kept.startswith(("[", "{")) else "keep.txt")
-    keep.write_text(kept, "utf-8", "surrogateescape")
-    shown = command("prune", path, "-o", out, "--vocab", keep, *more)
-    assert shown.exit_code == 2 and sentence in shown.stderr, shown.stderr
-    assert not out.exists() and shown.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("kept", [[0, 1.5], ["the"], [0, None]])
-def test_ids_of_python_are_ids(kept: list[Any]) -> None:
-    """What is cut off to be an id would be another token."""
-    with pytest.raises(UsageError, match="which is no token id"):
-        ohp.prune(GRAPHS["tied"](), vocab=kept)
-
-
 @pytest.mark.parametrize("kept", ["\ufeff0\r\n1\r\n3-5\r\n1\r\n", "0\n1\n\n3\n4\n5\n5", "0-1\n3-5\n3-4"])
 def test_a_list_as_programs_write_it(kept: str, tmp_path: Path) -> None:
     """Marks of byte order, ends of lines of Windows, empty lines, ids that are there twice."""
     (tmp_path / "keep.txt").write_bytes(kept.encode())
     assert kept_ids(Tokens(tmp_path / "keep.txt"), 12, None) == [0, 1, 3, 4, 5]
-
-
-@pytest.mark.parametrize(
-    ("model", "sentence"),
-    [
-        (lambda: toys.attention(), "has no vocabulary"),
-        (
-            lambda: graph(
-                "x = Gather(table, input_ids)",
-                "turned = Transpose<perm = [1, 0]>(table)\nmade = MatMul(y, turned)\nout = ArgMax<axis = -1>(made)",
-                more=TABLE,
-                output="int64[batch, seq, one] out",
-            ),
-            "chooses among all of its tokens itself",
-        ),
-        (
-            lambda: graph(
-                "x = Gather(table, input_ids)",
-                "made = MatMul(y, head)\nout, chosen = TopK<axis = -1>(made, three)",
-                more=f"{TABLE}, float[6, 12] head, int64[1] three = {{3}}",
-                output="float[batch, seq, 3] out, int64[batch, seq, 3] chosen",
-            ),
-            "chooses among all of its tokens itself, at TopK",
-        ),
-        (
-            lambda: graph(
-                "x = Gather(table, input_ids)",
-                "turned = Transpose<perm = [1, 0]>(table)\nmade = MatMul(y, turned)\nsoft = Softmax(made)\n"
-                "out = MatMul(soft, table)",
-                more=TABLE,
-                output=STATES,
-            ),
-            "reads table with all of its tokens",
-        ),
-        (lambda: GRAPHS["moved_ids"](), "loses special tokens: 5, 7; list them too"),
-    ],
-)
-def test_refused(command: Command, tmp_path: Path, model: Callable[[], ModelProto], sentence: str) -> None:
-    path, out = written(tmp_path / "model.onnx", model()), tmp_path / "out.onnx"
-    shown = command("prune", path, "-o", out, "--vocab", kept_file(tmp_path, np.array([0, 1, 2])))
-    assert shown.exit_code in (2, 3) and sentence in shown.stderr, shown.stderr
-    assert not out.exists()
 
 
 def test_inspect_lists_tables(command: Command, tmp_path: Path) -> None:

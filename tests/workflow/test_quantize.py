@@ -13,7 +13,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from onnxheadprune import RefusedError, UsageError, combine, inspect, prune, quantize, validate
+from onnxheadprune import RefusedError, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix, unpacked
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
@@ -77,22 +77,6 @@ def test_the_root_logger_is_left_alone(toy: Path) -> None:
     before = list(logging.getLogger().handlers)
     quantize(toy, to="int8-qdq", data=DATA)
     assert logging.getLogger().handlers == before and logging.root.manager.disable == 0
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "sentence"),
-    [
-        ({"to": "int3"}, UsageError, "to must be int8-dynamic, int8-qdq or int4"),
-        ({"to": "int8-qdq"}, UsageError, 'to="int8-qdq" requires data='),
-        ({"to": "int4", "block_size": 24}, UsageError, "a power of two"),
-        ({"to": "int8-dynamic", "exclude": ("nowhere",)}, UsageError, "no node named 'nowhere'"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_a_sentence(
-    toy: Path, settings: dict[str, Any], error: type[Exception], sentence: str
-) -> None:
-    with pytest.raises(error, match=sentence):
-        quantize(toy, **settings)
 
 
 def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.ModelProto) -> None:
