@@ -90,7 +90,7 @@ def main() -> None:
         for precision in ("fp32", "int4"):
             _check_speech(place / "whisper", precision)
         for make, alike in WINDOWED.items():
-            _check_windowed(make, place / make.__name__, alike)
+            _check_windowed(make, place / make.model, alike)
         (place / "fp32").rename(place / "llama")  # as README.md calls its folders
         write_lines(place / "lines.txt").rename(place / "sentences.txt")
         run_readme(Path(__file__).name, place)
@@ -174,7 +174,7 @@ def _check_windowed(make: Callable[[], Any], place: Path, alike: bool) -> None:
             made = model.generate(
                 ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
             )
-        assert _generated(place / case) == made[0].tolist(), f"{make.__name__}, {case}"
+        assert _generated(place / case) == made[0].tolist(), f"{make.model}, {case}"
         told = f"generation of {NEW} tokens"
         tell(CLIENT, f"{type(model).__name__.removesuffix('ForCausalLM')}, fp32, {case}", told, followed)
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,117 +102,42 @@ BARTS = (
     "model.decoder.layers.{}.encoder_attn",
 )
 TEXT = "text2text-generation-with-past"
+GENERATE = "text-generation-with-past"
+KEPT = ("--runtime", "optimum", "--cache", "keep")
+# fmt: off
+_bert = partial(Case, tiny_hf.bert, "feature-extraction", ORTModelForFeatureExtraction)
+_classes = partial(Case, tiny_hf.classifier, "text-classification", ORTModelForSequenceClassification)
+_llama = partial(Case, tiny_hf.llama, GENERATE, ORTModelForCausalLM)
+_gpt2 = partial(Case, tiny_hf.gpt2, GENERATE, ORTModelForCausalLM)
+_t5 = partial(Case, tiny_hf.t5, TEXT, ORTModelForSeq2SeqLM)
+_bart = partial(Case, tiny_hf.bart, TEXT, ORTModelForSeq2SeqLM)
 CASES = {
-    "BERT, uneven": Case(
-        tiny_hf.bert,
-        "feature-extraction",
-        ORTModelForFeatureExtraction,
-        "0:1 1:0,2,3",
-        _layers(BERT, (1,), (0, 2, 3)),
-    ),
-    "BERT classes, uneven": Case(
-        tiny_hf.classifier,
-        "text-classification",
-        ORTModelForSequenceClassification,
-        "0:1 1:0,2,3",
-        _layers("bert." + BERT, (1,), (0, 2, 3)),
-    ),
-    "Llama, one KV head of each layer": Case(
-        tiny_hf.llama,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0,1 1:4,5 2:6,7",
-        _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
-    ),
-    "Llama, a KV head and neurons of each layer": Case(
-        tiny_hf.llama,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0,1 1:4,5 2:6,7",
-        _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
+    "BERT, uneven": _bert("0:1 1:0,2,3", _layers(BERT, (1,), (0, 2, 3))),
+    "BERT classes, uneven": _classes("0:1 1:0,2,3", _layers("bert." + BERT, (1,), (0, 2, 3))),
+    "Llama, one KV head of each layer": _llama("0:0,1 1:4,5 2:6,7", _layers(LLAMA, (0, 1), (4, 5), (6, 7))),
+    "Llama, a KV head and neurons of each layer": _llama("0:0,1 1:4,5 2:6,7", _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
         more=("--runtime", "optimum", "--neurons", "0:0-7 1:3 2:1,5-9"),
-        neurons=_layers("model.layers.{}.mlp.down_proj", tuple(range(8)), (3,), (1, *range(5, 10))),
-    ),
-    "Llama, query heads alone": Case(
-        tiny_hf.llama,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0,2,4,6 2:1,2,5,6",
-        _layers(LLAMA, (0, 2, 4, 6), (), (1, 2, 5, 6)),
-    ),
-    "Llama, uneven, caches kept": Case(
-        tiny_hf.llama,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0,1 1:4-7",
-        _layers(LLAMA, (0, 1), (4, 5, 6, 7)),
-        more=("--runtime", "optimum", "--cache", "keep"),
-    ),
-    "GPT-2, one head of each layer": Case(
-        tiny_hf.gpt2,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0 1:2 2:3",
-        _layers(GPT2, (0,), (2,), (3,)),
-    ),
-    "GPT-2, uneven, caches kept": Case(
-        tiny_hf.gpt2,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "0:0 2:1,3",
-        _layers(GPT2, (0,), (), (1, 3)),
-        more=("--runtime", "optimum", "--cache", "keep"),
-    ),
-    "Llama, a quarter of the heads, refitted": Case(
-        tiny_hf.llama, "text-generation-with-past", ORTModelForCausalLM, "", {}
-    ),
-    "GPT-2, a quarter of the heads, refitted": Case(
-        tiny_hf.gpt2, "text-generation-with-past", ORTModelForCausalLM, "", {}
-    ),
-    "Llama, neurons and a layer": Case(
-        tiny_hf.llama,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "",
-        {},
-        cut=(Cut(neurons={0: range(32), 2: range(16)}, layers=(1,)), tiny_hf.LLAMA),
-    ),
-    "GPT-2, neurons": Case(
-        tiny_hf.gpt2,
-        "text-generation-with-past",
-        ORTModelForCausalLM,
-        "",
-        {},
-        cut=(Cut(neurons={1: range(64), 2: range(100, 128)}), tiny_hf.GPT2),
-    ),
-    "T5, one head of each layer": Case(
-        tiny_hf.t5,
-        TEXT,
-        ORTModelForSeq2SeqLM,
-        "*:1",
-        _layers(ENCODER, (1,), (1,)) | _layers(SELF, (1,), (1,)) | _layers(CROSS, (1,), (1,)),
-    ),
-    "T5, neurons of encoder and decoder, heads of the encoder": Case(
-        tiny_hf.t5,
-        TEXT,
-        ORTModelForSeq2SeqLM,
-        "4:0,3 5:1",
-        _layers(ENCODER, (0, 3), (1,)),
+        neurons=_layers("model.layers.{}.mlp.down_proj", tuple(range(8)), (3,), (1, *range(5, 10)))),
+    "Llama, query heads alone": _llama("0:0,2,4,6 2:1,2,5,6", _layers(LLAMA, (0, 2, 4, 6), (), (1, 2, 5, 6))),
+    "Llama, uneven, caches kept": _llama("0:0,1 1:4-7", _layers(LLAMA, (0, 1), (4, 5, 6, 7)), more=KEPT),
+    "GPT-2, one head of each layer": _gpt2("0:0 1:2 2:3", _layers(GPT2, (0,), (2,), (3,))),
+    "GPT-2, uneven, caches kept": _gpt2("0:0 2:1,3", _layers(GPT2, (0,), (), (1, 3)), more=KEPT),
+    "Llama, a quarter of the heads, refitted": _llama("", {}),
+    "GPT-2, a quarter of the heads, refitted": _gpt2("", {}),
+    "Llama, neurons and a layer": _llama("", {},
+        cut=(Cut(neurons={0: range(32), 2: range(16)}, layers=(1,)), tiny_hf.LLAMA)),
+    "GPT-2, neurons": _gpt2("", {}, cut=(Cut(neurons={1: range(64), 2: range(100, 128)}), tiny_hf.GPT2)),
+    "T5, one head of each layer": _t5("*:1",
+        _layers(ENCODER, (1,), (1,)) | _layers(SELF, (1,), (1,)) | _layers(CROSS, (1,), (1,))),
+    "T5, neurons of encoder and decoder, heads of the encoder": _t5("4:0,3 5:1", _layers(ENCODER, (0, 3), (1,)),
         more=("--runtime", "optimum", "--neurons", "0:0-3 1:7 2:1,2 3:9"),
         neurons=_layers("decoder.block.{}.layer.2.DenseReluDense.wo", (0, 1, 2, 3), (7,))
-        | _layers("encoder.block.{}.layer.1.DenseReluDense.wo", (1, 2), (9,)),
-    ),
-    "T5, the encoder alone, uneven": Case(
-        tiny_hf.t5, TEXT, ORTModelForSeq2SeqLM, "4:0,3 5:1", _layers(ENCODER, (0, 3), (1,))
-    ),
-    "BART, one head of each layer": Case(
-        tiny_hf.bart,
-        TEXT,
-        ORTModelForSeq2SeqLM,
-        "*:2",
-        {k: v for pattern in BARTS for k, v in _layers(pattern + ".out_proj", (2,), (2,)).items()},
-    ),
+        | _layers("encoder.block.{}.layer.1.DenseReluDense.wo", (1, 2), (9,))),
+    "T5, the encoder alone, uneven": _t5("4:0,3 5:1", _layers(ENCODER, (0, 3), (1,))),
+    "BART, one head of each layer": _bart("*:2",
+        {k: v for pattern in BARTS for k, v in _layers(pattern + ".out_proj", (2,), (2,)).items()}),
 }
+# fmt: on
 
 SPEECH = "automatic-speech-recognition-with-past"
 OTHERS: dict[str, tuple[Callable[[], Any], str, Any]] = {

@@ -18,143 +18,64 @@ GENAI_HEAD = 32
 """The size of a head there: a block of four bits."""
 
 
-def bert() -> Any:
-    """An encoder."""
-    return transformers.BertModel(_bert(layers=3))
+@dataclass(frozen=True, eq=False)
+class Maker:
+    """Makes a model of transformers: its class, and the arguments of its configuration."""
+
+    model: str
+    options: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        """The model with random weights."""
+        made = getattr(transformers, self.model)
+        return made(made.config_class(**self.options))
 
 
-def classifier() -> Any:
-    """An encoder with classes."""
-    return transformers.BertForSequenceClassification(_bert(layers=2))
+# fmt: off
+ENDS = {"bos_token_id": 2, "eos_token_id": 3}
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+BERTS = SIZES | LAYERS | {"hidden_size": 32}
+LLAMAS = SIZES | ENDS | {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "intermediate_size": 96, "max_position_embeddings": 128}
+WINDOWED = SIZES | ENDS | {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128, "pad_token_id": 0}
+STACKS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "pad_token_id": 0, "decoder_start_token_id": 3, **ENDS, **SIZES}
+PAIRS = STACKS | {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 128,
+    "forced_eos_token_id": None}
+SPEECH = STACKS | {"num_mel_bins": 12, "max_target_positions": 64}
+PICTURES = LAYERS | {"hidden_size": 32, "image_size": 32, "patch_size": 8}
+TOWER = LAYERS | ENDS | SIZES | {"hidden_size": 32, "max_position_embeddings": 32, "pad_token_id": 0}
 
-
-def _bert(layers: int) -> Any:
-    return transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=48, **SIZES
-    )
-
-
-def llama() -> Any:
-    """A decoder with grouped queries."""
-    return _llama(head_size=8)
-
-
-def llama_of_64() -> Any:
-    """The same with heads of the size that onnxruntime-genai's blocks of four bits want."""
-    return _llama(GENAI_HEAD)
-
-
-def _llama(head_size: int) -> Any:
-    config = transformers.LlamaConfig(
-        hidden_size=8 * head_size,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=128,
-        bos_token_id=2,
-        eos_token_id=3,
-        **SIZES,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-_WINDOWED = {
-    "hidden_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-    **SIZES,
-}
-
-
-def mistral() -> Any:
-    """A decoder whose layers all have a sliding window, longer than what is generated."""
-    return transformers.MistralForCausalLM(transformers.MistralConfig(sliding_window=64, **_WINDOWED))
-
-
-def phi3() -> Any:
-    """The same, with one layer for queries, keys and values."""
-    config = transformers.Phi3Config(sliding_window=64, original_max_position_embeddings=128, **_WINDOWED)
-    return transformers.Phi3ForCausalLM(config)
-
-
-def gemma2() -> Any:
-    """A decoder with a short window in every other layer."""
-    return transformers.Gemma2ForCausalLM(
-        transformers.Gemma2Config(sliding_window=8, head_dim=GENAI_HEAD, **_WINDOWED)
-    )
-
-
-def gpt_oss() -> Any:
-    """The same, with experts and sinks."""
-    config = transformers.GptOssConfig(
-        head_dim=GENAI_HEAD, num_local_experts=4, num_experts_per_tok=2, sliding_window=8, **_WINDOWED
-    )
-    return transformers.GptOssForCausalLM(config)
-
-
-def lfm2() -> Any:
-    """A decoder whose first layer is a convolution."""
-    config = transformers.Lfm2Config(
-        layer_types=["conv", "full_attention", "full_attention"], conv_L_cache=3, **_WINDOWED
-    )
-    return transformers.Lfm2ForCausalLM(config)
+bert = Maker("BertModel", BERTS | {"num_hidden_layers": 3})
+classifier = Maker("BertForSequenceClassification", BERTS)
+llama = Maker("LlamaForCausalLM", LLAMAS | {"hidden_size": 64})
+llama_of_64 = Maker("LlamaForCausalLM", LLAMAS | {"hidden_size": 8 * GENAI_HEAD})
+mistral = Maker("MistralForCausalLM", WINDOWED | {"sliding_window": 64})
+phi3 = Maker("Phi3ForCausalLM", WINDOWED | {"sliding_window": 64, "original_max_position_embeddings": 128})
+gemma2 = Maker("Gemma2ForCausalLM", WINDOWED | {"sliding_window": 8, "head_dim": GENAI_HEAD})
+gpt_oss = Maker("GptOssForCausalLM", WINDOWED | {"head_dim": GENAI_HEAD, "num_local_experts": 4,
+    "num_experts_per_tok": 2, "sliding_window": 8})
+lfm2 = Maker("Lfm2ForCausalLM", WINDOWED | {"layer_types": ["conv", "full_attention", "full_attention"],
+    "conv_L_cache": 3})
+gpt2 = Maker("GPT2LMHeadModel", SIZES | ENDS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128})
+t5 = Maker("T5ForConditionalGeneration", SIZES | {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2,
+    "num_heads": 4, "decoder_start_token_id": 0, "feed_forward_proj": "gated-gelu", "eos_token_id": 3})
+bart = Maker("BartForConditionalGeneration", PAIRS)
+pegasus = Maker("PegasusForConditionalGeneration", PAIRS)
+marian = Maker("MarianMTModel", PAIRS)
+vit = Maker("ViTForImageClassification", PICTURES | {"num_labels": 5})
+clip = Maker("CLIPModel", {"text_config": TOWER, "vision_config": PICTURES, "projection_dim": 16})
+whisper = Maker("WhisperForConditionalGeneration", SPEECH | {"d_model": 32, "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48})
+whisper_of_128 = Maker("WhisperForConditionalGeneration", SPEECH | {"d_model": 4 * GENAI_HEAD,
+    "encoder_ffn_dim": 6 * GENAI_HEAD, "decoder_ffn_dim": 6 * GENAI_HEAD})
+# fmt: on
 
 
 def loaded(folder: Path) -> Any:
     """A decoder as `saved` has left it."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-def gpt2() -> Any:
-    """A decoder whose configuration counts heads once."""
-    config = transformers.GPT2Config(
-        n_embd=32, n_layer=3, n_head=4, n_positions=128, bos_token_id=2, eos_token_id=3, **SIZES
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def t5() -> Any:
-    """An encoder and a decoder."""
-    config = transformers.T5Config(
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        feed_forward_proj="gated-gelu",
-        eos_token_id=3,
-        **SIZES,
-    )
-    return transformers.T5ForConditionalGeneration(config)
-
-
-def bart() -> Any:
-    """An encoder and a decoder, whose configuration counts their heads apart."""
-    config = transformers.BartConfig(
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        decoder_start_token_id=3,
-        forced_eos_token_id=None,
-        **SIZES,
-    )
-    return transformers.BartForConditionalGeneration(config)
 
 
 def saved(make: Callable[[], Any], folder: Path) -> Any:
@@ -236,83 +157,3 @@ def silence(model: Any, units: Mapping[str, Sequence[int]], size: int) -> None:
             rows = weight if type(modules[name]).__name__ == "Conv1D" else weight.T
             for unit in gone:
                 rows[unit * size : (unit + 1) * size] = 0
-
-
-_STACKS = {
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-    "decoder_start_token_id": 3,
-    "forced_eos_token_id": None,
-    **SIZES,
-}
-_PICTURED = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-}
-
-
-def pegasus() -> Any:
-    """An encoder and a decoder with sinusoidal positions, and norms before layers."""
-    return transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**_STACKS))
-
-
-def marian() -> Any:
-    """The same, with norms after layers."""
-    return transformers.MarianMTModel(transformers.MarianConfig(**_STACKS))
-
-
-def vit() -> Any:
-    """A classifier of images."""
-    return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=5, **_PICTURED))
-
-
-def clip() -> Any:
-    """Towers of text and of images."""
-    text = {name: value for name, value in _PICTURED.items() if name not in {"image_size", "patch_size"}}
-    text |= {"max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0, **SIZES}
-    return transformers.CLIPModel(
-        transformers.CLIPConfig(text_config=text, vision_config=_PICTURED, projection_dim=16)
-    )
-
-
-def whisper() -> Any:
-    """An encoder of sound and a decoder."""
-    return _whisper(head_size=8)
-
-
-def whisper_of_128() -> Any:
-    """The same with heads of the size that onnxruntime-genai's blocks of four bits want."""
-    return _whisper(GENAI_HEAD)
-
-
-def _whisper(head_size: int) -> Any:
-    config = transformers.WhisperConfig(
-        d_model=4 * head_size,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=6 * head_size,
-        decoder_ffn_dim=6 * head_size,
-        num_mel_bins=12,
-        max_target_positions=64,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        decoder_start_token_id=3,
-        **SIZES,
-    )
-    return transformers.WhisperForConditionalGeneration(config)
