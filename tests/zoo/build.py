@@ -1,83 +1,80 @@
-"""Writes the zoo: ``python -m tests.zoo.build --out DIR [--only GLOB] [--variants V,V] [--list]``.
+"""Writes the zoo: ``python -m tests.zoo.build --out DIR [--packages] [--only GLOB] [--variants V,V] [--list]``.
 
-Each case and variant gets ``DIR/<case>.<variant>/`` with ``model.onnx``, ``reference.npz`` and
-``case.json``, or with ``failed.txt`` (the exporter could not) or ``skipped.txt`` (the variant would
-repeat another one). A variant is an exporter, or an exporter and steps joined with ``+``.
+Each case and variant gets ``DIR/<case>.<variant>/`` with ``model.onnx``, ``reference.npz`` and ``case.json``; where an
+exporter, a step or a package gives up, ``case.json`` alone says why. A variant is an exporter, or an exporter and steps
+joined with ``+``. Packages want the environment that `tests.zoo.rebuild` makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import importlib.metadata
 import json
 import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from torch import nn
 
 from tests.zoo import postprocess, reference
+from tests.zoo.attributes import projections
 from tests.zoo.case import Case
-from tests.zoo.counts.modules import counts_of
 from tests.zoo.export import EXPORTERS
-from tests.zoo.families import all_cases
-from tests.zoo.heads import HeadSet, head_sets
+from tests.zoo.heads import HeadSet, sets_of, whole_sets, without
+from tests.zoo.modules import counts_of
 from tests.zoo.quiet import quiet, time_limit
 from tests.zoo.restructure import NotApplicableError
 
-SECONDS = 90
 MIN_EFFECT = 1e-3
+WEAK = 10.0
+"""A package's head set that moves the outputs by fewer tolerances is left out: a wrong cut would not show."""
 QUICK = ("ts17", "dyn18")
 TS_ONLY = ("extdata", "bf16w", "nbits8", "functions")
 ALL = (
     *EXPORTERS,
     *(f"ts17+{post}" for post in postprocess.POSTS),
     *(f"dyn18+{post}" for post in postprocess.POSTS if post not in TS_ONLY),
-    "ts17+fp16+ort-extended",
-    "ts17+slim+int8dyn",
-    "ts17+int8dyn+ort-extended",
-    "ts17+qdq+ort-extended",
-    "ts17+ort-extended+int8dyn",
-    "ts17+in-if+ort-extended",
-    "ts17+functions+slim",
-    "ts14+ort-extended",
-    "dyn23+ort-extended",
-    "dyn23+slim",
+    *("ts17+fp16+ort-extended", "ts17+slim+int8dyn", "ts17+int8dyn+ort-extended", "ts17+qdq+ort-extended"),
+    *("ts17+ort-extended+int8dyn", "ts17+in-if+ort-extended", "ts17+functions+slim", "ts14+ort-extended"),
+    *("dyn23+ort-extended", "dyn23+slim"),
+)
+TOOLS = (
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "torch",
+    "transformers",
+    "timm",
+    "onnxslim",
+    "onnxsim",
 )
 
 
 class Workshop:
-    """One case with its model, references and exports, each made once and when first needed.
+    """One case with its model, references and exports, each made once and when first needed."""
 
-    Attributes:
-        seconds: the most that one variant may take.
-    """
-
-    seconds = SECONDS
-
-    def __init__(self, case: Case, out: Path, sets: dict[str, HeadSet] | None = None) -> None:
-        self.case = case
-        self.out = out
-        self.sets: dict[str, HeadSet] = head_sets(case) if sets is None else sets
-        self._model: nn.Module | None = None
-        self._reference: tuple[reference.Arrays, dict[str, float]] | None = None
+    def __init__(self, case: Case, out: Path) -> None:
+        self.listed, self.out = case, out
+        self.seconds = 300 if case.package else 90
 
     def folder(self, variant: str) -> Path:
         """Returns where the variant lives."""
-        return self.out / f"{self.case.name}.{variant}"
+        return self.out / f"{self.listed.name}.{variant}"
 
     def is_done(self, variant: str) -> bool:
         """Says whether the variant was built, or was found impossible, before."""
-        names = ("case.json", "failed.txt", "skipped.txt")
-        return any((self.folder(variant) / name).exists() for name in names)
+        return (self.folder(variant) / "case.json").exists()
 
     def build(self, variant: str) -> str:
         """Builds one variant and returns what became of it, in one line."""
@@ -89,41 +86,64 @@ class Workshop:
         try:
             with quiet(), time_limit(self.seconds):
                 drift = self._export(variant, folder)
-                self._describe(variant, folder, drift)
+                describe(folder, self.case, variant, self._details(variant, folder, drift))
             return f"ok ({drift:.1e})"
         except Exception as problem:  # an exporter may raise anything; the others go on
-            skipped = isinstance(problem, NotApplicableError)
             for left in folder.iterdir():
                 left.unlink()
-            word = "skipped" if skipped else "failed"
-            text = reason(problem)
-            (folder / f"{word}.txt").write_text(f"{text}\n")
-            return f"{word}: {text}"
+            describe(folder, self.listed, variant, {"failed": reason(problem)})
+            return f"failed: {reason(problem)}"
+
+    @cached_property
+    def _made(self) -> tuple[nn.Module, Case]:
+        """The module, and the case with what the module itself says of it."""
+        case = self.listed
+        if case.package and not installed([case.package]):
+            raise NotApplicableError(f"{case.package} is not installed")
+        torch.manual_seed(zlib.crc32(case.name.encode()))
+        model = case.builder().eval().requires_grad_(False)
+        if case.outputs and not case.rules:
+            reference.check_order(model, case)
+            return model, case
+        ran: list[torch.Tensor] = []
+        run = lambda: ran.extend(reference.run(model, case, case.feeds[0]))  # noqa: E731
+        found = projections(model, case.rules, run) if case.rules else run()
+        case = replace(case, projections=found or (), outputs=case.outputs or named(len(ran)))
+        if case.package:
+            axes = {name: {0: "batch"} for name in case.outputs} if case.dynamic_axes else {}
+            case = replace(case, dynamic_axes={**axes, **case.dynamic_axes})
+            _, moved = reference.make(model, case, whole_sets(case))
+            # Exporters drop a projection that reaches no output with all that it sums.
+            case = without(case, {index for index, effect in enumerate(moved.values()) if effect == 0.0})
+        return model, case
+
+    @property
+    def case(self) -> Case:
+        """The case, its projections and outputs known."""
+        return self._made[1]
 
     def model(self) -> nn.Module:
         """Returns the torch model."""
-        if self._model is None:
-            torch.manual_seed(zlib.crc32(self.case.name.encode()))
-            model = self.case.builder().eval().requires_grad_(False)
-            reference.check_order(model, self.case)
-            self._model = model
-        return self._model
+        return self._made[0]
 
-    def arrays(self) -> tuple[reference.Arrays, dict[str, float]]:
-        """Returns the references and how far each head set moves the outputs."""
-        if self._reference is None:
-            arrays, moved = reference.make(self.model(), self.case, self.sets)
-            weak = {label: value for label, value in moved.items() if value < MIN_EFFECT}
-            if weak:
-                raise reference.BadCaseError(f"head sets that hardly matter: {weak}")
-            self._reference = arrays, moved
-        return self._reference
+    @cached_property
+    def _reference(self) -> tuple[dict[str, HeadSet], reference.Arrays, dict[str, float]]:
+        sets = sets_of(self.case)
+        arrays, moved = reference.make(self.model(), self.case, sets)
+        least = WEAK * self.case.tolerance if self.case.package else MIN_EFFECT
+        weak = {label: value for label, value in moved.items() if value < least}
+        if weak and not self.case.package:
+            raise reference.BadCaseError(f"head sets that hardly matter: {weak}")
+        if weak:
+            sets = {label: heads for label, heads in sets.items() if label not in weak}
+            arrays, moved = reference.make(self.model(), self.case, sets)
+        return sets, arrays, moved
 
     def _export(self, variant: str, folder: Path) -> float:
         path = folder / "model.onnx"
         base, _, post = variant.rpartition("+")
-        self.arrays()
         if not base:
+            _ = self._reference
             EXPORTERS[variant](self.model(), self.case, path)
         else:
             source = self.folder(base) / "model.onnx"
@@ -140,37 +160,27 @@ class Workshop:
         # What is written is what must be right, not what this session would make of it.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        half = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
-        arrays, _ = self.arrays()
-        worst = 0.0
+        inputs = {item.name: item.type for item in session.get_inputs()}
+        _, arrays, _ = self._reference
+        worst, outputs = 0.0, list(self.case.outputs)
         for k, feed in enumerate(self.case.feeds):
             # An exporter drops inputs that the model does not use.
-            known = {i.name for i in session.get_inputs()} & set(feed)
-            values = {n: feed[n].numpy() for n in known}
-            values = {n: v.astype(np.float16) if n in half else v for n, v in values.items()}
-            got = dict(
-                zip(
-                    self.case.outputs,
-                    session.run(list(self.case.outputs), values),
-                    strict=True,
-                )
-            )
-            want = {n: arrays[f"full/feed{k}/{n}"].astype(np.float32) for n in self.case.outputs}
+            values = {name: feed[name].numpy() for name in inputs.keys() & set(feed)}
+            for name in values:
+                if inputs[name] == "tensor(float16)":
+                    values[name] = values[name].astype(np.float16)
+            got = dict(zip(outputs, session.run(outputs, values), strict=True))
+            want = {name: arrays[f"full/feed{k}/{name}"].astype(np.float32) for name in outputs}
             worst = max(worst, reference.error(got, want))
         limit = _tolerance(self.case, variant)
         if limit is not None and not worst <= limit:
             raise ValueError(f"the export is off by {worst:.2e}")
         return worst
 
-    def _describe(self, variant: str, folder: Path, drift: float) -> None:
-        arrays, moved = self.arrays()
+    def _details(self, variant: str, folder: Path, drift: float) -> dict[str, Any]:
+        sets, arrays, moved = self._reference
         np.savez_compressed(folder / "reference.npz", **arrays)  # type: ignore[arg-type]
-        text = {
-            "name": self.case.name,
-            "family": self.case.family,
-            "variant": variant,
-            "expect": self.case.expect,
-            "note": self.case.note,
+        return {
             "tolerance": _tolerance(self.case, variant),
             "export_error": drift,
             "inputs": list(self.case.inputs),
@@ -178,30 +188,26 @@ class Workshop:
             "caches": [asdict(cache) for cache in self.case.caches],
             "projections": [asdict(projection) for projection in self.case.projections],
             "counts": counts_of(self.model(), self.case),
-            "head_set_names": list(self.sets),
-            "head_sets": list(self.sets.values()),
+            "head_set_names": list(sets),
+            "head_sets": list(sets.values()),
             "effect": list(moved.values()),
-            "versions": _versions(),
         }
-        (folder / "case.json").write_text(json.dumps(text, indent=1) + "\n")
+
+
+def describe(folder: Path, case: Case, variant: str, details: Mapping[str, Any]) -> None:
+    """Writes ``case.json``."""
+    told = {name: getattr(case, name) for name in ("name", "family", "package", "expect", "note")}
+    (folder / "case.json").write_text(json.dumps({**told, "variant": variant, **details}, indent=1) + "\n")
+
+
+def named(count: int) -> tuple[str, ...]:
+    """Names for outputs that have none."""
+    return tuple(f"out{number or ''}" for number in range(count))
 
 
 def _tolerance(case: Case, variant: str) -> float | None:
-    limit = case.tolerance
-    for step in variant.split("+"):
-        own = postprocess.TOLERANCES.get(step, 0.0)
-        if own is None:
-            return None
-        limit = max(limit, own)
-    return limit
-
-
-def _versions() -> dict[str, str]:
-    import timm
-    import transformers
-
-    modules = (torch, transformers, timm, onnx, ort)
-    return {module.__name__: str(module.__version__) for module in modules}
+    limits = [postprocess.TOLERANCES.get(step, 0.0) for step in variant.split("+")]
+    return None if None in limits else max(case.tolerance, *limits)
 
 
 def reason(problem: BaseException) -> str:
@@ -210,6 +216,17 @@ def reason(problem: BaseException) -> str:
         problem = problem.__cause__
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return f"{type(problem).__name__}: {lines[0][:300] if lines else 'no message'}"
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of some distributions, without those that are not here."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def settle_torch() -> None:
@@ -231,37 +248,48 @@ def build(cases: Iterable[Case], variants: Sequence[str], out: Path) -> dict[str
             word = result.partition(" ")[0].rstrip(":")
             counts[word] = counts.get(word, 0) + 1
             if word != "kept":
-                took = time.perf_counter() - start
-                _say(f"{case.name}.{variant}: {result} [{took:.1f} s]")
+                say(f"{case.name}.{variant}: {result} [{time.perf_counter() - start:.1f} s]")
     return counts
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Prints a line now."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def _variants(text: str) -> list[str]:
-    named = {"quick": QUICK, "all": ALL}
-    return [v for word in text.split(",") for v in named.get(word, (word,))]
+    given = {"quick": QUICK, "all": ALL}
+    return [v for word in text.split(",") for v in given.get(word, (word,))]
+
+
+def fitting(cases: Iterable[Case], patterns: str) -> list[Case]:
+    """The cases whose names fit one of some shell patterns that commas join."""
+    return [c for c in cases if any(fnmatch.fnmatchcase(c.name, p) for p in patterns.split(","))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="tests.zoo.build", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of the zoo")
+    parser.add_argument("--packages", action="store_true", help="models of packages instead of the families")
     parser.add_argument("--only", default="*", help="shell pattern of case names; commas join")
     parser.add_argument("--variants", default="quick", help="quick, all, or names joined by commas")
     parser.add_argument("--list", action="store_true", help="list the cases and variants")
     options = parser.parse_args(arguments)
-    patterns = options.only.split(",")
-    cases = [c for c in all_cases() if any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
+    if options.packages:
+        from tests.zoo.packages import all_cases
+    else:
+        from tests.zoo.families import all_cases
+    cases = fitting(all_cases(), options.only)
     if options.list or options.out is None:
         for case in cases:
-            _say(f"{case.name:32} {case.family:14} {case.expect:8} {len(case.projections)}")
-        _say(f"variants: {', '.join(ALL)}")
+            say(f"{case.name:32} {case.family:14} {case.expect}")
+        say(f"variants: {', '.join(ALL)}")
         return 0
-    _say(str(build(cases, _variants(options.variants), options.out)))
+    say(str(build(cases, _variants(options.variants), options.out)))
+    versions = installed(dict.fromkeys((*TOOLS, *sorted({case.package for case in cases if case.package}))))
+    (options.out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
     return 0
 
 

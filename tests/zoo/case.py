@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+
+if TYPE_CHECKING:
+    from tests.zoo.attributes import Heads
 
 Feed = Mapping[str, torch.Tensor]
 DynamicAxes = Mapping[str, Mapping[int, str]]
@@ -63,14 +66,16 @@ class Case:
 
     Attributes:
         name: Unique, usable as a file name.
-        family: The module of ``tests.zoo.families`` that defines it.
+        family: What it is listed under.
         builder: Returns the model in eval mode; called under a seed derived from ``name``. Its
             ``forward`` takes the inputs positionally and returns a tensor or a tuple of tensors.
         feeds: The first one is exported with; the last one has batch 1 where batch is dynamic.
         inputs: Graph input names, in ``forward`` order.
-        outputs: Graph output names, in order.
+        outputs: Graph output names, in order; none where they are to be called ``out``, ``out1`` and so on.
         dynamic_axes: Per input and output, the names of its dynamic axes.
         projections: The output projections in order of execution.
+        rules: Where its modules say their heads: the projections are read from the built module.
+        package: The distribution that it is from, as pip calls it; "" for those of the zoo.
         tolerance: Largest error allowed, relative to the largest magnitude of the output.
         expect: What pruning should answer.
         caches: The past/present pairs.
@@ -85,7 +90,9 @@ class Case:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic_axes: DynamicAxes
-    projections: tuple[Projection, ...]
+    projections: tuple[Projection, ...] = ()
+    rules: tuple[Heads, ...] = ()
+    package: str = ""
     tolerance: float = 2e-5
     expect: Expect = "exact"
     caches: tuple[Cache, ...] = field(default=NO_CACHES)

@@ -40,10 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from tests.zoo.families import all_cases
-            from tests.zoo.selection import selected
+            from tests.zoo.selection import guarding, selected
 
-            graphs = selected(all_cases())
-        if metafunc.module.__name__.endswith("units.test_matrix"):
-            # Two workers at the same graph would wait for one export: this matrix begins at the other end.
-            graphs.reverse()
+            every = metafunc.config.getoption("all")
+            graphs = selected(all_cases()) if every else guarding()
     metafunc.parametrize("graph", graphs, ids=[f"{case}.{variant}" for case, variant in graphs])

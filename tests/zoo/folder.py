@@ -27,13 +27,22 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.case: dict[str, Any] = json.loads((path / "case.json").read_text())
-        with np.load(path / "reference.npz") as reference:
-            self.arrays: Arrays = dict(reference)
 
     @staticmethod
     def is_built(path: Path) -> bool:
-        """Whether there is something to check."""
+        """Whether there is a graph to check."""
         return (path / "case.json").exists() and (path / "model.onnx").exists()
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a graph; else the description says why there is none."""
+        return self.is_built(self.path)
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """What `reference.npz` holds."""
+        with np.load(self.path / "reference.npz") as reference:
+            return dict(reference)
 
     @cached_property
     def model(self) -> ModelProto:

@@ -4,11 +4,55 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tests.zoo.case import Case, Projection
 
 HeadSet = list[list[int]]
 _Choice = Callable[[Projection, random.Random], list[int]]
+ALONE = 12
+"""Largest number of attentions of a package's model that are also cut alone."""
+TOGETHER = ("different", "half", "queries", "all-of-one")
+
+
+def sets_of(case: Case) -> dict[str, HeadSet]:
+    """The head sets of a case; of a package's, each attention also alone, so that one spoils no other."""
+    if not case.package:
+        return head_sets(case)
+    cores = [index for index, projection in enumerate(case.projections) if projection.tied_to is None]
+    alone = {f"only-{core}": _only(case, core) for core in cores[:ALONE]}
+    joint = {name: heads for name, heads in head_sets(case).items() if name in TOGETHER}
+    return {name: heads for name, heads in {**alone, **joint}.items() if any(heads)}
+
+
+def _only(case: Case, core: int) -> HeadSet:
+    """One key/value group of one attention core, or a query head where there is a single one."""
+    projection = case.projections[core]
+    ratio = projection.num_heads // projection.kv_num_heads if projection.kv_num_heads > 1 else 1
+    group = random.Random(f"{case.name}/{core}").randrange(projection.num_heads // ratio)
+    gone = list(range(group * ratio, (group + 1) * ratio))
+    return [gone if core in (index, p.tied_to) else [] for index, p in enumerate(case.projections)]
+
+
+def whole_sets(case: Case) -> dict[str, HeadSet]:
+    """A set per projection that silences all of it, to see whether it matters at all."""
+    return {
+        f"whole-{index}": [
+            list(range(p.num_heads)) if i == index else [] for i, p in enumerate(case.projections)
+        ]
+        for index in range(len(case.projections))
+    }
+
+
+def without(case: Case, dead: set[int]) -> Case:
+    """The case without some of its projections; what was tied to one of them stands for itself."""
+    left = [index for index in range(len(case.projections)) if index not in dead]
+    tied = [case.projections[index].tied_to for index in left]
+    kept = (
+        replace(case.projections[index], tied_to=left.index(core) if core in left else None)
+        for index, core in zip(left, tied, strict=True)
+    )
+    return replace(case, projections=tuple(kept))
 
 
 def head_sets(case: Case) -> dict[str, HeadSet]:

@@ -20,12 +20,17 @@ class BadCaseError(Exception):
     """The case describes its model wrongly, or its heads do not matter enough to test with."""
 
 
-def outputs(model: nn.Module, case: Case, feed: Feed) -> dict[str, Floats]:
-    """Returns the named outputs of ``model``, as float32."""
+def run(model: nn.Module, case: Case, feed: Feed) -> tuple[torch.Tensor, ...]:
+    """Returns the outputs of ``model``."""
     with torch.no_grad():
         # Clones: a cache may be updated in place.
         result = model(*(feed[name].clone() for name in case.inputs))
-    values = (result,) if isinstance(result, torch.Tensor) else tuple(result)
+    return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+
+def outputs(model: nn.Module, case: Case, feed: Feed) -> dict[str, Floats]:
+    """Returns the named outputs of ``model``, as float32."""
+    values = run(model, case, feed)
     if len(values) != len(case.outputs):
         raise BadCaseError(f"{len(values)} outputs, but {len(case.outputs)} names")
     return {n: v.float().numpy() for n, v in zip(case.outputs, values, strict=True)}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
+
+from torch import nn
 
 from tests.zoo.build import Workshop, settle_torch
 from tests.zoo.case import Case
 from tests.zoo.check import check
 from tests.zoo.families import all_cases
 from tests.zoo.folder import Folder
+from tests.zoo.originals import references
 from tests.zoo.row import Row
 
 
@@ -51,9 +55,12 @@ class Store:
             workshop: Workshop = self._workshop(case)
             workshop.build(variant)
         if not Folder.is_built(path):
-            reasons = [file.read_text().strip() for file in sorted(path.glob("*.txt"))]
-            raise NotBuiltError("; ".join(reasons) or "there is no model")
+            raise NotBuiltError(json.loads((path / "case.json").read_text())["failed"])
         return path
+
+    def module(self, case: str) -> nn.Module:
+        """The module of a case."""
+        return self._workshop(case).model()
 
     def row(self, case: str, variant: str) -> Row:
         """The row of a folder, checked once a run.
@@ -65,7 +72,7 @@ class Store:
         known = self.rows / f"{path.name}.json"
         with self._alone_with(path.name):
             if not known.exists():
-                known.write_text(check(path).to_json())
+                known.write_text(check(path, references).to_json())
             return Row.from_json(known.read_text())
 
     @contextmanager

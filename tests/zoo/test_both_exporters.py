@@ -40,6 +40,7 @@ def _removed(model: onnx.ModelProto, spec: dict[str, str | list[int]]) -> int:
         return 0
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", CASES)
 def test_both_exporters_get_the_same_answers(store: Store, name: str) -> None:
     script, export = (answers(store.folder(name, variant) / "model.onnx") for variant in ("ts17", "dyn18"))

@@ -30,6 +30,7 @@ VARIANTS = ("ts17", "dyn18", "dyn23")
 FUSED = ("MultiHeadAttention", "GroupQueryAttention", "Attention")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("mode", ["contrib", "onnx"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("case", CASES)

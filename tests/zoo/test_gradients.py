@@ -24,10 +24,10 @@ FUSED = ("ts17+ort-extended", "ts17 contrib", "dyn18 contrib", "dyn18 onnx")
 TOLERANCE = 1e-4
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("variant", [*PLAIN, *FUSED])
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
 def test_gradients_are_those_of_torch(store: Store, name: str, variant: str) -> None:
-    from tests.zoo.build import Workshop
     from tests.zoo.gradients import compare
 
     export, _, mode = variant.partition(" ")
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_torch(store: Store, name: str, variant: str) -> 
         model, fusion = fuse(model, mode)
         assert fusion.made
     case = store.cases[name]
-    found = compare(Workshop(case, store.zoo).model(), case, model)
+    found = compare(store.module(name), case, model)
     assert found.errors, "no weight was recognised"
     assert not found.constant
     assert found.missing == ()

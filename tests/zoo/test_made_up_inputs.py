@@ -21,6 +21,7 @@ pytestmark = pytest.mark.samples
 CASES = ("bart", "bert", "cache-gpt2", "cache-llama-mha", "opt", "t5", "wav2vec2", "xlnet")
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("names", ["as exported", "x0, x1"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_cut_is_proven_without_data(

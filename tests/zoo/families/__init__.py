@@ -14,7 +14,7 @@ def all_cases() -> list[Case]:
     Raises:
         ValueError: Two cases have the same name.
     """
-    names = sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "common")
+    names = sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "row")
     found = [c for n in names for c in import_module(f"{__name__}.{n}").cases()]
     repeated = {c.name for c in found if sum(c.name == d.name for d in found) > 1}
     if repeated:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tests.zoo import feeds
+from tests.zoo.attributes import at
 from tests.zoo.case import Case, Feed
-from tests.zoo.families.common import layers
 from tests.zoo.init import spread
 
 WIDTH = 40
@@ -21,22 +21,7 @@ SIZE = 8
 INNER = HEADS * SIZE
 SCALE = float(SIZE) ** -0.5
 SIZES = ((3, 7), (1, 5))
-
-
-class Stack(nn.Module):
-    """``x = x + block(norm(x))``, twice, on ``[batch, sequence, width]``."""
-
-    def __init__(self, make: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([make(), make()])
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Runs the stack; inputs after the first go to every block."""
-        x, *others = inputs
-        for block, norm in zip(self.blocks, self.norms, strict=True):
-            x = x + block(norm(x), *others)
-        return x
+Tensors = tuple[torch.Tensor, ...]
 
 
 def split_heads(x: torch.Tensor, heads: int = HEADS) -> torch.Tensor:
@@ -51,17 +36,62 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
 
 def softmax_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Plain attention on the last two axes."""
-    scores = q @ k.transpose(-1, -2) / math.sqrt(SIZE)
-    return scores.softmax(-1) @ v
+    return (q @ k.transpose(-1, -2) / math.sqrt(SIZE)).softmax(-1) @ v
 
 
-def _made(make: Callable[[], nn.Module]) -> nn.Module:
-    return spread(Stack(make))
+class Block(nn.Module):
+    """Three projections, ``attend`` on ``[B, H, S, D]``, and an output projection."""
+
+    def __init__(self, bias: bool = True, *, queries: int = HEADS, groups: int = HEADS) -> None:
+        super().__init__()
+        self.q = nn.Linear(WIDTH, queries * SIZE, bias=bias)
+        self.k, self.v = (nn.Linear(WIDTH, groups * SIZE, bias=bias) for _ in range(2))
+        self.out = nn.Linear(queries * SIZE, WIDTH)
+
+    def heads(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> Tensors:
+        """Q, K and V as ``[B, H, S, D]``."""
+        memory = x if memory is None else memory
+        return split_heads(self.q(x)), split_heads(self.k(memory)), split_heads(self.v(memory))
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The context."""
+        return softmax_attention(q, k, v)
+
+    def context(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        """The heads beside one another."""
+        return merge_heads(self.attend(*self.heads(x, memory)))
+
+    def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        return self.out(self.context(x, memory))
+
+
+class Stack(nn.Module):
+    """``x = x + block(norm(x))``, twice, on ``[batch, sequence, width]``."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([make(), make()])
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x, *others = inputs
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            x = x + block(norm(x), *others)
+        return x
 
 
 def sequences(sizes: tuple[tuple[int, int], ...] = SIZES) -> tuple[Feed, ...]:
-    """Returns one ``x`` per size."""
+    """One ``x`` per size."""
     return tuple({"x": feeds.floats(batch, length, WIDTH)} for batch, length in sizes)
+
+
+def of(name: str, family: str, make: Callable[[], nn.Module], **rest: Any) -> Case:
+    """The case of a module that reads ``x``."""
+    axes = {0: "batch", 1: "sequence"}
+    given = {"feeds": sequences(), "outputs": ("y",), "dynamic_axes": {"x": axes, "y": axes}, **rest}
+    return Case(
+        name=name, family=family, builder=lambda: spread(make()), inputs=tuple(given["feeds"][0]), **given
+    )
 
 
 def stacked(
@@ -69,26 +99,16 @@ def stacked(
     family: str,
     make: Callable[[], nn.Module],
     *,
-    heads: tuple[int, ...] = (HEADS, SIZE),
+    heads: int = HEADS,
+    kv: int | None = None,
     dynamic: bool = True,
     **rest: Any,
 ) -> Case:
-    """Returns the case of a stack of two blocks whose output projections are called ``out``.
+    """The case of a stack of two blocks whose output projections are called ``out``.
 
     ``dynamic=False`` keeps the sequence length fixed, where the method needs that.
     """
-    axes = {0: "batch", 1: "sequence"} if dynamic else {0: "batch"}
-    sizes = SIZES if dynamic else ((3, 8), (1, 8))
-    return Case(
-        **{
-            "name": name,
-            "family": family,
-            "builder": partial(_made, make),
-            "feeds": sequences(sizes),
-            "inputs": ("x",),
-            "outputs": ("y",),
-            "dynamic_axes": {"x": axes, "y": axes},
-            "projections": layers("blocks.{}.out", 2, *heads),
-            **rest,
-        }
-    )
+    if not dynamic:
+        axes = {"x": {0: "batch"}, "y": {0: "batch"}}
+        rest = {"feeds": sequences(((3, 8), (1, 8))), "dynamic_axes": axes} | rest
+    return of(name, family, partial(Stack, make), **{"rules": at("out", heads=heads, kv=kv), **rest})

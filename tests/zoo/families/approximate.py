@@ -14,36 +14,15 @@ from tests.zoo.families._stack import (
     SCALE,
     SIZE,
     WIDTH,
+    Block,
     merge_heads,
     softmax_attention,
     split_heads,
     stacked,
 )
 
-FAMILY = "approximate"
 FEATURES = 12
 PROJECTED = 3
-
-
-class Approximate(nn.Module):
-    """Projections around ``attend(q, k, v)`` on ``[B, H, S, D]``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q = nn.Linear(WIDTH, INNER)
-        self.k = nn.Linear(WIDTH, INNER)
-        self.v = nn.Linear(WIDTH, INNER)
-        self.out = nn.Linear(INNER, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
-        out: torch.Tensor = self.out(merge_heads(self.attend(q, k, v)))
-        return out
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
-        raise NotImplementedError
 
 
 def _linear(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -53,68 +32,58 @@ def _linear(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return context / (normalizer + 1e-3)
 
 
-class LinearElu(Approximate):
+class LinearElu(Block):
     """Katharopoulos et al. 2020: features ``elu(x) + 1``."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         return _linear(nn.functional.elu(q) + 1, nn.functional.elu(k) + 1, v)
 
 
-class LinearRelu(Approximate):
+class LinearRelu(Block):
     """EfficientViT: ReLU features; the normaliser comes from a column of ones on the values."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         padded = nn.functional.pad(v, (0, 1), value=1.0)
         both = q.relu() @ (k.relu().transpose(-1, -2) @ padded)
         return both[..., :-1] / (both[..., -1:] + 1e-3)
 
 
-class LinearEinsum(Approximate):
+class LinearEinsum(Block):
     """The same written with einsums."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         q, k = q.softmax(-1), k.exp()
         normalizer = 1.0 / torch.einsum("bhnd,bhd->bhn", q, k.sum(2))
         state = torch.einsum("bhnd,bhne->bhde", k, v)
         return torch.einsum("bhde,bhnd,bhn->bhne", state, q, normalizer)
 
 
-class Efficient(Approximate):
+class Efficient(Block):
     """Shen et al. 2021: softmax over features for queries, over positions for keys."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v)
 
 
-class Sigmoid(Approximate):
+class Sigmoid(Block):
     """Ramapuram et al. 2024: an element-wise sigmoid instead of the softmax."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         return torch.sigmoid(q @ k.transpose(-1, -2) * SCALE - 1.0) @ v
 
 
-class Gated(nn.Module):
+class Gated(Block):
     """The context is multiplied with a sigmoid gate computed from the block's input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.gate = (nn.Linear(WIDTH, INNER) for _ in range(4))
-        self.out = nn.Linear(INNER, WIDTH)
+        self.gate = nn.Linear(WIDTH, INNER)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
-        context = merge_heads(softmax_attention(q, k, v)) * torch.sigmoid(self.gate(x))
-        out: torch.Tensor = self.out(context)
-        return out
+        return self.out(self.context(x) * torch.sigmoid(self.gate(x)))
 
 
-class HeadGated(Gated):
+class HeadGated(Block):
     """One gate per head and position."""
 
     def __init__(self) -> None:
@@ -122,14 +91,11 @@ class HeadGated(Gated):
         self.gate = nn.Linear(WIDTH, HEADS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
         gate = torch.sigmoid(self.gate(x)).transpose(1, 2).unsqueeze(-1)
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v) * gate))
-        return out
+        return self.out(merge_heads(self.attend(*self.heads(x)) * gate))
 
 
-class Performer(Approximate):
+class Performer(Block):
     """Choromanski et al. 2021: positive random features, the same for all heads."""
 
     features: torch.Tensor
@@ -139,7 +105,6 @@ class Performer(Approximate):
         self.register_buffer("features", torch.randn(FEATURES, SIZE))
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         return _linear(self._lift(q), self._lift(k), v)
 
     def _lift(self, x: torch.Tensor) -> torch.Tensor:
@@ -149,7 +114,7 @@ class Performer(Approximate):
         return torch.exp(lifted - norm - lifted.amax((-1, -2), keepdim=True)) + 1e-4
 
 
-class Linformer(Approximate):
+class Linformer(Block):
     """Wang et al. 2020: keys and values projected along a sequence of fixed length 8.
 
     ``per_head`` gives each head its own projection.
@@ -162,11 +127,10 @@ class Linformer(Approximate):
         self.shorten_v = nn.Parameter(torch.empty(*lead, PROJECTED, 8))
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         return softmax_attention(q, self.shorten_k @ k, self.shorten_v @ v)
 
 
-class Nystrom(Approximate):
+class Nystrom(Block):
     """Xiong et al. 2021: landmarks, an iterative pseudo-inverse and a depthwise convolution.
 
     The published code scales the pseudo-inverse by the largest row and column sums over *all*
@@ -179,7 +143,6 @@ class Nystrom(Approximate):
         self.conv = nn.Conv2d(HEADS, HEADS, (3, 1), padding=(1, 0), groups=HEADS, bias=False)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         q = q * SCALE
         batch = q.shape[0]
         q_marks = q.reshape(batch, HEADS, 4, 2, SIZE).mean(-2)
@@ -204,7 +167,7 @@ class Nystrom(Approximate):
         return z
 
 
-class ChannelAttention(Approximate):
+class ChannelAttention(Block):
     """XCiT: attention between the channels of a head instead of between positions."""
 
     def __init__(self) -> None:
@@ -212,23 +175,20 @@ class ChannelAttention(Approximate):
         self.temperature = nn.Parameter(torch.empty(HEADS, 1, 1))
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         q, k = (nn.functional.normalize(t.transpose(-1, -2), dim=-1) for t in (q, k))
         weights = (q @ k.transpose(-1, -2) * self.temperature).softmax(-1)
         return (weights @ v.transpose(-1, -2)).transpose(-1, -2)
 
 
-class MaskedLinear(Approximate):
+class MaskedLinear(Block):
     """RetNet's parallel form: scores times a decay per head, no softmax."""
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Returns the context."""
         places = torch.arange(q.shape[2])
         gap = (places[:, None] - places[None]).float()
         decay = torch.log(1 - torch.exp2(-2.0 - torch.arange(HEADS).float()))
         weights = torch.where(gap >= 0, torch.exp(gap * decay[:, None, None]), 0.0)
-        context: torch.Tensor = (q @ k.transpose(-1, -2) * SCALE * weights) @ v
-        return context
+        return (q @ k.transpose(-1, -2) * SCALE * weights) @ v
 
 
 class Differential(nn.Module):
@@ -243,14 +203,12 @@ class Differential(nn.Module):
         self.out = nn.Linear(INNER, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k = (split_heads(f(x), 2 * HEADS) for f in (self.q, self.k))
         v = split_heads(self.v(x))
         maps = (q @ k.transpose(-1, -2) * SCALE).softmax(-1)
         maps = maps.unflatten(1, (HEADS, 2))
         context = self.norm((maps[:, :, 0] - self.weight * maps[:, :, 1]) @ v)
-        out: torch.Tensor = self.out(merge_heads(context))
-        return out
+        return self.out(merge_heads(context))
 
 
 class DepthwiseConv(nn.Module):
@@ -264,7 +222,6 @@ class DepthwiseConv(nn.Module):
         self.out = nn.Conv1d(INNER, WIDTH, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         packed = self.mix(self.local(self.qkv(x.transpose(1, 2))))
         q, k, v = packed.view(x.shape[0], 3, HEADS, SIZE, x.shape[1]).unbind(1)
         weights = (q.transpose(-1, -2) @ k * SCALE).softmax(-1)
@@ -274,29 +231,24 @@ class DepthwiseConv(nn.Module):
 
 
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
+    made = partial(stacked, family="approximate")
+    fixed = partial(made, dynamic=False)
+    coupled = "the pseudo-inverse is scaled by a maximum over all heads"
     return [
-        stacked("linear-elu", FAMILY, LinearElu),
-        stacked("linear-relu", FAMILY, LinearRelu),
-        stacked("linear-einsum", FAMILY, LinearEinsum),
-        stacked("linear-efficient", FAMILY, Efficient),
-        stacked("sigmoid", FAMILY, Sigmoid),
-        stacked("gated", FAMILY, Gated),
-        stacked("gated-per-head", FAMILY, HeadGated),
-        stacked("performer", FAMILY, Performer),
-        stacked("linformer", FAMILY, Linformer, dynamic=False),
-        stacked("linformer-per-head", FAMILY, partial(Linformer, True), dynamic=False),
-        stacked("nystrom", FAMILY, Nystrom, dynamic=False),
-        stacked(
-            "nystrom-coupled",
-            FAMILY,
-            partial(Nystrom, True),
-            dynamic=False,
-            expect="refused",
-            note="the pseudo-inverse is scaled by a maximum over all heads",
-        ),
-        stacked("channel-attention", FAMILY, ChannelAttention),
-        stacked("retention", FAMILY, MaskedLinear),
-        stacked("differential", FAMILY, Differential, note="two Q/K heads per value head"),
-        stacked("depthwise-conv", FAMILY, DepthwiseConv),
+        made("linear-elu", make=LinearElu),
+        made("linear-relu", make=LinearRelu),
+        made("linear-einsum", make=LinearEinsum),
+        made("linear-efficient", make=Efficient),
+        made("sigmoid", make=Sigmoid),
+        made("gated", make=Gated),
+        made("gated-per-head", make=HeadGated),
+        made("performer", make=Performer),
+        fixed("linformer", make=Linformer),
+        fixed("linformer-per-head", make=partial(Linformer, True)),
+        fixed("nystrom", make=Nystrom),
+        fixed("nystrom-coupled", make=partial(Nystrom, True), expect="refused", note=coupled),
+        made("channel-attention", make=ChannelAttention),
+        made("retention", make=MaskedLinear),
+        made("differential", make=Differential, note="two Q/K heads per value head"),
+        made("depthwise-conv", make=DepthwiseConv),
     ]

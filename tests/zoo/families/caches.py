@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from tests.zoo import feeds
-from tests.zoo.case import Cache, Case, Feed, Projection
-from tests.zoo.families.common import VOCAB, Make, Options, layers, maker, wrapped
+from tests.zoo.attributes import at
+from tests.zoo.case import Cache, Case, Feed
+from tests.zoo.families.row import VOCAB, Options, maker
 from tests.zoo.init import spread
 
-FAMILY = "caches"
 LAYERS = 2
 # (batch, past, new); the last two are a decode step and a prefill onto an empty cache.
 SIZES = ((3, 6, 2), (2, 4, 1), (1, 0, 5))
@@ -28,13 +26,7 @@ LLAMA: Options = {
     "max_position_embeddings": 32,
 }
 MHA: Options = LLAMA | {"num_key_value_heads": 6}
-GPT2: Options = {
-    "vocab_size": VOCAB,
-    "n_embd": 32,
-    "n_layer": LAYERS,
-    "n_head": 4,
-    "n_positions": 32,
-}
+GPT2: Options = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 32}
 NEOX: Options = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -57,25 +49,16 @@ class Cached(nn.Module):
         self.model = model
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Runs one step."""
         ids, mask, *pasts = inputs
         cache = DynamicCache()
         for layer in range(LAYERS):
             cache.update(pasts[2 * layer], pasts[2 * layer + 1], layer)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         presents = [getattr(layer, what) for layer in cache.layers for what in ("keys", "values")]
         return (out.logits, *presents)
-
-
-def _made(make: Make, attention: str) -> nn.Module:
-    return spread(Cached(make(attention)))
 
 
 def _names(kind: str) -> tuple[str, ...]:
@@ -92,9 +75,22 @@ def _feed(batch: int, past: int, new: int, kv_heads: int, size: int) -> Feed:
     return feed
 
 
-def _case(name: str, make: Make, attention: str, output: str, heads: tuple[int, ...]) -> Case:
-    projections: tuple[Projection, ...] = wrapped(layers(output, LAYERS, *heads))
-    kv_heads = projections[0].kv_num_heads
+def cases() -> list[Case]:
+    return [
+        _case(*item, kind)
+        for kind in ("eager", "sdpa")
+        for item in (
+            ("cache-llama-gqa", "LlamaForCausalLM", LLAMA, "self_attn.o_proj", 2, 8),
+            ("cache-llama-mha", "LlamaForCausalLM", MHA, "self_attn.o_proj", 6, 8),
+            ("cache-qwen3", "Qwen3ForCausalLM", LLAMA, "self_attn.o_proj", 2, 8),
+            ("cache-gpt2", "GPT2LMHeadModel", GPT2, "attn.c_proj", 4, 8),
+            ("cache-gpt-neox", "GPTNeoXForCausalLM", NEOX, "attention.dense", 4, 8),
+        )
+    ]
+
+
+def _case(name: str, model: str, options: Options, output: str, kv_heads: int, size: int, kind: str) -> Case:
+    """A model, with the shape of its cache."""
     pasts, presents = _names("past_key_values"), _names("present")
     axes: dict[str, dict[int, str]] = {
         "input_ids": {0: "batch", 1: "sequence"},
@@ -103,36 +99,17 @@ def _case(name: str, make: Make, attention: str, output: str, heads: tuple[int, 
     }
     axes |= {n: {0: "batch", 2: "past"} for n in pasts}
     axes |= {n: {0: "batch", 2: "total"} for n in presents}
+    make = maker(model, **options)
+    pairs = zip(pasts, presents, strict=True)
     return Case(
-        name=name if attention == "eager" else f"{name}-{attention}",
-        family=FAMILY,
-        builder=partial(_made, make, attention),
-        feeds=tuple(_feed(*size, kv_heads, heads[1]) for size in SIZES),
+        name=name if kind == "eager" else f"{name}-{kind}",
+        family="caches",
+        builder=lambda: spread(Cached(make(kind))),
+        feeds=tuple(_feed(*sizes, kv_heads, size) for sizes in SIZES),
         inputs=("input_ids", "attention_mask", *pasts),
         outputs=("logits", *presents),
         dynamic_axes=axes,
-        projections=projections,
-        caches=tuple(
-            Cache(past, present, 1, i // 2)
-            for i, (past, present) in enumerate(zip(pasts, presents, strict=True))
-        ),
+        rules=at(output),
+        caches=tuple(Cache(past, present, 1, i // 2) for i, (past, present) in enumerate(pairs)),
         note="presents are compared on the kept heads only",
     )
-
-
-def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    llama = "model.layers.{}.self_attn.o_proj"
-    gpt2 = maker("GPT2LMHeadModel", **GPT2)
-    neox = maker("GPTNeoXForCausalLM", **NEOX)
-    return [
-        case
-        for kind in ("eager", "sdpa")
-        for case in (
-            _case("cache-llama-gqa", maker("LlamaForCausalLM", **LLAMA), kind, llama, (6, 8, 2)),
-            _case("cache-llama-mha", maker("LlamaForCausalLM", **MHA), kind, llama, (6, 8)),
-            _case("cache-qwen3", maker("Qwen3ForCausalLM", **LLAMA), kind, llama, (6, 8, 2)),
-            _case("cache-gpt2", gpt2, kind, "transformer.h.{}.attn.c_proj", (4, 8)),
-            _case("cache-gpt-neox", neox, kind, "gpt_neox.layers.{}.attention.dense", (4, 8)),
-        )
-    ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from tests.zoo.attributes import at
 from tests.zoo.case import Case
-from tests.zoo.families._stack import HEADS, INNER, SIZE, WIDTH, sequences
-from tests.zoo.families.common import layers
-from tests.zoo.init import spread
+from tests.zoo.families._stack import HEADS, INNER, WIDTH, of
 
-FAMILY = "early_exit"
 DEPTH = 3
 CLASSES = 5
 
@@ -25,15 +25,13 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the layer."""
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, 4, 8).transpose(1, 2)
         k = self.k(x).view(batch, length, 4, 8).transpose(1, 2)
         v = self.v(x).view(batch, length, 4, 8).transpose(1, 2)
         weights = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, -1)
         context = (weights @ v).transpose(1, 2).reshape(batch, length, 32)
-        made: torch.Tensor = self.norm(x + self.out(context))
-        return made
+        return self.norm(x + self.out(context))
 
 
 class EarlyExit(nn.Module):
@@ -48,7 +46,6 @@ class EarlyExit(nn.Module):
         self.sure = sure
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs layers until one is sure."""
         answer = torch.zeros(x.shape[0], 5)
         going = True
         for block, leave in zip(self.blocks, self.exits):  # noqa: B905 TorchScript knows no strict
@@ -59,22 +56,8 @@ class EarlyExit(nn.Module):
         return answer
 
 
-def _built() -> nn.Module:
-    return spread(EarlyExit(2.0))
-
-
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    return [
-        Case(
-            name="early-exit",
-            family=FAMILY,
-            builder=_built,
-            feeds=sequences(),
-            inputs=("x",),
-            outputs=("y",),
-            dynamic_axes={"x": {0: "batch", 1: "sequence"}, "y": {0: "batch"}},
-            projections=layers("blocks.{}.out", DEPTH, HEADS, SIZE),
-            note="scripted, not traced: later layers live in the branches of If",
-        )
-    ]
+    axes = {"x": {0: "batch", 1: "sequence"}, "y": {0: "batch"}}
+    note = "scripted, not traced: later layers live in the branches of If"
+    made = partial(EarlyExit, 2.0)
+    return [of("early-exit", "early_exit", made, dynamic_axes=axes, rules=at("out", heads=HEADS), note=note)]

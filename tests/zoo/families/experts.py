@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from tests.zoo.attributes import at
 from tests.zoo.case import Case
-from tests.zoo.families._stack import HEADS, INNER, SIZE, WIDTH, sequences
-from tests.zoo.families.common import layers
-from tests.zoo.init import spread
+from tests.zoo.families._stack import HEADS, WIDTH, Block, of
 
-FAMILY = "experts"
 DEPTH, EXPERTS, CHOSEN, HIDDEN = 2, 4, 2, 20
 
 
@@ -23,9 +23,7 @@ class Expert(nn.Module):
         self.w2 = nn.Linear(HIDDEN, WIDTH, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs one expert."""
-        made: torch.Tensor = self.w2(nn.functional.silu(self.w1(x)) * self.w3(x))
-        return made
+        return self.w2(nn.functional.silu(self.w1(x)) * self.w3(x))
 
 
 class Mixture(nn.Module):
@@ -38,7 +36,6 @@ class Mixture(nn.Module):
         self.experts = nn.ModuleList([Expert() for _ in range(EXPERTS)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs all experts."""
         tokens = x.reshape(-1, WIDTH)
         shares, chosen = torch.topk(torch.softmax(self.gate(tokens), -1), CHOSEN, dim=-1)
         shares = shares / shares.sum(-1, keepdim=True)
@@ -59,25 +56,16 @@ class Mixture(nn.Module):
         return total.reshape(x.shape)
 
 
-class Layer(nn.Module):
+class Layer(Block):
     """Attention and a mixture, each with a residual and a norm before it."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        self.q, self.k, self.v = (nn.Linear(WIDTH, INNER) for _ in range(3))
-        self.out = nn.Linear(INNER, WIDTH)
         self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.mixture = Mixture(way)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the layer."""
-        batch, length, _ = x.shape
-        y = self.first(x)
-        q, k, v = (
-            made(y).view(batch, length, HEADS, SIZE).transpose(1, 2) for made in (self.q, self.k, self.v)
-        )
-        weights = torch.softmax(q @ k.transpose(-1, -2) / SIZE**0.5, -1)
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(batch, length, INNER))
+        x = x + self.out(self.context(self.first(x)))
         return x + torch.as_tensor(self.mixture(self.second(x)))
 
 
@@ -89,7 +77,6 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList([Layer(way) for _ in range(DEPTH)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs all layers."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -103,18 +90,5 @@ NOTES = {
 
 
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    return [
-        Case(
-            name=f"experts-{way}",
-            family=FAMILY,
-            builder=lambda way=way: spread(Decoder(way)),
-            feeds=sequences(),
-            inputs=("x",),
-            outputs=("y",),
-            dynamic_axes={"x": {0: "batch", 1: "sequence"}, "y": {0: "batch", 1: "sequence"}},
-            projections=layers("layers.{}.out", DEPTH, HEADS, SIZE),
-            note=note,
-        )
-        for way, note in NOTES.items()
-    ]
+    made = partial(of, family="experts", rules=at("out", heads=HEADS))
+    return [made(f"experts-{way}", make=partial(Decoder, way), note=note) for way, note in NOTES.items()]

@@ -8,38 +8,24 @@ import torch
 from torch import nn
 
 from tests.zoo.case import Case
-from tests.zoo.families._stack import (
-    SIZE,
-    WIDTH,
-    merge_heads,
-    softmax_attention,
-    split_heads,
-    stacked,
-)
+from tests.zoo.families._stack import SIZE, WIDTH, Block, merge_heads, softmax_attention, split_heads, stacked
 
-FAMILY = "grouped"
 QUERIES = 6
 GROUPS = 2
 RATIO = QUERIES // GROUPS
 
 
-class Grouped(nn.Module):
+class Grouped(Block):
     """Six query heads over two key/value heads; ``repeat`` names the way they meet."""
 
     def __init__(self, repeat: str) -> None:
-        super().__init__()
-        self.q = nn.Linear(WIDTH, QUERIES * SIZE)
-        self.k = nn.Linear(WIDTH, GROUPS * SIZE)
-        self.v = nn.Linear(WIDTH, GROUPS * SIZE)
-        self.out = nn.Linear(QUERIES * SIZE, WIDTH)
+        super().__init__(queries=QUERIES, groups=GROUPS)
         self.repeat = repeat
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q = split_heads(self.q(x), QUERIES)
         k, v = (split_heads(f(x), GROUPS) for f in (self.k, self.v))
-        out: torch.Tensor = self.out(merge_heads(getattr(self, f"_{self.repeat}")(q, k, v)))
-        return out
+        return self.out(merge_heads(getattr(self, f"_{self.repeat}")(q, k, v)))
 
     @staticmethod
     def _interleave(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -79,16 +65,13 @@ class Tiled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q = nn.Linear(WIDTH, 4 * SIZE)
-        self.kv = nn.Linear(WIDTH, SIZE)
+        self.q, self.kv = nn.Linear(WIDTH, 4 * SIZE), nn.Linear(WIDTH, SIZE)
         self.out = nn.Linear(4 * SIZE, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q = split_heads(self.q(x), 4)
         k = split_heads(self.kv(x), 1).repeat(1, 4, 1, 1)
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, k)))
-        return out
+        return self.out(merge_heads(softmax_attention(q, k, k)))
 
 
 class MultiQuery(nn.Module):
@@ -101,34 +84,26 @@ class MultiQuery(nn.Module):
         self.flat = flat
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         batch, length, _ = x.shape
         q, k, v = self.qkv(x).split((4 * SIZE, SIZE, SIZE), dim=2)
         if self.flat:
             q = q.reshape(batch, length * 4, SIZE)
-            context = softmax_attention(q, k, v).reshape(batch, length, 4 * SIZE)
-        else:
-            context = merge_heads(softmax_attention(split_heads(q), k.unsqueeze(1), v.unsqueeze(1)))
-        out: torch.Tensor = self.out(context)
-        return out
+            return self.out(softmax_attention(q, k, v).reshape(batch, length, 4 * SIZE))
+        return self.out(merge_heads(softmax_attention(split_heads(q), k.unsqueeze(1), v.unsqueeze(1))))
 
 
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    repeats = ("interleave", "expand", "index", "stack", "broadcast")
-    heads = (QUERIES, SIZE, GROUPS)
+    made = partial(stacked, family="grouped", heads=QUERIES, kv=GROUPS)
+    one = partial(stacked, family="grouped", heads=4, kv=1)
     tall = partial(Grouped, "tall")
+    repeats = ("interleave", "expand", "index", "stack", "broadcast")
     return [
-        *(stacked(f"gqa-{r}", FAMILY, partial(Grouped, r), heads=heads) for r in repeats),
-        stacked("gqa-tall", FAMILY, tall, heads=heads, note="heads within 3*sequence rows"),
-        stacked("gqa-tall-fixed", FAMILY, tall, heads=heads, dynamic=False, note="the same, 8 tokens"),
-        stacked("mqa-repeat", FAMILY, Tiled, heads=(4, SIZE, 1)),
-        stacked("mqa-broadcast", FAMILY, partial(MultiQuery, False), heads=(4, SIZE, 1)),
-        stacked(
-            "mqa-flat",
-            FAMILY,
-            partial(MultiQuery, True),
-            heads=(4, SIZE, 1),
-            note="heads and sequence share one axis: [B, S*H, D]",
+        *(made(f"gqa-{repeat}", make=partial(Grouped, repeat)) for repeat in repeats),
+        made("gqa-tall", make=tall, note="heads within 3*sequence rows"),
+        made("gqa-tall-fixed", make=tall, dynamic=False, note="the same, 8 tokens"),
+        one("mqa-repeat", make=Tiled),
+        one("mqa-broadcast", make=partial(MultiQuery, False)),
+        one(
+            "mqa-flat", make=partial(MultiQuery, True), note="heads and sequence share one axis: [B, S*H, D]"
         ),
     ]

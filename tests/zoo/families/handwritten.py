@@ -7,13 +7,16 @@ from functools import partial
 import torch
 from torch import nn
 
-from tests.zoo.case import Case, Projection
+from tests.zoo.attributes import at
+from tests.zoo.case import Case
 from tests.zoo.families._stack import (
     HEADS,
     INNER,
     SCALE,
     SIZE,
     WIDTH,
+    Block,
+    Tensors,
     merge_heads,
     sequences,
     softmax_attention,
@@ -21,36 +24,15 @@ from tests.zoo.families._stack import (
     stacked,
 )
 
-FAMILY = "handwritten"
 
-
-class Separate(nn.Module):
-    """Three projections and an output projection."""
-
-    def __init__(self, bias: bool = True) -> None:
-        super().__init__()
-        self.q = nn.Linear(WIDTH, INNER, bias=bias)
-        self.k = nn.Linear(WIDTH, INNER, bias=bias)
-        self.v = nn.Linear(WIDTH, INNER, bias=bias)
-        self.out = nn.Linear(INNER, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
-        return out
-
-
-class Einsum(Separate):
+class Einsum(Block):
     """Every contraction of the core is an einsum; heads stay on axis 2."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = (f(x).view(*x.shape[:2], HEADS, SIZE) for f in (self.q, self.k, self.v))
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * SCALE
         context = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v)
-        out: torch.Tensor = self.out(context.reshape(*x.shape[:2], INNER))
-        return out
+        return self.out(context.reshape(*x.shape[:2], INNER))
 
 
 class HeadContraction(nn.Module):
@@ -61,7 +43,6 @@ class HeadContraction(nn.Module):
         self.weight = nn.Parameter(torch.empty(WIDTH, INNER))
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
-        """Runs the projection."""
         return torch.einsum("bhsd,whd->bsw", context, self.weight.view(WIDTH, HEADS, SIZE))
 
 
@@ -70,27 +51,21 @@ class EinsumWeights(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.q = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
-        self.k = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
-        self.v = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
+        self.q, self.k, self.v = (nn.Parameter(torch.empty(WIDTH, HEADS, SIZE)) for _ in range(3))
         self.out = HeadContraction()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = (torch.einsum("bsw,whd->bhsd", x, w) for w in (self.q, self.k, self.v))
-        out: torch.Tensor = self.out(softmax_attention(q, k, v))
-        return out
+        return self.out(softmax_attention(q, k, v))
 
 
-class HeadMinor(Separate):
+class HeadMinor(Block):
     """The context is merged as ``[size, heads]``: a head's columns are not adjacent."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = (f(x).view(*x.shape[:2], SIZE, HEADS).permute(0, 3, 1, 2) for f in (self.q, self.k, self.v))
         context = softmax_attention(q, k, v).permute(0, 2, 3, 1)
-        out: torch.Tensor = self.out(context.reshape(*x.shape[:2], INNER))
-        return out
+        return self.out(context.reshape(*x.shape[:2], INNER))
 
 
 class SingleHead(nn.Module):
@@ -101,7 +76,6 @@ class SingleHead(nn.Module):
         self.q, self.k, self.v = (nn.Linear(WIDTH, SIZE, bias=False) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the head."""
         return softmax_attention(self.q(x), self.k(x), self.v(x))
 
 
@@ -114,34 +88,27 @@ class HeadList(nn.Module):
         self.out = nn.Linear(INNER, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        out: torch.Tensor = self.out(torch.cat([head(x) for head in self.heads], -1))
-        return out
+        return self.out(torch.cat([head(x) for head in self.heads], -1))
 
 
-class HeadLoop(Separate):
+class HeadLoop(Block):
     """One wide projection, then a Python loop over slices of it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         contexts = []
         for head in range(HEADS):
             own = slice(head * SIZE, (head + 1) * SIZE)
             contexts.append(softmax_attention(q[..., own], k[..., own], v[..., own]))
-        out: torch.Tensor = self.out(torch.cat(contexts, -1))
-        return out
+        return self.out(torch.cat(contexts, -1))
 
 
-class HeadSplit(Separate):
+class HeadSplit(Block):
     """Heads moved to the batch axis with split and cat (the Annotated Transformer's cousin)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = (torch.cat(torch.split(f(x), SIZE, -1), 0) for f in (self.q, self.k, self.v))
-        context = softmax_attention(q, k, v)
-        out: torch.Tensor = self.out(torch.cat(context.chunk(HEADS, 0), -1))
-        return out
+        return self.out(torch.cat(softmax_attention(q, k, v).chunk(HEADS, 0), -1))
 
 
 class Packed(nn.Module):
@@ -154,10 +121,8 @@ class Packed(nn.Module):
         self.style = style
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         q, k, v = getattr(self, f"_{self.style}")(self.qkv(x))
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
-        return out
+        return self.out(merge_heads(softmax_attention(q, k, v)))
 
     @staticmethod
     def _split(packed: torch.Tensor) -> list[torch.Tensor]:  # nanoGPT
@@ -165,27 +130,25 @@ class Packed(nn.Module):
 
     @staticmethod
     def _chunk(packed: torch.Tensor) -> list[torch.Tensor]:  # lucidrains
-        return [
-            part.view(*part.shape[:2], HEADS, SIZE).permute(0, 2, 1, 3) for part in packed.chunk(3, dim=-1)
-        ]
+        parts = packed.chunk(3, dim=-1)
+        return [part.view(*part.shape[:2], HEADS, SIZE).permute(0, 2, 1, 3) for part in parts]
 
     @staticmethod
-    def _unbind(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # timm
+    def _unbind(packed: torch.Tensor) -> Tensors:  # timm
         parts = packed.reshape(*packed.shape[:2], 3, HEADS, SIZE)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
     @staticmethod
-    def _index(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # DINO, old timm
+    def _index(packed: torch.Tensor) -> Tensors:  # DINO, old timm
         parts = packed.reshape(*packed.shape[:2], 3, HEADS, SIZE).permute(2, 0, 3, 1, 4)
         return parts[0], parts[1], parts[2]
 
     @staticmethod
-    def _interleaved(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # Megatron
-        parts = packed.view(*packed.shape[:2], HEADS, 3 * SIZE).transpose(1, 2)
-        return parts.chunk(3, dim=-1)
+    def _interleaved(packed: torch.Tensor) -> Tensors:  # Megatron
+        return packed.view(*packed.shape[:2], HEADS, 3 * SIZE).transpose(1, 2).chunk(3, dim=-1)
 
     @staticmethod
-    def _innermost(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [heads, size, 3]
+    def _innermost(packed: torch.Tensor) -> Tensors:  # [heads, size, 3]
         parts = packed.view(*packed.shape[:2], HEADS, SIZE, 3).transpose(1, 2)
         return parts[..., 0], parts[..., 1], parts[..., 2]
 
@@ -199,46 +162,38 @@ class ConvAttention(nn.Module):
         self.out = nn.Conv2d(INNER, WIDTH, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         image = x.transpose(1, 2).unsqueeze(-1)
         batch, _, height, width = image.shape
         q, k, v = self.qkv(image).view(batch, 3, HEADS, SIZE, -1).unbind(1)
         weights = (q.transpose(-1, -2) @ k * SCALE).softmax(-1)
         context = v @ weights.transpose(-1, -2)
-        out: torch.Tensor = self.out(context.reshape(batch, INNER, height, width))
-        return out.squeeze(-1).transpose(1, 2)
+        return self.out(context.reshape(batch, INNER, height, width)).squeeze(-1).transpose(1, 2)
 
 
-class KeysTransposed(Separate):
+class KeysTransposed(Block):
     """Keys are permuted straight to ``[B, H, D, S]``, scores scaled on both sides, masked."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, HEADS, SIZE).permute(0, 2, 1, 3) * SIZE**-0.25
         k = self.k(x).view(batch, length, HEADS, SIZE).permute(0, 2, 3, 1) * SIZE**-0.25
         v = split_heads(self.v(x))
         later = torch.ones(length, length, dtype=torch.bool).triu(1)
         scores = (q @ k).masked_fill(later, float("-inf"))
-        context = scores.softmax(-1) @ v
-        out: torch.Tensor = self.out(merge_heads(context).contiguous())
-        return out
+        return self.out(merge_heads(scores.softmax(-1) @ v).contiguous())
 
 
-class FlatHeads(Separate):
+class FlatHeads(Block):
     """Heads merged into the batch axis as ``[B*H, S, D]``, contracted with ``bmm``."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        batch, length, _ = x.shape
-        q, k, v = (split_heads(f(x)).reshape(batch * HEADS, length, SIZE) for f in (self.q, self.k, self.v))
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        batch, _, length, _ = q.shape
+        q, k, v = (t.reshape(batch * HEADS, length, SIZE) for t in (q, k, v))
         scores = torch.baddbmm(torch.zeros(1, 1, 1), q, k.transpose(1, 2), beta=1.0, alpha=SCALE)
-        context = torch.bmm(scores.softmax(-1), v).view(batch, HEADS, length, SIZE)
-        out: torch.Tensor = self.out(merge_heads(context))
-        return out
+        return torch.bmm(scores.softmax(-1), v).view(batch, HEADS, length, SIZE)
 
 
-class PerHeadConstants(Separate):
+class PerHeadConstants(Block):
     """Everything a head may own: a scale, a bias table, a norm of its queries, an output gate."""
 
     def __init__(self) -> None:
@@ -248,86 +203,63 @@ class PerHeadConstants(Separate):
         self.norm = nn.LayerNorm(SIZE)
         self.gate = nn.Parameter(torch.empty(1, HEADS, 1, 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
-        places = torch.arange(x.shape[1])
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(q.shape[2])
         offset = (places[None] - places[:, None]).clamp(-8, 7) + 8
         bias = self.table[offset].permute(2, 0, 1)
         scores = self.norm(q) @ nn.functional.normalize(k, dim=-1).transpose(-1, -2)
-        context = (scores * self.scale.exp() + bias).softmax(-1) @ v * self.gate
-        out: torch.Tensor = self.out(merge_heads(context))
-        return out
+        return (scores * self.scale.exp() + bias).softmax(-1) @ v * self.gate
 
 
-class WideValues(nn.Module):
+class WideValues(Block):
     """Values are wider than queries and keys."""
 
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k = nn.Linear(WIDTH, HEADS * 5), nn.Linear(WIDTH, HEADS * 5)
-        self.v = nn.Linear(WIDTH, HEADS * 12)
-        self.out = nn.Linear(HEADS * 12, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
-        return out
+        self.v, self.out = nn.Linear(WIDTH, HEADS * 12), nn.Linear(HEADS * 12, WIDTH)
 
 
-class SharedKeyValue(Separate):
+class SharedKeyValue(Block):
     """Keys are used as values too."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        q, k = split_heads(self.q(x)), split_heads(self.k(x))
-        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, k)))
-        return out
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return softmax_attention(q, k, k)
 
 
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    minor = tuple(Projection(f"blocks.{i}.out", HEADS, SIZE, HEADS, head_minor=True) for i in range(2))
+    made = partial(stacked, family="handwritten")
     styles = ("split", "chunk", "unbind", "index", "interleaved", "innermost")
     return [
-        stacked("hand-separate", FAMILY, Separate),
-        stacked("hand-no-bias", FAMILY, partial(Separate, False)),
-        stacked("hand-einsum", FAMILY, Einsum),
-        stacked(
+        made("hand-separate", make=Block),
+        made("hand-no-bias", make=partial(Block, False)),
+        made("hand-einsum", make=Einsum),
+        made(
             "hand-einsum-weights",
-            FAMILY,
-            EinsumWeights,
+            make=EinsumWeights,
             note="the output projection is an Einsum that contracts two axes",
         ),
-        stacked(
+        made(
             "hand-head-minor",
-            FAMILY,
-            HeadMinor,
-            projections=minor,
+            make=HeadMinor,
+            rules=at("out", heads=HEADS, head_minor=True),
             note="a head's columns are strided",
         ),
-        stacked("hand-head-list", FAMILY, HeadList, note="heads are separate, joined by Concat"),
-        stacked("hand-head-loop", FAMILY, HeadLoop, note="heads are slices, joined by Concat"),
-        stacked(
-            "hand-head-split",
-            FAMILY,
-            HeadSplit,
-            note="Split, then Concat on the batch axis",
-        ),
-        stacked(
+        made("hand-head-list", make=HeadList, note="heads are separate, joined by Concat"),
+        made("hand-head-loop", make=HeadLoop, note="heads are slices, joined by Concat"),
+        made("hand-head-split", make=HeadSplit, note="Split, then Concat on the batch axis"),
+        made(
             "hand-head-split-fixed",
-            FAMILY,
-            HeadSplit,
+            make=HeadSplit,
             feeds=sequences(((3, 7), (3, 5))),
             dynamic_axes={name: {1: "sequence"} for name in "xy"},
             note="the same, for a batch of 3",
         ),
-        stacked("hand-conv1x1", FAMILY, ConvAttention),
-        stacked("hand-keys-transposed", FAMILY, KeysTransposed),
-        stacked("hand-flat-heads", FAMILY, FlatHeads),
-        stacked("hand-per-head-constants", FAMILY, PerHeadConstants),
-        stacked("hand-wide-values", FAMILY, WideValues, heads=(HEADS, 12)),
-        stacked("hand-shared-kv", FAMILY, SharedKeyValue),
-        *(stacked(f"hand-packed-{s}", FAMILY, partial(Packed, s)) for s in styles),
+        made("hand-conv1x1", make=ConvAttention),
+        made("hand-keys-transposed", make=KeysTransposed),
+        made("hand-flat-heads", make=FlatHeads),
+        made("hand-per-head-constants", make=PerHeadConstants),
+        made("hand-wide-values", make=WideValues),
+        made("hand-shared-kv", make=SharedKeyValue),
+        *(made(f"hand-packed-{style}", make=partial(Packed, style)) for style in styles),
     ]

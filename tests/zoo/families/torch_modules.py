@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from tests.zoo import feeds
-from tests.zoo.case import Case, Feed, Projection
-from tests.zoo.families.common import layers
-from tests.zoo.init import spread
+from tests.zoo.attributes import at
+from tests.zoo.case import Case, Feed
+from tests.zoo.families._stack import of
 
-FAMILY = "torch"
 WIDTH = 32
 ANY_LENGTH = ((3, 7), (1, 5))
 # TorchScript bakes the length of the keys into nn.MultiheadAttention: most models keep one length.
@@ -30,13 +29,8 @@ class SelfAttention(nn.Module):
         self.weights = weights
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Runs the block on ``[batch, sequence, width]``, or sequence first."""
         out, probabilities = self.attention(
-            x,
-            x,
-            x,
-            need_weights=self.weights != "none",
-            average_attn_weights=self.weights == "average",
+            x, x, x, need_weights=self.weights != "none", average_attn_weights=self.weights == "average"
         )
         return (x + out,) if self.weights in ("none", "unused") else (x + out, probabilities)
 
@@ -49,9 +43,7 @@ class CrossAttention(nn.Module):
         self.attention = nn.MultiheadAttention(WIDTH, 4, kdim=24, vdim=20, batch_first=True)
 
     def forward(self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Runs the block."""
-        out: torch.Tensor = x + self.attention(x, keys, values, need_weights=False)[0]
-        return out
+        return x + self.attention(x, keys, values, need_weights=False)[0]
 
 
 class Encoder(nn.Module):
@@ -64,10 +56,8 @@ class Encoder(nn.Module):
         self.causal = causal
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the encoder."""
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.causal else None
-        out: torch.Tensor = self.encoder(x, mask=mask, is_causal=self.causal)
-        return out
+        return self.encoder(x, mask=mask, is_causal=self.causal)
 
 
 class Seq2Seq(nn.Module):
@@ -78,9 +68,7 @@ class Seq2Seq(nn.Module):
         self.transformer = nn.Transformer(WIDTH, 4, 1, 2, 48, batch_first=True)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Runs both stacks."""
-        out: torch.Tensor = self.transformer(source, target)
-        return out
+        return self.transformer(source, target)
 
 
 class FrozenEncoder(nn.Module):
@@ -94,14 +82,9 @@ class FrozenEncoder(nn.Module):
         self.layers = nn.ModuleList([layer])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Runs the layer."""
         for layer in self.layers:
             x = layer(x)
         return x
-
-
-def _made(make: Callable[[], nn.Module]) -> nn.Module:
-    return spread(make())
 
 
 def _sequences(
@@ -122,8 +105,7 @@ def _sequences(
 def _case(
     name: str,
     make: Callable[[], nn.Module],
-    projections: tuple[Projection, ...],
-    *,
+    *out: str,
     made: tuple[Feed, ...] | None = None,
     seq_first: bool = False,
     any_length: bool = False,
@@ -131,37 +113,15 @@ def _case(
     **rest: Any,
 ) -> Case:
     made = made or _sequences(("x", WIDTH, 0), any_length=any_length, seq_first=seq_first)
-    inputs = tuple(made[0])
-    batch = {int(seq_first): "batch"}
-    length = {1: "length"} if any_length else {}
-    axes = dict.fromkeys((*inputs, "y"), batch | length)
+    batch: dict[int, str] = {int(seq_first): "batch"} | ({1: "length"} if any_length else {})
+    axes = dict.fromkeys((*made[0], "y"), batch)
     if "probabilities" in outputs:
         axes["probabilities"] = {0: "batch"}
-    return Case(
-        name=name,
-        family=FAMILY,
-        builder=partial(_made, make),
-        feeds=made,
-        inputs=inputs,
-        outputs=outputs,
-        dynamic_axes=axes,
-        projections=projections,
-        **rest,
-    )
+    return of(name, "torch", make, feeds=made, outputs=outputs, dynamic_axes=axes, rules=at(*out), **rest)
 
 
 def cases() -> list[Case]:
-    """Returns the cases of this family."""
-    one = layers("attention", 1, 4, 8)
-    stacked = layers("encoder.layers.{}.self_attn", 2, 4, 8)
-    both = (
-        *layers("transformer.encoder.layers.{}.self_attn", 1, 4, 8),
-        *(
-            Projection(f"transformer.decoder.layers.{i}.{kind}", 4, 8, 4)
-            for i in range(2)
-            for kind in ("self_attn", "multihead_attn")
-        ),
-    )
+    mha = partial(SelfAttention, True)
     with_probabilities: dict[str, Any] = {
         "outputs": ("y", "probabilities"),
         "note": "the probabilities are a graph output, so queries and keys must stay",
@@ -170,35 +130,25 @@ def cases() -> list[Case]:
         "any_length": True,
         "note": "TorchScript cannot export it with a dynamic length",
     }
+    cross = _sequences(("x", WIDTH, 0), ("keys", 24, 4), ("values", 20, 4))
+    pair = _sequences(("source", WIDTH, 4), ("target", WIDTH, 0))
+    learned = "a learned key and value joins the sequence"
     return [
-        _case("mha-batch-first", partial(SelfAttention, True), one),
-        _case("mha-any-length", partial(SelfAttention, True), one, **any_length),
-        _case("torch-encoder-any-length", Encoder, stacked, **any_length),
-        _case("mha-seq-first", partial(SelfAttention, False), one, seq_first=True),
-        _case("mha-need-weights", partial(SelfAttention, True, "unused"), one),
-        _case("mha-average-output", partial(SelfAttention, True, "average"), one, **with_probabilities),
-        _case("mha-probs-output", partial(SelfAttention, True, "each"), one, **with_probabilities),
-        _case("mha-no-bias", partial(SelfAttention, True, bias=False), one),
+        _case("mha-batch-first", mha, "attention"),
+        _case("mha-any-length", mha, "attention", **any_length),
+        _case("torch-encoder-any-length", Encoder, "self_attn", **any_length),
+        _case("mha-seq-first", partial(SelfAttention, False), "attention", seq_first=True),
+        _case("mha-need-weights", partial(SelfAttention, True, "unused"), "attention"),
         _case(
-            "mha-bias-kv",
-            partial(SelfAttention, True, add_bias_kv=True),
-            one,
-            note="a learned key and value joins the sequence",
+            "mha-average-output", partial(SelfAttention, True, "average"), "attention", **with_probabilities
         ),
-        _case("mha-zero-attn", partial(SelfAttention, True, add_zero_attn=True), one),
-        _case(
-            "mha-cross",
-            CrossAttention,
-            one,
-            made=_sequences(("x", WIDTH, 0), ("keys", 24, 4), ("values", 20, 4)),
-        ),
-        _case("torch-encoder", Encoder, stacked),
-        _case("torch-encoder-causal", partial(Encoder, True), stacked),
-        _case("torch-encoder-prenorm", FrozenEncoder, layers("layers.{}.self_attn", 1, 4, 8)),
-        _case(
-            "torch-transformer",
-            Seq2Seq,
-            both,
-            made=_sequences(("source", WIDTH, 4), ("target", WIDTH, 0)),
-        ),
+        _case("mha-probs-output", partial(SelfAttention, True, "each"), "attention", **with_probabilities),
+        _case("mha-no-bias", partial(SelfAttention, True, bias=False), "attention"),
+        _case("mha-bias-kv", partial(SelfAttention, True, add_bias_kv=True), "attention", note=learned),
+        _case("mha-zero-attn", partial(SelfAttention, True, add_zero_attn=True), "attention"),
+        _case("mha-cross", CrossAttention, "attention", made=cross),
+        _case("torch-encoder", Encoder, "self_attn"),
+        _case("torch-encoder-causal", partial(Encoder, True), "self_attn"),
+        _case("torch-encoder-prenorm", FrozenEncoder, "self_attn"),
+        _case("torch-transformer", Seq2Seq, "self_attn", "multihead_attn", made=pair),
     ]

@@ -78,12 +78,8 @@ def _build(
     except Exception as problem:  # an exporter may raise anything; the others go on
         where = traceback.extract_tb(problem.__traceback__)[-1]
         text = f"{type(problem).__name__}: {str(problem)[:300]} ({Path(where.filename).name}:{where.lineno})"
-        target = out / f"{name}.{base}"
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "failed.txt").write_text(text + "\n")
         yield base, f"failed: {text}"
         return
-    (out / f"{name}.{base}" / "failed.txt").unlink(missing_ok=True)
     workshop = Workshop(case, out)
     EXPORTERS[base] = lambda _, __, target: _copy(path, target)
     for step, function in steps.items():

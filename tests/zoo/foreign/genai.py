@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 from tests.zoo import postprocess
-from tests.zoo.case import Case, Expect, Projection
-from tests.zoo.families.common import VOCAB, Options, layers, maker, wrapped
+from tests.zoo.attributes import at
+from tests.zoo.case import Case
+from tests.zoo.families.row import VOCAB, Options, maker
 from tests.zoo.foreign.cli import run
 from tests.zoo.foreign.face import Face, caches_of, feeds_of, names_of
 from tests.zoo.init import spread
@@ -45,19 +46,17 @@ WIDE: Options = LLAMA | {"hidden_size": 128, "num_attention_heads": 4, "head_dim
 HEADS: Options = LLAMA | {"num_key_value_heads": 6}
 WINDOW: Options = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA: Options = LLAMA | WINDOW | {"query_pre_attn_scalar": 16}
-OUTPUT = "model.layers.{}.self_attn.o_proj"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model for the builder: its class, configuration and output projections."""
+    """One model for the builder: its class, configuration, and the end of the paths of its output projections."""
 
     name: str
     model: str
     options: Options
-    projections: tuple[Projection, ...]
     config: str = ""
-    expect: Expect = "exact"
+    out: str = "self_attn.o_proj"
 
 
 def _tokenizer(folder: Path) -> None:
@@ -90,18 +89,16 @@ def case_of(recipe: Recipe, variant: str, folder: Path) -> tuple[Case, Path]:
     model = spread(maker(recipe.model, config=config, **recipe.options)("eager"))
     path = _built(model, variant, folder)
     inputs, outputs = names_of(path)
-    projections = wrapped(recipe.projections)
     case = Case(
         name=recipe.name,
         family=FAMILY,
         builder=partial(Face, model, inputs, outputs),
-        feeds=feeds_of(path, sizes=SIZES, padded=False, width=projections[0].head_size),
+        feeds=feeds_of(path, sizes=SIZES, padded=False, width=recipe.options.get("head_dim", 16)),
         inputs=inputs,
         outputs=outputs,
         dynamic_axes={},
-        projections=projections,
-        expect=recipe.expect,
-        caches=caches_of(inputs, outputs, projections),
+        rules=at(recipe.out),
+        caches=caches_of(inputs, outputs),
         note="onnxruntime-genai",
     )
     return case, path
@@ -109,26 +106,25 @@ def case_of(recipe: Recipe, variant: str, folder: Path) -> tuple[Case, Path]:
 
 def recipes() -> list[Recipe]:
     """The models."""
-    own = layers(OUTPUT, 2, 6, 16, 2)
     phi = {key: value for key, value in LLAMA.items() if key not in ("head_dim", "num_key_value_heads")}
     return [
-        Recipe("genai-llama-gqa", "LlamaForCausalLM", LLAMA, own),
-        Recipe("genai-llama-mha", "LlamaForCausalLM", HEADS, layers(OUTPUT, 2, 6, 16)),
-        Recipe("genai-llama-wide", "LlamaForCausalLM", WIDE, layers(OUTPUT, 2, 4, 32, 2)),
-        Recipe("genai-llama-bias", "LlamaForCausalLM", LLAMA | {"attention_bias": True}, own),
-        Recipe("genai-mistral", "MistralForCausalLM", LLAMA | {"sliding_window": None}, own),
-        Recipe("genai-qwen2", "Qwen2ForCausalLM", LLAMA, own),
-        Recipe("genai-qwen3", "Qwen3ForCausalLM", LLAMA, own),
-        Recipe("genai-gemma", "GemmaForCausalLM", LLAMA, own),
-        Recipe("genai-gemma2", "Gemma2ForCausalLM", GEMMA, own),
-        Recipe("genai-gemma3", "Gemma3ForCausalLM", GEMMA, own, "Gemma3TextConfig"),
-        Recipe("genai-phi3", "Phi3ForCausalLM", LLAMA | {"original_max_position_embeddings": 64}, own),
-        Recipe("genai-phi", "PhiForCausalLM", phi, layers("model.layers.{}.self_attn.dense", 2, 6, 16)),
-        Recipe("genai-granite", "GraniteForCausalLM", LLAMA, own),
-        Recipe("genai-olmo", "OlmoForCausalLM", LLAMA, own),
-        Recipe("genai-smollm3", "SmolLM3ForCausalLM", LLAMA | {"no_rope_layers": [1, 0]}, own),
-        Recipe("genai-nemotron", "NemotronForCausalLM", LLAMA, own),
-        Recipe("genai-ernie", "Ernie4_5ForCausalLM", LLAMA, own),
+        Recipe("genai-llama-gqa", "LlamaForCausalLM", LLAMA),
+        Recipe("genai-llama-mha", "LlamaForCausalLM", HEADS),
+        Recipe("genai-llama-wide", "LlamaForCausalLM", WIDE),
+        Recipe("genai-llama-bias", "LlamaForCausalLM", LLAMA | {"attention_bias": True}),
+        Recipe("genai-mistral", "MistralForCausalLM", LLAMA | {"sliding_window": None}),
+        Recipe("genai-qwen2", "Qwen2ForCausalLM", LLAMA),
+        Recipe("genai-qwen3", "Qwen3ForCausalLM", LLAMA),
+        Recipe("genai-gemma", "GemmaForCausalLM", LLAMA),
+        Recipe("genai-gemma2", "Gemma2ForCausalLM", GEMMA),
+        Recipe("genai-gemma3", "Gemma3ForCausalLM", GEMMA, "Gemma3TextConfig"),
+        Recipe("genai-phi3", "Phi3ForCausalLM", LLAMA | {"original_max_position_embeddings": 64}),
+        Recipe("genai-phi", "PhiForCausalLM", phi, out="self_attn.dense"),
+        Recipe("genai-granite", "GraniteForCausalLM", LLAMA),
+        Recipe("genai-olmo", "OlmoForCausalLM", LLAMA),
+        Recipe("genai-smollm3", "SmolLM3ForCausalLM", LLAMA | {"no_rope_layers": [1, 0]}),
+        Recipe("genai-nemotron", "NemotronForCausalLM", LLAMA),
+        Recipe("genai-ernie", "Ernie4_5ForCausalLM", LLAMA),
     ]
 
 

@@ -21,7 +21,8 @@ from jax2onnx import to_onnx
 from torch import nn
 
 from tests.zoo import feeds
-from tests.zoo.case import Case, Projection
+from tests.zoo.attributes import at
+from tests.zoo.case import Case
 from tests.zoo.foreign.cli import run
 
 FAMILY = "jax"
@@ -116,7 +117,7 @@ def case_of(name: str, function: Forward, folder: Path) -> tuple[Case, Path]:
             inputs=(given.name,),
             outputs=(result.name,),
             dynamic_axes={},
-            projections=tuple(Projection(f"outs.{i}", HEADS, SIZE, HEADS) for i in range(BLOCKS)),
+            rules=at(*(f"outs.{i}" for i in range(BLOCKS)), heads=HEADS),
             note="jax2onnx",
         ),
         path,

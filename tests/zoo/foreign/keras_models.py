@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from tests.zoo import feeds
-from tests.zoo.case import Case, Projection
+from tests.zoo.attributes import at
+from tests.zoo.case import Case
 from tests.zoo.foreign.cli import run
 
 FAMILY = "keras"
@@ -99,7 +100,7 @@ def case_of(name: str, layer: Layer, length: int | None, kv_heads: int, folder: 
             inputs=(given.name,),
             outputs=(result.name,),
             dynamic_axes={},
-            projections=tuple(Projection(f"outs.{i}", HEADS, SIZE, kv_heads) for i in range(BLOCKS)),
+            rules=at(*(f"outs.{i}" for i in range(BLOCKS)), heads=HEADS, kv=kv_heads),
             note="tf2onnx",
         ),
         path,
