@@ -334,15 +334,19 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     before: list[str] = []
     for start, stop in pairwise([*starts, len(chain)]):
         own = [place for place in held if start <= place < stop]
+        end = max(own) + 1
         if attends and stop < len(chain):
-            added = (place for place in range(max(own) + 1, stop) if _is_sum_with_others(chain[place]))
-            end = next(added, stop)
-            before = _kinds(chain[start:end])
+            added = (place for place in range(end, stop) if _is_sum_with_others(chain[place]))
+            longer = next(added, stop)
         else:
-            # Behind the last layer lies what repeats the one before, or its last block.
-            is_like = bool(before) and _kinds(chain[start : start + len(before)]) == before
-            end = start + len(before) if is_like else max(own) + 1
-        state = _around(chain[start:end], chain)
+            # Behind the last layer lies what lies behind the one before.
+            longer = start + len(before) if _kinds(chain[start : start + len(before)]) == before else end
+        state = _around(chain[start:longer], chain)
+        if state is not None and state.is_bypass:
+            end, before = longer, _kinds(chain[start:longer])
+        else:
+            # What leads to the next stage is no part of the last layer of a stage.
+            state = _around(chain[start:end], chain) or state
         inner = {vertex for block in chain[start:end] for vertex in block.inner}
         if state is not None and not flow.leaves_more(inner, state.behind):
             layers.append(([site for place in own for site in held[place]], state))
