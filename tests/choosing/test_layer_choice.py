@@ -78,7 +78,7 @@ def test_layers_without_attention_are_chosen(kind: str) -> None:
     check_choice(Network([[kind]] * 3))
 
 
-@pytest.mark.each_choice
+@pytest.mark.first_case
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("added", SUMMED)
 def test_the_cheapest_bypasses_are_chosen_whatever_writes_the_sums(added: str, norm: bool) -> None:

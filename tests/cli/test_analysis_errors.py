@@ -62,6 +62,7 @@ def test_every_search_is_listed() -> None:
     assert {LAYERS, *FUNCTIONS} == set(SEARCHES) and set(ASKED) == set(ALL)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("what", "model"),
     # Exits are looked for where there are branches.

@@ -35,6 +35,7 @@ def test_a_shell_that_asks_gets_its_completions() -> None:
         assert expected in found.stdout and found.stderr == ""
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_is_completed_before_the_model_is_named(name: str) -> None:
     option = next(

@@ -33,6 +33,7 @@ COMMANDS = {
 
 
 @POSIX
+@pytest.mark.each_choice
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_workers_end_with_their_command(name: str, sent: signal.Signals, tmp_path: Path) -> None:

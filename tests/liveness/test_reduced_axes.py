@@ -66,6 +66,7 @@ def _model(
     return model
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("op_type", [*REDUCTIONS, *CHOICES])
 def test_axes_are_followed_through_reductions(op_type: str) -> None:
     tried = 0

@@ -17,6 +17,7 @@ ROOMS = "tests/choosing tests/training tests/gradients tests/data"
 """Where sums of products are compared with numbers."""
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("tests", [SOLVED, pytest.param(ROOMS, marks=pytest.mark.slow)])
 def test_tolerances_hold_under_all_kernels(kernel: str, tests: str) -> None:
