@@ -2,7 +2,7 @@
 
 Each case and variant gets ``DIR/<case>.<variant>/`` with ``model.onnx``, ``reference.npz`` and ``case.json``; where an
 exporter, a step or a package gives up, ``case.json`` alone says why. A variant is an exporter, or an exporter and steps
-joined with ``+``. Packages want the environment that `tests.zoo.rebuild` makes.
+joined with ``+``. Packages want the environment that `tests.zoo.measure` makes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Optimum's exports: ``python -m tests.zoo.foreign.optimum --out DIR [--only GLOB] [--variants V,V]``.
 
-Runs in an environment of its own (see README.md); `python -m tests.zoo.table` then checks the folders in ours.
+Runs in an environment of its own (see README.md); `python -m tests.zoo.measure` then checks the folders in ours.
 """
 
 from __future__ import annotations
