@@ -178,6 +178,7 @@ def test_full_disk(
     assert out.read_text() == "an older model"
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kilobytes", [100, 200])
 def test_lack_of_space_is_not_blamed_on_the_model(kilobytes: int, tmp_path: Path) -> None:
     """In a temporary folder with room for none, or one, of the files that the quantizer writes there."""

@@ -58,6 +58,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_tokenizer_makes_of_a_text_is_bounded(name: str, tmp_path: Path) -> None:
     """In memory, time and tokens."""

@@ -91,6 +91,7 @@ DOORS: dict[str, Door] = {
 }
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("kind", ["hidden", "logits"])
 @pytest.mark.parametrize(
     "door", [pytest.param(door, marks=pytest.mark.slow if door == "sweep" else ()) for door in DOORS]

@@ -60,6 +60,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told: list[BatchFile] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +66,21 @@ def mutants(tmp_path: Path) -> Run:
     return run
 
 
+def test_messages_defaults_and_what_runs_at_import_stay() -> None:
+    """And a tree without a chosen mutant is as it was."""
+    schemata = runpy.run_path(str(ROOT / "tools" / "mutants.py"))["Schemata"]
+    every = schemata(0, lambda number: True)
+    every.visit(ast.parse(PACKAGE))
+    assert [change.partition(": ")[2] for change in every.changes.values()] == [
+        *("age >= 18 -> age > 18", "age >= 18 -> age < 18", "18 -> 19", "18 -> 17"),
+        *("name -> True", "len(names) > 3 -> len(names) >= 3", "len(names) > 3 -> len(names) <= 3"),
+        *("3 -> 4", "3 -> 2", "1 -> 2", "1 -> 0", "flag -> False", "not flag -> flag"),
+    ]
+    tree = ast.parse(PACKAGE)
+    assert ast.dump(schemata(0, lambda number: False).visit(ast.parse(PACKAGE))) == ast.dump(tree)
+
+
+@pytest.mark.slow
 def test_what_tests_kill(mutants: Run) -> None:
     """What tests miss is listed, and what they do not reach; a red test judges nothing; no mutant runs twice."""
     first = mutants("law", "--matrix", "kills")

@@ -109,6 +109,7 @@ def _chunks(value: Any) -> list[Array]:
     return value if isinstance(value, list) else [value]
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_numbers_and_sizes_of_chunks_follow_what_is_left(split: str, reader: str) -> None:

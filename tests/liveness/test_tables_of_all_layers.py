@@ -101,6 +101,7 @@ def layers(pick: Pick, silent: Mapping[int, Sequence[int]] = {}) -> ModelProto:
     return net.model([net.info("x", ["b", "s", WIDTH])], [net.info("y", ["b", "s", WIDTH])])
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "heads", [{0: [0]}, {1: [1, 2]}, {2: [3]}, {0: [1], 2: [0, 3]}, {0: [0], 1: [0], 2: [0]}]
 )
