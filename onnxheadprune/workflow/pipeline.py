@@ -10,11 +10,19 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
-from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError, named_setting
+from onnxheadprune.errors import (
+    InferenceError,
+    ModelError,
+    RefusedError,
+    UsageError,
+    ValidationFailedError,
+    named_setting,
+)
 from onnxheadprune.model.load import (
     LoadedModel,
     ModelLike,
@@ -225,7 +233,22 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     else:
         cut = subject.changed(apply.apply_plan(plan, subject.proto))
     seal_refits(cut, plan)
+    _require_found_again(cut, plan)
     return plan, cut
+
+
+def _require_found_again(cut: LoadedModel, plan: PrunePlan) -> None:
+    """Raise a RefusedError if no later call could find the heads that are left."""
+    left = [item.called for item in plan.cuts if item.removed and item.left]
+    if not left:
+        return
+    try:
+        analysis_of(cut)
+    except ModelError as error:
+        raise RefusedError(
+            f"what is left of {', '.join(left)} would not be found in the pruned model ({error}); remove other heads,"
+            " or all of them"
+        ) from None
 
 
 def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:

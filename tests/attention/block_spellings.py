@@ -9,9 +9,9 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.model.spelling import read_ranges
-from tests.attention.block_graph import Net
-from tests.attention.blueprint import PLAIN
 from tests.graph_text import model_of
+from tests.graphs.blueprint import PLAIN
+from tests.graphs.net import Net
 
 B, S, WIDTH, N = 2, 3, 8, 12
 Make = Callable[[Net, Any], Any]

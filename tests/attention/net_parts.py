@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.attention.block_graph import Net
+from tests.graphs.net import Net
 
 B, S, H, D, WIDTH = 2, 3, 4, 2, 7
 """Batch, sequence, heads, head size, and a model width that is no multiple of a head size."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.attention.block_graph import Net
+from tests.graphs.net import Net
 
 B, S, D, WIDTH = 2, 5, 3, 7
 

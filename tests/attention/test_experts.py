@@ -17,48 +17,17 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.messages import copied
-from onnxheadprune.validation.core_masks import silenced_cores
 from tests import toys_mixture
 from tests.conftest import Command
 from tests.liveness.one_node import run
-from tests.toys_experts import CHOSEN, EXPERTS, TOYS, Experts, tokens
+from tests.toys_experts import TOYS, Experts, tokens
 
 PAIRS = ([1, 4], [0, 5])
 """Sets that leave two groups of experts equal."""
-
-
-@pytest.mark.first_case
-@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
-def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
-    model, x = toy.model(), tokens()
-    (mixture,) = inspect(model).of("experts")
-    assert (mixture.num_units, mixture.details, mixture.reason) == (
-        EXPERTS,
-        {"chosen": str(CHOSEN), "bytes each": str(mixture.bytes // EXPERTS)},
-        None,
-    )
-    for gone in PAIRS:
-        planning = analyse(model, {"moe.0": gone}, "the model")
-        want = toy.expected(x, gone)
-        made = [
-            ohp.prune(model, heads={"moe.0": gone}, provider="cpu").model,
-            masked_reference(planning.view, planning.touched, planning.heads),
-            silenced_cores(planning).model,
-        ]
-        for other in made:
-            np.testing.assert_allclose(run(other, {"x": x})["out"], want, atol=2e-5)
-        assert np.abs(want - toy.expected(x)).max() > 1e-2
-        # Its mask has a row more than there are experts, which nobody reads.
-        assert len(planning.plan.edge_gathers) == (toy.body == "each, one-hot")
-        stored = {tensor.name: list(tensor.dims) for tensor in made[0].graph.initializer}
-        assert stored["router"][1] == EXPERTS - 2
-        each = [name for name in stored if name.startswith("up") and name[2:].isdigit()]
-        assert len(each) == EXPERTS - 2 if each else stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
 
 
 def _unsimplified(model: ModelProto, readers: int) -> ModelProto:
@@ -153,25 +122,6 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     assert (
         f"the shared expert is a feed-forward block, {own[0]}: remove its neurons" in asked.stderr
     ) == is_shared
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
-def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Mixture) -> None:
-    model, x = toy.model(), toys_mixture.tokens()
-    made = ohp.prune(model, heads={"moe.0": [1]}, provider="cpu").model
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
-    want = toy.expected(x, toy.tensors(), out=[1])
-    np.testing.assert_allclose(run(made, {"x": x})["y"], want, atol=2e-5, rtol=1e-5)
-    assert {array.shape[0] for name, array in stored.items() if name != "router"} == {2}
-
-
-def test_as_many_stay_as_are_chosen() -> None:
-    told = r"moe.0 \(mixture\) cannot lose experts 0,1,2,3,4: 1 would be left to choose 2 from for each token"
-    with pytest.raises(RefusedError, match=told):
-        analyse(Experts().model(), {"moe.0": range(5)}, "the model")
-    with pytest.raises(RefusedError, match="0 would be left"):
-        analyse(Experts().model(), {"moe.0": "*"}, "the model")
 
 
 def test_groups_stay_equal() -> None:

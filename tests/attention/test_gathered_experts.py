@@ -14,8 +14,8 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from tests.attention.block_graph import Net
-from tests.attention.blueprint import PLAIN
+from tests.graphs.blueprint import PLAIN
+from tests.graphs.net import Net
 from tests.liveness.one_node import run
 
 TOKENS, WIDTH, HIDDEN, EXPERTS = 5, 8, 12, 4

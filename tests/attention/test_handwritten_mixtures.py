@@ -15,47 +15,11 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.validation.core_masks import silenced_cores
 from tests.conftest import Command
 from tests.liveness.one_node import run
 from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
-
-PAIRS = ([1, 4], [0, 5])
-
-
-@pytest.mark.first_case
-@pytest.mark.parametrize("toy", BY_HAND.values(), ids=BY_HAND)
-def test_what_is_left_computes_what_a_router_without_them_does(toy: Experts) -> None:
-    model, x = toy.model(), tokens()
-    (mixture,) = inspect(model).of("experts")
-    is_dense = toy.routing.startswith("all, ")
-    assert (mixture.num_units, mixture.reason) == (EXPERTS, None)
-    assert mixture.details["chosen"] == ("all" if is_dense else str(CHOSEN))
-    assert mixture.to_dict()["chosen_per_token"] == (EXPERTS if is_dense else CHOSEN)
-    np.testing.assert_allclose(run(model, {"x": x})["out"], toy.expected(x), atol=2e-5)
-    for gone in PAIRS:
-        planning = analyse(model, {"moe.0": gone}, "the model")
-        want = toy.expected(x, gone)
-        made = [
-            ohp.prune(model, heads={"moe.0": gone}, provider="cpu").model,
-            masked_reference(planning.view, planning.touched, planning.heads),
-            silenced_cores(planning).model,
-        ]
-        for other in made:
-            np.testing.assert_allclose(run(other, {"x": x})["out"], want, atol=2e-5)
-        assert np.abs(want - toy.expected(x)).max() > 1e-2
-        sizes = [_elements(item) for item in (made[0], model)]
-        assert sizes[0] < 0.7 * sizes[1]
-
-
-def _elements(model: ModelProto) -> int:
-    """Elements of the weights of experts."""
-    arrays = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    return sum(array.size for array in arrays if array.dtype == np.float32 and array.size > 2)
 
 
 @pytest.mark.parametrize("routing", ["sorted", "softmax", "all, softmax"])

@@ -13,9 +13,9 @@ from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.choosing.scoring.moves import moves, path_by_worth
 from onnxheadprune.errors import RefusedError
-from tests.attention.block_graph import Net
-from tests.attention.blueprint import PLAIN
 from tests.attention.cuts import check_cut
+from tests.graphs.blueprint import PLAIN
+from tests.graphs.net import Net
 from tests.liveness.masks import Array
 from tests.toys_nbits import packed
 
@@ -41,15 +41,6 @@ def _model(num_heads: int = 6, kv_num_heads: int = 6) -> tuple[ModelProto, dict[
     merged = net.op("Reshape", apart, net.ints(0, 0, num_heads * SIZE))
     output = net.op("MatMul", merged, net.weight("o", num_heads * SIZE, WIDTH))
     return packed(net.export([output]), 1), net.feed
-
-
-def test_heads_of_one_block_go_together() -> None:
-    model, feed = _model()
-    (site,) = inspect(model)
-    assert site.reason is None
-    assert site.units == ((0, 1), (2, 3), (4, 5))
-    for gone in ([2, 3], [0, 1, 4, 5]):
-        check_cut(model, feed, gone)
 
 
 @pytest.mark.parametrize(
@@ -86,16 +77,3 @@ def test_blocks_within_groups_of_queries() -> None:
     for gone, reason in (([0, 1], "different numbers of query heads"), ([0], "only go together")):
         with pytest.raises(RefusedError, match=f"{reason}.*; {nearest}"):
             plan_pruning(model, heads={0: gone})
-
-
-def test_a_site_in_one_block_is_refused() -> None:
-    model, _ = _model(2, 2)
-    (site,) = inspect(model)
-    assert site.reason is not None
-    assert "a unit does not fill whole blocks" in site.reason.sentence
-
-
-def test_a_last_block_that_is_not_full_is_refused_in_words() -> None:
-    model, _ = _model(5, 5)
-    (site,) = inspect(model)
-    assert site.reason is not None and "the last block of" in str(site.reason)

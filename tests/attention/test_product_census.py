@@ -11,9 +11,9 @@ from onnx import GraphProto, ModelProto, NodeProto
 from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
 from tests import toys, toys_genai, toys_scores
-from tests.attention.block_graph import Net
-from tests.attention.blueprint import PLAIN
 from tests.attention.one_head_parts import WIDTH, B, S, linear, of_channels, of_tokens
+from tests.graphs.blueprint import PLAIN
+from tests.graphs.net import Net
 from tests.tiny_samples import NAMES, TINY
 
 PRODUCTS = ("MatMul", "Einsum", "Gemm")

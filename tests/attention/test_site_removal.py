@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from tests import toys, toys_genai, toys_seq2seq
+from tests import toys, toys_seq2seq
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
 from tests.liveness.one_node import check_equal, run
@@ -24,89 +23,12 @@ WIDTH = H * D
 Tail = Callable[[GraphBuilder], str]
 
 
-def numbers(
-    toy: GraphBuilder, name: str, *shape: int, low: int = -9, high: int = 9, dtype: Any = np.int8
-) -> str:
-    return toy.constant(name, toy.rng.integers(low, high, shape).astype(dtype))
-
-
-def quantized(toy: GraphBuilder, value: str) -> tuple[str, str, str]:
-    scale, zero = toy.constant("a_scale", np.float32(0.03)), toy.constant("a_zero", np.uint8(128))
-    return toy.node("QuantizeLinear", [value, scale, zero], "a"), scale, zero
-
-
 def post_norm(toy: GraphBuilder) -> str:
     """Gemma's: the branch is normalised before it joins the stream."""
     projected = toy.node("MatMul", ["context", toy.weight("o", WIDTH, HIDDEN)], "projected")
     biased = toy.node("Add", [projected, toy.weight("o.bias", HIDDEN)], "biased")
     normed = toy.node("LayerNormalization", [biased, toy.weight("gain", HIDDEN)], "normed", axis=-1)
     return toy.node("Add", ["x", normed], "y")
-
-
-def no_residual(toy: GraphBuilder) -> str:
-    return toy.node("MatMul", ["context", toy.weight("o", WIDTH, HIDDEN)], "y")
-
-
-def flat_gemm(toy: GraphBuilder) -> str:
-    """[b*s, HIDDEN], a model output: its size is a product of input sizes."""
-    flat = toy.node("Reshape", ["context", toy.constant("flat", np.array([-1, WIDTH]))], "flat_context")
-    return toy.node(
-        "Gemm", [flat, toy.weight("o", HIDDEN, WIDTH), toy.weight("o.bias", HIDDEN)], "y", transB=1
-    )
-
-
-def convolution(toy: GraphBuilder) -> str:
-    """[b, channels, s], then a BatchNormalization."""
-    turned = toy.node("Transpose", ["context"], "turned", perm=[0, 2, 1])
-    made = toy.node("Conv", [turned, toy.weight("o", HIDDEN, WIDTH, 1), toy.weight("o.bias", HIDDEN)], "conv")
-    vectors = [
-        toy.constant(n, np.abs(toy.rng.standard_normal(HIDDEN)).astype(np.float32))
-        for n in ("bn_w", "bn_b", "bn_m", "bn_v")
-    ]
-    return toy.node("Relu", [toy.node("BatchNormalization", [made, *vectors], "bn")], "y")
-
-
-def qlinear_matmul(toy: GraphBuilder) -> str:
-    a, scale, zero = quantized(toy, "context")
-    weight = [
-        numbers(toy, "o", WIDTH, HIDDEN),
-        toy.constant("o_scale", np.float32(0.02)),
-        toy.constant("o_zero", np.int8(0)),
-    ]
-    out = [toy.constant("y_scale", np.float32(0.05)), toy.constant("y_zero", np.uint8(120))]
-    made = toy.node("QLinearMatMul", [a, scale, zero, *weight, *out], "made")
-    return toy.node("DequantizeLinear", [made, *out], "y")
-
-
-def qlinear_conv(toy: GraphBuilder) -> str:
-    turned = toy.node("Transpose", ["context"], "turned", perm=[0, 2, 1])
-    a, scale, zero = quantized(toy, turned)
-    weight = [
-        numbers(toy, "o", HIDDEN, WIDTH, 1),
-        toy.constant("o_scale", np.full(HIDDEN, 0.02, np.float32)),
-        toy.constant("o_zero", np.zeros(HIDDEN, np.int8)),
-    ]
-    out = [toy.constant("y_scale", np.float32(0.05)), toy.constant("y_zero", np.uint8(120))]
-    bias = numbers(toy, "o.bias", HIDDEN, low=-900, high=900, dtype=np.int32)
-    made = toy.node("QLinearConv", [a, scale, zero, *weight, *out, bias], "made")
-    return toy.node("DequantizeLinear", [made, *out], "y")
-
-
-def qgemm(toy: GraphBuilder) -> str:
-    flat = toy.node("Reshape", ["context", toy.constant("flat", np.array([-1, WIDTH]))], "flat_context")
-    a, scale, zero = quantized(toy, flat)
-    weight = [
-        numbers(toy, "o", WIDTH, HIDDEN),
-        toy.constant("o_scale", np.float32(0.02)),
-        toy.constant("o_zero", np.int8(0)),
-    ]
-    bias = numbers(toy, "o.bias", HIDDEN, low=-900, high=900, dtype=np.int32)
-    out = [toy.constant("y_scale", np.float32(0.05)), toy.constant("y_zero", np.uint8(120))]
-    node = helper.make_node(
-        "QGemm", [a, scale, zero, *weight, bias, *out], ["made"], domain="com.microsoft", alpha=1.0
-    )
-    toy.nodes.append(node)
-    return toy.node("DequantizeLinear", ["made", *out], "y")
 
 
 def model(tail: Tail, packed: bool = False) -> ModelProto:
@@ -132,45 +54,6 @@ def model(tail: Tail, packed: bool = False) -> ModelProto:
     )
     made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return made
-
-
-TAILS = (post_norm, no_residual, flat_gemm, convolution, qlinear_matmul, qlinear_conv, qgemm)
-
-
-@pytest.mark.parametrize("tail", TAILS)
-def test_what_is_left_is_the_bias(tail: Tail) -> None:
-    original = model(tail)
-    planning = analyse(original, {0: [0, 1]}, "whole")
-    pruned = apply_plan(planning.plan, original)
-    assert not {"Softmax", "MatMul", "QLinearMatMul", "QGemm", "Conv", "QLinearConv"} & {
-        node.op_type for node in pruned.graph.node
-    }
-    masked = masked_reference(planning.view, planning.sites, planning.heads)
-    for batch, length in ((B, S), (1, 5)):
-        feed = {"x": np.random.default_rng(0).standard_normal((batch, length, HIDDEN)).astype(np.float32)}
-        got, want, full = (run(made, feed)["y"] for made in (pruned, masked, original))
-        assert got.shape == want.shape
-        np.testing.assert_allclose(got, want, atol=1e-6)
-        assert np.abs(full - want).max() > 1e-3
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_fused_residual_norm_loses_its_branch(bias: bool) -> None:
-    original = toys_genai.decoder(repeated=True, bias=bias)
-    planning = analyse(original, {0: list(range(toys_genai.HEADS))}, "skip")
-    pruned = apply_plan(planning.plan, original)
-    assert "MultiHeadAttention" not in {node.op_type for node in pruned.graph.node}
-    masked = masked_reference(planning.view, planning.sites, planning.heads)
-    rng = np.random.default_rng(0)
-    cache = (2, toys_genai.KV_HEADS, 4, toys_genai.HEAD_SIZE)
-    feed = {"x": rng.standard_normal((2, 3, toys_genai.HIDDEN)).astype(np.float32)}
-    feed |= {
-        f"past_key_values.0.{what}": rng.standard_normal(cache).astype(np.float32)
-        for what in ("key", "value")
-    }
-    feed["attention_mask"] = np.ones((2, 7), dtype=np.int64)
-    got, want = (run(made, feed) for made in (pruned, masked))
-    check_equal(got, want, 1e-6)
 
 
 def test_a_size_that_nothing_tells_is_refused() -> None:
@@ -215,26 +98,6 @@ def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool)
     check_equal(got, want, 1e-6)
 
 
-def test_what_is_summed_beside_the_heads_stays() -> None:
-    """One projection for the context and a feed-forward block: without heads, it still sums the other part."""
-
-    def tail(toy: GraphBuilder) -> str:
-        inner = toy.node("Relu", [toy.node("MatMul", ["x", toy.weight("up", HIDDEN, 5)], "inner")], "active")
-        both = toy.node("Concat", ["context", inner], "both", axis=-1)
-        made = toy.node("MatMul", [both, toy.weight("o", WIDTH + 5, HIDDEN)], "made")
-        return toy.node("Add", ["x", made], "y")
-
-    original = model(tail)
-    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
-    for gone in ([0], [0, 1]):
-        planning = analyse(original, {0: gone}, "beside")
-        assert not planning.plan.edge_gathers
-        pruned = apply_plan(planning.plan, original)
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)["y"]
-        np.testing.assert_allclose(run(pruned, feed)["y"], want, atol=1e-6)
-    assert "Softmax" not in {node.op_type for node in pruned.graph.node}
-
-
 @pytest.mark.parametrize("also", [{}, {0: [1]}])
 def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]]) -> None:
     """An encoder behind a cross-attention that goes, whether heads of it are named or not."""
@@ -255,17 +118,6 @@ def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]
         for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)")
     )
     assert not analyse(model, {0: range(toys.HEADS)}, "the model").plan.notes
-
-
-def test_a_shape_that_the_last_node_shows_stays_right() -> None:
-    """What keeps the original number is put behind it, at the end of the graph."""
-    original = model(post_norm, packed=False)
-    original.graph.node.append(helper.make_node("Shape", ["q_split"], ["size"]))
-    original.graph.output.append(helper.make_tensor_value_info("size", TensorProto.INT64, None))
-    planning = analyse(original, {0: [0]}, "observed")
-    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    check_equal(run(apply_plan(planning.plan, original), feed), want, 1e-6)
 
 
 COUPLED = """<ir_version: 9, opset_import: ["" : 17]>

@@ -39,8 +39,8 @@ from onnxheadprune.edit.records import HEADS, units_entry
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.tensors import Selection
-from tests.attention.block_parts import build
-from tests.attention.blueprint import PLAIN
+from tests.graphs.blueprint import PLAIN
+from tests.graphs.composed import build
 from tests.liveness.one_node import run
 from tests.wrong_documents import wrong_documents
 

@@ -57,5 +57,5 @@ def test_an_import_is_seen(source: str) -> None:
 
 def test_helpers_are_allowed() -> None:
     assert not list(
-        imported_tests("from tests import toys\nfrom tests.attention.blueprint import PLAIN\nimport pytest")
+        imported_tests("from tests import toys\nfrom tests.graphs.blueprint import PLAIN\nimport pytest")
     )

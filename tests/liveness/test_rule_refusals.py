@@ -64,6 +64,11 @@ REFUSALS: dict[str, tuple[Case, int, Reason]] = {
     "lp norm": (case("LpNormalization", axis=1), 1, Reason.COUPLED),
     "instance norm": (case("InstanceNormalization", CHANNELS, CHANNELS), 2, Reason.COUPLED),
     "group norm": (case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21), 1, Reason.COUPLED),
+    "group norm behind the channels": (
+        case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21),
+        2,
+        Reason.COUPLED,
+    ),
     "moments of positions": (case("MeanVarianceNormalization"), 2, Reason.COUPLED),
     "moments of channels": (case("MeanVarianceNormalization", axes=[-3]), 1, Reason.COUPLED),
     "cumulative sum": (case("CumSum", np.array(1)), 1, Reason.COUPLED),
@@ -136,3 +141,38 @@ def test_channels_pass_where_a_part_of_the_windows_is_read(name: str) -> None:
         return Live.over((1, 2), np.outer(channels, window))
 
     assert check(WINDOWS[name], default_setup(WINDOWS[name]), demand)
+
+
+POINT = np.random.default_rng(1).random((5, 4, 1, 1)).astype(np.float32)
+BACK = POINT.transpose(1, 0, 2, 3).copy()
+POSITIONS: dict[str, Case] = {
+    "convolution of kernel 1": case("Conv", POINT),
+    "with strides": case("Conv", POINT, strides=[2, 1]),
+    "with padding": case("Conv", POINT, pads=[1, 0, 1, 0]),
+    "padded by itself": case("Conv", POINT, auto_pad="SAME_UPPER", strides=[2, 2]),
+    "with a larger kernel": case("Conv", np.ones((5, 4, 2, 1), np.float32)),
+    "transposed": case("ConvTranspose", BACK),
+    "transposed, with strides": case("ConvTranspose", BACK, strides=[2, 1]),
+    "transposed, with more at its end": case("ConvTranspose", BACK, output_padding=[1, 0], strides=[2, 1]),
+    "transposed, of a given size": case("ConvTranspose", BACK, output_shape=[4, 2], strides=[2, 1]),
+    "group norm": case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21),
+    "equal pieces": case("Split", axis=1, types=(1, 1)),
+    "pieces of other sizes": case("Split", vector(1, 3), axis=1, types=(1, 1)),
+    "one value four times": Case("Concat", (DATA[:, :1], DATA[:, :1]), {"axis": 1}),
+    "two values": Case("Concat", (DATA[:, :1], DATA[:, 1:]), {"axis": 1}),
+}
+
+
+@pytest.mark.parametrize("axes", [(1,), (2,), (1, 2)], ids=str)
+@pytest.mark.parametrize("name", POSITIONS)
+def test_some_positions_are_right_or_are_not_cut(name: str, axes: tuple[int, ...]) -> None:
+    """Whatever a rule answers of some positions, what is left of the outputs is what it was; ragged demands, too."""
+
+    def demand(shape: Shape) -> Live:
+        sizes = [dim if isinstance(dim, int) else 1 for dim in (shape[axis] for axis in axes)]
+        mask = np.zeros(sizes, dtype=bool)
+        for row, chosen in enumerate(mask.reshape(sizes[0], -1)):
+            chosen[row % chosen.size] = row != 1 or len(axes) > 1
+        return Live.over(axes, mask)
+
+    check(POSITIONS[name], default_setup(POSITIONS[name]), demand)

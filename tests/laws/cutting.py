@@ -1,0 +1,93 @@
+"""What all laws do: cut a row by the public doors, and compare with its builder's zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+from onnxheadprune import PrunePlan, Sites, apply_plan, inspect, plan_pruning
+from tests.graphs.net import Cut
+from tests.graphs.table import Row, table
+from tests.liveness.masks import Array
+from tests.liveness.one_node import run
+
+ROWS = table()
+EACH = pytest.mark.parametrize("row", ROWS.values(), ids=str)
+CUT = pytest.mark.parametrize("row", [row for row in ROWS.values() if row.legal], ids=str)
+"""The rows with a legal cut."""
+
+
+def spec(cut: Cut) -> dict[str, Any]:
+    """A cut as a spec of heads."""
+    return {key: list(units) for key, units in cut.items()}
+
+
+def cut_model(model: ModelProto, cut: Cut) -> ModelProto:
+    return apply_plan(plan_pruning(model, heads=spec(cut)), model)
+
+
+@cache
+def found(name: str) -> Sites:
+    """The sites of a row."""
+    return inspect(ROWS[name].model)
+
+
+@cache
+def planned(name: str, number: int) -> PrunePlan:
+    """The plan of a row's legal cut."""
+    return plan_pruning(ROWS[name].model, heads=spec(ROWS[name].legal[number]))
+
+
+@cache
+def pruned(name: str, number: int = 0) -> ModelProto:
+    """A row after one of its legal cuts. Nobody changes it."""
+    return apply_plan(planned(name, number), ROWS[name].model)
+
+
+def copied(model: ModelProto) -> ModelProto:
+    made = ModelProto()
+    made.CopyFrom(model)
+    return made
+
+
+def runs(model: ModelProto, feed: Mapping[str, Array]) -> bool:
+    """Whether a model accepts some inputs."""
+    try:
+        run(model, feed)
+    except (Fail, InvalidArgument, RuntimeException):
+        return False
+    return True
+
+
+@cache
+def feeds(name: str) -> list[Mapping[str, Array]]:
+    """Inputs of a row; dimensions may depend on each other in ways that no name says."""
+    row = ROWS[name]
+    return [feed for at, feed in enumerate(row.graph.feeds()) if not at or runs(row.model, feed)]
+
+
+def assert_equal(got: Mapping[str, Array], want: Mapping[str, Array], atol: float = 2e-5) -> None:
+    """The same outputs, of one type and shape, up to rounding."""
+    assert list(got) == list(want)
+    for name, array in want.items():
+        assert (got[name].dtype, got[name].shape) == (array.dtype, array.shape), name
+        np.testing.assert_allclose(
+            got[name], array, atol=atol * max(1.0, float(np.abs(array).max(initial=0)))
+        )
+
+
+def check(row: Row, model: ModelProto, cut: Cut) -> bool:
+    """Compare a pruned model with the zeros of its builder; return whether these change something."""
+    outputs, shows = row.graph.outputs(cut), False
+    for feed in feeds(row.name):
+        want = outputs(feed)
+        assert_equal(run(model, row.graph.narrowed(feed, cut)), want)
+        whole = row.graph.narrowed(run(row.model, feed), cut)
+        shows |= any(not np.allclose(whole[name], array, atol=1e-6) for name, array in want.items())
+    return shows

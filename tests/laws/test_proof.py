@@ -1,0 +1,197 @@
+"""The proof says yes of the right cut of every row, and no of each of a fixed list of damages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import HeadPruneError, Validation, validate
+from tests import attacks
+from tests.graphs.table import Row
+from tests.laws.cutting import ROWS, copied, feeds, pruned
+
+PROVEN = [row for number, row in enumerate(row for row in ROWS.values() if row.legal) if number % 3 == 0]
+SAMPLED = [row for row in PROVEN if row.graph.expected is None][::4]
+Damage = Callable[[ModelProto], bool]
+"""Damages a model, and says whether there was anything to damage."""
+
+
+def verdict(row: Row, model: ModelProto) -> Validation:
+    """By random inputs, or the row's own where these do not fit it."""
+    found = validate(row.model, model, provider="cpu")
+    if found.exact == "not shown":
+        arrays = {name: np.asarray(array) for name, array in feeds(row.name)[0].items()}
+        return validate(row.model, model, provider="cpu", data=[arrays])
+    return found
+
+
+@pytest.mark.parametrize("row", PROVEN, ids=str)
+def test_yes_of_the_right_cut(row: Row) -> None:
+    found = verdict(row, pruned(row.name))
+    assert (found.exact, found.verdict) == ("yes", "passed"), found.reason
+
+
+def _floats(model: ModelProto, rank: int) -> list[TensorProto]:
+    """Weights of so many axes that nodes of the main graph read."""
+    read = {name for node in model.graph.node for name in node.input}
+    return [
+        item
+        for item in model.graph.initializer
+        if item.data_type == TensorProto.FLOAT and len(item.dims) == rank and item.name in read
+    ]
+
+
+def _changed(tensor: TensorProto, change: Callable[[np.ndarray], np.ndarray]) -> bool:
+    array = numpy_helper.to_array(tensor).copy()
+    made = change(array)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(made), tensor.name))
+    return not np.array_equal(made, array)
+
+
+def bias_dropped(model: ModelProto) -> bool:
+    return any(_changed(tensor, np.zeros_like) for tensor in _floats(model, 1)[-1:])
+
+
+def two_heads_swapped(model: ModelProto) -> bool:
+    """Columns of the first matrix are turned by half of them: other heads ask than answer."""
+    return any(_changed(item, lambda a: np.roll(a, a.shape[1] // 2, 1)) for item in _floats(model, 2)[:1])
+
+
+def weight_off(model: ModelProto) -> bool:
+    def change(array: np.ndarray) -> np.ndarray:
+        made = array.copy()
+        made.reshape(-1)[-1] += 0.25
+        return made
+
+    return any(_changed(item, change) for item in _floats(model, 2)[-1:])
+
+
+def _behind(
+    model: ModelProto, op_type: str, constant: np.ndarray | None = None, **attributes: object
+) -> bool:
+    """One more node behind the first output, if that is a float."""
+    info = model.graph.output[0]
+    if info.type.tensor_type.elem_type != TensorProto.FLOAT:
+        return False
+    inputs = [f"{info.name}/raw"]
+    if constant is not None:
+        attacks.add_constant(model, "evil", constant)
+        inputs.append("evil")
+    attacks.behind(model, info.name, helper.make_node(op_type, inputs, [info.name], **attributes))
+    return True
+
+
+def scale_off(model: ModelProto) -> bool:
+    return _behind(model, "Mul", np.array(1.01, np.float32))
+
+
+def not_a_number(model: ModelProto) -> bool:
+    return _behind(model, "Mul", np.array(np.nan, np.float32))
+
+
+def not_a_number_in_one_feature(model: ModelProto) -> bool:
+    """All other numbers of the output are right."""
+    width = model.graph.output[0].type.tensor_type.shape.dim
+    if not width or not width[-1].dim_value:
+        return False
+    none = np.zeros(width[-1].dim_value, np.float32)
+    none[-1] = np.nan
+    return _behind(model, "Add", none)
+
+
+def not_a_number_somewhere(model: ModelProto) -> bool:
+    """In a weight: most of what is output stays what it was, or nothing does."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        made = array.copy()
+        made.reshape(-1)[0] = np.nan
+        return made
+
+    return any(_changed(item, change) for item in _floats(model, 2)[-1:])
+
+
+def another_type(model: ModelProto) -> bool:
+    done = _behind(model, "Cast", to=TensorProto.DOUBLE)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    return done
+
+
+def stale_literal(model: ModelProto) -> bool:
+    """The last list of numbers has its largest entry one off."""
+    lists = [item for item in model.graph.initializer if item.data_type == TensorProto.INT64 and item.dims]
+
+    def change(array: np.ndarray) -> np.ndarray:
+        made = array.copy()
+        made[np.unravel_index(array.argmax(), array.shape)] += 1
+        return made
+
+    return any(_changed(item, change) for item in lists[-1:])
+
+
+def output_missing(model: ModelProto) -> bool:
+    del model.graph.output[-1]
+    return True
+
+
+def output_twice(model: ModelProto) -> bool:
+    model.graph.output.append(model.graph.output[0])
+    return True
+
+
+def forged_record(model: ModelProto) -> bool:
+    """The record says that other units are removed."""
+    for entry in model.metadata_props:
+        for old, new in (('"removed": [0', '"removed": [1'), ('"removed": "0', '"removed": "1')):
+            if old in entry.value:
+                entry.value = entry.value.replace(old, new, 1)
+                return True
+    return False
+
+
+def attribute_changed(model: ModelProto) -> bool:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Softmax" and attribute.name == "axis":
+                attribute.i = 1
+                return True
+    return False
+
+
+DAMAGES: Mapping[str, Damage] = {
+    damage.__name__: damage
+    for damage in (
+        bias_dropped, two_heads_swapped, weight_off, scale_off, not_a_number, not_a_number_in_one_feature,
+        not_a_number_somewhere,
+        another_type, stale_literal, output_missing, output_twice, forged_record, attribute_changed,
+    )
+}  # fmt: skip
+
+
+def _is_no(row: Row, damage: Damage) -> bool:
+    """Whether a damage could be done; then the verdict is no, or an error says why there is none."""
+    model = copied(pruned(row.name))
+    if not damage(model):
+        return False
+    try:
+        found = verdict(row, model)
+    except HeadPruneError:
+        return True
+    assert found.exact == "no" and found.verdict == "failed", (found.exact, found.reason)
+    return True
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_of_each_damage(damage: str) -> None:
+    """Each is done to three models: a plain block, a decoder with caches, and a stack with neurons."""
+    rows = [ROWS[name] for name in ("ids into one block", "one block with a cache", "stack, grouped")]
+    assert any(_is_no(row, DAMAGES[damage]) for row in rows)
+
+
+@pytest.mark.parametrize(("number", "row"), list(enumerate(SAMPLED)), ids=lambda item: str(item))
+def test_no_of_a_damage_to_any_row(number: int, row: Row) -> None:
+    """By turns, so that all damages are done to rows of all kinds."""
+    names = list(DAMAGES)
+    assert any(_is_no(row, DAMAGES[names[(number + turn) % len(names)]]) for turn in range(len(names)))

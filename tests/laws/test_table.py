@@ -1,0 +1,152 @@
+"""Laws over all rows of the table, through the front doors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from onnx import ValueInfoProto
+
+from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
+from onnxheadprune.attention.sites.site import Site
+from tests.graphs.table import Found, Row
+from tests.laws.cutting import CUT, EACH, ROWS, assert_equal, check, feeds, found, planned, pruned, spec
+from tests.liveness.one_node import run
+
+
+@EACH
+def test_found_as_said(row: Row) -> None:
+    """Sites, near misses and products without heads are those that the row says, each with its numbers."""
+    sites = found(row.name)
+    keys = {said.key for said in row.sites}
+    some = [site for site in sites.every if site.key in keys or site.UNITS == "heads"]
+    assert [site.key for site in some] == [said.key for said in row.sites]
+    for site, said in zip(some, row.sites, strict=True):
+        _is_as_said(site, said)
+    if row.missed is not None:
+        assert len(sites.no_heads) == row.no_heads
+        _are_as_said(sites.near_misses, row.missed)
+    if row.hidden is not None:
+        _are_as_said(sites.hidden, row.hidden)
+    if row.only:
+        assert {block.kind for block in sites.neurons} <= set(row.only)
+
+
+def _are_as_said(misses: Sequence[NearMiss], said: Sequence[tuple[str, str]]) -> None:
+    told = [(miss.reason.reason.value, miss.node) for miss in misses]
+    assert len(told) == len(said), told
+    for (reason, node), (why, where) in zip(told, said, strict=True):
+        assert reason == why and where in node, told
+
+
+def _is_as_said(site: Site, said: Found) -> None:
+    facts = site.to_dict()
+    groups = said.groups or said.units
+    assert facts[f"num_{said.of}"] == said.units
+    kind = said.kind
+    if said.of == "heads":
+        kind = kind or ("mha" if groups == said.units else "mqa" if groups == 1 else "gqa")
+        assert facts["kv_num_heads"] == (groups if kind != "unknown" else None)
+    if kind:
+        assert facts["kind"] == kind
+    if said.size is not None:
+        assert (facts["head_size"], facts["v_head_size"]) == (said.size, said.v_size or said.size)
+    if said.together is not None:
+        assert site.units == tuple(map(tuple, said.together))
+    assert facts["removable"] == (said.reason is None), facts["reason"]
+    if said.reason is not None:
+        reason, node = said.reason
+        assert site.reason is not None and site.reason.reason.value == reason
+        assert node in site.reason.node or node in site.reason.sentence
+
+
+@EACH
+def test_refused_as_said(row: Row) -> None:
+    """No unit of a site that is refused can be removed, and other refusals say why."""
+    for said in row.sites:
+        if said.reason is not None and said.units > 1:
+            with pytest.raises(RefusedError):
+                plan_pruning(row.model, heads={said.key: [0]})
+    for cut, why in row.refused:
+        with pytest.raises(RefusedError, match=why):
+            plan_pruning(row.model, heads=spec(cut))
+
+
+@CUT
+def test_each_legal_cut_equals_the_builders_zeros(row: Row) -> None:
+    """Whole sites, too; and some of these zeros change the outputs, if those are no choices of tokens."""
+    shows = [check(row, pruned(row.name, number), cut) for number, cut in enumerate(row.legal)]
+    assert any(shows) or row.name == "Sampling"
+
+
+@CUT
+def test_edge_gathers_are_counted(row: Row) -> None:
+    """As many edges need a gather as the row says."""
+    sizes = {said.key: said.units for said in row.sites}
+    for number, cut in enumerate(row.legal):
+        plan = planned(row.name, number)
+        if isinstance(row.gathers, int):
+            some = any(0 < len(units) < sizes[key] for key, units in cut.items())
+            gathers = row.gathers if some else 0
+        else:
+            gathers = row.gathers[number]
+        assert len(plan.edge_gathers) == gathers, [str(item) for item in plan.edge_gathers]
+
+
+@CUT
+def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
+    """What is left is found under its key and name, with the numbers of the original; else `prune` refuses."""
+    cut = row.legal[0]
+    before = {site.key: site for site in found(row.name).every if site.UNITS in ("heads", "experts")}
+    try:
+        after = {site.key: site for site in inspect(pruned(row.name)).every}
+    except ModelError:
+        with pytest.raises(RefusedError, match="would not be found in the pruned model"):
+            prune(row.model, heads=spec(cut), provider="cpu")
+        return
+    for key, site in before.items():
+        gone = tuple(sorted(cut.get(key, ())))
+        if len(gone) == site.num_units or any(name.startswith("layer.") for name in cut):
+            continue
+        left = after[key]
+        assert (left.removed, left.num_units) == (gone, site.num_units - len(gone))
+        assert left.original_num_units == site.num_units and left.name == site.name
+
+
+@CUT
+def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(row: Row) -> None:
+    """Declared shapes are those of the original without what the builder says that callers no longer see."""
+    for number, cut in enumerate(row.legal):
+        model, feed = pruned(row.name, number), feeds(row.name)[0]
+        narrowed = row.graph.narrowed(feed, cut)
+        for old, new in zip(row.model.graph.input, model.graph.input, strict=True):
+            assert (old.name, old.type.tensor_type.elem_type) == (new.name, new.type.tensor_type.elem_type)
+            for size, before, after in zip(narrowed[new.name].shape, _shape(old), _shape(new), strict=True):
+                assert after == (size if isinstance(before, int) else before)
+        for old, new in zip(row.model.graph.output, model.graph.output, strict=True):
+            assert (old.name, old.type.tensor_type.elem_type) == (new.name, new.type.tensor_type.elem_type)
+        told = {change.name for change in planned(row.name, number).interface}
+        assert told >= {name for name in feed if narrowed[name].shape != feed[name].shape}
+        assert told <= {mark.value for mark in row.graph.lies}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if row.agreed], ids=str)
+def test_others_follow_the_heads_where_that_was_agreed_to(row: Row) -> None:
+    """What is no cache keeps its shape without that."""
+    cut = row.legal[0]
+    plan = plan_pruning(row.model, heads=spec(cut), allow_io_change=True)
+    assert {change.name for change in plan.interface} == set(row.agreed)
+    feed = dict(feeds(row.name)[0])
+    for name, axis in row.agreed.items():
+        feed[name] = np.delete(feed[name], cut["0"], axis)
+    assert not planned(row.name, 0).interface
+    if (
+        row.graph.feed["h" if "h" in row.agreed else "bias"].dtype.kind not in "iu"
+        and "numbers" not in row.name
+    ):
+        assert_equal(run(apply_plan(plan, row.model), feed), row.graph.outputs(cut)(feeds(row.name)[0]))
+
+
+def _shape(info: ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in info.type.tensor_type.shape.dim]
