@@ -14,6 +14,8 @@ from tests.laws.cutting import CUT, assert_equal, cut_model, feeds
 from tests.liveness.one_node import run
 
 CYCLES = (
+    "heads before the batch, concat, norm, split",
+    "heads before the batch, reshape, halves, split",
     "heads before the batch, concat, mask of tokens, slices",
     "heads before the batch, reshape, mask per sample, slices",
 )
