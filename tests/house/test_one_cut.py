@@ -1,4 +1,4 @@
-"""The way of one cut through the code: few frames before the work, and one analysis of the original that is handed on."""
+"""The way of one cut through the code: few frames before the work, and one analysis of the original."""
 
 from __future__ import annotations
 
