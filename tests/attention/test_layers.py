@@ -23,6 +23,7 @@ from tests.attention.layered import (
     BRANCHES,
     FEED,
     GIVEN,
+    NORMS,
     OTHER,
     SHARED,
     SUMMED,
@@ -179,6 +180,21 @@ def test_states_of_other_shapes_are_no_identity() -> None:
     model = pyramid()
     with pytest.raises(RefusedError, match=r"x \[B, S, 8\], and the one behind it sum_0_0 \[B, S, 6\]"):
         ohp.plan_pruning(model, layers="0")
+    assert ohp.prune(model, layers="1", provider="cpu").validation
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("added", NORMS)
+def test_a_norm_stands_for_its_sum_only_behind_a_norm(added: str, has_names: bool) -> None:
+    """The final norm of a pre-norm model, fused with the last sum, would go with the last layer."""
+    network = Network(PLAIN, added=added)
+    model = network.model()
+    (*_, last) = (node for node in model.graph.node if node.op_type == added)
+    model.graph.node[-1].input[0] = last.output[0]
+    del last.output[1:]
+    model = model if has_names else anonymous(model)
+    with pytest.raises(RefusedError, match="is a norm whose sum is no output"):
+        ohp.plan_pruning(model, layers="2")
     assert ohp.prune(model, layers="1", provider="cpu").validation
 
 

@@ -27,6 +27,7 @@ from onnxheadprune.attention.sites.states import (
     State,
     Vertex,
     enclosing,
+    is_fused_norm,
     is_sum,
     maker,
     place_of,
@@ -36,7 +37,7 @@ from onnxheadprune.attention.sites.states import (
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, PLAIN_SUMS
+from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, NORMALIZES, PLAIN_SUMS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
@@ -417,7 +418,24 @@ def _why_not(layer: _Layer) -> Refusal | None:
             front, behind = (f"{value.name} {_shape(value)}" for value in (state.front, state.behind))
             why = f"the state in front of it is {front}, and the one behind it {behind}: it has no identity"
             return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
+        if is_fused_norm(state.behind) and not _is_normalized(state.front, layer.nodes):
+            why = (
+                f"{state.behind.name} is a norm whose sum is no output, and {state.front.name} in front of it is not"
+                " normalized: it has no identity"
+            )
+            last = state.behind.producer or first
+            return Refusal(Reason.NO_PROJECTION, last.label, state.behind.name, why)
     return None
+
+
+def _is_normalized(front: Value, inside: Collection[Node]) -> bool:
+    """Return whether a state is what norms compute, as branches of a layer show that read it as it is."""
+    node = front.producer
+    return (
+        (node is not None and node in NORMALIZES)
+        or is_fused_norm(front)
+        or any(use.node in inside and use.node in SUMS_PRODUCTS for use in front.consumers)
+    )
 
 
 def _shape(value: Value) -> str:

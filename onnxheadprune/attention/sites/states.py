@@ -209,6 +209,11 @@ def is_sum(vertex: Vertex) -> bool:
     return node is not None and node in ADDS_AND_NORMALIZES and sum_of(node) is vertex
 
 
+def is_fused_norm(value: Value) -> bool:
+    """Return whether a value is the norm of an operator that adds and normalizes."""
+    return value.producer is not None and value.producer in ADDS_AND_NORMALIZES and not is_sum(value)
+
+
 def learned_of_norm(node: Node) -> tuple[int, ...]:
     """The inputs of such an operator with the scale and shift of its norm; the last stored one is added to the sum."""
     return roles_of(node).learned[:-1]
