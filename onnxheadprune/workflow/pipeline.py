@@ -243,7 +243,7 @@ def _require_found_again(cut: LoadedModel, plan: PrunePlan) -> None:
     if not left:
         return
     try:
-        analysis_of(cut)
+        analysis_of(cut.readable())
     except ModelError as error:
         raise RefusedError(
             f"what is left of {', '.join(left)} would not be found in the pruned model ({error}); remove other heads,"

@@ -57,7 +57,7 @@ MODELS = {
 @pytest.fixture(params=MODELS)
 def case(request: pytest.FixtureRequest) -> tuple[ModelProto, PrunePlan]:
     blueprint, heads = MODELS[request.param]
-    model, _ = build(blueprint)
+    model = build(blueprint).model
     return model, plan_pruning(model, heads={"*": heads})
 
 
@@ -111,7 +111,7 @@ def record(model: ModelProto) -> list[dict[str, Any]]:
 
 
 def test_record_of_two_prunings_is_that_of_one() -> None:
-    model, _ = build(PLAIN)
+    model = build(PLAIN).model
     once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
     first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
     twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
@@ -120,7 +120,8 @@ def test_record_of_two_prunings_is_that_of_one() -> None:
 
 @pytest.mark.slow
 def test_pruning_twice_composes_in_original_indices() -> None:
-    model, feed = build(PLAIN)
+    graph = build(PLAIN)
+    model, feed = graph.model, graph.feed
     once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
     first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
     sites = inspect(first)
@@ -137,7 +138,7 @@ def test_pruning_twice_composes_in_original_indices() -> None:
 
 
 def test_what_the_plan_does_not_name_is_bit_identical() -> None:
-    model, _ = build(PLAIN)
+    model = build(PLAIN).model
     model.doc_string, model.graph.doc_string = "a model", "a graph"
     model.metadata_props.add(key="owner", value="someone")
     for position, node in enumerate(model.graph.node):
@@ -176,7 +177,7 @@ def test_seldom_edits_say_what_they_do() -> None:
 
 def test_in_old_files_new_tensors_are_inputs_too() -> None:
     """Before version 4 of the format every stored tensor is an input with a default."""
-    model, _ = build(PLAIN)
+    model = build(PLAIN).model
     model.ir_version = 3
     for tensor in model.graph.initializer:
         model.graph.input.append(

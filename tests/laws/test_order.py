@@ -13,13 +13,15 @@ from tests.graphs.table import Found, Row
 from tests.laws.cutting import CUT, assert_equal, cut_model, feeds
 from tests.liveness.one_node import run
 
-CYCLES = (
+OPEN = (
     "heads before the batch, concat, norm, split",
     "heads before the batch, reshape, halves, split",
     "heads before the batch, concat, mask of tokens, slices",
     "heads before the batch, reshape, mask per sample, slices",
 )
-"""Rows with an open defect."""
+"""Rows of which a cut leaves what a second one cannot read: `prune` refuses it."""
+APART = ("a cache of all layers",)
+"""Rows whose callers see all layers in one tensor, which stays as wide as the widest of them after each call."""
 
 
 def groups_of(site: Found) -> list[list[int]]:
@@ -56,8 +58,10 @@ def adds_only_shapes(once: ModelProto, original: ModelProto) -> bool:
 @CUT
 def test_one_call_or_several_in_any_order(row: Row) -> None:
     """Byte for byte where no cut adds nodes; else the same sites, records and numbers."""
-    if row.name in CYCLES:
-        pytest.xfail("a second cut writes a graph with a cycle; the proof of `prune` rejects it")
+    if row.name in OPEN:
+        pytest.xfail("what is left is not found again; `prune` refuses such a cut")
+    if row.name in APART:
+        pytest.skip("layers that lose heads one after the other keep their cache")
     parts = parts_of(row)
     if len(parts) < 2:
         pytest.skip("one set of units alone")
