@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,8 +19,22 @@ from tests.liveness.one_node import run
 
 ROWS = table()
 EACH = pytest.mark.parametrize("row", ROWS.values(), ids=str)
-CUT = pytest.mark.parametrize("row", [row for row in ROWS.values() if row.legal], ids=str)
+LEGAL = [row for row in ROWS.values() if row.legal]
 """The rows with a legal cut."""
+CUT = pytest.mark.parametrize("row", LEGAL, ids=str)
+
+
+def one_of(count: int, rows: Sequence[Row]) -> pytest.MarkDecorator:
+    """Parametrize with rows, of which a plain run takes one in so many: neighbours in the table are alike."""
+    marks = [[pytest.mark.slow] if number % count else [] for number in range(len(rows))]
+    params = [pytest.param(row, marks=mark) for row, mark in zip(rows, marks, strict=True)]
+    return pytest.mark.parametrize("row", params, ids=str)
+
+
+def cuts(row: Row, config: pytest.Config) -> Sequence[tuple[int, Cut]]:
+    """The legal cuts of a row; in a plain run the first one of three rows in four."""
+    every = list(enumerate(row.legal))
+    return every if config.getoption("all") or LEGAL.index(row) % 4 == 0 else every[:1]
 
 
 def spec(cut: Cut) -> dict[str, Any]:

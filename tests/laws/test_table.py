@@ -11,7 +11,21 @@ from onnx import ValueInfoProto
 from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.sites.site import Site
 from tests.graphs.table import Found, Row
-from tests.laws.cutting import CUT, EACH, ROWS, assert_equal, check, feeds, found, planned, pruned, spec
+from tests.laws.cutting import (
+    CUT,
+    EACH,
+    LEGAL,
+    ROWS,
+    assert_equal,
+    check,
+    cuts,
+    feeds,
+    found,
+    one_of,
+    planned,
+    pruned,
+    spec,
+)
 from tests.liveness.one_node import run
 
 
@@ -74,17 +88,18 @@ def test_refused_as_said(row: Row) -> None:
 
 
 @CUT
-def test_each_legal_cut_equals_the_builders_zeros(row: Row) -> None:
+def test_each_legal_cut_equals_the_builders_zeros(row: Row, pytestconfig: pytest.Config) -> None:
     """Whole sites, too; and some of these zeros change the outputs, if those are no choices of tokens."""
-    shows = [check(row, pruned(row.name, number), cut) for number, cut in enumerate(row.legal)]
-    assert any(shows) or row.name == "Sampling"
+    some = cuts(row, pytestconfig)
+    shows = [check(row, pruned(row.name, number), cut) for number, cut in some]
+    assert any(shows) or len(some) < len(row.legal) or row.name == "Sampling"
 
 
 @CUT
-def test_edge_gathers_are_counted(row: Row) -> None:
+def test_edge_gathers_are_counted(row: Row, pytestconfig: pytest.Config) -> None:
     """As many edges need a gather as the row says."""
     sizes = {said.key: said.units for said in row.sites}
-    for number, cut in enumerate(row.legal):
+    for number, cut in cuts(row, pytestconfig):
         plan = planned(row.name, number)
         if isinstance(row.gathers, int):
             some = any(0 < len(units) < sizes[key] for key, units in cut.items())
@@ -94,7 +109,7 @@ def test_edge_gathers_are_counted(row: Row) -> None:
         assert len(plan.edge_gathers) == gathers, [str(item) for item in plan.edge_gathers]
 
 
-@CUT
+@one_of(3, LEGAL)
 def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
     """What is left is found under its key and name, with the numbers of the original; else `prune` refuses."""
     cut = row.legal[0]
@@ -115,9 +130,11 @@ def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
 
 
 @CUT
-def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(row: Row) -> None:
+def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(
+    row: Row, pytestconfig: pytest.Config
+) -> None:
     """Declared shapes are those of the original without what the builder says that callers no longer see."""
-    for number, cut in enumerate(row.legal):
+    for number, cut in cuts(row, pytestconfig):
         model, feed = pruned(row.name, number), feeds(row.name)[0]
         narrowed = row.graph.narrowed(feed, cut)
         for old, new in zip(row.model.graph.input, model.graph.input, strict=True):
