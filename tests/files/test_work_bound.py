@@ -14,7 +14,7 @@ from onnx.defs import OpSchema
 
 from onnxheadprune import ModelError, inspect
 from onnxheadprune.model import work_bound
-from onnxheadprune.model.graph.misfits import CONTENT, PLACES
+from onnxheadprune.model.graph.misfits import CONTENT, takes_list
 from onnxheadprune.operators import view_of
 from tests import toys, toys_recovery
 from tests.conftest import Command
@@ -36,7 +36,7 @@ def _listed_inputs(schema: OpSchema) -> list[int]:
     return [
         index
         for index, item in enumerate(schema.inputs)
-        if PLACES.issuperset(item.types) and item.name not in CONTENT
+        if takes_list(schema, index) and item.name not in CONTENT
     ]
 
 

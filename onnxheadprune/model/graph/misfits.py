@@ -72,11 +72,19 @@ def _listed(node: Node, index: int) -> Array | None:
     return value.literal() if is_list else None
 
 
+def takes_list(schema: OpSchema, index: int) -> bool:
+    """Return whether an input of an operator holds integers alone."""
+    # Its own `types` cannot be read with onnx 1.20.
+    kind = schema.inputs[index].type_str
+    some = (item.allowed_type_strs for item in schema.type_constraints if item.type_param_str == kind)
+    return PLACES.issuperset(next(some, [kind]))
+
+
 def _of_lists(node: Node, schema: OpSchema, listed: Mapping[int, Array]) -> str | None:
     """Check what onnx's shape inference does not: lengths of axes, and that a permutation names each axis."""
     lists = {item.name: list(item.ints) for item in node.proto.attribute if item.type == AttributeProto.INTS}
     for index, item in listed.items():
-        if index < len(schema.inputs) and PLACES.issuperset(schema.inputs[index].types):
+        if index < len(schema.inputs) and takes_list(schema, index):
             lists.setdefault(schema.inputs[index].name, [int(number) for number in item.reshape(-1)])
     most = max(MAX_LISTED, len(node.inputs), len(node.outputs))
     for name, numbers in lists.items():
