@@ -111,3 +111,11 @@ def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
             node.input[index] = names.get(name, name)
     for tensor in model.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
+
+
+def text_model(body: str, ends: str, weights: str) -> ModelProto:
+    """The graph that some nodes make of x, [2, 3, 8]."""
+    return model_of(
+        f'<ir_version: 9, opset_import: ["" : 17, "mine" : 1]> g (float[2, 3, 8] x) => (float[n, m, k] {ends})'
+        f" <{weights}> {{ {body} }}"
+    )

@@ -220,7 +220,7 @@ class Loader(importlib.machinery.SourceFileLoader):
 
 @dataclass
 class Job:
-    """What a process of its own does, and what it has reported."""
+    """The work of a process of its own, and its reports."""
 
     key: Any
     run: Callable[[], Iterator[tuple[float, Any]]]

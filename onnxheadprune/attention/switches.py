@@ -59,7 +59,7 @@ def with_switches(view: GraphView, sites: Sequence[Site]) -> tuple[GraphView, tu
 
 
 def _outline(site: Site) -> tuple[object, ...]:
-    """Return what a site has in common with and without switches, and no other one has."""
+    """Return what identifies a site with and without switches: its kind, its number of units, its projections."""
     return site.UNITS, site.num_units, *(name.removesuffix(MADE) for name in site.projection_names)
 
 

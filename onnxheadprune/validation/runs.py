@@ -17,7 +17,7 @@ from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.runtime.deterministic import label, random_nodes
 from onnxheadprune.runtime.feeds.fill import Padding
-from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed, rows_of
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, Gap, comparable, has_nan, stray, worst
 from onnxheadprune.validation.declarations import contradicted
@@ -213,8 +213,6 @@ class _Bench:
     def _judge(self, item: OriginalRun, after: Outputs) -> None:
         """Apply the user's labels and measure to a feed."""
         if self.metric is not None:
-            from onnxheadprune.runtime.feeds.generate import rows_of
-
             self.metric.add(item.feed, rows_of(item.feed, self.inputs), item.labels, item.before, after)
         if item.labels is not None and self.main is not None:
             self.accuracy = self.accuracy or AccuracyMeter(self.main.name, self.inputs)
@@ -224,7 +222,6 @@ class _Bench:
         """The samples, in batches whose outputs fit into memory; one by one if the original takes no more."""
         from onnxheadprune.data.bounded import bounded
         from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, takes_one
-        from onnxheadprune.runtime.feeds.generate import rows_of
 
         several: bool | None = None
         for sample in samples:

@@ -8,8 +8,8 @@ import onnx
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import inspect
-from tests.attention.block_spellings import text_model
 from tests.conftest import Command
+from tests.graph_text import text_model
 
 WEIGHTS = """
   float[8, 12] up, float[12] b, float[12, 8] down, float[8, 12] gate,

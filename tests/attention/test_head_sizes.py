@@ -8,7 +8,7 @@ from tests import toys_layers
 
 
 def test_the_size_of_a_head_does_not_depend_on_how_many_are_left() -> None:
-    """What the layers of a last head read, such as their norm, belongs to no head."""
+    """Weights that belong to no head, such as those of a norm, do not count for the last one, either."""
     model = toys_layers.decoder(norms="pre")
     before = inspect(model)[0]
     sizes = [(before.params / before.num_heads, before.flops_per_token / before.num_heads)]

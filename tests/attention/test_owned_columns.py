@@ -14,8 +14,10 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.apply import apply_plan
 from tests import toys
-from tests.attention import block_spellings as blocks
-from tests.attention.block_spellings import positions, text_model
+from tests.attention.columns import positions
+from tests.graph_text import text_model
+from tests.graphs.blocks import SPELLINGS, N
+from tests.graphs.table import table
 from tests.liveness.one_node import run
 from tests.toys_mixture import RUNNABLE, UNRUNNABLE
 
@@ -44,8 +46,8 @@ GROUPED_WEIGHTS = """
 
 
 def _models() -> Iterator[tuple[str, ModelProto]]:
-    for make in blocks.MAKERS:
-        yield make.__name__, blocks.block_of(make)[0]
+    for name in SPELLINGS:
+        yield name, table()[f"block, {name}"].model
     yield "heads", toys.attention()
     for name, toy in {**RUNNABLE, **UNRUNNABLE}.items():
         yield f"mixture, {name}", toy.model()
@@ -111,8 +113,8 @@ def test_columns_are_told_where_they_are_not_the_neurons_own_number() -> None:
     assert (first["tensor"], first["axis"], first["offset"], first["size"]) == ("both", 0, 8, 1)
     flat = inspect(models["flattened"]).to_dict()["feed_forward"][0]["tensors"][0]
     assert (flat["tensor"], flat["offset"], flat["size"], flat["step"]) == ("all", 0, 3, 3)
-    packed = inspect(models["gated_in_one_map"]).to_dict()["feed_forward"][0]["tensors"]
-    assert sorted(entry["offset"] for entry in packed if entry["tensor"].startswith("up")) == [0, blocks.N]
+    packed = inspect(models["gated in one"]).to_dict()["feed_forward"][0]["tensors"]
+    assert sorted(entry["offset"] for entry in packed if entry["tensor"].startswith("up")) == [0, N]
     grouped = inspect(models["grouped"]).to_dict()["sites"][0]["tensors"]
     assert {entry["tensor"]: (entry["owner"], entry["count"]) for entry in grouped} == {
         "wo": ("head", 4),

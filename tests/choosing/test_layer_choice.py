@@ -38,7 +38,7 @@ def chosen(model: onnx.ModelProto, **target: Any) -> Any:
 
 
 def bypassed(network: Network | Joint, number: int) -> float:
-    """What a layer that is the identity does to the main output: the mean of 1 - cosine."""
+    """Return the drift of the main output once a layer is the identity: the mean of 1 - cosine."""
     whole, oracle = network.model(), replace(network, without=number).model()
     found = []
     for feed in FEEDS:

@@ -85,7 +85,7 @@ class Block:
 
     @property
     def is_slow(self) -> bool:
-        """Whether it is left to the long tests."""
+        """Whether only `--all` runs it."""
         return self.note.startswith(SLOW)
 
 

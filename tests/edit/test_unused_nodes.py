@@ -74,9 +74,9 @@ def contents(node: NodeProto) -> Iterable[str]:
 
 
 def superfluous(model: ModelProto, cut: ModelProto, removed: Mapping[str, list[str]]) -> set[str]:
-    """What is left although the original would not need it if what is removed read other inputs, or none.
+    """Return values of a pruned model that no output of the original needs with other inputs of its removed nodes.
 
-    What only the shape of something needs is left out of account where it did so in the original.
+    Values of which the original needs only the shape do not count.
     """
 
     def without(node: NodeProto) -> Iterable[str]:

@@ -121,7 +121,7 @@ MODELS: dict[str, Change] = {
     "operator": lambda model: setattr(model.graph.node[0], "op_type", "NoSuchOperator"),
     "product": _weights_of_another_size,
 }
-"""What makes a toy a model that cannot be."""
+"""Changes that make an invalid model of a toy."""
 
 
 def set_entry(key: str, value: str) -> Change:
@@ -165,7 +165,7 @@ WEIGHTS: dict[str, Change] = {
     "twice": _twice,
     "private": set_entry("onnxheadprune.cut", "{}"),
 }
-"""What makes the weights beside a model ones that are not read."""
+"""Changes after which the external data of a model is not read."""
 
 
 def stored_outside(folder: Path, change: Change = lambda model: None) -> Path:

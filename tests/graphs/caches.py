@@ -176,7 +176,7 @@ for form, past in itertools.product((ONE, FLAT, EXPANDED, PACKED), (True, False)
 
     @row(f"a shared cache, {form}, {'past' if past else 'present'}", Found(H, 1, size=D))
     def _(net: Net, form: str = form, past: bool = past) -> Any:
-        """What all heads share keeps its shape as long as one of them is left."""
+        """A cache that all heads share keeps its shape as long as one head is left."""
         x, outputs = source(net), []
         axis = 1 if form in (FLAT, PACKED) else 2
 

@@ -60,7 +60,7 @@ class Mark:
         return np.array([bool(units) and gone.issuperset(units) for units in self.owners])
 
     def narrowed(self, array: Array, cut: Cut) -> Array:
-        """Return what callers see after a cut; without any units an input or output keeps its shape."""
+        """Return an input or output as callers pass it after a cut: without dead positions, whole if all are dead."""
         dead = self.dead(cut)
         return array if dead.all() else array.compress(~dead, self.axis)
 
@@ -80,7 +80,7 @@ class Rows(Mark):
     """
 
     def narrowed(self, array: Array, cut: Cut) -> Array:
-        """Return what callers see after a cut."""
+        """Return an input or output as callers pass it after a cut."""
         kept = [~replace(self, site=site).dead(cut) for site in self.site.split()]
         if len({int(some.sum()) for some in kept}) > 1 or not kept[0].any():
             return array
@@ -123,7 +123,7 @@ class Graph:
     expected: Callable[[Mapping[str, Array], Cut], Mapping[str, Array]] | None = None
 
     def outputs(self, cut: Cut) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
-        """Return what computes the outputs after a cut, without what callers no longer see."""
+        """Return a function that computes the outputs after a cut, narrowed as callers get them."""
         expected = self.expected
         if expected is not None:
             return lambda feed: expected(feed, cut)

@@ -81,7 +81,7 @@ def _embedded(it: Attending) -> Any:
 
 
 def _read_again(it: Attending) -> Any:
-    """What is added has weights of its own, but they are read elsewhere, too."""
+    """The output of another linear layer is added, which has a second reader."""
     made = it.linear(it.x, "other", it.width)
     it.outputs.append(it.op("Relu", made))
     return it.op("Add", it.merged, made)
@@ -772,7 +772,7 @@ for what, dead in DEAD.items():
 
     @row(f"a dead end: {what}", HEADS)
     def _(net: Net, dead: Make = dead) -> Any:
-        """What no output depends on is no obstacle."""
+        """A node that no output depends on refuses no cut."""
         x = source(net)
         q, k, v = heads_of(net, x, "q"), split(net, x, "k", 0, 2, 3, 1), heads_of(net, x, "v")
         weights = softmax(net, net.op("MatMul", q, k))
@@ -807,7 +807,7 @@ for what, condition in itertools.product(IN_BRANCHES, (True, False)):
         gathers=2 * (what == "unknown"),
     )
     def _(net: Net, what: str = what, condition: bool = condition) -> Any:
-        """What an `If` hands on narrowed, every branch hands out narrowed."""
+        """Where heads are removed from the output of an `If`, both branches output fewer."""
         x = source(net, "---")
         q, k, v = (net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv")
         bodies = [

@@ -240,7 +240,7 @@ for pick, computed in zip((_sliced, _picked, _split_off) * 2, (False, True) * 3,
 
     @row(f"a table longer than the sequence, {pick.__name__[1:]}, {computed}", HEADS, plans=STATIC)
     def _(net: Net, pick: Make = pick, computed: bool = computed) -> Any:
-        """What nobody reads in the original is not dead because of heads: it stays as it is."""
+        """Entries that nothing reads in the original are not dead through a cut: they stay."""
         x = source(net, "---")
         bias = net.weight("bias", H, S + MORE, S + MORE)
         if computed:
@@ -339,7 +339,7 @@ for style in ("modules", "slices"):
 
 @row("maps of single heads are stacked", HEADS)
 def _(net: Net) -> Any:
-    """`torch.stack` of what a layer per head outputs, one product for all, and each context is picked by itself."""
+    """One linear layer a head, stacked (`torch.stack`), one product for all heads; contexts are selected one by one."""
     x, axis = source(net), net.ints(1)
 
     def heads(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the plain run leaves to `--all`."""
+"""The tests that only `--all` runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `tools/mutants.py` finds out about a package of three functions."""
+"""Mutants of a package of three functions: killed, surviving, unreached."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_messages_defaults_and_what_runs_at_import_stay() -> None:
 
 @pytest.mark.slow
 def test_what_tests_kill(mutants: Run) -> None:
-    """What tests miss is listed, and what they do not reach; a red test judges nothing; no mutant runs twice."""
+    """Surviving and unreached mutants are listed; tests that fail without a mutant are not run."""
     first = mutants("law", "--matrix", "kills")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "fails without a mutant, left out: test_counted.py::test_red" in first.stdout

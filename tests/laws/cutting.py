@@ -1,4 +1,4 @@
-"""What all laws do: cut a row by the public doors, and compare with its builder's zeros."""
+"""Cuts of rows by the public API, and their comparison with the builder's zeros."""
 
 from __future__ import annotations
 
@@ -40,10 +40,6 @@ def cuts(row: Row, config: pytest.Config) -> Sequence[tuple[int, Cut]]:
 def spec(cut: Cut) -> dict[str, Any]:
     """A cut as a spec of heads."""
     return {key: list(units) for key, units in cut.items()}
-
-
-def cut_model(model: ModelProto, cut: Cut) -> ModelProto:
-    return apply_plan(plan_pruning(model, heads=spec(cut)), model)
 
 
 @cache

@@ -111,7 +111,7 @@ def test_edge_gathers_are_counted(row: Row, pytestconfig: pytest.Config) -> None
 
 @one_of(3, LEGAL)
 def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
-    """What is left is found under its key and name, with the numbers of the original; else `prune` refuses."""
+    """Remaining heads are found under key and name of their site, numbered as before; else `prune` refuses."""
     cut = row.legal[0]
     before = {site.key: site for site in found(row.name).every if site.UNITS in ("heads", "experts")}
     try:
@@ -150,7 +150,7 @@ def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(
 
 @pytest.mark.parametrize("row", [row for row in ROWS.values() if row.agreed], ids=str)
 def test_others_follow_the_heads_where_that_was_agreed_to(row: Row) -> None:
-    """What is no cache keeps its shape without that."""
+    """Without consent, inputs and outputs other than caches keep their shape."""
     cut = row.legal[0]
     plan = plan_pruning(row.model, heads=spec(cut), allow_io_change=True)
     assert {change.name for change in plan.interface} == set(row.agreed)

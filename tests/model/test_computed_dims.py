@@ -1,4 +1,4 @@
-"""What a graph computes of dimensions is not taken for more than it is."""
+"""Dimensions that a graph computes are known only as far as the computation is followed."""
 
 from __future__ import annotations
 

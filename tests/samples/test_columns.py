@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxheadprune import inspect
-from tests.attention.block_spellings import positions
+from tests.attention.columns import positions
 
 torch = pytest.importorskip("torch")
 from tests.zoo.quiet import quiet  # noqa: E402

@@ -1,4 +1,4 @@
-"""What commands print and how they end, beside what has been read: `--update-golden` writes it anew, to be read again.
+"""Transcripts: what commands print and their exit codes, as they were read; `--update-golden` writes them anew.
 
 Every command keeps the same laws: no traceback, no input touched, one line for what was asked wrongly, lines that fit a
 terminal. With `--json` each way in which a command ends has the same exit code and sentence.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,7 @@ class Desk:
         self.endings: set[tuple[str, int]] = set()
 
     def _files(self) -> list[Path]:
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return [path for path in found if path.suffix != ".pyc"]
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
         return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in self._files()}
@@ -51,7 +51,7 @@ class Desk:
         self.before = self._stamps()
 
     def changes(self) -> tuple[list[str], list[str]]:
-        """What a command wrote or replaced, and what of that is not its own."""
+        """The files that a command wrote or replaced, and those of them that were not its own."""
         before, self.before = self.before, self._stamps()
         found = [path for path in {**self.before, **before} if before.get(path) != self.before.get(path)]
         rows = [f"{'~' if path in before else '+'} {path.relative_to(self.folder)}" for path in found]
@@ -84,6 +84,9 @@ def desk(
     short_clocks: None,
 ) -> Iterator[Desk]:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
+    # A module that a paragraph replaces within the same second would be read from its old bytecode.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.chdir(shelf.folder)
     monkeypatch.syspath_prepend(str(shelf.folder))
     yield shelf

@@ -104,6 +104,16 @@ def with_stored(repeated: str, added: str) -> ModelProto:
     )
 
 
+def images_at(token: int) -> ModelProto:
+    """Features replace the vectors of an id."""
+    return graph(
+        "is_image = Equal(input_ids, image)\nput = Where(is_image, pad, input_ids)\nwords = Gather(table, put)\n"
+        "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
+        more=f"{TABLE}, int64 image = {{{token}}}, int64 pad = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
+        output=STATES,
+    )
+
+
 GRAPHS = {
     **{
         f"{added} {repeated}": functools.partial(with_stored, REPEATS[repeated], ADDS[added])
@@ -230,12 +240,7 @@ GRAPHS = {
         more=f"{TABLE}, float[9, 6] places, float[2, 6] kind_table, float[6] scale, float[6] shift",
         inputs="int32[batch, seq] input_ids, int32[batch, seq] kinds",
     ),
-    "images_within": lambda: graph(
-        "is_image = Equal(input_ids, image)\nput = Where(is_image, pad, input_ids)\nwords = Gather(table, put)\n"
-        "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
-        more=f"{TABLE}, int64 image = {{10}}, int64 pad = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
-        output=STATES,
-    ),
+    "images_within": lambda: images_at(10),
     "transposed": lambda: graph(
         FRONT,
         "made = MatMul(y, head)\nout = Transpose<perm = [0, 2, 1]>(made)",

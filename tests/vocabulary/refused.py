@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto
 
 from tests import toys_generation
-from tests.vocabulary.graphs import FRONT, GRAPHS, STATES, TABLE, TIED, graph
+from tests.vocabulary.graphs import FRONT, GRAPHS, STATES, TABLE, TIED, graph, images_at
 
 HEAD_12 = f"{TABLE}, float[6, 12] head"
 FIRST = "state = Gather<axis = 1>(y, place)\nout = MatMul(state, head)"
@@ -80,12 +80,7 @@ REFUSED: dict[str, Callable[[], ModelProto]] = {
         more=f"{TABLE}, float[6, 9] head",
         output="int64[batch, seq, one] out",
     ),
-    "ids beyond the table": lambda: graph(
-        "is_image = Equal(input_ids, image)\nput = Where(is_image, filler, input_ids)\nwords = Gather(table, put)\n"
-        "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
-        more=f"{TABLE}, int64 image = {{12}}, int64 filler = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
-        output=STATES,
-    ),
+    "ids beyond the table": lambda: images_at(12),
     "flat logits": lambda: graph(
         FRONT,
         "made = MatMul(y, head)\nout = Flatten<axis = 1>(made)",
@@ -156,4 +151,4 @@ REFUSED: dict[str, Callable[[], ModelProto]] = {
     "moved ids": GRAPHS["moved_ids"],
     "generating": lambda: toys_generation.generator(),
 }
-"""What would keep its old ids has a place in each; `tests/screens/vocabulary.txt` shows that it is named."""
+"""In each a node would keep the old ids; `tests/screens/vocabulary.txt` shows that it is named."""

@@ -19,7 +19,7 @@ FUNCTIONAL = frozenset(
 """Modules that do not call their output projection; `projection_weight` knows where it is."""
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_heads")
-"""What attributes are called."""
+"""Names of attributes."""
 
 Source = str | int | Callable[[Any], int]
 

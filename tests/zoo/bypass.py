@@ -156,7 +156,7 @@ def _taken(states: list[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
 
 
 def _mapped(item: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """What a module returns, with other tensors."""
+    """The outputs of a module with other tensors in their place."""
     if isinstance(item, torch.Tensor):
         return change(item) if item.is_floating_point() else item
     if isinstance(item, tuple | list):

@@ -138,7 +138,7 @@ class _Check:
         )
 
     def _found(self) -> dict[str, object]:
-        """What is found in the graph beside what the module has."""
+        """The units found in the graph beside those of the module."""
         own = [self.matched.get(core) for core in self.cores]
         counts, kinds = found_counts(self.sites, own)
         known = {site.index for site in self.matched.values()}
@@ -363,7 +363,7 @@ class _Check:
 
     @cached_property
     def originals(self) -> list[Arrays]:
-        """What the original gives on each feed."""
+        """The outputs of the original on each feed."""
         runner = Runner(self.folder.model)
         return [runner(feed) for feed in self.folder.feeds()]
 
@@ -438,7 +438,7 @@ class _Oracles:
 
 
 def told(problem: Exception) -> str:
-    """What was raised, and where."""
+    """The error, and where it was raised."""
     place = problem.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

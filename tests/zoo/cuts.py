@@ -1,4 +1,4 @@
-"""What is cut of one graph: the head sets of its case, and neurons, layers and experts that are found in it."""
+"""The cuts of one graph: the head sets of its case, and neurons, layers and experts that are found in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Spec = dict[str, list[int] | str]
 
 
 class NoStateError(Exception):
-    """What a module returns has another shape than all that it was given: it cannot be the identity."""
+    """The output of a module has the shape of none of its inputs: it cannot be the identity."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Folder:
 
     @cached_property
     def arrays(self) -> Arrays:
-        """What `reference.npz` holds."""
+        """The content of `reference.npz`."""
         with np.load(self.path / "reference.npz") as reference:
             return dict(reference)
 

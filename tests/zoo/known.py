@@ -1,4 +1,4 @@
-"""What is not as it should be yet, by shell patterns of folders, and why. A row that is not named here is a failure."""
+"""Known failures by shell patterns of folders, and their reasons. A row that is not named here is a failure."""
 
 from __future__ import annotations
 

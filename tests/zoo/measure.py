@@ -29,7 +29,7 @@ TORCH = ("torch<=2.13.0", "torchvision")
 ALONE = ("torchaudio>=2.8,<3", "torchscale>=0.3,<1")
 """Without what they ask for: torchaudio asks for torch's CUDA build, torchscale for a timm of 2023."""
 PARTS = {"families": ("zoo", "units", "counts"), "packages": ("wild",)}
-"""What is measured, and the parts of the page on it."""
+"""The sets that are measured, and the parts of the page on each."""
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "timm", "onnxslim", "onnxsim")
 
 
@@ -119,7 +119,7 @@ def header(zoo: Path) -> str:
 
 
 def places(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """What is measured, and where it lies."""
+    """A set of exports, and its folder."""
     if options.zoo is not None:
         yield from ((options.parts.split(",")[0], Path(zoo)) for zoo in options.zoo.split(","))
         return

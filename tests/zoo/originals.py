@@ -38,14 +38,14 @@ def _workshop(name: str) -> Workshop:
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """What libraries want to be called otherwise is no fault of the graph."""
+    """Warnings of libraries about deprecated calls are no fault of the graph."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def references(folder: Folder, sites: Sites) -> Ask:
-    """What answers for one folder.
+    """The original model of one folder.
 
     Args:
         folder: of a case that the zoo builds.

@@ -344,7 +344,7 @@ PARTS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], str]] = {
     "units": units,
     "counts": counts,
 }
-"""What writes each part; the first one stands before any mark."""
+"""The function that writes each part; the first one stands before any mark."""
 _MARK = re.compile(r"^<!-- part: (\w+) -->\n", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""What came of one folder of the zoo."""
+"""The results of one folder of the zoo."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of the cuts of one kind.
+    """The results of the cuts of one kind.
 
     Attributes:
         outcome: the worst of all cuts; `NO_SITE` where there is nothing of this kind.
@@ -139,7 +139,7 @@ class Row:
 
     @property
     def miscounted(self) -> tuple[str, ...]:
-        """What is counted otherwise than in the module."""
+        """The counts that differ from the module's."""
         apart = {
             name: any(
                 found not in (None, true)
@@ -156,7 +156,7 @@ class Row:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is not as it must be, by what it is about: a kind of unit, or what is counted."""
+        """The failures, by kind of unit or by count."""
         found = {kind: f"{verdict.outcome}: {verdict.words}" for kind, verdict in self.failures.items()}
         found |= dict.fromkeys(self.miscounted, f"{self.found} for {self.true}")
         if self.extra:
@@ -219,7 +219,7 @@ def _tuples(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def found_counts(sites: Sites, attention: Iterable[AttentionSite | None]) -> tuple[Counts, dict[str, int]]:
-    """What is found in a graph, and its blocks by kind.
+    """The sites of a graph, and its blocks by kind.
 
     Args:
         sites: of the graph.

@@ -44,7 +44,7 @@ GUARDS = {
     "no-output-projection": ("ts17",),
     "early-exit": ("ts17",),  # layers in branches
 }
-"""What CI builds and checks of the matrix, the same for every commit; `--all` takes all of it."""
+"""The graphs of the matrix that CI builds and checks, the same for every commit; `--all` takes all."""
 
 
 def guarding() -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from tests.zoo.reference import outputs
 
 Array = npt.NDArray[np.float64]
 ROUTERS = (".gate", ".router")
-"""What the layers are called that score experts."""
+"""Names of the layers that score experts."""
 CLOSE = 1e-5
 """Largest difference between a stored weight and the module's that is the same one."""
 

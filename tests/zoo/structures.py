@@ -24,7 +24,7 @@ from torch.nn import functional
 HIDDEN, HEADS, VOCABULARY, LAYERS = 24, 3, 31, 3
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Context: TypeAlias = dict[str, Any]
-"""What layers read besides their state, and what one makes for the others."""
+"""Inputs of layers besides their state, and the output that one has for the others."""
 
 
 class Sum(nn.Module):
@@ -395,7 +395,7 @@ class Model(nn.Module):
 
     @property
     def states(self) -> list[nn.Module]:
-        """What lies between two states of the stream, in order; layers without steps as a whole."""
+        """The modules between two states of the stream, in order; layers without steps as a whole."""
         return [part for layer in self.runs for part in layer.steps or [layer]]
 
     def without(self, parts: Collection[nn.Module], feed: Arrays) -> NDArray[Any]:

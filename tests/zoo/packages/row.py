@@ -24,7 +24,7 @@ PREFIXES = {
     "segment-anything": "sam",
     "torch-geometric": "pyg",
 }
-"""What rows of a package are called, where that is not its name."""
+"""Names of packages in rows, where they differ."""
 OUT = Heads(r"\w*Attention|LocalMHA", ("to_out",), "heads")
 MHA = Heads("MultiheadAttention", ("",), "num_heads")
 
