@@ -11,7 +11,10 @@ import pytest
 from onnx import ModelProto
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from onnxheadprune import PrunePlan, Sites, apply_plan, inspect, plan_pruning
+from onnxheadprune import PrunePlan, Sites, apply_plan
+from onnxheadprune.attention.planning import planned
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
+from onnxheadprune.model.load import open_structure
 from tests.graphs.net import Cut
 from tests.graphs.table import Row, table
 from tests.liveness.masks import Array
@@ -43,21 +46,26 @@ def spec(cut: Cut) -> dict[str, Any]:
 
 
 @cache
+def analysis(name: str) -> Analysis:
+    """The analysis of a row, which its plans share."""
+    return analysis_of(open_structure(ROWS[name].model))
+
+
 def found(name: str) -> Sites:
     """The sites of a row."""
-    return inspect(ROWS[name].model)
+    return analysis(name).sites
 
 
 @cache
-def planned(name: str, number: int) -> PrunePlan:
+def plan(name: str, number: int) -> PrunePlan:
     """The plan of a row's legal cut."""
-    return plan_pruning(ROWS[name].model, heads=spec(ROWS[name].legal[number]))
+    return planned(analysis(name), spec(ROWS[name].legal[number])).plan
 
 
 @cache
 def pruned(name: str, number: int = 0) -> ModelProto:
     """A row after one of its legal cuts. Nobody changes it."""
-    return apply_plan(planned(name, number), ROWS[name].model)
+    return apply_plan(plan(name, number), ROWS[name].model)
 
 
 def copied(model: ModelProto) -> ModelProto:

@@ -22,7 +22,7 @@ from tests.laws.cutting import (
     feeds,
     found,
     one_of,
-    planned,
+    plan,
     pruned,
     spec,
 )
@@ -100,13 +100,13 @@ def test_edge_gathers_are_counted(row: Row, pytestconfig: pytest.Config) -> None
     """As many edges need a gather as the row says."""
     sizes = {said.key: said.units for said in row.sites}
     for number, cut in cuts(row, pytestconfig):
-        plan = planned(row.name, number)
+        cut_plan = plan(row.name, number)
         if isinstance(row.gathers, int):
             some = any(0 < len(units) < sizes[key] for key, units in cut.items())
             gathers = row.gathers if some else 0
         else:
             gathers = row.gathers[number]
-        assert len(plan.edge_gathers) == gathers, [str(item) for item in plan.edge_gathers]
+        assert len(cut_plan.edge_gathers) == gathers, [str(item) for item in cut_plan.edge_gathers]
 
 
 @one_of(3, LEGAL)
@@ -143,7 +143,7 @@ def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(
                 assert after == (size if isinstance(before, int) else before)
         for old, new in zip(row.model.graph.output, model.graph.output, strict=True):
             assert (old.name, old.type.tensor_type.elem_type) == (new.name, new.type.tensor_type.elem_type)
-        told = {change.name for change in planned(row.name, number).interface}
+        told = {change.name for change in plan(row.name, number).interface}
         assert told >= {name for name in feed if narrowed[name].shape != feed[name].shape}
         assert told <= {mark.value for mark in row.graph.lies}
 
@@ -152,17 +152,17 @@ def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(
 def test_others_follow_the_heads_where_that_was_agreed_to(row: Row) -> None:
     """Without consent, inputs and outputs other than caches keep their shape."""
     cut = row.legal[0]
-    plan = plan_pruning(row.model, heads=spec(cut), allow_io_change=True)
-    assert {change.name for change in plan.interface} == set(row.agreed)
+    agreed = plan_pruning(row.model, heads=spec(cut), allow_io_change=True)
+    assert {change.name for change in agreed.interface} == set(row.agreed)
     feed = dict(feeds(row.name)[0])
     for name, axis in row.agreed.items():
         feed[name] = np.delete(feed[name], cut["0"], axis)
-    assert not planned(row.name, 0).interface
+    assert not plan(row.name, 0).interface
     if (
         row.graph.feed["h" if "h" in row.agreed else "bias"].dtype.kind not in "iu"
         and "numbers" not in row.name
     ):
-        assert_equal(run(apply_plan(plan, row.model), feed), row.graph.outputs(cut)(feeds(row.name)[0]))
+        assert_equal(run(apply_plan(agreed, row.model), feed), row.graph.outputs(cut)(feeds(row.name)[0]))
 
 
 def _shape(info: ValueInfoProto) -> list[int | str]:
