@@ -269,30 +269,6 @@ GRAPHS = {
         inputs="int64[batch, seq] input_ids, float[batch, before, 6] past",
         output="float[batch, 12] out, float[batch, after, 6] present",
     ),
-    "loss": lambda: graph(
-        FRONT,
-        "made = MatMul(y, head)\nflat = Reshape(made, wide)\none = Reshape(labels, all)\n"
-        "out = SoftmaxCrossEntropyLoss<ignore_index = -100>(flat, one)",
-        more=f"{TABLE}, float[6, 12] head, int64[2] wide = {{-1, 12}}, int64[1] all = {{-1}}",
-        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
-        output="float out",
-    ),
-    "scores_of_labels": lambda: graph(
-        FRONT,
-        "made = MatMul(y, head)\nall = LogSoftmax<axis = -1>(made)\nown = Max(labels, zero)\n"
-        "places = Unsqueeze(own, last)\nout = GatherElements<axis = 2>(all, places)",
-        more=f"{TABLE}, float[6, 12] head, int64 zero = {{0}}, int64[1] last = {{2}}",
-        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
-        output="float[batch, seq, one] out",
-    ),
-    "compared_with_an_input": lambda: graph(
-        FRONT,
-        "turned = Unsqueeze(labels, end)\nmany = Unsqueeze(input_ids, start)\nsame = Equal(many, turned)\n"
-        "real = Cast<to = 1>(same)\nout = MatMul(real, y)",
-        more=f"{TABLE}, int64[1] start = {{1}}, int64[1] end = {{2}}",
-        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
-        output=STATES,
-    ),
     "negative_ids": lambda: graph(
         "is_free = Less(input_ids, zero)\nput = Where(is_free, filler, input_ids)\nwords = Gather(table, put)\n"
         "there = Unsqueeze(is_free, last)\nx = Where(there, features, words)",
@@ -318,8 +294,8 @@ GRAPHS = {
 }
 UNTIED = {"wider_head": "out", "narrower_head": "out"}
 """Graphs that do not show that an output is one of logits, with its name."""
-LABELS = ("input_ids", "labels")
-"""Inputs with token ids."""
+IDS = "input_ids"
+"""The input with token ids."""
 
 
 def session(model: ModelProto | Path) -> onnxruntime.InferenceSession:
@@ -342,11 +318,11 @@ def feeds(model: ModelProto, kept: np.ndarray) -> tuple[dict[str, np.ndarray], d
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
         rows = kind.shape.dim[0].dim_value or 3
         new[info.name] = random.integers(0, 2, (rows, len(kept))).astype(dtype)
-        if info.name in LABELS:
+        if info.name == IDS:
             new[info.name] = np.stack([random.permutation(len(kept)) for _ in range(rows)]).astype(dtype)
         elif len(kind.shape.dim) > 2:
             new[info.name] = random.normal(size=(rows, 4, kind.shape.dim[2].dim_value)).astype(dtype)
-    old = {name: kept[new[name]].astype(new[name].dtype) if name in LABELS else new[name] for name in new}
+    old = {name: kept[new[name]].astype(new[name].dtype) if name == IDS else new[name] for name in new}
     return new, old
 
 

@@ -49,6 +49,30 @@ REFUSED: dict[str, Callable[[], ModelProto]] = {
         inputs=LABELS,
         output="float[batch, seq, one] out",
     ),
+    "loss": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nflat = Reshape(made, wide)\none = Reshape(labels, all)\n"
+        "out = SoftmaxCrossEntropyLoss<ignore_index = -100>(flat, one)",
+        more=f"{TABLE}, float[6, 12] head, int64[2] wide = {{-1, 12}}, int64[1] all = {{-1}}",
+        inputs=LABELS,
+        output="float out",
+    ),
+    "scores of labels": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nall = LogSoftmax<axis = -1>(made)\nown = Max(labels, zero)\n"
+        "places = Unsqueeze(own, last)\nout = GatherElements<axis = 2>(all, places)",
+        more=f"{TABLE}, float[6, 12] head, int64 zero = {{0}}, int64[1] last = {{2}}",
+        inputs=LABELS,
+        output="float[batch, seq, one] out",
+    ),
+    "compared with an input": lambda: graph(
+        FRONT,
+        "turned = Unsqueeze(labels, end)\nmany = Unsqueeze(input_ids, start)\nsame = Equal(many, turned)\n"
+        "real = Cast<to = 1>(same)\nout = MatMul(real, y)",
+        more=f"{TABLE}, int64[1] start = {{1}}, int64[1] end = {{2}}",
+        inputs=LABELS,
+        output=STATES,
+    ),
     "labels of open logits": lambda: graph(
         FRONT,
         "made = MatMul(y, head)\nplaces = Unsqueeze(labels, last)\nout = GatherElements<axis = 2>(made, places)",
@@ -141,6 +165,21 @@ REFUSED: dict[str, Callable[[], ModelProto]] = {
         "made = MatMul(y, head)\nout, chosen = TopK<axis = -1>(made, three)",
         more=f"{HEAD_12}, int64[1] three = {{3}}",
         output="float[batch, seq, 3] out, int64[batch, seq, 3] chosen",
+    ),
+    "a choice that is looked up": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nbest, chosen = TopK<axis = -1>(made, one)\nmore = Gather(other, chosen)\n"
+        "row = Squeeze(more, axis)\nout = Add(y, row)",
+        more=f"{HEAD_12}, float[12, 6] other, int64[1] one = {{1}}, int64[1] axis = {{2}}",
+        output=STATES,
+    ),
+    "labels of wider logits": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nall = LogSoftmax<axis = -1>(made)\nplaces = Unsqueeze(labels, last)\n"
+        "out = GatherElements<axis = 2>(all, places)",
+        more=f"{TABLE}, float[6, 16] head, int64[1] last = {{2}}",
+        inputs=LABELS,
+        output="float[batch, seq, one] out",
     ),
     "a mean of tokens": lambda: graph(
         FRONT,

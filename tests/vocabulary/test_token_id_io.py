@@ -110,26 +110,6 @@ def test_negative_numbers_are_no_ids() -> None:
     )
 
 
-def test_labels_are_renumbered_and_ignored_ones_stay(command: Command, tmp_path: Path) -> None:
-    model = GRAPHS["loss"]()
-    path, out, keep = tmp_path / "model.onnx", tmp_path / "out.onnx", tmp_path / "keep.txt"
-    onnx.save(model, path)
-    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
-    ids = np.random.default_rng(0).choice(KEPT, (6, 5))
-    labels = np.where(np.arange(5) < 2, -100, ids)
-    labels[0, 4] = 11
-    np.savez(tmp_path / "d.npz", input_ids=ids, labels=labels)
-    shown = command(
-        "prune", path, "-o", out, "--vocab", keep, "--data", tmp_path / "d.npz", "--provider", "cpu", "--json"
-    )
-    assert shown.exit_code == 0, shown.stderr
-    assert shown.document["plan"]["vocabulary"]["inputs"] == ["input_ids", "labels"]
-    assert shown.document["spelling"]["samples"] == 6 and shown.document["spelling"]["whole"] == 5
-    new = {"input_ids": np.array([[0, 1, 2]]), "labels": np.array([[-100, 4, 5]])}
-    old = {"input_ids": KEPT[new["input_ids"]], "labels": np.array([[-100, KEPT[4], KEPT[5]]])}
-    np.testing.assert_allclose(run(out, new)[0], run(model, old)[0], atol=1e-6)
-
-
 NETWORK = "h = MatMul(x, w_1)\nbent = Relu(h)\nback = MatMul(bent, w_2)\nout = Add(x, back)"
 WITHOUT = {
     "a table alone": (lambda: GRAPHS["bag"](), ()),

@@ -15,8 +15,8 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.insertion import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
-from onnxheadprune.attention.vocabulary.places import dtype_of
-from onnxheadprune.attention.vocabulary.token_logits import Logits
+from onnxheadprune.attention.vocabulary.ids import dtype_of
+from onnxheadprune.attention.vocabulary.logits import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
 from onnxheadprune.model.graph.view import GraphView

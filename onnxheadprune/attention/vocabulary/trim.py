@@ -15,16 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from onnxheadprune.attention.vocabulary.find import (
-    Flow,
-    Vocabulary,
-    added,
-    blocked_at,
-    flow_of,
-    vocabulary_of,
-)
-from onnxheadprune.attention.vocabulary.places import dtype_of
-from onnxheadprune.attention.vocabulary.token_logits import Logits
+from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabulary_of
+from onnxheadprune.attention.vocabulary.ids import Flow, added, blocked_at, dtype_of, flow_of
+from onnxheadprune.attention.vocabulary.logits import Logits
 from onnxheadprune.attention.vocabulary.translate import (
     all_logits,
     constants,

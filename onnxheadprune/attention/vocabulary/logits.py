@@ -1,0 +1,453 @@
+"""Logits of tokens: what linear layers with a column for each token compute, and what follows from it.
+
+Labels travel upstream from an axis of an output until they lie on the columns of stored weights. Such a layer is a head
+if nothing sums up or mixes what it computes. Its columns are tokens where its weights are a table of tokens, or where
+it has as many columns as there are tokens, at each position of the ids. Of any other head that might be one, the user
+or the configuration decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.vocabulary.ids import ELEMENT_BY_ELEMENT, INTEGERS, computed_from
+from onnxheadprune.liveness.contraction import contraction_of, operand_indices
+from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.rule_calls import ask_about, has_rule
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Symbolic
+from onnxheadprune.model.graph.facts import (
+    CHOOSES,
+    COMPARES,
+    GATHERS,
+    MARKS_NUMBERS,
+    OBSERVES,
+    REDUCES,
+    SLICES,
+    WRITES_INTO,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.tensors import FLOATS
+
+OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
+"""Names of inputs that index tables and hold no tokens."""
+CACHE = re.compile(r"past|cache")
+"""Names of inputs with what earlier steps have computed: such a model continues its own outputs."""
+FAR = 2
+"""Padding never makes logits this many times as wide as the vocabulary, or the reverse."""
+STEPS = 32
+"""Operators between a position that is picked and the layer that reads it."""
+TOKENS = Labels(units="tokens")
+AS_LOGITS = "export it with logits as its output"
+Answer: TypeAlias = Literal["tokens", "open", "other"]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """An output with an element for each token."""
+
+    name: str  # of the output
+    axis: int  # the axis that counts tokens
+    width: int  # its size, which may differ from the number of ids
+
+    @classmethod
+    def at(cls, place: Axis) -> Logits:
+        """The logits along an axis of an output."""
+        return cls(place.value.name, place.axis, place.size)
+
+
+class Axis(NamedTuple):
+    """An axis of a value."""
+
+    value: Value
+    axis: int
+
+    @property
+    def size(self) -> int:
+        """The number of positions, 0 where it is unknown."""
+        size = (self.value.shape or ())[self.axis]
+        return size if isinstance(size, int) else 0
+
+
+@dataclass
+class Origin:
+    """What computes the positions of an axis, each by itself and in this order."""
+
+    path: list[Axis] = field(default_factory=list)  # the axes of computed values on the way, that one first
+    layers: list[Axis] = field(default_factory=list)  # those of them whose positions are columns of weights
+    stored: dict[Axis, None] = field(default_factory=dict)  # the axes of stored tensors
+    inputs: list[str] = field(default_factory=list)  # names of inputs with an element for each position
+    marks_ids: bool = False  # whether token ids say which positions are written to
+    opaque: bool = False  # whether a loop, or an unknown operator, computes them
+    other: bool = False  # whether something else does, or in another order
+
+
+def origin_of(place: Axis, streams: Streams, held: Collection[Value] = ()) -> Origin:
+    """Trace the positions of an axis to what computes them.
+
+    Args:
+        held: the values that hold token ids.
+    """
+    found, seen = Origin(), set()
+    stack = [(place.value, Live.numbered(place.axis, place.size))]
+    while stack:
+        value, live = stack.pop()
+        if not live.axes or (value, live.key) in seen:
+            continue
+        seen.add((value, live.key))
+        if len(live.axes) > 1 or not _in_order(live):
+            found.other = True
+        else:
+            stack += _step(Axis(value, live.axes[0]), live, found, streams, held)
+    return found
+
+
+def _step(
+    at: Axis, live: Live, found: Origin, streams: Streams, held: Collection[Value]
+) -> list[tuple[Value, Live]]:
+    """The values to which labels continue from a value."""
+    value, node = at.value, at.value.producer
+    if node is None:
+        if value.holds_tensor:
+            found.stored[at] = None
+        else:
+            found.inputs += [value.name] if value.scope.parent is None else []
+            found.opaque |= value.scope.parent is not None
+        return []
+    if not value.is_constant:
+        found.path.append(at)
+        if _marks(node, at.axis, held):
+            found.marks_ids = True
+            return []
+        if _is_layer(at):
+            found.layers.append(at)
+        elif operand_indices(node) or streams.joins(node):
+            found.other = True
+            return []
+    answer = ask_about(value, live, TOKENS)
+    if isinstance(answer, Refusal):
+        source = node.input(0)
+        if answer.reason is Reason.COUPLED and source is not None and source.shape == value.shape:
+            return [(source, live)]
+        opaque = bool(node.bodies and node not in CHOOSES) or bool(node.domain and not has_rule(node))
+        found.opaque |= opaque
+        found.other |= not opaque
+        return []
+    read = ((node.input(index), labels) for index, labels in answer.inputs.items())
+    return [(source, labels) for source, labels in read if source is not None] + [*answer.bodies.items()]
+
+
+def _marks(node: Node, axis: int, held: Collection[Value]) -> bool:
+    """Return whether token ids say to which positions of an axis a node writes."""
+    index = 0 if node in MARKS_NUMBERS else 1 if node in WRITES_INTO and roles_of(node).rows else None
+    default = -1 if node in MARKS_NUMBERS else 0
+    return (
+        index is not None
+        and node.input(index) in held
+        and node.attribute("axis", default) % (node.out.rank or 1) == axis
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What is known of the tokens of a model before its logits are.
+
+    Attributes:
+        rows: the number of token ids.
+        ids: the inputs with token ids; nothing where another file of the network has them.
+        held: all values that hold ids.
+        tables: the axes of stored tensors that count tokens.
+        rest: the axes of tables that other inputs index, with the names of these.
+    """
+
+    view: GraphView
+    rows: int
+    ids: Sequence[Value]
+    held: Collection[Value]
+    tables: Collection[Axis]
+    rest: Mapping[Axis, str]
+    streams: Streams
+
+    def origin(self, place: Axis) -> Origin:
+        """Trace the positions of an axis to what computes them."""
+        return origin_of(place, self.streams, self.held)
+
+    def counted(self, place: Axis, origin: Origin) -> Answer:
+        """Return whether an axis counts tokens; "open" if the model does not show it."""
+        width, caches = place.size, _has_caches(self.view)
+        near = self.rows < FAR * width and width < FAR * self.rows
+        if width < 2 or not (near or caches) or origin.other:
+            return "other"
+        if any(item in self.rest for item in origin.stored) or not all(map(self._ends, origin.layers)):
+            return "other"
+        if self.shows(origin):
+            return "tokens"
+        has_rows = not self.ids or any(_has_positions(item, self.ids) for item in origin.path)
+        if not origin.layers:
+            # Of what is computed in the body of a loop, or by an unknown operator, nobody can tell.
+            return "open" if near and origin.opaque and has_rows else "other"
+        decides = all(item.size != self.rows or holds_others(name) for item, name in self.rest.items())
+        if width == self.rows and decides and (has_rows or caches):
+            return "tokens"
+        return "open" if has_rows or (near and not _reads_first(origin.layers[0].value)) else "other"
+
+    def _ends(self, head: Axis) -> bool:
+        """Return whether no layer, product or stream reads what a layer computes."""
+        return not any(
+            operand_indices(use.node) or self.streams.joins(use.node)
+            for value in reachable([head.value], _read_by)
+            for use in value.consumers
+        )
+
+    def shows(self, origin: Origin) -> bool:
+        """Return whether token ids or their tables show that positions are tokens, whatever anybody says."""
+        return origin.marks_ids or any(item in self.tables for item in origin.stored)
+
+    def heads(self) -> Iterator[tuple[Axis, Answer, Origin]]:
+        """Yield the columns of linear layers that may be tokens, each with whether they are."""
+        for node in self.view.nodes:
+            for axis in range(node.out.rank or 0) if operand_indices(node) else ():
+                place = Axis(node.out, axis)
+                if place.size > 1 and _is_layer(place):
+                    origin = self.origin(place)
+                    answer = self.counted(place, origin)
+                    if answer != "other":
+                        yield place, answer, origin
+
+
+@dataclass(frozen=True, eq=False)
+class Meaning:
+    """The outputs of a model that count tokens."""
+
+    logits: tuple[Logits, ...]  # the outputs with a number for each token
+    open: tuple[Logits, ...]  # outputs that may be that, which nothing in the model decides
+    others: tuple[str, ...]  # names of outputs of linear layers with as many values, which are no tokens
+    stored: tuple[Value, ...]  # the stored tensors that the logits are computed with, column by column
+    obstacle: str  # the first place that would keep its old meaning; "" without one
+
+    @classmethod
+    def of(cls, tokens: Tokens, chosen: Collection[str] | None) -> Meaning:
+        """Return the outputs that count tokens.
+
+        Args:
+            chosen: names of the outputs with a number for each token; None where the model decides.
+        """
+        logits: dict[str, tuple[Logits, Origin]] = {}
+        undecided, others, obstacle = [], [], ""
+        for output in (tokens.view.main.values[info.name] for info in tokens.view.model.graph.output):
+            axes = reversed(range(output.rank or 0)) if output.elem_type in FLOATS else ()
+            places = [Axis(output, axis) for axis in axes]
+            traced = [(place, tokens.origin(place)) for place in places if place.size > 1]
+            answers = [(tokens.counted(place, origin), place, origin) for place, origin in traced]
+            tied = [item for item in answers if item[0] == "tokens" and tokens.shows(item[2])]
+            likely = [item for item in answers if item[0] != "other"]
+            if chosen is not None:
+                # Who names an output knows more than the model shows: its last axis.
+                likely = tied or ((likely or answers)[:1] if output.name in chosen else [])
+            if chosen is None and likely and likely[0][0] == "open":
+                undecided.append(Logits.at(likely[0][1]))
+            elif likely:
+                logits[output.name] = Logits.at(likely[0][1]), likely[0][2]
+                if len(tied) > 1:
+                    obstacle = obstacle or f"its output {output.name} has two axes that count tokens"
+            elif any(place.size == tokens.rows and item.layers and not item.other for place, item in traced):
+                others.append(output.name)
+        origins = [origin for _, origin in logits.values()]
+        heads = {place: "tokens" for origin in origins for place in origin.layers or origin.path[-1:]}
+        for place, answer, origin in tokens.heads():
+            heads.setdefault(place, answer if chosen is None or tokens.shows(origin) else "open")
+        stored = dict.fromkeys(item.value for origin in origins for item in origin.stored)
+        return cls(
+            tuple(item for item, _ in logits.values()),
+            tuple(undecided),
+            tuple(others),
+            tuple(stored),
+            obstacle or _obstacle(tokens, logits, heads),
+        )
+
+
+def holds_others(name: str) -> bool:
+    """Return whether the name of an input is one of those that hold no tokens."""
+    return bool(OTHER_IDS.search(name.lower()))
+
+
+def _in_order(live: Live) -> bool:
+    """Return whether the labels of an axis number its first positions, and those behind have none."""
+    numbers = np.arange(1, len(live.array) + 1)
+    return bool(np.array_equal(live.array, np.where(numbers <= live.array.max(), numbers, 0)))
+
+
+def _is_layer(place: Axis) -> bool:
+    """Return whether an axis runs along the columns of stored weights alone."""
+    node = place.value.producer
+    found = None if node is None else contraction_of(node)
+    if node is None or found is None or place.value.is_constant or place.axis >= len(found.out_axes):
+        return False
+    operands = [node.inputs[index] for index in found.owners(found.out_axes[place.axis])]
+    return bool(operands) and all(value is not None and value.is_constant for value in operands)
+
+
+def _has_caches(view: GraphView) -> bool:
+    return any(
+        CACHE.search(info.name.lower()) and info.type.tensor_type.elem_type in FLOATS
+        for info in view.model.graph.input
+    )
+
+
+def _has_positions(place: Axis, ids: Sequence[Value]) -> bool:
+    """Return whether there is a row of logits for each position of the ids."""
+    shape = place.value.shape or ()
+    others = [size for axis, size in enumerate(shape) if axis != place.axis]
+    return any(_covers(others, value.shape) for value in ids if value.shape)
+
+
+def _covers(others: Sequence[Dim], shape: Sequence[Dim]) -> bool:
+    last = shape[-1]
+    if isinstance(last, Symbolic) and any(_names(last) & _names(size) for size in others):
+        return True
+    if dims.product(others) == dims.product(shape):
+        return True
+    return len(others) >= max(len(shape), 2) and any(size != 1 for size in others[1:])
+
+
+def _names(size: Dim) -> set[str]:
+    return set() if isinstance(size, int) else {name for names, _ in size.terms for name in names}
+
+
+def _reads_first(value: Value) -> bool:
+    """Return whether a layer reads the state of the first position alone, as classifiers read that of [CLS]."""
+    for _ in range(STEPS):
+        node = value.producer
+        if node is None or not node.sources:
+            return False
+        if node in GATHERS:
+            places = node.literal(1)
+            return places is not None and places.size == 1 and not places.any()
+        if node in SLICES:
+            starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
+            return starts is not None and ends is not None and not any(starts) and 1 in ends
+        if node in REDUCES or not node.computed:
+            return False
+        value = node.computed[0]
+    return False
+
+
+# What would keep its old meaning
+
+
+def _obstacle(tokens: Tokens, logits: Mapping[str, tuple[Logits, Origin]], heads: Mapping[Axis, str]) -> str:
+    """Return the first place that a smaller vocabulary would leave with old ids; "" without one."""
+    for item, origin in logits.values():
+        for name in origin.inputs:
+            return f"its input {name} has a value for each of {item.width:,} tokens"
+        for table in (stored for stored in origin.stored if stored in tokens.rest):
+            return f"its output {item.name} reads {table.value.name}, the table of {tokens.rest[table]}"
+    for place, answer in heads.items():
+        found = _misread(place, answer, logits) or _picked(place)
+        if found:
+            return found
+    return _of_ids(tokens)
+
+
+def _misread(head: Axis, answer: str, logits: Collection[str]) -> str:
+    """What chooses among the columns of a head, or computes something else of them all; "" without anything."""
+    for value in reachable([head.value], _read_by):
+        node = value.producer
+        assert node is not None
+        if _is_choice(value) and (
+            answer == "tokens" or any(map(_is_output, reachable([value], _integers_of)))
+        ):
+            which = (
+                "all of its tokens" if answer == "tokens" else f"{head.size:,} values, which may be tokens,"
+            )
+            return f"it chooses among {which} itself, at {node.label}; {AS_LOGITS}"
+        if answer == "tokens" and _is_output(value) and value.name not in logits:
+            return f"its output {value.name} is computed from the numbers of all tokens, at {node.label}; {AS_LOGITS}"
+    return ""
+
+
+def _picked(head: Axis) -> str:
+    """The input with integers that picks among the columns of a head; "" without one."""
+    region = [*reachable([head.value], _read_by)]
+    readers = dict.fromkeys(use.node for value in region for use in value.consumers)
+    for node in readers:
+        picks = [value for value in node.sources if value.elem_type in INTEGERS and value not in region]
+        for source in reachable(picks, computed_from):
+            if source.is_graph_input and source.scope.parent is None:
+                return (
+                    f"its input {source.name} chooses among {head.size:,} values, which may be tokens, at {node.label};"
+                    " export it without that"
+                )
+    return ""
+
+
+def _of_ids(tokens: Tokens) -> str:
+    """What else reads the ids and would keep the old ones; "" without anything."""
+    for value in reachable(tokens.held, _integers_of):
+        if _is_output(value):
+            return f"its output {value.name} is computed from token ids, which it would have to number anew"
+    compared = ((value, use) for value in tokens.held for use in value.consumers if use.node in COMPARES)
+    for _, (node, index) in compared:
+        other = node.input(1 - index)
+        known = None if other is None else other.literal()
+        if known is not None and known.size and known.max() >= tokens.rows > 0:
+            return (
+                f"{node.label} compares ids with {known.max()}, which is none of the {tokens.rows:,} tokens and would"
+                " have no new id"
+            )
+        for source in reachable([] if other is None else [other], computed_from):
+            if source.is_graph_input and source.scope.parent is None and source not in tokens.ids:
+                return f"its input {source.name} is compared with token ids, and would keep the old ones"
+    return ""
+
+
+def _is_output(value: Value) -> bool:
+    return value.is_graph_output and value.scope.parent is None
+
+
+def _is_choice(value: Value) -> bool:
+    """Return whether a value holds integers that are no sum of products, as those of quantized layers are."""
+    node = value.producer
+    return (
+        node is not None
+        and value.elem_type in INTEGERS
+        and any(item.elem_type in FLOATS for item in node.computed)
+    )
+
+
+def _read_by(value: Value) -> Iterator[Value]:
+    """Yield what nodes compute of a value, in bodies and behind them; nothing of a choice, or of a shape."""
+    if _is_choice(value):
+        return
+    for use in value.consumers:
+        if use.node not in OBSERVES:
+            yield from use.node.results
+    yield from _behind_body(value)
+
+
+def _behind_body(value: Value) -> Iterator[Value]:
+    """Yield the outputs of the node whose body outputs a value; of a loop all, of which it may be any."""
+    owner = value.scope.owner
+    if owner is not None and value.is_graph_output:
+        names = [info.name for info in value.scope.proto.output]
+        if owner not in CHOOSES:
+            yield from owner.results
+        elif (output := owner.outputs[names.index(value.name)]) is not None:
+            yield output
+
+
+def _integers_of(value: Value) -> Iterator[Value]:
+    """Yield the integers that are computed from an element of a value each, or from all of them."""
+    for use in value.consumers:
+        if use.node in ELEMENT_BY_ELEMENT:
+            yield from (item for item in use.node.results if item.elem_type in INTEGERS)
