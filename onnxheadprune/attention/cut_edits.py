@@ -42,6 +42,12 @@ def swept_edits(
     """
     gone = _emptied_by(sites.losing(heads), heads)
     swept = _sweep(view, sites, heads, contract)
+    for site in sites.losing(heads):
+        needed = site.needed(heads[site.index], swept)
+        if needed is not None:
+            raise RefusedError(
+                f"{site.label} cannot lose {site.listed(site.original(heads[site.index]), named=True)}: {needed}"
+            )
     edits = _edits(view, sites, heads, swept, caches, gone, bypass)
     if not _read_for_shape_only(swept, edits):
         return swept, edits | caches.closing(view, edits)

@@ -19,7 +19,6 @@ from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_head_cuts, site_records
-from onnxheadprune.attention.read_contexts import with_readers
 from onnxheadprune.attention.removed_elements import elements_removed
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
@@ -115,7 +114,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
-    view, sites = analysis.view, with_readers(heads, analysis.sites)
+    view, sites = analysis.view, analysis.sites
     chosen = resolve_units(heads, sites)
     bypass = Bypass.of(view, sites.losing(chosen))
     # What lies in a removed layer is removed with it.
@@ -169,6 +168,11 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             *([spelled(caches.idle)] if caches.idle else []),
             *map(spelled, bypass.kept()),
             *_held(sites.losing(cut), contract),
+            *(
+                f"a part of each removed head of {site.label} is still computed: {site.stays}"
+                for site in sites
+                if site.stays is not None and site.index in cut and not loses_all(site, cut)
+            ),
             *(f"{site.label} is removed, too: nothing reads its output any more" for site in dead),
             *map(str, sites.failed),
             *(f"output {output} no longer depends on input {name}" for output, name in lost),

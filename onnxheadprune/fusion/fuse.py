@@ -11,7 +11,6 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
 from onnxheadprune.edit.records import FUSED_KEY
@@ -34,7 +33,7 @@ from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import opset_of
-from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.operators import view_of
 
@@ -78,7 +77,6 @@ class _Work:
     mode: FuseMode
     reasons: dict[int, str] = field(default_factory=dict)
     fits: dict[int, list[Fit]] = field(default_factory=dict)
-    tracer: Tracer = field(default_factory=Tracer)
 
     def run(self) -> list[Edit]:
         """The edits of all sites that can be fused."""
@@ -108,16 +106,15 @@ class _Work:
         found: list[Fit] = []
         if all(is_fused(node) for node in site.cores):
             return
-        for node in site.cores:
-            item = self._fit_core(site, node, site.index in near)
+        for core in () if site.block is None else site.block.cores:
+            item = self._fit_core(core, site.index in near)
             if isinstance(item, Refusal):
                 self.reasons[site.index] = item.sentence
                 return
             found.append(item)
         self.fits[site.index] = found
 
-    def _fit_core(self, site: AttentionSite, node: Node, near: bool) -> Fit | Refusal:
-        core = _core_of(self.tracer, site, node)
+    def _fit_core(self, core: Core, near: bool) -> Fit | Refusal:
         matched = match(core)
         if isinstance(matched, Refusal):
             return matched
@@ -159,18 +156,6 @@ def _is_gone(fits: Sequence[Fit], dropped: set[str]) -> bool:
         for item in fits
         for node in (item.match.core, item.match.softmax, item.match.product)
     )
-
-
-def _core_of(tracer: Tracer, site: AttentionSite, node: Node) -> Core:
-    """Return what site detection knows of a core."""
-    for projection in site.projections:
-        index, axes = projection.activation
-        value = projection.node.inputs[index]
-        assert value is not None
-        for core in tracer.trace(value, axes, projection.sizes).cores:
-            if core.node is node:
-                return core
-    raise AssertionError(f"{node.label} is no core of {site.label}")
 
 
 ATTENTION_OPSET = 23

@@ -32,7 +32,6 @@ def sweep(
     seeds: Sequence[Seed],
     free: frozenset[Value] = frozenset(),
     domain: Domain = MASKS,
-    through: Node | None = None,
     handed: Mapping[Value, Live] | None = None,
     answers: Mapping[Node, Answer] | None = None,
 ) -> Sweep:
@@ -40,11 +39,10 @@ def sweep(
 
     Args:
         free: graph inputs and outputs that may be narrowed; all others stay whole.
-        through: a node that is taken to pass its first input on, whatever its rule says: what would die without it?
         handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
         answers: fixed answers of nodes that work the same with fewer positions, instead of their rules.
     """
-    return _Sweeper(free, domain, through, handed or {}, answers or {}).run(seeds)
+    return _Sweeper(free, domain, handed or {}, answers or {}).run(seeds)
 
 
 class _Sweeper:
@@ -52,14 +50,12 @@ class _Sweeper:
         self,
         free: frozenset[Value],
         domain: Domain,
-        through: Node | None,
         handed: Mapping[Value, Live],
         answers: Mapping[Node, Answer],
     ) -> None:
         self.free = free
         self.handed = handed
         self.domain = domain
-        self.through = through
         self.given = answers
         self.result = Sweep()
         self.looking = 0
@@ -153,8 +149,6 @@ class _Sweeper:
         self._ask_all(node, answer.inputs)
 
     def _answer(self, node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-        if node is self.through:
-            return Answer({0: lives[0]})
         answer = ask(node, lives, self.domain)
         if isinstance(answer, Refusal) and self.domain.cuts:
             return covering(node, lives[0]) or answer

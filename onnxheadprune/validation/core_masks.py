@@ -8,7 +8,6 @@ masks are one model. A bias after the core leaves a constant there; that is the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,11 +18,9 @@ from onnxheadprune.attention.insertion import Insert, graph_at, graph_of, insert
 from onnxheadprune.attention.masking import routed_masks
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.shortening import shorten
-from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.states import State
-from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.live import Live
@@ -89,7 +86,7 @@ class _Silencing:
     """A copy of the original in which units are silenced, by the way of each kind."""
 
     def __init__(self, model: ModelProto) -> None:
-        self._model, self._tracer = model, Tracer()
+        self._model = model
         self._masks: dict[Node, Live] = {}  # of outputs of nodes
         self._inserts: dict[Node, list[Insert]] = {}  # masks of inputs of nodes
         self._first: list[tuple[GraphProto, NodeProto]] = []  # nodes that go to the beginning of graphs
@@ -100,7 +97,7 @@ class _Silencing:
 
     def at_cores(self, site: Site, units: Sequence[int]) -> None:
         """Put zeros behind the cores."""
-        self._behind(site, units, _masks(site, units, self._tracer))
+        self._behind(site, units, _masks(site, units))
 
     def behind(self, site: Site, units: Sequence[int]) -> None:
         """Put zeros behind what makes the values that projections read, for all readers."""
@@ -175,22 +172,20 @@ def _found_zero(node: Node, index: int) -> str | None:
     return None if zero is None or zero.is_constant else zero.name
 
 
-def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Live] | None:
-    """The kept part of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
+def _masks(site: Site, heads: Sequence[int]) -> dict[Node, Live] | None:
+    """The kept part of the output of each core, over its axes; None where it cannot be masked."""
     found: dict[Node, Live] = {}
-    for projection in site.projections:
-        index, axes = projection.activation
-        value = projection.node.inputs[index]
-        assert value is not None
-        gone = {1 + position for head in heads for position in projection.channels[head]}
-        for core in tracer.trace(value, axes, projection.sizes).cores:
-            if core.node not in site.cores:
-                continue
-            mask = _mask(core, gone)
-            if mask is None:
-                return None
-            earlier = found.get(core.node)
-            found[core.node] = mask if earlier is None else earlier & mask
+    assert site.block is not None
+    gone = {place for head in heads for place in site.block.members[head]}
+    for core in site.block.cores:
+        alive = [(core.node.index, position) not in gone for position in range(len(core.heads))]
+        shape, mask = core.node.out.shape, core.labelled(np.array(alive))
+        sizes = {} if shape is None else {axis: shape[axis] for axis in mask.axes}
+        # A period that is repeated along an axis of known length is no mask of it.
+        fits = all(not isinstance(size, int) or mask.period(axis) == size for axis, size in sizes.items())
+        if shape is None or not fits or not _can_mask(core.node):
+            return None
+        found[core.node] = mask
     return found
 
 
@@ -208,30 +203,6 @@ def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Live] | None:
         mask = Live.over(projection.activation[1], projection.live_without(units))
         found[node] = mask & found[node] if node in found else mask
     return found
-
-
-def _mask(core: Core, gone: set[int]) -> Live | None:
-    """The kept positions of a core's output; None where heads are mixed or axes unknown."""
-    alive = [not labels & gone for labels in core.heads]
-    mixed = any(labels & gone and not labels <= gone for labels in core.heads)
-    shape = core.node.out.shape
-    if mixed or shape is None or not _can_mask(core.node):
-        return None
-    dims = [shape[axis] for axis in core.head_axes]
-    known = [dim for dim in dims if isinstance(dim, int)]
-    product = math.prod(known)
-    symbolic = len(dims) - len(known)
-    if symbolic > 1 or not product or (symbolic and len(alive) % product):
-        return None
-    # A symbolic axis gets one period: what the known ones leave of the heads.
-    sizes = [dim if isinstance(dim, int) else len(alive) // product for dim in dims]
-    cells = np.array(alive)
-    if len(known) == len(dims) == 1 and known[0] % len(alive) == 0:
-        # A fused operator's last axis holds heads and their channels in one.
-        cells = np.repeat(cells, known[0] // len(alive))
-    if cells.size != math.prod(sizes):
-        return None
-    return Live.over(core.head_axes, cells.reshape(sizes), core.runs)
 
 
 def _can_mask(node: Node) -> bool:

@@ -320,7 +320,8 @@ NORMS = {
 MADE = (f"{UP} h = Relu (a)", "u = MatMul (x, up) g = MatMul (x, gate) h = Mul (u, g)")
 for (what, (norm, operator)), made in zip(NORMS.items(), itertools.cycle(MADE), strict=False):
     body = f"{made} {norm} d = MatMul (n, down) y = Add (d, x)"
-    row(f"neurons are normalised, {what}", neurons("feed-forward", reason=("coupled", operator)))(
+    reason = "coupled" if operator == "LayerNormalization" else "no-projection"
+    row(f"neurons are normalised, {what}", neurons("feed-forward", reason=(reason, operator)))(
         lambda net, body=body: text(net, body)
     )
 
@@ -377,7 +378,7 @@ OWN: dict[str, tuple[Mapping[str, Sequence[int]], str, Found | None]] = {
     "maps that are mixed": (
         {"before": (2, 2), "after": (2, 2)},
         f"{QUERIES} {KEYS} {VALUES} s = MatMul (q, k) {TALK} w = Softmax (sb) {BACK} {CONTEXT}",
-        Found(2, reason=("coupled", "MatMul")),
+        Found(2),
     ),
     "features of queries and keys": (
         {"features": (4, 6)},
@@ -395,7 +396,13 @@ OWN: dict[str, tuple[Mapping[str, Sequence[int]], str, Found | None]] = {
 }  # fmt: skip
 for what, (shapes, body, site) in OWN.items():
 
-    @row(f"attention's own: {what}", *([site] if site else []), hidden=(), only=("mlp", "low-rank"))
+    @row(
+        f"attention's own: {what}",
+        *([site] if site else []),
+        hidden=(),
+        only=("mlp", "low-rank"),
+        stays="mixed" in what,
+    )
     def _(net: Net, shapes: Any = shapes, body: str = body) -> Any:
         ends = text(net, f"{body} u = MatMul (o, up) h = Relu (u) y = MatMul (h, down)", **shapes)
         net.mark("t", -2, 2)

@@ -25,6 +25,7 @@ from tests.graphs.parts import (
     softmax,
     source,
     split,
+    talk,
     turned,
     weighed,
 )
@@ -213,6 +214,26 @@ def _(net: Net) -> Any:
 
 
 # Caches that others read, that move on, that layers share
+
+for where, kv in itertools.product(("before", "after"), (H, 2, 1)):
+
+    @row(
+        f"a cache of {kv} heads that talk {where} the softmax",
+        Found(H, kv, size=D),
+        stays=True,
+    )
+    def _(net: Net, where: str = where, kv: int = kv) -> Any:
+        """The keys of all heads stay, so that the values do: callers have one number for both."""
+        x, presents = source(net), []
+        for name in "kv":
+            past = net.input(f"past_{name}", (B, kv, PAST, D), "b-p-")
+            presents.append(net.op("Concat", past, heads_of(net, x, name, kv), axis=2))
+        each_ = net.ints(*(head * kv // H for head in range(H)))
+        k, v = (net.op("Gather", data, each_, axis=1) for data in presents)
+        scores = net.op("MatMul", heads_of(net, x, "q"), turned(net, k))
+        weights = softmax(net, talk(net, scores) if where == "before" else scores)
+        weights = talk(net, weights) if where == "after" else weights
+        return [finished(net, net.op("MatMul", weights, v)), *presents]
 
 
 for read in ("nobody", "keys", "values"):

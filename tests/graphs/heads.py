@@ -27,6 +27,7 @@ from tests.graphs.parts import (
     split,
     talk,
     turned,
+    unprojected,
 )
 from tests.graphs.table import BOTH, Found, row
 
@@ -365,16 +366,20 @@ def _unknown(net: Net, data: Any) -> Any:
 
 
 MIXED = {
-    "layer norm over the context": (Block(context=_layer_norm), "LayerNormalization"),
-    "rms norm over the context": (Block(context=_rms_norm), "ReduceMean"),
-    "layer norm over all query heads": (Block(query=_layer_norm), "LayerNormalization"),
-    "rms norm over all query heads": (Block(query=_rms_norm), "ReduceMean"),
-    "softmax over heads": (Block(softmax_axis=1), "Softmax"),
-    "talking heads before the softmax": (Block(scores=talk), "MatMul"),
-    "talking heads after the softmax": (Block(weights=talk), "MatMul"),
+    "layer norm over all query heads": (Block(query=_layer_norm), 1),
+    "rms norm over all query heads": (Block(query=_rms_norm), 1),
+    "layer norm over all value heads": (Block(value=_layer_norm), 1),
+    "softmax over heads": (Block(softmax_axis=1), 1),
+    "talking heads before the softmax": (Block(scores=talk), 0),
+    "talking heads after the softmax": (Block(weights=talk), 0),
+    "talking heads before and after the softmax": (Block(scores=talk, weights=talk), 0),
+    "talking heads, all queries normalised": (Block(query=_layer_norm, scores=talk), 0),
 }
-for what, (block, node) in MIXED.items():
-    row(what, coupled(node))(block)
+for what, (block, gathers) in MIXED.items():
+    found = Found(H, kind="unknown", size=D) if "value" in what else HEADS
+    row(what, found, stays=True, gathers=gathers)(block)
+row("layer norm over the context", coupled("LayerNormalization"))(Block(context=_layer_norm))
+row("rms norm over the context", unprojected("ReduceMean"))(Block(context=_rms_norm))
 for where in ("query", "value"):
     kind = "unknown" if where == "value" else "mha"
     row(f"an unknown operator at the {where}", Found(H, kind=kind), gathers=1)(

@@ -112,9 +112,9 @@ def _(net: Net) -> Any:
     return finished(net, net.op("Slice", context, *bounds))
 
 
-for op_type in ("Abs", "Relu", "Exp"):
+for op_type in ("Abs", "Sigmoid", "Exp"):
 
-    @row(f"statistics over all heads behind {op_type}", Found(H, reason=("coupled", "ReduceSum")))
+    @row(f"statistics over all heads behind {op_type}", HEADS, stays=True, gathers=1)
     def _(net: Net, op_type: str = op_type) -> Any:
         def shared(net: Net, scores: Any) -> Any:
             return net.op("Div", scores, net.op("ReduceSum", net.op(op_type, scores), net.ints(1)))

@@ -20,7 +20,6 @@ from tests.graphs.parts import (
     H,
     S,
     context_of,
-    coupled,
     finished,
     heads_of,
     merged,
@@ -127,10 +126,9 @@ def _between(net: Net, make: Make, heads: int, residual: bool) -> Any:
 
 OPSET18 = replace(PLAIN, target="zero", opset=21)
 for (what, make), heads in itertools.product(FOREIGN.items(), (1, H)):
-    mixed = what == "residual, normed" and heads > 1
     row(
         f"{what} of {heads} heads",
-        coupled("LayerNormalization", heads) if mixed else unprojected("", heads),
+        unprojected("", heads),
         plans=(STATIC, OPSET18)[heads == 1],
     )(lambda net, of=(make, heads): _between(net, *of, residual=False))
 
@@ -221,17 +219,18 @@ def _gate_of_stream(net: Net, x: Any, _: Any) -> Any:
 
 
 AT18 = replace(PLAIN, opset=18)
-for what, gate, found in (
-    ("all contexts", _gate_of_all, coupled("Mul")),
-    ("pooled contexts", _squeezed, coupled("Mul")),
-    ("the stream", _gate_of_stream, HEADS),
+for what, gate in (
+    ("all contexts", _gate_of_all),
+    ("pooled contexts", _squeezed),
+    ("the stream", _gate_of_stream),
 ):
 
-    @row(f"a gate of {what}", found, plans=AT18)
+    @row(f"a gate of {what}", HEADS, plans=AT18)
     def _(net: Net, gate: Make = gate) -> Any:
         x = source(net)
         context = merged(net, context_of(net, x))
-        return projected(net, net.op("Mul", context, net.op("Sigmoid", gate(net, x, context))))
+        gated = net.op("Mul", context, net.op("Sigmoid", gate(net, x, context)))
+        return net.op("Add", x, projected(net, gated))
 
 
 @row("two projections side by side", HEADS)
@@ -274,8 +273,8 @@ for router, of in itertools.product((softmax, _divided), ("stream", "contexts"))
 
     @row(
         f"a router on the {of}, {router.__name__}",
-        HEADS if of == "stream" else coupled("Mul"),
-        gathers=int(of == "stream"),
+        HEADS,
+        gathers=1,
     )
     def _(net: Net, router: Make = router, of: str = of) -> Any:
         """The shares of the heads that are left are what they were."""
@@ -291,8 +290,9 @@ for of in ("stream", "queries"):
 
     @row(
         f"a quantized gate on the {of}",
-        HEADS if of == "stream" else coupled("DynamicQuantizeLinear"),
-        gathers=int(of == "stream"),
+        HEADS,
+        gathers=1 + (of == "queries"),
+        stays=of == "queries",
     )
     def _(net: Net, of: str = of) -> Any:
         """Scores are scaled by a quantized product of what is seen as heads (WavLM after int8)."""
@@ -381,8 +381,9 @@ for (what, where), stored in itertools.product(TALKS.items(), (True, False)):
 
     @row(
         f"a {'stored' if stored else 'computed'} class token, heads talk {what}",
-        coupled("MatMul") if where else Found(H),
+        Found(H),
         plans=STATIC,
+        stays=bool(where) and not stored,
     )
     def _(net: Net, where: Any = where, stored: bool = stored) -> Any:
         """CaiT: a class token asks the patches; maps may be mixed before and after the softmax."""
@@ -561,7 +562,7 @@ for number, ((what, attend), heads) in enumerate(itertools.product(ATTENDS.items
     )(lambda net, of=(attend, heads): net.op("Add", of[0](net, source(net, length=5), of[1]), "x"))
 
 
-@row("maps that weights mix", replace(coupled("Einsum", 2), size=D))
+@row("maps that weights mix", Found(2, size=D), stays=True)
 def _(net: Net) -> Any:
     """Re-attention (DeepViT): behind the mix nothing tells what the scores of a head sum over."""
     x = source(net)

@@ -28,6 +28,7 @@ from tests.graphs.parts import (
     source,
     split,
     turned,
+    unprojected,
     weighed,
 )
 from tests.graphs.table import Found, row
@@ -313,9 +314,9 @@ def _(net: Net) -> Any:
     return projected(net, net.op("Reshape", left, net.ints(0, 0, H * 2 * D)), H * 2 * D)
 
 
-@row("a mean over heads whose scores are sums", HEADS, plans=PLAIN)
+@row("a mean over heads whose scores are sums", missed=[("no-projection", "MatMul")])
 def _(net: Net) -> Any:
-    """The last layer of a graph attention network: scores add a number of each token to one of each other."""
+    """The last layer of a graph attention network: no weights sum up its heads, a mean does."""
     v = heads_of(net, source(net), "v")
     left, right = (
         net.op("ReduceSum", net.op("Mul", v, net.weight(name, H, 1, D)), net.ints(-1), keepdims=1)
@@ -473,9 +474,7 @@ for what, pick in PICKS.items():
 def _agents(net: Net, projected_: bool, regrouped: bool, returned: bool) -> Any:
     """Agents gather tokens, and queries read what the agents hold."""
     x, tokens = source(net), net.input("t", (B, 4, WIDTH), "bp-")
-    context = net.mark(
-        weighed(net, heads_of(net, tokens, "a"), split(net, x, "k", 0, 2, 3, 1), heads_of(net, x, "v")), -3, H
-    )
+    context = weighed(net, heads_of(net, tokens, "a"), split(net, x, "k", 0, 2, 3, 1), heads_of(net, x, "v"))
     held, heads, size = context, H, D
     if regrouped:
         heads, size = H // 2, 2 * D
@@ -483,10 +482,8 @@ def _agents(net: Net, projected_: bool, regrouped: bool, returned: bool) -> Any:
         held = net.op("Transpose", net.op("Reshape", back, net.ints(0, 0, heads, size)), perm=[0, 2, 1, 3])
     keys = split(net, tokens, "b", 0, 2, 3, 1, heads=heads, size=size)
     scores = net.op("MatMul", heads_of(net, x, "q", heads, size), keys)
-    made = net.op("MatMul", softmax(net, scores), held)
+    made = net.mark(net.op("MatMul", softmax(net, scores), held), -3, heads, "1" if projected_ else "0")
     back = net.op("Transpose", made, perm=[0, 2, 1, 3])
-    if regrouped:
-        net.mark(made, -3, heads, "1")
     outputs = [projected(net, net.op("Reshape", back, net.ints(0, 0, H * D)))]
     if projected_:
         flat = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
@@ -494,24 +491,14 @@ def _agents(net: Net, projected_: bool, regrouped: bool, returned: bool) -> Any:
     return [*outputs, *([context] if returned else [])]
 
 
-for is_projected in (False, True):
-    row(f"agents, {'two projections' if is_projected else 'one'}", Found(H))(
-        lambda net, of=is_projected: _agents(net, of, False, False)
-    )
-ALONE = "the context also reaches"
-row(
-    "agents that are regrouped",
-    Found(H, reason=("no-projection", "")),
-    Found(H // 2),
-    cuts=[{"0": [0, 1], "1": [0]}, {"0": [3], "1": [1]}, {"0": range(H), "1": range(H // 2)}, {"1": [0]}],
-    gathers=[0, 1, 0, 1],
-    refused=[({"0": [0]}, ALONE), ({"0": range(H)}, ALONE), ({"0": [0], "1": [1]}, ALONE)],
-)(lambda net: _agents(net, True, True, False))
-row(
-    "agents that are an output",
-    Found(H, reason=("no-projection", "")),
-    Found(H // 2),
-    cuts=[{"1": [0]}],
-    gathers=1,
-    refused=[({"0": [0, 1], "1": [0]}, "the context")],
-)(lambda net: _agents(net, True, True, True))
+row("agents", HEADS)(lambda net: _agents(net, False, False, False))
+READ = [({"0": units}, "needs") for units in ([0], range(H), [0, 1])]
+row("agents, two projections", unprojected("MatMul"), HEADS, gathers=1, refused=READ)(
+    lambda net: _agents(net, True, False, False)
+)
+row("agents that are regrouped", unprojected("MatMul"), Found(H // 2), gathers=1, refused=READ)(
+    lambda net: _agents(net, True, True, False)
+)
+row("agents that are an output", unprojected(), Found(H // 2), gathers=1)(
+    lambda net: _agents(net, True, True, True)
+)

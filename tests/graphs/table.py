@@ -58,6 +58,7 @@ class Row:
         only: the kinds of feed-forward blocks that there may be beside `found`.
         cuts: legal cuts; made of `found` if None.
         refused: other cuts, with a part of the sentence.
+        stays: whether the plan says that a part of removed heads is still computed.
         gathers: how many edges need a gather where a cut leaves something of a site; or for each cut.
         agreed: inputs and outputs that follow the heads where that was agreed to, and along which axis.
     """
@@ -72,6 +73,7 @@ class Row:
     only: Sequence[str] = ()
     cuts: Sequence[Cut] | None = None
     refused: Sequence[tuple[Cut, str]] = ()
+    stays: bool = False
     gathers: int | Sequence[int] = 0
     agreed: Mapping[str, int] = field(default_factory=dict)
 

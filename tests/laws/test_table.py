@@ -10,6 +10,7 @@ from onnx import ValueInfoProto
 
 from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.operators import view_of
 from tests.graphs.table import Found, Row
 from tests.laws.cutting import (
     CUT,
@@ -93,6 +94,25 @@ def test_each_legal_cut_equals_the_builders_zeros(row: Row, pytestconfig: pytest
     some = cuts(row, pytestconfig)
     shows = [check(row, pruned(row.name, number), cut) for number, cut in some]
     assert any(shows) or len(some) < len(row.legal) or row.name == "Sampling"
+
+
+@CUT
+def test_the_plan_says_where_a_part_of_removed_heads_stays(row: Row) -> None:
+    """Where maps are mixed or all queries normalised; otherwise only where a gather picks what is left."""
+    told = any("is still computed" in note for note in planned(row.name, 0).notes)
+    assert row.stays <= told <= (row.stays or bool(row.gathers))
+
+
+@EACH
+def test_what_is_not_removable_names_a_node(row: Row) -> None:
+    """A reason names a node of the graph, or an input or output."""
+    view = view_of(row.model)
+    named = {name for node in view.nodes for name in (node.label, node.ref)}
+    named |= {info.name for info in (*row.model.graph.input, *row.model.graph.output)}
+    sites = found(row.name)
+    reasons = [site.reason for site in sites.every if site.reason is not None]
+    reasons += [miss.reason for miss in (*sites.near_misses, *sites.hidden)]
+    assert {reason.node for reason in reasons} <= named
 
 
 @CUT

@@ -15,7 +15,9 @@ from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites import find
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.sites.grouping import Block as SiteBlock
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
@@ -207,6 +209,11 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
     channels = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
     projection = Projection(last, (0, (2,)), (1, (0,)), (width,), channels)
     groups = tuple((head,) for head in range(heads))
+    labels = tuple(frozenset(position + 1 for position in own) for own in channels)
+    traced = Core(core, labels, (1,), (heads,), (3,))
+    block = SiteBlock(
+        (projection,), (traced,), tuple(frozenset({(core.index, head)}) for head in range(heads))
+    )
     site = AttentionSite(
         index=0,
         name="it",
@@ -218,6 +225,7 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
         groups=groups,
         projections=(projection,),
         cores=(core,),
+        block=block,
     )
     plan = PrunePlan(model="the model", fingerprint="", cuts=(), edits=(), io_changes=(), elements_removed=0)
     return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, AS_BEFORE)
@@ -278,7 +286,10 @@ def relocated(site: AttentionSite, view: Any) -> Sites:
     nodes = {node.ref: node for node in view.nodes}
     own = [dataclasses.replace(item, node=nodes[item.node.ref]) for item in site.projections]
     cores = tuple(nodes[core.ref] for core in site.cores)
-    return Sites("the model", (dataclasses.replace(site, projections=tuple(own), cores=cores),))
+    assert site.block is not None
+    traced = tuple(dataclasses.replace(item, node=nodes[item.node.ref]) for item in site.block.cores)
+    block = dataclasses.replace(site.block, cores=traced)
+    return Sites("the model", (dataclasses.replace(site, projections=tuple(own), cores=cores, block=block),))
 
 
 def test_a_zero_that_moves_with_the_input_is_no_rest_of_a_head() -> None:

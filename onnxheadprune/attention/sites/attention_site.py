@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from onnxheadprune.attention.sites.held import needed_heads
 from onnxheadprune.attention.sites.site import Silencing, Site
 from onnxheadprune.edit.records import RecordedUnits
+from onnxheadprune.liveness.refusals import Refusal
+from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node
 
@@ -26,6 +29,9 @@ class AttentionSite(Site):
         original_kv_num_heads: key/value heads before any pruning.
         kv_known: whether the sharing of keys and values is known. Else each head is assumed to have its own, which is
             exact: shared parts are kept as long as one of their heads is.
+        stays: what needs the queries, keys or maps of all heads, so that these stay when heads are removed; None where
+            nothing does.
+        maps_stay: whether products of queries and keys are among these.
     """
 
     UNIT = "head"
@@ -46,11 +52,17 @@ class AttentionSite(Site):
     v_head_size: int
     original_kv_num_heads: int = 0
     kv_known: bool = True
+    stays: Refusal | None = None
+    maps_stay: bool = False
 
     @property
     def unit_cores(self) -> tuple[Node, ...]:
         """The cores, which compute heads side by side."""
         return self.cores
+
+    def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
+        """Return what needs heads besides the projections after a sweep without them, None if nothing does."""
+        return None if self.block is None else needed_heads(self.block, swept, units)
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:
         """Silence heads where they are computed."""
@@ -96,8 +108,8 @@ class AttentionSite(Site):
         Args:
             length: positions of a sequence.
         """
-        both = self.head_size + self.v_head_size
-        return super().flops_per_unit(length) + 2 * length * both
+        width = self.v_head_size + (0 if self.maps_stay else self.head_size)
+        return super().flops_per_unit(length) + 2 * length * width
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-ready data (the contract of `inspect --json`)."""

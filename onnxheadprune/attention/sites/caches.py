@@ -9,7 +9,6 @@ from functools import reduce
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.consumers import MAX_CARRIERS
 from onnxheadprune.liveness.domain import Labels
@@ -17,7 +16,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import WRITES_INTO
+from onnxheadprune.model.graph.facts import GENERATES, WRITES_INTO
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import Array
 
@@ -31,6 +30,13 @@ _INDICES_AND_CONDITIONS = (
 """Types that hold neither floats nor quantized values."""
 _CACHE_RANK = 3
 """Samples or layers, heads, and tokens or channels: an input with fewer axes is a cache if an output is like it."""
+
+
+def comes_or_goes(value: Value) -> bool:
+    """Return whether a value is an input or output of the model, or of a decoder inside a generation operator."""
+    outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    owner = value.scope.owner
+    return outside and (value.scope.parent is None or (owner is not None and owner in GENERATES))
 
 
 def cache_ends(walk: Sweep, labels: Labels) -> dict[Value, Live]:

@@ -6,6 +6,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+
+from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.live import Live, Runs
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.view import Node
@@ -43,6 +46,10 @@ class Core:
 
     def labelled(self, labels: Array, width: int | None = None) -> Live:
         """Return labels of the head positions, or of each of `width` features of them, as a live set."""
+        layout = layout_of(self.node)
+        if layout is not None and not self.feature_axes:
+            # Heads and their features lie in one axis.
+            return Live.over(self.head_axes, np.repeat(labels, layout.v_head_size))
         features = () if width is None else (width,)
         axes = (*self.head_axes, *self.feature_axes[: len(features)])
         return Live.over(axes, labels.reshape((*self.head_sizes, *features)), self.runs)
@@ -58,11 +65,8 @@ class Trace:
     """The result of tracing one axis upstream."""
 
     cores: tuple[Core, ...] = ()  # products with heads and features along it
-    mixes_heads: bool = False  # whether it leads to attention maps along their head axis
     refusals: tuple[Refusal, ...] = ()  # of operators that labels could not pass
     blocked: tuple[Node, ...] = ()  # nodes at which labels stopped
-    # nodes that reduce other axes on the way, with the labels of what they compute
-    reduced: tuple[tuple[Node, Live], ...] = ()
     shared: bool = False  # whether it leads through a layer that all heads share
     # nodes whose rules say of no position of what they read which position of what they make reads it
     lost: tuple[Node, ...] = ()
@@ -70,10 +74,8 @@ class Trace:
     def __or__(self, other: Trace) -> Trace:
         return Trace(
             (*self.cores, *(core for core in other.cores if core not in self.cores)),
-            self.mixes_heads or other.mixes_heads,
             (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
             (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
-            (*self.reduced, *(item for item in other.reduced if item not in self.reduced)),
             self.shared or other.shared,
             (*self.lost, *(item for item in other.lost if item not in self.lost)),
         )

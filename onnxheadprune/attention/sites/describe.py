@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.score_products import features, query_width
 from onnxheadprune.attention.sites.sharing import Sharing, bits_of, fused_anatomy, join_shared, weights_read
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.layouts import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
@@ -33,7 +33,8 @@ class Anatomy:
     head_size: int  # width of a query or key head; that of a value head where there are no queries and keys
     v_head_size: int  # width of a context head
     free: frozenset[Value]  # graph inputs and outputs on the key and value paths
-    probability_nodes: frozenset[Node]  # nodes between the score product and the core
+    scores: frozenset[Node]  # the products of queries and keys
+    probability_nodes: frozenset[Node]  # nodes between these and the core
     maps: frozenset[Value] = frozenset()  # graph outputs with attention maps of fused cores
     # the head at each position of these, one bit per head, where known
     lying: Mapping[Value, Live] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class _Survey:
         block: the block.
         groups: heads that are known to share a KV head.
         head_size: width of a query or key head, once known.
-        free, maps, probability_nodes, lying: as in `Anatomy`.
+        free, maps, scores, probability_nodes, lying: as in `Anatomy`.
         sharing: for each walked operand of values, which heads share it.
         weights: the value weights of heads with separate cores, by head.
         refusal: why a core cannot be analysed, None if all can.
@@ -79,6 +80,7 @@ class _Survey:
         self.free: set[Value] = set()
         self.maps: set[Value] = set()
         self.lying: dict[Value, Live] = {}
+        self.scores: set[Node] = set()
         self.probability_nodes: set[Node] = set()
         self.sharing: list[Sharing] = []
         self.weights: dict[int, set[Hashable]] = {}
@@ -139,6 +141,7 @@ class _Survey:
         if scores is None:
             self._add_ends(walk, own)
             return None
+        self.scores.add(scores)
         self.probability_nodes |= {node for node in visited if node.index > scores.index}
         self._add_ends(_walk_from(scores, walk, own), own)
         return scores
@@ -189,6 +192,7 @@ class _Survey:
             self.head_size or v_head_size,
             v_head_size,
             frozenset(self.free),
+            frozenset(self.scores),
             frozenset(self.probability_nodes),
             frozenset(self.maps),
             self.lying,
@@ -204,14 +208,8 @@ class _Survey:
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int | None], everyone: int) -> Sweep:
-    """A label sweep up some inputs of a fused node, one bit per head; empty where its layout or rule is unknown."""
-    layout = layout_of(core.node)
-    if layout is None:
-        return Sweep()
-    bits = _bits(owner)
-    if len(layout.out_axes) == 1:
-        bits = np.repeat(bits, layout.v_head_size)
-    lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
+    """A label sweep up some inputs of a fused node, one bit per head; empty where its rule is unknown."""
+    lives = [core.labelled(_bits(owner)), *(DEAD for _ in core.node.outputs[1:])]
     answer = ask(core.node, lives, Labels(everyone))
     if isinstance(answer, Refusal):
         return Sweep()

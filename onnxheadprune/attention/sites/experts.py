@@ -21,7 +21,7 @@ from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.view import Node
 
 
@@ -76,6 +76,9 @@ class ExpertSite(NeuronSite):
         packed = [[unit for unit in self.units if unit[0] in group] for group in self.groups]
         same = [[neuron for unit in some for neuron in unit] for some in zip(*packed, strict=True)]
         return same, [range(self.num_units)]
+
+    def needed(self, units: Sequence[int], swept: Sweep) -> None:
+        """Return None: nothing else can read what is inside the operator."""
 
     def numbers_by(self, other: Site) -> bool:
         """Return whether it numbers neurons by experts that a router chooses."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.origins import Cause, Origins, Stop
 from onnxheadprune.attention.sites.products import is_product, is_weight, upstream, weight_contraction
-from onnxheadprune.attention.sites.reductions_ahead import reduction_ahead, returns
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
@@ -23,7 +22,6 @@ from onnxheadprune.model.graph.facts import OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
-MAX_HOPS = 8
 MAX_BEHIND = 256
 """Values after the node that stops labels that are looked at in search of a linear layer."""
 
@@ -45,11 +43,13 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
         blocks = stop.cause is Cause.OPERATOR and _layer_behind(stop.value, streams)
         if made.makers or blocks:
             refusal = _stopped(stop)
-            yield Hidden(refusal.node, missed(node, refusal))
+            yield Hidden(refusal.node, NearMiss(node.label, refusal))
             return
     if made.makers and not made.strange:
         sentence = f"{node.label} reads one neuron, which fills all its channels"
-        yield Hidden(node.ref, missed(node, Refusal(Reason.COUPLED, node.label, node.out.name, sentence)))
+        yield Hidden(
+            node.ref, NearMiss(node.label, Refusal(Reason.COUPLED, node.label, node.out.name, sentence))
+        )
 
 
 def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
@@ -64,21 +64,7 @@ def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
         if is_grouped(node):
             reason, why = Reason.INEXPRESSIBLE, "it sums up the channels of each group apart"
         sentence = f"neurons cannot be followed into {node.label}: {why}"
-        yield Hidden(node.ref, missed(node, Refusal(reason, node.label, read[0].name, sentence)))
-
-
-def statistics(made: Origins, trial: Sweep) -> Refusal | None:
-    """A normalization of neurons written in single operators: a reduction over them comes back to each."""
-    for value, live in made.path:
-        for use in _whole(value, trial):
-            found = reduction_ahead(use.node, live, 3)
-            if found is not None and returns(found, trial, MAX_HOPS):
-                sentence = (
-                    f"{found.op_type} takes statistics over all neurons together (a normalisation across neurons),"
-                    " so removing one would change the others"
-                )
-                return Refusal(Reason.COUPLED, found.label, value.name, sentence)
-    return None
+        yield Hidden(node.ref, NearMiss(node.label, Refusal(reason, node.label, read[0].name, sentence)))
 
 
 def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
@@ -86,27 +72,6 @@ def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
     values = [value for value, _ in made.path]
     others = [use for value in values for use in _whole(value, trial)]
     return any(streams.leads_on(use.node) or feeds_attention(use.node) for use in others)
-
-
-def other_reader(made: Origins, trial: Sweep) -> Refusal:
-    """Return another reader that needs all neurons."""
-    for value, _ in made.path:
-        for use in _whole(value, trial):
-            sentence = f"its neurons are also needed elsewhere: {use.node.label} reads {value.name}"
-            return Refusal(Reason.NO_PROJECTION, use.node.label, value.name, sentence)
-        if value.is_graph_output:
-            sentence = f"its neurons are also an output of the model: {value.name}"
-            return Refusal(Reason.NO_PROJECTION, value.name, value.name, sentence)
-    for refusal in trial.refusals.values():
-        return refusal
-    maker = next(iter(made.makers))
-    sentence = f"its neurons cannot be followed to {maker.label}"
-    return Refusal(Reason.INEXPRESSIBLE, maker.label, maker.out.name, sentence)
-
-
-def missed(node: Node, refusal: Refusal) -> NearMiss:
-    """Return a near miss of a block."""
-    return NearMiss(node.label, refusal)
 
 
 def _stopped(stop: Stop) -> Refusal:

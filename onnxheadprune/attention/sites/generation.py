@@ -19,12 +19,6 @@ def _generator_of(value: Value) -> Node | None:
     return owner if owner is not None and owner in GENERATES else None
 
 
-def comes_or_goes(value: Value) -> bool:
-    """Return whether a value is an input or output of the model, or of a decoder inside a generation operator."""
-    outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-    return outside and (value.scope.parent is None or _generator_of(value) is not None)
-
-
 def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
     """Return why a generation operator could not run its decoder after the cut, None if all can."""
     inside: dict[Node, list[AttentionSite]] = {}

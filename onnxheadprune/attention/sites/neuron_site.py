@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxheadprune.attention.sites.held import needed_whole
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.liveness.refusals import Refusal
+from onnxheadprune.liveness.sweep_result import Sweep
 
 FEED_FORWARD = "feed-forward"
 """A branch of a residual stream, with an activation or a gate."""
@@ -50,6 +54,11 @@ class NeuronSite(Site):
     def is_branch(self) -> bool:
         """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
         return self.kind == FEED_FORWARD
+
+    def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
+        """Return what needs all neurons after a sweep without some, None if nothing does."""
+        # Of others than these neurons some layers make nothing that a sweep reaches.
+        return needed_whole([core for core in self.cores if core.out in swept.kept], swept, self.UNITS)
 
     @property
     def experts(self) -> int:

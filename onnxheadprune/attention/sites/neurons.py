@@ -22,12 +22,10 @@ from onnxheadprune.attention.sites.feed_forward_near_misses import (
     Hidden,
     hidden_by,
     is_shared,
-    missed,
-    other_reader,
-    statistics,
     unread,
 )
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
+from onnxheadprune.attention.sites.held import needed_whole
 from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
 from onnxheadprune.attention.sites.origins import Origins, origins
@@ -41,6 +39,7 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import stored_behind
@@ -207,24 +206,29 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     )
     # One neuron of every map: a layer that only makes others would not get narrower.
     removed = united(block.makers.values(), site.units)
-    trial = sweep(list(site.seeds(removed)), domain=Masks(site.UNITS), through=block.made.mixer)
-    whole = [maker for maker in block.makers if trial.kept.get(maker.out, FULL).is_full]
-    mixed = block.made.mixing or (statistics(block.made, trial) if whole else None)
-    if len(whole) == len(block.makers):
+    trial = _trial(site, removed)
+    needed = needed_whole(block.makers, trial, site.UNITS)
+    whole = needed is None or needed_whole(block.makers, _trial(site, range(count)), site.UNITS) is None
+    if needed is not None and all(trial.kept.get(maker.out, FULL).is_full for maker in block.makers):
         if is_shared(block.made, trial, streams):
             return
-        if mixed is None:
-            yield missed(ends[0], other_reader(block.made, trial))
+        if not whole:
+            yield NearMiss(ends[0].label, needed)
             return
     elements, size, flops = weights_of(trial)
     scale = count / len(removed)
     yield replace(
         site,
-        reason=mixed or (other_reader(block.made, trial) if whole else None) or why_not_cut(site),
+        reason=needed or why_not_cut(site),
+        whole=whole,
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _trial(site: Site, units: Iterable[int]) -> Sweep:
+    return sweep(list(site.seeds(units)), domain=Masks(site.UNITS))
 
 
 def _block_kind(

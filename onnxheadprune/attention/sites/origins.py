@@ -84,8 +84,6 @@ class Origins:
     rows: list[tuple[Value, Value | None, set[int]]] = field(default_factory=list)
     path: list[tuple[Value, Live]] = field(default_factory=list)  # all visited values, with their labels
     bends: bool = False  # whether there is an activation or a gate on the way
-    mixer: Node | None = None  # the first operator that mixes positions on the way, None without
-    mixing: Refusal | None = None  # the reason
 
 
 def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:
@@ -156,8 +154,6 @@ class _Search:
         source = node.input(0)
         if refusal.reason is not Reason.COUPLED or source is None or source.shape != value.shape:
             return Stop(value, Cause.OPERATOR, refusal)
-        if self.found.mixer is None:
-            self.found.mixer, self.found.mixing = node, refusal
         self.found.bends |= node in WEIGHS
         return [(source, live)]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+from onnxheadprune.attention.sites.caches import comes_or_goes
 from onnxheadprune.attention.sites.evidence import stored_weights
-from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.liveness.carriers import carrier_outputs
 from onnxheadprune.liveness.layouts import layout_of

@@ -15,14 +15,15 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.live import DEAD, Live
-from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.spelling import count, many, spelled
 
 if TYPE_CHECKING:
+    from onnxheadprune.attention.sites.grouping import Block
     from onnxheadprune.attention.sites.routing import Routing
     from onnxheadprune.attention.sites.routing_mask import Gate
     from onnxheadprune.attention.sites.states import State
@@ -47,13 +48,13 @@ class Site:
         groups: units that must stay equally many: heads by KV head, neurons by expert; else single units.
         projections: the contractions that sum over the units.
         cores: the nodes that compute the units.
+        block: the positions of each head at the cores, as they were traced.
         units: the units that can only be removed together, because a projection packs them in one block; else each
             alone.
         free: graph inputs and outputs that belong to the units (the cache of heads).
         lying: the unit at each position of these, one bit per unit, where known.
         maps: graph outputs with one map per unit, which only shrink with the caller's consent.
         held: why `free` keeps its shape when units are removed, None if it shrinks.
-        read_elsewhere: whether that is only because something else reads a context, which the same cut may remove.
         reason: why no unit can be removed, None if some can.
         whole: whether all units can be removed together, even if single ones cannot.
         params: elements of all weights and biases that belong to the units.
@@ -110,12 +111,12 @@ class Site:
     groups: tuple[tuple[int, ...], ...]
     projections: tuple[Projection, ...]
     cores: tuple[Node, ...]
+    block: Block | None = field(default=None, repr=False)
     units: tuple[tuple[int, ...], ...] = ()
     free: frozenset[Value] = frozenset()
     lying: Mapping[Value, Live] = field(default_factory=dict, repr=False)
     maps: frozenset[Value] = frozenset()
     held: Refusal | None = None
-    read_elsewhere: bool = False
     reason: Refusal | None = None
     whole: bool = True
     params: int = 0
@@ -217,9 +218,7 @@ class Site:
         """True if all units can be removed together exactly; operators that mix them are removed too."""
         every = range(self.num_units)
         return self.reason is None or (
-            self.whole
-            and self.reason.reason is not Reason.NO_PROJECTION
-            and all(projection.is_emptied_by(every) for projection in self.projections)
+            self.whole and all(projection.is_emptied_by(every) for projection in self.projections)
         )
 
     @property
@@ -396,6 +395,10 @@ class Site:
     def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:
         """Return fixed answers of nodes, instead of their rules, when `units` (present indices) are removed."""
         return {}
+
+    def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
+        """Return what needs `units` (present indices) after a sweep without them, None if nothing does."""
+        return None
 
     @property
     def details(self) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
-from onnxheadprune.model.graph.facts import JOINS, REDUCES
+from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
@@ -44,7 +44,7 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
     free = [axis for axis in live.axes if axis not in batch]
     feature = _feature(node, product, live, free)
     if feature is None:
-        return Trace(mixes_heads=bool(batch), blocked=(node,))
+        return Trace(blocked=(node,))
     # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
     own = product.owners(product.out_axes[feature])
     rows = [axis for axis in free if product.owners(product.out_axes[axis]) != own]
@@ -243,11 +243,8 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
             upstream.append(TraceStep(source, *within))
     upstream += [TraceStep(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
-    reduced = ((node, live),) if node in REDUCES else ()
     is_layer = contraction_of(node) is not None or CONVOLUTIONS.of(node) is not None
     own = Trace(
-        mixes_heads=_is_map_by_stored(node, live),
-        reduced=reduced,
         shared=bool(through),
         lost=() if through or is_layer or any(map(_reads_contents(node), upstream)) else (node,),
     )
@@ -299,22 +296,6 @@ def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[TraceS
         return []
     within = within_heads(node, read.activation[0], live, axes)
     return [] if within is None else [TraceStep(read.value, *within)]
-
-
-def _is_map_by_stored(node: Node, live: Live) -> bool:
-    """Return whether labels lie along heads alone in scores of stored queries, one stored tensor per head.
-
-    A class token without a batch is one query for all, so that the exporter stores it.
-    """
-    found = contraction_of(node)
-    if (
-        not live.axes
-        or found is None
-        or not found.contracted
-        or not any(is_weight(_operand(node, i)) for i in found.indices)
-    ):
-        return False
-    return {found.out_axes[axis] for axis in live.axes} <= found.batch
 
 
 def _same_labels(first: Live, second: Live) -> bool:
