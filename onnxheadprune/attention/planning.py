@@ -169,9 +169,9 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             *map(spelled, bypass.kept()),
             *_held(sites.losing(cut), contract),
             *(
-                f"a part of each removed head of {site.label} is still computed: {site.stays}"
+                f"a part of each removed head of {site.label} is still computed: {why}"
                 for site in sites
-                if site.stays is not None and site.index in cut and not loses_all(site, cut)
+                if site.index in cut and not loses_all(site, cut) and (why := site.left_in(swept)) is not None
             ),
             *(f"{site.label} is removed, too: nothing reads its output any more" for site in dead),
             *map(str, sites.failed),

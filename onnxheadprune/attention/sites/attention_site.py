@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from onnxheadprune.attention.sites.held import needed_heads
+from onnxheadprune.attention.sites.held import Stay, needed_heads, still_computed
 from onnxheadprune.attention.sites.site import Silencing, Site
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.liveness.refusals import Refusal
@@ -29,8 +29,7 @@ class AttentionSite(Site):
         original_kv_num_heads: key/value heads before any pruning.
         kv_known: whether the sharing of keys and values is known. Else each head is assumed to have its own, which is
             exact: shared parts are kept as long as one of their heads is.
-        stays: what needs the queries, keys or maps of all heads, so that these stay when heads are removed; None where
-            nothing does.
+        stays: the queries, keys or maps that stay when heads are removed, because others need all of them.
         maps_stay: whether products of queries and keys are among these.
     """
 
@@ -52,7 +51,7 @@ class AttentionSite(Site):
     v_head_size: int
     original_kv_num_heads: int = 0
     kv_known: bool = True
-    stays: Refusal | None = None
+    stays: Stay | None = None
     maps_stay: bool = False
 
     @property
@@ -63,6 +62,13 @@ class AttentionSite(Site):
     def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
         """Return what needs heads besides the projections after a sweep without them, None if nothing does."""
         return None if self.block is None else needed_heads(self.block, swept, units)
+
+    def left_in(self, swept: Sweep) -> Refusal | None:
+        """Return why a part of removed heads is still computed after a sweep without them, None if none is."""
+        if self.block is None or self.stays is None:
+            return None
+        left = still_computed(self.block, swept, self.stays.mixers)
+        return None if left is None else left.why
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:
         """Silence heads where they are computed."""

@@ -263,7 +263,7 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: Container[
     return replace(
         site,
         reason=_obstacle(block, trial, removed, parts),
-        stays=None if stays is None else stays.why,
+        stays=stays,
         maps_stay=stays is not None
         and mapped
         and all(trial.kept.get(node.out, FULL).is_full for node in parts.scores),
