@@ -99,7 +99,7 @@ def test_each_legal_cut_equals_the_builders_zeros(row: Row, pytestconfig: pytest
 @CUT
 def test_the_plan_says_where_a_part_of_removed_heads_stays(row: Row) -> None:
     """Where maps are mixed or all queries normalised; otherwise only where a gather picks what is left."""
-    told = any("is still computed" in note for note in planned(row.name, 0).notes)
+    told = any("is still computed" in note for note in plan(row.name, 0).notes)
     assert row.stays <= told <= (row.stays or bool(row.gathers))
 
 

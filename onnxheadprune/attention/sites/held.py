@@ -32,11 +32,12 @@ from onnxheadprune.model.graph.facts import (
     EXPANDS,
     FLATTENS,
     JOINS,
+    MEASURES_SCALE,
     SLICES,
     SUMS_VALUES,
     WRITES_INTO,
 )
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
 HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
@@ -61,10 +62,17 @@ def needed_whole(makers: Iterable[Node], trial: Sweep, units: str) -> Refusal | 
 
 def _is_needed(value: Value, part: Live, trial: Sweep) -> bool:
     """Return whether a part of a value is needed; an operator may have to make more than its readers need."""
-    reads = [trial.edge(use) for use in value.consumers if not observes(use, trial)]
-    kept = trial.kept.get(value, FULL)
-    return not (kept & part).is_dead and (
-        value.is_graph_output or not all((need & part).is_dead for need in reads)
+    if (trial.kept.get(value, FULL) & part).is_dead:
+        return False
+    uses = (use for use in value.consumers if not observes(use, trial))
+    return value.is_graph_output or any(_needs(use, part, trial) for use in uses)
+
+
+def _needs(use: Use, part: Live, trial: Sweep) -> bool:
+    """Return whether a reader needs a part of a value; nobody needs the scale of quantized values that nobody needs."""
+    passed = HANDS_ON | MEASURES_SCALE
+    return not (trial.edge(use) & part).is_dead and (
+        use.node not in passed or _is_needed(use.node.out, FULL, trial)
     )
 
 
