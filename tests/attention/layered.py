@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,17 +174,18 @@ SUMMED = {
 }
 """How a stream takes a branch in."""
 NORMS = {
-    "SkipLayerNormalization": "read@ = LayerNormalization <epsilon = 1e-12>(stream@, gain, shift)",
-    "SkipSimplifiedLayerNormalization": """
+    "layer": "read@ = LayerNormalization <epsilon = 1e-12>(stream@, gain, shift)",
+    "rms": """
         square@ = Mul(stream@, stream@) mean@ = ReduceMean(square@, axis2) tiny@ = Constant <value_float = 1e-12>()
         safe@ = Add(mean@, tiny@) root@ = Sqrt(safe@) unit@ = Div(stream@, root@) read@ = Mul(unit@, gain)
     """,
 }
+FUSED_NORMS = {"SkipLayerNormalization": "layer", "SkipSimplifiedLayerNormalization": "rms"}
 SIZES = {
     "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
     "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
     "wa": "8, 8", "wb": "8, 8", "wp": "8, 8", "wj": "20, 8", "wl": "8, 3", "wr": "3, 8",
-    "wx": "2", "wy": "2, 1", "wz": "2, 2",
+    "wn": "8", "wx": "2", "wy": "2, 1", "wz": "2, 2",
 }  # fmt: skip
 
 
@@ -194,16 +195,16 @@ class Network:
 
     Attributes:
         layers: the names of their branches.
-        norm: whether the stream is normalized after each sum.
-        without: a layer that is the identity.
+        norm: the norm of the stream after each sum.
+        without: the layers that are the identity.
         behind: a branch that is added behind each layer, and the module that computes it.
         added: the operator that adds the branches; where it normalizes the sum, branches read that.
         parallel: whether all branches of a layer read the stream in front of it.
     """
 
     layers: Sequence[Sequence[str]]
-    norm: bool = False
-    without: int | None = None
+    norm: str = ""
+    without: Collection[int] = ()
     behind: tuple[str, str] | None = None
     added: str = "Add"
     parallel: bool = False
@@ -214,7 +215,7 @@ class Network:
         for number, branches in enumerate(self.layers):
             for place, kind in enumerate(branches):
                 key = f"_{number}_{place}"
-                if number != self.without:
+                if number not in self.without:
                     text += BRANCHES[kind].replace("in@", read).replace("@", key)
                     kept = f"kept{key}" if kind in GATES else stream
                     text += SUMMED[self.added].replace("stream@", kept).replace("@", key)
@@ -223,11 +224,12 @@ class Network:
                     if "read@" in SUMMED[self.added]:
                         read = f"read{key}"
                     if self.norm:
-                        text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
-                        read = stream = f"norm{key}"
+                        own = re.sub(r"(\w+)@", r"n\1@", NORMS[self.norm]).replace("gain", "wn@")
+                        text += own.replace("nstream@", stream).replace("@", key)
+                        read = stream = f"nread{key}"
                 elif "read@" in SUMMED[self.added] and not self.norm:
                     # The norm of the next layer is computed with the sum of this one.
-                    text += NORMS[self.added].replace("stream@", stream).replace("@", key)
+                    text += NORMS[FUSED_NORMS[self.added]].replace("stream@", stream).replace("@", key)
                     read = f"read{key}"
             if self.behind is not None:
                 key = f"_{number}_9"
@@ -289,16 +291,16 @@ class Joint:
 
     Attributes:
         both: whether both streams are outputs; else the second one ends in the last attention.
-        without: a layer that is left out.
+        without: the layers that are left out.
     """
 
     both: bool
-    without: int | None = None
+    without: Collection[int] = ()
 
     def model(self) -> onnx.ModelProto:
         text, x, t = "", "x", "t"
         for number in range(3):
-            if number == self.without:
+            if number in self.without:
                 continue
             attended = ATTENTION.replace("in@", "all@").replace("MatMul(merged@, wo@)", "Identity(merged@)")
             text += f"""

@@ -22,6 +22,7 @@ from tests import toys_exits, toys_parallel, toys_scores
 from tests.attention.layered import (
     BRANCHES,
     FEED,
+    FUSED_NORMS,
     GIVEN,
     NORMS,
     OTHER,
@@ -67,7 +68,7 @@ def check_removed(network: Network | Joint, number: int, has_names: bool = True)
     whole = network.model()
     made = ohp.prune(whole if has_names else anonymous(whole), layers=str(number), provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed", made.validation
-    oracle = replace(network, without=number).model()
+    oracle = replace(network, without=[number]).model()
     theirs = run(oracle, {item.name: FEED[item.name] for item in oracle.graph.input})
     ours = run(made.model, {item.name: FEED[item.name] for item in made.model.graph.input})
     for name, value in theirs.items():
@@ -75,27 +76,47 @@ def check_removed(network: Network | Joint, number: int, has_names: bool = True)
 
 
 @pytest.mark.each_choice
-@pytest.mark.parametrize(
-    ("place", "number", "has_names"), [(0, 1, True), (1, 0, False), (2, 2, True), (2, 2, False)]
-)
+@pytest.mark.parametrize("has_names", [True, False])
+@pytest.mark.parametrize("norm", [*NORMS, ""])
+@pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_branch_of_a_layer_is_removed(kind: str, place: int, number: int, has_names: bool) -> None:
-    # Without names nothing shows that what is added of another input belongs to a layer.
-    has_names = has_names or kind in (OTHER, SHARED)
-    # Nor that an attention behind a network is not the next layer's.
-    attends = "Softmax" in BRANCHES[kind]
+def test_every_branch_of_a_layer_is_removed(kind: str, place: int, norm: str, has_names: bool) -> None:
+    # Without names nothing shows that what is added of another input belongs to a layer, that an attention behind a
+    # network is not the next layer's, or that one number a channel is not that of a norm.
+    has_names = (
+        has_names
+        or kind in (OTHER, SHARED, "mean of all tokens")
+        or ("Softmax" in BRANCHES[kind] and place != 1)
+    )
     branches = ["attention", "network"]
-    branches.insert(place if has_names or not attends else min(place, 1), kind)
-    check_removed(Network([branches] * 3), number, has_names)
+    branches.insert(place, kind)
+    check_removed(Network([branches] * 3, norm), place, has_names)
+
+
+@pytest.mark.each_choice
+@pytest.mark.parametrize("norm", [*NORMS, ""])
+@pytest.mark.parametrize("other", ["network", "attention"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_names_a_layer_lies_between_two_states(kind: str, other: str, norm: str) -> None:
+    """It is one branch or several in a row, with their norms; what begins or ends elsewhere is not listed."""
+    network = Network([[kind], [other]] * 3, norm)
+    model = anonymous(network.model())
+    some = [range(start, stop) for stop in range(7) for start in range(stop)]
+    oracles = [output_of(replace(network, without=without).model()) for without in some]
+    for layer in inspect(model).of("layers"):
+        made = output_of(ohp.prune(model, heads={layer.key: "*"}, validate=False).model)
+        assert any(np.allclose(made, oracle, rtol=1e-5, atol=1e-5) for oracle in oracles), layer.key
+
+
+def output_of(model: onnx.ModelProto) -> Any:
+    return run(model, {item.name: FEED[item.name] for item in model.graph.input})["y"]
 
 
 @pytest.mark.first_case
 @pytest.mark.parametrize("has_names", [True, False])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("norm", ["", "layer"])
 @pytest.mark.parametrize("added", SUMMED)
-def test_a_layer_is_removed_whatever_operators_write_its_sums(
-    added: str, norm: bool, has_names: bool
-) -> None:
+def test_a_layer_is_removed_whatever_operators_write_its_sums(added: str, norm: str, has_names: bool) -> None:
     network = Network(PLAIN, norm, added=added)
     if added == "projected" and not has_names:
         # Nothing tells a stream that each layer projects from a chain of layers without any.
@@ -184,7 +205,7 @@ def test_states_of_other_shapes_are_no_identity() -> None:
 
 
 @pytest.mark.parametrize("has_names", [True, False])
-@pytest.mark.parametrize("added", NORMS)
+@pytest.mark.parametrize("added", FUSED_NORMS)
 def test_a_norm_stands_for_its_sum_only_behind_a_norm(added: str, has_names: bool) -> None:
     """The final norm of a pre-norm model, fused with the last sum, would go with the last layer."""
     network = Network(PLAIN, added=added)
@@ -255,7 +276,7 @@ def test_layers_of_several_stacks_are_named_with_their_stack(
     model = renamed(network.model(), lambda value, layer, _: f"/{stacks[layer // 2]}.{layer % 2}/{value}")
     assert list(held(model)) == [f"{label}.{number}" for label in labels for number in "01"]
     made = ohp.prune(model, layers=f"{labels[1]}.0", provider="cpu").model
-    oracle = replace(network, without=2).model()
+    oracle = replace(network, without=[2]).model()
     ours, theirs = (run(item, {"x": FEED["x"]})["y"] for item in (made, oracle))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 

@@ -115,7 +115,7 @@ def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]
     notes = analyse(model, {1: range(toys.HEADS), **also}, "the model").plan.notes
     assert notes == tuple(
         f"{site} is removed, too: nothing reads its output any more"
-        for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)")
+        for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)", "layer.0 (layer_0)")
     )
     assert not analyse(model, {0: range(toys.HEADS)}, "the model").plan.notes
 

@@ -81,6 +81,15 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, HIDDEN)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Without the scales of one and shifts of zero that make several in a row equal to one."""
+
+    def __init__(self) -> None:
+        super().__init__(HIDDEN)
+        nn.init.normal_(self.weight, 1, 0.3)
+        nn.init.normal_(self.bias, 0, 0.3)
+
+
 class RMSNorm(nn.Module):
     """In single operators."""
 
@@ -93,7 +102,7 @@ class RMSNorm(nn.Module):
 
 
 NORMS: Mapping[str, Callable[[], nn.Module]] = {
-    "layer": lambda: nn.LayerNorm(HIDDEN),
+    "layer": LayerNorm,
     "rms": RMSNorm,
     "none": nn.Identity,
 }
@@ -315,7 +324,7 @@ class Joint(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn, self.norm_x, self.norm_y = Attention(), nn.LayerNorm(HIDDEN), nn.LayerNorm(HIDDEN)
+        self.attn, self.norm_x, self.norm_y = Attention(), LayerNorm(), LayerNorm()
         self.mlp_x, self.mlp_y, self.is_bypassed = FeedForward(), FeedForward(), False
         self.steps: list[Step | Added] = []
 
@@ -337,7 +346,7 @@ class Model(nn.Module):
     def __init__(self, structure: Structure) -> None:
         super().__init__()
         self.structure = structure
-        self.word, self.norm = nn.Embedding(VOCABULARY, HIDDEN), nn.LayerNorm(HIDDEN)
+        self.word, self.norm = nn.Embedding(VOCABULARY, HIDDEN), LayerNorm()
         self.head = nn.Linear(HIDDEN, VOCABULARY)
         self.down = nn.Linear(2 * HIDDEN, HIDDEN)
         self.by_path: dict[str, Layer | Joint] = {}

@@ -28,17 +28,6 @@ pytestmark = pytest.mark.samples
 COUNT = 126
 """As many as the ways to write a sum, recipes and wraps need to meet."""
 TOLERANCE = 2e-4
-OPEN = frozenset(
-    (
-        "plain-conv+mlp-where+add-rms-post-bias-none",
-        "plain-gru+mlp-halves+turned-rms-post-bias-weights-dynamo",
-        "stages-attn+conv+mlp-factor+scaled-rms-post-none-dynamo",
-        "plain-shift+mlp-where+add-layer-post-weights",
-        "plain-gru+mlp-stacked+einsum-rms-post-bias-weights-dynamo",
-        "shared-mlp-clamp+turned-layer-pre-weights",
-    )
-)
-"""Structures with an open defect: a layer that is told without the names of its nodes is none of PyTorch's."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -49,9 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             from tests.zoo.structures import structures
 
             found = list(structures(COUNT))
-        marks = [[pytest.mark.xfail(strict=True)] if str(item) in OPEN else [] for item in found]
-        params = [pytest.param(item, marks=mark) for item, mark in zip(found, marks, strict=True)]
-        metafunc.parametrize("structure", params, ids=str)
+        metafunc.parametrize("structure", found, ids=str)
 
 
 @pytest.fixture(scope="module")

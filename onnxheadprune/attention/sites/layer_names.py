@@ -6,13 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby, takewhile
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from onnxheadprune.attention.sites.projection import node_path, weight_path
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import stored_behind
 
+_Item = TypeVar("_Item")
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
 
@@ -104,8 +105,8 @@ def _behind(site: Site) -> list[Node]:
     return [item.node.readers[0] for item in site.projections if len(item.node.readers) == 1]
 
 
-def common_prefix(paths: Iterable[Stack]) -> Stack:
-    """Return the longest common prefix of some module paths."""
+def common_prefix(paths: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:
+    """Return the longest common prefix of some module paths, or other sequences."""
     pieces = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
     return tuple(parts[0] for parts in pieces)
 

@@ -12,12 +12,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
-from onnx import TensorProto
-
-from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
+from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, common_prefix, labels, stack_labels
 from onnxheadprune.attention.sites.layer_site import SEVERAL, LayerSite
 from onnxheadprune.attention.sites.projection import node_path
 from onnxheadprune.attention.sites.site import Findings, Site, outermost
@@ -28,11 +25,9 @@ from onnxheadprune.attention.sites.states import (
     Vertex,
     enclosing,
     is_fused_norm,
-    is_sum,
     maker,
     place_of,
     released,
-    sum_of,
 )
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
@@ -43,6 +38,8 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
 _NUMBER = re.compile(r"([._-]*\d+)+$")
 _Chain: TypeAlias = list[Block]
+_Kind: TypeAlias = tuple[str | None, bool]
+_Owner = TypeVar("_Owner")
 
 
 @dataclass
@@ -173,11 +170,18 @@ def _runs(
     seen: dict[NumberedPath, dict[State, tuple[frozenset[Vertex], frozenset[Vertex]]]] = defaultdict(dict)
     for beginning in flow.beginnings if wanted else ():
         for chain in flow.chains(beginning):
-            for place, blocks, beside in _stretches(chain, named):
-                state = _around(blocks, chain) if place in wanted else None
+            owners = [
+                {place for vertex in block.inner if (place := _place(vertex, named)) is not None}
+                for block in chain
+            ]
+            paths = {place.path for own in owners for place in own}
+            walls = [_is_elsewhere(block, paths) or _adds_others(block) for block in chain]
+            for place, state, blocks, others in _stretches(flow, chain, owners, walls):
                 inner = frozenset(vertex for block in blocks for vertex in block.inner)
-                if state is not None and not flow.leaves_more(inner, state.behind):
-                    seen[place][state] = inner, beside
+                if place in wanted and not flow.leaves_more(inner, state.behind):
+                    around = (vertex for block in others for vertex in block.inner)
+                    own = frozenset(vertex for vertex in around if _place(vertex, named) == place)
+                    seen[place][state] = inner, own
         every = [(state, beside) for states in seen.values() for state, (_, beside) in states.items()]
         if seen.keys() == wanted and all(state.is_bypass and not beside for state, beside in every):
             break
@@ -196,96 +200,107 @@ def _runs(
     return found
 
 
-def _stretches(
-    chain: _Chain, named: Mapping[Node, NumberedPath]
-) -> Iterator[tuple[NumberedPath, _Chain, frozenset[Vertex]]]:
-    """Yield the blocks of each layer, one stretch after the other, with what the blocks beside it hold of the layer.
-
-    Blocks that no name puts elsewhere belong to the layer around them, or before them.
-    """
-    runs: list[tuple[set[NumberedPath], _Chain]] = []
-    loose: _Chain = []
-    behind: list[str] = []
-    for block in chain:
-        own = _places(block, named)
-        if not own:
-            loose.append(block)
-            continue
-        if runs and own == runs[-1][0]:
-            runs[-1][1].extend([*loose, block])
-        else:
-            if runs:
-                taken = [at for at, item in enumerate(loose) if _belongs(item, runs[-1][0])]
-                loose = loose[: max(taken, default=-1) + 1]
-                runs[-1][1].extend(loose)
-                behind = _kinds(loose)
-            runs.append((own, [block]))
-        loose = []
-    # Behind the last layer lies what lies behind the one before.
-    if runs and _kinds(loose[: len(behind)]) == behind:
-        runs[-1][1].extend(loose[: len(behind)])
-    chains: list[_Chain] = [[], *(run for _, run in runs), []]
-    for before, (own, run), after in zip(chains, runs, chains[2:], strict=False):
-        if len(own) == 1:
-            (place,) = own
-            inner = (vertex for block in (*before, *after) for vertex in block.inner)
-            yield place, run, frozenset(vertex for vertex in inner if _place(vertex, named) == place)
+def _place(vertex: Vertex, named: Mapping[Node, NumberedPath]) -> NumberedPath | None:
+    """Return the layer that names put a vertex into; a sum and its norm have one name, and may be two layers'."""
+    node = maker(vertex)
+    return None if node is None or node in ADDS_AND_NORMALIZES else named.get(node)
 
 
-def _belongs(block: Block, places: Collection[NumberedPath]) -> bool:
-    """Return whether a block behind a layer belongs to it: all its operators are of modules around the layer.
-
-    The stream keeps its shape, and nothing is added to it.
-    """
-    nodes = [node for vertex in block.inner if (node := maker(vertex)) is not None]
-    if any(place.path[: len(path)] != path for place in places for path in map(tuple, map(node_path, nodes))):
-        return False
-    front, behind = block.front, block.behind
-    if isinstance(front, Node) or isinstance(behind, Node) or not State(front, behind).is_bypass:
-        return False
-    return _is_alone(block)
+def _is_elsewhere(block: Block, layers: Collection[Stack]) -> bool:
+    """Return whether names put a part of a block into a module that is around none of some layers."""
+    paths = [tuple(node_path(node)) for vertex in block.inner if (node := maker(vertex)) is not None]
+    return any(all(layer[: len(path)] != path for layer in layers) for path in paths)
 
 
-def _is_sum_with_others(block: Block) -> bool:
+def _adds_others(block: Block) -> bool:
     """Return whether something is added that is neither a residual branch nor a bias: it belongs to no layer."""
     node = maker(block.behind)
-    return node is not None and node in PLAIN_SUMS and not _is_alone(block)
-
-
-def _is_alone(block: Block) -> bool:
-    """Return whether a block reads the stream alone, or is a residual branch."""
-    node = maker(block.behind)
     others = (value for value in (() if node is None else node.sources) if value is not block.front)
-    return len(block.inner) > 1 or all(
-        value.elem_type == TensorProto.INT64 or (value.is_constant and (value.rank or 0) < 2)
-        for value in others
-    )
-
-
-def _places(block: Block, named: Mapping[Node, NumberedPath]) -> set[NumberedPath]:
-    """Return the layers that names put a block into; a sum fused with the norm behind it belongs to none."""
-    return {place for vertex in block.inner if (place := _place(vertex, named)) is not None}
-
-
-def _place(vertex: Vertex, named: Mapping[Node, NumberedPath]) -> NumberedPath | None:
-    node = None if is_sum(vertex) else maker(vertex)
-    # The norm of a sum that others read, too, is that of the next layer: its operator has the name of the sum.
     return (
-        None
-        if node is None or (node in ADDS_AND_NORMALIZES and sum_of(node) is not node)
-        else named.get(node)
+        node is not None
+        and node in PLAIN_SUMS
+        and len(block.inner) == 1
+        and any(not value.is_constant or (value.rank or 0) > 1 for value in others)
     )
 
 
-def _around(run: _Chain, chain: _Chain) -> State | None:
+def _stretches(
+    flow: Flow, chain: _Chain, owners: Sequence[Collection[_Owner]], walls: Sequence[bool]
+) -> Iterator[tuple[_Owner, State, _Chain, _Chain]]:
+    """Yield the states around each layer of a chain, its blocks, and those beside them that hold parts of several.
+
+    What lies between two layers may be the end of the first one or the beginning of the second one: it is what also
+    lies behind the last one, or in front of the first one. Where a layer begins or ends next to a block that may be
+    either's, a stream has to go around the block behind: what is only computed from a value does not make it a state.
+
+    Args:
+        owners: the layers of which each block is known to hold a part.
+        walls: whether a block is known to be in no layer.
+    """
+    runs: list[tuple[Collection[_Owner], int, int]] = []
+    for place, own in enumerate(owners):
+        if own and runs and runs[-1][0] == own:
+            runs[-1] = own, runs[-1][1], place + 1
+        elif own:
+            runs.append((own, place, place + 1))
+    parts = [(start, stop) for own, start, stop in runs if len(own) == 1]
+    kinds: list[_Kind] = [
+        (None if (node := maker(block.behind)) is None else node.op_type, flow.joins(block))
+        for block in chain
+    ]
+    ends = [place for place, own in enumerate(owners) if own or walls[place]]
+    lasts = [min((end for end in ends if end >= stop), default=len(chain)) for _, stop in parts]
+    tails = _in_common(
+        (kinds[stop - 1], kinds[stop:last]) for (_, stop), last in zip(parts, lasts, strict=True)
+    )
+    firsts = [max((end + 1 for end in ends if end < start), default=0) for start, _ in parts]
+    # The norm behind a sum belongs to the sum, although it also lies in front of the next layer.
+    taken = [0, *(stop + (tail or 0) for (_, stop), tail in zip(parts, tails, strict=True))]
+    heads = _in_common(
+        (kinds[start], kinds[max(first, end) : start][::-1])
+        for (start, _), first, end in zip(parts, firsts, taken, strict=False)
+    )
+    for (start, stop), first, last, head, tail in zip(parts, firsts, lasts, heads, tails, strict=True):
+        around = range(start - (head or 0), start)
+        front, behind = next((at for at in around if kinds[at][1]), start), stop + (tail or 0)
+        # Behind the last layer lies what is no part of the others.
+        is_end = behind == last or (stop == parts[-1][1] and tail is not None)
+        state = _around(chain, front, behind)
+        if (
+            state is not None
+            and (start == first or kinds[front][1])
+            and (is_end or kinds[behind][1] or not _is_alike(chain[behind]))
+        ):
+            (owner,) = owners[start]
+            parted = (
+                block for block, own in zip(chain, owners, strict=True) if owner in own and len(own) > 1
+            )
+            yield owner, state, chain[front:behind], [*parted]
+
+
+def _in_common(pieces: Iterable[tuple[_Kind, list[_Kind]]]) -> list[int | None]:
+    """Return with how many kinds of blocks all pieces of one kind begin; None where there is one alone."""
+    every = [(kind, tuple(piece)) for kind, piece in pieces]
+    alike = {kind: [piece for other, piece in every if other == kind] for kind, _ in every}
+    return [len(common_prefix(alike[kind])) if len(alike[kind]) > 1 else None for kind, _ in every]
+
+
+def _is_alike(block: Block) -> bool:
+    """Return whether the values around a block have one shape and type."""
+    front, behind = (
+        vertex.out if isinstance(vertex, Node) else vertex for vertex in (block.front, block.behind)
+    )
+    return State(front, behind).is_bypass
+
+
+def _around(chain: _Chain, front: int, behind: int) -> State | None:
     """Return the states around some blocks, None if no stream goes around any of them, or one is no value."""
-    if all(len(block.inner) == 1 for block in run):
+    if all(len(block.inner) == 1 for block in chain[front:behind]):
         return None
-    front, behind = run[0].front, run[-1].behind
-    if isinstance(behind, Node):
-        # The sum has no output of its own: the state is its norm.
-        behind = next((block.behind for block in chain if block.front is behind), behind)
-    return None if isinstance(front, Node) or isinstance(behind, Node) else State(front, behind)
+    # A sum that is no output stands for its norm.
+    first, *ends = chain[front].front, *(block.behind for block in chain[behind - 1 : behind + 1])
+    last = next((value for value in ends if isinstance(value, Value)), ends[0])
+    return None if isinstance(first, Node) or isinstance(last, Node) else State(first, last)
 
 
 def _structural(flows: Sequence[Flow], branches: Sequence[Site]) -> list[_Layer]:
@@ -313,51 +328,34 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     Without attention nothing shows where a layer begins, so that each block with a site is one.
     """
     at = {vertex: place for place, block in enumerate(chain) for vertex in block.inner}
-    touched: dict[int, list[Site]] = defaultdict(list)
+    held: dict[int, list[Site]] = defaultdict(list)
     for site in branches:
-        places = {at.get(node.out) for node in (*(item.node for item in site.projections), *site.cores)}
-        inside = {place for place in places if place is not None}
-        if len(inside) == 1:
-            touched[min(inside)].append(site)
+        places = {at.get(node.out) for node in (*(item.node for item in site.projections), *site.cores)} - {
+            None
+        }
+        if len(places) == 1:
+            held[min(place for place in places if place is not None)].append(site)
     # Where no stream goes around a branch, it ends: what lies behind is another one's.
-    held = dict(takewhile(lambda item: flow.passes_by(chain[item[0]]), sorted(touched.items())))
+    chain = chain[: next((place for place in sorted(held) if not flow.joins(chain[place])), len(chain))]
+    held = {place: sites for place, sites in sorted(held.items()) if place < len(chain)}
     kinds = {site.begins_layer for sites in held.values() for site in sites}
-    attends = True in kinds
     starts: list[int] = []
     full = True
     for place, sites in held.items():
-        full = full or len(kinds) == 1
-        if not attends or (full and any(site.begins_layer for site in sites)):
+        own = {site.begins_layer for site in sites}
+        if True not in kinds or (full and True in own):
             starts.append(place)
-            full = False
-        full = full or any(not site.begins_layer for site in sites)
+            full = len(kinds) == 1
+        full = full or False in own
+    owners: list[list[int]] = [[place] if place in starts else [] for place in range(len(chain))]
+    if len(starts) == 1:
+        owners[starts[0] : max(held) + 1] = [starts] * (max(held) + 1 - starts[0])
     layers: list[tuple[list[Site], State]] = []
-    before: list[str] = []
-    for start, stop in pairwise([*starts, len(chain)]):
-        own = [place for place in held if start <= place < stop]
-        end = max(own) + 1
-        if attends and stop < len(chain):
-            added = (place for place in range(end, stop) if _is_sum_with_others(chain[place]))
-            longer = next(added, stop)
-        else:
-            # Behind the last layer lies what lies behind the one before.
-            longer = start + len(before) if _kinds(chain[start : start + len(before)]) == before else end
-        state = _around(chain[start:longer], chain)
-        if state is not None and state.is_bypass:
-            end, before = longer, _kinds(chain[start:longer])
-        else:
-            # What leads to the next stage is no part of the last layer of a stage.
-            state = _around(chain[start:end], chain) or state
-        inner = {vertex for block in chain[start:end] for vertex in block.inner}
-        if state is not None and not flow.leaves_more(inner, state.behind):
-            layers.append(([site for place in own for site in held[place]], state))
+    for _, state, blocks, _ in _stretches(flow, chain, owners, [_adds_others(block) for block in chain]):
+        inner = {vertex for block in blocks for vertex in block.inner}
+        if not flow.leaves_more(inner, state.behind):
+            layers.append(([site for place in held if chain[place] in blocks for site in held[place]], state))
     return layers
-
-
-def _kinds(blocks: Iterable[Block]) -> list[str]:
-    """The operators that blocks end with."""
-    nodes = (maker(block.behind) for block in blocks)
-    return ["" if node is None else node.op_type for node in nodes]
 
 
 def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> LayerSite:

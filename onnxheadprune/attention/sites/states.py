@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TypeAlias
 
 from onnxheadprune.attention.sites.products import is_product
@@ -141,8 +141,11 @@ class Flow:
 
         return tuple(reachable([behind], back))
 
-    def passes_by(self, block: Block) -> bool:
-        """Return whether a stream goes around a block: some path from its front to its end has no layer on it."""
+    def joins(self, block: Block) -> bool:
+        """Return whether a stream goes around a block, which joins it with another value of one shape.
+
+        Some path from its front to its end has no layer on it. A norm multiplies the stream with fewer values.
+        """
 
         def back(vertex: Vertex) -> Iterator[Vertex]:
             node = maker(vertex)
@@ -150,8 +153,12 @@ class Flow:
                 yield from self.before[vertex]
 
         known = {block.front, *block.inner}
-        return len(block.inner) > 1 and block.front in reachable(
+        return block.front in reachable(
             [block.behind], lambda vertex: known.intersection(back(vertex))
+        ) and any(
+            State(one, other).is_bypass
+            for vertex in block.inner
+            for one, other in combinations(_values(known.intersection(self.before.get(vertex, ()))), 2)
         )
 
     def leaves_more(self, inner: Collection[Vertex], behind: Value) -> bool:
@@ -179,6 +186,10 @@ class Flow:
             node = maker(vertex)
             if node is not None and not is_sum(vertex):
                 yield node
+
+
+def _values(some: Iterable[Vertex]) -> list[Value]:
+    return [vertex for vertex in some if isinstance(vertex, Value)]
 
 
 def vertices(values: Iterable[Value]) -> list[Vertex]:
