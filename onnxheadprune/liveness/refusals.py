@@ -29,11 +29,6 @@ class Reason(enum.Enum):
         """True if the reason is a computation that mixes heads, so that no cut is exact."""
         return self is Reason.COUPLED
 
-    @property
-    def hides_axes(self) -> bool:
-        """True if the reason is that lengths or axes are not known, which may differ with fixed sizes."""
-        return self in (Reason.INEXPRESSIBLE, Reason.UNKNOWN_SHAPE)
-
 
 @one_line("reason node value sentence")
 @dataclass(frozen=True)

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from onnx import ModelProto
-
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.fixed_sizes import TRIED
-from onnxheadprune.attention.sites.near_miss import NearMiss
-from onnxheadprune.attention.sites.structural import find_structural
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.operators import view_of
 
 SUMS_PRODUCTS = re.compile("MatMul|Gemm|Einsum|Conv")
 STAGES_OF_WEIGHTS = {
@@ -39,12 +34,10 @@ def check_reasons(view: GraphView, sites: list[AttentionSite], left: LeftOut) ->
         assert "one map for all channels" in miss.reason.sentence
         _check_one_map(view, nodes[miss.node])
     for miss in left.near_misses:
-        for claim, check in CLAIMS.items():
-            if found := re.search(claim, miss.reason.sentence):
-                check(view, nodes, miss, found)
+        _check_end(nodes[miss.node], nodes[miss.reason.node], miss.reason)
     for site in sites:
         if site.reason is not None:
-            _check_site(view, nodes, site, site.reason.sentence)
+            _check_site(nodes, site, site.reason.sentence)
 
 
 def _below(start: Node, ends: Callable[[Node], bool]) -> Iterator[Node]:
@@ -98,66 +91,19 @@ def _check_one_map(view: GraphView, node: Node) -> None:
             assert dim == 1 or atoms <= named | {"1"}, f"{node.label} may have {dim} heads"
 
 
-def _check_no_weights(view: GraphView, nodes: dict[str, Node], miss: NearMiss, found: re.Match[str]) -> None:
-    layers = [node for node in _below(nodes[miss.node], _ends) if _is_layer(node)]
-    assert not layers, f"{layers[0].label} has weights"
+def _check_end(product: Node, end: Node, reason: Refusal) -> None:
+    """Heads end at a node below the product or around it; where nothing sums them up, no layer reads them alone."""
+    around = {owner for owner, _ in product.scope.owners}
+    assert end.label in reason.sentence
+    assert end is product or end in around or end in set(_below(product, lambda node: False))
+    if end is product and reason.reason is Reason.NO_PROJECTION:
+        assert not [node for node in _below(product, _ends) if _is_layer(node)]
 
 
-def _check_alike(view: GraphView, nodes: dict[str, Node], miss: NearMiss, found: re.Match[str]) -> None:
-    layer = nodes[found[1]]
-    weights = [value for value in layer.inputs[1:] if value is not None and _is_stored(value)]
-    for value in weights:
-        stacked = [dim for dim in (value.shape or ())[:-2] if dim != 1]
-        assert layer.op_type != "MatMul" or not stacked, f"{value.name} has {stacked} matrices"
-
-
-def _check_followed(view: GraphView, nodes: dict[str, Node], miss: NearMiss, found: re.Match[str]) -> None:
-    hiding = nodes[found[1]]
-    assert hiding in set(_below(nodes[miss.node], lambda node: False)), (
-        f"{hiding.label} is not below {miss.node}"
-    )
-
-
-def _check_fixed(view: GraphView, nodes: dict[str, Node], miss: NearMiss, found: re.Match[str]) -> None:
-    helps = any(nodes[miss.node].ref in _cores_with(view.model, *sizes) for sizes in TRIED)
-    assert helps == (found[0] == "its heads are found")
-
-
-def _cores_with(model: ModelProto, batch: int, length: int) -> set[str]:
-    """The cores of sites with several heads in the model with fixed inputs."""
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    for info in fixed.graph.input:
-        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if not dim.HasField("dim_value"):
-                dim.dim_value = length if axis else batch
-    del fixed.graph.value_info[:]
-    for info in fixed.graph.output:
-        info.type.tensor_type.ClearField("shape")
-    try:
-        sites, _ = find_structural(view_of(fixed))
-    except Exception:  # What does not fit these sizes has no sites with them.
-        return set()
-    return {core.ref for site in sites if site.num_heads > 1 for core in site.cores}
-
-
-CLAIMS = {
-    "there are no weights to cut": _check_no_weights,
-    r"and (.+) has no weights of single heads": _check_alike,
-    r"its heads cannot be followed through ([^:;]+?)(?:[:;,]|$)": _check_followed,
-    r"its heads are found|fixed sizes would not help": _check_fixed,
-}
-"""What a sentence says, and the check of it."""
-
-
-def _check_site(view: GraphView, nodes: dict[str, Node], site: AttentionSite, sentence: str) -> None:
-    assert "needed whole elsewhere" not in sentence, "no reader is named"
-    found = re.search(r"the context also reaches (.+) without passing an output projection", sentence)
+def _check_site(nodes: dict[str, Node], site: AttentionSite, sentence: str) -> None:
+    found = re.fullmatch(r"(.+) needs .+ with all heads", sentence)
     if found is not None:
         reader = nodes[found[1]]
         projections = {item.node for item in site.projections}
         beside = set().union(*(_below(core, lambda node: node in projections) for core in site.cores))
         assert reader in beside and reader not in projections
-        ahead = {reader, *_below(reader, lambda node: node in projections)}
-        leaves = [output for node in ahead - projections for output in node.outputs if output is not None]
-        assert any(output.is_graph_output for output in leaves), f"{reader.label} leads to projections alone"

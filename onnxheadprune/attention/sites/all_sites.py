@@ -164,23 +164,14 @@ class Sites(Sequence[AttentionSite], Displayed):
         """The output of `inspect --json`."""
         return {
             "model": self.model,
-            "sites": [_with_tensors(site) for site in self.sites],
+            "sites": [site.to_dict() for site in self.sites],
             "near_misses": [miss.to_dict() for miss in (*self.near_misses, *self.hidden)],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
             "ignored_declarations": list(self.ignored_declarations),
             "not_analysed": [item.to_dict() for item in self.failed],
-            **{
-                kind.FIELD: [_with_tensors(site) for site in find().sites]
-                for kind, find in self.others.items()
-            },
+            **{kind.FIELD: [site.to_dict() for site in find().sites] for kind, find in self.others.items()},
         }
-
-
-def _with_tensors(site: Site) -> dict[str, Any]:
-    from onnxheadprune.attention.sites.unit_columns import owned
-
-    return site.to_dict() | {"tensors": owned(site)}
 
 
 def _row(site: AttentionSite) -> tuple[Cell, ...]:

@@ -36,7 +36,6 @@ class AttentionSite(Site):
     UNIT = "head"
     UNITS = "heads"
     BLOCK = "site"
-    SHARED = "kv_head"
     TITLE = "attention site"
     KEY = ""
     FROM = 0

@@ -71,12 +71,6 @@ class ExpertSite(NeuronSite):
 
     ALL_GROUPS_STAY: ClassVar[bool] = True
 
-    def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-        """The neurons of all experts at the same position, which a cut may remove together."""
-        packed = [[unit for unit in self.units if unit[0] in group] for group in self.groups]
-        same = [[neuron for unit in some for neuron in unit] for some in zip(*packed, strict=True)]
-        return same, [range(self.num_units)]
-
     def needed(self, units: Sequence[int], swept: Sweep) -> None:
         """Return None: nothing else can read what is inside the operator."""
 

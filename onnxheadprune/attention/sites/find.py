@@ -11,7 +11,6 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.fixed_sizes import FixedSizes, open_axes
 from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_in
@@ -41,9 +40,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
         require_known(view.model, (kind.UNITS for kind in kinds.every_kind()))
         record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
-        are_open = any(map(open_axes, view.model.graph.input))
-        fixed = FixedSizes(view.model).tells_heads if are_open else None
-        found, left_out = find_structural(view, named, fixed)
+        found, left_out = find_structural(view, named)
         sites = tuple(with_history(found, record, AttentionSite.UNITS, complete=True))
     failed: list[NotAnalysed] = []
     return Sites(

@@ -83,8 +83,6 @@ class Site:
     """The list of these sites in `inspect --json`."""
     UNNAMED: ClassVar[str] = "site"
     """The name, with a number, of a site whose nodes have no names."""
-    SHARED: ClassVar[str] = "set"
-    """The name of the part that a group of units shares: the owner of columns in `inspect --json`."""
     LAYER: ClassVar[str] = ""
     """Its place in a layer: the "begin", a "part", or ""."""
     STEPS: ClassVar[int | None] = 64
@@ -306,23 +304,6 @@ class Site:
     def told_before(self) -> str:
         """The number of removed units, in words."""
         return f", {len(self.removed)} of them removed before" if self.removed else ""
-
-    def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-        """Sets of units that share stored elements, and the units at the same position of each set.
-
-        Returns:
-            The sets that can only be removed together where weights are packed, else the groups; and the units at the
-            first position of each group, the second and so on: all units, if positions are unrelated.
-        """
-        packed = any(len(unit) > 1 for unit in self.units)
-        sets = self.units if packed and len(self.groups) == self.num_units else self.groups
-        every = range(self.num_units)
-        if len(sets) == 1 and not packed:
-            # What all share goes only with all.
-            return [[unit] for unit in every], [every]
-        if packed or len({len(some) for some in sets}) != 1:
-            return sets, [every]
-        return sets, list(zip(*sets, strict=True))
 
     def flops_per_unit(self, length: float) -> float:
         """Multiply-adds x 2 per token of one unit, in sequences of a length."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 
-from onnxheadprune.attention.sites.attention_near_misses import (
-    LeftOut,
-    Refused,
-    left_out,
-    shared_by_heads,
-)
+from onnxheadprune.attention.sites.attention_near_misses import LeftOut, Stop, left_out
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
@@ -38,6 +33,7 @@ from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
@@ -45,42 +41,39 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 
 
-def find_structural(
-    view: GraphView, named: Container[str] = (), fixed: Callable[[Node], bool] | None = None
-) -> tuple[list[AttentionSite], LeftOut]:
+def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
     """All sites in graph order of their cores, and attention that is no site.
 
     Args:
         named: known outputs of attention projections, since a last head may not look like one.
-        fixed: tries whether the heads of a product are found once the inputs have fixed sizes; None where they have.
     """
-    candidates, mixers, refused = _scan(view)
-    grouped = merge_branches(group(candidates))
-    folded = [block for block in grouped if _has_folded_heads(block)]
-    pools = [
-        block
-        for block in grouped
-        if block not in folded
-        and block.num_heads == 1
-        and not any(projection.node.out.name in named for projection in block.projections)
-        and not _attends(block.cores[0])
-    ]
+    candidates, mixers, stopped = _scan(view)
     known: dict[Block, Anatomy] = {}
-    for block in grouped:
-        if block in folded or block in pools:
-            continue
-        parts = anatomy(block)
-        if isinstance(parts, Refusal):
-            refused.append(Refused(block.projections[0].node, block.cores[0].node, parts))
-        else:
+    for block in merge_branches(group(candidates)):
+        parts = _stop_of(block, named) or anatomy(block)
+        if isinstance(parts, Anatomy):
             known[block] = parts
+            continue
+        node = block.projections[0].node
+        stop = Stop(node, parts) if isinstance(parts, Reason) else Stop(node, parts.reason, parts)
+        stopped |= {core.node: stop for core in block.cores}
     sites = []
     makers = ((block.projections, [core.node for core in block.cores]) for block in known)
     names = named_apart(makers, AttentionSite.UNNAMED)
     for index, ((block, parts), name) in enumerate(zip(known.items(), names, strict=True)):
         sites.append(_planned(view, _judged(_site(index, name, block, parts), block, parts, mixers)))
     claimed = {core.node for block in known for core in block.cores}
-    return sites, left_out(view, claimed, refused, folded, pools, fixed)
+    return sites, left_out(view, claimed, stopped)
+
+
+def _stop_of(block: Block, named: Container[str]) -> Reason | None:
+    """Return why a block of one head may have several, or is no attention; None where it is one."""
+    if block.num_heads > 1:
+        return None
+    if _has_folded_heads(block):
+        return Reason.INEXPRESSIBLE
+    pools = not any(item.node.out.name in named for item in block.projections)
+    return Reason.NO_PROJECTION if pools and not _attends(block.cores[0]) else None
 
 
 def _has_folded_heads(block: Block) -> bool:
@@ -89,7 +82,7 @@ def _has_folded_heads(block: Block) -> bool:
     Then different pieces of the context, along an axis without labels, feed different channels: heads
     that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
     """
-    if block.num_heads > 1 or len(block.cores) != 1:
+    if len(block.cores) != 1:
         return False
     core = block.cores[0]
     width = features(core)
@@ -98,11 +91,12 @@ def _has_folded_heads(block: Block) -> bool:
     return any(len(item.channels[0]) > width * core.tokens for item in block.projections)
 
 
-def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], list[Refused]]:
+def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], dict[Node, Stop]]:
+    """The layers that sum over heads, those that mix attention maps, and the nodes that stop heads of products."""
     tracer = Tracer()
     candidates: list[Candidate] = []
     mixers: set[Node] = set()
-    refused: list[Refused] = []
+    stopped: dict[Node, Stop] = {}
     for node in view.needed:
         read = summed(node, is_weight, afterwards=True)
         if read is None:
@@ -112,15 +106,26 @@ def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], list[Refused]]:
         if not trace.cores and (of_maps or reaches(node, read.activation[0], mixers.__contains__)):
             mixers.add(node)
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
-            cores = (core.node for core in trace.cores)
-            refused += [Refused(node, core, shared_by_heads(node, core)) for core in cores]
+            for core in trace.cores:
+                stopped.setdefault(core.node, Stop(node, Reason.NO_PROJECTION))
         elif trace.cores and all(_is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
-        elif trace.refusals and (behind := _attention_behind(trace.blocked)) is not None:
-            # Mixed heads are the better reason.
-            first = min(trace.refusals, key=lambda item: item.reason is not Reason.COUPLED)
-            refused.append(Refused(node, behind, first))
-    return candidates, mixers, refused
+        else:
+            stopped = dict(_stopped(trace)) | stopped
+    return candidates, mixers, stopped
+
+
+def _stopped(trace: Trace) -> Iterator[tuple[Node, Stop]]:
+    """Yield the products behind the nodes at which labels stopped, with these nodes."""
+    whys = {why.node: why for why in trace.refusals}
+    for node in (*trace.blocked, *trace.lost):
+        behind = _attention_behind(node) if is_product(node) is None else None
+        if behind is not None:
+            why = whys.get(node.label)
+            reason = (
+                why.reason if why is not None else Reason.INEXPRESSIBLE if has_rule(node) else Reason.NO_RULE
+            )
+            yield behind, Stop(node, reason, why)
 
 
 def _is_of_contents(node: Node) -> bool:
@@ -140,18 +145,18 @@ def _is_of_contents(node: Node) -> bool:
     return False
 
 
-def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
+def _attention_behind(blocked: Node) -> Node | None:
     """The product of activations that feeds a node at which tracing stopped, None if none does."""
 
     def above(node: Node) -> list[Node]:
-        if node not in blocked and contraction_of(node) is not None:
+        if node is not blocked and contraction_of(node) is not None:
             return []
-        values = node.inputs[:1] if node in blocked else node.inputs
+        values = node.inputs[:1] if node is blocked else node.inputs
         producers = [value.producer for value in values if value is not None and value.producer is not None]
         # Adding two computed values is the way back into the residual stream, behind which all layers lie.
         return [item for item in producers if item not in ADDS or len(item.computed) < 2]
 
-    walk = reachable(blocked, above, 64)
+    walk = reachable([blocked], above, 64)
     return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)
 
 

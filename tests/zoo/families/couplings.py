@@ -230,16 +230,15 @@ def _block(
 
 def cases() -> list[Case]:
     made = partial(stacked, family="couplings")
-    refused = partial(made, expect="refused")
     seen = "silencing columns is not removing the head: the norm sees it"
     both = {"inputs": ("image", "text"), "outputs": ("image_out", "text_out")}
     return [
-        refused("talking-heads-before", make=partial(TalkingHeads, True)),
-        refused("talking-heads-after", make=partial(TalkingHeads, False)),
-        refused("sub-layer-norm", make=SubNorm, note=seen),
+        made("talking-heads-before", make=partial(TalkingHeads, True)),
+        made("talking-heads-after", make=partial(TalkingHeads, False)),
+        made("sub-layer-norm", make=SubNorm, expect="refused", note=seen),
         made("norm-per-head", make=HeadNorm, note="GroupNorm with one group per head"),
-        refused("softmax-over-heads", make=HeadSoftmax),
-        refused("query-norm-across-heads", make=QueryNorm),
+        made("softmax-over-heads", make=HeadSoftmax),
+        made("query-norm-across-heads", make=QueryNorm),
         made("no-output-projection", make=NoOutput, rules=(), expect="no-site"),
         made("single-head", make=SingleHeadBlock, heads=1),
         _block("cross-attention", Block, inputs=("x", "memory")),

@@ -171,7 +171,7 @@ def cases() -> list[Case]:
         llama("starcoder2", "Starcoder2Model", LLAMA, O_PROJ),
         llama("granite", "GraniteModel", LLAMA | {"attention_multiplier": 0.3}, O_PROJ),
         llama("smollm3", "SmolLM3Model", LLAMA | {"no_rope_layers": [1, 0]}, O_PROJ),
-        llama("olmo2", "Olmo2Model", LLAMA, O_PROJ, expect="refused", note="Q and K are normalised across heads"),
+        llama("olmo2", "Olmo2Model", LLAMA, O_PROJ, note="Q and K are normalised across heads"),
 
         seq2seq("t5-encoder", "T5EncoderModel", T5, "SelfAttention.o", kinds=ONE_KIND, fusion="t5",
             note="one position bias for all layers"),

@@ -105,7 +105,7 @@ def cases() -> list[Case]:
         _vit("parallel", "vit_pwee_patch16_reg1_gap_256", "attn_out_proj",
             note="attention and MLP leave one packed projection"),
         _vit("convit", "convit_tiny", note="softmax and positional maps blended per head"),
-        _vit("cait", "cait_xxs24_224", expect="refused", note="talking heads; class attention"),
+        _vit("cait", "cait_xxs24_224", note="talking heads; class attention"),
         _vit("xcit", "xcit_nano_12_p16_224", note="channel attention", changes={"img_size": 32, "patch_size": 16}),
 
         _pyramid("swin", swin, 32, WINDOWED),

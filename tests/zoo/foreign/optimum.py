@@ -117,7 +117,7 @@ def _recipes() -> list[Recipe]:
         decoder("phi3", "Phi3ForCausalLM", LLAMA | {"pad_token_id": 0}, O_PROJ),
         decoder("mistral", "MistralForCausalLM", LLAMA, O_PROJ),
         decoder("granite", "GraniteForCausalLM", LLAMA, O_PROJ),
-        decoder("olmo2", "Olmo2ForCausalLM", LLAMA, O_PROJ, expect="refused"),
+        decoder("olmo2", "Olmo2ForCausalLM", LLAMA, O_PROJ),
         decoder("bloom", "BloomForCausalLM", BLOOM, falcon),
         decoder("falcon-mqa", "FalconForCausalLM", FALCON, falcon),
         decoder("falcon-gqa", "FalconForCausalLM", FALCON_GROUPED, falcon),

@@ -113,7 +113,7 @@ def cases() -> list[Case]:
             extra={"dynamic": False}),
         _case("ltx", "LTXVideoTransformer3DModel", {"hidden_states": feeds.floats(2, 12, 4), **words,
             "encoder_attention_mask": MASK}, fixed={"num_frames": 3, "height": 2, "width": 2}, in_channels=4,
-            out_channels=4, cross_attention_dim=24, caption_channels=20, extra={"expect": "refused",
+            out_channels=4, cross_attention_dim=24, caption_channels=20, extra={
             "note": "RMSNorm of queries and keys across heads", "dynamic": False}, **SMALL),
         _case("mochi", "MochiTransformer3DModel", {"hidden_states": video, "timestep": TIME,
             "encoder_hidden_states": feeds.floats(2, 5, 16), "encoder_attention_mask": MASK}, ATTENTION,
@@ -128,7 +128,7 @@ def cases() -> list[Case]:
             "crop_coords": torch.zeros(2, 2)}, in_channels=4, out_channels=4, text_embed_dim=20, time_embed_dim=8,
             condition_dim=4, pos_embed_max_size=8, sample_size=8, **SMALL),
         _case("wan", "WanTransformer3DModel", {"hidden_states": video, **words}, in_channels=4, out_channels=4,
-            text_dim=20, freq_dim=8, ffn_dim=32, rope_max_seq_len=16, extra={"expect": "refused",
+            text_dim=20, freq_dim=8, ffn_dim=32, rope_max_seq_len=16, extra={
             "note": "RMSNorm of queries and keys across heads", "dynamic": False}, **SMALL | {"num_layers": 1}),
         _case("qwen-image", "QwenImageTransformer2DModel", {"hidden_states": feeds.floats(2, 16, 4), **words},
             fixed={"img_shapes": [[(1, 4, 4)], [(1, 4, 4)]]}, in_channels=4, out_channels=4, patch_size=1,

@@ -14,7 +14,7 @@ from tests.zoo.case import Case
 from tests.zoo.packages.row import image, of, row, sequence, tokens
 
 ATTENTION = Heads("Attention", ("to_out",), "heads", kv="kv_heads")
-MIXED = {"expect": "refused", "note": "talking heads"}
+MIXED = {"note": "talking heads"}
 OPTIONS: dict[str, dict[str, Any]] = {"plain": {}, "flash": {"attn_flash": True}, "rotary": {"rotary_pos_emb": True},
     "rotary-xpos": {"rotary_pos_emb": True, "rotary_xpos": True}, "alibi": {"alibi_pos_bias": True,
     "alibi_num_heads": 2}, "t5-bias": {"rel_pos_bias": True}, "dynamic-bias": {"dynamic_pos_bias": True,
