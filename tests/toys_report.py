@@ -59,6 +59,7 @@ def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
         "operations": {"before": 8_000_000, "after": 6_000_000, "shapes": {"x": [2, 8]}, "complete": True},
         "plan": {
             "cuts": cuts,
+            "kinds": [],
             "edits": [],
             "io_changes": [],
             "fingerprint": "0123456789abcdef",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from onnxheadprune.model.typed_json import (
-    FLAT,
     LONG,
     OPTIONAL,
     PROPERTY,
@@ -100,14 +99,11 @@ def _changes(hint: Any, content: Any, path: Path) -> Iterator[tuple[Path, str, C
 def _of_object(kind: type, content: Any, path: Path) -> Iterator[tuple[Path, str, Change]]:
     yield path, "has another field", lambda place, key: place[key].update(evil="evil")
     for item in members(kind):
-        if item.mark == FLAT:
+        if item.mark == PROPERTY:
             continue
         if item.mark != OPTIONAL:
             yield (*path, item.key), "is missing", lambda place, key: place.pop(key)
-        if item.mark == PROPERTY:
-            yield (*path, item.key), "is not what follows", _set("evil")
-        else:
-            yield from _changes(item.hint, content[item.key], (*path, item.key))
+        yield from _changes(item.hint, content[item.key], (*path, item.key))
 
 
 def _json_kinds(hint: Any) -> set[str]:

@@ -18,9 +18,10 @@ from onnxheadprune.attention.cut_edits import (
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
-from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_head_cuts, site_records
+from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_cuts, site_records
 from onnxheadprune.attention.removed_elements import elements_removed
 from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
@@ -128,7 +129,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
-    cuts = planned_head_cuts(view, sites, chosen, present)
+    cuts = planned_cuts(view, sites, AttentionSite, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named.
@@ -145,7 +146,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         # Layers keep their numbers, whatever is left of them.
         shifted.add(LayerSite)
     blocks = planned_block_cuts(view, sites, chosen, shifted)
-    records = site_records(cuts, blocks, view, sites, gone, bypass.names(edits))
+    records = site_records((*cuts, *blocks), view, sites, gone, bypass.names(edits))
     edits |= dict.fromkeys(records, frozenset())
     if caches.sites:
         went = {*CACHES_ENTRY.read(view.model), *caches.sites}

@@ -90,7 +90,7 @@ class Comparison(JsonObject):
     bound: Annotated[float | None, Key("speedup_bound")]
 
     @property
-    @written(before="bound")
+    @written()
     def speedup(self) -> float:
         """The speed as a multiple of the first model's."""
         return 1 / self.ratio.value
@@ -203,7 +203,7 @@ class ModelFacts(JsonObject):
     differences: tuple[str, ...] = ()
 
     @property
-    @written(before="differences")
+    @written()
     def comparable(self) -> bool:
         """True if ONNX Runtime runs it with the same fused operators in the same places as the first model."""
         return not self.differences
@@ -247,15 +247,15 @@ class Benchmark(Displayed):
         """The verdicts, the latencies, and what qualifies them."""
         return bench_facts(self.to_dict())
 
-    @written("verdicts", before="cells")
+    @written("verdicts")
     def _verdicts(self) -> dict[str, str]:
         return {str(index): self.verdict(index) for index in range(1, len(self.models))}
 
-    @written("guaranteed", before="cells")
+    @written("guaranteed")
     def _guaranteed(self) -> dict[str, float]:
         return {str(index): self.guaranteed(index) for index in range(1, len(self.models))}
 
-    @written("noise", before="provider")
+    @written("noise")
     def _noise(self) -> list[dict[str, Any]]:
         pairs = zip(self.points, self.noise, strict=True)
         return [{"point": point.to_dict(), "ratio": ratio.to_dict()} for point, ratio in pairs]

@@ -87,14 +87,14 @@ class BatchResult(Displayed):
     files: tuple[BatchFile, ...]
 
     @property
-    @written(before="files")
+    @written()
     def counts(self) -> dict[str, int]:
         """Number of models per status."""
         found = Counter(item.status for item in self.files)
         return {status: found[status] for status in _ORDER if found[status]}
 
     @property
-    @written(before="files")
+    @written()
     def exit_code(self) -> int:
         """0 if every model is done, 1 if one was not shown to be exact, else 3."""
         codes = [item.exit_code for item in self.files]

@@ -2,39 +2,26 @@
 
 Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
 their name in the scope of the node. Each edit knows its `place`, the node or scope that it changes, and can be had `at`
-another one. Every edit turns into a flat JSON object and back.
+another one. Every edit turns into a flat JSON object.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.model.tensors import Selection, check_selection
-from onnxheadprune.model.typed_json import LONG, Size, Spelled, at, document_of, read_document, shown
+from onnxheadprune.model.tensors import Selection
+from onnxheadprune.model.typed_json import Size, document_of
 
 MARK = "onnxheadprune"
 MAIN = "main"
 """The reference of the main graph."""
 
 Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
-
-
-def _lists(values: Any) -> Any:
-    return list(map(_lists, values)) if isinstance(values, tuple) else values
-
-
-def _numbers(content: Any) -> Any:
-    if isinstance(content, list):
-        return tuple(map(_numbers, content))
-    if not isinstance(content, (int, float)):
-        raise ValueError(f"{shown(content)} is not a number")
-    return content
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class SliceTensor(InScope):
     """
 
     name: str
-    selection: Annotated[Selection, check_selection]
+    selection: Selection
     target: str
     kind: ClassVar[str] = "slice"
 
@@ -91,7 +78,7 @@ class AddConstant(InScope):
     """A new initializer with as many axes as its numbers are nested (none with `scalar`): a few numbers."""
 
     name: str
-    values: Annotated[tuple[Any, ...], Spelled(Any, _lists, _numbers)]
+    values: tuple[Any, ...]
     scalar: bool = False
     dtype: str = "int64"
     kind: ClassVar[str] = "constant"
@@ -285,7 +272,7 @@ class SetMetadata:
     """Set an entry of the model's `metadata_props`."""
 
     key: str
-    value: Annotated[str, LONG]
+    value: str
     kind: ClassVar[str] = "metadata"
     place: ClassVar[str] = MAIN
 
@@ -316,8 +303,6 @@ Edit: TypeAlias = (
     | SetMetadata
 )
 
-_KINDS: dict[str, Any] = {edit.kind: edit for edit in get_args(Edit)}
-
 
 def scope_of(ref: str) -> str:
     """The reference of the scope that a node reference lies in."""
@@ -325,17 +310,5 @@ def scope_of(ref: str) -> str:
 
 
 def edit_document(edit: Edit) -> dict[str, Any]:
-    """The edit as JSON-ready data: `edit`, the name of its kind, and its fields."""
-    return {"edit": edit.kind, **document_of(edit)}
-
-
-def read_edit(content: Any) -> Edit:
-    """The edit that `edit_document` wrote.
-
-    Raises:
-        FieldError: if it did not write this.
-    """
-    fields = dict(content)
-    kind = at(".edit", partial(read_document, Literal[tuple(_KINDS)]), fields.pop("edit", None))
-    edit: Edit = read_document(_KINDS[kind], fields)
-    return edit
+    """The edit as JSON-ready data: the name of its kind, the sentence that it is printed as, and its fields."""
+    return {"edit": edit.kind, "text": str(edit), **document_of(edit)}

@@ -131,19 +131,19 @@ class VocabularyCut(JsonObject):
     tokens: RecordedVocabulary  # the tokens that are left, and the inputs that hold them
 
     @property
-    @written(before="outputs")
+    @written()
     def rows(self) -> int:
         """Tokens of the original."""
         return self.tokens.rows
 
     @property
-    @written("kept", before="outputs")
+    @written("kept")
     def left(self) -> int:
         """Tokens that are left."""
         return len(self.tokens.kept)
 
     @property
-    @written(before="outputs")
+    @written()
     def inputs(self) -> tuple[str, ...]:
         """Inputs with token ids."""
         return self.tokens.inputs

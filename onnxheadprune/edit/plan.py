@@ -1,45 +1,36 @@
-"""`PrunePlan`: everything that will change, before anything does. Immutable, printable, JSON both ways."""
+"""`PrunePlan`: everything that will change, before anything does. Immutable, printable, written as JSON."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnxheadprune.edit.edits import EdgeGather, Edit, edit_document, read_edit
+from onnxheadprune.edit.edits import EdgeGather, Edit, edit_document
 from onnxheadprune.edit.model_records import VocabularyCut
-from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, read_by_units, totals, written_by_units
-from onnxheadprune.errors import UsageError
+from onnxheadprune.edit.site_cuts import SiteCut, by_units, totals
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import spelled
-from onnxheadprune.model.typed_json import (
-    FLAT,
-    FieldError,
-    JsonObject,
-    Size,
-    Spelled,
-    json_text,
-    read_document,
-    written,
-)
+from onnxheadprune.model.typed_json import JsonObject, Size, json_text, written
 
 FORMAT = 1
-BESIDE = frozenset("fusion before after warnings would_write run".split())
-"""Fields that `prune --dry-run --json` prints in addition to the plan."""
 Role: TypeAlias = Literal["input", "output"]
 
 
 @one_line()
 @dataclass(frozen=True)
-class PlannedEdit:
+class PlannedEdit(JsonObject):
     """An edit and the names of the sites that asked for it."""
 
-    edit: Annotated[Edit, FLAT, Spelled(Any, edit_document, read_edit)]
+    edit: Edit
     sites: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data: the fields of the edit, and the sites."""
+        return {**edit_document(self.edit), "sites": list(self.sites)}
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class PrunePlan(JsonObject):
     model: str
     fingerprint: str
     cuts: tuple[SiteCut, ...]
-    blocks: Annotated[tuple[BlockCut, ...], FLAT, Spelled(Any, written_by_units, read_by_units)] = ()
+    blocks: tuple[SiteCut, ...] = ()
     exit: ExitCut | None = None
     vocabulary: VocabularyCut | None = None
     elements_removed: Size
@@ -120,16 +111,15 @@ class PrunePlan(JsonObject):
     edits: tuple[PlannedEdit, ...]
 
     @property
-    @written(before="model")
+    @written()
     def format(self) -> int:
         """Of its document."""
         return FORMAT
 
     @property
-    def losing(self) -> tuple[SiteCut | BlockCut, ...]:
+    def losing(self) -> tuple[SiteCut, ...]:
         """The cuts of the sites that lose units."""
-        cuts: tuple[SiteCut | BlockCut, ...] = (*self.cuts, *self.blocks)
-        return tuple(cut for cut in cuts if cut.removed)
+        return tuple(cut for cut in (*self.cuts, *self.blocks) if cut.removed)
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -148,7 +138,8 @@ class PrunePlan(JsonObject):
 
     def others(self) -> list[tuple[str, int, int]]:
         """For each kind beside heads that loses units: what they are called, how many go, and how many stay."""
-        return totals(self.blocks)
+        lists = by_units(self.blocks)
+        return totals([{"kinds": list(lists), **lists}])
 
     @property
     def cuts_something(self) -> bool:
@@ -170,14 +161,21 @@ class PrunePlan(JsonObject):
         """Edges that need a gather at run time."""
         return tuple(item.edit for item in self.edits if isinstance(item.edit, EdgeGather))
 
-    @written("edge_gathers", before="edits")
+    @written("edge_gathers")
     def _gathers(self) -> list[dict[str, Any]]:
         return list(map(edit_document, self.edge_gathers))
 
-    @written("edit_counts", before="edits")
+    @written("edit_counts")
     def counts(self) -> dict[str, int]:
         """Number of edits of each kind."""
         return dict(Counter(item.edit.kind for item in self.edits))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; the cuts of other kinds than heads are in a list for each, which `kinds` names."""
+        document = super().to_dict()
+        del document["blocks"]
+        lists = by_units(self.blocks)
+        return document | {"kinds": list(lists), **lists}
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready data without the edits: how many there are of each kind, and those that cost time in every run."""
@@ -185,21 +183,6 @@ class PrunePlan(JsonObject):
         del document["edits"]
         (document["vocabulary"] or {}).pop("tokens", None)
         return document
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PrunePlan:
-        """The inverse of `to_dict`.
-
-        Raises:
-            UsageError: if the data is no plan of this version's format.
-        """
-        if data.get("format") != FORMAT or "edits" not in data:
-            raise UsageError(f"this is not a pruning plan of format {FORMAT}")
-        try:
-            plan: PrunePlan = read_document(cls, {key: data[key] for key in data if key not in BESIDE})
-        except FieldError as error:
-            raise UsageError(f"this is not a pruning plan: {error}") from error
-        return plan
 
     def to_json(self) -> str:
         """The plan as a JSON document."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
 from onnxheadprune.model.display import one_line
-from onnxheadprune.model.typed_json import OR_NULL, JsonObject, Key, written
+from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
@@ -34,7 +34,7 @@ class SiteFusion(JsonObject):
     before: bool = False
     reason: Annotated[str, OR_NULL] = ""
 
-    @written(before="operator")
+    @written()
     def fused(self) -> bool:
         """True if it runs in a fused operator."""
         return bool(self.operator)
@@ -69,10 +69,10 @@ class Fusion(JsonObject):
     """
 
     mode: FuseMode
-    sites: Annotated[tuple[SiteFusion, ...], Key(before="trials")]
+    sites: tuple[SiteFusion, ...]
     opset: int
     opset_before: int
-    chosen: Annotated[FuseMode, Key(before="opset")] = "none"
+    chosen: FuseMode = "none"
     trials: tuple[Trial, ...] = ()
 
     @property
@@ -80,11 +80,11 @@ class Fusion(JsonObject):
         """The sites that were fused now."""
         return tuple(site for site in self.sites if site.operator and not site.before)
 
-    @written("fused", before="opset")
+    @written("fused")
     def _count(self) -> int:
         return len(self.made)
 
-    @written(before="opset")
+    @written()
     def operators(self) -> dict[str, int]:
         """Fused sites per operator."""
         return dict(Counter(site.operator for site in self.sites if site.operator))

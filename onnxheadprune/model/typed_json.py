@@ -64,10 +64,9 @@ class Between:
 
 @dataclass(frozen=True)
 class Key:
-    """The name of a field in the document, and the attribute that it stands before, where these are others."""
+    """The name of a field in the document, where this is another."""
 
-    name: str = ""
-    before: str = ""
+    name: str
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,6 @@ def nonempty(value: Any) -> None:
         raise ValueError("it is empty")
 
 
-FLAT = "flat"
-"""Mark of a field whose own fields stand beside the others in the document."""
 LONG = "long"
 """Mark of a string of any length."""
 HIDDEN = "hidden"
@@ -123,24 +120,23 @@ OR_NULL = Spelled(Any, lambda text: text or None, lambda content: content or "")
 PROPERTY = "property"
 
 
-def written(key: str = "", before: str = "") -> Callable[[Function], Function]:
-    """Write a property or method, too, as `Key` says; a document that is read has to agree with it."""
+def written(key: str = "") -> Callable[[Function], Function]:
+    """Write a property or method, too, behind the fields; what a document says of it is not read."""
 
     def mark(function: Function) -> Function:
-        function.member = Member(key or function.__name__, function.__name__, Any, PROPERTY, before)  # type: ignore[attr-defined]
+        function.member = Member(key or function.__name__, function.__name__, Any, PROPERTY)  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
 class Member(NamedTuple):
-    """A field of a document: its key, its attribute with the type, a mark, and the attribute that it stands before."""
+    """A field of a document: its key, its attribute with the type, and a mark."""
 
     key: str
     name: str
     hint: Any
     mark: str = ""
-    before: str = ""
 
 
 class _Unknown:
@@ -165,19 +161,13 @@ def members(kind: type) -> tuple[Member, ...]:
     every: list[Member] = []
     for name in (field.name for field in dataclasses.fields(kind) if field.init):
         marks = getattr(hints[name], "__metadata__", ())
-        key = next((mark for mark in marks if isinstance(mark, Key)), Key())
-        mark = next((mark for mark in marks if mark in (FLAT, HIDDEN, OPTIONAL)), "")
-        if mark == HIDDEN:
-            continue
-        every.append(Member(key.name or name, name, hints[name], mark, key.before))
+        key = next((mark.name for mark in marks if isinstance(mark, Key)), name)
+        mark = next((mark for mark in marks if mark in (HIDDEN, OPTIONAL)), "")
+        if mark != HIDDEN:
+            every.append(Member(key, name, hints[name], mark))
     properties = {name: item for base in reversed(kind.__mro__) for name, item in vars(base).items()}
     functions = (getattr(item, "fget", item) for item in properties.values())
-    every += [function.member for function in functions if hasattr(function, "member")]
-    found = [item for item in every if not item.before]
-    for item in every:
-        if item.before:
-            found.insert([other.name for other in found].index(item.before), item)
-    return tuple(found)
+    return (*every, *(function.member for function in functions if hasattr(function, "member")))
 
 
 class JsonObject:
@@ -286,14 +276,11 @@ def _write_object(value: Any) -> dict[str, Any]:
     kind: Any = type(value)
     found: dict[str, Any] = {}
     for item in members(kind):
-        content = document_of(_attribute(value, item), item.hint)
-        found |= content if item.mark == FLAT else {item.key: content}
+        content = getattr(value, item.name)
+        if item.mark == PROPERTY and callable(content):
+            content = content()
+        found[item.key] = document_of(content, item.hint)
     return found
-
-
-def _attribute(value: Any, item: Member) -> Any:
-    content = getattr(value, item.name)
-    return content() if item.mark == PROPERTY and callable(content) else content
 
 
 def _marked(hint: Any, marks: tuple[Any, ...]) -> _Codec:
@@ -384,28 +371,16 @@ def _read_object(kind: Any, content: Any) -> Any:
     if not isinstance(content, dict):
         raise FieldError(f"{shown(content)} is not a JSON object")
     left, values = dict(content), {}
-    every = members(kind)
-    for item in every:
-        if item.mark in (FLAT, PROPERTY):
-            continue
-        if item.key in left:
+    for item in members(kind):
+        if item.mark == PROPERTY:
+            left.pop(item.key, None)
+        elif item.key in left:
             values[item.name] = at(f".{item.key}", _codec(item.hint).read, left.pop(item.key))
         elif item.mark != OPTIONAL:
             raise FieldError(f"the field {item.key!r} is missing")
-    computed = {item.key: left.pop(item.key, None) for item in every if item.mark == PROPERTY}
-    for item in every:
-        if item.mark == FLAT:
-            own, left = left, {}
-            values[item.name] = _codec(item.hint).read(own)
     if left:
         raise FieldError(f"the field {shown(next(iter(left)))} is unknown")
-    made = kind(**values)
-    for item in every:
-        if item.mark == PROPERTY and computed[item.key] != (true := document_of(_attribute(made, item))):
-            raise FieldError(
-                f"{shown(computed[item.key])} is not {shown(true)}, as the other fields say", f".{item.key}"
-            )
-    return made
+    return kind(**values)
 
 
 def at(place: str, read: Callable[[Any], Any], content: Any) -> Any:

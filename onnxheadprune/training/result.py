@@ -92,7 +92,7 @@ class Recovery(JsonObject):
     unit: Annotated[str, HIDDEN]
     planned: Annotated[Budget | None, HIDDEN]
 
-    @written("held_out_loss", before="learned")
+    @written("held_out_loss")
     def _losses(self) -> dict[str, float]:
         return {"before": self.before, "after": self.after}
 
@@ -112,7 +112,7 @@ class Recovery(JsonObject):
         return next(item.loss for item in self.curve if item.step == self.best)
 
     @property
-    @written(before="curve")
+    @written()
     def would_help(self) -> Help:
         """The means that would bring outputs nearer, by how far losses fell on samples learned from and on others.
 

@@ -121,7 +121,7 @@ class Likeness(JsonObject):
             yield _listed("planned and missing", self.missing)
 
     @property
-    @written(before="nodes")
+    @written()
     def identical(self) -> bool:
         """True if nothing differs but names and order."""
         return not self.count

@@ -57,7 +57,7 @@ class Headline(JsonObject):
     good_enough: Answer  # what is known of its accuracy and drift, judged by limits where there are any
 
     @property
-    @written(before="result")
+    @written()
     def state(self) -> State:
         """The worst state of the three, which sets the color."""
         return max((answer for _, answer in self.answers), key=_severity).state

@@ -156,7 +156,7 @@ class Tried(JsonObject):
     sizes: Mapping[str, tuple[int, int]]
 
     @property
-    @written(before="feeds")
+    @written()
     def sentence(self) -> str:
         """The first line: "the graph is not the planned one; equal on 61 inputs, lengths 1 to 311"."""
         spans = (
@@ -251,13 +251,13 @@ class Validation(Displayed):
     sensitivity: float | None = None
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
-    tokens: Annotated[tuple[int, int] | None, Key(before="sensitivity"), Spelled(Any, _kept_of)] = None
+    tokens: Annotated[tuple[int, int] | None, Spelled(Any, _kept_of)] = None
     tried: Tried | None = None
     gates: Annotated[tuple[Gate, ...], HIDDEN] = ()
     benchmark: Annotated[Benchmark | None, HIDDEN] = None
 
     @property
-    @written(before="reason")
+    @written()
     def exact(self) -> Exact:
         """The answer to "is it exact?"; "tried" where the graph is not the planned one and numbers alone agree."""
         return exactness(self.verdict, identical=self.likeness is None or self.likeness.identical)
@@ -268,7 +268,7 @@ class Validation(Displayed):
         return self.verdict == "passed" and all(gate.passed for gate in self.gates)
 
     @property
-    @written("max_rel_error", before="tolerance")
+    @written("max_rel_error")
     def error(self) -> float | None:
         """The largest relative error of the exact cases, None if nothing ran."""
         return max((case.max_rel_error for case in self.cases if case.usual), default=None)
@@ -279,7 +279,7 @@ class Validation(Displayed):
         return max((case.tolerance for case in self.cases if case.usual), default=self.tolerance.exact)
 
     @property
-    @written(before="tolerance")
+    @written()
     def power(self) -> float:
         """The largest effect of silencing the heads in a finite exact case."""
         return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)

@@ -40,7 +40,7 @@ class Distance(JsonObject):
     accuracy: Accuracy | None = None  # by the data's labels, None without
     metric: MetricResult | None = None  # the user's own measure, None without
     # a description of the data, with the refits and trainings that used it
-    measured_on: Annotated[str, Key(before="accuracy")] = USERS_DATA
+    measured_on: str = USERS_DATA
 
     def on(self, known: str) -> Distance:
         """The same figures, with a description of the data."""

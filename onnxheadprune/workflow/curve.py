@@ -47,11 +47,11 @@ class CurvePoint(JsonObject):
     speedup: float | None
     speed: SpeedUp | None = None
     elements: int | None = None
-    share: Annotated[float | None, Key(before="removed")] = None
+    share: float | None = None
     recovery: Mapping[str, int | str | None] | None = None
 
     @property
-    @written(before="heads")
+    @written()
     def units(self) -> dict[str, int]:
         """The number of removed units of each kind."""
         found: dict[str, int] = {}
@@ -84,14 +84,14 @@ class Curve(Displayed):
     points: tuple[CurvePoint, ...]
     knee: int | None
     elements: int | None = None
-    counted: Annotated[str, Key("ratio_of", before="unit")] = "heads"
-    measured_on: Annotated[str, Key(before="points")] = "held-out data"
+    counted: Annotated[str, Key("ratio_of")] = "heads"
+    measured_on: str = "held-out data"
 
     def share(self, point: CurvePoint) -> float:
         """Return what a cut takes of what ratios are shares of."""
         return point.removed / max(self.heads, 1) if point.share is None else point.share
 
-    @written(before="model")
+    @written()
     def format(self) -> int:
         """Of its document."""
         return 1

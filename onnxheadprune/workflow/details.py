@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.sites.kinds import called, kind_at
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.site_cuts import BlockCut, SiteCut
+from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.model.facts import Fact, Part, Table, drawn
 from onnxheadprune.model.spelling import change, count, many, reasons, share, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
@@ -73,10 +73,10 @@ def _more(sentences: Iterable[object]) -> Iterator[Fact]:
 
 def _site_row(cut: SiteCut) -> tuple[str, ...]:
     before = f" (before: {spelled(cut.removed_before)})" if cut.removed_before else ""
-    return cut.called, cut.name, spelled(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+    return cut.called, cut.name, spelled(cut.removed) + before, f"{cut.left} of {cut.num_units}"
 
 
-def _block_row(cut: BlockCut) -> tuple[str, ...]:
+def _block_row(cut: SiteCut) -> tuple[str, ...]:
     before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
     return (
         cut.key,

@@ -81,7 +81,7 @@ class QuantizeResult(Displayed):
 
     model: Annotated[ModelProto, HIDDEN]
     name: Annotated[str, Key("model")]
-    how: Annotated[Rounding, Key("quantization", before="before")]
+    how: Annotated[Rounding, Key("quantization")]
     output: str | None
     before: StoredSize
     after: StoredSize

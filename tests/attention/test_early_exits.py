@@ -16,7 +16,6 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
-from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
 from tests import toys_exits, toys_seq2seq
@@ -194,13 +193,12 @@ def test_one_name_in_two_bodies_means_two_things() -> None:
 def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
     model = toys_exits.nested()
     plan = plan_pruning(model, heads={"0": [2]}, exit=2)
-    again = PrunePlan.from_dict(json.loads(plan.to_json()))
-    assert again == plan and "exit 2 permanent" in str(plan)
-    made = apply_plan(again, model)
+    assert "exit 2 permanent" in str(plan)
+    made = apply_plan(plan, model)
     assert made.graph == prune(model, heads={"0": [2]}, exit=2).model.graph
     assert validate(model, made).passed
     with pytest.raises(RefusedError):
-        apply_plan(again, toys_exits.skipping())
+        apply_plan(plan, toys_exits.skipping())
 
 
 @pytest.mark.slow

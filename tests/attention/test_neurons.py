@@ -98,7 +98,6 @@ def test_the_api_takes_one_spec(digits: Path) -> None:
         "layer.2": 1,
         "layer.3": 0,
     }
-    assert ohp.PrunePlan.from_dict(made.plan.to_dict()) == made.plan
     with pytest.raises(UsageError, match="ambiguous"):
         ohp.prune(digits, heads={"ffn.mlp": [1]}, validate=False)
 

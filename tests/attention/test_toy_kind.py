@@ -150,7 +150,7 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     onnx.save(changed, wrong)
     assert ohp.validate(model, wrong, provider="cpu").verdict == "failed"
     plan = ohp.plan_pruning(model, heads={"width.0": [1]})
-    assert ohp.PrunePlan.from_dict(plan.to_dict()) == plan and plan.spec == {"width.0": [1]}
+    assert plan.to_dict()["kinds"] == ["neurons", "widths"] and plan.spec == {"width.0": [1]}
 
 
 HEADER = """

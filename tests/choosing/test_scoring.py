@@ -334,5 +334,5 @@ def test_a_site_of_scores_is_named_by_its_index_or_its_key() -> None:
             del site[name]
         assert HeadScores.from_dict(document) == SCORES
     document["sites"][1] |= {"key": "ffn.1", "index": 1}
-    with pytest.raises(UsageError, match=r"sites\[1\]\.key: 'ffn\.1' is not '1'"):
+    with pytest.raises(UsageError, match=r"the key 'ffn\.1' and another index"):
         HeadScores.from_dict(document)

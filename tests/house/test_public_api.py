@@ -177,13 +177,6 @@ def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:
     assert model.SerializeToString() == before
 
 
-def test_plans_survive_json() -> None:
-    import json
-
-    plan = onnxheadprune.plan_pruning(toys.attention(cache=True), heads="0:1,3")
-    assert onnxheadprune.PrunePlan.from_dict(json.loads(plan.to_json())) == plan
-
-
 def test_result_is_json_ready() -> None:
     import json
 

@@ -182,7 +182,7 @@ def pruned(view: GraphView, swept: Sweep) -> ModelProto:
         io_changes=(),
         elements_removed=0,
     )
-    return apply_plan(PrunePlan.from_dict(plan.to_dict()), view.model)
+    return apply_plan(plan, view.model)
 
 
 def assert_same(got: Array, want: Array) -> None:

@@ -29,6 +29,7 @@ from onnxheadprune.model.typed_json import (
     JsonObject,
     Size,
     read_document,
+    shown,
     written,
 )
 from onnxheadprune.settings.registry import BY_SITE, SHARE
@@ -64,7 +65,7 @@ class SiteScores:
     scores: tuple[float | None, ...]
 
     @property
-    @written(before="name")
+    @written()
     def key(self) -> str:
         """The site's key in a spec: "3", or "ffn.3" for a feed-forward block."""
         return key_of(self.index)
@@ -271,15 +272,16 @@ class ScoresFile(JsonObject):
 
 
 def _completed(data: Any, where: str) -> Any:
-    """The document with both the index and the key of each site; one of them is enough."""
+    """The document with the index of each site; a person may give the key alone."""
     if not isinstance(data, Mapping) or not isinstance(data.get("sites"), list):
         return data
     sites = []
     for site in data["sites"]:
-        if isinstance(site, Mapping) and "index" in site and "key" not in site:
-            site = {**site, "key": key_of(site["index"]) if type(site["index"]) is int else None}
-        elif isinstance(site, Mapping) and "key" in site:
-            site = {"index": _index_of(str(site["key"]), where), **site}
+        if isinstance(site, Mapping) and "key" in site:
+            index = _index_of(str(site["key"]), where)
+            if site.get("index", index) != index:
+                raise UsageError(f"{where} have a site with the key {shown(site['key'])} and another index")
+            site = {**site, "index": index}
         sites.append(site)
     return {name: value for name, value in data.items() if name != JSON_KEY} | {"sites": sites}
 

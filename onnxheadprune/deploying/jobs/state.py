@@ -16,12 +16,11 @@ from onnxheadprune.model.documents import Document, read_text
 from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
 from onnxheadprune.model.facts import State as FactState
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed, written
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of, sized
 
 STATE = "onnxheadprune-job.json"
-FORMAT = 1
 MODEL = ".onnx"
 
 
@@ -39,15 +38,11 @@ class State(JsonObject):
     """The steps of a job's folder."""
 
     folder: Annotated[Path, HIDDEN] = Path()
+    format: Literal[1] = 1  # of its document
     # names of files in it that jobs have written, or started to write
     owned: set[str] = field(default_factory=set)
     # by the name of the step
     entries: Annotated[dict[Name, Entry], Key("steps")] = field(default_factory=dict)
-
-    @written(before="owned")
-    def format(self) -> int:
-        """Of its document."""
-        return FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> State:

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.space import CARRIED_OVER, NAMED, UNTRIED
-from onnxheadprune.edit.site_cuts import block_cuts_of
+from onnxheadprune.edit.site_cuts import other_cuts
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import change, count, many
 
@@ -30,9 +30,8 @@ class Quantity:
 def blocks(document: Document) -> dict[str, list[Quantity]]:
     """Return what is left of each site of other kinds than heads that was cut, by what its units are called."""
     found: dict[str, list[Quantity]] = {}
-    for cut in block_cuts_of(document["plan"]):
-        quantity = _counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left)
-        found.setdefault(cut.units, []).append(quantity)
+    for units, cut, lost, left in other_cuts(document["plan"]):
+        found.setdefault(units, []).append(_counted(f"{cut['key']} {cut['name']}", lost + left, left))
     return found
 
 

@@ -69,8 +69,8 @@ class Chosen(JsonObject):
     speed: SpeedUp | None = None
     plan: Annotated[PrunePlan | None, HIDDEN] = None
     io: Annotated[Interface, HIDDEN] = AS_BEFORE
-    given_up: Annotated[float | None, Key("refit_given_up", before="speed")] = None
-    unreached: Annotated[tuple[str, ...], Key(before="speed")] = ()
+    given_up: Annotated[float | None, Key("refit_given_up")] = None
+    unreached: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> Compensation | Recovery | None:
@@ -108,7 +108,7 @@ class Chosen(JsonObject):
         trained = self.recovery is not None and self.numbers is self.recovery
         return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
 
-    @written("drift_measured_on", before="given_up")
+    @written("drift_measured_on")
     def _measured_on(self) -> str | None:
         return None if self.drift is None else self.measured_on
 
