@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxheadprune.attention.head_specs import HeadSpec
+from onnxheadprune.attention.specs import HeadSpec
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any
 
-    from onnxheadprune.attention.head_specs import HeadSpec
+    from onnxheadprune.attention.specs import HeadSpec
     from onnxheadprune.choosing.scoring.scores import HeadScores
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.runtime import Provider

@@ -9,26 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any
 
-    from onnxheadprune.attention.head_specs import HeadSpec
+    from onnxheadprune.attention.specs import HeadSpec
     from onnxheadprune.choosing.scoring.scores import HeadScores
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.runtime import Provider
 
-Method = Literal[
-    "weight",
-    "reap",
-    "frequency",
-    "activation",
-    "fluctuation",
-    "reconstruction",
-    "ablation",
-    "fisher",
-    "taylor",
-    "random",
-]
-Runtime = Literal[
-    "fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"
-]
+Method = Literal["weight", "reap", "frequency", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor", "random"]
+Runtime = Literal["fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"]
 
 
 class _Selecting(TypedDict, total=False):

@@ -16,7 +16,6 @@ from onnxheadprune.attention.cut_edits import (
     swept_edits,
 )
 from onnxheadprune.attention.dependence import lost_content, rewired
-from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_cuts, site_records
 from onnxheadprune.attention.removed_elements import elements_removed
@@ -27,7 +26,7 @@ from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.unit_specs import names_all, resolve_units
+from onnxheadprune.attention.specs import HeadSpec, names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.plan import (
     IoChange,

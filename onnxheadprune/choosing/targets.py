@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from onnxheadprune.attention.head_specs import listed, parse_heads
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, selectable
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.specs import listed, parsed
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError, named_setting
@@ -83,7 +83,8 @@ class Requirements:
             if not matching:
                 raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
             for site in matching:
-                heads = parse_heads(spec)[key] if spec and site.SCORED_BY else range(site.original_num_units)
+                named = parsed(spec)[key] if spec and site.SCORED_BY else None
+                heads = range(site.original_num_units) if named is None else named
                 if any(head >= site.original_num_units for head in heads):
                     raise UsageError(
                         f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"

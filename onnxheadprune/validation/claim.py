@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.bypass import Bypass
-from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.attention_site import AttentionSite
@@ -21,7 +20,7 @@ from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.unit_specs import resolve_units
+from onnxheadprune.attention.specs import HeadSpec, resolve_units
 from onnxheadprune.edit.records import (
     CACHES_ENTRY,
     FUSED_ENTRY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.attention.head_specs import HeadSpec
+from onnxheadprune.attention.specs import HeadSpec
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime import Provider

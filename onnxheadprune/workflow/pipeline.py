@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.attention.specs import HeadSpec
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan

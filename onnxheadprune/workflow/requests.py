@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.unit_specs import combined
+from onnxheadprune.attention.specs import combined
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, units_of, value_names
 from onnxheadprune.settings.inputs import Running
@@ -17,7 +17,7 @@ from onnxheadprune.settings.writing import Storing
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
-    from onnxheadprune.attention.head_specs import HeadSpec
+    from onnxheadprune.attention.specs import HeadSpec
     from onnxheadprune.choosing.compensation.record import Compensation
     from onnxheadprune.choosing.targets import PruningTarget, Requirements
     from onnxheadprune.data.drift import Measure

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from junitparser import JUnitXml
 
-from onnxheadprune.attention.unit_specs import combined
+from onnxheadprune.attention.specs import combined
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.cli import main
 from onnxheadprune.deploying.jobs.asked import pruning, reads_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxheadprune import validate
-from onnxheadprune.attention.head_specs import parse_heads
+from onnxheadprune.attention.specs import parsed
 from tests.golden_file import answered, read
 from tests.graph_text import model_of, text_of
 from tests.toys import get_initializer, set_initializer
@@ -28,7 +28,7 @@ def test_golden(path: Path, update_golden: bool) -> None:
     if pruned is not None:
         proof = validate(golden.model, pruned, provider="cpu")
         assert proof.verdict == "passed", proof.reason
-        assert {str(site): heads for site, heads in proof.heads.items()} == parse_heads(golden.heads)
+        assert {str(site): heads for site, heads in proof.heads.items()} == parsed(golden.heads)
     if update_golden:
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
-from onnxheadprune.attention.head_specs import parse_heads
+from onnxheadprune.attention.specs import parsed
 from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds
 from onnxheadprune.data.text import text_feeds
@@ -338,7 +338,7 @@ def test_files_that_are_no_text(name: str, tmp_path: Path, words: Path) -> None:
         lambda: text_feeds(lines, path, ids),
     ]
     if path.suffix == ".json":
-        readers.append(lambda: parse_heads(path))
+        readers.append(lambda: parsed(path))
     for read in readers:
         with within(10), pytest.raises(UsageError, match=sentence):
             read()
@@ -350,7 +350,7 @@ def test_files_that_are_no_text(name: str, tmp_path: Path, words: Path) -> None:
         ("[" * 100_000, "nested too deeply"),
         ('{"0": ' * 100_000, "nested too deeply"),
         ('{"0": [' + "9" * 5000 + "]}", "too many digits"),
-        ('{"0": [99999999999]}', "numbers from 0 to 9999|no number|another model|imported"),
+        ('{"0": [99999999999]}', "numbers from 0 to 1048575|no number|another model|imported"),
         ('{"0": [true]}', "list of numbers|imported"),
         ("[1, 2", "not JSON"),
         ("[]", "object like|format of"),
@@ -360,7 +360,7 @@ def test_json_that_nobody_means(text: str, sentence: str, tmp_path: Path) -> Non
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=sentence):
-        parse_heads(path)
+        parsed(path)
     if "99999999999]" not in text and "true" not in text:
         with pytest.raises(UsageError, match=sentence):
             read_scores(path)
@@ -552,7 +552,7 @@ def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
         lambda: text_feeds(text_in(tmp_path), path, ids),
         lambda: image_feeds(path, pixels),
         lambda: read_scores(path),
-        lambda: parse_heads(Path(path)),
+        lambda: parsed(Path(path)),
     ]
     for read in readers:
         with pytest.raises(UsageError, match=r"does not exist|cannot be read"):

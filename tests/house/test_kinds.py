@@ -15,7 +15,7 @@ from tests.sources import FILES, PACKAGE, tree
 HOMES = (PACKAGE / "attention" / "sites", PACKAGE / "choosing" / "scoring" / "methods")
 """Files that may name kinds: those of the kinds, and of scoring methods for some kinds only."""
 SPOKEN = {
-    "attention/unit_specs.py": "an example of --layers in a sentence",
+    "attention/specs.py": "an example of --layers in a sentence",
     "cli/guides.py": "examples of options, and the options that most calls need",
     "cli/prune.py": "--neurons, and what the command says of itself",
     "api/typed.py": "the types of the keywords neurons and experts",

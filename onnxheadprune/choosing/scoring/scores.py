@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from onnxheadprune.attention.head_specs import most_units
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.specs import MAX_UNIT
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
@@ -354,7 +354,7 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     for number, row in enumerate(rows, 2):
         try:
             site, unit = row["site"].strip(), int(row[column])
-            if not 0 <= unit <= most_units(site):
+            if not 0 <= unit <= MAX_UNIT:
                 raise ValueError(f"there is no {(kind_of_key(site) or every_kind()[0]).UNIT} {unit}")
             found.setdefault(site, {})[unit] = float(row["score"])
         except (TypeError, ValueError, AttributeError) as error:

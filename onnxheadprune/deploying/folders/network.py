@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.io_changes import LEAVE
 from onnxheadprune.attention.sites.kinds import every_kind, key_of
-from onnxheadprune.attention.unit_specs import resolve_units
+from onnxheadprune.attention.specs import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers

@@ -11,11 +11,10 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, kind_of, with_parts
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
+from onnxheadprune.attention.specs import HeadSpec, kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.deploying.folders.card import model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.head_specs import HeadSpec
-from onnxheadprune.attention.unit_specs import resolve_units
+from onnxheadprune.attention.specs import HeadSpec, resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
 from onnxheadprune.choosing.space import AFTER_REFIT, NAMED, Selection

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from onnxheadprune import plan_pruning
-from onnxheadprune.attention.head_specs import MAX_LISTED, parse_heads, resolved
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.specs import MAX_LISTED, parsed, resolved
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import golden_file, toys
 
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 @pytest.mark.slow
 def test_a_mapping_that_lists_too_much() -> None:
     with pytest.raises(UsageError, match="lists more than 1,048,576 heads"):
-        parse_heads({0: itertools.repeat(1, MAX_LISTED + 1)})
+        parsed({0: itertools.repeat(1, MAX_LISTED + 1)})
 
 
 def test_a_name_that_two_sites_have() -> None:
@@ -30,8 +30,8 @@ def test_a_name_that_two_sites_have() -> None:
     sites = [replace(site, index=index, name=name) for index, name in enumerate(names)]
     both = r"attn\.0 \(encoder.layer.0.attention\), attn\.1 \(decoder.layer.0.attention\)"
     with pytest.raises(UsageError, match=f"'layer.0' is ambiguous: {both}; use the full"):
-        resolved(parse_heads("layer.0:1"), sites)
-    assert resolved(parse_heads("decoder.layer.0:1"), sites) == {1: (1,)}
+        resolved(parsed("layer.0:1"), sites)
+    assert resolved(parsed("decoder.layer.0:1"), sites) == {1: (1,)}
 
 
 @pytest.mark.parametrize("gone", [(0,), (1,), (3,)])
