@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.runtime import Provider
 
-Method = Literal["weight", "reap", "frequency", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor", "random"]
-Runtime = Literal["fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"]
+Method = Literal[
+    "weight",
+    "reap",
+    "frequency",
+    "activation",
+    "fluctuation",
+    "reconstruction",
+    "ablation",
+    "fisher",
+    "taylor",
+    "random",
+]
+Runtime = Literal[
+    "fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"
+]
 
 
 class _Selecting(TypedDict, total=False):

@@ -14,7 +14,6 @@ from typing import TypeAlias
 from onnx import TensorProto
 
 from onnxheadprune.edit.gradient_terms import Term, Writer
-from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
@@ -88,9 +87,9 @@ Partials: TypeAlias = Mapping[int, Term | Constant]
 GradientFunction: TypeAlias = Callable[[Step], Partials]
 Decomposition: TypeAlias = Callable[[Step], "Sequence[Term | None] | Constant"]
 
-GRADIENTS: Table[GradientFunction] = Table("gradients", facts.GRADIENTS)
+GRADIENTS: Table[GradientFunction] = Table("gradients")
 gradient = GRADIENTS.register
-DECOMPOSITIONS: Table[Decomposition] = Table("decompositions", facts.GRADIENTS)
+DECOMPOSITIONS: Table[Decomposition] = Table("decompositions")
 """Terms that replace a fused node, one per output; None for an output that cannot be made."""
 decomposition = DECOMPOSITIONS.register
 

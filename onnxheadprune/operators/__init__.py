@@ -1,44 +1,29 @@
 """Operators, one file for each close family: its shape, its numbers, its propagation rule, its cost.
 
-Importing this package reads which file has which operators from their source, for the tables that others ask
-(`model.graph.tables`, `liveness.registry`, `liveness.layouts`). A file is imported when one of its operators is first
-looked up: for a model without convolutions nothing of them is loaded. Gradients in files of their own
-(`…_gradients.py`) are loaded by training alone. Annotated views are made here, so whoever analyses a
-model has imported this package.
+Importing this package fills the tables that others ask (`model.graph.tables`, `liveness.registry`, `liveness.layouts`).
+Annotated views are made here, so whoever analyses a model has imported it. Gradients that have files of their own
+(`…_gradients.py`) are loaded by `choosing.gradients` alone.
 """
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
+import importlib
+import pkgutil
 
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.analysis_errors import analysing
-from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS
 from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 
-_STATEMENTS = re.compile(r"\n(?=[^\s)\]}])")
-_NAMES = re.compile(r'"([A-Z ][\w ]*)"')
+GRADIENTS = "_gradients"
 
 
-def operators_in(source: str) -> Iterator[str]:
-    """Yield the operators that a module registers.
-
-    These are the capitalized words of strings in what stands at its left edge: registrations, decorators and lists.
-    What functions write is no operator of theirs. A word too many costs no more than an import.
-    """
-    for statement in _STATEMENTS.split(source):
-        if not statement.startswith(("def ", "class ", "from ", "import ", '"""')):
-            for words in _NAMES.findall(statement):
-                yield from words.split()
-
-
-for _file in sorted(Path(__file__).parent.glob("[!_]*.py")):
-    _catalog = GRADIENTS if _file.stem.endswith("_gradients") else OPERATORS
-    _catalog.declare(f"{__name__}.{_file.stem}", operators_in(_file.read_text(encoding="utf-8")))
+def load(gradients: bool = False) -> None:
+    """Import the files of operators, or those of their gradients."""
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.endswith(GRADIENTS) == gradients:
+            importlib.import_module(f"{__name__}.{module.name}")
 
 
 def annotated(view: GraphView) -> GraphView:
@@ -59,3 +44,6 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
         except ValueError as error:
             raise ModelError(f"the graph is not well formed: {error}") from error
         return annotated(view)
+
+
+load()

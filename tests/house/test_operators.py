@@ -75,65 +75,6 @@ def test_lists_are_read_name_by_name() -> None:
     assert names_in(ast.walk(ast.parse(source))) == ["Reshape", "Add", "Mul"]
 
 
-def test_a_file_has_the_operators_at_its_left_edge() -> None:
-    source = """
-ROUNDING = (
-    "Floor"
-    " Ceil"
-).split()
-@rule("Add", domain="com.microsoft")
-def _add():
-    return "Mul"
-"""
-    assert list(operators.operators_in(source)) == ["Floor", "Ceil", "Add"]
-
-
-EACH_ALONE = """
-import gc, importlib, pkgutil, re, sys
-from onnxheadprune.liveness import contraction, layouts, registry
-from onnxheadprune.edit import gradients
-from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, OperatorKind
-from onnxheadprune.model.graph.tables import Table
-import onnxheadprune.operators
-tables = [item for item in gc.get_objects() if isinstance(item, Table)]
-kinds = [item for item in gc.get_objects() if isinstance(item, OperatorKind) and not item._parts]
-
-def answers(key):
-    node = type("Node", (), {"domain": key[0], "op_type": key[1]})
-    yield from (re.sub(" at 0x[0-9a-f]+", "", repr(table.of(node))) for table in tables)
-    yield from (node in kind for kind in kinds)
-
-def forget():
-    for name in [name for name in sys.modules if name.startswith("onnxheadprune.operators.")]:
-        del sys.modules[name]
-    OPERATORS._loaded.clear()
-    GRADIENTS._loaded.clear()
-    for item in (*tables, *kinds):
-        for memory in (item._entries,) if isinstance(item, Table) else (item._keys, item._known):
-            memory.clear()
-
-def registered():
-    return {key for item in tables for key in item._entries} | {key for item in kinds for key in item._keys}
-
-for file in pkgutil.iter_modules(onnxheadprune.operators.__path__):
-    importlib.import_module(f"onnxheadprune.operators.{file.name}")
-keys = registered()
-assert len(keys) > 200
-expected = {key: list(answers(key)) for key in keys}
-for key in sorted(keys):
-    forget()
-    assert registered() == set()
-    for expect, answer in zip(expected[key], answers(key), strict=True):
-        assert answer == expect, (key, answer, expect)
-"""
-
-
-def test_an_operator_looked_up_alone_is_known_as_well_as_with_all_others() -> None:
-    """Each asked of each table with no file of operators imported yet: no declaration of one is missing."""
-    run = subprocess.run([sys.executable, "-c", EACH_ALONE], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
 UNFILLED = """
 from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.rule_calls import has_rule

@@ -25,8 +25,9 @@ from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.messages import copied, declared, keep, replace_all
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.operators import annotated
+from onnxheadprune.operators import annotated, load
 
+load(gradients=True)
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPES = ("to", "dtype")
 """Attributes that name the type of an output."""

@@ -8,8 +8,7 @@ there, with the reason.
 from __future__ import annotations
 
 import functools
-import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
 import onnx
@@ -31,41 +30,7 @@ class Operation(Protocol):
         """Its domain, "" or "ai.onnx" for the standard one."""
 
 
-class Catalog:
-    """Modules that register operators, each imported when one of its operators is first looked up."""
-
-    def __init__(self) -> None:
-        self._modules: dict[str, list[str]] = {}
-        self._loaded: set[str] = set()
-
-    def declare(self, module: str, op_types: Iterable[str]) -> None:
-        """Add a module with the operators that it registers, of whatever domains."""
-        for op_type in op_types:
-            self._modules.setdefault(op_type, []).append(module)
-
-    def load(self, op_type: str) -> None:
-        """Import the modules that register operators of a name.
-
-        Raises:
-            LookupError: if no module was ever declared.
-        """
-        if op_type in self._loaded:
-            return
-        if not self._modules:
-            raise LookupError("no operator is known: import onnxheadprune.operators first")
-        for module in self._modules.get(op_type, ()):
-            importlib.import_module(module)
-        self._loaded.add(op_type)
-
-    def load_all(self) -> None:
-        """Import all modules, for those who list operators."""
-        for op_type in self._modules:
-            self.load(op_type)
-
-
-OPERATORS = Catalog()
-"""All that is known of operators but for gradients in files of their own."""
-GRADIENTS = Catalog()
+UNFILLED = "no operator is known: import onnxheadprune.operators first"
 
 
 class OperatorKind:
@@ -99,7 +64,6 @@ class OperatorKind:
         return self._has((node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[OperatorKey]:
-        OPERATORS.load_all()
         return iter(self._all())
 
     def __or__(self, other: OperatorKind) -> OperatorKind:
@@ -109,7 +73,8 @@ class OperatorKind:
         known = self._known.get(key)
         if known is None:
             own = ("", key[1]) if key[0] == "ai.onnx" else key
-            OPERATORS.load(key[1])
+            if not self._keys and not self._parts:
+                raise LookupError(UNFILLED)
             known = self._known[key] = own in self._keys or any(part._has(key) for part in self._parts)
         return known
 

@@ -1,8 +1,7 @@
 """The tables of operators that whoever looks at a graph asks; `onnxheadprune.operators` fills them.
 
-An entry is registered by a module that is imported when its operator is first looked up. Where no modules are declared,
-"I do not know this operator" would be the answer to everything, which looks like a graph that cannot be analysed. So
-asking then is an error.
+Where nothing is registered, "I do not know this operator" would be the answer to everything, which looks like a graph
+that cannot be analysed. So asking then is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Dim, Shape, symbol
 from onnxheadprune.model.graph.elements import Elements
-from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Operation, OperatorKind
+from onnxheadprune.model.graph.facts import UNFILLED, Operation, OperatorKind
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
@@ -90,12 +89,10 @@ class Table(Generic[Entry]):
 
     Attributes:
         what: what an entry is, for errors.
-        catalogs: where the modules are named that register entries.
     """
 
-    def __init__(self, what: str, *catalogs: Catalog) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        self._catalogs = (OPERATORS, *catalogs)
         self._entries: dict[OperatorKey, Entry] = {}
 
     def add(self, op_types: Sequence[str], domain: str, entry: Entry) -> None:
@@ -131,8 +128,6 @@ class Table(Generic[Entry]):
         return self._found((node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[OperatorKey]:
-        for catalog in self._catalogs:
-            catalog.load_all()
         return iter(self._entries)
 
     def __getitem__(self, key: OperatorKey) -> Entry:
@@ -143,12 +138,9 @@ class Table(Generic[Entry]):
 
     def _found(self, key: OperatorKey) -> Entry | None:
         key = ("" if key[0] == "ai.onnx" else key[0], key[1])
-        entry = self._entries.get(key)
-        if entry is None:
-            for catalog in self._catalogs:
-                catalog.load(key[1])
-            entry = self._entries.get(key)
-        return entry
+        if not self._entries:
+            raise LookupError(UNFILLED)
+        return self._entries.get(key)
 
 
 SHAPES: Table[ShapeFunction] = Table("shape functions")
