@@ -22,7 +22,6 @@ from onnxheadprune.attention.removed_elements import elements_removed
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
@@ -123,9 +122,6 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     cut = {index: units for index, units in present.items() if index not in {site.index for site in within}}
     require_apart(sites.losing(cut), cut)
-    uneven = None if contract.cache == "keep" else why_uneven(sites, present)
-    if uneven is not None:
-        raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
     cuts = planned_cuts(view, sites, AttentionSite, chosen, present)

@@ -14,7 +14,6 @@ from onnxheadprune.model.graph.facts import (
     ACCUMULATES,
     AVERAGES,
     DECIDED_BY_LARGEST,
-    IGNORES_ZEROS,
     KEEPS_ZEROS,
     PICKS_LABELLED,
     REDUCES,
@@ -41,13 +40,13 @@ REDUCTIONS = (
 
 AXES = Roles(places=(1,))
 declare("ReduceMean", kinds=(REDUCES, AVERAGES, KEEPS_ZEROS), roles=AXES)
-declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
+declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS), roles=AXES)
 declare("ReduceMin", "ReduceProd", kinds=(REDUCES, KEEPS_ZEROS), roles=AXES)
-declare("ReduceL2", "ReduceSumSquare", kinds=(REDUCES, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
+declare("ReduceL2", "ReduceSumSquare", kinds=(REDUCES, KEEPS_ZEROS), roles=AXES)
 declare("ReduceMax", kinds=(REDUCES, KEEPS_ZEROS, DECIDED_BY_LARGEST), roles=AXES)
 declare("ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=AXES)
-declare("ReduceLogSum", kinds=(REDUCES, IGNORES_ZEROS), roles=AXES)
-declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
+declare("ReduceLogSum", kinds=(REDUCES,), roles=AXES)
+declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS), roles=AXES)
 
 
 @shape_function(*REDUCTIONS)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import inspect, plan_pruning
+from onnxheadprune import RefusedError, inspect, plan_pruning
 from onnxheadprune.attention.sites.attention_near_misses import attention_products
 from onnxheadprune.operators import view_of
 from tests.attention.toy_parts import HIDDEN, WIDTH, D, attended, merged, operands, projected, softmax
 from tests.graph_builder import GraphBuilder
+from tests.toys_generation import generator
 
 Made = Callable[[GraphBuilder], str]
 
@@ -122,3 +123,12 @@ def test_iterations_of_a_scan_may_be_heads() -> None:
     )
     assert not any("one map for all channels" in sentence for sentence in without)
     assert found or ["they end at" in sentence and "Scan" in sentence for sentence in missed] == [True]
+
+
+@pytest.mark.parametrize("op_type", ["GreedySearch", "BeamSearch", "Sampling"])
+def test_decoders_of_generation_operators_are_pruned_before_they_are_put_in(op_type: str) -> None:
+    """They have one number of heads for the caches of all layers."""
+    with pytest.raises(
+        RefusedError, match=f"{op_type}.*prune the decoder before it is put into the operator"
+    ):
+        inspect(generator(op_type))

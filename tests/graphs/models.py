@@ -13,7 +13,6 @@ from tests import (
     toys_all,
     toys_exits,
     toys_experts,
-    toys_generation,
     toys_layers,
     toys_recovery,
 )
@@ -231,16 +230,6 @@ for name in ("GroupQueryAttention", "MultiHeadAttention"):
         # Several tokens behind a cache are a sample of their own.
         sizes={"batch": 1},
     )
-for op_type in ("GreedySearch", "BeamSearch", "Sampling"):
-    known(
-        op_type,
-        lambda op_type=op_type: toys_generation.generator(op_type),
-        [Found(4, size=8)] * 2,
-        [Mark(str(number), f"context{number}", -1, each(4, 8)) for number in range(2)],
-        cuts=[{"0": [1], "1": [2]}, {"0": range(4)}],
-        refused=[({"0": [1]}, "one head count for the caches of all layers")],
-    )
-
 # Exits
 
 for name, make in (("nested", toys_exits.nested), ("chain", toys_exits.chain)):

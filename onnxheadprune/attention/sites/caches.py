@@ -16,7 +16,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import GENERATES, WRITES_INTO
+from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import Array
 
@@ -33,10 +33,9 @@ _CACHE_RANK = 3
 
 
 def comes_or_goes(value: Value) -> bool:
-    """Return whether a value is an input or output of the model, or of a decoder inside a generation operator."""
+    """Return whether a value is an input or output of the model."""
     outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-    owner = value.scope.owner
-    return outside and (value.scope.parent is None or (owner is not None and owner in GENERATES))
+    return outside and value.scope.parent is None
 
 
 def cache_ends(walk: Sweep, labels: Labels) -> dict[Value, Live]:

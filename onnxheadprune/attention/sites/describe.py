@@ -202,7 +202,7 @@ class _Survey:
     def _value_width(self) -> int:
         """The width of a context head; where outputs of heads are summed or mixed, that width is not the head's own."""
         core, projection = self.block.cores[0], self.block.projections[0]
-        own = features(core) if projection.weight is None or self.block.mixed else None
+        own = features(core) if self.block.mixed else None
         tokens = max(core.tokens for core in self.block.cores)
         return own or max(len(channels) for channels in projection.channels) // tokens
 

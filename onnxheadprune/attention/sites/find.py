@@ -17,7 +17,9 @@ from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.edit.model_records import require_known
 from onnxheadprune.edit.records import units_entry
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
+from onnxheadprune.model.graph.facts import GENERATES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.operators import view_of
@@ -37,6 +39,12 @@ def inspect_loaded(loaded: LoadedModel) -> Sites:
 def sites_of(view: GraphView, name: str) -> Sites:
     """The sites of an annotated view."""
     with analysing(view.model, name):
+        generating = next((node for node in view.nodes if node in GENERATES), None)
+        if generating is not None:
+            raise RefusedError(
+                f"{generating.label} runs decoders of its own, of whose caches it knows the number of heads: prune the"
+                " decoder before it is put into the operator"
+            )
         require_known(view.model, (kind.UNITS for kind in kinds.every_kind()))
         record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)

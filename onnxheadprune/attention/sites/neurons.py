@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_axes import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.feed_forward_near_misses import (
     Hidden,
@@ -28,14 +27,14 @@ from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_
 from onnxheadprune.attention.sites.held import needed_whole
 from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
-from onnxheadprune.attention.sites.origins import Origins, origins
+from onnxheadprune.attention.sites.origins import Origins, origins, weighs_stored_values
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.singles import once
 from onnxheadprune.attention.sites.site import Findings, Site, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
@@ -60,7 +59,7 @@ class _Block:
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All feed-forward blocks, in graph order of their second linear layers, and the near misses."""
     in_one_operator = [site for node in view.needed if (site := mixture_site(node)) is not None]
-    every = [*_written_out(view, known), *in_one_operator]
+    every = [*_written_out(view), *in_one_operator]
     sites = [item for item in every if isinstance(item, NeuronSite)]
     sites.sort(key=lambda site: site.projections[0].node.index)
     names = named_apart([(site.projections, site.cores) for site in sites], NeuronSite.UNNAMED)
@@ -73,10 +72,9 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     )
 
 
-def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite | NearMiss]:
+def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
     """Blocks whose layers are nodes of their own."""
     streams = Streams()
-    axes = AttentionAxes(view, attention, streams)
     blocks: dict[object, _Block] = {}
     hidden: list[Hidden] = []
     for node in view.needed:
@@ -85,10 +83,10 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
             hidden += unread(node, streams)
             continue
         traced = origins(read.value, read.activation[1], read.sizes, streams)
-        projection = _projection(read, traced, axes)
+        projection = _projection(read, traced)
         if len(projection.channels) < 2:
             hidden += hidden_by(node, traced, streams)
-        elif not _is_of_attention(projection, traced, axes):
+        else:
             _add(blocks, read, traced, projection)
     for block in blocks.values():
         yield from _site(block, streams)
@@ -98,23 +96,9 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
     yield from first.values()
 
 
-def _projection(read: Summed, traced: Origins, axes: AttentionAxes) -> Projection:
+def _projection(read: Summed, traced: Origins) -> Projection:
     """A linear layer with the positions of each neuron that it sums over; without channels if it sums over none."""
-    projection = Projection(read.node, read.activation, read.weight, read.sizes, ())
-    if traced.makers:
-        traced.strange |= axes.of_heads(projection)
-    return replace(projection, channels=_channels(traced))
-
-
-def _is_of_attention(projection: Projection, traced: Origins, axes: AttentionAxes) -> bool:
-    """Return whether two layers meet on an axis of an attention: heads, head size, or the scores of stored queries."""
-    if not traced.bends and any(map(axes.makes_scores, (projection.node, *traced.makers))):
-        return True
-    product = contraction_of(projection.node)
-    by_head = product is not None and bool(product.batch)
-    apart = all(len(row) < 2 for rows in traced.makers.values() for row in rows)
-    once = all(sum(map(len, rows)) == len(frozenset().union(*rows)) for rows in traced.makers.values())
-    return not (once and apart and not by_head) and axes.keeps_heads(projection.node)
+    return Projection(read.node, read.activation, read.weight, read.sizes, _channels(traced))
 
 
 def _add(blocks: dict[object, _Block], read: Summed, traced: Origins, projection: Projection) -> None:

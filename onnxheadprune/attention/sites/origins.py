@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_axes import lies_along_heads, weighs_stored_values
+from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
 from onnxheadprune.attention.sites.head_channels import is_picked
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.singles import as_set
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
@@ -32,9 +32,11 @@ from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ACTIVATES_PRODUCTS,
     AVERAGES,
+    CARRIERS,
     CHOOSES_ELEMENTS,
     CLIPS,
     DIVIDES,
+    DROPOUTS,
     EXTREMES,
     MULTIPLIES,
     RAISES,
@@ -43,6 +45,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import back_through
 
 MAX_STEPS = 2**12
 """Values on the way from one linear layer to the next: some ten, but for a layer that sums up what hundreds make."""
@@ -51,6 +54,9 @@ BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
 AVERAGED = SUMS | AVERAGES
 """Reductions that are linear; the largest of several pieces (Maxout) is not."""
 GATES = MULTIPLIES | DIVIDES
+HANDS_ON = CARRIERS | DROPOUTS
+MAX_VIEWS = 8
+"""Nodes between weights and the values that they weigh."""
 NEURONS = Labels(units=NeuronSite.UNITS)
 """Labels that number neurons."""
 
@@ -195,7 +201,27 @@ class _Search:
             return False
         behind = origins(source, axes, tuple(sizes[axis] for axis in axes), self.streams)
         ends = {stop.value for stop in behind.stops if stop.cause is Cause.ATTENTION}
-        return any(value in ends and lies_along_heads(value, labels) for value, labels in behind.path)
+        return any(value in ends and _lies_along_heads(value, labels) for value, labels in behind.path)
+
+
+def _lies_along_heads(value: Value, live: Live) -> bool:
+    """Return whether labels of an attention product's output differ along an axis that may enumerate heads."""
+    node = value.producer
+    if node is None:
+        return False
+    if is_fused(node):
+        layout = layout_of(node)
+        return layout is None or any(axis in layout.out_axes for axis in live.axes)
+    found = is_product(node)
+    return found is None or any(found.out_axes[axis] in found.batch for axis in live.axes)
+
+
+def weighs_stored_values(node: Node) -> bool:
+    """Return whether a node sums stored values of each head, with computed weights."""
+    found = weight_contraction(node, is_weight)
+    if found is None or not found[0].batch:
+        return False
+    return any(map(sums_to_one, back_through(node.inputs[found[1]], HANDS_ON, MAX_VIEWS)))
 
 
 def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:

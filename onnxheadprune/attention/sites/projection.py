@@ -7,15 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import helper
 
-from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetOutput
+from onnxheadprune.edit.edits import Edit, SetAttribute, SetDim
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import (
@@ -26,45 +22,18 @@ from onnxheadprune.liveness.packed_blocks import (
     why_not_cut,
 )
 from onnxheadprune.liveness.sweep_result import Seed
-from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS
 from onnxheadprune.model.graph.view import Node, Scope, Value
 from onnxheadprune.model.graph.walks import stored_behind
-from onnxheadprune.model.tensors import FLOATS
-
-
-def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
-    """Edits that keep the divisor of a mean after a cut; none for a sum."""
-    share = Fraction(int(np.count_nonzero(mask)), mask.size)
-    if node not in AVERAGES or share in (0, 1):
-        return []
-    scope, out = node.scope, node.out
-    raw, factor = f"{out.name}/{MARK}_of_those_left", f"{out.name}/{MARK}_share"
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(type_of(node.out))).name
-    after = f"{scope.ref}[{node.position + 1}]"
-    return [
-        AddConstant(scope.ref, factor, (float(share),), scalar=True, dtype=dtype),
-        SetOutput(node.ref, 0, raw),
-        nodes.multiply(after, raw, factor, out.name),
-    ]
-
-
-def _why_no_sum(node: Node) -> str | None:
-    """Return why nothing that a reduction reads can be removed exactly, None if it can."""
-    if node in IGNORES_ZEROS or (node in AVERAGES and type_of(node.out) in FLOATS):
-        return None
-    return f"{node.label} reduces all of them to one, in which a zero still counts"
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The node that sums over the units of a site, heads or neurons: a contraction with weights, or a reduction."""
+    """The node that sums over the units of a site, heads or neurons: a contraction with weights."""
 
     node: Node  # the contraction
     # index of the input with the units (a context), and its contracted axes
     activation: tuple[int, tuple[int, ...]]
-    # input index of the weight, and its contracted axes in the same order; None where the node has no weight:
-    # a reduction that adds heads up, averages them or takes a norm
+    # input index of the weight, and its contracted axes in the same order; None of a router, which sums nothing
     weight: tuple[int, tuple[int, ...]] | None
     # lengths of the contracted axes (usually one: num_heads * head_size, or the neurons)
     sizes: tuple[int, ...]
@@ -128,10 +97,8 @@ class Projection:
             yield Seed(self.node, index, Live.over(axes, mask), site)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself: the width of packed weights, the divisor of a mean, a declared output."""
+        """Edits on the projection itself: the width of packed weights, a declared output."""
         mask = self.live_without(units)
-        if self.weight is None:
-            return _averaged(self.node, mask)
         if is_packed(self.node):
             return [SetAttribute(self.node.ref, "K", int(mask.sum()))]
         return list(self._declared(mask))
@@ -161,8 +128,6 @@ class Projection:
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Return why some of these sets of units cannot be cut off the weight, None if each can."""
-        if self.weight is None:
-            return _why_no_sum(self.node)
         if not is_packed(self.node):
             return None
         masks = (self.live_without(unit).reshape(-1) for unit in sets)

@@ -26,7 +26,7 @@ from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
-from onnxheadprune.model.graph.facts import AVERAGES, DEQUANTIZES, PACKS_BLOCKS, QUANTIZERS
+from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZERS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -125,8 +125,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     node = projection.node
     if node in PACKS_BLOCKS:
         return _by_identity(node, int(np.prod(projection.sizes)))
-    if projection.weight is None:
-        return _of_reduction(projection)
+    assert projection.weight is not None, "a router is no projection of contexts"
     index, axes = projection.weight
     value = node.inputs[index]
     if value is None:
@@ -160,14 +159,6 @@ def _picked(value: Value, axes: Sequence[int], sizes: Sequence[int]) -> npt.NDAr
         return None
     rows = np.moveaxis(numbers_of(value).astype(np.float64), live.axes, range(len(live.axes)))
     return rows.reshape(len(places), -1)[np.argsort(places)]
-
-
-def _of_reduction(projection: Projection) -> npt.NDArray[np.float64]:
-    """The weights that a sum or a mean over heads amounts to: each channel of a head goes to the output's."""
-    channels = np.array(projection.channels)
-    matrix = np.zeros((int(np.prod(projection.sizes)), channels.shape[1]))
-    matrix[channels, np.arange(channels.shape[1])] = 1 / len(channels) if projection.node in AVERAGES else 1
-    return matrix
 
 
 def _side(node: Node, index: int | None) -> Array | None:
