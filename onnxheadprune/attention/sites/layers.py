@@ -347,9 +347,9 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
             starts.append(place)
             full = len(kinds) == 1
         full = full or False in own
-    owners: list[list[int]] = [[place] if place in starts else [] for place in range(len(chain))]
-    if len(starts) == 1:
-        owners[starts[0] : max(held) + 1] = [starts] * (max(held) + 1 - starts[0])
+    if len(starts) < 2:
+        return []  # A block alone shows no pattern: it may hold several layers of several streams.
+    owners = [[place] if place in starts else [] for place in range(len(chain))]
     layers: list[tuple[list[Site], State]] = []
     for _, state, blocks, _ in _stretches(flow, chain, owners, [_adds_others(block) for block in chain]):
         inner = {vertex for block in blocks for vertex in block.inner}
