@@ -28,6 +28,7 @@ from onnxheadprune.attention.sites.states import (
     maker,
     place_of,
     released,
+    vertices,
 )
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
@@ -35,6 +36,7 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, NORMALIZES, PLAIN_SUMS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.walks import reachable
 
 _NUMBER = re.compile(r"([._-]*\d+)+$")
 _Chain: TypeAlias = list[Block]
@@ -131,7 +133,7 @@ def _named(flows: Sequence[Flow], named: Mapping[Node, NumberedPath]) -> list[_L
                 own[place].append(node)
         runs = _runs(flow, named, set(own))
         for place, nodes in own.items():
-            for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, nodes, named)]:
+            for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, set(nodes), named)]:
                 inside = {node for state in states for node in flow.inside(state)} or set(nodes)
                 same = (item for item in layers[place] if item.is_in_another_branch(flow.scope))
                 layer = next(same, None)
@@ -175,10 +177,19 @@ def _runs(
                 for block in chain
             ]
             paths = {place.path for own in owners for place in own}
-            walls = [_is_elsewhere(block, paths) or _adds_others(block) for block in chain]
+            walls = [_is_elsewhere(block, paths) for block in chain]
+            if len(paths) == 1 and any(
+                _place(vertex, named) is None
+                for block, own in zip(chain, owners, strict=True)
+                for vertex in block.inner
+                if own and vertex is not block.behind
+            ):
+                continue  # One layer alone shows no pattern, and its names not all of it.
             for place, state, blocks, others in _stretches(flow, chain, owners, walls):
                 inner = frozenset(vertex for block in blocks for vertex in block.inner)
-                if place in wanted and not flow.leaves_more(inner, state.behind):
+                if place in wanted and not (
+                    flow.leaves_more(inner, state.behind) or _reads_later(flow, state.front, place, named)
+                ):
                     around = (vertex for block in others for vertex in block.inner)
                     own = frozenset(vertex for vertex in around if _place(vertex, named) == place)
                     seen[place][state] = inner, own
@@ -206,6 +217,22 @@ def _place(vertex: Vertex, named: Mapping[Node, NumberedPath]) -> NumberedPath |
     return None if node is None or node in ADDS_AND_NORMALIZES else named.get(node)
 
 
+def _reads_later(flow: Flow, front: Value, place: NumberedPath, named: Mapping[Node, NumberedPath]) -> bool:
+    """Return whether a module reads a value, and also what other modules made of it: its state is not the former.
+
+    Funnel transformers pool the queries in front of a block, and its keys not.
+    """
+
+    def ahead(vertex: Vertex) -> Iterator[Vertex]:
+        makers = ((item, maker(item)) for item in flow.after.get(vertex, ()))
+        return (item for item, node in makers if node is not None and node not in named and node_path(node))
+
+    return all(
+        any(_place(item, named) == place for vertex in some for item in flow.after.get(vertex, ()))
+        for some in ([front], set(reachable(vertices([front]), ahead)) - {front})
+    )
+
+
 def _is_elsewhere(block: Block, layers: Collection[Stack]) -> bool:
     """Return whether names put a part of a block into a module that is around none of some layers."""
     paths = [tuple(node_path(node)) for vertex in block.inner if (node := maker(vertex)) is not None]
@@ -213,7 +240,7 @@ def _is_elsewhere(block: Block, layers: Collection[Stack]) -> bool:
 
 
 def _adds_others(block: Block) -> bool:
-    """Return whether something is added that is neither a residual branch nor a bias: it belongs to no layer."""
+    """Return whether something is added that is neither a residual branch nor a bias: positions, or a time."""
     node = maker(block.behind)
     others = (value for value in (() if node is None else node.sources) if value is not block.front)
     return (
@@ -245,7 +272,10 @@ def _stretches(
             runs.append((own, place, place + 1))
     parts = [(start, stop) for own, start, stop in runs if len(own) == 1]
     kinds: list[_Kind] = [
-        (None if (node := maker(block.behind)) is None else node.op_type, flow.joins(block))
+        (
+            None if (node := maker(block.behind)) is None else node.op_type,
+            flow.joins(block) or _adds_others(block),
+        )
         for block in chain
     ]
     ends = [place for place, own in enumerate(owners) if own or walls[place]]
@@ -351,7 +381,7 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
         return []  # A block alone shows no pattern: it may hold several layers of several streams.
     owners = [[place] if place in starts else [] for place in range(len(chain))]
     layers: list[tuple[list[Site], State]] = []
-    for _, state, blocks, _ in _stretches(flow, chain, owners, [_adds_others(block) for block in chain]):
+    for _, state, blocks, _ in _stretches(flow, chain, owners, [False] * len(chain)):
         inner = {vertex for block in blocks for vertex in block.inner}
         if not flow.leaves_more(inner, state.behind):
             layers.append(([site for place in held if chain[place] in blocks for site in held[place]], state))

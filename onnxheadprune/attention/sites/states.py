@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -238,12 +238,13 @@ def _captured(node: Node) -> Iterator[Value]:
         yield from (value for value in read if value.scope in node.scope.around and not value.is_constant)
 
 
-def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object]) -> list[State]:
+def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> list[State]:
     """Return the states that the nodes of one module read from outside and hand to the outside; empty without.
 
     A state is of the shape of another one across the module. What the module reads of others beside it was computed
     before (an encoder's output, the keys of an earlier layer); what others read of it beside states is of other shapes.
-    Nothing outside joins the state in front with the one behind: a sum around the module would double the stream.
+    All that lies between them is the module's, and nothing outside joins the state in front with the one behind: a sum
+    around the module would double the stream.
     """
     made = {value for node in nodes for value in _vertices(node)}
     read = dict.fromkeys(
@@ -280,6 +281,8 @@ def enclosing(flow: Flow, nodes: Collection[Node], named: Mapping[Node, object])
         ):
             return []
         states.append(State(alike[0], behind))
+        if not nodes >= set(flow.inside(states[-1])):
+            return []
     return states if len({state.front for state in states}) == len(states) else []
 
 
