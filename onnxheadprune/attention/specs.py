@@ -255,7 +255,7 @@ def resolved(named: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict[
                 if unit >= site.original_num_units:
                     raise UsageError(
                         f"{site.label} has no {site.UNIT} {unit}: its {site.UNIT}s are"
-                        f" 0-{site.original_num_units - 1}{site.elsewhere}"
+                        f" 0-{site.original_num_units - 1}"
                     )
             before = set(units) & set(site.removed)
             if before:

@@ -76,54 +76,6 @@ def test_weights_beside_the_model_are_read_for_the_second_mask(toy: str, tmp_pat
     assert result.validation is not None and result.validation.passed
 
 
-_SHARED = """
-  shared_made = MatMul (x, shared_up)
-  shared_active = Relu (shared_made)
-  shared_out = MatMul (shared_active, shared_down)
-"""
-BESIDE = {
-    "added to the experts": (_SHARED, "  both = Add (y, shared_out)\n  out = Add (x, both)\n", True),
-    "with a gate of its own": (
-        _SHARED
-        + "  g = MatMul (x, shared_gate)\n  open_gate = Sigmoid (g)\n  gated = Mul (open_gate, shared_out)\n",
-        "  both = Add (y, gated)\n  out = Add (x, both)\n",
-        True,
-    ),
-    "added to the stream first": (_SHARED, "  both = Add (x, shared_out)\n  out = Add (both, y)\n", True),
-    "added to the stream last": (_SHARED, "  both = Add (x, y)\n  out = Add (both, shared_out)\n", True),
-    "weighed by the router": (
-        _SHARED + "  best = ReduceMax <keepdims = 1> (w, last)\n  part = Mul (shared_out, best)\n",
-        "  both = Add (y, part)\n  out = Add (x, both)\n",
-        False,
-    ),
-    "behind the experts": (
-        "  middle_out = Add (x, y)\n" + _SHARED.replace("(x,", "(middle_out,"),
-        "  out = Add (middle_out, shared_out)\n",
-        False,
-    ),
-}
-"""Nodes with a feed-forward block, those that compute the output, and whether the block is a shared expert."""
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("body", ["picked", "scattered", "each, its tokens", "each, compared"])
-@pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
-def test_a_shared_expert_is_a_block_that_is_added_unweighed(
-    case: tuple[str, str, bool], body: str, command: Command, tmp_path: Path
-) -> None:
-    more, last, is_shared = case
-    path = _saved(Experts(body=body, more=more, last=last).model(), tmp_path / "model.onnx")
-    sites = inspect(path)
-    (mixture,), blocks = sites.of("experts"), sites.of("neurons")
-    own = [block.key for block in blocks if block.projections[0].node.out.name == "shared_out"]
-    assert mixture.to_dict()["shared_experts"] == own * is_shared and len(own) == 1
-    asked = command("prune", path, "-o", tmp_path / "no.onnx", "--experts", "0:6")
-    assert asked.exit_code == 2 and "moe.0 (mixture) has no expert 6: its experts are 0-5" in asked.stderr
-    assert (
-        f"the shared expert is a feed-forward block, {own[0]}: remove its neurons" in asked.stderr
-    ) == is_shared
-
-
 def test_groups_stay_equal() -> None:
     model = Experts("sigmoid in groups").model()
     told = "leave the 2 groups of its router with different numbers of experts, or with none"

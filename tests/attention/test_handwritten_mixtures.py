@@ -133,27 +133,6 @@ def _sorted(model: ModelProto) -> ModelProto:
     return model
 
 
-HASHED = """
-  key = ReduceSum <keepdims = 0> (x, last)
-  number = Cast <to = 7> (key)
-  six_alone = Squeeze (six, first)
-  i = Mod (number, six_alone)
-"""
-
-
-def test_experts_that_a_hash_picks_come_near(command: Command, tmp_path: Path) -> None:
-    """A token of a removed expert would have none: nothing says what it goes through instead."""
-    path = tmp_path / "model.onnx"
-    onnx.save(_text(HASHED + _PICKED, **STACKED), path)
-    sites = inspect(path)
-    assert sites.of("experts") == ()
-    misses = [miss for miss in sites.hidden if miss.units == "experts"]
-    assert [miss.node for miss in misses] == ["mixture/Gather_4 (Gather)", "mixture/Gather_5 (Gather)"]
-    assert "by numbers that no router computes" in misses[0].reason.sentence
-    asked = command("prune", path, "-o", tmp_path / "no.onnx", "--experts", "0:1")
-    assert asked.exit_code == 3 and "by numbers that no router computes" in " ".join(asked.stderr.split())
-
-
 NO_MIXTURE = {
     "neurons of stacked networks": (
         """

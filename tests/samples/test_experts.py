@@ -15,7 +15,6 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.errors import RefusedError
 from tests.liveness.one_node import run
 from tests.zoo.quiet import quiet
 
@@ -67,14 +66,11 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], Sequence[Sequence[int]]]] = {
     "jamba": ("Jamba", JAMBA | {"num_experts": 6, "use_mamba_kernels": False}, ([5], [0, 1])),
 }
 """Per model its class, its configuration, and the experts that each mixture loses."""
-ZAYA = {"num_experts": 6, "num_experts_per_tok": 1, "router_hidden_size": 7, "head_dim": 8}
-SKIPPING = {"zaya": ("Zaya", WIDTH | ZAYA, ([1, 4], [2, 3, 5]))}
-"""The same, where the last class of a router has no expert: the first one is read there, and weighs nothing."""
 
 
 def _built(name: str) -> Any:
     torch.manual_seed(0)
-    stem, options, _ = (MODELS | SKIPPING)[name]
+    stem, options, _ = MODELS[name]
     made = getattr(transformers, f"{stem}Config")(**SIZES | options)
     made._attn_implementation, made._experts_implementation = "eager", "batched_mm"
     model = getattr(transformers, f"{stem}ForCausalLM")(made).eval().float()
@@ -148,12 +144,12 @@ def _exported(model: Any, path: Path, dynamo: bool) -> None:
         )
 
 
-CASES = [(name, False) for name in MODELS] + [("deepseek-v3", True), ("zaya", True), ("zaya", False)]
+CASES = [(name, False) for name in MODELS] + [("deepseek-v3", True)]
 
 
 @pytest.mark.parametrize(("name", "dynamo"), CASES, ids=[f"{name}{'.dynamo' * new}" for name, new in CASES])
 def test_it_is_pytorch_with_the_router_masked(name: str, dynamo: bool, tmp_path: Path) -> None:
-    model, gone, path = _built(name), (MODELS | SKIPPING)[name][2], tmp_path / "model.onnx"
+    model, gone, path = _built(name), MODELS[name][2], tmp_path / "model.onnx"
     _exported(model, path, dynamo)
     mixtures = inspect(path).of("experts")
     assert [site.reason for site in mixtures] == [None] * len(gone)
@@ -174,17 +170,6 @@ def test_it_is_pytorch_with_the_router_masked(name: str, dynamo: bool, tmp_path:
     assert not masked.waiting
     np.testing.assert_allclose(run(made.model, feed)["logits"], want, atol=1e-4)
     assert np.abs(want - whole).max() > 1e-3
-
-
-def test_an_expert_that_stands_in_for_none_stays(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    _exported(_built("zaya"), path, False)
-    with pytest.raises(RefusedError, match="cannot lose experts 0: 0 is read, and weighs nothing, where"):
-        ohp.prune(path, heads={"moe.0": [0]})
-    ids = torch.randint(1, 40, (12, 7)).numpy()
-    data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    made = ohp.prune(path, keep=1, units=frozenset({"experts"}), data=data)
-    assert [cut.removed for cut in made.plan.blocks if cut.key.startswith("moe")] == [(1, 2, 3, 4, 5)] * 2
 
 
 class _Seen(NamedTuple):

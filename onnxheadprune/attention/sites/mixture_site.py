@@ -34,7 +34,6 @@ class MixtureSite(Site):
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
     routing: Routing  # the path of its scores
-    shared: tuple[str, ...] = ()  # keys of the feed-forward blocks of the shared experts
 
     def silenced(self, how: Silencing, units: Sequence[int]) -> None:
         """Silence experts by the router."""
@@ -68,18 +67,10 @@ class MixtureSite(Site):
         )
 
     @property
-    def elsewhere(self) -> str:
-        """A hint for an error about an expert that does not exist: the block of the shared expert."""
-        keys = " and ".join(self.shared)
-        return keys and f"; the shared expert is a feed-forward block, {keys}: remove its neurons or all"
-
-    @property
     def details(self) -> dict[str, str]:
-        """The number of experts chosen per token, the shared experts, and the size of a routed one in bytes."""
-        shared = {"shared": " ".join(self.shared)} if self.shared else {}
+        """The number of experts chosen per token, and the size of one in bytes."""
         return {
             "chosen": f"{self.routing.chosen:,}" if self.routing.chosen else "all",
-            **shared,
             "bytes each": f"{self.bytes // self.num_units:,}",
         }
 
@@ -87,7 +78,6 @@ class MixtureSite(Site):
         """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""
         return super().to_dict() | {
             "chosen_per_token": self.routing.per_token,
-            "shared_experts": list(self.shared),
             "groups": len(self.groups),
             "bytes_per_expert": self.bytes // self.num_units,
         }

@@ -8,7 +8,6 @@ anything smaller, or stored numbers that no activation is multiplied by, is not 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
-from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import PICKED_FROM, is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
@@ -26,7 +24,7 @@ from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_of
-from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, is_layer, near
+from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, near
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import (
@@ -45,12 +43,9 @@ from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.facts import (
     CASTS,
     EXPANDS,
-    GATHERS,
-    GATHERS_ROWS,
     MULTIPLIES,
     SLICES,
     SPLITS,
-    SUMS_VALUES,
     TILES,
     VANISHES,
     VIEWS,
@@ -122,43 +117,13 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         if why:
             seen[router] = _refused(site, why)
     sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
-    blocks = [site for site in known if site.is_branch and not site.unit_cores]
-    sites = [replace(site, shared=_shared(site.routing.router, blocks)) for site in sites]
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
     return Findings(
         [
             replace(site, name=name, index=MixtureSite.FROM + number)
             for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ],
-        list(_unrouted(view, sites)),
+        ]
     )
-
-
-def _unrouted(view: GraphView, sites: Sequence[MixtureSite]) -> Iterator[NearMiss]:
-    """Yield nodes that pick a stored matrix for each token by something else than a router, as a hash of the token."""
-    if any(site.reason is not None for site in sites):
-        # Their numbers may be those of a router that could not be followed.
-        return
-    picked = {node for site in sites for node in site.routing.picked}
-    met = {item.node for site in sites for item in site.routing.meetings}
-    for node in view.needed:
-        table, numbers = node.input(0), node.input(1)
-        if node not in GATHERS | GATHERS_ROWS or node in picked or node in met or table is None:
-            continue
-        if (
-            numbers is None
-            or numbers.is_constant
-            or not table.is_constant
-            or len(table.shape or ()) <= MATRIX
-        ):
-            continue
-        if any(_layers(node.out)):
-            why = (
-                f"{node.label} picks matrices by numbers that no router computes: a token of a removed expert would"
-                " have none"
-            )
-            refusal = Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, why)
-            yield NearMiss(node.label, refusal, MixtureSite.UNITS)
 
 
 def _layers(matrices: Value) -> Iterator[Node]:
@@ -289,7 +254,7 @@ def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node,
 
 def _site(routing: Routing) -> MixtureSite | None:
     """The mixture that a router chooses experts of, None where no stored matrices are chosen."""
-    experts, router = routing.units, routing.router
+    experts, router = routing.experts, routing.router
     read = weight_contraction(router, is_weight)
     assert read is not None
     every = tuple((expert,) for expert in range(experts))
@@ -375,7 +340,7 @@ def _same_tokens(value: Value) -> Iterable[Value]:
 
 def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:
     """Experts in the router's groups of equal size, else all in one group, with the reason."""
-    every = tuple(range(routing.units))
+    every = tuple(range(routing.experts))
     sets = {
         tuple(map(tuple, (item.live.array - 1).tolist()))
         for item in routing.meetings
@@ -460,38 +425,6 @@ def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
     ]
     has_more = any(_has_more(use.node) for use in value.consumers)
     return sum(dim != 1 for dim in lost[: MATRIX if has_more else None]) >= MATRIX
-
-
-def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
-    """The keys of the feed-forward blocks that are shared experts.
-
-    They read the same input as the router, and their outputs are added to those of the experts without a score.
-    """
-    stream = frozenset(near(router.computed[0]))
-
-    @functools.cache
-    def is_routed(value: Value) -> bool:
-        return any(item is router.out for item in reachable([value], since))
-
-    def since(value: Value) -> Iterable[Value]:
-        node = value.producer
-        return () if node is None or node.index <= router.index else node.computed
-
-    def added(value: Value) -> Iterator[Value]:
-        """Values computed from one, up to a sum with the output of the experts."""
-        for node in (use.node for use in value.consumers if not is_routed(value) and not is_layer(use.node)):
-            yield from (made for made in node.results if node in SUMS_VALUES or not is_routed(made))
-
-    def is_beside(block: Site) -> bool:
-        ends = [projection.node for projection in block.projections]
-        read = [value for node in (*block.cores, *ends) for value in node.computed]
-        reads_stream = any(
-            not stream.isdisjoint(near(value)) for core in block.cores for value in core.computed
-        )
-        behind = reachable([node.out for node in ends], added, MAX_BELOW) if reads_stream else ()
-        return not any(map(is_routed, read)) and any(map(is_routed, behind))
-
-    return tuple(block.key for block in blocks if is_beside(block))
 
 
 def _refused(site: MixtureSite, why: str) -> MixtureSite:

@@ -169,8 +169,6 @@ class Routing:
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     # stored weights or operators that have an axis of experts
     picked: list[Node] = field(default_factory=list)
-    # the expert that is read where the last class is chosen, which has no weights; None without one
-    stand_in: int | None = None
     # whether its scores are neither chosen among nor sum to one: neurons have activations like that
     is_gate: bool = False
     stop: Refusal | None = None  # why no expert can go, None if some can
@@ -184,11 +182,6 @@ class Routing:
     def per_token(self) -> int:
         """The number of experts that each token goes through."""
         return self.chosen or self.experts
-
-    @property
-    def units(self) -> int:
-        """The number of experts with weights."""
-        return self.experts - (self.stand_in is not None)
 
     def alive(self, gone: Sequence[int], most: int) -> Mask:
         """A mask of the labels that stay, [labels up to `most`]."""
@@ -237,8 +230,6 @@ class Routing:
 
     def why_too_few(self, gone: Sequence[int]) -> str | None:
         """Return why a choice would have too few experts to choose from."""
-        if self.stand_in in gone:
-            return f"{self.stand_in} is read, and weighs nothing, where {self.router.label} chooses no expert"
         # A choice that follows another one finds its experts taken.
         every = (Live.numbered(0, self.experts), 0, max(self.chosen, 1))
         for live, axis, count in (*self.least, every):

@@ -22,7 +22,6 @@ from onnxheadprune.attention.sites.routing import (
     Picks,
     Ranked,
     Routing,
-    Single,
     compared,
     compared_with_one,
     one_hot,
@@ -50,7 +49,6 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
-    CHOOSES_ELEMENTS,
     DECIDED_BY_LARGEST,
     FINDS_NONZERO,
     GATHERS_ROWS,
@@ -82,7 +80,6 @@ class _Walk:
         self.scores: dict[Value, ExpertScores] = {}
         self.numbers: set[Value] = set()
         self.parts: dict[Value, Part] = {}
-        self.unread: dict[int, Refusal] = {}
         self.bounds: list[Picks] = []
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
@@ -94,10 +91,6 @@ class _Walk:
             refusal = self._step(node)
             if refusal is not None:
                 self.found.stop = self.found.stop or refusal
-        # The class without weights always stays, and may be read in any way.
-        last = None if self.found.stand_in is None else self.found.units
-        unread = (refusal for expert, refusal in self.unread.items() if expert != last)
-        self.found.stop = self.found.stop or next(unread, None)
         if not self.found.picks and self.bounds:
             # Nothing reads numbers: scores are compared with that of the last one chosen.
             self.found.picks.append(self.bounds[0])
@@ -175,18 +168,13 @@ class _Walk:
     def _of_one_expert(self, node: Node, parts: Mapping[int, Part], mixed: bool) -> Refusal | None:
         """A node that reads what belongs to one expert."""
         made = None if mixed else onward(node, parts)
-        if made is None and self._stands_in(node, parts):
-            return None
         if made is None and not mixed and self._side_by_side(node, parts):
             return None
         if made is None or (made[1] and node.out.is_graph_output):
-            why = self._refused(node, "reads what one expert gives in a way that no rule knows")
-            for expert in frozenset[int]().union(*(part.experts for part in parts.values())):
-                self.unread.setdefault(expert, why)
-            return None
+            return self._refused(node, "reads what one expert gives in a way that no rule knows")
         part, ends = made
         self.found.ends += ends
-        if part is not None and len(part.experts) < self.found.units:
+        if part is not None and len(part.experts) < self.found.experts:
             for value in node.outputs:
                 self._part(value, part)
         return None
@@ -203,19 +191,6 @@ class _Walk:
                 return False
             labels += [*part.experts] * size
         self._score(node.out, ExpertScores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
-        return True
-
-    def _stands_in(self, node: Node, parts: Mapping[int, Part]) -> bool:
-        """Follow numbers among which a stored one replaces that of the last class, which has no weights (Zaya)."""
-        stored = node.literal(1) if node in CHOOSES_ELEMENTS else None
-        if stored is None or stored.size != 1 or node.inputs[2] not in self.numbers:
-            return False
-        number = int(stored.reshape(-1)[0])
-        if {index: part.experts for index, part in parts.items()} != {0: {self.found.experts - 1}}:
-            return False
-        self.found.stand_in = number
-        self.found.singles.append(Single(node, 1, number))
-        self._number(node.out)
         return True
 
     def _refused(self, node: Node, why: str) -> Refusal:
@@ -416,7 +391,7 @@ class _Walk:
         axis = axis_of(node, len(shape or (0,)))
         if node in GATHERS_ROWS and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
             return self._refused(node, "picks by the numbers of experts and others at once")
-        experts = self.found.experts if scored else self.found.units
+        experts = self.found.experts
         if not shape or shape[axis] != experts or (scored and scored[0].live.axes != (axis,)):
             return self._refused(node, "picks by the numbers of experts from something else than experts")
         self._meet(node, 0, Live.numbered(axis, experts))

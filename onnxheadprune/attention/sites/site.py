@@ -386,11 +386,6 @@ class Site:
         """Additional columns of the table of sites."""
         return {}
 
-    @property
-    def elsewhere(self) -> str:
-        """A hint for an error about a unit that does not exist."""
-        return ""
-
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why `units` (present indices) cannot be removed together, None if they can."""
         return None
