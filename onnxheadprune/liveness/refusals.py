@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.walks import along
 from onnxheadprune.model.typed_json import JsonObject
 
 UNITS = "{units}"
@@ -75,8 +76,15 @@ def inexpressible(node: Node) -> Refusal:
 
 
 def unknown_shape(node: Node) -> Refusal:
-    """The refusal of an operator with unknown shapes."""
-    return refuse(node, Reason.UNKNOWN_SHAPE, f"the shapes around {node.op_type} are not known")
+    """The refusal of an operator with unknown shapes; the first node upstream whose output has none is named."""
+    *_, first = along(node, _without_shape)
+    since = "" if first is node else f", since that of what {first.label} gives is not"
+    return refuse(node, Reason.UNKNOWN_SHAPE, f"the shapes around {node.op_type} are not known{since}")
+
+
+def _without_shape(node: Node) -> Node | None:
+    makers = (value.producer for value in node.computed if value.shape is None)
+    return next((maker for maker in makers if maker is not None), None)
 
 
 def coupled(node: Node) -> Refusal:

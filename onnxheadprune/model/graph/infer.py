@@ -178,7 +178,7 @@ def _ignored(view: GraphView) -> set[tuple[str, str]]:
 
 
 def _annotate_node(node: Node) -> None:
-    if is_constant(node) or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
+    if is_constant(node):
         return
     if node in CHOOSES:
         _annotate_if(node)
