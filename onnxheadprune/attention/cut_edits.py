@@ -68,10 +68,25 @@ def swept_edits(
 def caches_of(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
 ) -> CacheCut:
-    """The changes of the caches of sites removed as a whole."""
-    if contract.cache != "renumber":
-        return CacheCut()
-    return cache_cut(view, sites, sites_losing_all(sites, heads), contract.renumbered_sites)
+    """The changes of the caches of sites removed as a whole.
+
+    Raises:
+        RefusedError: if a cache would stay that an earlier call narrowed, which one call alone leaves as it is.
+    """
+    whole = sites_losing_all(sites, heads)
+    caches = (
+        cache_cut(view, sites, whole, contract.renumbered_sites)
+        if contract.cache == "renumber"
+        else CacheCut()
+    )
+    for site in (site for site in sites.sites if site in whole and site.index not in caches.sites):
+        if site.movable and site.kv_num_heads < site.original_kv_num_heads:
+            raise RefusedError(
+                f"{site.label} lost {site.UNITS} in an earlier call, and so did its cache, which stays when the site is"
+                " removed as a whole: remove it from the original in one call, or its cache, too, with"
+                f" {named_setting('cache', 'renumber')}"
+            )
+    return caches
 
 
 def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune import RefusedError, prune
+from onnxheadprune import RefusedError, UsageError, prune
 from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
 from tests.laws.cutting import LEGAL, assert_equal, feeds, one_of, spec
@@ -14,6 +14,9 @@ from tests.liveness.one_node import run
 
 APART = ("a cache of all layers",)
 """Rows with one cache for several layers: each call leaves it as wide as the widest of them."""
+
+LONE = ("MultiHeadAttention",)
+"""Rows of which one head is left, whose cache is not told from one that all heads share."""
 
 
 def groups_of(site: Found) -> list[list[int]]:
@@ -78,3 +81,17 @@ def test_one_call_or_several_in_any_order(row: Row) -> None:
         if row.name in APART:
             got, want = ({name: item[name] for name in [*item][:1]} for item in (got, want))
         assert_equal(got, want)
+
+
+@one_of(6, [row for row in LEGAL if parts_of(row) and row.name not in LONE])
+def test_the_whole_behind_a_part(row: Row) -> None:
+    """It has the inputs and outputs of the whole at once, or is refused: the cache that it would keep is narrower."""
+    part = parts_of(row)[0]
+    whole = dict.fromkeys(part, "*")
+    try:
+        once = prune(row.model, heads=whole, validate=False).model
+        twice = prune(cut_model(row.model, part), heads=whole, validate=False).model
+    except (RefusedError, UsageError):
+        return  # The part may have been the whole.
+    assert list(twice.graph.input) == list(once.graph.input)
+    assert list(twice.graph.output) == list(once.graph.output)
