@@ -215,6 +215,23 @@ def _(net: Net) -> Any:
 
 # Caches that others read, that move on, that layers share
 
+
+@row("keys that are normalised over all heads in front of their cache", HEADS, stays=True, gathers=1)
+def _(net: Net) -> Any:
+    """OLMo 2: behind the norm keys are those of heads, and leave the cache with their values."""
+    x, presents = source(net), []
+    for name in "kv":
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        if name == "k":
+            flat = net.op("LayerNormalization", flat, net.weight("gain", H * D), axis=-1)
+        heads = net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3])
+        past = net.lie(net.input(f"past_{name}", (B, H, PAST, D), "b-p-"), -3, H)
+        presents.append(net.lie(net.op("Concat", past, heads, axis=2), -3, H))
+    k, v = presents
+    weights = softmax(net, net.op("MatMul", heads_of(net, x, "q"), turned(net, k)))
+    return [finished(net, net.op("MatMul", weights, v)), *presents]
+
+
 for where, kv in itertools.product(("before", "after"), (H, 2, 1)):
 
     @row(

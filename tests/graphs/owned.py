@@ -233,6 +233,23 @@ for what, gate in (
         return net.op("Add", x, projected(net, gated))
 
 
+@row(
+    "a context of which one head is read elsewhere",
+    HEADS,
+    cuts=[{"0": [0, 2]}],
+    refused=[
+        ({"0": [3]}, "needs|needed"),
+        ({"0": [1, 3]}, "needs|needed"),
+        ({"0": range(H)}, "needs|needed"),
+    ],
+)
+def _(net: Net) -> Any:
+    """The trial that is made of the first head meets no reader; the cut of the last one does."""
+    context = context_of(net, source(net))
+    last = net.op("Relu", net.op("Gather", context, net.ints(H - 1), axis=1))
+    return [finished(net, context), last]
+
+
 @row("two projections side by side", HEADS)
 def _(net: Net) -> Any:
     """Both sum up the heads, neither is on the way to the other."""
