@@ -127,8 +127,10 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     cuts = planned_cuts(view, sites, AttentionSite, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
-    # What an output depends on through named units alone may go; but not with units that nobody named.
-    silent = () if dead else _silent(sites, cut)
+    # What an output depends on through named units alone may go; but not with units that nobody named, other than the
+    # ranks of products inside of attentions.
+    apart = [site for site in dead if site.is_branch or site.only_named is None]
+    silent = () if apart else _silent(sites, cut)
     after = rewired(view.model, edits)
     lost = [*lost_content(view, after)]
     for output, name in lost_content(view, after, silent) if lost else ():

@@ -596,8 +596,6 @@ for queries, packed in itertools.product((5, 1), (False, True)):
         f"{queries} stored queries of one head{', packed' if packed else ''}",
         *([Found(1)] if queries > 1 else []),
         no_heads=int(queries == 1),
-        cuts=[],
-        refused=[({"0": [0]}, "every path")] if queries > 1 else (),
     )
     def _(net: Net, queries: int = queries, packed: bool = packed) -> Any:
         """A Perceiver's latents are stored: one query for all tokens pools. Their products with keys have neurons."""
