@@ -43,21 +43,14 @@ def prepared(model: ModelProto) -> ModelProto:
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
     removed from one of them alone. Nodes are put into topological order, and those that repeat another are left out.
     """
-    return without_repeats(inlined_whole(model))
-
-
-def inlined_whole(model: ModelProto) -> ModelProto:
-    """The model with all local functions inlined and its nodes in topological order."""
     if model.functions:
         _check_calls(model)
-        model = inlined(model, [(item.domain, item.name) for item in model.functions])
-        if model.functions:
-            raise ModelError(f"the local function {model.functions[0].name!r} cannot be inlined")
-    return _in_order(model)
+        model = _inlined(model)
+    return without_repeats(_in_order(model))
 
 
-def inlined(model: ModelProto, names: list[tuple[str, str]]) -> ModelProto:
-    """A model with the local functions of these domains and names in place of their calls.
+def _inlined(model: ModelProto) -> ModelProto:
+    """A model with its local functions in place of their calls.
 
     A body means what the operator sets of its model say: ONNX asks that those of a function define what it uses
     alike, and ONNX Runtime does not look at them. ONNX's inliner leaves out functions that import other versions,
@@ -73,15 +66,14 @@ def inlined(model: ModelProto, names: list[tuple[str, str]]) -> ModelProto:
                 _check_versions(function, _domain(item.domain), item.version, known)
             item.version = known
     try:
-        made = onnx.inliner.inline_selected_functions(aligned, names)
+        made = onnx.inliner.inline_local_functions(aligned)
     except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"a local function cannot be inlined: {reason[0].rstrip('.')}") from error
     for domain in versions.keys() - {_domain(item.domain) for item in made.opset_import}:
         made.opset_import.add(domain=domain, version=versions[domain])
-    as_stored = {_id(function): function for function in model.functions}
-    for function in made.functions:
-        function.CopyFrom(as_stored[_id(function)])
+    if made.functions:
+        raise ModelError(f"the local function {made.functions[0].name!r} cannot be inlined")
     return made
 
 

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from onnx import ModelProto
-
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.specs import HeadSpec
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import (
@@ -222,16 +219,9 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     plan = None if chosen is None else chosen.plan
     if plan is None:
         plan = analyse(subject.proto, spec, subject.name, request.contract).plan
-    if request.fuse == "none":
-        if request.choice.exit is None and request.choice.tokens is None:
-            require_something(plan)
-
-        def replan(proto: ModelProto) -> PrunePlan:
-            return analyse(proto, spec, subject.name, request.contract).plan
-
-        cut = subject.changed(apply_with_functions(plan, subject, replan))
-    else:
-        cut = subject.changed(apply.apply_plan(plan, subject.proto))
+    if request.fuse == "none" and request.choice.exit is None and request.choice.tokens is None:
+        require_something(plan)
+    cut = subject.changed(apply.apply_plan(plan, subject.proto))
     seal_refits(cut, plan)
     _require_found_again(cut, plan)
     return plan, cut

@@ -8,7 +8,7 @@ from __future__ import annotations
 from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
-from onnxheadprune.edit.local_functions import apply_with_functions
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.reading import hydrated
@@ -23,6 +23,6 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = planned_on(plan, open_structure(model))
-    pruned = loaded.changed(apply_with_functions(plan, loaded))
+    pruned = loaded.changed(apply.apply_plan(plan, loaded.proto))
     seal_refits(pruned, plan)
     return hydrated(pruned.proto, pruned.sources)

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.local_functions import apply_with_functions
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import LAYERS
 from onnxheadprune.errors import named_setting, spelled
@@ -222,7 +222,7 @@ class PruneResult(Displayed):
 def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
     """Return the size of a model's stored tensors before and after a plan; nothing is written."""
     loaded = open_structure(model)
-    return stored_size(loaded.as_stored), stored_size(apply_with_functions(plan, planned_on(plan, loaded)))
+    return stored_size(loaded.as_stored), stored_size(apply.apply_plan(plan, planned_on(plan, loaded).proto))
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

@@ -1,20 +1,18 @@
-"""Local functions that a cut does not touch stay functions; those that it touches are inlined, and only they."""
+"""Local functions come out inlined, as runtimes do it themselves: heads of one call are not those of another."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import apply_plan, plan_pruning, prune, validate
+from onnxheadprune import plan_pruning, prune, validate
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model import prepare
 from tests import golden_file, toys
-from tests.lossless import unexplained
 
 DOMAIN = "local"
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -68,29 +66,17 @@ def with_functions(*, softmax: bool = False, split: bool = False) -> ModelProto:
     return model
 
 
-def names(model: ModelProto) -> list[str]:
-    return [item.name for item in model.functions]
-
-
-ALL = ["Plus", "Twice", "Unused", "Soft", "Split"]
-
-
 @pytest.mark.each_choice
 @pytest.mark.parametrize("external", ["auto", "always"])
 @pytest.mark.parametrize("softmax", [False, True])
-def test_untouched_functions_stay(tmp_path: Path, softmax: bool, external: Any) -> None:
-    """A softmax over fewer heads is the same softmax: its function stays, too."""
-    model = with_functions(softmax=softmax)
+@pytest.mark.parametrize("split", [False, True])
+def test_a_cut_has_no_calls(tmp_path: Path, split: bool, softmax: bool, external: Any) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(model, path)
+    onnx.save(with_functions(softmax=softmax, split=split), path)
     result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu", external_data=external)
     assert result.validation is not None and result.validation.passed
     found = onnx.load(tmp_path / "o.onnx")
-    assert names(found) == ALL
-    assert [f.SerializeToString() for f in found.functions] == [
-        f.SerializeToString() for f in model.functions
-    ]
-    assert [n.op_type for n in found.graph.node] == [n.op_type for n in model.graph.node]
+    assert not found.functions and not any(node.domain for node in found.graph.node)
     assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
 
 
@@ -109,10 +95,6 @@ def test_functions_that_import_other_versions_are_inlined(
     onnx.save(model, path)
     result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
-    found = onnx.load(tmp_path / "o.onnx")
-    assert names(found) == ["Plus", "Twice", "Unused", "Soft"]
-    kept = {item.name: item.SerializeToString() for item in model.functions}
-    assert all(item.SerializeToString() == kept[item.name] for item in found.functions)
     assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
 
 
@@ -143,17 +125,7 @@ def test_weights_within_functions_count_once() -> None:
         prepare.prepared(model)
 
 
-def test_touched_functions_are_inlined_and_only_they(tmp_path: Path) -> None:
-    model = with_functions(split=True)
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path)
-    result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
-    assert result.validation is not None and result.validation.passed
-    assert names(onnx.load(tmp_path / "o.onnx")) == ["Plus", "Twice", "Unused", "Soft"]
-    assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
-
-
-def test_callers_of_inlined_functions_are_inlined(tmp_path: Path) -> None:
+def test_functions_may_call_others(tmp_path: Path) -> None:
     model = with_functions(split=True)
     outer = function(
         "Outer", [helper.make_node("Split", ["a", "shape"], ["b"], domain=DOMAIN)], ["a", "shape"], ["b"]
@@ -162,21 +134,11 @@ def test_callers_of_inlined_functions_are_inlined(tmp_path: Path) -> None:
     next(node for node in model.graph.node if node.op_type == "Split").op_type = "Outer"
     result = prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
-    assert names(onnx.load(tmp_path / "o.onnx")) == ["Plus", "Twice", "Unused", "Soft"]
+    assert not onnx.load(tmp_path / "o.onnx").functions
 
 
-def test_all_else_is_identical_also_with_functions() -> None:
-    model = toys.attention()
-    model.functions.append(function("Unused", [helper.make_node("Neg", ["a"], ["b"])], ["a"], ["b"]))
-    model.opset_import.append(OPSETS[1])
-    model.ir_version = 10
-    plan = plan_pruning(model, heads="0:1")
-    assert unexplained(model, prune(model, heads="0:1", provider="cpu").model, plan) == []
-    assert unexplained(model, apply_plan(plan, model), plan) == []
-
-
-def test_the_order_of_nodes_stays_as_stored(tmp_path: Path) -> None:
-    """Some converters append nodes at the end; they are analysed sorted and written as they were."""
+def test_nodes_in_any_order_come_out_sorted(tmp_path: Path) -> None:
+    """Some converters append nodes at the end."""
     model = toys.attention()
     moved = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
     moved.append(moved.pop(0))
@@ -184,17 +146,13 @@ def test_the_order_of_nodes_stays_as_stored(tmp_path: Path) -> None:
     model.graph.node.extend(moved)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
-    found = onnx.load(tmp_path / "o.onnx")
-    assert [node.name for node in found.graph.node] == [node.name for node in model.graph.node]
-    assert np.array_equal(
-        toys.get_initializer(found, "attn.q.bias"),
-        toys.get_initializer(model, "attn.q.bias")[[*range(4), *range(8, 16)]],
-    )
+    onnx.checker.check_model(onnx.load(tmp_path / "o.onnx"))
+    assert validate(tmp_path / "m.onnx", tmp_path / "o.onnx", provider="cpu").passed
 
 
 @pytest.mark.parametrize("golden", ["edge_gather", "if_branches", "reshape_targets", "shared_weights"])
-def test_edits_of_all_places_find_theirs_beside_a_function(golden: str) -> None:
-    """New nodes, edits within branches and copies of weights: each at its place in the model as it is stored."""
+def test_edits_of_all_places_are_right_behind_a_call(golden: str) -> None:
+    """New nodes, edits within branches and copies of weights: each at its place once the call is inlined."""
     case = golden_file.read(GOLDEN / f"{golden}.txt")
     model = case.model
     twice = helper.make_node("Twice", ["y"], ["doubled"], domain=DOMAIN)
@@ -215,5 +173,4 @@ def test_edits_of_all_places_find_theirs_beside_a_function(golden: str) -> None:
     model.ir_version = 10
     result = prune(model, heads=case.heads, provider="cpu", **case.flags)
     assert result.validation is not None and result.validation.verdict == "passed"
-    assert names(result.model) == ["Twice"]
-    assert [node.op_type for node in result.model.graph.node].count("Twice") == 2
+    assert not result.model.functions
