@@ -1,7 +1,7 @@
 """The check that a projection reads nothing but heads: the channels of a head depend on that head alone.
 
 The condition: silencing a head at its core and silencing it at the projection's input give the same model. Other
-readers of the head are found by a trial removal (`obstacles.py`). This is the other half: nothing may be left in
+readers of the head are found by a trial removal (`held.py`). This is the other half: nothing may be left in
 the head's channels once the head is silent at its core. Factors of the head vanish with it; terms added to
 it remain, unless they belong to the head: a stored vector (a bias after the core, the bias of a normalisation), which
 is the same for all inputs, its queries, keys or values once more (convolved, pooled), which weights of the head
