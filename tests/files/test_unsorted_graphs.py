@@ -82,7 +82,7 @@ def test_every_command_sorts_what_it_reads(
 
 
 def test_documents_of_unsorted_models_are_those_of_sorted_ones() -> None:
-    """Differences, operations and sizes, of the model that is stored in its own order."""
+    """Differences, operations and sizes; what is written is sorted."""
     model = toys.attention()
     found = [prune(item, heads="0:1") for item in (model, backwards(model))]
     documents = [item.to_dict() for item in found]
@@ -91,5 +91,5 @@ def test_documents_of_unsorted_models_are_those_of_sorted_ones() -> None:
     changes = [sorted(map(str, document["differences"])) for document in documents]
     assert changes[0] == changes[1]
     assert documents[0]["operations"]["after"] < documents[0]["operations"]["before"]
-    orders = [[node.output[0] for node in item.model.graph.node] for item in found]
-    assert orders[1] == orders[0][::-1]
+    for item in found:
+        onnx.checker.check_model(item.model)
