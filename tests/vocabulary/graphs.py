@@ -234,6 +234,11 @@ GRAPHS = {
         TIED,
         more=f"{TABLE}, float[9, 6] fewer, int64 nine = {{9}}, int64 filler = {{5}}",
     ),
+    "bounded": lambda: graph(
+        "is_known = Less(input_ids, rows)\nput = Where(is_known, input_ids, filler)\nx = Gather(table, put)",
+        TIED,
+        more=f"{TABLE}, int64 rows = {{12}}, int64 filler = {{5}}",
+    ),
     "fused_embedding": lambda: graph(
         "x, index = com.microsoft.EmbedLayerNormalization(input_ids, kinds, table, places, kind_table, scale, shift)",
         TIED,

@@ -27,6 +27,7 @@ from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
     COMPARES,
+    EQUALS,
     GATHERS,
     MARKS_NUMBERS,
     OBSERVES,
@@ -399,7 +400,8 @@ def _of_ids(tokens: Tokens) -> str:
     compared = ((value, use) for value in tokens.held for use in value.consumers if use.node in COMPARES)
     for _, (node, index) in compared:
         other = node.input(1 - index)
-        known = None if other is None else other.literal()
+        # A bound beyond the last token means nothing.
+        known = None if other is None or node not in EQUALS else other.literal()
         if known is not None and known.size and known.max() >= tokens.rows > 0:
             return (
                 f"{node.label} compares ids with {known.max()}, which is none of the {tokens.rows:,} tokens and would"
