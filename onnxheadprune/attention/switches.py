@@ -59,7 +59,7 @@ def with_switches(view: GraphView, sites: Sequence[Site]) -> tuple[GraphView, tu
 
 
 def _outline(site: Site) -> tuple[object, ...]:
-    """Return what identifies a site with and without switches: its kind, its number of units, its projections."""
+    """The kind, number of units and projections of a site, by which it is recognized with and without switches."""
     return site.UNITS, site.num_units, *(name.removesuffix(MADE) for name in site.projection_names)
 
 

@@ -1,15 +1,13 @@
 """The vocabulary of changes to a model. Edits are values: rules propose them, only `apply` carries them out.
 
 Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
-their name in the scope of the node. Each edit knows its `place`, the node or scope that it changes, and can be had `at`
-another one. Every edit turns into a flat JSON object.
+their name in the scope of the node. Every edit turns into a flat JSON object.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,30 +28,12 @@ class OnNode:
 
     node: str
 
-    @property
-    def place(self) -> str:
-        """The node that is changed."""
-        return self.node
-
-    def at(self, place: str) -> Self:
-        """The same edit of a node with another reference."""
-        return dataclasses.replace(self, node=place)
-
 
 @dataclass(frozen=True)
 class InScope:
     """An edit of what a graph or the body of a node declares."""
 
     scope: str
-
-    @property
-    def place(self) -> str:
-        """The graph or body that is changed."""
-        return self.scope
-
-    def at(self, place: str) -> Self:
-        """The same edit in a scope with another reference."""
-        return dataclasses.replace(self, scope=place)
 
 
 @dataclass(frozen=True)
@@ -180,15 +160,6 @@ class InsertNode:
     domain: str = ""
     kind: ClassVar[str] = "insert"
 
-    @property
-    def place(self) -> str:
-        """The position that it goes to."""
-        return self.before
-
-    def at(self, place: str) -> InsertNode:
-        """The same node for another position."""
-        return dataclasses.replace(self, before=place)
-
     def __str__(self) -> str:
         return f"insert {self.op_type}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
 
@@ -274,11 +245,6 @@ class SetMetadata:
     key: str
     value: str
     kind: ClassVar[str] = "metadata"
-    place: ClassVar[str] = MAIN
-
-    def at(self, place: str) -> SetMetadata:
-        """The same: metadata are the whole model's."""
-        return self
 
     def __str__(self) -> str:
         return f"metadata {self.key} = {self.value}"

@@ -138,8 +138,7 @@ class PrunePlan(JsonObject):
 
     def others(self) -> list[tuple[str, int, int]]:
         """For each kind beside heads that loses units: what they are called, how many go, and how many stay."""
-        lists = by_units(self.blocks)
-        return totals([{"kinds": list(lists), **lists}])
+        return totals((cut.units, len(cut.removed), cut.left) for cut in self.blocks)
 
     @property
     def cuts_something(self) -> bool:

@@ -99,17 +99,21 @@ def by_units(cuts: Iterable[SiteCut]) -> dict[str, list[dict[str, Any]]]:
 
 
 def other_cuts(plan: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], int, int]]:
-    """Yield each cut of another site in the document of a plan: units, the cut, how many go, and how many stay."""
+    """Yield the cuts of sites without heads in the document of a plan: (units, cut, removed, left)."""
     for units in plan["kinds"]:
         for cut in plan[units]:
             yield units, cut, len(read_ranges(cut["removed"], MAX_UNITS)), cut[f"{units}_left"]
 
 
-def totals(plans: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
-    """The kinds beside heads of which units go in documents of plans: their name, how many go, and how many stay."""
+def counts_in(plan: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield removed and remaining units of sites without heads in the document of a plan."""
+    return ((units, lost, left) for units, _, lost, left in other_cuts(plan))
+
+
+def totals(counts: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Removed and remaining units of each kind that loses some, summed over sites: (units, removed, left)."""
     found: dict[str, tuple[int, int]] = {}
-    for plan in plans:
-        for units, _, lost, left in other_cuts(plan):
-            gone, stay = found.get(units, (0, 0))
-            found[units] = gone + lost, stay + left
+    for units, lost, left in counts:
+        gone, stay = found.get(units, (0, 0))
+        found[units] = gone + lost, stay + left
     return [(units, lost, left) for units, (lost, left) in found.items() if lost]

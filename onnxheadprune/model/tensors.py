@@ -32,20 +32,6 @@ class Selection:
         return ", ".join(cuts)
 
 
-def check_selection(selection: Selection) -> None:
-    """Refuse positions that are not as many, in order and within the sizes that a selection has."""
-    pairs = [part.split("-") for part in selection.live.split(",") if part]
-    if not all(len(pair) <= 2 and all(item.isascii() and item.isdigit() for item in pair) for pair in pairs):
-        raise ValueError(f"live: {selection.live[:40]!r} is not a list of ranges")
-    bounds = [(int(pair[0][:19]), int(pair[-1][:19]) + 1) for pair in pairs]
-    ordered = [-1, *(number for pair in bounds for number in pair)]
-    count = sum(stop - start for start, stop in bounds)
-    lengths = {len(selection.axes), len(selection.sizes), len(selection.kept)}
-    inside = not bounds or bounds[-1][1] <= math.prod(selection.sizes)
-    if len(lengths) > 1 or ordered != sorted(ordered) or not inside or count != math.prod(selection.kept):
-        raise ValueError("the axes, sizes and positions of the selection do not belong together")
-
-
 def spell_ranges(positions: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     """Sorted positions as "0-3,8,10-11"."""
     if not positions.size:

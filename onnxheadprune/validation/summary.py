@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.site_cuts import totals
+from onnxheadprune.edit.site_cuts import counts_in, totals
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
@@ -210,7 +210,7 @@ def _unproven(validation: Document) -> Iterator[Fact]:
 def _removes(plan: Document) -> bool:
     """Return whether a plan removes anything."""
     others = (plan.get(name) for name in ("layers", "exit", "vocabulary"))
-    return any(site["removed"] for site in plan["cuts"]) or bool(totals([plan])) or any(others)
+    return any(site["removed"] for site in plan["cuts"]) or bool(totals(counts_in(plan))) or any(others)
 
 
 def _is_blind(cut: Document) -> bool:
@@ -246,7 +246,7 @@ def _units(cuts: Sequence[Document]) -> Iterator[Figure]:
     gone = sum(len(site["removed"]) for site in sites)
     if gone:
         yield _counted("heads", before, before - gone)
-    for units, lost, left in totals(cut["plan"] for cut in cuts):
+    for units, lost, left in totals(one for cut in cuts for one in counts_in(cut["plan"])):
         yield _counted(units, lost + left, left)
     for plan in [cut["plan"] for cut in cuts]:
         if plan.get("exit") is not None:

@@ -85,7 +85,7 @@ class Block:
 
     @property
     def is_slow(self) -> bool:
-        """Whether only `--all` runs it."""
+        """True if it runs only with `--all`."""
         return self.note.startswith(SLOW)
 
 

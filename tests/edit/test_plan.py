@@ -35,7 +35,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.edit.model_records import RecordedVocabulary, VocabularyCut
 from onnxheadprune.edit.plan import ExitCut, IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo
 from onnxheadprune.edit.records import HEADS, units_entry
-from onnxheadprune.edit.site_cuts import SiteCut, totals
+from onnxheadprune.edit.site_cuts import SiteCut, counts_in, totals
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
@@ -230,4 +230,5 @@ def test_every_field_of_a_plan_is_written() -> None:
     for edit, written in zip(EVERYTHING, document["edits"], strict=True):
         assert written["edit"] == edit.kind and written["text"] == str(edit) and written["sites"] == ["0"]
         assert {item.name for item in fields(edit)} <= set(written)
-    assert totals([document, document]) == [("neurons", 4, 12)] and WHOLE.others() == [("neurons", 2, 6)]
+    assert WHOLE.others() == totals(counts_in(document)) == [("neurons", 2, 6)]
+    assert totals([*counts_in(document), *counts_in(document)]) == [("neurons", 4, 12)]

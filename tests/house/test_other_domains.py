@@ -10,31 +10,13 @@ import pytest
 GRAPH = """
 from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning
 from tests.graph_text import model_of
+from tests.vocabulary.graphs import ATTENTION, PLAIN, WEIGHTS
 
+plain = ATTENTION.format(masked=PLAIN)
+body = plain.replace("Reshape(ct, whole)", "Reshape(bent, whole)").replace("joined =", "bent = mylib.Bend(ct) joined =")
 model = model_of(
-    '''<ir_version: 10, opset_import: ["" : 17, "mylib" : 1]>
-    g (float[b, s, 6] x) => (float[b, s, 6] y) <
-        float[6, 6] w_q, float[6, 6] w_k, float[6, 6] w_v, float[6, 6] w_o,
-        int64[4] split = {0, 0, 2, 3}, int64[3] whole = {0, 0, 6}
-    > {
-        q = MatMul(x, w_q)
-        k = MatMul(x, w_k)
-        v = MatMul(x, w_v)
-        q4 = Reshape(q, split)
-        k4 = Reshape(k, split)
-        v4 = Reshape(v, split)
-        qt = Transpose<perm = [0, 2, 1, 3]>(q4)
-        kt = Transpose<perm = [0, 2, 3, 1]>(k4)
-        vt = Transpose<perm = [0, 2, 1, 3]>(v4)
-        scores = MatMul(qt, kt)
-        p = Softmax<axis = -1>(scores)
-        c = MatMul(p, vt)
-        ct = Transpose<perm = [0, 2, 1, 3]>(c)
-        bent = mylib.Bend(ct)
-        joined = Reshape(bent, whole)
-        o = MatMul(joined, w_o)
-        y = Add(x, o)
-    }''',
+    '<ir_version: 10, opset_import: ["" : 17, "mylib" : 1]>'
+    f"g (float[b, s, 6] x) => (float[b, s, 6] y) <{WEIGHTS}> {{ {body} }}",
     0,
 )
 for site in inspect(model):

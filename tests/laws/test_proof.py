@@ -172,7 +172,7 @@ DAMAGES: Mapping[str, Damage] = {
 
 
 def _is_no(row: Row, damage: Damage) -> bool:
-    """Whether a damage could be done and matters; then the verdict is no, or an error says why there is none."""
+    """Apply a damage and assert that the verdict is no; return False if it changes no output."""
     model = copied(pruned(row.name))
     if not damage(model):
         return False

@@ -59,7 +59,7 @@ class AttentionSite(Site):
         return self.cores
 
     def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
-        """Return what needs heads besides the projections after a sweep without them, None if nothing does."""
+        """Return a refusal naming the node that still needs removed heads, None if no node does."""
         return None if self.block is None else needed_heads(self.block, swept, units)
 
     def left_in(self, swept: Sweep) -> Refusal | None:

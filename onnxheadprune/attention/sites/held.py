@@ -45,7 +45,7 @@ HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
 
 
 def needed_heads(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """Return what needs the contexts of removed heads besides the projections, None if nothing does."""
+    """Return a refusal naming the node that still needs contexts of removed heads, None if no node does."""
     gone = {place for head in removed for place in block.members[head]}
     for core in block.cores:
         dead = np.array([(core.node.index, position) in gone for position in range(len(core.heads))])
@@ -55,7 +55,7 @@ def needed_heads(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal 
 
 
 def needed_whole(makers: Iterable[Node], trial: Sweep, units: str) -> Refusal | None:
-    """Return what needs all that one of some nodes makes of units, None if each makes less."""
+    """Return a refusal naming the node that needs the whole output of a maker, None if all outputs are narrower."""
     whole = next((maker.out for maker in makers if trial.kept.get(maker.out, FULL).is_full), None)
     return None if whole is None else reader_of_all([whole], trial, units)
 
@@ -125,7 +125,7 @@ def reader_of_all(values: Sequence[Value], trial: Sweep, units: str) -> Refusal:
 
 
 def _hands_on(node: Node, trial: Sweep) -> bool:
-    """Return whether what a node needs all of is needed by those that read it; a sum is where a stream begins."""
+    """Return whether a node needs all of its input only because its readers do; a sum begins a residual stream."""
     alike = node in ELEMENTWISE and (node not in SUMS_VALUES or len(node.computed) == 1)
     return node in HANDS_ON or alike or node in trial.asked
 
@@ -150,7 +150,7 @@ class Stay(NamedTuple):
 
 
 def still_computed(block: Block, trial: Sweep, mixers: Container[Node]) -> Stay | None:
-    """Return what needs all heads in front of their contexts, None if nothing does.
+    """Return the queries, keys or maps that are computed for all heads after the cut, None if none are.
 
     Heads whose attention maps are mixed, or whose queries are normalised together, lose their values alone.
 

@@ -56,7 +56,7 @@ class NeuronSite(Site):
         return self.kind == FEED_FORWARD
 
     def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
-        """Return what needs all neurons after a sweep without some, None if nothing does."""
+        """Return a refusal naming the node that still needs all neurons, None if no node does."""
         # Of others than these neurons some layers make nothing that a sweep reaches.
         return needed_whole([core for core in self.cores if core.out in swept.kept], swept, self.UNITS)
 

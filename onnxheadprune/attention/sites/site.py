@@ -378,7 +378,12 @@ class Site:
         return {}
 
     def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
-        """Return what needs `units` (present indices) after a sweep without them, None if nothing does."""
+        """Return a refusal naming the node that still needs removed units, None if no node does.
+
+        Args:
+            units: the removed units, as indices of the model.
+            swept: the live sets without them.
+        """
         return None
 
     @property

@@ -178,7 +178,7 @@ def _vocabulary(
             if lookup.rows is not None and lookup.rows <= rows:
                 for index in lookup.tables:
                     tables |= dict.fromkeys(stored_behind(lookup.node.input(index), lookup.rows))
-    held = [item for value in inputs for item in carried(value)[0]]
+    held = [item for value in inputs for item in flows[value].values]
     meaning = Meaning.of(Tokens(view, rows, inputs, held, known, rest, streams), chosen)
     return Vocabulary(
         rows,

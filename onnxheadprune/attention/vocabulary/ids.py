@@ -108,6 +108,7 @@ class Flow:
     lookups: tuple[Lookup, ...]  # the nodes that pick rows by them
     movers: frozenset[Node]  # nodes on the way there, which pass ids on unchanged
     stored: frozenset[int]  # ids that these nodes add
+    values: frozenset[Value]  # the values that hold ids
 
     @property
     def tables(self) -> list[Lookup]:
@@ -149,10 +150,10 @@ def computed_from(value: Value) -> list[Value]:
 
 def flow_of(value: Value) -> Flow:
     """Return the uses of the ids in a value."""
-    _, lookups, movers = carried(value)
+    values, lookups, movers = carried(value)
     leading = _leading(movers, {item.node for item in lookups})
     stored = {number for node in leading for array in added(node).values() for number in array.reshape(-1)}
-    return Flow(tuple(lookups), leading, frozenset(map(int, stored)))
+    return Flow(tuple(lookups), leading, frozenset(map(int, stored)), frozenset(values))
 
 
 def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:

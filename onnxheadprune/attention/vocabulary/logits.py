@@ -82,7 +82,7 @@ class Axis(NamedTuple):
 
 @dataclass
 class Origin:
-    """What computes the positions of an axis, each by itself and in this order."""
+    """The layers and stored tensors that compute an axis, position by position and in the same order."""
 
     path: list[Axis] = field(default_factory=list)  # the axes of computed values on the way, that one first
     layers: list[Axis] = field(default_factory=list)  # those of them whose positions are columns of weights
@@ -161,7 +161,7 @@ def _marks(node: Node, axis: int, held: Collection[Value]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What is known of the tokens of a model before its logits are.
+    """The token ids of a model and their tables, by which logits are recognized.
 
     Attributes:
         rows: the number of token ids.
@@ -354,15 +354,20 @@ def _obstacle(tokens: Tokens, logits: Mapping[str, tuple[Logits, Origin]], heads
         for table in (stored for stored in origin.stored if stored in tokens.rest):
             return f"its output {item.name} reads {table.value.name}, the table of {tokens.rest[table]}"
     for place, answer in heads.items():
-        found = _misread(place, answer, logits) or _picked(place)
+        computed = dict.fromkeys(reachable([place.value], _read_by))
+        found = _misread(place, computed, answer, logits) or _picked(place, computed)
         if found:
             return found
     return _of_ids(tokens)
 
 
-def _misread(head: Axis, answer: str, logits: Collection[str]) -> str:
-    """What chooses among the columns of a head, or computes something else of them all; "" without anything."""
-    for value in reachable([head.value], _read_by):
+def _misread(head: Axis, computed: Collection[Value], answer: str, logits: Collection[str]) -> str:
+    """Return why a head is used otherwise than for logits: a choice of tokens, or another output; "" if it is not.
+
+    Args:
+        computed: the values that are computed from its columns.
+    """
+    for value in computed:
         node = value.producer
         assert node is not None
         if _is_choice(value) and (
@@ -377,12 +382,11 @@ def _misread(head: Axis, answer: str, logits: Collection[str]) -> str:
     return ""
 
 
-def _picked(head: Axis) -> str:
-    """The input with integers that picks among the columns of a head; "" without one."""
-    region = [*reachable([head.value], _read_by)]
-    readers = dict.fromkeys(use.node for value in region for use in value.consumers)
+def _picked(head: Axis, computed: Collection[Value]) -> str:
+    """Return which integer input picks among the columns of a head, as labels do; "" if none does."""
+    readers = dict.fromkeys(use.node for value in computed for use in value.consumers)
     for node in readers:
-        picks = [value for value in node.sources if value.elem_type in INTEGERS and value not in region]
+        picks = [value for value in node.sources if value.elem_type in INTEGERS and value not in computed]
         for source in reachable(picks, computed_from):
             if source.is_graph_input and source.scope.parent is None:
                 return (
@@ -393,7 +397,7 @@ def _picked(head: Axis) -> str:
 
 
 def _of_ids(tokens: Tokens) -> str:
-    """What else reads the ids and would keep the old ones; "" without anything."""
+    """Return which output or comparison would still use the original's ids; "" if none does."""
     for value in reachable(tokens.held, _integers_of):
         if _is_output(value):
             return f"its output {value.name} is computed from token ids, which it would have to number anew"

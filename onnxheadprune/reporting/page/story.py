@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.summary import method_of
-from onnxheadprune.edit.site_cuts import totals
+from onnxheadprune.edit.site_cuts import counts_in, totals
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.spelling import count, first_few, many, short_names
@@ -171,7 +171,7 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
     model = PurePath(document["model"]).name
     parts = [f"{gone} of {many(before, 'attention head')}"] if gone else []
-    for units, lost, left in totals([plan]):
+    for units, lost, left in totals(counts_in(plan)):
         parts.append(f"{count(lost)} of {many(lost + left, units.removesuffix('s'))}")
     if (tokens := plan.get("vocabulary")) is not None:
         parts.append(f"{count(tokens['rows'] - tokens['kept'])} of {many(tokens['rows'], 'token')}")
