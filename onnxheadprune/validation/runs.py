@@ -25,7 +25,6 @@ from onnxheadprune.validation.deployment import KeptFeed, Models, as_deployed, j
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift, spell, too_far
 from onnxheadprune.validation.rounds import OriginalRun, Runner, rounds
-from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.extra_inputs import Wide
@@ -118,7 +117,6 @@ class _Bench:
         self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
         self.unrefitted = self._if_there(models.unrefitted, "the masked original without its refit")
         self.sensitivity = models.sensitivity
-        self.second = SecondMask(models)
         self.cases: list[CaseResult] = []
         self.compared = Compared()
         self.problems: list[str] = []
@@ -239,8 +237,6 @@ class _Bench:
     ) -> Iterator[tuple[OriginalRun, CaseResult, Outputs | None]]:
         """A round of feeds at exact settings: all models run them in turn, then outputs are compared feed by feed."""
         feeds = [item.feed for item in held]
-        if source != "wide":
-            self.second.ahead(feeds)
         unrefitted = None if source == "wide" else self.unrefitted
         for runner in (self.masked, self.alive, self.silenced, self.aside, unrefitted, self.pruned):
             if runner is not None:
@@ -300,8 +296,6 @@ class _Bench:
         # Fused kernels give other numbers to rows that attend to nothing.
         if finite and deploy and not unknown:
             self._keep(KeptFeed(power, source, feed))
-        if finite and source != "wide":
-            self.second.look(feed, reference, earlier, self.inputs)
         if source != "wide":
             self._drift(source, feed, before, after)
         return (
@@ -391,11 +385,11 @@ class _Bench:
             self.notes.append(
                 f"on {len(self.unsteady)} other inputs the original is not deterministic, so nothing was compared"
             )
-        problems = (*self.problems, *self.second.problems, *too_far(self.cases, self.sensitivity.largest))
+        problems = (*self.problems, *too_far(self.cases, self.sensitivity.largest))
         return Findings(
             tuple(self.cases),
             tuple(dict.fromkeys(problems)),
-            tuple(dict.fromkeys((*self.notes, *self.second.notes))),
+            tuple(dict.fromkeys(self.notes)),
             drift,
             accuracy,
             placement,

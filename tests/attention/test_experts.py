@@ -64,18 +64,6 @@ def test_who_reads_a_shape_alone_reads_no_numbers(toy: Experts, readers: int) ->
     np.testing.assert_allclose(run(made.model, {"x": x})["out"], toy.expected(x, PAIRS[0]), atol=2e-5)
 
 
-@pytest.mark.parametrize("toy", ["relu", "4 bits"])
-def test_weights_beside_the_model_are_read_for_the_second_mask(toy: str, tmp_path: Path) -> None:
-    """Those of experts for a router that keeps them out, rounded ones for neurons that are silenced inside."""
-    model = replace(toys_mixture.RUNNABLE[toy], width=256).model()
-    (block,) = inspect(model).neurons
-    neurons = sorted(neuron for unit in block.units[::2] for neuron in unit)
-    heads = {"moe.0": [1]} if toy == "relu" else {"ffn.0": neurons}
-    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=0)
-    result = ohp.prune(tmp_path / "model.onnx", tmp_path / "out.onnx", heads=heads, provider="cpu")
-    assert result.validation is not None and result.validation.passed
-
-
 def test_groups_stay_equal() -> None:
     model = Experts("sigmoid in groups").model()
     told = "leave the 2 groups of its router with different numbers of experts, or with none"

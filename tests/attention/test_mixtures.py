@@ -21,11 +21,11 @@ from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import HeadPruneError, RefusedError
-from onnxheadprune.validation.core_masks import silenced_cores
 from tests.graph_text import model_of
 from tests.liveness.one_node import run
 from tests.toys_mixture import EXPERTS, HIDDEN, INPUTS, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
 from tests.toys_nbits import packed
+from tests.zoo.core_masks import silenced_cores
 
 
 def _block(model: ModelProto) -> NeuronSite:

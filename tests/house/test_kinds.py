@@ -26,7 +26,6 @@ SPOKEN = {
     "choosing/joint.py": "why experts are counted in bytes",
     "choosing/scoring/experts.py": "scores that experts alone have",
     "settings/cutting.py": "the declarations of --neurons and --multiple-of",
-    "validation/expert_masks.py": "neurons of experts in one operator, silenced in its weights",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""
 WORDS = re.compile(r"neuron|ffn\.|sublayer|expert|moe\.", re.IGNORECASE)

@@ -15,7 +15,7 @@ from onnxheadprune import ProviderError, apply_plan, plan_pruning, validate
 from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.validation import deployment, runs, second_mask
+from onnxheadprune.validation import deployment, runs
 from onnxheadprune.validation.result import drift_gate
 from tests import toys
 from tests.conftest import Command
@@ -39,7 +39,6 @@ class Elsewhere(Session):
 def pretend(monkeypatch: pytest.MonkeyPatch, session: type[Session]) -> None:
     monkeypatch.setattr(runs, "Session", session)
     monkeypatch.setattr(deployment, "Session", session)
-    monkeypatch.setattr(second_mask, "Session", session)
 
 
 # Deployment

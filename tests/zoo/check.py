@@ -31,7 +31,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.tolerances import tolerance_for
-from onnxheadprune.validation.core_masks import silenced_cores
+from tests.zoo.core_masks import silenced_cores
 from tests.zoo.cuts import Cut, NoStateError, cuts_of, head_cut
 from tests.zoo.decode import can_decode, decode_error, one_pass
 from tests.zoo.folder import Folder, Kept, narrowed

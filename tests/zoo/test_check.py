@@ -19,8 +19,8 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.validation.core_masks import silenced_cores
 from tests.zoo import check as checking
+from tests.zoo.core_masks import silenced_cores
 from tests.zoo.cuts import Cut, cuts_of
 from tests.zoo.folder import Folder
 from tests.zoo.row import EXPERTS, HEADS, LAYERS, NEURONS, TOKENS, Outcome, Row, Verdict

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from onnxheadprune.attention.sites.held import Stay, needed_heads, still_computed
-from onnxheadprune.attention.sites.site import Silencing, Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
@@ -68,10 +68,6 @@ class AttentionSite(Site):
             return None
         left = still_computed(self.block, swept, self.stays.mixers)
         return None if left is None else left.why
-
-    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
-        """Silence heads where they are computed."""
-        how.at_cores(self, units)
 
     @property
     def num_heads(self) -> int:

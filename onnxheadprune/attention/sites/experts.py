@@ -15,7 +15,7 @@ import numpy as np
 from onnxheadprune.attention.sites.neuron_site import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.singles import once
-from onnxheadprune.attention.sites.site import Silencing, Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of
 from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.live import DEAD
@@ -77,10 +77,6 @@ class ExpertSite(NeuronSite):
     def numbers_by(self, other: Site) -> bool:
         """Return whether it numbers neurons by experts that a router chooses."""
         return other.routing is not None and not set(self.cores).isdisjoint(other.cores)
-
-    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
-        """Silence neurons in the weights of the operator."""
-        how.inside(self, units)
 
     @property
     def experts(self) -> int:

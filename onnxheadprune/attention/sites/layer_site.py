@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from onnxheadprune.attention.sites.site import Silencing, Site, outermost
+from onnxheadprune.attention.sites.site import Site, outermost
 
 if TYPE_CHECKING:
     from onnxheadprune.edit.records import RecordedUnits
@@ -67,10 +66,6 @@ class LayerSite(Site):
         inside = outermost(self.parts)
         growing = sum(site.flops_per_unit(length) * site.num_units - site.flops_per_token for site in inside)
         return super().flops_per_unit(length) + growing
-
-    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
-        """Bypass the layer."""
-        how.around(self.states)
 
     def to_dict(self) -> dict[str, Any]:
         """The layer as JSON-ready data (a part of the contract of `inspect --json`)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.attention.sites.site import Silencing, Site
+from onnxheadprune.attention.sites.site import Site
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
@@ -34,10 +34,6 @@ class MixtureSite(Site):
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
     routing: Routing  # the path of its scores
-
-    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
-        """Silence experts by the router."""
-        how.at_router(self, units)
 
     @property
     def only_named(self) -> str | None:

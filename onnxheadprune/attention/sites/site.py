@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -278,10 +278,6 @@ class Site:
         """Those of `cores` that make the units on an axis that enumerates them; none where units are channels."""
         return ()
 
-    def silenced(self, how: Silencing, units: Sequence[int]) -> None:
-        """Silence units in another place than a cut does, by one of several ways."""
-        how.behind(self, units)
-
     @property
     def shape(self) -> tuple[object, ...]:
         """Properties that are equal in all files with this site."""
@@ -409,25 +405,6 @@ class Site:
             f"leave its {len(self.groups)} KV heads with different numbers of query heads"
             f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
         )
-
-
-class Silencing(Protocol):
-    """Ways to silence units in a copy of the original, by what computes them."""
-
-    def behind(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros behind what makes the values that projections read, for all readers."""
-
-    def at_cores(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros behind the cores."""
-
-    def at_router(self, site: Site, units: Sequence[int]) -> None:
-        """Keep the choice of the router from units, and change their weights."""
-
-    def inside(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros into the stored weights of one operator that computes the units."""
-
-    def around(self, states: Iterable[State]) -> None:
-        """Let readers of the states behind a layer read those in front."""
 
 
 class Findings(NamedTuple):

@@ -4,26 +4,31 @@ A site names a projection. Masking that projection's input proves a cut of it, a
 whose "projection" is a feed-forward layer that reads the attention together with the residual stream. So the heads
 are silenced at their cores as well. If the projection is the heads' own, nothing of them is left in its input, and both
 masks are one model. A bias after the core leaves a constant there; that is the heads', but depends on no input.
+Experts get zeros in what makes their neurons, or other weights where a router keeps them out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.insertion import Insert, graph_at, graph_of, insert
+from onnxheadprune.attention.insertion import Insert, graph_of, insert
 from onnxheadprune.attention.masking import routed_masks
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.shortening import shorten
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.experts import ExpertProjection, ExpertSite
+from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.states import State
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
+from onnxheadprune.liveness.layouts import is_mixture
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.messages import copied, insert_nodes
@@ -31,6 +36,10 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
+OTHER = -3
+"""The factor of weights on which no output may depend."""
+First = tuple[GraphProto, NodeProto]
+"""A node, and the graph that it goes before."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     """The viewed model with the removed heads silenced at their cores."""
     how = _Silencing(copied(planning.view.model))
     for site in planning.touched:
-        site.silenced(how, planning.heads[site.index])
+        how.add(site, planning.heads[site.index])
     return how.result()
 
 
@@ -89,38 +98,25 @@ class _Silencing:
         self._model = model
         self._masks: dict[Node, Live] = {}  # of outputs of nodes
         self._inserts: dict[Node, list[Insert]] = {}  # masks of inputs of nodes
-        self._first: list[tuple[GraphProto, NodeProto]] = []  # nodes that go to the beginning of graphs
+        self._first: list[First] = []  # nodes that go to the beginning of graphs
         self._taps: list[Tap] = []
         self._skipped: list[str] = []
-        self._states: dict[State, GraphProto] = {}  # around layers, with their graphs
         self._hidden = self._stored = False
 
-    def at_cores(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros behind the cores."""
-        self._behind(site, units, _masks(site, units))
-
-    def behind(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros behind what makes the values that projections read, for all readers."""
-        self._behind(site, units, _masks_behind(site, units))
-
-    def at_router(self, site: Site, units: Sequence[int]) -> None:
-        """Keep the choice of the router from units, and change their weights."""
-        from onnxheadprune.validation.expert_masks import with_other_weights
-
-        for item in routed_masks(self._model, site, units):
-            self._inserts.setdefault(item.node, []).append(item)
-        self._with_stored(site, with_other_weights(self._model, site, units))
-
-    def inside(self, site: Site, units: Sequence[int]) -> None:
-        """Put zeros into the stored weights of one operator that computes the units."""
-        from onnxheadprune.validation.expert_masks import silenced_inside
-
-        self._with_stored(site, silenced_inside(self._model, site, units))
-
-    def around(self, states: Iterable[State]) -> None:
-        """Let readers of the states behind a layer read those in front."""
-        for state in states:
-            self._states[state] = graph_at(self._model, state.behind.scope)
+    def add(self, site: Site, units: Sequence[int]) -> None:
+        """Silence units of a site."""
+        if isinstance(site, LayerSite):
+            self._skipped.append(site.label)
+        elif isinstance(site, AttentionSite):
+            self._behind(site, units, _masks(site, units))
+        elif isinstance(site, MixtureSite):
+            for item in routed_masks(self._model, site, units):
+                self._inserts.setdefault(item.node, []).append(item)
+            self._with_stored(site, with_other_weights(self._model, site, units))
+        elif isinstance(site, ExpertSite):
+            self._with_stored(site, silenced_inside(self._model, site, units))
+        else:
+            self._behind(site, units, _masks_behind(site, units))
 
     def result(self) -> Silenced:
         """The model with all masks in place."""
@@ -134,11 +130,10 @@ class _Silencing:
         known = {info.name for info in model.graph.output}
         for name in dict.fromkeys(name for tap in self._taps for name in tap.shown if name not in known):
             model.graph.output.append(ValueInfoProto(name=name))
-        shorten(self._states)
         can_any = bool(self._masks) or self._stored
         return Silenced(model, tuple(self._taps), tuple(self._skipped), can_any, self._hidden)
 
-    def _with_stored(self, site: Site, changed: list[tuple[GraphProto, NodeProto]] | None) -> None:
+    def _with_stored(self, site: Site, changed: list[First] | None) -> None:
         self._stored = self._stored or changed is not None
         self._skipped += [site.label] if changed is None else []
         self._first += changed or []
@@ -272,3 +267,79 @@ def _tiled(
         nodes.tile("", rows, repeats, tiled),
         nodes.reshape("", tiled, f"{mask}/joined", long),
     ]
+
+
+def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[First] | None:
+    """Let a mixture read its first layer with zeros in the rows of neurons, in a copy in which no node has moved yet.
+
+    Nodes that go to the beginning of graphs, once all others are placed; None where the layer is not stored.
+    """
+    made: list[First] = []
+    for projection in site.projections:
+        found = _silenced(model, projection, neurons) if isinstance(projection, ExpertProjection) else None
+        if found is None:
+            return None
+        made += found
+    return made
+
+
+def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> list[First] | None:
+    """Let a mixture read other numbers in place of all that a cut takes off, in a copy in which no node has moved yet.
+
+    Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.
+    """
+    made: list[First] = []
+    changed = False
+    for value, live in sweep(list(site.seeds(gone)), answers=site.answers(gone)).narrowed():
+        if not value.is_initializer or value.tensor is None or value.elem_type not in FLOATS:
+            continue
+        changed = True
+        made += _with_other_numbers(model, value, live)
+    return made if changed else None
+
+
+def _with_other_numbers(model: ModelProto, value: Value, live: Live) -> list[First]:
+    """Let all readers of a stored tensor read other numbers where it is not live."""
+    shape, readers = value.shape, value.consumers
+    assert shape is not None
+    factors = np.where(live.spread(len(shape)), 1, OTHER).astype(
+        helper.tensor_dtype_to_np_dtype(value.elem_type)
+    )
+    graph, name = graph_of(model, readers[0].node), f"{value.name}/onnxheadprune_other"
+    # A kernel that finds scales computed takes another way, which rounds otherwise.
+    inside = any(is_mixture(use.node) for use in readers)
+    held = numpy_helper.from_array(value.numbers() * factors if inside else factors, f"{name}_numbers")
+    graph.initializer.append(held)
+    for use in readers:
+        graph_of(model, use.node).node[use.node.position].input[use.input_index] = (
+            held.name if inside else name
+        )
+    if inside:
+        return []
+    product = nodes.multiply(readers[0].node.ref, value.name, held.name, name)
+    return [(graph, new) for new in nodes.as_protos(product, readers[0].node.scope.opset)]
+
+
+def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence[int]) -> list[First] | None:
+    node, layout = projection.node, projection.layout
+    alive = projection.live_without(neurons)
+    values = [(index, value) for index in layout.made if (value := node.input(index)) is not None]
+    if not all(value.is_initializer and value.tensor is not None for _, value in values):
+        return None
+    graph, made = graph_of(model, node), []
+    for index, value in values:
+        assert value.shape is not None and value.tensor is not None
+        mask = layout.inputs[index].spread(alive, len(value.shape))
+        name = f"{value.name}/onnxheadprune_core{node.index}"
+        if layout.bits is None:
+            dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
+            held = numpy_helper.from_array(mask.astype(dtype), f"{name}_alive")
+            product = nodes.multiply(node.ref, value.name, held.name, name)
+            made += [(graph, new) for new in nodes.as_protos(product, node.scope.opset)]
+        else:
+            # A kernel that finds scales computed takes another way, which rounds otherwise.
+            numbers = value.numbers()
+            held = numpy_helper.from_array(numbers * mask.astype(numbers.dtype), name)
+        graph.initializer.append(held)
+        graph.node[node.position].input[index] = name
+    return made
