@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxheadprune.api.validate import validate
     from onnxheadprune.attention.sites.all_sites import Sites
     from onnxheadprune.attention.sites.attention_site import AttentionSite
-    from onnxheadprune.attention.sites.near_miss import NearMiss
+    from onnxheadprune.attention.sites.site import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.choosing.compensation.record import Compensation, Refit
@@ -220,7 +220,7 @@ _HOMES = {
         "Refusal",
     ),
     "attention.sites.attention_site": ("AttentionSite",),
-    "attention.sites.near_miss": ("NearMiss",),
+    "attention.sites.site": ("NearMiss",),
     "attention.sites.all_sites": ("Sites",),
     "validation.metric": ("MetricResult",),
     "validation.result": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxheadprune.attention.exits.running import inside, layers_of
+from onnxheadprune.attention.exits.decisions import inside, layers_of
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.edit.both_branches import BRANCHES, with_both_branches

@@ -1,32 +1,34 @@
 """The masked reference: the original model with a 0/1 multiplication on the input of each output projection.
 
 It is the oracle of this package: a pruned model must equal it, always. With masks that are stored as numbers of their
-own, all of them one, it is what a gradient with respect to a mask is taken of.
+own, all of them one, it is what a gradient with respect to a mask is taken of. Who reads the state behind a removed
+layer reads the one in front. It works on names and protos alone, and so shares nothing with the edits of a cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.insertion import Insert, graph_at, graph_of, insert
-from onnxheadprune.attention.shortening import shorten
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.states import State
+from onnxheadprune.attention.sites.states import State, is_sum, place_of
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
+from onnxheadprune.edit.submodel import needed_nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.layouts import is_mixture, mixture_of
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.messages import copied
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.messages import copied, insert_nodes, replace_all
 from onnxheadprune.model.tensors import FLOATS, Mask
 
 
@@ -207,7 +209,7 @@ def _zero_point(node: Node, index: int) -> str:
 
 def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
     """The bytes that mean zero in the last layer of a mixture, a new tensor that fits each row of it."""
-    from onnxheadprune.attention.packed_matrices import packed_again, unpacked
+    from onnxheadprune.attention.quantized import packed_again, unpacked
 
     layout, bits = mixture_of(node), 8
     assert layout is not None
@@ -229,3 +231,73 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
 def _weight_type(projection: Projection) -> int:
     found = type_of(projection.operand or projection.node.out)
     return found if found in FLOATS else TensorProto.FLOAT
+
+
+class Insert(NamedTuple):
+    """Nodes before a node, and which of its inputs reads their result."""
+
+    node: Node
+    input_index: int
+    created: list[NodeProto]
+    result: str
+
+
+def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
+    """Put new nodes before those that read them, in place."""
+    every = sorted(inserts, key=lambda item: -item.node.index)
+    for item in every:
+        graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
+    for item in every:
+        insert_nodes(graph_of(model, item.node), {item.node.position: item.created})
+
+
+def graph_of(model: ModelProto, node: Node) -> GraphProto:
+    """The graph of the copy that corresponds to a node's scope."""
+    return graph_at(model, node.scope)
+
+
+def graph_at(model: ModelProto, scope: Scope) -> GraphProto:
+    """The graph of the copy that corresponds to a scope."""
+    graph = model.graph
+    for owner, body in reversed(list(scope.owners)):
+        attributes = graph.node[owner.position].attribute
+        graph = next(item.g for item in attributes if owner.bodies.get(item.name) is body)
+    return graph
+
+
+SKIP = 1
+"""The input of an operator that adds and normalizes which a state alone lacks."""
+
+
+def shorten(graphs: Mapping[State, GraphProto]) -> None:
+    """Make layers the identity, in place.
+
+    Args:
+        graphs: the graphs of a copy of the viewed model, by the states around layers in them.
+    """
+    # From behind: a state in front that is removed with another layer is replaced in turn.
+    for state in sorted(graphs, key=lambda state: -place_of(state.behind)):
+        graph, front, behind = graphs[state], state.front.name, state.behind.name
+        place = next(place for place, node in enumerate(graph.node) if behind in node.output)
+        for node in nodes_in(graph.node):
+            for index, name in enumerate(node.input):
+                if name == behind:
+                    node.input[index] = front
+        maker = graph.node[place]
+        made = []
+        if state.behind.producer is not None and is_sum(state.behind):
+            zeros = f"{behind}/onnxheadprune_zeros"
+            maker.input[0], maker.input[SKIP] = front, zeros
+            bias = roles_of(state.behind.producer).learned[-1]
+            if len(maker.input) > bias:
+                maker.input[bias] = ""
+            made.append(nodes.as_proto(nodes.subtract("", front, front, zeros)))
+        if any(info.name == behind for info in graph.output):
+            maker.output[list(maker.output).index(behind)] = f"{behind}/onnxheadprune_before"
+            made.append(nodes.as_proto(nodes.same("", front, behind)))
+        for node in made:
+            graph.node.insert(place, node)
+    # A node that nothing reads would keep ONNX Runtime from fusing others.
+    for graph in {id(graph): graph for graph in graphs.values()}.values():
+        needed, _ = needed_nodes(graph, [info.name for info in graph.output])
+        replace_all(graph.node, needed)

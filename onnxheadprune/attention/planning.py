@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.bypass import Bypass
 from onnxheadprune.attention.cut_edits import (
+    Bypass,
     caches_of,
     loses_all,
     require_apart,
@@ -17,8 +20,6 @@ from onnxheadprune.attention.cut_edits import (
 )
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
-from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_cuts, site_records
-from onnxheadprune.attention.removed_elements import elements_removed
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
@@ -26,7 +27,7 @@ from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, names_all, resolve_units
-from onnxheadprune.edit.edits import Edit, SetMetadata
+from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
 from onnxheadprune.edit.plan import (
     IoChange,
     LeftOutNode,
@@ -36,14 +37,16 @@ from onnxheadprune.edit.plan import (
     Role,
     fingerprint,
 )
-from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
+from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY, HEADS, RecordedUnits, units_entry
 from onnxheadprune.edit.renaming import with_fresh_names
+from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import analysing
-from onnxheadprune.model.graph.view import GraphView, Use
+from onnxheadprune.model.bodies import is_constant
+from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.spelling import spelled as spelled_units
 
@@ -282,3 +285,145 @@ def require_something(plan: PrunePlan) -> None:
     """Refuse a plan that removes nothing."""
     if not plan.changes_something:
         raise RefusedError("nothing to remove: no units were named or could be chosen")
+
+
+def planned_cuts(
+    view: GraphView,
+    sites: Sites,
+    kind: type[Site],
+    chosen: Mapping[int, tuple[int, ...]],
+    present: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+) -> tuple[SiteCut, ...]:
+    """The cuts of all sites of a kind, those included that are in the graph no longer.
+
+    Args:
+        chosen: the units that are removed per site index, as indices of the original.
+        present: the same as indices of the model.
+    """
+    found, names = [], (kind.UNITS, kind.TITLE)
+    for site in (some := sites.of(kind.UNITS)):
+        gone = set(present.get(site.index, ()))
+        cut = SiteCut(
+            number=site.number,
+            name=site.name,
+            num_units=site.original_num_units,
+            removed=chosen.get(site.index, ()),
+            removed_before=site.removed,
+            key=site.key,
+            kind=names,
+            kv_num_heads=site.recorded().kv_num_heads,
+            kv_removed=sum(1 for group in site.groups if gone.issuperset(group)) if gone else 0,
+        )
+        found.append(cut)
+    known = {site.number for site in some}
+    for entry in units_entry(kind.UNITS).read(view.model):
+        if entry.number not in known:
+            cut = SiteCut(
+                number=entry.number,
+                name=entry.name,
+                num_units=entry.num_units,
+                removed=(),
+                removed_before=entry.removed,
+                key=f"{kind.KEY}{entry.number}",
+                kind=names,
+                kv_num_heads=entry.kv_num_heads,
+            )
+            found.append(cut)
+    return tuple(sorted(found, key=lambda cut: cut.number))
+
+
+def planned_block_cuts(
+    view: GraphView,
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    shifted: Collection[type[Site]] = (),
+) -> tuple[SiteCut, ...]:
+    """The cuts of all sites of each other kind, once one of them loses units or has lost some before.
+
+    Args:
+        chosen: the units that are removed per site index, as indices of the original.
+        shifted: kinds whose sites would be found under other numbers after the cut.
+    """
+    concerned = (
+        kind
+        for kind in sites.others
+        if kind in shifted or any(map(kind.owns, chosen)) or units_entry(kind.UNITS).read(view.model)
+    )
+    return tuple(cut for kind in concerned for cut in planned_cuts(view, sites, kind, chosen))
+
+
+def site_records(
+    cuts: Sequence[SiteCut],
+    view: GraphView,
+    sites: Sites,
+    vanishing: Collection[Site] = (),
+    moved: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[SetMetadata]:
+    """Yield the pruned model's record of its sites: this cut and all before it, sites known by their first names.
+
+    Args:
+        vanishing: those that vanish with others, of which an attention site is not looked for again.
+        moved: the values that are read in place of others, as where nothing is added to a stream any more.
+    """
+    absent = {site.number for site in vanishing if site in sites.sites}
+    for units in dict.fromkeys((HEADS, *(cut.units for cut in cuts))):
+        record = units_entry(units).read(view.model)
+        known = {entry.number: entry for entry in record}
+        known |= {site.number: site.recorded() for site in sites.of(units)}
+        # Names are those of the original.
+        known |= {entry.number: entry for entry in record if entry.projections}
+        own = (cut for cut in cuts if cut.units == units and not (units == HEADS and cut.number in absent))
+        entries = tuple(
+            _entry(known[cut.number], tuple(sorted({*cut.removed, *cut.removed_before})), moved)
+            for cut in own
+        )
+        yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
+
+
+def _entry(entry: RecordedUnits, removed: tuple[int, ...], moved: Mapping[str, str]) -> RecordedUnits:
+    """The entry with its removed units; the states of a layer have the names that they get, removed ones none."""
+    entry = replace(entry, removed=removed)
+    if not entry.states:
+        return entry
+    pairs = ((moved.get(front, front), moved.get(behind, behind)) for front, behind in entry.states)
+    # Between equal states nothing is left.
+    states = tuple((front, behind) for front, behind in pairs if front != behind and not removed)
+    return replace(entry, states=states, projections=tuple(dict.fromkeys(behind for _, behind in states)))
+
+
+def elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
+    """Elements that are cut off stored tensors, and those of tensors that vanish as a whole.
+
+    Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.
+    Target shapes, bounds and single numbers are no weights.
+    """
+    edits = list(edits)
+    scopes = {scope.ref: scope for scope in view.scopes}
+    cuts = [edit for edit in edits if isinstance(edit, SliceTensor)]
+    total = sum(_cut_off(scopes[edit.scope].values[edit.name], edit) for edit in cuts)
+    copied = {scopes[edit.scope].values[edit.name] for edit in cuts if edit.target != edit.name}
+    return total + sum(_size(value) for value in _vanished(view, edits) if value not in copied)
+
+
+def _cut_off(value: Value, edit: SliceTensor) -> int:
+    size = _size(value)
+    return size - size // math.prod(edit.selection.sizes) * math.prod(edit.selection.kept)
+
+
+def _vanished(view: GraphView, edits: Iterable[Edit]) -> Iterator[Value]:
+    """Weights that nobody reads any more."""
+    scopes = {scope.ref: scope for scope in view.scopes}
+    for edit in edits:
+        match edit:
+            case DropTensor(scope, name):
+                value = scopes[scope].values[name]
+            case DropNode(node) if is_constant(view.by_ref[node]):
+                value = view.by_ref[node].out
+            case _:
+                continue
+        if value.shape and value.elements is None:
+            yield value
+
+
+def _size(value: Value) -> int:
+    return 0 if value.tensor is None else math.prod(value.tensor.dims)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import GraphProto, numpy_helper
 
-from onnxheadprune.attention.insertion import graph_at
+from onnxheadprune.attention.masking import graph_at
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.states import State, is_sum, learned_of_norm, place_of

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.bypass import Bypass
+from onnxheadprune.attention.cut_edits import Bypass
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.history import recognised
+from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site

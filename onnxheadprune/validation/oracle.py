@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.attention.insertion import graph_of
-from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.masking import graph_of, masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site

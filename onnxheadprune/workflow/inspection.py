@@ -11,8 +11,7 @@ from typing import Any, cast
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.decisions import settled
-from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
-from onnxheadprune.attention.exits.permanent import leaving_from
+from onnxheadprune.attention.exits.permanent import Exit, Exits, exits_of, leaving_from
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of

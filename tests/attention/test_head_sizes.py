@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxheadprune import apply_plan, inspect, plan_pruning
-from onnxheadprune.attention.legal_cuts import is_legal
+from onnxheadprune.attention.specs import is_legal
 from tests import toys_layers
 
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import plan_pruning, select_heads
-from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.scoring.moves import moves, path_by_worth
 from onnxheadprune.errors import RefusedError
 from tests.attention.cuts import check_cut

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.legal_cuts import is_legal
+from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import DAMPING

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxheadprune import select_heads
-from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Limits

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.exits.find import exits_of
+from onnxheadprune.attention.exits.permanent import exits_of
 from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.attention.vocabulary.find import vocabularies, vocabulary_of
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY

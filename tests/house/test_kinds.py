@@ -116,4 +116,4 @@ def test_a_kind_is_one_file() -> None:
         if "NeuronSite" in text:
             importing.append(path.relative_to(PACKAGE).as_posix())
     home = "attention/sites"
-    assert importing == [f"{home}/{name}.py" for name in ("experts", "neuron_site", "neurons", "origins")]
+    assert importing == [f"{home}/{name}.py" for name in ("neuron_site", "neurons", "origins")]

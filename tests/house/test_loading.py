@@ -65,7 +65,7 @@ LIMITS = frozenset({"benchmarking.gate", "benchmarking.flops"})
 """A limit and whether it was kept, and the operations of a run: every result has room for them."""
 MEASURES = frozenset({"data.drift"})
 """The measure of a difference, which a proof takes."""
-FINDERS = frozenset(f"attention.sites.{name}" for name in ("experts", "mixtures", "neurons", "sublayers"))
+FINDERS = frozenset(f"attention.sites.{name}" for name in ("mixtures", "neurons"))
 """The searches for units of other kinds, each as long as all else that a cut of heads takes."""
 CALLS = {
     "help": Call("--help", ROOMS - {"cli", "errors"}),

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from onnxheadprune import RefusedError, combine, inspect, prune, quantize, validate
-from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix, unpacked
+from onnxheadprune.attention.quantized import packed_again, packed_matrix, unpacked
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
 from onnxheadprune.operators import view_of

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.insertion import Insert, graph_of, insert
-from onnxheadprune.attention.masking import routed_masks
+from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.experts import ExpertProjection, ExpertSite
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
+from onnxheadprune.attention.sites.neuron_site import ExpertProjection, ExpertSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes

@@ -1,18 +1,39 @@
-"""A model with one permanent exit, without the nodes after it and those that only the decision needed."""
+"""The early exits of a model, conditions that decide whether further layers run, and the model with a permanent one.
+
+An exit is an If with layers in one body and none in the other, so that the second one leads to
+outputs without further layers; or a Loop over layers with a stop condition that its body computes. Layers are attention
+sites; in bodies without any, feed-forward blocks. Where an exit is permanent, the nodes after it are gone, and those
+that only the decision needed.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
-from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
-from onnxheadprune.attention.exits.running import running
+from onnxheadprune.attention.exits.decisions import (
+    GOING_OUT,
+    ContradictionError,
+    Decision,
+    Layers,
+    Settled,
+    given_by,
+    going_in,
+    inside,
+    layers_of,
+    running,
+    settled,
+)
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
+from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.decided_conditions import DecidedModel, decided
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
@@ -20,9 +41,265 @@ from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
+
+MOST_LISTED = 256
+"""Exits of one Loop that are listed one by one; a Loop that may run more often has one entry for all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exit:
+    """One early exit."""
+
+    number: int  # in the order in which exits are reached, counted from 1; always the number in the original
+    node: Node  # the If or Loop that decides
+    condition: str  # the name of the value that it decides by
+    before: tuple[Decision, ...]  # the decisions to get here: every earlier exit was not taken
+    leaves: Decision  # the decision that takes this exit
+    endless: bool = False  # whether any larger number of iterations is an exit too, with the next numbers
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """All decisions where this exit is taken."""
+        return (*self.before, self.leaves)
+
+    @property
+    def name(self) -> str:
+        """The name of the deciding node: that of its first output."""
+        return self.node.results[0].name
+
+
+@dataclass(frozen=True)
+class RefusedExit:
+    """A Loop over layers that may end early and cannot be fixed to a number of iterations, with the reason."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Exits:
+    """The exits of a model."""
+
+    model: str  # its name
+    exits: tuple[Exit, ...]  # in the order of their numbers
+    refused: tuple[RefusedExit, ...] = ()  # Loops that end early and cannot be fixed
+    record: tuple[RecordedExit, ...] = ()  # earlier changes to the exits of the original
+    # the decisions that take no exit; empty where a Loop has no maximal number of iterations
+    onward: tuple[Decision, ...] = ()
+
+    def at(self, number: int) -> Exit:
+        """The exit with a number."""
+        for item in self.exits:
+            if item.number == number:
+                return item
+            if item.endless and number > item.number and item.leaves.turns is not None:
+                turns, most = item.leaves.turns + number - item.number, _most_turns(item.node)
+                if most is not None and turns >= most:
+                    raise RefusedError(
+                        f"{self.model} has no exit {number}: {item.node.label} ends after {most} turns"
+                    )
+                return Exit(number, item.node, item.condition, item.before, Decision(item.node, turns=turns))
+        raise RefusedError(f"{self.model} has no exit {number}: {self._there()}")
+
+    def _there(self) -> str:
+        taken = [str(item.number) for item in self.record if item.state == "taken"]
+        before = f"exit {', '.join(taken)} was made permanent before" if taken else ""
+        if not self.exits:
+            reasons = "; ".join(f"{item.node}: {item.reason}" for item in self.refused)
+            none = "no If or Loop decides whether further layers run"
+            return before or (f"what ends early cannot be fixed ({reasons})" if reasons else none)
+        numbers = ", ".join(f"{item.number}{' and more' if item.endless else ''}" for item in self.exits)
+        there = f"there {'is' if len(self.exits) == 1 else 'are'} {many(len(self.exits), 'exit')} ({numbers})"
+        return f"{there}; {before}" if before else there
+
+
+def exits_of(view: GraphView, sites: Sites) -> Exits:
+    """The exits of a model."""
+    record = EXITS_ENTRY.read(view.model)
+    candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
+    if not candidates:
+        return Exits(sites.model, (), record=record)
+    search = _Search(view, sites, candidates)
+    for node in candidates:
+        search.look(node)
+    # Behind one that stands for any number nothing can be numbered.
+    found = sorted(search.found, key=lambda item: item.endless)
+    onward = () if any(item.endless for item in found) else tuple(search.onward.values())
+    return Exits(sites.model, tuple(_numbered(found, record)), tuple(search.refused), record, onward)
+
+
+def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exit]:
+    """The exits with their numbers in the original; exits that the record lacks get the next numbers."""
+    known = {(entry.node, entry.turns): entry.number for entry in record}
+    free = itertools.count(max((entry.number for entry in record), default=0) + 1)
+    numbers = [known.get((item.name, item.leaves.turns)) for item in found]
+    made = [
+        replace(item, number=next(free) if number is None else number)
+        for item, number in zip(found, numbers, strict=True)
+    ]
+    return sorted(made, key=lambda item: item.number)
+
+
+def _place(node: Node) -> list[tuple[int, str]]:
+    """Sort nodes of all scopes in the order in which they are reached: an If before what is in its bodies."""
+    return [(int(number), body) for number, body in re.findall(r"\[(\d+)\](?:\.(\w+))?", node.ref)]
+
+
+class _Search:
+    def __init__(self, view: GraphView, sites: Sites, candidates: Sequence[Node]) -> None:
+        self.view = view
+        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.in_layers()]
+        self.positions = {node: position for position, node in enumerate(candidates)}
+        self.behind = _reached_from(view, candidates)
+        self.onward: dict[Node, Decision] = {}
+        self.found: list[Exit] = []
+        self.refused: list[RefusedExit] = []
+
+    def look(self, node: Node) -> None:
+        """Collect the exits, in execution order."""
+        owners = list(node.scope.owners)[::-1]
+        if not all(self._goes_on(owner, body) for owner, body in owners):
+            return
+        earlier = [other for other in self.onward if self._depends(node, other)]
+        before = tuple(
+            self.onward[other] for other in dict.fromkeys([*(owner for owner, _ in owners), *earlier])
+        )
+        if node in REPEATS:
+            self._look_at_loop(node, before)
+        else:
+            self._look_at_choice(node, before)
+
+    def _goes_on(self, owner: Node, body: Scope) -> bool:
+        onward = self.onward.get(owner)
+        return onward is not None and onward.turns is None and owner.bodies[BRANCHES[onward.answer]] is body
+
+    def _depends(self, node: Node, other: Node) -> bool:
+        return bool(self.behind[node] >> self.positions[other] & 1)
+
+    def _look_at_choice(self, node: Node, before: tuple[Decision, ...]) -> None:
+        for layers in self.kinds:
+            held = {answer: inside(layers, node.bodies[BRANCHES[answer]]) for answer in (True, False)}
+            if all(held.values()):
+                return
+            if any(held.values()):
+                onward = Decision(node, answer=bool(held[True]))
+                leaves = Decision(node, answer=not onward.answer)
+                if node.inputs[0] is not None and self._is_last(layers, before, leaves):
+                    self.onward[node] = onward
+                    self._add(node, node.inputs[0].name, before, leaves)
+                return
+
+    def _look_at_loop(self, node: Node, before: tuple[Decision, ...]) -> None:
+        (body,) = node.bodies.values()
+        layers = next((kind for kind in self.kinds if inside(kind, body)), None)
+        going = given_by(node.bodies.values(), GOING_OUT)[0]
+        if layers is None or going is None or going.scope is not body or _is_always(going, going_in(node)):
+            return
+        if not self._is_last(layers, before, Decision(node, turns=1)):
+            return
+        reason = _why_not_fixed(node, going)
+        if reason is not None:
+            self.refused.append(RefusedExit(node.label, reason))
+            return
+        limit = _most_turns(node)
+        many_turns = limit is None or limit > MOST_LISTED
+        # It ends by itself after its last turn, so the exits are those before.
+        for turns in range(1, 2 if many_turns or limit is None else limit):
+            self._add(node, going.name, before, Decision(node, turns=turns), endless=many_turns)
+        if limit is not None and limit > 1:
+            self.onward[node] = Decision(node, turns=limit)
+
+    def _add(
+        self,
+        node: Node,
+        condition: str,
+        before: tuple[Decision, ...],
+        leaves: Decision,
+        *,
+        endless: bool = False,
+    ) -> None:
+        self.found.append(Exit(len(self.found) + 1, node, condition, before, leaves, endless))
+
+    def _is_last(self, layers: Layers, before: tuple[Decision, ...], leaves: Decision) -> bool:
+        """Return whether the outputs depend on a node's decision, and no further layer runs after it."""
+        try:
+            left = running(self.view, settled(self.view, (*before, leaves)))
+            reached = running(self.view, settled(self.view, before))
+        except ContradictionError:
+            return False
+        if leaves.node not in reached:
+            return False
+        return not any(node in left and self._depends(node, leaves.node) for node in layers)
+
+
+def _is_always(going: Value, told: Value | None) -> bool:
+    """Return whether a Loop's body never ends it: the condition is passed through, or is a constant."""
+    value = going
+    while (
+        value.producer is not None and value.producer in IDENTITIES and value.producer.inputs[0] is not None
+    ):
+        value = value.producer.inputs[0]
+    return value is told or value.is_constant
+
+
+def _most_turns(node: Node) -> int | None:
+    """Return the largest number of iterations of a Loop, None if it is unbounded."""
+    limit = node.literal(0)
+    if limit is None:
+        return None
+    # Exporters spell "no end" as the largest number that there is.
+    turns = int(limit.reshape(-1)[0])
+    return None if turns >= 2**31 else turns
+
+
+def _why_not_fixed(node: Node, going: Value) -> str | None:
+    """Return why a Loop cannot be fixed to a number of iterations, None if it can."""
+    if node.input(0) is not None and node.literal(0) is None:
+        return "how often it runs at most is computed at run time, so a fixed number may be more than that"
+    (body,) = node.bodies.values()
+    given = [info.name for info in body.proto.output]
+    if going.consumers or given.count(going.name) > 1:
+        return f"its body reads {going.name}, which says whether it goes on, for something else, too"
+    return None
+
+
+def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
+    """The nodes among `starts` that each node depends on, as bits: bit `i` for `starts[i]`.
+
+    A node depends on its inputs and those of its bodies, and nodes in a body on the inputs of its owner.
+    """
+    bits = {node: 1 << position for position, node in enumerate(starts)}
+    values: dict[Value, int] = {}
+    found: dict[Node, int] = {}
+
+    def walk(scope: Scope, outside: int) -> int:
+        """Collect all nodes of a scope; return the dependencies of its outputs and nodes together."""
+        together = outside
+        for value in scope.values.values():
+            if value.is_graph_input:
+                values[value] = outside
+        for node in scope.nodes:
+            read = 0
+            for item in node.inputs:
+                read |= values.get(item, 0) if item is not None else 0
+            made = read
+            for body in node.bodies.values():
+                made |= walk(body, read)
+            found[node] = made
+            made |= bits.get(node, 0)
+            for output in node.outputs:
+                if output is not None:
+                    values[output] = made
+            together |= made
+        return together
+
+    walk(view.main, 0)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

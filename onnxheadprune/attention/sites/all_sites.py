@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.near_miss import NearMiss
-from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.attention.sites.site import Findings, NearMiss, Site
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Facts, Table, Word

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.products import is_product, is_weight
+from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused, layout_of

@@ -1,23 +1,33 @@
-"""The inputs and outputs of a model that carry heads."""
+"""Keys and values: the inputs and outputs of a model that carry them, and the heads that share them.
+
+Unknown is not shared. Heads are known to share a KV head only where their bits meet in one element: an operator that
+stops the bits proves nothing. Fused operators specify it in attributes.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from operator import or_
 
 import numpy as np
 from onnx import TensorProto
 
+from onnxheadprune.attention.sites.grouping import Partition
+from onnxheadprune.attention.sites.products import stored_weights
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.consumers import MAX_CARRIERS
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import WRITES_INTO
-from onnxheadprune.model.graph.view import Value
+from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import Array
 
 _INDICES_AND_CONDITIONS = (
@@ -132,3 +142,145 @@ def _read_apart(labels: Array) -> Array:
         first = read[(slice(None),) * axis + (slice(1),)]
         labels = first if (read == first).all() else read
     return labels
+
+
+class Sharing(enum.Enum):
+    """The result of a walk up the values of a core."""
+
+    KNOWN = "known"
+    """Heads are told apart at the end of the walk; those whose bits meet were joined."""
+    ONE = "one"
+    """One KV head serves all heads."""
+    UNKNOWN = "unknown"
+    """The bits were lost on the way."""
+
+
+def bits_of(heads: Iterable[int]) -> int:
+    """A set of heads as one number: bit `h` stands for head `h`."""
+    return reduce(or_, (1 << head for head in heads), 0)
+
+
+def _heads_of(bits: int) -> Iterator[int]:
+    """The heads of such a number; there may be thousands, but few in one number."""
+    while bits > 0:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: int) -> Sharing:
+    """Heads whose bits meet in one element share that element: they are one KV group."""
+    known = labelled = False
+    for value, live in _leaves(walk):
+        found = _bits(live)
+        if live.is_mask or found <= {0, everyone}:
+            # Read by all heads, or in part by all of them: tokens that are cut off are nobody's.
+            continue
+        labelled = True
+        known = known or value.producer not in walk.refusals
+        for bits in found:
+            shared = [head for head in _heads_of(bits) if head < num_heads]
+            if len(shared) > 1:
+                groups.join(shared)
+    if labelled:
+        return Sharing.KNOWN if known else Sharing.UNKNOWN
+    return Sharing.UNKNOWN if any(_loses(node, walk) for node in walk.answers) else Sharing.ONE
+
+
+def weights_read(walk: Sweep) -> frozenset[tuple[Value, Hashable]]:
+    """The stored tensors at the ends of a walk, with their labels; none where an operator stops it."""
+    if walk.refusals:
+        return frozenset()
+    leaves = ((value, live.as_mask()) for value, live in _leaves(walk) if value.holds_tensor)
+    return frozenset((value, live.key) for value, live in leaves)
+
+
+def _bits(live: Live) -> set[int]:
+    return {int(item) for item in live.array.reshape(-1)}
+
+
+def _leaves(walk: Sweep) -> Iterator[tuple[Value, Live]]:
+    """Labels at the ends of a walk: stored tensors, graph inputs, outputs of unknown operators."""
+    behind = _behind_weights(walk)
+    weighted = any(value.holds_tensor and walk.kept[value].axes for value in walk.reached)
+    for value in walk.reached:
+        unknown = value.producer in walk.refusals and not weighted
+        if value not in behind and (value.producer is None or value.holds_tensor or unknown):
+            yield value, walk.kept[value]
+
+
+def _behind_weights(walk: Sweep) -> set[Value]:
+    """Activations multiplied by labelled weights: all heads read them, and sharing those couples nothing."""
+    behind: set[Value] = set()
+
+    def hides(use: Use) -> bool:
+        weights = stored_weights(use.node)
+        if use.input_index not in weights and any(_labelled(walk, use.node, index) for index in weights):
+            return True
+        return any(output in behind for output in use.node.outputs)
+
+    # Nearest to the core first, so that all readers of a value were looked at before it.
+    for value in sorted(walk.reached, key=lambda item: -1 if item.producer is None else item.producer.index)[
+        ::-1
+    ]:
+        uses = [use for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
+        if not value.holds_tensor and uses and all(map(hides, uses)):
+            behind.add(value)
+    return behind
+
+
+def _labelled(walk: Sweep, node: Node, index: int) -> bool:
+    live = walk.edges.get((node.index, index))
+    return live is not None and bool(live.axes)
+
+
+def _loses(node: Node, walk: Sweep) -> bool:
+    """Return whether bits of heads end at a node that passes none to its inputs."""
+    asked = [walk.kept[value] for value in node.results if value in walk.kept]
+    if not any(live.axes for live in asked):
+        return False
+    wanted = reduce(or_, (bits for live in asked for bits in _bits(live)), 0)
+    answer = walk.answers[node]
+    passed = [live for live in (*answer.inputs.values(), *answer.bodies.values()) if not live.is_mask]
+    return bool(wanted & ~reduce(or_, (bits for live in passed for bits in _bits(live)), 0))
+
+
+@dataclass(frozen=True)
+class FusedAnatomy:
+    """The heads, sizes and caches that a fused node's attributes and inputs show."""
+
+    groups: tuple[tuple[int, ...], ...]  # query heads per KV head
+    head_size: int | None  # width of a query or key head
+    free: frozenset[Value]  # cache inputs and outputs of the model
+    # index of the input with one value head per query head, None where there is none
+    value: int | None = None
+    memory: tuple[int, ...] = ()  # indices of the inputs with keys, values and their past
+    maps: frozenset[Value] = frozenset()  # outputs of the model that are attention maps, one per head
+
+
+def fused_anatomy(node: Node) -> FusedAnatomy:
+    """Groups, head size and cache of a fused attention node."""
+    layout = layout_of(node)
+    if layout is None:
+        return FusedAnatomy((), None, frozenset())
+    groups = tuple(
+        tuple(range(first, first + layout.group)) for first in range(0, layout.num_heads, layout.group)
+    )
+    presents = [value for index in layout.caches if (value := node.outputs[index]) is not None]
+    free = {*presents, *(output for value in presents for output in carrier_outputs(value))}
+    free |= {
+        value
+        for index, carrier in layout.inputs.items()
+        if index in layout.memory and carrier.runs[0].width == 1 and (value := node.inputs[index]) is not None
+    }
+    drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
+    maps = frozenset(
+        value
+        for made in drawn
+        for value in (made, *carrier_outputs(made))
+        if value.is_graph_output and value.scope.parent is None
+    )
+    own = frozenset(value for value in free if comes_or_goes(value))
+    values = layout.inputs.get(2)
+    repeats = layout.kv_num_heads == layout.num_heads and values is not None and len(values.runs) == 1
+    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
-from onnxheadprune.attention.sites.head_channels import is_picked
+from onnxheadprune.attention.sites.held import is_picked
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
-from onnxheadprune.attention.sites.singles import as_set
+from onnxheadprune.attention.sites.stored_weights import as_set
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.edit.site_cuts import HEADS_KEY
@@ -19,14 +18,35 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.spelling import count, many, spelled
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.grouping import Block
-    from onnxheadprune.attention.sites.routing import Routing
-    from onnxheadprune.attention.sites.routing_mask import Gate
+    from onnxheadprune.attention.sites.routing import Gate, Routing
     from onnxheadprune.attention.sites.states import State
+
+
+@one_line()
+@dataclass(frozen=True)
+class NearMiss:
+    """A candidate that is no site, with the reason.
+
+    Attributes:
+        node: label of the projection, or of the attention.
+        reason: why it is none.
+        units: the name of the units of such a site.
+    """
+
+    node: str
+    reason: Refusal
+    units: str = "heads"
+
+    def to_dict(self) -> dict[str, str]:
+        """The near miss as JSON-ready data."""
+        return {"node": self.node, "reason": self.reason.sentence, "units": self.units}
+
 
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""
@@ -269,7 +289,7 @@ class Site:
         """
         if self.routing is None:
             return ()
-        from onnxheadprune.attention.sites.routing_mask import gates_of
+        from onnxheadprune.attention.sites.routing import gates_of
 
         return gates_of(self.routing)
 

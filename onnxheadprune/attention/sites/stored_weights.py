@@ -1,9 +1,15 @@
-"""Stored weights of units: their size, inseparable units, and reasons why units cannot be removed."""
+"""Stored weights of units: their size, inseparable units, and reasons why units cannot be removed.
+
+A silenced context adds nothing to a quantized sum only if writer and reader use the same zero point: a head that is
+multiplied by zero before a quantizer becomes that quantizer's zero point. If a reader of the integers subtracts another
+one, a silenced head still adds a constant, and a removed one would not.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -11,17 +17,48 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.singles import once
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.zero_points import why_zero_is_lost
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import is_packed, weights_per_element
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
+from onnxheadprune.model.graph.facts import (
+    DEQUANTIZES,
+    DROPOUTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    MEASURES_SCALE,
+    PADS,
+    SLICES,
+    SPLITS,
+    VIEWS,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import stored_size
+
+MOST, MOST_LISTS = 2**17, 2**4
+
+
+@lru_cache(MOST)
+def _single(number: int) -> frozenset[int]:
+    return frozenset((number,))
+
+
+def as_set(numbers: Collection[int]) -> frozenset[int]:
+    """Return a set of numbers."""
+    return _single(next(iter(numbers))) if len(numbers) == 1 else frozenset(numbers)
+
+
+@lru_cache(MOST_LISTS)
+def once(sets: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Return equal sets that were given before instead: blocks of one model are divided alike."""
+    return sets
 
 
 def units_together(
@@ -130,3 +167,62 @@ def _element_bits(elem_type: int) -> int:
     if name in ("INT2", "UINT2"):
         return 2
     return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8 if name != "UNDEFINED" else 0
+
+
+_PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
+"""Nodes without arithmetic: what is zero above is zero below."""
+_MAX_NODES = 256
+
+
+def why_zero_is_lost(projection: Projection, unit: str) -> str | None:
+    """Return why silenced units would still add something to a projection's sum, None if they add nothing."""
+    for reader, index in _readers(projection):
+        asked = roles_of(reader).zero_points[index]
+        for zero in _written(reader.inputs[index]):
+            if not _same(zero, reader.input(asked)):
+                return (
+                    f"{reader.label} takes another zero point off the context than its quantizer added, so that a"
+                    f" silenced {unit} still adds a constant"
+                )
+    return None
+
+
+def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
+    """The projection itself if it reads integers, and dequantizers right above it."""
+    node, index = projection.node, projection.activation[0]
+    if index in roles_of(node).zero_points:
+        yield node, index
+    for value in _above(node.inputs[index]):
+        if value.producer is not None and value.producer in DEQUANTIZES:
+            yield value.producer, 0
+
+
+def _written(value: Value | None) -> Iterator[Value | None]:
+    """The known zero points of the quantizers upstream."""
+    for source in _above(value):
+        node = source.producer
+        if node is not None and node in MEASURES_SCALE:
+            yield node.outputs[2] if len(node.outputs) > 2 else None
+        elif node is not None and (zero := roles_of(node).output_zero) is not None:
+            yield node.input(zero)
+
+
+def _above(value: Value | None) -> Iterator[Value]:
+    """Yield the sources of a value through views and unions alone."""
+
+    def passed(item: Value) -> list[Value]:
+        node = item.producer
+        if node is None or node not in _PASSING:
+            return []
+        return node.sources if node in JOINS else node.sources[:1]
+
+    walk = reachable([] if value is None else [value], passed, _MAX_NODES)
+    return (item for item in walk if not passed(item))
+
+
+def _same(left: Value | None, right: Value | None) -> bool:
+    if left is right:
+        return True
+    numbers = [np.zeros(()) if value is None else value.literal() for value in (left, right)]
+    first, second = numbers
+    return first is not None and second is not None and bool(np.all(first == second))

@@ -9,20 +9,18 @@ from itertools import permutations
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut, Stop, left_out
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Core, Trace
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy
-from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, features
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
-from onnxheadprune.attention.sites.head_channels import foreign
-from onnxheadprune.attention.sites.held import held_caches, needed_heads, still_computed
+from onnxheadprune.attention.sites.held import foreign, held_caches, needed_heads, still_computed
 from onnxheadprune.attention.sites.products import (
     is_product,
     is_weight,
     reaches,
+    rows_of_stored_queries,
     summed,
     weight_contraction,
 )
 from onnxheadprune.attention.sites.projection import named_apart
-from onnxheadprune.attention.sites.score_products import features
 from onnxheadprune.attention.sites.site import caller_demands, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer

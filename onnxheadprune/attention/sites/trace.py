@@ -14,8 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.core import Classes, Core, Heads, Trace
-from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
+from onnxheadprune.attention.sites.core import (
+    Classes,
+    Core,
+    Heads,
+    SharedLayers,
+    Trace,
+    within_groups,
+    within_heads,
+)
 from onnxheadprune.attention.sites.products import (
     is_product,
     is_state_space,
@@ -23,8 +30,10 @@ from onnxheadprune.attention.sites.products import (
     makes_maps,
     stored_map,
     summed,
+    tokens_of,
+    told_apart,
+    without_blind,
 )
-from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_groups, within_heads
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of

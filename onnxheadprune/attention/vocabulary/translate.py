@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.attention.insertion import graph_of
+from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
 from onnxheadprune.attention.vocabulary.ids import dtype_of
 from onnxheadprune.attention.vocabulary.logits import Logits

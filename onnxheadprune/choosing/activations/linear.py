@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnxheadprune.attention.matrices import Matrix, Weights, matrix_of
-from onnxheadprune.attention.packed_matrices import packed_matrix
-from onnxheadprune.attention.quantized import StoredLevels
+from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.consumers import content_uses, contents_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of

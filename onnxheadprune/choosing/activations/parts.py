@@ -21,7 +21,7 @@ from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.sites.routing_mask import Gate
+    from onnxheadprune.attention.sites.routing import Gate
 from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.runtime.feeds.generate import Feed
 

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.sites.routing import Picks, Routing
-from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never
+from onnxheadprune.attention.sites.routing import Gate, Picks, Routing, gates_of, never
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
 from onnxheadprune.choosing.scoring.method import Scored, Subject

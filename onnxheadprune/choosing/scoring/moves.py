@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.site import Site, united
+from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.emptied_branches import bias_of
 from onnxheadprune.liveness.refusals import Refusal

@@ -11,10 +11,10 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.legal_cuts import original_groups
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.specs import original_groups
 from onnxheadprune.deploying.clients.contract import (
     CONFIG,
     CachedSite,

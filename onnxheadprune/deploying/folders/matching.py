@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.matrices import matrix_of
-from onnxheadprune.attention.packed_matrices import packed_matrix
-from onnxheadprune.attention.quantized import StoredLevels
+from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.grouping import Partition
