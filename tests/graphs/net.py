@@ -15,7 +15,7 @@ from onnxheadprune.edit.submodel import read_by
 from tests.graph_builder import GraphBuilder
 from tests.graphs.blueprint import PLAIN, Blueprint
 from tests.liveness.masks import Array
-from tests.liveness.one_node import run
+from tests.liveness.one_node import running
 
 Cut = Mapping[str, Sequence[int]]
 """The units that are removed, by the keys of their sites."""
@@ -127,8 +127,8 @@ class Graph:
         expected = self.expected
         if expected is not None:
             return lambda feed: expected(feed, cut)
-        masked = self.masked(cut)
-        return lambda feed: self.narrowed(run(masked, feed), cut)
+        masked = running(self.masked(cut))
+        return lambda feed: self.narrowed(masked(feed), cut)
 
     def masked(self, cut: Cut) -> ModelProto:
         """Return the model with the zeros of units multiplied in where the builder computes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from onnxheadprune.attention.sites.attention_near_misses import LeftOut
+from onnxheadprune import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -23,17 +23,17 @@ STAGES_OF_WEIGHTS = {
 }
 
 
-def check_reasons(view: GraphView, sites: list[AttentionSite], left: LeftOut) -> None:
-    """Check every claim of these sites and near misses.
+def check_reasons(view: GraphView, sites: Sites) -> None:
+    """Check every claim of sites and near misses.
 
     Raises:
         AssertionError: if one is not true of the graph.
     """
     nodes = {node.label: node for node in view.nodes}
-    for miss in left.no_heads:
+    for miss in sites.no_heads:
         assert "one map for all channels" in miss.reason.sentence
         _check_one_map(view, nodes[miss.node])
-    for miss in left.near_misses:
+    for miss in sites.near_misses:
         _check_end(nodes[miss.node], nodes[miss.reason.node], miss.reason)
     for site in sites:
         if site.reason is not None:

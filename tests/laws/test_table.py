@@ -9,29 +9,47 @@ import pytest
 from onnx import ValueInfoProto
 
 from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
+from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.operators import view_of
+from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
 from tests.laws.cutting import (
-    CUT,
-    EACH,
     LEGAL,
     ROWS,
+    analysis,
     assert_equal,
     check,
     cuts,
     feeds,
     found,
-    one_of,
     plan,
     pruned,
     spec,
 )
+from tests.laws.reasons import check_reasons
 from tests.liveness.one_node import run
 
+Numbered = Sequence[tuple[int, Cut]]
+"""Legal cuts with their numbers."""
 
-@EACH
-def test_found_as_said(row: Row) -> None:
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=str)
+def test_laws(row: Row, pytestconfig: pytest.Config) -> None:
+    """All laws of one row, which share its analysis and its cuts: the traceback names the law that is broken."""
+    found_as_said(row)
+    refused_as_said(row)
+    what_is_not_removable_names_a_node(row)
+    if row.legal:
+        some = cuts(row, pytestconfig)
+        the_plan_says_where_a_part_of_removed_heads_stays(row)
+        edge_gathers_are_counted(row, some)
+        each_legal_cut_equals_the_builders_zeros(row, some)
+        inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(row, some)
+        if pytestconfig.getoption("all") or LEGAL.index(row) % 3 == 0:
+            the_result_is_a_model_of_the_same_sites(row)
+
+
+def found_as_said(row: Row) -> None:
     """Sites, near misses and products without heads are those that the row says, each with its numbers."""
     sites = found(row.name)
     keys = {said.key for said in row.sites}
@@ -76,61 +94,55 @@ def _is_as_said(site: Site, said: Found) -> None:
         assert node in site.reason.node or node in site.reason.sentence
 
 
-@EACH
-def test_refused_as_said(row: Row) -> None:
+def refused_as_said(row: Row) -> None:
     """No unit of a site that is refused can be removed, and other refusals say why."""
     for said in row.sites:
         if said.reason is not None and said.units > 1:
             with pytest.raises(RefusedError):
-                plan_pruning(row.model, heads={said.key: [0]})
+                planned(analysis(row.name), {said.key: [0]})
     for cut, why in row.refused:
         with pytest.raises(RefusedError, match=why):
-            plan_pruning(row.model, heads=spec(cut))
+            planned(analysis(row.name), spec(cut))
 
 
-@CUT
-def test_each_legal_cut_equals_the_builders_zeros(row: Row, pytestconfig: pytest.Config) -> None:
+def each_legal_cut_equals_the_builders_zeros(row: Row, some: Numbered) -> None:
     """Whole sites, too; and some of these zeros change the outputs, if those are no choices of tokens."""
-    some = cuts(row, pytestconfig)
     shows = [check(row, pruned(row.name, number), cut) for number, cut in some]
     assert any(shows) or len(some) < len(row.legal)
 
 
-@CUT
-def test_the_plan_says_where_a_part_of_removed_heads_stays(row: Row) -> None:
+def the_plan_says_where_a_part_of_removed_heads_stays(row: Row) -> None:
     """Where maps are mixed or all queries normalised; otherwise only where a gather picks what is left."""
     told = any("is still computed" in note for note in plan(row.name, 0).notes)
     assert row.stays <= told <= (row.stays or bool(row.gathers))
 
 
-@EACH
-def test_what_is_not_removable_names_a_node(row: Row) -> None:
-    """A reason names a node of the graph, or an input or output."""
-    view = view_of(row.model)
+def what_is_not_removable_names_a_node(row: Row) -> None:
+    """A reason names a node of the graph, or an input or output; and what it says of that is true."""
+    view = analysis(row.name).view
     named = {name for node in view.nodes for name in (node.label, node.ref)}
     named |= {info.name for info in (*row.model.graph.input, *row.model.graph.output)}
     sites = found(row.name)
     reasons = [site.reason for site in sites.every if site.reason is not None]
     reasons += [miss.reason for miss in (*sites.near_misses, *sites.hidden)]
     assert {reason.node for reason in reasons} <= named
+    check_reasons(view, sites)
 
 
-@CUT
-def test_edge_gathers_are_counted(row: Row, pytestconfig: pytest.Config) -> None:
+def edge_gathers_are_counted(row: Row, some: Numbered) -> None:
     """As many edges need a gather as the row says."""
     sizes = {said.key: said.units for said in row.sites}
-    for number, cut in cuts(row, pytestconfig):
+    for number, cut in some:
         cut_plan = plan(row.name, number)
         if isinstance(row.gathers, int):
-            some = any(0 < len(units) < sizes[key] for key, units in cut.items())
-            gathers = row.gathers if some else 0
+            left = any(0 < len(units) < sizes[key] for key, units in cut.items())
+            gathers = row.gathers if left else 0
         else:
             gathers = row.gathers[number]
         assert len(cut_plan.edge_gathers) == gathers, [str(item) for item in cut_plan.edge_gathers]
 
 
-@one_of(3, LEGAL)
-def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
+def the_result_is_a_model_of_the_same_sites(row: Row) -> None:
     """Remaining heads are found under key and name of their site, numbered as before; else `prune` refuses."""
     cut = row.legal[0]
     before = {site.key: site for site in found(row.name).every if site.UNITS in ("heads", "experts")}
@@ -149,12 +161,9 @@ def test_the_result_is_a_model_of_the_same_sites(row: Row) -> None:
         assert left.original_num_units == site.num_units and left.name == site.name
 
 
-@CUT
-def test_inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(
-    row: Row, pytestconfig: pytest.Config
-) -> None:
+def inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(row: Row, some: Numbered) -> None:
     """Declared shapes are those of the original without what the builder says that callers no longer see."""
-    for number, cut in cuts(row, pytestconfig):
+    for number, cut in some:
         model, feed = pruned(row.name, number), feeds(row.name)[0]
         narrowed = row.graph.narrowed(feed, cut)
         for old, new in zip(row.model.graph.input, model.graph.input, strict=True):

@@ -154,8 +154,8 @@ def check_equal(got: Mapping[str, Array], want: Mapping[str, Array], atol: float
         np.testing.assert_allclose(got[name], array, atol=atol)
 
 
-def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of ONNX Runtime on the CPU without graph optimizations."""
+def running(model: ModelProto) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """A session of ONNX Runtime on the CPU without graph optimizations: from inputs to outputs."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -164,9 +164,18 @@ def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
-    # A kernel may write into what it is fed (the running statistics of a BatchNormalization).
-    fed = {name: array.copy() for name, array in feed.items()}
-    return dict(zip(names, session.run(names, fed), strict=True))
+
+    def outputs(feed: Mapping[str, Array]) -> dict[str, Array]:
+        # A kernel may write into what it is fed (the running statistics of a BatchNormalization).
+        fed = {name: array.copy() for name, array in feed.items()}
+        return dict(zip(names, session.run(names, fed), strict=True))
+
+    return outputs
+
+
+def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a model."""
+    return running(model)(feed)
 
 
 def pruned(view: GraphView, swept: Sweep) -> ModelProto:
