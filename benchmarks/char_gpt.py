@@ -25,10 +25,10 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import inspect, prune
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.settings.registry import METHODS
+from onnxheadprune.settings.units import DEFAULT_UNITS
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "char_gpt.onnx"

@@ -72,7 +72,7 @@ def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
     random = np.random.default_rng(SEED)
     found = {}
     for site in (*sites, *sites.neurons):
-        step = 1 if site.UNIT == "head" else MULTIPLE
+        step = 1 if site.KIND.unit == "head" else MULTIPLE
         kept = max(step, round((1 - share) * site.num_units / step) * step)
         worth = random.random(site.num_units) if way == "random" else weight_scores(site)
         gone = np.sort(np.argsort(worth, kind="stable")[: site.num_units - kept])

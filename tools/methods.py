@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.settings.registry import METHODS, SCORED
+from onnxheadprune.settings.registry import METHODS
+from onnxheadprune.settings.units import SCORED
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 BEGIN, END = "<!-- made by tools/methods.py -->\n\n", "\n<!-- end -->\n"
@@ -24,7 +25,7 @@ def rows() -> Iterator[str]:
     for name, method in METHODS.items():
         known = method.constants
         score = (method.load().__doc__ or "").partition("\n")[0].rstrip(".").replace("|", "\\|")
-        units = ", ".join(units for units, kind in SCORED.items() if kind["SCORED_BY"] in known["READS"])
+        units = ", ".join(units for units, kind in SCORED.items() if kind.scored_by in known["READS"])
         unit = known["UNIT"] or "compares across sites"
         yield f"| `{name}` | {score} | {unit} | {units} | {cost(known)} |\n"
 

@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar, cast, get_origin
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, declared, first_broken
+from onnxheadprune.settings.units import SCORED
 from onnxheadprune.settings.words import described, meant
 
 Group = TypeVar("Group")

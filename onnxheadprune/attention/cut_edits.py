@@ -220,7 +220,7 @@ def swept_edits(
     if wide and _read_for_shape_only(swept, edits):
         raise RefusedError(
             f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
-            f" least one {wide[0].UNIT}"
+            f" least one {wide[0].KIND.unit}"
         )
     return swept, edits | caches.closing(view, edits)
 
@@ -242,8 +242,8 @@ def caches_of(
     for site in (site for site in sites.sites if site in whole and site.index not in caches.sites):
         if site.movable and site.kv_num_heads < site.original_kv_num_heads:
             raise RefusedError(
-                f"{site.label} lost {site.UNITS} in an earlier call, and so did its cache, which stays when the site is"
-                " removed as a whole: remove it from the original in one call, or its cache, too, with"
+                f"{site.label} lost {site.KIND.units} in an earlier call, and so did its cache, which stays when the"
+                " site is removed as a whole: remove it from the original in one call, or its cache, too, with"
                 f" {named_setting('cache', 'renumber')}"
             )
     return caches
@@ -255,8 +255,9 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
         within = next((other for other in sites if other.numbers_by(site)), None)
         if within is not None:
             raise RefusedError(
-                f"{site.label} and {within.label} are one operator, which numbers {within.UNITS} by {site.UNIT}: remove"
-                f" {site.UNITS} first, and {within.UNITS} of what is written in a second call"
+                f"{site.label} and {within.label} are one operator, which numbers {within.KIND.units} by"
+                f" {site.KIND.unit}: remove {site.KIND.units} first, and {within.KIND.units} of what is written in a"
+                " second call"
             )
     shared: dict[Node, list[Site]] = {}
     for site in sites:
@@ -317,7 +318,7 @@ def _sweep(
         handed = caller_demands(sites, {site.index: heads[site.index] for site in partly})
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
-    called = {site.UNITS for site in chosen}
+    called = {site.KIND.units for site in chosen}
     masks = Masks(called.pop()) if len(called) == 1 else MASKS
     answers = {node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()}
     return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
@@ -384,10 +385,10 @@ def _or_refuse(
     site = owners[projection][0]
     if loses_all(site, heads):
         raise RefusedError(
-            f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
+            f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.KIND.unit}"
         )
     raise RefusedError(
-        f"the {site.UNIT}s of {site.label} that {projection.label} projects alone cannot go: {found}"
+        f"the {site.KIND.unit}s of {site.label} that {projection.label} projects alone cannot go: {found}"
     )
 
 

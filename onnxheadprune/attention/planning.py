@@ -21,10 +21,7 @@ from onnxheadprune.attention.cut_edits import (
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, names_all, resolve_units
 from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
@@ -49,6 +46,7 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.spelling import spelled as spelled_units
+from onnxheadprune.settings.units import HEAD, LAYER, UnitKind
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +125,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     require_apart(sites.losing(cut), cut)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
-    cuts = planned_cuts(view, sites, AttentionSite, chosen, present)
+    cuts = planned_cuts(view, sites, HEAD, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named, other than the
@@ -141,10 +139,10 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             f"the cut would leave output {output} without input {name}: every path from one to the other leads through"
             " what is removed with it; remove less"
         )
-    shifted = {kind_of(site) for site in gone}
+    shifted = {site.KIND for site in gone}
     if sites_losing_all(sites, present):
         # Layers keep their numbers, whatever is left of them.
-        shifted.add(LayerSite)
+        shifted.add(LAYER)
     blocks = planned_block_cuts(view, sites, chosen, shifted)
     records = site_records((*cuts, *blocks), view, sites, gone, bypass.names(edits))
     edits |= dict.fromkeys(records, frozenset())
@@ -290,7 +288,7 @@ def require_something(plan: PrunePlan) -> None:
 def planned_cuts(
     view: GraphView,
     sites: Sites,
-    kind: type[Site],
+    kind: UnitKind,
     chosen: Mapping[int, tuple[int, ...]],
     present: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
 ) -> tuple[SiteCut, ...]:
@@ -300,8 +298,8 @@ def planned_cuts(
         chosen: the units that are removed per site index, as indices of the original.
         present: the same as indices of the model.
     """
-    found, names = [], (kind.UNITS, kind.TITLE)
-    for site in (some := sites.of(kind.UNITS)):
+    found, names = [], (kind.units, kind.title)
+    for site in (some := sites.of(kind.units)):
         gone = set(present.get(site.index, ()))
         cut = SiteCut(
             number=site.number,
@@ -316,7 +314,7 @@ def planned_cuts(
         )
         found.append(cut)
     known = {site.number for site in some}
-    for entry in units_entry(kind.UNITS).read(view.model):
+    for entry in units_entry(kind.units).read(view.model):
         if entry.number not in known:
             cut = SiteCut(
                 number=entry.number,
@@ -324,7 +322,7 @@ def planned_cuts(
                 num_units=entry.num_units,
                 removed=(),
                 removed_before=entry.removed,
-                key=f"{kind.KEY}{entry.number}",
+                key=f"{kind.key}{entry.number}",
                 kind=names,
                 kv_num_heads=entry.kv_num_heads,
             )
@@ -336,7 +334,7 @@ def planned_block_cuts(
     view: GraphView,
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],
-    shifted: Collection[type[Site]] = (),
+    shifted: Collection[UnitKind] = (),
 ) -> tuple[SiteCut, ...]:
     """The cuts of all sites of each other kind, once one of them loses units or has lost some before.
 
@@ -347,7 +345,7 @@ def planned_block_cuts(
     concerned = (
         kind
         for kind in sites.others
-        if kind in shifted or any(map(kind.owns, chosen)) or units_entry(kind.UNITS).read(view.model)
+        if kind in shifted or any(map(kind.owns, chosen)) or units_entry(kind.units).read(view.model)
     )
     return tuple(cut for kind in concerned for cut in planned_cuts(view, sites, kind, chosen))
 

@@ -14,15 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.spelling import spelled
+from onnxheadprune.settings.units import HEAD, KINDS, LAYER, UnitKind, kind_of_key, with_parts
 
 HeadSpec: TypeAlias = (
     str | Path | Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]]
@@ -44,7 +41,7 @@ _NAME = re.compile(r"[^:,*=]*[./][^:,*=]*|\w+_\d+")
 # Parsing
 
 
-def parsed(spec: HeadSpec, kind: type[Site] = AttentionSite) -> dict[str, tuple[int, ...] | None]:
+def parsed(spec: HeadSpec, kind: UnitKind = HEAD) -> dict[str, tuple[int, ...] | None]:
     """A spec as `{key: units}`, None for all units of a site.
 
     Args:
@@ -54,15 +51,15 @@ def parsed(spec: HeadSpec, kind: type[Site] = AttentionSite) -> dict[str, tuple[
     """
     found: dict[str, tuple[int, ...] | None] = {}
     for key, units in _items(spec, kind):
-        full = key if key.startswith(kind.KEY) else f"{kind.KEY}{key}"
+        full = key if key.startswith(kind.key) else f"{kind.key}{key}"
         known = found.get(full, ())
         found[full] = None if units is None or known is None else tuple(sorted({*known, *units}))
     return found
 
 
-def _items(spec: HeadSpec, kind: type[Site]) -> Iterator[tuple[str, Sequence[int] | None]]:
+def _items(spec: HeadSpec, kind: UnitKind) -> Iterator[tuple[str, Sequence[int] | None]]:
     """Yield keys as they are written, with their units."""
-    what = f"the {kind.UNIT} spec"
+    what = f"the {kind.unit} spec"
     if isinstance(spec, Mapping):
         yield from _of_mapping(spec, what, kind)
         return
@@ -80,51 +77,51 @@ def _items(spec: HeadSpec, kind: type[Site]) -> Iterator[tuple[str, Sequence[int
     yield from _of_mapping(content, where, kind)
 
 
-def _of_token(token: str, kind: type[Site]) -> tuple[str, Sequence[int] | None]:
+def _of_token(token: str, kind: UnitKind) -> tuple[str, Sequence[int] | None]:
     key, colon, numbers = token.rpartition(":")
     if not colon or not key or not numbers:
-        kind = kinds.kind_of_key(token) or kind
+        kind = kind_of_key(token) or kind
         raise UsageError(
-            f"cannot read {_short(token)} in the {kind.UNIT} spec; write {kind.BLOCK.upper()}:{kind.UNITS.upper()},"
+            f"cannot read {_short(token)} in the {kind.unit} spec; write {kind.block.upper()}:{kind.units.upper()},"
             f" for example {EXAMPLE}"
         )
     if numbers == ALL:
         return key, None
-    kind = kinds.kind_of_key(key) or kind
+    kind = kind_of_key(key) or kind
     found: list[int] = []
     for part in numbers.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(
-                f"cannot read {_short(part)} in {_short(token)}: {kind.UNITS} are numbers or ranges like 0-3"
+                f"cannot read {_short(part)} in {_short(token)}: {kind.units} are numbers or ranges like 0-3"
             )
         if max(len(first), len(last)) > len(str(MAX_UNIT)):
-            raise UsageError(f"cannot read {_short(part)}: {kind.UNITS} are numbers up to {MAX_UNIT}")
+            raise UsageError(f"cannot read {_short(part)}: {kind.units} are numbers up to {MAX_UNIT}")
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise UsageError(f"the range {_short(part)} in {_short(token)} runs backwards")
         found += range(int(first), stop + 1)
         if len(found) > MAX_LISTED:
-            raise UsageError(f"the spec lists more than {MAX_LISTED:,} {kind.UNITS}")
+            raise UsageError(f"the spec lists more than {MAX_LISTED:,} {kind.units}")
     return key, found
 
 
 def _of_mapping(
-    content: Mapping[Any, Any], where: str, kind: type[Site]
+    content: Mapping[Any, Any], where: str, kind: UnitKind
 ) -> Iterator[tuple[str, Sequence[int] | None]]:
     for key, units in ((str(key), units) for key, units in content.items()):
         if isinstance(units, str) and units == ALL:
             yield key, None
             continue
-        own = kinds.kind_of_key(key) or kind
+        own = kind_of_key(key) or kind
         listed = isinstance(units, Iterable) and not isinstance(units, str)
         numbers: list[Any] = list(itertools.islice(units, MAX_LISTED + 1)) if listed else [None]
         if not all(map(_is_unit, numbers)):
             raise UsageError(
-                f"{where}: the {own.UNITS} of {_short(key)} must be a list of numbers from 0 to {MAX_UNIT}"
+                f"{where}: the {own.units} of {_short(key)} must be a list of numbers from 0 to {MAX_UNIT}"
             )
         if len(numbers) > MAX_LISTED:
-            raise UsageError(f"{where} lists more than {MAX_LISTED:,} {own.UNITS}")
+            raise UsageError(f"{where} lists more than {MAX_LISTED:,} {own.units}")
         yield key, [operator.index(number) for number in numbers]
 
 
@@ -151,9 +148,9 @@ def combined(
     if not given and layers is None:
         return heads
     spec = {} if heads is None else parsed(heads)
-    for kind in kinds.KINDS:
-        if kind.UNITS in given:
-            spec |= parsed(given[kind.UNITS], kind)
+    for kind in KINDS[1:]:
+        if kind.units in given:
+            spec |= parsed(given[kind.units], kind)
     spec |= {} if layers is None else dict.fromkeys(_whole_layers(layers))
     return {key: ALL if units is None else units for key, units in spec.items()}
 
@@ -166,14 +163,14 @@ def _whole_layers(text: str) -> Iterator[str]:
     for token in tokens:
         stack, dot, numbers = token.rpartition(".")
         found = _RANGE.fullmatch(numbers)
-        if token.startswith(HEADS_KEY) or kinds.kind_of_key(token) is not None:
+        if token.startswith(HEAD.prefix) or kind_of_key(token) is not None:
             yield token
         elif found is not None:
             first, last = found.groups()
             for number in range(int(first), int(last or first) + 1):
-                yield f"{LayerSite.KEY}{stack}{dot}{number}"
+                yield f"{LAYER.key}{stack}{dot}{number}"
         elif _NAME.fullmatch(token):
-            yield f"{LayerSite.KEY}{token}"
+            yield f"{LAYER.key}{token}"
         else:
             raise UsageError(
                 f'cannot read {token[:60]!r}: name layers and blocks like "3 5-7 encoder.2 attn.9 ffn.4"'
@@ -185,23 +182,23 @@ def _whole_layers(text: str) -> Iterator[str]:
 
 def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
     """A spec as `{site index: units}` for the sites of all kinds; units are indices of the original model."""
-    named: dict[type[Site], dict[str, tuple[int, ...]]] = {}
+    named: dict[UnitKind, dict[str, tuple[int, ...]]] = {}
     # What goes as a whole goes, whatever else is named of it.
     for key, units in sorted(parsed(spec).items(), key=lambda item: item[1] is None):
         kind, own = _kind_and_site(key)
         if units is not None:
             named.setdefault(kind, {})[own] = units
         for site in _whole_sites(kind, own, sites) if units is None else ():
-            named.setdefault(kinds.kind_of(site), {})[str(site.number)] = site.original(range(site.num_units))
+            named.setdefault(site.KIND, {})[str(site.number)] = site.original(range(site.num_units))
     chosen: dict[int, tuple[int, ...]] = {}
     for kind, specs in named.items():
         chosen |= resolved(specs, _some(kind, sites))
     return dict(sorted(chosen.items()))
 
 
-def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
+def kinds_named(spec: HeadSpec) -> tuple[UnitKind, ...]:
     """The kinds of the sites that a spec names."""
-    return kinds.with_parts({_kind_and_site(key)[0] for key in parsed(spec)})
+    return with_parts({_kind_and_site(key)[0] for key in parsed(spec)})
 
 
 def names_all(spec: HeadSpec) -> bool:
@@ -209,17 +206,15 @@ def names_all(spec: HeadSpec) -> bool:
     return parsed(spec).get(ALL) is not None
 
 
-def _kind_and_site(key: str) -> tuple[type[Site], str]:
+def _kind_and_site(key: str) -> tuple[UnitKind, str]:
     """The kind that a key names, and the site of that kind."""
-    kind = kinds.kind_of_key(key)
-    return (
-        (AttentionSite, key.removeprefix(HEADS_KEY)) if kind is None else (kind, key.removeprefix(kind.KEY))
-    )
+    kind = kind_of_key(key)
+    return (HEAD, key.removeprefix(HEAD.prefix)) if kind is None else (kind, key.removeprefix(kind.key))
 
 
-def _whole_sites(kind: type[Site], own: str, sites: Sites) -> Iterable[Site]:
+def _whole_sites(kind: UnitKind, own: str, sites: Sites) -> Iterable[Site]:
     """The sites that a key names of which everything goes."""
-    if not any(own in (site.name, site.key.removeprefix(kind.KEY)) for site in sites.of(kind.UNITS)):
+    if not any(own in (site.name, site.key.removeprefix(kind.key)) for site in sites.of(kind.units)):
         # A block may be named by its module alone.
         named = [site for site in sites.every if site.name == own]
         if named:
@@ -227,15 +222,15 @@ def _whole_sites(kind: type[Site], own: str, sites: Sites) -> Iterable[Site]:
     return sites_of_key(own, _some(kind, sites))
 
 
-def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:
+def _some(kind: UnitKind, sites: Sites) -> tuple[Site, ...]:
     """The sites of one kind."""
-    found = sites.of(kind.UNITS)
+    found = sites.of(kind.units)
     if not found:
         find = sites.others.get(kind)
         near = next(iter(sites.near_misses if find is None else find().near_misses), None)
         hint = "" if near is None else f"; {near.node} comes near: {near.reason.sentence}"
         raise RefusedError(
-            f"no {kind.TITLE} was found in this model, so there are no {kind.UNITS} to remove{hint}"
+            f"no {kind.title} was found in this model, so there are no {kind.units} to remove{hint}"
         )
     return found
 
@@ -253,12 +248,12 @@ def resolved(named: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict[
             for unit in units:
                 if unit >= site.original_num_units:
                     raise UsageError(
-                        f"{site.label} has no {site.UNIT} {unit}: its {site.UNIT}s are"
+                        f"{site.label} has no {site.KIND.unit} {unit}: its {site.KIND.unit}s are"
                         f" 0-{site.original_num_units - 1}"
                     )
             before = set(units) & set(site.removed)
             if before:
-                raise UsageError(f"{site.UNIT} {min(before)} of {site.label} was removed before")
+                raise UsageError(f"{site.KIND.unit} {min(before)} of {site.label} was removed before")
             chosen.setdefault(site.index, set()).update(units)
     by_index = {site.index: site for site in sites}
     found = {index: tuple(sorted(units)) for index, units in sorted(chosen.items()) if units}
@@ -271,14 +266,14 @@ def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
     """The sites that a key names."""
     if key == ALL:
         return list(sites)
-    found = [site for site in sites if site.name == key or site.key == f"{site.KEY}{key}"]
+    found = [site for site in sites if site.name == key or site.key == f"{site.KIND.key}{key}"]
     if not found and key.isdecimal() and len(key) < 8:
         found = [site for site in sites if site.number == int(key)]
     if not found:
         # Whole components of a name: "encoder.layer.5" of "bert.encoder.layer.5.attention".
         found = [site for site in sites if f".{key}." in f".{site.name}."]
     if not found:
-        raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {listed(sites)}")
+        raise UsageError(f"there is no {sites[0].KIND.block} {_short(key)}; this model has {listed(sites)}")
     if len(found) > 1:
         raise UsageError(f"{_short(key)} is ambiguous: {listed(found)}; use the full name or the number")
     return found
@@ -310,10 +305,10 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
     gone = set(units)
     all_go = len(gone) == site.num_units
     if site.reason is not None and not (all_go and site.removable_whole):
-        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s: {site.reason}")
+        raise RefusedError(f"{site.label} cannot lose {site.KIND.unit}s: {site.reason}")
     few = site.why_too_few(site.present(sorted(gone)))
     if few is not None:
-        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s {_spell(gone)}: {few}")
+        raise RefusedError(f"{site.label} cannot lose {site.KIND.unit}s {_spell(gone)}: {few}")
     if all_go:
         return
     groups, whole = original_groups(site), [set(site.original(unit)) for unit in site.units]
@@ -329,12 +324,12 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
         touched = set[int]().union(*(group for group in groups if gone & set(group)))
         nearest = [option for option in _nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
     options = " or ".join(map(_spell, nearest))
-    who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
+    who = f"{site.KIND.unit}s {_spell(gone)} of {site.label}"
     why = site.uneven()
     if torn:
         packed = (item for item in site.projections if any(len(some) > 1 for some in item.packed_together()))
         parts = next((item.shared_parts for item in packed), "a layer")
-        why = f"share {parts} with {site.UNIT}s that stay: {' and '.join(map(_spell, torn[:4]))} only go together"
+        why = f"share {parts} with {site.KIND.unit}s that stay: {' and '.join(map(_spell, torn[:4]))} only go together"
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
 
 

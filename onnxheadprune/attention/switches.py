@@ -60,7 +60,7 @@ def with_switches(view: GraphView, sites: Sequence[Site]) -> tuple[GraphView, tu
 
 def _outline(site: Site) -> tuple[object, ...]:
     """The kind, number of units and projections of a site, by which it is recognized with and without switches."""
-    return site.UNITS, site.num_units, *(name.removesuffix(MADE) for name in site.projection_names)
+    return site.KIND.units, site.num_units, *(name.removesuffix(MADE) for name in site.projection_names)
 
 
 def choices(site: Site) -> Iterator[Node]:

@@ -48,7 +48,7 @@ class Limits:
         left = site.num_units - len(removed)
         return not removed or (
             left >= max(self.min_heads, 0)
-            and left % self.multiple(site.UNITS) == 0
+            and left % self.multiple(site.KIND.units) == 0
             and (not self.whole_groups or _takes_whole_groups(site, removed))
         )
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site, outermost
+from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.attention.switches import with_switches
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
@@ -33,6 +32,7 @@ from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.units import BYTES, HEAD, OPERATIONS, UnitKind
 
 UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
@@ -58,15 +58,15 @@ def joint_space(
     sites = _sites(analysis.sites, requirements.units)
     closed = {site.label: site.reason.sentence for site in sites if site.reason is not None}
     if requirements.limits.uniform:
-        closed |= {site.label: WHOLE for site in sites if not site.SCORED_BY}
-        sites = tuple(site for site in sites if site.SCORED_BY)
+        closed |= {site.label: WHOLE for site in sites if not site.KIND.scored_by}
+        sites = tuple(site for site in sites if site.KIND.scored_by)
     if all(site.label in closed for site in sites):
         kinds = " and ".join(sorted(requirements.units))
         every = [site for units in requirements.units for site in analysis.sites.of(units)]
         only = [f"{site.only_named}: name them" for site in every if site.removable and site.only_named]
         why = "".join(f"; {reason}" for reason in (*only, *closed.values())[:1])
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
-    by_memory = any(site.SAVES == BYTES for site in sites)
+    by_memory = any(site.KIND.saves == BYTES for site in sites)
     counted = BYTES if by_memory or requirements.saves_bytes else OPERATIONS
     protected = requirements.protected(sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
@@ -95,7 +95,7 @@ def joint_space(
             counted,
             limits=requirements.limits,
             scores={
-                site.index: worth(site, every[site.index]) for site in sites if not site.has_many_units()
+                site.index: worth(site, every[site.index]) for site in sites if not site.KIND.has_many_units
             },
             constant=constant,
             skipped=skipped,
@@ -126,7 +126,7 @@ def joint_space(
     drifts = AFTER_REFIT if any(site.projections for site in sites) else "measured drift without each"
     basis = f"{drifts}, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:
-        within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.BLOCK}s"
+        within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.block}s"
         basis = f"scores ({scores.method}) within {within}, {basis}"
     constant = {} if scores is None else scores.constant
     return spaced(
@@ -136,16 +136,16 @@ def joint_space(
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds, those in a layer just before it, and layers that cannot go."""
-    kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
+    kinds: tuple[UnitKind, ...] = (HEAD, *sites.others)
     found = [
         site
         for kind in kinds
-        if kind.UNITS in units
-        for site in sites.of(kind.UNITS)
-        if site.only_named is None and (site.removable or not site.SCORED_BY)
+        if kind.units in units
+        for site in sites.of(kind.units)
+        if site.only_named is None and (site.removable or not site.KIND.scored_by)
     ]
     # What goes with one of several units of another site is no choice of its own.
-    inner = {one for site in found if site.SCORED_BY for one in site.inner(found)}
+    inner = {one for site in found if site.KIND.scored_by for one in site.inner(found)}
     found = [site for site in found if site not in inner]
     return tuple(one for site in outermost(found) for one in (*site.inner(found), site))
 
@@ -160,12 +160,12 @@ def _scores(
     """The scores that order the units within their sites; where a refit's errors do, None or none of the site."""
     if _is_ordered(requirements):
         ordered = scored_kinds(requirements.units, requirements.method)
-        some = [site for site in sites if site.UNITS in ordered]
+        some = [site for site in sites if site.KIND.units in ordered]
         return requirements.scores_for(analysis, some, evidence, progress)
     routed = [site for site in sites if site.routing is not None]
     if not routed:
         return None
-    method, working = default_method({site.UNITS for site in routed}), Working(progress=progress)
+    method, working = default_method({site.KIND.units for site in routed}), Working(progress=progress)
     return scores_of(analysis.name, analysis.view, routed, method, evidence, working, skip=True)
 
 
@@ -182,10 +182,10 @@ def _paths(
     scores: HeadScores | None = None,
 ) -> list[tuple[Step, ...]]:
     """Paths of a site, whose errors are those after a refit, or sums of scores."""
-    if not site.SCORED_BY:
+    if not site.KIND.scored_by:
         return [() if kept else (Step(frozenset(range(site.num_units)), 1.0),)]
-    if site.has_many_units():
-        multiple = requirements.limits.multiple(site.UNITS)
+    if site.KIND.has_many_units:
+        multiple = requirements.limits.multiple(site.KIND.units)
         if scores is None:
             return [wide_path(site, moments, multiple, kept)]
         return [wide_path_by_worth(site, scores.of(site), multiple, kept)]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings
@@ -30,6 +29,7 @@ from onnxheadprune.data.drift import Evidence
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.units import DEFAULT_UNITS
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing.scoring.scores import HeadScores

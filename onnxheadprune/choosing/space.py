@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
-from onnxheadprune.attention.sites.kinds import key_of
-from onnxheadprune.attention.sites.site import OPERATIONS, Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.allocate import (
     Choice,
     Limits,
@@ -26,6 +25,7 @@ from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.typed_json import JsonObject, Spelled
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
+from onnxheadprune.settings.units import OPERATIONS, key_of
 
 WITHOUT_DATA = "weights (no data was given)"
 """The basis of a choice that nothing was measured for."""
@@ -189,14 +189,14 @@ class SearchSpace:
 
     def keeping(self, count: int) -> Selection:
         """Every site down to so many units, or the model to so many layers."""
-        if len({site.UNITS for site in self.sites}) > 1:
+        if len({site.KIND.units for site in self.sites}) > 1:
             raise UsageError(
                 f"{named_setting('keep', count)} counts units of one kind; with several say"
                 f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
             )
         check(Cut, keep=count)
         # Each layer is a site, of which the model keeps so many.
-        aims = {site: max(site.num_units - count, 0) for site in self.sites if site.SCORED_BY}
+        aims = {site: max(site.num_units - count, 0) for site in self.sites if site.KIND.scored_by}
         fewer = sum(aims.values()) if aims else len(self.sites) - count
         if fewer <= 0:
             most = max((site.num_units for site in aims), default=len(self.sites))

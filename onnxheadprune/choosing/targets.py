@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import listed, parsed
 from onnxheadprune.choosing.allocate import Limits
@@ -18,6 +17,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import AMOUNT, Cut
 from onnxheadprune.settings.registry import METHODS, SHARE
 from onnxheadprune.settings.setting import check
+from onnxheadprune.settings.units import DEFAULT_UNITS, SELECTED
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.measure import BenchSettings
@@ -42,9 +42,9 @@ class Requirements:
     method: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.units or not self.units <= set(selectable()):
+        if not self.units or not self.units <= set(SELECTED):
             raise UsageError(
-                f"units are {', '.join(selectable())}, not {', '.join(sorted(self.units)) or 'none'}"
+                f"units are {', '.join(SELECTED)}, not {', '.join(sorted(self.units)) or 'none'}"
             )
         if self.method is not None and self.scores is not None:
             raise UsageError("scores and method are mutually exclusive; leave one of the two out")
@@ -83,11 +83,11 @@ class Requirements:
             if not matching:
                 raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
             for site in matching:
-                named = parsed(spec)[key] if spec and site.SCORED_BY else None
+                named = parsed(spec)[key] if spec and site.KIND.scored_by else None
                 heads = range(site.original_num_units) if named is None else named
                 if any(head >= site.original_num_units for head in heads):
                     raise UsageError(
-                        f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"
+                        f"{site.label} has {site.original_num_units} {site.KIND.unit}s, so {token!r} protects none"
                     )
                 found[site.index] = found.get(site.index, frozenset()) | frozenset(heads)
         return found

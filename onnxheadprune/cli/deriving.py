@@ -15,7 +15,6 @@ import click
 from click.core import ParameterSource
 
 from onnxheadprune.cli.parameter_types import FILE, Number, Offering, Output, Parsed
-from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
@@ -26,6 +25,7 @@ from onnxheadprune.settings.setting import (
     first_broken,
     parameters,
 )
+from onnxheadprune.settings.units import SCORED
 from onnxheadprune.settings.words import meant
 from onnxheadprune.settings.writing import Loudness, Replacing
 

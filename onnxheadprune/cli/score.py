@@ -49,12 +49,12 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
     from onnxheadprune.choosing.scoring.scores import store_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.progress import progress_on
+    from onnxheadprune.settings.units import DEFAULT_UNITS
     from onnxheadprune.workflow.requests import measure_of
     from onnxheadprune.workflow.score import scored
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
-from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
+from onnxheadprune.settings.units import called
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")

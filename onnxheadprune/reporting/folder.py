@@ -81,7 +81,7 @@ def _where(number: int, match: Match) -> Iterator[RenderableType]:
                 files = tuple(file.name for file in network.files if file.name in item.places)
                 held.setdefault(files, []).append(item.site.number)
         for files, numbers in held.items():
-            yield row(f"{kind.BLOCK}s", f"{kind.KEY}{spelled(numbers)} are in {', '.join(files)}")
+            yield row(f"{kind.block}s", f"{kind.key}{spelled(numbers)} are in {', '.join(files)}")
 
 
 def item_line(item: BatchFile) -> Text:

@@ -18,7 +18,7 @@ from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, next_call, row, table
 from onnxheadprune.settings.cutting import UNITS
-from onnxheadprune.settings.registry import SCORED
+from onnxheadprune.settings.units import SCORED, UnitKind
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, Inspection, LayerSummary
 
 WIDE, BAR = 90, 12
@@ -65,7 +65,7 @@ def sites_report(
     yield from near_misses(sites)
     for kind, find in sites.others.items():
         # Layers have a table of their own.
-        if kind.SCORED_BY and (sites_of_kind := find().sites):
+        if kind.scored_by and (sites_of_kind := find().sites):
             yield from _block_rows(kind, sites_of_kind)
     yield from further
     yield ""
@@ -87,25 +87,25 @@ def _prospects(sites: Sites, has_text: bool, output: str) -> Iterator[Renderable
         cuttable = (
             kind for kind, find in sites.others.items() if any(site.removable for site in find().sites)
         )
-        others = [kind.UNITS for kind in cuttable if kind.UNITS in SCORED]
+        others = [kind.units for kind in cuttable if kind.units in SCORED]
         units = f" --units {','.join(('heads', *others))}" if others else ""
         model = shlex.quote(sites.model)
         yield ""
         yield next_call(f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o {output}")
 
 
-def _block_rows(kind: type[Site], sites: Sequence[Site]) -> Iterator[RenderableType]:
+def _block_rows(kind: UnitKind, sites: Sequence[Site]) -> Iterator[RenderableType]:
     """Table of the sites of one kind, then why some cannot lose units."""
     total = sum(site.num_units for site in sites)
-    option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
+    option = f" (--{kind.units})" if kind.units in UNITS.split() else ""
     # Of what is its own only unit the number is known.
-    several = (kind.UNITS,) if any(site.original_num_units > 1 for site in sites) else ()
-    units = f", {many(total, kind.UNIT)}{option}" if several else ""
-    yield Text(f"\n{many(len(sites), kind.TITLE)}{units}", style="bold")
+    several = (kind.units,) if any(site.original_num_units > 1 for site in sites) else ()
+    units = f", {many(total, kind.unit)}{option}" if several else ""
+    yield Text(f"\n{many(len(sites), kind.title)}{units}", style="bold")
     details = tuple(dict.fromkeys(name for site in sites for name in site.details))
     numeric = *several, *details, "params"
     sorts = ("kind",) if any(site.kind for site in sites) else ()
-    listing = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
+    listing = table("#", kind.block, *sorts, *numeric, "removable", numeric=numeric)
     for site in sites:
         number = f"{count(site.num_units)}"
         if site.removed:
@@ -136,7 +136,7 @@ def near_misses(sites: Sites, where: str = "") -> Iterator[RenderableType]:
         ("near misses (they look like attention, but heads cannot be removed)", sites.near_misses),
         ("no heads (one attention map for all channels)", sites.no_heads),
         *(
-            (f"near misses (they look like a {kind.TITLE}, but cannot lose {kind.UNITS})", find().near_misses)
+            (f"near misses (they look like a {kind.title}, but cannot lose {kind.units})", find().near_misses)
             for kind, find in sites.others.items()
         ),
     ]

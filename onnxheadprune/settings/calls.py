@@ -19,7 +19,6 @@ from onnxheadprune.settings.cutting import (
 )
 from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Running
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
-from onnxheadprune.settings.registry import SCORED
 from onnxheadprune.settings.setting import (
     BENCHMARK,
     CHANGES,
@@ -31,6 +30,7 @@ from onnxheadprune.settings.setting import (
     Setting,
     Text,
 )
+from onnxheadprune.settings.units import SCORED
 from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Replacing, Storing, Target
 
 Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
@@ -41,7 +41,7 @@ FuseMode = Annotated[
         section=CHANGES,
     ),
 ]
-_KINDS = [f'"{units}" of {kind["TITLE"]}s' for units, kind in SCORED.items()]
+_KINDS = [f'"{units}" of {kind.title}s' for units, kind in SCORED.items()]
 ScoredUnits = Annotated[
     tuple[Unit, ...],
     Setting(

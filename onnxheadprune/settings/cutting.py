@@ -11,8 +11,6 @@ from onnxheadprune.settings.inputs import DASK_HELP
 from onnxheadprune.settings.registry import (
     BY_SITE,
     METHODS,
-    SCORED,
-    UNIT_KINDS,
     WITHOUT_DATA,
     default_method,
     for_each_kind,
@@ -34,11 +32,10 @@ from onnxheadprune.settings.setting import (
     excludes,
     requires,
 )
+from onnxheadprune.settings.units import SCORED, SELECTED
 
 AMOUNT = "ratio keep target_size target_speedup max_drift"
 """Settings of which one specifies how much to remove."""
-SELECTED: tuple[str, ...] = tuple(kind.constants["UNITS"] for kind in UNIT_KINDS)
-"""Kinds of units that may be selected among."""
 UNITS = " ".join(SELECTED)
 """Settings that name the units to remove."""
 TOKENS = "vocab vocab_size"
@@ -46,12 +43,12 @@ TOKENS = "vocab vocab_size"
 
 Method: TypeAlias = Literal[tuple(METHODS)]  # type: ignore[valid-type]  # type checkers read api/typed.py
 Unit: TypeAlias = Literal[SELECTED]  # type: ignore[valid-type]
-UnitKind: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
+ScoredUnits: TypeAlias = Literal[tuple(SCORED)]  # type: ignore[valid-type]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Spec: TypeAlias = Text | Mapping[str, tuple[int, ...] | Literal["*"]] | None
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
-MULTIPLES: Mapping[str, int] = {units: kind["MULTIPLE"] for units, kind in SCORED.items()}
+MULTIPLES: Mapping[str, int] = {units: kind.multiple for units, kind in SCORED.items()}
 """The default multiples of which the number of kept units is one."""
 
 
@@ -204,7 +201,7 @@ class Selecting:
         ),
     ] = 1
     multiple_of: Annotated[
-        Mapping[UnitKind, Count],
+        Mapping[ScoredUnits, Count],
         Setting(
             "The number of heads that a site keeps, of neurons that a feed-forward block keeps, or of experts that a"
             " mixture keeps, is a multiple of N"

@@ -1,4 +1,4 @@
-"""Scoring methods, kinds of units and runtimes as options know them: by what stands in the file of each.
+"""Scoring methods and runtimes as options know them: by what stands in the file of each.
 
 They are read from the source, so that `--help` loads neither numpy nor what a method computes with. Each is registered
 by lying there: nothing lists it.
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnxheadprune.settings.units import SCORED
 
 _PACKAGE = Path(__file__).parents[1]
 _CLASS = re.compile(r"^class (\w+).*:\n((?:(?:    .*)?\n)+)", re.MULTILINE)
@@ -56,12 +58,6 @@ def _module(path: Path) -> str:
     return ".".join(path.relative_to(_PACKAGE.parent).with_suffix("").parts)
 
 
-UNIT_KINDS = registered("attention/sites/site.py", "attention/sites/*_site.py", "FROM")
-"""The kinds of units, in the order in which they are found and listed; heads are the first."""
-SCORED: Mapping[str, Mapping[str, Any]] = {
-    kind.constants["UNITS"]: kind.constants for kind in UNIT_KINDS if kind.constants["SCORED_BY"]
-}
-"""Those with scores, by the name of their units."""
 METHODS: Mapping[str, Registered] = {
     method.constants["NAME"]: method
     for method in registered("choosing/scoring/method.py", "choosing/scoring/methods/[!_]*.py", "ORDER")
@@ -82,8 +78,8 @@ RUNTIMES = dict(
 SHARE = "share of the site"
 """The beginning of the unit of scores that are comparable within a site only."""
 SCORED_BY = {
-    reads: next(units for units, kind in SCORED.items() if kind["SCORED_BY"] == reads)
-    for reads in dict.fromkeys(kind["SCORED_BY"] for kind in SCORED.values())
+    reads: next(units for units, kind in SCORED.items() if kind.scored_by == reads)
+    for reads in dict.fromkeys(kind.scored_by for kind in SCORED.values())
 }
 """The first kind of units for each signal that scores are computed from."""
 

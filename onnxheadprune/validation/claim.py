@@ -14,10 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 from onnxheadprune.attention.cut_edits import Bypass
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import Planning, planned
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
-from onnxheadprune.attention.sites.kinds import called, every_kind
-from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, resolve_units
 from onnxheadprune.edit.records import (
@@ -33,6 +30,7 @@ from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.settings.units import HEAD, KINDS, LAYER, UnitKind, called
 
 CONTRACTS = (
     Contract(),
@@ -72,8 +70,8 @@ def read_claim(
     if not theirs_went:
         _check_same_names(original.proto, pruned, names, AS_BEFORE)
     analysis = analysis_of(original.changed(original.proto, names[0]))
-    records = {kind: units_entry(kind.UNITS).read(pruned) for kind in every_kind()}
-    pairs = _paired(records[AttentionSite], analysis.sites)
+    records = {kind: units_entry(kind.units).read(pruned) for kind in KINDS}
+    pairs = _paired(records[HEAD], analysis.sites)
     ours = {site.index for site in analysis.sites} | {
         entry.number for entry in units_entry(HEADS).read(original.proto)
     }
@@ -81,13 +79,13 @@ def read_claim(
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not left and not any(records.values()):
-        is_pruned = any(units_entry(kind.UNITS).read(original.proto) for kind in every_kind())
+        is_pruned = any(units_entry(kind.units).read(original.proto) for kind in KINDS)
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them"
             f" with {named_setting('heads')}"
             + (f", or give the original first: {names[0]} has such a record" if is_pruned else "")
         )
-    recorded = _recorded(LayerSite, records[LayerSite], analysis, names)
+    recorded = _recorded(LAYER, records[LAYER], analysis, names)
     layers = resolve_units(recorded, analysis.sites) if recorded else {}
     bypass = Bypass.of(analysis.view, analysis.sites.losing(layers))
     for kind, record in records.items():
@@ -173,7 +171,7 @@ def _paired(record: Sequence[RecordedUnits], sites: Sequence[Site]) -> dict[int,
 
 
 def _recorded(
-    kind: type[Site],
+    kind: UnitKind,
     record: Sequence[RecordedUnits],
     analysis: Analysis,
     names: tuple[str, str],
@@ -187,15 +185,15 @@ def _recorded(
     if not record:
         return {}
     # Sites that the original has lost, as a whole or with an expert, are in its record alone.
-    gone = {entry.number: entry for entry in units_entry(kind.UNITS).read(analysis.view.model)}
-    pairs = _paired(record, analysis.sites.of(kind.UNITS))
+    gone = {entry.number: entry for entry in units_entry(kind.units).read(analysis.view.model)}
+    pairs = _paired(record, analysis.sites.of(kind.units))
     spec: dict[str, list[int]] = {}
     for entry in record:
         site = pairs.get(entry.number)
         before = gone.get(entry.number) if site is None or entry.states else None
         before = site.recorded() if before is None and site is not None else before
-        theirs = entry.counted(kind.UNITS)
-        ours = "" if before is None else before.counted(kind.UNITS)
+        theirs = entry.counted(kind.units)
+        ours = "" if before is None else before.counted(kind.units)
         if before is None or ours != theirs:
             there = f"has {ours}" if ours else "is missing"
             raise UsageError(
@@ -204,13 +202,13 @@ def _recorded(
             )
         if not set(before.removed) <= set(entry.removed):
             raise UsageError(
-                f"{names[0]} lacks {kind.UNITS} of {kind.called(entry.number)} that {names[1]} still has; are the two"
+                f"{names[0]} lacks {kind.units} of {kind.called(entry.number)} that {names[1]} still has; are the two"
                 " swapped?"
             )
         units = sorted(set(entry.removed) - set(before.removed))
         within = bypass is not None and site is not None and bypass.covers(site)
         if units and not within:
-            spec[f"{kind.KEY}{before.number}"] = units
+            spec[f"{kind.key}{before.number}"] = units
     return spec
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import accuracy, many, share
 from onnxheadprune.model.typed_json import JsonObject, written
+from onnxheadprune.settings.units import HEAD, kind_of_key
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """The judgement of an answer; "open" is the reader's to judge."""
@@ -131,7 +130,7 @@ def _reference(validation: Document) -> str:
 
 def _removed(units: Mapping[str, Sequence[int]]) -> str:
     """The kinds of units that are gone: "heads and neurons"."""
-    kinds = dict.fromkeys((kind_of_key(key) or AttentionSite).UNITS for key, gone in units.items() if gone)
+    kinds = dict.fromkeys((kind_of_key(key) or HEAD).units for key, gone in units.items() if gone)
     return " and ".join(kinds)
 
 

@@ -12,7 +12,6 @@ from onnx import ModelProto
 from onnxheadprune.attention.dependence import lost_content
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
@@ -34,6 +33,7 @@ from onnxheadprune.runtime.deterministic import label, random_nodes
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
+from onnxheadprune.settings.units import KINDS
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
 from onnxheadprune.validation.deployment import Models
@@ -281,9 +281,9 @@ def _record_problems(
     if listed != made:
         told = problems if alike.identical else notes
         told.append(f"the record of {name} lists other sites as fused than its graph shows")
-    for kind in every_kind():
-        ours = units_entry(kind.UNITS).read(planned)
-        for entry in units_entry(kind.UNITS).read(pruned):
+    for kind in KINDS:
+        ours = units_entry(kind.units).read(planned)
+        for entry in units_entry(kind.units).read(pruned):
             by_number = sorted(ours, key=lambda item: item.number != entry.number)
             named = (item for item in by_number if entry.projections in ((), item.projections))
             found = next(named, None)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.main_graph_copy import first_tokens, main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.sites.kinds import kinds_of
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.targets import PruningTarget
@@ -25,6 +23,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import NOTE, Progress
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.units import UnitKind, kinds_of
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed, drift, named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
@@ -140,7 +139,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     for kind in others:
         if _outlines(kind, whole) != _outlines(kind, sites):
             raise RefusedError(
-                f"the {kind.TITLE}s of {model.name} are not the same in both branches, so no {kind.UNITS} are chosen"
+                f"the {kind.title}s of {model.name} are not the same in both branches, so no {kind.units} are chosen"
                 " on data; choose heads alone, or cut the decoders that are not merged"
             )
     shared = {tensor.name for tensor in model.proto.graph.initializer}
@@ -153,8 +152,8 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     return replace(chosen, plan=None, io=AS_BEFORE)
 
 
-def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
-    return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
+def _outlines(kind: UnitKind, sites: Sites) -> list[tuple[int, str, int]]:
+    return [(site.index, site.name, site.num_units) for site in sites.of(kind.units)]
 
 
 def choose(cutter: Cutter, target: PruningTarget, size: FileSize) -> Chosen:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.summary import label_of
@@ -18,6 +17,7 @@ from onnxheadprune.model.spelling import accuracy as accuracy_words
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_json
 from onnxheadprune.model.typed_json import JsonObject, Key, written
+from onnxheadprune.settings.units import kind_of_key
 
 
 @one_line("ratio removed drift accuracy speedup elements")
@@ -57,7 +57,7 @@ class CurvePoint(JsonObject):
         found: dict[str, int] = {}
         for key, units in self.heads.items():
             kind = kind_of_key(key)
-            name = "heads" if kind is None else kind.UNITS
+            name = "heads" if kind is None else kind.units
             found[name] = found.get(name, 0) + len(units)
         return found
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.sites.kinds import called, kind_at
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.model.facts import Fact, Part, Table, drawn
 from onnxheadprune.model.spelling import change, count, many, reasons, share, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.settings.units import called, kind_at
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing.compensation.record import Compensation
@@ -94,7 +94,7 @@ def _map(plan: PrunePlan, chosen: Chosen | None) -> Iterator[Part]:
         from onnxheadprune.choosing.space import UNTRIED
 
         unscored = f"kept, {UNTRIED}"
-        units = " and ".join(dict.fromkeys(kind_at(index).UNITS for index in scores))
+        units = " and ".join(dict.fromkeys(kind_at(index).units for index in scores))
     else:
         scores = {cut.index: (None,) * cut.num_heads for cut in plan.cuts if cut.removed}
     cuts = {cut.called: cut for cut in (*plan.cuts, *plan.blocks)}

@@ -14,7 +14,6 @@ from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.permanent import Exit, Exits, exits_of, leaving_from
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
@@ -31,7 +30,7 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.model.work_bound import bounded_work
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
-from onnxheadprune.settings.registry import SCORED
+from onnxheadprune.settings.units import LAYER, SCORED
 
 USUAL = Case(1, 128, 0)
 """The inputs that operations are counted for."""
@@ -65,7 +64,7 @@ class LayerSummary(JsonObject):
     @classmethod
     def among(cls, sites: Sites, models: Sequence[Analysis]) -> tuple[LayerSummary, ...]:
         """The same for sites that several models hold; operations are counted of one model alone."""
-        found = cast(Sequence[LayerSite], sites.of(LayerSite.UNITS))
+        found = cast(Sequence[LayerSite], sites.of(LAYER.units))
         elements = sum(weights_in(analysis.model, analysis.view) for analysis in models)
         costs = _costs(models[0]) if found and len(models) == 1 else {}
         every = {title: None for layer in found for title in _titles(layer)}
@@ -77,7 +76,7 @@ class LayerSummary(JsonObject):
 
 def _titles(layer: LayerSite) -> list[str]:
     """Return the titles of a layer's sites whose units can be selected."""
-    return [kind.TITLE for kind in map(kind_of, layer.parts) if kind.UNITS in SCORED]
+    return [kind.title for kind in (site.KIND for site in layer.parts) if kind.units in SCORED]
 
 
 def _summary(layer: LayerSite, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:

@@ -12,7 +12,7 @@ from onnxheadprune.attention.specs import combined
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, units_of, value_names
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.registry import SCORED
+from onnxheadprune.settings.units import SCORED
 from onnxheadprune.settings.writing import Storing
 
 if TYPE_CHECKING:

@@ -172,4 +172,4 @@ def test_a_projection_that_reads_the_stream_is_not_removed_with_the_heads() -> N
     assert not any(site.removable_whole for site in sites)
     for site in sites:
         with pytest.raises(RefusedError):
-            ohp.prune(model_of(text), heads={site.called(site.number): "*"}, provider="cpu")
+            ohp.prune(model_of(text), heads={site.tag: "*"}, provider="cpu")

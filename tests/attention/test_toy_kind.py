@@ -6,7 +6,7 @@ The kind is the width of heads: a unit is one channel of the values, the same in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from inspect import getsource as inspect_source
 from pathlib import Path
@@ -17,52 +17,56 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
+from onnxheadprune.settings.units import KINDS, UnitKind
 from tests import toys, toys_scores
 from tests.conftest import Command, PackageCopy
 from tests.deploying import exports
 from tests.liveness.one_node import run
 from tests.sources import PACKAGE
 
+WIDTHS = {
+    "unit": "channel",
+    "units": "channels",
+    "block": "width",
+    "title": "head width",
+    "key": "width.",
+    "field": "widths",
+}
+CHANNEL = UnitKind(first=7_000_000, finder=__name__, **WIDTHS)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WidthSite(Site):
     """The values of an attention site; its units are their channels, each of the same position in every head."""
 
-    UNIT = "channel"
-    UNITS = "channels"
-    BLOCK = "width"
-    TITLE = "head width"
-    KEY = "width."
-    FROM = 7_000_000
-    FIELD = "widths"
+    KIND = CHANNEL
 
-    @classmethod
-    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
-        """The widths of the heads of all attention sites without a cache."""
-        found = [
-            cls(
-                index=cls.FROM + number,
-                name=f"{site.name}.width",
-                num_units=site.v_head_size,
-                groups=tuple((channel,) for channel in range(site.v_head_size)),
-                projections=tuple(_of_channels(item) for item in site.projections),
-                cores=site.cores,
-                units=tuple((channel,) for channel in range(site.v_head_size)),
-                params=site.params // 2,
-                flops_per_token=site.flops_per_token // 2,
-                original_num_units=site.v_head_size,
-            )
-            for number, site in enumerate(attention)
-            if isinstance(site, AttentionSite) and not site.free
-        ]
-        return Findings(found)
+
+def found(view: GraphView, known: Sequence[Site]) -> Findings:
+    """The widths of the heads of all attention sites without a cache."""
+    found = [
+        WidthSite(
+            index=CHANNEL.first + number,
+            name=f"{site.name}.width",
+            num_units=site.v_head_size,
+            groups=tuple((channel,) for channel in range(site.v_head_size)),
+            projections=tuple(_of_channels(item) for item in site.projections),
+            cores=site.cores,
+            units=tuple((channel,) for channel in range(site.v_head_size)),
+            params=site.params // 2,
+            flops_per_token=site.flops_per_token // 2,
+            original_num_units=site.v_head_size,
+        )
+        for number, site in enumerate(known)
+        if isinstance(site, AttentionSite) and not site.free
+    ]
+    return Findings(found)
 
 
 def _of_channels(projection: Projection) -> Projection:
@@ -71,8 +75,10 @@ def _of_channels(projection: Projection) -> Projection:
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, WidthSite])
+def known() -> Iterator[None]:
+    KINDS.append(CHANNEL)
+    yield
+    KINDS.remove(CHANNEL)
 
 
 @pytest.fixture
@@ -116,7 +122,7 @@ def test_its_mask_is_the_same_model(model: Path) -> None:
     made = ohp.prune(model, heads={"width.1": [2]}, validate=False)
     view = view_of(onnx.load(model))
     sites = inspect(model)
-    masked = masked_reference(view, sites.every, {WidthSite.FROM + 1: (2,)})
+    masked = masked_reference(view, sites.every, {CHANNEL.first + 1: (2,)})
     np.testing.assert_allclose(
         run(made.model, FEED)["logits"], run(masked, FEED)["logits"], rtol=1e-5, atol=1e-6
     )
@@ -150,7 +156,7 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     onnx.save(changed, wrong)
     assert ohp.validate(model, wrong, provider="cpu").verdict == "failed"
     plan = ohp.plan_pruning(model, heads={"width.0": [1]})
-    assert plan.to_dict()["kinds"] == ["neurons", "widths"] and plan.spec == {"width.0": [1]}
+    assert plan.to_dict()["kinds"] == ["neurons", "channels"] and plan.spec == {"width.0": [1]}
 
 
 HEADER = """
@@ -161,11 +167,13 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.settings.units import CHANNEL
 
 
 """
 
 
+LISTED = "KINDS = [HEAD, NEURON, EXPERT, LAYER]\n"
 BEFORE_OPTION = "    experts: Annotated[\n"
 OPTION = """    channels: Annotated[
         Text | None, Setting("Channels to remove from heads: 0:1,3.", metavar="C", rules=(excludes(AMOUNT),))
@@ -176,8 +184,13 @@ OPTION = """    channels: Annotated[
 @pytest.mark.slow
 def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> None:
     """A file of the package and the option of its name are all that options and searches need to know of it."""
-    source = HEADER + inspect_source(WidthSite) + "\n\n" + inspect_source(_of_channels)
+    source = "\n\n".join([HEADER, *map(inspect_source, (WidthSite, found, _of_channels))])
     copied.add("attention/sites/width_site.py", source)
+    kinds = (PACKAGE / "settings/units.py").read_text(encoding="utf-8")
+    assert kinds.count(LISTED) == 1
+    finder = "onnxheadprune.attention.sites.width_site"
+    record = f"CHANNEL = UnitKind(first=7_000_000, finder={finder!r}, **{WIDTHS})\n"
+    copied.add("settings/units.py", kinds.replace(LISTED, record + LISTED.replace("LAYER", "CHANNEL, LAYER")))
     place = "settings/cutting.py"
     declared = (PACKAGE / place).read_text(encoding="utf-8")
     assert declared.count(BEFORE_OPTION) == 1

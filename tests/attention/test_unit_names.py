@@ -13,9 +13,8 @@ import onnx
 import pytest
 
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.kinds import called, every_kind
-from onnxheadprune.attention.sites.site import SPAN, Site
 from onnxheadprune.operators import view_of
+from onnxheadprune.settings.units import KINDS, SPAN, UnitKind, called
 from tests import toys_layers
 from tests.attention.layered import Network, renamed
 from tests.conftest import ROOT, Command
@@ -40,18 +39,18 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def kinds() -> list[type[Site]]:
-    return list(every_kind())
+def kinds() -> list[UnitKind]:
+    return list(KINDS)
 
 
-def with_options() -> list[type[Site]]:
+def with_options() -> list[UnitKind]:
     """The kinds of which the small decoder has units, and an option to name them."""
     found = inspect(toys_layers.decoder())
-    return [kind for kind in kinds() if kind.SCORED_BY and found.of(kind.UNITS)]
+    return [kind for kind in kinds() if kind.scored_by and found.of(kind.units)]
 
 
 def test_names_are_told_apart_by_kind() -> None:
-    names = [called(kind.FROM + 3) for kind in kinds()]
+    names = [called(kind.first + 3) for kind in kinds()]
     assert names[:4] == ["attn.3", "ffn.3", "moe.3", "layer.3"] and len(set(names)) == len(names)
 
 
@@ -97,14 +96,14 @@ def test_no_command_shows_the_number_inside(
 
 def _bad_input() -> Iterator[tuple[str, str]]:
     for kind in kinds():
-        option = f"--{kind.UNITS}"
+        option = f"--{kind.units}"
         yield option, "9:1"
         yield option, "0:99"
         yield option, "0:x"
         yield option, "0:3-1"
         yield option, "0"
         yield option, ""
-        yield "--layers", f"{kind.KEY or 'attn.'}9"
+        yield "--layers", f"{kind.key or 'attn.'}9"
     yield "--layers", "9"
     yield "--layers", "decoder.0"
     yield "--layers", "nothing"
@@ -126,9 +125,9 @@ def test_no_source_prints_an_index() -> None:
 
 
 @pytest.mark.parametrize("kind", with_options())
-def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
-    name, option = kind.called(0), f"--{kind.UNITS}"
-    there = inspect(onnx.load(model)).of(kind.UNITS)
+def test_bad_input_says_what_there_is(command: Command, model: Path, kind: UnitKind) -> None:
+    name, option = kind.called(0), f"--{kind.units}"
+    there = inspect(onnx.load(model)).of(kind.units)
 
     def sentence(*line: str) -> str:
         result = command("prune", model, "--dry-run", *line)
@@ -136,17 +135,17 @@ def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[
         (line_of_error,) = result.stderr.splitlines()
         for other in kinds():
             if other is not kind:
-                assert not re.search(rf"\b{other.UNIT}s?\b", line_of_error), line_of_error
+                assert not re.search(rf"\b{other.unit}s?\b", line_of_error), line_of_error
         return line_of_error
 
-    for wrong in ((option, "9:1"), ("--layers", f"{kind.KEY or 'attn.'}9")):
+    for wrong in ((option, "9:1"), ("--layers", f"{kind.key or 'attn.'}9")):
         assert all(site.label in sentence(*wrong) for site in there)
-    assert f"{name} ({there[0].name}) has no {kind.UNIT} 99: its {kind.UNITS} are 0-" in sentence(
+    assert f"{name} ({there[0].name}) has no {kind.unit} 99: its {kind.units} are 0-" in sentence(
         option, "0:99"
     )
-    assert f"{kind.UNITS} are numbers" in sentence(option, "0:x")
-    assert f"{kind.UNIT} spec" in sentence(option, "0")
-    assert f"{kind.UNIT} spec is empty" in sentence(option, "")
+    assert f"{kind.units} are numbers" in sentence(option, "0:x")
+    assert f"{kind.unit} spec" in sentence(option, "0")
+    assert f"{kind.unit} spec is empty" in sentence(option, "")
 
 
 def test_a_layer_that_is_not_there(command: Command, model: Path) -> None:
@@ -171,7 +170,7 @@ def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many:
     path = tmp_path / "deep.onnx"
     onnx.save(toys_layers.decoder(many), path)
     for kind in with_options():
-        told = command("prune", path, "--dry-run", f"--{kind.UNITS}", "99:1").stderr
+        told = command("prune", path, "--dry-run", f"--{kind.units}", "99:1").stderr
         assert (f"{kind.called(0)}-{many - 1}" in told) == (many == 12)
         assert len(told) < 250
 
@@ -202,13 +201,13 @@ def test_projections_are_identified(command: Command, model: Path, nameless: boo
     scopes = {scope.ref: scope for scope in view.scopes}
     for kind in with_options():
         seen = set()
-        for site, expected in zip(listed[kind.FIELD], inspect(proto).of(kind.UNITS), strict=True):
+        for site, expected in zip(listed[kind.field], inspect(proto).of(kind.units), strict=True):
             for item, projection in zip(site["projections"], expected.projections, strict=True):
                 producer = scopes[item["scope"]].values[item["output"]].producer
                 assert producer is not None and producer.ref == projection.node.ref
                 assert item["node"] == producer.proto.name
                 seen.add((item["scope"], item["output"]))
-        assert len(seen) == len(listed[kind.FIELD])
+        assert len(seen) == len(listed[kind.field])
 
 
 def test_what_serves_all_kinds_calls_no_unit_a_head() -> None:

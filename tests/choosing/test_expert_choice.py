@@ -15,13 +15,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.settings.registry import methods_of
+from onnxheadprune.settings.units import EXPERT
 from tests import toys_experts, toys_mixture, toys_scores
 from tests.conftest import Command
 from tests.liveness.one_node import run
@@ -282,7 +282,7 @@ def test_methods_are_those_of_the_kind() -> None:
     with pytest.raises(UsageError, match="fisher does not score experts; reap, frequency"):
         PruningTarget(ratio=0.5, units=ONLY, method="fisher")
     assert score(TOYS["picked"].model(), data=FEEDS, provider=HERE, units=ONLY).method == "reap"
-    for method in methods_of(MixtureSite.SCORED_BY):
+    for method in methods_of(EXPERT.scored_by):
         found = scored(TOYS["picked"].model(), method)
         assert found.shape == (EXPERTS,) and (found >= 0).all()
 

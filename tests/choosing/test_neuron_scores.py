@@ -12,7 +12,6 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.methods.ablation import GROUPS
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
@@ -27,6 +26,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
+from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
 from tests.conftest import Command
 
@@ -190,7 +190,7 @@ QUICK = ("weight", "fisher")
         *QUICK,
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in methods_of(NeuronSite.SCORED_BY)
+            for name in methods_of(NEURON.scored_by)
             if name not in QUICK
         ),
     ],

@@ -9,9 +9,9 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import UsageError, prune, score
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.data.calibration import Feeds
 from onnxheadprune.settings.registry import methods_of
+from onnxheadprune.settings.units import HEAD
 from tests import toys, toys_scores
 
 BOTH = frozenset({"heads", "neurons"})
@@ -75,7 +75,7 @@ def data(*, bad: int = 1) -> Feeds:
     [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}],
     ids=("share", "drift", "share of both"),
 )
-@pytest.mark.parametrize("method", [None, *methods_of(AttentionSite.SCORED_BY)])
+@pytest.mark.parametrize("method", [None, *methods_of(HEAD.scored_by)])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:
     model = overflowing()
     made = prune(model, **way, method=method, data=data(), provider="cpu", validate=False)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
+from onnxheadprune.settings.units import HEAD
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture
 from tests.conftest import Command
@@ -19,7 +19,7 @@ CPU = ("--provider", "cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", methods_of(AttentionSite.SCORED_BY))
+@pytest.mark.parametrize("method", methods_of(HEAD.scored_by))
 def test_score_writes_scores_and_a_picture(
     method: str, command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:

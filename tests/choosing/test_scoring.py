@@ -13,7 +13,6 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
@@ -34,6 +33,7 @@ from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
 from tests.wrong_documents import wrong_documents
 
@@ -309,7 +309,7 @@ SCORES = HeadScores(
     "fisher",
     "a unit",
     "m.onnx",
-    (SiteScores(0, "attn", (0.5, None)), SiteScores(NeuronSite.FROM + 1, "mlp", (1.0, 2.0))),
+    (SiteScores(0, "attn", (0.5, None)), SiteScores(NEURON.first + 1, "mlp", (1.0, 2.0))),
     "0123",
     8,
     "lines.txt",

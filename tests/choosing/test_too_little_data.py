@@ -13,13 +13,13 @@ import pytest
 
 from onnxheadprune import RefusedError, UsageError, prune, score
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import measurable
 from onnxheadprune.data.calibration import Feeds, calibration_data
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import NOTE
 from onnxheadprune.settings.registry import METHODS, SHARE, methods_of
+from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
 from tests.conftest import Command
 
@@ -89,14 +89,14 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
     assert not chosen(10, ratio=0.25, units=BOTH).selection.left_out
 
 
-_SHARES = [name for name in methods_of(NeuronSite.SCORED_BY) if SHARE in METHODS[name].constants["UNIT"]]
+_SHARES = [name for name in methods_of(NEURON.scored_by) if SHARE in METHODS[name].constants["UNIT"]]
 
 
 @pytest.mark.each_choice
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
 @pytest.mark.parametrize(
     "method",
-    [None, *(name for name in methods_of(NeuronSite.SCORED_BY) if SHARE in METHODS[name].constants["UNIT"])],
+    [None, *(name for name in methods_of(NEURON.scored_by) if SHARE in METHODS[name].constants["UNIT"])],
 )
 def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     units: dict[str, Any], method: Any

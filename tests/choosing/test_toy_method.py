@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.settings.registry import METHODS, UNIT_KINDS, Registered
+from onnxheadprune.settings.registry import METHODS, Registered
 from tests import toys_scores
 from tests.conftest import PackageCopy
 
@@ -33,7 +33,7 @@ class Position(ScoringMethod):
 '''
 
 
-@pytest.mark.parametrize("item", [*METHODS.values(), *UNIT_KINDS], ids=lambda item: item.name)
+@pytest.mark.parametrize("item", [*METHODS.values()], ids=lambda item: item.name)
 def test_options_read_the_constants_of_the_class(item: Registered) -> None:
     """The constants that are read from the source are those of the class."""
     made, constants = item.load(), item.constants

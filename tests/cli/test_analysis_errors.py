@@ -5,6 +5,7 @@ Every search is ended by an error where it begins, for what is tested is what fo
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.permanent import exits_of
-from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.attention.vocabulary.find import vocabularies, vocabulary_of
+from onnxheadprune.settings.units import KINDS
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
 from tests import toys_exits, toys_experts, toys_layers
 from tests.conftest import Command
@@ -25,7 +26,7 @@ FUNCTIONS: Mapping[str, Sequence[Callable[..., Any]]] = {
     EXITS: [exits_of],
     VOCABULARY: [vocabularies, vocabulary_of],
 }
-ALL = [*dict.fromkeys([*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES])]
+ALL = [*dict.fromkeys([*(f"{kind.title}s" for kind in KINDS[1:]), *SEARCHES])]
 DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
     "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
@@ -43,9 +44,9 @@ def _broken(*_: Any) -> Any:
 
 def _end(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an unexpected error end a search."""
-    for kind in KINDS:
-        if what == f"{kind.TITLE}s":
-            monkeypatch.setattr(kind, "found", _broken)
+    for kind in KINDS[1:]:
+        if what == f"{kind.title}s":
+            monkeypatch.setattr(importlib.import_module(kind.finder), "found", _broken)
     for name, module in list(sys.modules.items()):
         if name.startswith("onnxheadprune"):
             for attribute, value in list(vars(module).items()):
@@ -91,7 +92,7 @@ def test_inspect_goes_on(
     assert what in [item["what"] for item in document["not_analysed"]]
     assert whole["not_analysed"] == [] and whole.keys() == document.keys()
     assert document["sites"] == whole["sites"]
-    left = any(document[kind.FIELD] for kind in KINDS) or bool(document["sites"])
+    left = any(document[kind.field] for kind in KINDS)
     assert shown.exit_code == told.exit_code == (0 if left else 3)
     independent = {"mixture-of-experts blocks", VOCABULARY, EXITS}
     if what in independent:

@@ -14,7 +14,6 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import HeadPruneError, ModelError, inspect, prune, validate
-from onnxheadprune.attention.sites.kinds import KINDS, every_kind
 from onnxheadprune.edit import model_records, records
 from onnxheadprune.edit.model_records import (
     EXITS_ENTRY,
@@ -44,10 +43,11 @@ from onnxheadprune.edit.records import (
     RefitRecord,
     units_entry,
 )
+from onnxheadprune.settings.units import KINDS
 from tests import toys, toys_layers
 from tests.wrong_documents import wrong_documents
 
-UNITS = KINDS[0].UNITS
+UNITS = KINDS[1].units
 SITES = (
     RecordedUnits(0, "encoder.0", 4, (1, 3), ("a", "b"), 2),
     RecordedUnits(1, "encoder.1", 4, (), ("c",), 4),
@@ -64,7 +64,7 @@ QUANTIZED = QuantizedRecord("int8-qdq", {"per_channel": True, "bits": 8}, "01", 
 FUSED = (FusedSite(1, "Attention"), FusedSite(2, "MultiHeadAttention"))
 EXAMPLES: tuple[tuple[Entry[Any], object], ...] = (
     (units_entry(HEADS), SITES),
-    *((units_entry(kind.UNITS), BLOCKS) for kind in KINDS),
+    *((units_entry(kind.units), BLOCKS) for kind in KINDS[1:]),
     (REFIT_ENTRY, REFIT),
     (FUSED_ENTRY, FUSED),
     (CACHES_ENTRY, (0, 2)),
@@ -112,14 +112,14 @@ def test_all_records_are_here() -> None:
         for name, value in vars(module).items()
         if name.endswith("_KEY")
     }
-    units = {units_entry(kind.UNITS).key for kind in every_kind()}
+    units = {units_entry(kind.units).key for kind in KINDS}
     assert keys | units == RECORDS.keys() | {VALIDATION_KEY}
     assert keys == NO_UNITS
 
 
 def test_an_entry_of_another_version_is_refused() -> None:
     """It may say what was removed: a model whose record nobody reads would pass for a whole one."""
-    known = {kind.UNITS for kind in every_kind()}
+    known = {kind.units for kind in KINDS}
     for key in (*RECORDS, VALIDATION_KEY, "someone.elses", "onnxheadprune"):
         require_known(model_with("{}", key=key), known)
     for call in (inspect, functools.partial(prune, heads="0:1")):

@@ -20,7 +20,7 @@ from onnxheadprune.api.keywords import OBJECTS, Call
 from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
 from onnxheadprune.reporting import progress as reporting
-from onnxheadprune.settings.registry import SCORED
+from onnxheadprune.settings.units import SCORED
 from tests import toys, toys_mixture, toys_scores
 from tests.conftest import ROOT
 

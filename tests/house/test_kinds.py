@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.settings import units
 from tests.sources import FILES, PACKAGE, tree
 
-HOMES = (PACKAGE / "attention" / "sites", PACKAGE / "choosing" / "scoring" / "methods")
+HOMES = (
+    PACKAGE / "attention" / "sites",
+    PACKAGE / "choosing" / "scoring" / "methods",
+    PACKAGE / "settings" / "units.py",
+)
 """Files that may name kinds: those of the kinds, and of scoring methods for some kinds only."""
+NAMES = ("unit", "units", "block", "title", "key", "first", "field")
+RECORDS = [name for name, item in vars(units).items() if isinstance(item, units.UnitKind)]
 SPOKEN = {
     "attention/specs.py": "an example of --layers in a sentence",
     "cli/guides.py": "examples of options, and the options that most calls need",
@@ -30,7 +38,6 @@ SPOKEN = {
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""
 WORDS = re.compile(r"neuron|ffn\.|sublayer|expert|moe\.", re.IGNORECASE)
 """The names of the kinds that there are; others may be called by a word that has more meanings."""
-NAMES = ("UNIT", "UNITS", "BLOCK", "TITLE", "KEY", "FROM", "FIELD")
 
 
 def _asked(tree: ast.Module, classes: Sequence[str], words: re.Pattern[str]) -> Iterator[str]:
@@ -45,9 +52,7 @@ def _asked(tree: ast.Module, classes: Sequence[str], words: re.Pattern[str]) -> 
                 left=left, ops=[ast.Is() | ast.IsNot() | ast.Eq() | ast.NotEq()], comparators=[right]
             ):
                 sides = (left, right)
-                if any(_named(side) in classes for side in sides) or any(
-                    isinstance(side, ast.Attribute) and side.attr in NAMES for side in sides
-                ):
+                if any(_named(side) in classes or _is_of_kind(side) for side in sides):
                     yield f"line {node.lineno}: {ast.unparse(node)}"
             case ast.Constant(value=str() as text) if id(node) not in told:
                 if words.search(text):
@@ -73,6 +78,10 @@ def _named(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def _is_of_kind(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in NAMES and _named(node.value) == "KIND"
+
+
 def _files() -> Iterator[tuple[str, Path]]:
     for path in FILES:
         if not any(map(path.is_relative_to, HOMES)):
@@ -84,7 +93,9 @@ def _with_subclasses(classes: Iterable[type]) -> list[type]:
 
 
 def test_nobody_asks_which_kind_it_is() -> None:
-    classes = [kind.__name__ for kind in _with_subclasses(kinds.every_kind())]
+    for kind in units.KINDS[1:]:
+        importlib.import_module(kind.finder)
+    classes = [*RECORDS, *(kind.__name__ for kind in _with_subclasses(Site.__subclasses__()))]
     found = {name: list(_asked(tree(path), classes, WORDS)) for name, path in _files()}
     asks = {name: [one for one in places if not one.startswith("names")] for name, places in found.items()}
     assert {name: places for name, places in asks.items() if places} == {}
@@ -98,7 +109,7 @@ def test_nobody_asks_which_kind_it_is() -> None:
         ("if isinstance(site, AttentionSite): pass", "isinstance"),
         ("if isinstance(site, (int, unit.NeuronSite)): pass", "isinstance"),
         ("a = type(site) is NeuronSite", "is NeuronSite"),
-        ("a = site.UNITS == word", "site.UNITS == word"),
+        ("a = site.KIND.units == word", "site.KIND.units == word"),
         ("a = 'ffn.3'", "names it"),
         ("a = plan.neurons", "names it"),
     ],
@@ -116,4 +127,4 @@ def test_a_kind_is_one_file() -> None:
         if "NeuronSite" in text:
             importing.append(path.relative_to(PACKAGE).as_posix())
     home = "attention/sites"
-    assert importing == [f"{home}/{name}.py" for name in ("neuron_site", "neurons", "origins")]
+    assert importing == [f"{home}/{name}.py" for name in ("neuron_site", "neurons")]

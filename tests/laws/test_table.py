@@ -53,7 +53,7 @@ def found_as_said(row: Row) -> None:
     """Sites, near misses and products without heads are those that the row says, each with its numbers."""
     sites = found(row.name)
     keys = {said.key for said in row.sites}
-    some = [site for site in sites.every if site.key in keys or site.UNITS == "heads"]
+    some = [site for site in sites.every if site.key in keys or site.KIND.units == "heads"]
     assert [site.key for site in some] == [said.key for said in row.sites]
     for site, said in zip(some, row.sites, strict=True):
         _is_as_said(site, said)
@@ -145,7 +145,7 @@ def edge_gathers_are_counted(row: Row, some: Numbered) -> None:
 def the_result_is_a_model_of_the_same_sites(row: Row) -> None:
     """Remaining heads are found under key and name of their site, numbered as before; else `prune` refuses."""
     cut = row.legal[0]
-    before = {site.key: site for site in found(row.name).every if site.UNITS in ("heads", "experts")}
+    before = {site.key: site for site in found(row.name).every if site.KIND.units in ("heads", "experts")}
     try:
         after = {site.key: site for site in inspect(pruned(row.name)).every}
     except ModelError:

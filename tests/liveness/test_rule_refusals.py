@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import UNITS, Reason
@@ -17,6 +15,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.operators import view_of
+from onnxheadprune.settings.units import KINDS, UnitKind
 from tests.liveness.masks import Array
 from tests.liveness.one_node import Case, build_model, check, default_setup
 from tests.liveness.strategies import INT64, vector
@@ -111,16 +110,16 @@ def test_refuses(name: str) -> None:
     assert refusal.value == "y0"
 
 
-@pytest.mark.parametrize("kind", every_kind(), ids=lambda kind: kind.UNITS)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.units)
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_refusal_names_the_units_that_it_is_about(name: str, kind: type[Site]) -> None:
+def test_a_refusal_names_the_units_that_it_is_about(name: str, kind: UnitKind) -> None:
     """Rules know of no kind: a neuron is never called a head."""
     item, axis, reason = REFUSALS[name]
-    words = {word for other in every_kind() for word in (other.UNIT, other.UNITS)}
-    for domain in (Masks(kind.UNITS), Labels(units=kind.UNITS)):
+    words = {word for other in KINDS for word in (other.unit, other.units)}
+    for domain in (Masks(kind.units), Labels(units=kind.units)):
         for refusal in swept(item, axis, domain).refusals.values():
             named = words & set(re.findall(r"\w+", refusal.sentence))
-            assert named == ({kind.UNITS} if reason is Reason.COUPLED else set()), refusal.sentence
+            assert named == ({kind.units} if reason is Reason.COUPLED else set()), refusal.sentence
             assert UNITS not in refusal.sentence
 
 

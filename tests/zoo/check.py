@@ -330,7 +330,7 @@ class _Check:
     def _must_be_smaller(self, model: ModelProto, planning: Planning) -> None:
         before, after = self._operations(self.folder.model), self._operations(model)
         # Experts that get some tokens each have as many operations as the input makes them have.
-        routed = before.uncounted or any(site.UNITS == "experts" for site in planning.touched)
+        routed = before.uncounted or any(site.KIND.units == "experts" for site in planning.touched)
         if not (planning.plan.elements_removed > 0 if routed else after.total < before.total):
             raise _ApartError("it computes as much as before")
 

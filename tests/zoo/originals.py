@@ -63,7 +63,7 @@ def references(folder: Folder, sites: Sites) -> Ask:
         layers = [site for site in units if isinstance(site, LayerSite)]
         if layers:
             return bypassed(module, case, sites.of(LAYERS), layers)
-        if any(site.UNITS == EXPERTS for site in units):
+        if any(site.KIND.units == EXPERTS for site in units):
             return without_experts(module, units, sites.of(EXPERTS))
         return original.without({site: gone for site, gone in units.items() if isinstance(site, NeuronSite)})
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from onnxheadprune.settings.units import LAYER
+
 pytest.importorskip("torch")
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.layer_site import LayerSite
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests.zoo.runs import Runner, distance
@@ -64,7 +65,7 @@ def test_a_removed_layer_is_the_identity(structure: Structure, exports: Counter[
     references = {name: model.without(parts, feed) for name, parts in _identities(model).items()}
     sites = analyse(graph, {}, "the model").sites
     wrong, removed = [], 0
-    for layer in sites.of(LayerSite.UNITS):
+    for layer in sites.of(LAYER.units):
         try:
             cut = apply_plan(analyse(graph, {layer.key: "*"}, "the model").plan, graph)
         except RefusedError:

@@ -30,7 +30,6 @@ from onnxheadprune.attention.exits.decisions import (
 )
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.both_branches import BRANCHES
@@ -46,6 +45,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.settings.units import KINDS
 
 MOST_LISTED = 256
 """Exits of one Loop that are listed one by one; a Loop that may run more often has one entry for all of them."""
@@ -153,7 +153,7 @@ def _place(node: Node) -> list[tuple[int, str]]:
 class _Search:
     def __init__(self, view: GraphView, sites: Sites, candidates: Sequence[Node]) -> None:
         self.view = view
-        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.in_layers()]
+        self.kinds = [layers_of(sites.of(kind.units)) for kind in KINDS if kind.in_layers]
         self.positions = {node: position for position, node in enumerate(candidates)}
         self.behind = _reached_from(view, candidates)
         self.onward: dict[Node, Decision] = {}
@@ -358,7 +358,7 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
     left = decided(analysis.view, facts.known, facts.choices, facts.turns)
     model = left.model
-    known = [kind.UNITS for kind, find in analysis.sites.others.items() if find().failure is None]
+    known = [kind.units for kind, find in analysis.sites.others.items() if find().failure is None]
     for units in (HEADS, *known):
         entries = _recorded(units, analysis, left, facts)
         if units == HEADS or any(not entry.left for entry in entries):

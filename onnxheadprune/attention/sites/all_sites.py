@@ -13,6 +13,7 @@ from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Facts, Table, Word
 from onnxheadprune.model.spelling import count, file_name, many
+from onnxheadprune.settings.units import HEAD, UnitKind
 
 
 @one_line("model sites near_misses others")
@@ -38,9 +39,7 @@ class Sites(Sequence[AttentionSite], Displayed):
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
     elements: int | None = None
-    others: Mapping[type[Site], Callable[[], Findings]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    others: Mapping[UnitKind, Callable[[], Findings]] = field(default_factory=dict, compare=False, repr=False)
     ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
     failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
 
@@ -49,7 +48,7 @@ class Sites(Sequence[AttentionSite], Displayed):
         cls,
         name: str,
         every: Iterable[Site],
-        kinds: Iterable[type[Site]],
+        kinds: Iterable[UnitKind],
     ) -> Sites:
         """Combine sites of several models as if they were one model's.
 
@@ -60,10 +59,8 @@ class Sites(Sequence[AttentionSite], Displayed):
         """
         some = tuple(every)
         heads = tuple(site for site in some if isinstance(site, AttentionSite))
-        found: dict[type[Site], tuple[Site, ...]] = {
-            kind: tuple(site for site in some if kind.owns(site.index))
-            for kind in kinds
-            if kind is not AttentionSite
+        found: dict[UnitKind, tuple[Site, ...]] = {
+            kind: tuple(site for site in some if kind.owns(site.index)) for kind in kinds if kind is not HEAD
         }
         return cls(
             name,
@@ -85,10 +82,10 @@ class Sites(Sequence[AttentionSite], Displayed):
         Raises:
             Exception: the unexpected error that ended the search for them.
         """
-        if units == AttentionSite.UNITS:
+        if units == HEAD.units:
             return self.sites
         return next(
-            (tuple(find().asked_for()) for kind, find in self.others.items() if units == kind.UNITS), ()
+            (tuple(find().asked_for()) for kind, find in self.others.items() if units == kind.units), ()
         )
 
     def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
@@ -125,7 +122,7 @@ class Sites(Sequence[AttentionSite], Displayed):
             Exception: the unexpected error that ended the search for parts of layers.
         """
         for kind, find in self.others.items():
-            if kind.in_layers():
+            if kind.in_layers:
                 find().asked_for()
         return self.known
 
@@ -169,7 +166,7 @@ class Sites(Sequence[AttentionSite], Displayed):
             "elements": self.elements,
             "ignored_declarations": list(self.ignored_declarations),
             "not_analysed": [item.to_dict() for item in self.failed],
-            **{kind.FIELD: [site.to_dict() for site in find().sites] for kind, find in self.others.items()},
+            **{kind.field: [site.to_dict() for site in find().sites] for kind, find in self.others.items()},
         }
 
 

@@ -13,6 +13,7 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.settings.units import HEAD
 
 
 @one_line("index name kind num_units removed head_size kv_num_heads reason")
@@ -33,16 +34,7 @@ class AttentionSite(Site):
         maps_stay: whether products of queries and keys are among these.
     """
 
-    UNIT = "head"
-    UNITS = "heads"
-    BLOCK = "site"
-    TITLE = "attention site"
-    KEY = ""
-    FROM = 0
-    FIELD = "sites"
-    UNNAMED = "attention"
-    LAYER = "begin"
-    STEPS = None
+    KIND = HEAD
 
     kind: str
     kv_num_heads: int
@@ -88,12 +80,6 @@ class AttentionSite(Site):
     def shape(self) -> tuple[object, ...]:
         """Properties that are equal in all files with this site."""
         return self.original_num_heads, self.original_kv_num_heads, self.v_head_size, self.removed
-
-    @property
-    def told(self) -> str:
-        """`shape` in words."""
-        counts = f"{self.original_num_heads} heads ({self.original_kv_num_heads} of keys and values)"
-        return f"{counts} of size {self.v_head_size}{self.told_before}"
 
     def recorded(self) -> RecordedUnits:
         """Return the site's entry for a record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,7 @@ from typing import TypeVar
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
@@ -25,6 +24,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.spelling import many
 from onnxheadprune.operators import view_of
+from onnxheadprune.settings.units import HEAD, KINDS, UnitKind
 
 
 def inspect(model: ModelLike) -> Sites:
@@ -47,11 +47,11 @@ def sites_of(view: GraphView, name: str) -> Sites:
                 f"{generating.label} runs decoders of its own, of whose caches it knows the number of heads: prune the"
                 " decoder before it is put into the operator"
             )
-        require_known(view.model, (kind.UNITS for kind in kinds.every_kind()))
-        record = units_entry(AttentionSite.UNITS).read(view.model)
+        require_known(view.model, (kind.units for kind in KINDS))
+        record = units_entry(HEAD.units).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named)
-        sites = tuple(with_history(found, record, AttentionSite.UNITS, complete=True))
+        sites = tuple(with_history(found, record, HEAD.units, complete=True))
     failed: list[NotAnalysed] = []
     return Sites(
         name,
@@ -66,24 +66,24 @@ def sites_of(view: GraphView, name: str) -> Sites:
 
 def _others(
     view: GraphView, name: str, attention: Sequence[Site], failed: list[NotAnalysed]
-) -> dict[type[Site], Callable[[], Findings]]:
+) -> dict[UnitKind, Callable[[], Findings]]:
     """Return functions that find the sites of each other kind, on first use, and add to `failed` where they cannot."""
 
-    def search(kind: type[Site], before: Sequence[Callable[[], Findings]]) -> Findings:
-        made = try_analysis(f"{kind.TITLE}s", lambda: _units_of(kind, view, name, attention, before))
+    def search(kind: UnitKind, before: Sequence[Callable[[], Findings]]) -> Findings:
+        made = try_analysis(f"{kind.title}s", lambda: _units_of(kind, view, name, attention, before))
         if isinstance(made, NotAnalysed):
             failed.append(made)
             return Findings((), (), made)
         return made
 
-    found: dict[type[Site], Callable[[], Findings]] = {}
-    for kind in kinds.KINDS:
+    found: dict[UnitKind, Callable[[], Findings]] = {}
+    for kind in KINDS[1:]:
         found[kind] = functools.cache(functools.partial(search, kind, tuple(found.values())))
     return found
 
 
 def _units_of(
-    kind: type[Site],
+    kind: UnitKind,
     view: GraphView,
     name: str,
     attention: Sequence[Site],
@@ -91,9 +91,11 @@ def _units_of(
 ) -> Findings:
     """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses."""
     with analysing(view.model, name):
-        record = units_entry(kind.UNITS).read(view.model)
-        found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
-        return Findings(with_history(found.sites, record, kind.UNITS), found.near_misses)
+        record = units_entry(kind.units).read(view.model)
+        found: Findings = importlib.import_module(kind.finder).found(
+            view, (*attention, *(site for find in before for site in find().sites))
+        )
+        return Findings(with_history(found.sites, record, kind.units), found.near_misses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +149,15 @@ def with_history(
             f"{told} does not fit the {many(len(sites), 'site')} of this model; was it changed since?"
         )
     behind = max(entry.number for entry in record) + 1
-    found = [replace(site, index=site.FROM + behind + place) for place, site in enumerate(others)]
+    found = [replace(site, index=site.KIND.first + behind + place) for place, site in enumerate(others)]
     for site in sites:
         entry = matches.get(site.index)
         if entry is None:
             continue
         if entry.left != site.num_units:
             raise ModelError(
-                f"{told} says that {entry.name} has {entry.left} {site.UNITS}, and it has {site.num_units}; was the"
-                " model changed since?"
+                f"{told} says that {entry.name} has {entry.left} {site.KIND.units}, and it has {site.num_units}; was"
+                " the model changed since?"
             )
         found.append(site.with_record(entry))
     return sorted(found, key=lambda site: site.number)

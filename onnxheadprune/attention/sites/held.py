@@ -111,7 +111,7 @@ def held_caches(site: Site, trial: Sweep, stays: Stay | None) -> Refusal | None:
         most = max(caches.values(), key=len)
         wide = [value for value, owners in caches.items() if owners == most]
         if len(wide) < len(caches):
-            return reader_of_all(wide, trial, site.UNITS)
+            return reader_of_all(wide, trial, site.KIND.units)
     return None
 
 

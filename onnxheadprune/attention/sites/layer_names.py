@@ -67,13 +67,13 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
     paths = {node: tuple(path) for node in view.needed if (path := node_path(node))}
     stored = {node: tuple(path) for node in view.needed if (path := weight_path(node))}
     numbers = _numbers({*paths.values(), *stored.values()})
-    begins = any(site.begins_layer for site in sites)
+    begins = any(site.KIND.begins_layers for site in sites)
 
     def prefix(nodes: Iterable[Node]) -> Stack:
         return common_prefix(paths[node] for node in nodes if node in paths)
 
     parts = [
-        _Part(found, path, site.begins_layer, site)
+        _Part(found, path, site.KIND.begins_layers, site)
         for site in sorted(sites, key=lambda site: min(item.node.index for item in site.projections))
         if begins or site.is_branch
         # A projection without a name may have its bias behind it.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from onnxheadprune.attention.sites.site import Site, outermost
+from onnxheadprune.settings.units import LAYER
 
 if TYPE_CHECKING:
     from onnxheadprune.edit.records import RecordedUnits
@@ -22,16 +23,7 @@ class LayerSite(Site):
     Its cores are the nodes between the states, and those that nothing else needs.
     """
 
-    UNIT = "layer"
-    UNITS = "layers"
-    BLOCK = "layer"
-    TITLE = "layer"
-    KEY = "layer."
-    FROM = 4_000_000
-    FIELD = "layers"
-    UNNAMED = "layer"
-    SCORED_BY = ""
-    FOUND_BY = "onnxheadprune.attention.sites.layers"
+    KIND = LAYER
 
     short: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
 
@@ -44,7 +36,7 @@ class LayerSite(Site):
     @property
     def key(self) -> str:
         """The layer's key in a spec."""
-        return f"{self.KEY}{self.short}"
+        return f"{self.KIND.key}{self.short}"
 
     @property
     def tag(self) -> str:

@@ -37,6 +37,7 @@ from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, NORMALIZES, PLA
 from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.settings.units import LAYER
 
 _NUMBER = re.compile(r"([._-]*\d+)+$")
 _Chain: TypeAlias = list[Block]
@@ -80,7 +81,7 @@ class _Layer:
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """The layers of a model; of a pruned one its record decides."""
-    record = units_entry(LayerSite.UNITS).read(view.model)
+    record = units_entry(LAYER.units).read(view.model)
     flows = [Flow(scope, view.dead_ends) for scope in view.scopes]
     layers = _recorded(flows, record) if record else _searched(view, flows, known)
     prefixes = stack_labels(list(dict.fromkeys(layer.stack for layer in layers)))
@@ -116,7 +117,7 @@ def _recorded(flows: Sequence[Flow], record: Sequence[RecordedUnits]) -> list[_L
 
 def _searched(view: GraphView, flows: Sequence[Flow], known: Sequence[Site]) -> list[_Layer]:
     """The layers that names number, or without any those that structure shows, in graph order."""
-    some = [site for site in known if site.in_layers()]
+    some = [site for site in known if site.KIND.in_layers]
     named = labels(view, some)
     layers = _named(flows, named) if named else _structural(flows, [site for site in some if site.is_branch])
     return sorted((layer for layer in layers if layer.nodes), key=lambda layer: layer.place)
@@ -348,7 +349,7 @@ def _structural(flows: Sequence[Flow], branches: Sequence[Site]) -> list[_Layer]
             claimed |= {(flow, site) for sites, _ in some for site in sites}
     found = sorted(layers.values(), key=lambda layer: layer.place)
     for number, layer in enumerate(found):
-        layer.name, layer.number = f"{LayerSite.UNNAMED}_{number}", number
+        layer.name, layer.number = f"{LAYER.unnamed}_{number}", number
     return found
 
 
@@ -368,11 +369,11 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     # Where no stream goes around a branch, it ends: what lies behind is another one's.
     chain = chain[: next((place for place in sorted(held) if not flow.joins(chain[place])), len(chain))]
     held = {place: sites for place, sites in sorted(held.items()) if place < len(chain)}
-    kinds = {site.begins_layer for sites in held.values() for site in sites}
+    kinds = {site.KIND.begins_layers for sites in held.values() for site in sites}
     starts: list[int] = []
     full = True
     for place, sites in held.items():
-        own = {site.begins_layer for site in sites}
+        own = {site.KIND.begins_layers for site in sites}
         if True not in kinds or (full and True in own):
             starts.append(place)
             full = len(kinds) == 1
@@ -392,7 +393,7 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
     parts = tuple(
         site
         for site in known
-        if site.in_layers() and all(item.node in layer.nodes for item in site.projections)
+        if site.KIND.in_layers and all(item.node in layer.nodes for item in site.projections)
     )
     free = {value for site in parts for value in site.free}
     gone = released(layer.states, free)
@@ -407,7 +408,7 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
     others = max(size_of(weights)[0] - sum(site.params for site in inside), 0)
     reason = _why_not(layer)
     return LayerSite(
-        index=LayerSite.FROM + number,
+        index=LAYER.first + number,
         name=layer.name,
         num_units=1,
         groups=((0,),),

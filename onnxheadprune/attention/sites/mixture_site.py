@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.settings.units import EXPERT
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
@@ -18,20 +19,8 @@ if TYPE_CHECKING:
 class MixtureSite(Site):
     """The experts that one router chooses from."""
 
-    UNIT = "expert"
-    UNITS = "experts"
-    BLOCK = "mixture"
-    TITLE = "mixture-of-experts block"
-    KEY = "moe."
-    FROM = 3_000_000
-    FIELD = "mixtures"
-    UNNAMED = "mixture"
-    STEPS = None
-    SCORED_BY = "router"
-    SAVES = "bytes"
-    ALL_GROUPS_STAY = True
-    COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
-    FOUND_BY = "onnxheadprune.attention.sites.mixtures"
+    KIND = EXPERT
+    may_lose_groups = False
 
     routing: Routing  # the path of its scores
 

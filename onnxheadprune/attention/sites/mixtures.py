@@ -54,6 +54,7 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable, stored_behind
+from onnxheadprune.settings.units import EXPERT
 
 MOST_WEIGHED = 512
 """Experts that a Softmax or a gate weighs; more are tokens, classes or neurons."""
@@ -113,14 +114,18 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
             continue
         seen[router] = site
         before = next((other for other in known if other.removed and other.numbers_by(site)), None)
-        why = "" if before is None else f"{before.label} has lost {before.UNITS} before; remove experts first"
+        why = (
+            ""
+            if before is None
+            else f"{before.label} has lost {before.KIND.units} before; remove experts first"
+        )
         if why:
             seen[router] = _refused(site, why)
     sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
-    names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
+    names = named_apart([(site.projections, site.routing.picked) for site in sites], EXPERT.unnamed)
     return Findings(
         [
-            replace(site, name=name, index=MixtureSite.FROM + number)
+            replace(site, name=name, index=EXPERT.first + number)
             for number, (site, name) in enumerate(zip(sites, names, strict=True))
         ]
     )
@@ -260,7 +265,7 @@ def _site(routing: Routing) -> MixtureSite | None:
     every = tuple((expert,) for expert in range(experts))
     groups, uneven = _groups(routing)
     site = MixtureSite(
-        index=MixtureSite.FROM,
+        index=EXPERT.first,
         name="",
         num_units=experts,
         groups=groups,

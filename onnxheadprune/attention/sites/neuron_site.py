@@ -22,6 +22,7 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.settings.units import NEURON
 
 FEED_FORWARD = "feed-forward"
 """A branch of a residual stream, with an activation or a gate."""
@@ -49,18 +50,7 @@ class NeuronSite(Site):
     Its `kind` is one of the words above.
     """
 
-    UNIT = "neuron"
-    UNITS = "neurons"
-    BLOCK = "block"
-    TITLE = "feed-forward block"
-    KEY = "ffn."
-    FROM = 1_000_000
-    FIELD = "feed_forward"
-    UNNAMED = "feed_forward"
-    LAYER = "part"
-    MULTIPLE = 8
-    WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
-    FOUND_BY = "onnxheadprune.attention.sites.neurons"
+    KIND = NEURON
 
     @property
     def is_branch(self) -> bool:
@@ -70,7 +60,7 @@ class NeuronSite(Site):
     def needed(self, units: Sequence[int], swept: Sweep) -> Refusal | None:
         """Return a refusal naming the node that still needs all neurons, None if no node does."""
         # Of others than these neurons some layers make nothing that a sweep reaches.
-        return needed_whole([core for core in self.cores if core.out in swept.kept], swept, self.UNITS)
+        return needed_whole([core for core in self.cores if core.out in swept.kept], swept, self.KIND.units)
 
     @property
     def experts(self) -> int:
@@ -136,7 +126,7 @@ class ExpertProjection(Projection):
 class ExpertSite(NeuronSite):
     """A mixture of experts; its units are neurons of single experts."""
 
-    ALL_GROUPS_STAY: ClassVar[bool] = True
+    may_lose_groups: ClassVar[bool] = False
 
     def needed(self, units: Sequence[int], swept: Sweep) -> None:
         """Return None: nothing else can read what is inside the operator."""
@@ -187,7 +177,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
     tokens = node.shape(0)
     hidden = None if not tokens else tokens[-1]
     return ExpertSite(
-        index=NeuronSite.FROM,
+        index=NEURON.first,
         name="",
         kind=FEED_FORWARD,
         num_units=count,

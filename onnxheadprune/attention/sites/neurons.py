@@ -52,6 +52,7 @@ from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable, stored_behind
+from onnxheadprune.settings.units import NEURON
 
 TOKENS = GATHERS | GATHERS_ROWS
 """Operators that pick some of all tokens."""
@@ -72,13 +73,13 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     every = [*_written_out(view), *in_one_operator]
     sites = [item for item in every if isinstance(item, NeuronSite)]
     sites.sort(key=lambda site: site.projections[0].node.index)
-    names = named_apart([(site.projections, site.cores) for site in sites], NeuronSite.UNNAMED)
+    names = named_apart([(site.projections, site.cores) for site in sites], NEURON.unnamed)
     return Findings(
         [
-            replace(site, name=name, index=NeuronSite.FROM + number)
+            replace(site, name=name, index=NEURON.first + number)
             for number, (site, name) in enumerate(zip(sites, names, strict=True))
         ],
-        [replace(item, units=NeuronSite.UNITS) for item in every if isinstance(item, NearMiss)],
+        [replace(item, units=NEURON.units) for item in every if isinstance(item, NearMiss)],
     )
 
 
@@ -188,7 +189,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     path = [value.producer for value, _ in block.made.path]
     between = [node for node in path if node is not None and node not in block.makers]
     site = NeuronSite(
-        index=NeuronSite.FROM,
+        index=NEURON.first,
         name="",
         kind=_block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
@@ -201,8 +202,8 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     # One neuron of every map: a layer that only makes others would not get narrower.
     removed = united(block.makers.values(), site.units)
     trial = _trial(site, removed)
-    needed = needed_whole(block.makers, trial, site.UNITS)
-    whole = needed is None or needed_whole(block.makers, _trial(site, range(count)), site.UNITS) is None
+    needed = needed_whole(block.makers, trial, site.KIND.units)
+    whole = needed is None or needed_whole(block.makers, _trial(site, range(count)), site.KIND.units) is None
     if needed is not None and all(trial.kept.get(maker.out, FULL).is_full for maker in block.makers):
         if is_shared(block.made, trial, streams):
             return
@@ -222,7 +223,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
 
 
 def _trial(site: Site, units: Iterable[int]) -> Sweep:
-    return sweep(list(site.seeds(units)), domain=Masks(site.UNITS))
+    return sweep(list(site.seeds(units)), domain=Masks(site.KIND.units))
 
 
 def _block_kind(

@@ -18,7 +18,6 @@ import numpy as np
 
 from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
 from onnxheadprune.attention.sites.held import is_picked
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.stored_weights import as_set
 from onnxheadprune.attention.sites.streams import Streams
@@ -46,6 +45,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import back_through
+from onnxheadprune.settings.units import NEURON
 
 MAX_STEPS = 2**12
 """Values on the way from one linear layer to the next: some ten, but for a layer that sums up what hundreds make."""
@@ -57,7 +57,7 @@ GATES = MULTIPLIES | DIVIDES
 HANDS_ON = CARRIERS | DROPOUTS
 MAX_VIEWS = 8
 """Nodes between weights and the values that they weigh."""
-NEURONS = Labels(units=NeuronSite.UNITS)
+NEURONS = Labels(units=NEURON.units)
 """Labels that number neurons."""
 
 

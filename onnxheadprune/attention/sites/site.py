@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,15 +11,15 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
-from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.display import one_line
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.spelling import count, many, spelled
+from onnxheadprune.settings.units import UnitKind
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.grouping import Block
@@ -48,17 +47,9 @@ class NearMiss:
         return {"node": self.node, "reason": self.reason.sentence, "units": self.units}
 
 
-OPERATIONS, BYTES = "operations", "bytes"
-"""The resources that a cut can save."""
-SPAN = 1_000_000
-"""Indices reserved for each kind of site, so that a cut of one kind renumbers no site of another."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
-    """One block of removable units. A kind of unit is a subclass in a file `*_site.py`, where `kinds.py` finds it.
-
-    Its constants are literals: options are made of them before anything is imported (`settings/registry.py`).
+    """One block of removable units, of a kind (`settings/units.py`).
 
     Attributes:
         index: unique among all sites of all kinds; stable when the model is pruned.
@@ -87,40 +78,9 @@ class Site:
         parts: the sites of other kinds that lie between these.
     """
 
-    UNIT: ClassVar[str]
-    """The name of one unit: "head", "neuron"."""
-    UNITS: ClassVar[str]
-    """Its plural, in options, records and JSON: "heads"."""
-    BLOCK: ClassVar[str]
-    """The name of a site of this kind in messages."""
-    TITLE: ClassVar[str]
-    """The same in full."""
-    KEY: ClassVar[str]
-    """The prefix of a site's key in a spec: "ffn." of "ffn.3"."""
-    FROM: ClassVar[int]
-    """The first of their indices: a multiple of `SPAN`."""
-    FIELD: ClassVar[str]
-    """The list of these sites in `inspect --json`."""
-    UNNAMED: ClassVar[str] = "site"
-    """The name, with a number, of a site whose nodes have no names."""
-    LAYER: ClassVar[str] = ""
-    """Its place in a layer: the "begin", a "part", or ""."""
-    STEPS: ClassVar[int | None] = 64
-    """Steps in which a site goes from all units to few; None where it has so few that each is weighed against each."""
-    MULTIPLE: ClassVar[int] = 1
-    """The number of which a site keeps a multiple of units, unless another one is set."""
-    SCORED_BY: ClassVar[str] = "contexts"
-    """The signal that scoring methods need for these units, one of `ScoringMethod.READS`; "" without scores."""
-    SAVES: ClassVar[str] = "operations"
-    """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
-    ALL_GROUPS_STAY: ClassVar[bool] = False
-    """True if every group must keep at least one unit, unless the whole site is removed."""
-    COUNTED_BY: ClassVar[tuple[str, ...]] = ()
-    """Fields of configurations that specify one number of units for all sites."""
-    WIDTHS: ClassVar[tuple[str, ...]] = ()
-    """Fields of configurations from which the number of units follows, but not of runtimes: they are not updated."""
-    FOUND_BY: ClassVar[str] = ""
-    """The module whose function `found` looks for the sites; it is imported when they are first asked for."""
+    KIND: ClassVar[UnitKind]
+    may_lose_groups: ClassVar[bool] = True
+    """True if all units of a group may be removed while other groups stay."""
 
     index: int
     name: str
@@ -146,66 +106,25 @@ class Site:
     states: tuple[State, ...] = field(default=(), repr=False)
     parts: tuple[Site, ...] = field(default=(), repr=False)
 
-    @classmethod
-    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
-        """The sites of this kind, numbered from `FROM` on in graph order, and its near misses.
-
-        Args:
-            view: an annotated view.
-            known: its attention sites, and those of the kinds that are listed before this one.
-        """
-        found: Findings = importlib.import_module(cls.FOUND_BY).found(view, known)
-        return found
-
-    @classmethod
-    def owns(cls, index: int) -> bool:
-        """Return whether an index is that of a site of this kind."""
-        return cls.FROM <= index < cls.FROM + SPAN
-
-    @classmethod
-    def in_layers(cls) -> bool:
-        """Return whether sites of this kind are parts of layers."""
-        return bool(cls.LAYER)
-
-    @property
-    def begins_layer(self) -> bool:
-        """True if a layer may begin with it."""
-        return self.LAYER == "begin"
-
-    @classmethod
-    def has_many_units(cls) -> bool:
-        """Return whether sites have hundreds of units, which are counted, and removed many at a time."""
-        return cls.STEPS is not None
-
     def stride(self, multiple: int) -> int:
         """The number of units, a multiple of `multiple`, that each step removes on the way from all to few."""
-        steps = self.STEPS or self.num_units
+        steps = self.KIND.steps or self.num_units
         return max(-(-self.num_units // (steps * multiple)) * multiple, multiple)
-
-    @property
-    def may_lose_groups(self) -> bool:
-        """True if all units of a group may be removed while other groups stay."""
-        return not self.ALL_GROUPS_STAY
 
     @property
     def is_branch(self) -> bool:
         """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
         return True
 
-    @classmethod
-    def called(cls, number: int) -> str:
-        """Return the name of a site in messages, tables and pages, by its number: "attn.3", "ffn.3"."""
-        return f"{cls.KEY or HEADS_KEY}{number}"
-
     @property
     def number(self) -> int:
         """Position among the sites of its kind in the original."""
-        return self.index - self.FROM
+        return self.index - self.KIND.first
 
     @property
     def key(self) -> str:
         """The site's key in a spec."""
-        return f"{self.KEY}{self.number}"
+        return f"{self.KIND.key}{self.number}"
 
     def among_several(self, part: str, count: int) -> Self:
         """Return the site with a name and number among those of several models.
@@ -214,12 +133,12 @@ class Site:
             part: the name of its model.
             count: sites of its kind before it.
         """
-        return replace(self, index=self.FROM + count, name=f"{part}/{self.name}")
+        return replace(self, index=self.KIND.first + count, name=f"{part}/{self.name}")
 
     @property
     def tag(self) -> str:
         """The site's name in tables: "attn.3", "ffn.3"."""
-        return self.called(self.number)
+        return self.KIND.called(self.number)
 
     @property
     def label(self) -> str:
@@ -265,7 +184,7 @@ class Site:
         """Return the site with its number, name and units in the original, as a record has them."""
         return replace(
             self,
-            index=self.FROM + entry.number,
+            index=self.KIND.first + entry.number,
             name=entry.name,
             removed=entry.removed,
             original_num_units=entry.num_units,
@@ -303,23 +222,13 @@ class Site:
         """Properties that are equal in all files with this site."""
         return self.original_num_units, self.removed
 
-    @property
-    def told(self) -> str:
-        """`shape` in words."""
-        return f"{self.original_num_units} {self.UNITS}{self.told_before}"
-
     @classmethod
     def listed(cls, units: Sequence[int], *, named: bool = False) -> str:
         """Return some units by their numbers, or how many there are where a site has hundreds; with their name."""
-        if cls.has_many_units():
-            return many(len(units), cls.UNIT) if named else count(len(units))
-        name = f"{cls.UNIT if len(units) == 1 else cls.UNITS} " if named else ""
+        if cls.KIND.has_many_units:
+            return many(len(units), cls.KIND.unit) if named else count(len(units))
+        name = f"{cls.KIND.unit if len(units) == 1 else cls.KIND.units} " if named else ""
         return f"{name}{spelled(units)}"
-
-    @property
-    def told_before(self) -> str:
-        """The number of removed units, in words."""
-        return f", {len(self.removed)} of them removed before" if self.removed else ""
 
     def flops_per_unit(self, length: float) -> float:
         """Multiply-adds x 2 per token of one unit, in sequences of a length."""
@@ -332,7 +241,7 @@ class Site:
             "key": self.key,
             "name": self.name,
             **({"kind": self.kind} if self.kind else {}),
-            f"num_{self.UNITS}": self.num_units,
+            f"num_{self.KIND.units}": self.num_units,
             **self._state(),
             "projections": self._projections(),
         }

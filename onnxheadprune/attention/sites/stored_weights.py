@@ -85,7 +85,7 @@ def why_not_cut(site: Site) -> Refusal | None:
         if packed is not None:
             return _refused(Reason.OPAQUE_WEIGHTS, item, packed)
     for item in site.projections:
-        lost = why_zero_is_lost(item, site.UNIT)
+        lost = why_zero_is_lost(item, site.KIND.unit)
         if lost is not None:
             return _refused(Reason.COUPLED, item, lost)
     return None

@@ -37,6 +37,7 @@ from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.settings.units import HEAD
 
 
 def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
@@ -57,7 +58,7 @@ def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[A
         stopped |= {core.node: stop for core in block.cores}
     sites = []
     makers = ((block.projections, [core.node for core in block.cores]) for block in known)
-    names = named_apart(makers, AttentionSite.UNNAMED)
+    names = named_apart(makers, HEAD.unnamed)
     for index, ((block, parts), name) in enumerate(zip(known.items(), names, strict=True)):
         sites.append(_planned(view, _judged(_site(index, name, block, parts), block, parts, mixers)))
     claimed = {core.node for block in known for core in block.cores}
@@ -298,4 +299,4 @@ def _layers(site: AttentionSite) -> frozenset[Node]:
 def _trial(site: AttentionSite, heads: tuple[int, ...]) -> Sweep:
     """The sweep in which some heads are removed."""
     handed = caller_demands([site], {site.index: heads})
-    return sweep(list(site.seeds(heads)), site.movable | site.maps, Masks(site.UNITS), handed=handed)
+    return sweep(list(site.seeds(heads)), site.movable | site.maps, Masks(site.KIND.units), handed=handed)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import (
     Classes,
     Core,
@@ -44,6 +43,7 @@ from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
+from onnxheadprune.settings.units import HEAD
 
 
 def _classify(node: Node, product: Contraction, live: Live) -> Trace:
@@ -164,7 +164,7 @@ def _head_sets(live: Live, head_axes: Sequence[int]) -> tuple[frozenset[int], ..
     return tuple(frozenset(int(label) for label in row if label) for row in rows)
 
 
-HEADS = Labels(units=AttentionSite.UNITS)
+HEADS = Labels(units=HEAD.units)
 """Labels that number the positions of heads."""
 
 

@@ -22,7 +22,6 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxheadprune.attention.main_graph_copy import others
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.choosing.compensation.tasks import refittable
 from onnxheadprune.choosing.compensation.trainable import trainable
 from onnxheadprune.edit.apply import set_metadata
@@ -41,6 +40,7 @@ from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_
 from onnxheadprune.model.tensors import read_ranges
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled
 from onnxheadprune.runtime import Array
+from onnxheadprune.settings.units import key_of
 
 
 def _site_key(site: int | None) -> str | None:

@@ -138,7 +138,7 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in wide_path(site, moments) if site.has_many_units() else paths(site, moments)[0]:
+    for step in wide_path(site, moments) if site.KIND.has_many_units else paths(site, moments)[0]:
         fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
         scores[fresh] = highest

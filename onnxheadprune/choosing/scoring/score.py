@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.method import Working
@@ -27,6 +26,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings import registry
 from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA, methods_of
+from onnxheadprune.settings.units import DEFAULT_UNITS, KINDS, SCORED, SELECTED
 
 
 def score(
@@ -71,17 +71,18 @@ def score(
 
 def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset[str]:
     """The kinds of units that have scores among some kinds, or else the error; by one method where it is given."""
-    known = selectable()
-    if not set(units) <= set(known):
-        raise UsageError(f"units are {', '.join(known)}, not {', '.join(sorted(set(units) - set(known)))}")
-    found = frozenset(units) & set(scorable())
+    if not set(units) <= set(SELECTED):
+        raise UsageError(
+            f"units are {', '.join(SELECTED)}, not {', '.join(sorted(set(units) - set(SELECTED)))}"
+        )
+    found = frozenset(units) & set(SCORED)
     if not found:
-        ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
+        ordered = " and the ".join(f"{kind.units} of a {kind.block}" for kind in KINDS)
         raise UsageError(f"scores order the {ordered}; layers are removed as a whole, so they have none")
-    for kind in every_kind():
-        others = methods_of(kind.SCORED_BY)
-        if kind.UNITS in found and method not in (None, *others):
-            raise UsageError(f"{method} does not score {kind.UNITS}; {', '.join(others)} do")
+    for kind in KINDS:
+        others = methods_of(kind.scored_by)
+        if kind.units in found and method not in (None, *others):
+            raise UsageError(f"{method} does not score {kind.units}; {', '.join(others)} do")
     return found
 
 
@@ -89,7 +90,7 @@ def default_method(units: Collection[str], *, measured: bool = True) -> str:
     """The method that scores units of all of some kinds, unless another one is asked for."""
     named = scored_kinds(units)
     return registry.default_method(
-        [kind.SCORED_BY for kind in every_kind() if kind.UNITS in named], measured=measured
+        [kind.scored_by for kind in KINDS if kind.units in named], measured=measured
     )
 
 
@@ -105,7 +106,7 @@ def _of_kinds(sites: Sites, kinds: frozenset[str]) -> tuple[Site, ...]:
     """All attention sites, and those of other kinds that can lose units."""
     return tuple(
         site
-        for units in scorable()
+        for units in SCORED
         if units in kinds
         for site in sites.of(units)
         if units == HEADS or site.removable

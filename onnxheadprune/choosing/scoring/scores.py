@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import MAX_UNIT
 from onnxheadprune.errors import UsageError, named_setting
@@ -33,6 +32,7 @@ from onnxheadprune.model.typed_json import (
     written,
 )
 from onnxheadprune.settings.registry import BY_SITE, SHARE
+from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, called, key_of, kind_at, kind_of_key
 
 FORMAT: Literal[1] = 1
 """Of the file."""
@@ -71,7 +71,7 @@ class SiteScores:
         return key_of(self.index)
 
     @property
-    def kind(self) -> type[Site]:
+    def kind(self) -> UnitKind:
         """Of its units."""
         return kind_at(self.index)
 
@@ -148,29 +148,29 @@ class HeadScores(Displayed):
         kind = kind_at(site.index)
         if self.sites and not any(kind.owns(other.index) for other in self.sites):
             raise UsageError(
-                f"the scores have none for the {site.UNITS} of {site.label}; score them too, with"
-                f" {named_setting('units', ','.join(each.UNITS for each in every_kind()))}"
+                f"the scores have none for the {site.KIND.units} of {site.label}; score them too, with"
+                f" {named_setting('units', ','.join(each.units for each in KINDS))}"
             )
         if found is None or len(found.scores) != site.original_num_units:
             has = "no scores" if found is None else f"{len(found.scores)} scores"
             raise UsageError(
                 f"the scores have {has} for {site.label}, which has"
-                f" {site.original_num_units} {site.UNIT}s; they are of another model"
+                f" {site.original_num_units} {site.KIND.unit}s; they are of another model"
             )
         values = [found.scores[unit] for unit in site.original_units]
         if any(value is None for value in values):
-            raise UsageError(f"the scores lack a {site.UNIT} of {site.label}")
+            raise UsageError(f"the scores lack a {site.KIND.unit} of {site.label}")
         return tuple(float(value) for value in values if value is not None)
 
     @property
     def heads(self) -> tuple[SiteScores, ...]:
         """Scores of sites with few units, to list one by one: heads, experts."""
-        return tuple(site for site in self.sites if not site.kind.has_many_units())
+        return tuple(site for site in self.sites if not site.kind.has_many_units)
 
     @property
     def blocks(self) -> tuple[SiteScores, ...]:
         """Scores of sites with hundreds of units: feed-forward blocks."""
-        return tuple(site for site in self.sites if site.kind.has_many_units())
+        return tuple(site for site in self.sites if site.kind.has_many_units)
 
     @property
     def kinds(self) -> str:
@@ -219,7 +219,7 @@ SHOWN = 4
 
 
 def _units(sites: Sequence[SiteScores]) -> str:
-    return " and ".join(dict.fromkeys(site.kind.UNITS for site in sites))
+    return " and ".join(dict.fromkeys(site.kind.units for site in sites))
 
 
 def _drawing(site: SiteScores) -> tuple[str, str, tuple[float | None, ...], list[int]]:
@@ -299,14 +299,14 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
 def _index_of(key: str, where: str) -> int:
     """The index of the site that a key names: "3", or "ffn.3" for a feed-forward block."""
     kind = kind_of_key(key)
-    number = key.removeprefix("" if kind is None else kind.KEY)
+    number = key.removeprefix("" if kind is None else kind.key)
     if not (number.isascii() and number.isdecimal() and len(number) <= DIGITS):
-        other = KINDS[0]
+        other = KINDS[1]
         raise UsageError(
-            f'{where} must name sites by number, as in {{"0": [0.5, 1.25]}}, or as in "{other.KEY}0" for the'
-            f" {other.UNITS} of a {other.BLOCK}, not {key[:60]!r}; they must be a mapping from these to scores"
+            f'{where} must name sites by number, as in {{"0": [0.5, 1.25]}}, or as in "{other.key}0" for the'
+            f" {other.units} of a {other.block}, not {key[:60]!r}; they must be a mapping from these to scores"
         )
-    return int(number) + (0 if kind is None else kind.FROM)
+    return int(number) + (0 if kind is None else kind.first)
 
 
 def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
@@ -355,7 +355,7 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
         try:
             site, unit = row["site"].strip(), int(row[column])
             if not 0 <= unit <= MAX_UNIT:
-                raise ValueError(f"there is no {(kind_of_key(site) or every_kind()[0]).UNIT} {unit}")
+                raise ValueError(f"there is no {(kind_of_key(site) or HEAD).unit} {unit}")
             found.setdefault(site, {})[unit] = float(row["score"])
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{where} are damaged in line {number}: {error!s:.200}") from error

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment, Json
 from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.settings.units import called
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")

@@ -12,8 +12,6 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import called, kind_of
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import original_groups
 from onnxheadprune.deploying.clients.contract import (
     CONFIG,
@@ -34,6 +32,7 @@ from onnxheadprune.errors import RefusedError, named_setting
 from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.typed_json import json_text
+from onnxheadprune.settings.units import HEAD, UnitKind, called
 
 INDENT = 2
 OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -134,18 +133,18 @@ class Deploying:
 
     def _counted(self, gone: Heads) -> Iterator[tuple[ConfigChange | None, str]]:
         """Yield each field with one number of units for all sites: how it follows a cut, or why it cannot."""
-        for kind in {kind_of(item.site) for item in self.match.sites if gone.get(item.index)}:
+        for kind in {item.site.KIND for item in self.match.sites if gone.get(item.index)}:
             sites = [(item.index, item.site) for item in self.match.sites if kind.owns(item.index)]
             left = sorted({len(site.original_units) - len(gone.get(index, ())) for index, site in sites})
             before = {len(site.original_units) for _, site in sites}
             for way, part in _parts(self.config):
-                for field in kind.COUNTED_BY:
+                for field in kind.counted_by:
                     if type(value := part.get(field)) is int and value in before:
                         change = (
                             ConfigChange(CONFIG, (*way, field), value, left[0]) if len(left) == 1 else None
                         )
                         counts = " and ".join(map(str, left))
-                        yield change, f"{field} {value}, and sites keep {counts} {kind.UNITS}"
+                        yield change, f"{field} {value}, and sites keep {counts} {kind.units}"
 
     def unasked(self, heads: Heads) -> Iterator[str]:
         """A sentence if caches get narrower and nobody has said what must follow."""
@@ -174,8 +173,10 @@ class Deploying:
                     " and no runtime reads it"
                 )
         lost = [item.site for item in self.match.sites if gone.get(item.index)]
-        for field, value in _widths(self.config, {kind_of(site) for site in lost}):
-            fewer = [site.tag for site in lost if field in site.WIDTHS and site.original_num_units == value]
+        for field, value in _widths(self.config, {site.KIND for site in lost}):
+            fewer = [
+                site.tag for site in lost if field in site.KIND.widths and site.original_num_units == value
+            ]
             if fewer:
                 yield (
                     f"config.json says {field} {value}, and {first_few(fewer, 1)} keep fewer: the field is not"
@@ -190,7 +191,7 @@ class Deploying:
         elsewhere = tuple(
             f"{called(index)}:{','.join(map(str, gone))}"
             for index, gone in sorted(heads.items())
-            if gone and index not in cached and AttentionSite.owns(index)
+            if gone and index not in cached and HEAD.owns(index)
         )
         return Deployment(files, self.config, sites, self.export.others, self.genai, elsewhere)
 
@@ -234,9 +235,9 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping
     yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
 
 
-def _widths(config: Mapping[str, Any], kinds: Iterable[type[Site]]) -> Iterator[tuple[str, int]]:
+def _widths(config: Mapping[str, Any], kinds: Iterable[UnitKind]) -> Iterator[tuple[str, int]]:
     """The widths that a configuration tells, of parts of a model too."""
-    fields = [field for kind in kinds for field in kind.WIDTHS]
+    fields = [field for kind in kinds for field in kind.widths]
     for _, part in _parts(config):
         for field in fields:
             if type(part.get(field)) is int:

@@ -18,9 +18,7 @@ import numpy.typing as npt
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, or_exclude, says_its_part
@@ -30,6 +28,7 @@ from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import Array
+from onnxheadprune.settings.units import HEAD, UnitKind, called
 
 _Signs = npt.NDArray[np.float32]
 _SAME = 0.7
@@ -58,10 +57,10 @@ class _Holder:
         return next(site for site in self.sites if site.index == index)
 
 
-def _holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[_Holder]:
+def _holders(files: Sequence[ModelFile], kinds: Sequence[UnitKind]) -> list[_Holder]:
     """The files that hold sites of some kinds, with these."""
     found = [
-        _Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.UNITS))) for file in files
+        _Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.units))) for file in files
     ]
     return [holder for holder in found if holder.sites]
 
@@ -79,7 +78,7 @@ def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
             if signs is None and not site.parts:
                 blind.append(place)
             elif signs is not None:
-                buckets[kind_of(site), site.num_units, len(signs)].append((place, signs))
+                buckets[site.KIND, site.num_units, len(signs)].append((place, signs))
     for bucket in buckets.values():
         alike = _likeness([signs for _, signs in bucket]) >= _SAME
         for left, right in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
@@ -94,7 +93,7 @@ def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
             if site.parts:
                 place = holder.name, site.index
                 parts = frozenset(places.root((holder.name, part.index)) for part in site.parts)
-                places.join([place, whole.setdefault((kind_of(site), parts), place)])
+                places.join([place, whole.setdefault((site.KIND, parts), place)])
     return places.sets()
 
 
@@ -157,15 +156,15 @@ def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[_Holder]) ->
         for site in holder.sites:
             other = holder.name, site.index
             known = same_part or other in blind
-            if known and kind_of(site) is kind_of(own) and site.name == own.name and site.shape == own.shape:
+            if known and site.KIND is own.KIND and site.name == own.name and site.shape == own.shape:
                 yield other
 
 
 def _outline(holder: _Holder) -> list[tuple[object, ...]]:
-    return [(kind_of(site), site.name, *site.shape) for site in holder.sites]
+    return [(site.KIND, site.name, *site.shape) for site in holder.sites]
 
 
-HEADS_ALONE: tuple[type[Site], ...] = (AttentionSite,)
+HEADS_ALONE: tuple[UnitKind, ...] = (HEAD,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +196,7 @@ class Match:
 
     networks: tuple[Network, ...]  # the networks, in order of the names of their files
     sites: tuple[SharedSite, ...]  # their sites: network by network, in the order of their leaders
-    kinds: tuple[type[Site], ...] = HEADS_ALONE
+    kinds: tuple[UnitKind, ...] = HEADS_ALONE
 
     def of(self, file: str) -> dict[int, int]:
         """The number in the export of each site of a file."""
@@ -214,26 +213,26 @@ class Match:
         """The sites as if they were those of one model."""
         return Sites.gathered(name, (item.site for item in self.sites), self.kinds)
 
-    def of_kind(self, kind: type[Site]) -> tuple[SharedSite, ...]:
+    def of_kind(self, kind: UnitKind) -> tuple[SharedSite, ...]:
         """The sites of one kind."""
         return tuple(item for item in self.sites if kind.owns(item.index))
 
 
-def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
+def matched(export: Export, kinds: Sequence[UnitKind] = HEADS_ALONE) -> Match:
     """Find out which sites are the same."""
     held = _holders(export.models, kinds)
     by_name = {holder.name: holder for holder in held}
     groups = _groups_of(held)
     networks = _networks([holder.file for holder in held], groups)
-    _check_parts(networks, " or ".join(kind.TITLE for kind in kinds))
+    _check_parts(networks, " or ".join(kind.title for kind in kinds))
     shared = [
         item for number, network in enumerate(networks) for item in _sites(number, network, by_name, groups)
     ]
     several = len(networks) > 1
-    counted: Counter[type[Site]] = Counter()
+    counted: Counter[UnitKind] = Counter()
     found = []
     for item in shared:
-        kind = kind_of(item.site)
+        kind = item.site.KIND
         site = (
             item.site.among_several(networks[item.network].leader.part, counted[kind])
             if several
@@ -249,7 +248,7 @@ def _number(position: int, item: SharedSite, network: Network) -> int:
     places = item.places.get(network.leader.name)
     if places is not None:
         return places[0]
-    return item.site.FROM + position + len(network.leader.sites.of(item.site.UNITS))
+    return item.site.KIND.first + position + len(network.leader.sites.of(item.site.KIND.units))
 
 
 def _networks(files: Sequence[ModelFile], groups: Iterable[Sequence[Place]]) -> list[Network]:
@@ -326,8 +325,8 @@ def _of_group(
         told = ", ".join(f"{name} {len(indices)} times" for name, indices in found.items())
         name, index = group[0]
         raise RefusedError(
-            f"{held[name].site(index).TITLE}s with the same weights are in these files unequally often ({told}), so it"
-            " cannot be told which belong together"
+            f"{held[name].site(index).KIND.title}s with the same weights are in these files unequally often ({told}),"
+            " so it cannot be told which belong together"
         )
     times = min(counts)
     whole = len(counts) > 1
@@ -355,10 +354,15 @@ def _shared(
     for rank, other in holders[1:]:
         if other.shape != site.shape:
             raise RefusedError(
-                f"{site.label} of {network.files[first].name} has {site.told}, and in {network.files[rank].name}, with"
-                f" the same weights, {other.told}; the files of an export must agree"
+                f"{site.label} of {network.files[first].name} has {_counted(site)}, and in {network.files[rank].name},"
+                f" with the same weights, {_counted(other)}; the files of an export must agree"
             )
     return SharedSite(-1, site, number, places)
+
+
+def _counted(site: Site) -> str:
+    before = f", {len(site.removed)} of them removed before" if site.removed else ""
+    return f"{site.recorded().counted(site.KIND.units)}{before}"
 
 
 def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSite]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from onnx import TensorProto
 
 from onnxheadprune.attention.io_changes import LEAVE
-from onnxheadprune.attention.sites.kinds import every_kind, key_of
 from onnxheadprune.attention.specs import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
@@ -29,6 +28,7 @@ from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime.progress import NOTE, Progress
+from onnxheadprune.settings.units import KINDS, key_of
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.requests import Choice, Tokens
@@ -160,7 +160,7 @@ def _heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Matc
 
 
 def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
-    return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
+    return " and ".join(kind.units for kind in KINDS if any(map(kind.owns, gone)))
 
 
 def _within(target: PruningTarget, leader: ModelFile, cutting: Cutting) -> PruningTarget:
@@ -169,8 +169,8 @@ def _within(target: PruningTarget, leader: ModelFile, cutting: Cutting) -> Pruni
         return target
     kept = cutting.asked.request.contract.cache == "keep"
     even = cutting.even_caches and not kept and any(site.free for site in leader.sites)
-    counted = (kind for kind in every_kind() if kind.COUNTED_BY and kind.UNITS in target.units)
-    if not even and not any(leader.sites.of(kind.UNITS) for kind in counted):
+    counted = (kind for kind in KINDS if kind.counted_by and kind.units in target.units)
+    if not even and not any(leader.sites.of(kind.units) for kind in counted):
         return target
     limits = target.limits or Limits()
     return replace(target, limits=replace(limits, uniform=True, whole_groups=limits.whole_groups or even))

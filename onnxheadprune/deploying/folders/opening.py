@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.attention.io_changes import cache_cut
-from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, not_in, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
 from onnxheadprune.deploying.folders.network import check_joins
@@ -17,13 +15,14 @@ from onnxheadprune.edit.records import CACHES_ENTRY, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import first_few
+from onnxheadprune.settings.units import KINDS, UnitKind
 
 
 def opened(
     root: Path,
     *,
     follow_links: bool = False,
-    kinds: Sequence[type[Site]] = HEADS_ALONE,
+    kinds: Sequence[UnitKind] = HEADS_ALONE,
     exclude: Sequence[str] = (),
 ) -> tuple[Export, Match]:
     """The models of a folder, and which of their sites are the same."""
@@ -41,7 +40,7 @@ def looked_at(
     export = open_export(root, follow_links=follow_links, exclude=exclude)
     stopped = {kind for file in export.models for kind, find in file.sites.others.items() if find().failure}
     try:
-        match, why = matched(export, [kind for kind in every_kind() if kind not in stopped]), None
+        match, why = matched(export, [kind for kind in KINDS if kind not in stopped]), None
     except RefusedError as error:
         match, why = matched(export), str(error)
     return export, _some(root, match), why
@@ -50,7 +49,7 @@ def looked_at(
 def _some(root: Path, match: Match) -> Match:
     """The match, if there is anything in it."""
     if not match.sites:
-        titles = " or ".join(kind.TITLE for kind in match.kinds)
+        titles = " or ".join(kind.title for kind in match.kinds)
         raise RefusedError(
             f"no model of {root} has an {titles}: no contraction with weights sums over the heads of a product of two"
             " activations" + (", or over other units that can go" if len(match.kinds) > 1 else "")
@@ -127,7 +126,7 @@ def _check_alike(match: Match, pruned: Export) -> None:
                 gone = lost[name].get(index, ())
                 if first is not None and gone != first[1]:
                     raise RefusedError(
-                        f"{first[0]} and {name} of {pruned.root} have lost different {item.site.UNITS} of"
+                        f"{first[0]} and {name} of {pruned.root} have lost different {item.site.KIND.units} of"
                         f" {item.site.label}, so they do not work together"
                     )
                 first = first or (name, gone)
@@ -143,7 +142,7 @@ def _renamed(file: ModelFile, pruned: Export) -> Mapping[str, str | None]:
 def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
     """The units that a model has lost by its own record, per site index."""
     return {
-        kind.FROM + entry.number: tuple(sorted(entry.removed))
-        for kind in every_kind()
-        for entry in units_entry(kind.UNITS).read(file.loaded.proto)
+        kind.first + entry.number: tuple(sorted(entry.removed))
+        for kind in KINDS
+        for entry in units_entry(kind.units).read(file.loaded.proto)
     }

@@ -11,9 +11,6 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, kind_of, with_parts
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.deploying.folders.card import model_card, read_card
@@ -42,6 +39,7 @@ from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
 from onnxheadprune.model.storage.provenance import Backup
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.units import DEFAULT_UNITS, HEAD, KINDS, UnitKind, with_parts
 from onnxheadprune.workflow.requests import Choice
 
 if TYPE_CHECKING:
@@ -177,7 +175,7 @@ def prune_folder(
     deploying = Deploying(export, match, asked)
     tokens = _tokens(export, asked)
     heads = _named(export, match, asked)
-    chosen = heads is None and AttentionSite in _kinds_asked(asked.request.choice)
+    chosen = heads is None and HEAD in _kinds_asked(asked.request.choice)
     deploying.require(None if chosen else heads or {})
     pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
     names = _data_names(export, pattern)
@@ -337,7 +335,7 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
     target = cutting.asked.request.choice.target
     found = 0
     for number, network in enumerate(cutting.match.networks):
-        held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
+        held = {item.site.KIND for item in cutting.match.sites if item.network == number}
         if target is not None and (
             held.isdisjoint(_kinds_chosen(target)) or (network.leader.name in unfit and _is_measured(target))
         ):
@@ -350,16 +348,16 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
         )
 
 
-def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
+def _kinds_asked(choice: Choice) -> tuple[UnitKind, ...]:
     """The kinds of sites of which some may lose units."""
     if choice.target is None:
         return () if choice.heads is None else kinds_named(choice.heads)
     return with_parts(_kinds_chosen(choice.target))
 
 
-def _kinds_chosen(target: PruningTarget) -> set[type[Site]]:
+def _kinds_chosen(target: PruningTarget) -> set[UnitKind]:
     """The kinds of units that a target removes."""
-    return {kind for kind in every_kind() if kind.UNITS in target.units}
+    return {kind for kind in KINDS if kind.units in target.units}
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:

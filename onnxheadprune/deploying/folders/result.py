@@ -6,10 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import key_of
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
@@ -17,6 +13,7 @@ from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Table, Word
 from onnxheadprune.model.spelling import change, count, first_few, many, size, spelled
 from onnxheadprune.model.storage.provenance import Backup
+from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, key_of
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
 from onnxheadprune.workflow.details import choice_details
@@ -93,7 +90,7 @@ class FolderResult(Displayed):
             before = sum(item.site.num_units for item in held)
             gone = sum(len(self.heads.get(item.index, ())) for item in held)
             if gone:
-                parts.append(f"{count(gone)} of {many(before, kind.UNIT)}")
+                parts.append(f"{count(gone)} of {many(before, kind.unit)}")
         cuts = (item.result.plan.vocabulary for item in self.files)
         tokens = next((cut for cut in cuts if cut is not None), None)
         if tokens is not None:
@@ -145,16 +142,16 @@ class FolderResult(Displayed):
 def _gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
     """Removed units as JSON-ready data: heads by the index of their site, other units by its key, as ranges."""
     found: dict[str, Any] = {
-        kind.UNITS: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
-        for kind in kinds.KINDS
+        kind.units: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
+        for kind in KINDS[1:]
     }
-    heads = {str(i): list(units) for i, units in sorted(gone.items()) if AttentionSite.owns(i)}
-    return {AttentionSite.UNITS: heads, **found}
+    heads = {str(i): list(units) for i, units in sorted(gone.items()) if HEAD.owns(i)}
+    return {HEAD.units: heads, **found}
 
 
 def sites_to_dict(match: Match) -> dict[str, Any]:
     """The sites of an export as JSON-ready data, a list for each kind that was matched."""
-    return {kind.FIELD: [_shared_to_dict(item) for item in match.of_kind(kind)] for kind in match.kinds}
+    return {kind.field: [_shared_to_dict(item) for item in match.of_kind(kind)] for kind in match.kinds}
 
 
 def _shared_to_dict(item: SharedSite) -> dict[str, Any]:
@@ -185,8 +182,8 @@ def _details(result: FolderResult) -> Iterator[Part]:
             yield Fact("model card", CARD)
 
 
-def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> Table:
-    title, number = (kind.TITLE, ("removed",)) if kind.has_many_units() else (kind.BLOCK, ())
+def _sites(kind: UnitKind, lost: Sequence[SharedSite], result: FolderResult) -> Table:
+    title, number = (kind.title, ("removed",)) if kind.has_many_units else (kind.block, ())
     rows = []
     for item in lost:
         site, removed = item.site, result.heads[item.index]

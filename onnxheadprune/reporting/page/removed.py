@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.space import CARRIED_OVER, NAMED, UNTRIED
 from onnxheadprune.edit.site_cuts import other_cuts
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import change, count, many
+from onnxheadprune.settings.units import called
 
 
 @dataclass(frozen=True)

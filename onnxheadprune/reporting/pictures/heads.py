@@ -14,11 +14,11 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import UNTRIED
 from onnxheadprune.model.spelling import escaped, shortened
 from onnxheadprune.reporting.pictures.style import DRIFT, SPEED, STYLE, Picture, around, picture, spelled
+from onnxheadprune.settings.units import called
 from onnxheadprune.workflow.result import PruneResult
 
 

@@ -186,7 +186,7 @@ def _shapes(space: SearchSpace) -> list[list[Site]]:
     found = defaultdict[object, list[Site]](list)
     for site in space.sites:
         if space.paths[site.index]:
-            found[site.UNIT, site.num_units, site.flops_per_token].append(site)
+            found[site.KIND.unit, site.num_units, site.flops_per_token].append(site)
     return list(found.values())
 
 

@@ -76,7 +76,7 @@ def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Floats:
     )
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(unit,) for unit in range(site.num_units)]
-    if site.has_many_units():
+    if site.KIND.has_many_units:
         each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
         groups = _groups(site, each)
     cuts = [Cut.of(site, group) for group in groups]
