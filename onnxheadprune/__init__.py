@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from onnxheadprune.api.score import score, select_heads, write_scores
     from onnxheadprune.api.sweep import sweep
     from onnxheadprune.api.validate import validate
-    from onnxheadprune.attention.sites.all_sites import Sites
-    from onnxheadprune.attention.sites.attention_site import AttentionSite
+    from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
     from onnxheadprune.attention.sites.site import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts

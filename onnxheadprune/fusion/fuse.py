@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, helper
 
-from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.edit import apply

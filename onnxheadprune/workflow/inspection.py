@@ -14,7 +14,7 @@ from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.permanent import Exit, Exits, exits_of, leaving_from
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops

@@ -17,7 +17,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
@@ -163,7 +163,7 @@ HEADER = """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView

@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune.attention.main_graph_copy import MADE, with_switches
 from onnxheadprune.attention.sites.find import analysis_of, inspect
-from onnxheadprune.attention.switches import MADE, with_switches
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import toys_layers
 from tests.attention.layered import BRANCHES, FEED, SUMMED, Joint, Network, pyramid

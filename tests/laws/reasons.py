@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from onnxheadprune import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 

@@ -18,8 +18,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.vocabulary.find import vocabularies

@@ -17,9 +17,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.layer_site import LayerSite
-from onnxheadprune.attention.sites.mixture_site import MixtureSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite
+from onnxheadprune.attention.sites.layers import LayerSite
+from onnxheadprune.attention.sites.mixtures import MixtureSite
 from onnxheadprune.attention.sites.neuron_site import ExpertProjection, ExpertSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site

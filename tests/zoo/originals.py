@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
 from tests.zoo.build import Workshop

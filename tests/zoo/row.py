@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.layer_site import LayerSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
+from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.model.graph.view import GraphView
 
 HEADS, NEURONS, LAYERS, EXPERTS, TOKENS = KINDS = ("heads", "neurons", "layers", "experts", "tokens")

@@ -1,4 +1,4 @@
-"""A router and all that a cut of its experts begins with, also the stored numbers that it changes, and its mask.
+"""A router and all that a cut of its experts begins with, also the stored numbers that it changes; and its mask.
 
 The mask is minus infinity as the score of each expert that is out, in the original, by its number. It stands at the
 output of the router, which scores experts in their order, and again where a choice is made, for scores that a sigmoid
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,10 @@ from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS, Mask
+
+if TYPE_CHECKING:
+    from onnxheadprune.model.graph.view import Node
+
 
 COUNTED = 1
 """Input of a choice with how many it lists."""

@@ -6,8 +6,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 
+from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut, Stop, left_out
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, features
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from onnx import helper
 
+from onnxheadprune.attention.main_graph_copy import choices, off
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.switches import choices, off
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear

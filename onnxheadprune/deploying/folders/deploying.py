@@ -11,7 +11,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.specs import original_groups
 from onnxheadprune.deploying.clients.contract import (
     CONFIG,

@@ -13,8 +13,8 @@ import numpy as np
 
 from onnxheadprune.attention import planning
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.main_graph_copy import with_switches
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.switches import with_switches
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
