@@ -218,9 +218,8 @@ _HOMES = {
         "Reason",
         "Refusal",
     ),
-    "attention.sites.attention_site": ("AttentionSite",),
+    "attention.sites.all_sites": ("AttentionSite", "Sites"),
     "attention.sites.site": ("NearMiss",),
-    "attention.sites.all_sites": ("Sites",),
     "validation.metric": ("MetricResult",),
     "validation.result": (
         "Accuracy",
