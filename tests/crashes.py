@@ -19,7 +19,9 @@ from onnxheadprune.cli import main
 from onnxheadprune.model.storage.tensors import own_location
 from onnxheadprune.model.storage.wire import structure
 
-STEPS = ("write", "copy_file_range", "ftruncate", "fsync", "link", "replace", "lseek", "close", "unlink")
+STEPS = tuple(
+    "open write copy_file_range ftruncate fchmod fsync link replace rename lseek close unlink mkdir rmdir".split()
+)
 State = dict[str, str]
 
 

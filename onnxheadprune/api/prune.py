@@ -17,7 +17,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel, ModelLike
 from onnxheadprune.model.storage.claims import backup_path
-from onnxheadprune.model.storage.names import named_data
+from onnxheadprune.model.storage.writing import named_data
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.writing import Storing, Target

@@ -15,7 +15,7 @@ from onnxheadprune.benchmarking.measure import ROUNDS, BenchRequest, Ratio, Seri
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError, named_setting
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs

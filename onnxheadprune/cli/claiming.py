@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 def guarded(context: click.Context) -> Iterator[None]:
     """Check the inputs, then the outputs, of a command; what it writes within is the output of one call."""
     from onnxheadprune.model.storage.claims import check_makings, replacing
-    from onnxheadprune.model.storage.folder import one_call
 
-    with one_call(), replacing(bool(context.params.get("force"))):
+    with replacing(bool(context.params.get("force"))):
         _require_inputs(context)
         if any(isinstance(option.type, Output) for option in context.command.params):
             check_makings(list(_makings(context)), lambda: _readings(context))

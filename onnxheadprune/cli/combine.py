@@ -53,7 +53,7 @@ def combine(
     activations and refits of the rest.
     """
     from onnxheadprune.model.markdown import markdown_of
-    from onnxheadprune.model.storage.folder import write_markdown
+    from onnxheadprune.model.storage.writing import write_markdown
     from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.page import save_page
     from onnxheadprune.reporting.progress import progress_on

@@ -21,7 +21,6 @@ from onnxheadprune.cli.outcome import NOT_WRITTEN, printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxheadprune.model.storage.folder import HeldFile
     from onnxheadprune.reporting.plan import Call
 
 
@@ -34,12 +33,12 @@ class Presentation:
 
     def __init__(self) -> None:
         self._text, self._is_json = "", False
-        self._files: list[HeldFile] = []
+        self._files: list[tuple[Path, bytes]] = []
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         """Reports that are written meanwhile are made, and kept in memory until `deliver`."""
-        from onnxheadprune.model.storage.folder import held_back
+        from onnxheadprune.model.storage.writing import held_back
 
         with held_back() as files:
             yield
@@ -62,20 +61,21 @@ class Presentation:
     def deliver(self, made: str | None = None) -> int:
         """Write the reports and print the text, even if a report cannot be written."""
         from onnxheadprune.errors import UsageError
+        from onnxheadprune.model.storage.writing import write_file
         from onnxheadprune.reporting.console import NEXT, Row, print_error
 
         lost: list[str] = []
         written = [] if made is None else [made]
-        for file in self._files:
+        for target, data in self._files:
             try:
-                file.write()
+                write_file(target, data)
             except UsageError as error:
                 lost.append(str(error))
             else:
-                written.append(str(file.target))
+                written.append(str(target))
                 if not self._is_json:
-                    kind = _KINDS.get(Path(file.target).suffix.lower(), "file")
-                    self.rows(Row(kind, str(file.target), indent=NEXT))
+                    kind = _KINDS.get(target.suffix.lower(), "file")
+                    self.rows(Row(kind, str(target), indent=NEXT))
         sys.stdout.write(self._text)
         if not lost:
             return 0

@@ -104,6 +104,6 @@ def _data_name(pattern: str | None, place: Path | None) -> str | None:
     """The name of the file with weights beside one model."""
     if pattern is None or place is None:
         return None
-    from onnxheadprune.model.storage.names import named_data
+    from onnxheadprune.model.storage.writing import named_data
 
     return named_data(place, pattern)

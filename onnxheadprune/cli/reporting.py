@@ -25,7 +25,7 @@ def report(
     One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
     cuts are shown side by side.
     """
-    from onnxheadprune.model.storage.folder import write_text
+    from onnxheadprune.model.storage.writing import write_text
     from onnxheadprune.reporting.console import out, row
     from onnxheadprune.reporting.page import page_of, read_documents
 

@@ -35,7 +35,7 @@ from onnxheadprune.model.storage.claims import (
     is_forced,
     named_files,
 )
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.typed_json import JsonObject, Name, json_text, parsed, written
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
@@ -369,4 +369,4 @@ class _Book:
         if proof is not None:
             self.models[name] = Proven(self.request, proof)
         document = Record(models=dict(sorted(self.models.items()))).to_dict()
-        write_text(self.path, json_text(document, indent=1), renewed=True)
+        write_text(self.path, json_text(document, indent=1))

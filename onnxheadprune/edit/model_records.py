@@ -21,7 +21,7 @@ from onnxheadprune.edit.records import (
     units_entry,
 )
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.provenance import WRITER
+from onnxheadprune.model.storage.writing import WRITER
 from onnxheadprune.model.typed_json import (
     Between,
     Count,

@@ -152,12 +152,10 @@ def structure_of(
     name: str,
     path: Path,
     known: Mapping[str, Source],
-    folder: Path | None = None,
     *,
     follow_links: bool = False,
 ) -> LoadedModel:
     """A parsed structure, checked and with its small weights read."""
-    folder = path.parent if folder is None else folder
     check_names(model, name)
     tensors = list(tensors_of(model))
     check_private(tensors, name)
@@ -166,7 +164,7 @@ def structure_of(
         if is_outside(stored.tensor):
             location = span_of(stored.tensor).location
             if location not in sources:
-                sources[location] = inside(folder, location, name, follow_links=follow_links)
+                sources[location] = inside(path.parent, location, name, follow_links=follow_links)
     own = next(iter(known))
     check_tensors(tensors, name, sources)
     _read_small(tensors, sources)

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.storage.folder import write_all
+from onnxheadprune.model.storage.layout import write_all
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.tensors import (
     PRIVATE,

@@ -12,20 +12,14 @@ from onnx import ModelProto
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.load import (
     INLINE_LIMIT,
-    MAPPED_FROM,
     LoadedModel,
     parse_structure,
-    stored_bytes,
     structure_of,
 )
-from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
-from onnxheadprune.model.storage.folder import require_room, sentences
+from onnxheadprune.model.storage.claims import Backup, Making, Reading, check_makings, identity
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
-from onnxheadprune.model.storage.names import named_data
-from onnxheadprune.model.storage.provenance import Backup
-from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.stage import Stage
-from onnxheadprune.model.storage.tensors import own_location
+from onnxheadprune.model.storage.writing import named_data, readable_name, require_room, sentences
 from onnxheadprune.settings.writing import Storing
 
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
@@ -137,7 +131,7 @@ def stage_model(loaded: LoadedModel, target: Path, storing: Storing, named: str 
     Args:
         named: the name of the external data file; None derives one from the content.
     """
-    location = f"{own_location(target)}.data"
+    location = f"{readable_name(target)}.data"
     layout, inside = lay_out(loaded.proto, loaded.inline, location, storing.external_data, INLINE_LIMIT)
     if inside > INLINE_LIMIT:
         raise UsageError(
@@ -153,13 +147,8 @@ def staged_model(stage: Stage) -> LoadedModel:
     """Return the staged model, read back from the files."""
     with sentences(stage.target):
         stage.write()
-        if stored_bytes(stage.layout.model) > MAPPED_FROM:
-            stage.show()
-    parsed = parse_structure(stage.draft.path)
-    known = {parsed.own: parsed.source}
-    if stage.data is not None:
-        known[stage.location] = Source.at(stage.data.path)
-    return structure_of(parsed.model, "the pruned model", stage.draft.path, known, stage.target.parent)
+    parsed = parse_structure(stage.model)
+    return structure_of(parsed.model, "the pruned model", stage.model, {parsed.own: parsed.source})
 
 
 def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:

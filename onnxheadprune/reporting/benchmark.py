@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell
 from onnxheadprune.model.markdown import markdown_of
-from onnxheadprune.model.storage.folder import write_markdown, write_text
+from onnxheadprune.model.storage.writing import write_markdown, write_text
 
 
 def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None) -> None:

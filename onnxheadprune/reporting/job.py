@@ -14,7 +14,7 @@ from onnxheadprune.deploying.jobs.state import JobResult
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.markdown import markdown_of
 from onnxheadprune.model.spelling import escaped
-from onnxheadprune.model.storage.folder import write_file, write_json, write_markdown, write_text
+from onnxheadprune.model.storage.writing import write_file, write_json, write_markdown, write_text
 from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.reporting.page import Documents, Shipped, page_of
 

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto
 from onnxheadprune.errors import InferenceError, heed
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
-from onnxheadprune.model.storage.system import temporary_folder_of
+from onnxheadprune.model.storage.writing import temporary_folder_of
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.session import (
     CUDA,

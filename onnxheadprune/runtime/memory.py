@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxheadprune.errors import HeadPruneError
-from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession

@@ -20,7 +20,6 @@ from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedMod
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import Sources, hydrated, tensor_bytes
-from onnxheadprune.model.storage.system import temporary_folder_of
 from onnxheadprune.model.storage.tensors import (
     Span,
     cuts_of,
@@ -32,6 +31,7 @@ from onnxheadprune.model.storage.tensors import (
     tensors_of,
 )
 from onnxheadprune.model.storage.wire import BIG
+from onnxheadprune.model.storage.writing import temporary_folder_of
 
 FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's setting for where the external data of a model without a file is."""

@@ -25,8 +25,7 @@ from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage.folder import require_room
-from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.storage.writing import require_room, temporary_folder
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import saturates

@@ -24,7 +24,7 @@ from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.graph.facts import READS_BIAS
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage.system import temporary_folder
+from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 from onnxheadprune.runtime.deterministic import without_randomness

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.model.storage.claims import Making, check_makings
-from onnxheadprune.model.storage.folder import write_file
+from onnxheadprune.model.storage.writing import write_file
 from onnxheadprune.model.typed_json import (
     HIDDEN,
     Between,
@@ -144,7 +144,7 @@ class Checkpoint:
             entries |= {f"{name}.{number}": array for number, array in enumerate(arrays)}
         stream = io.BytesIO()
         np.savez(stream, allow_pickle=False, **entries)
-        write_file(self.path, stream.getvalue(), renewed=True)
+        write_file(self.path, stream.getvalue())
 
     def finish(self) -> None:
         """Remove the file: all is done."""

@@ -20,7 +20,6 @@ from onnxheadprune.model.facts import Facts
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import Outputs, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
-from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
@@ -121,7 +120,6 @@ class Combination(Displayed):
         }
 
 
-@one_call()
 def combined_through(
     model: ModelLike,
     pruned: ModelLike,

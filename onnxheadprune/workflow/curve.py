@@ -15,7 +15,7 @@ from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Table
 from onnxheadprune.model.spelling import accuracy as accuracy_words
 from onnxheadprune.model.spelling import file_name, many
-from onnxheadprune.model.storage.folder import write_json
+from onnxheadprune.model.storage.writing import write_json
 from onnxheadprune.model.typed_json import JsonObject, Key, written
 from onnxheadprune.settings.units import kind_of_key
 

@@ -30,7 +30,6 @@ from onnxheadprune.model.load import (
 )
 from onnxheadprune.model.save import Outputs, commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.claims import Making, named_files
-from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
@@ -102,7 +101,6 @@ def _validation_note(verdict: Validation | None) -> tuple[str, str]:
     return VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp()
 
 
-@one_call()
 def run_prune(
     model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
 ) -> PruneResult:

@@ -26,7 +26,6 @@ from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structu
 from onnxheadprune.model.save import Outputs, commit, stage_model
 from onnxheadprune.model.spelling import many, size
 from onnxheadprune.model.storage.claims import named_files
-from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
@@ -118,7 +117,6 @@ class QuantizeResult(Displayed):
         return Facts(self.output or self.name, answer, "open", (*parts, *notes), details)
 
 
-@one_call()
 def quantized_through(
     model: ModelLike,
     request: QuantizeRequest,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxheadprune.benchmarking.flops import Operations
     from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
-    from onnxheadprune.model.storage.provenance import Backup
+    from onnxheadprune.model.storage.claims import Backup
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.differences import Difference

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
-from onnxheadprune.model.storage.system import LOCK, OwnFolder
+from onnxheadprune.model.storage.writing import LOCK, HiddenFolder
 from tests import toys, toys_scores
 from tests.conftest import Command
 from tests.deploying import exports
@@ -218,18 +218,14 @@ def test_a_cut_that_fails_leaves_nothing(command: Command, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_leftovers_of_killed_runs_go_and_those_of_others_stay(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
-    dead, alive, other = (
-        tmp_path / f".{name}.{digit * 16}.tmp"
-        for name, digit in (("out", "a"), ("out", "b"), ("others", "c"))
-    )
+    dead, other = (tmp_path / f".{name}.{'a' * 16}.tmp" for name in ("out", "others"))
     for path in (dead, other):
         (path / "folder").mkdir(parents=True)
         (path / LOCK).touch()
-    living = OwnFolder(lambda: alive)
-    assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
-    assert not dead.exists() and alive.is_dir() and other.is_dir()
-    living.close()
-    assert not alive.exists()
+    with HiddenFolder(tmp_path / "out") as living:
+        assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
+        assert not dead.exists() and living.path.is_dir() and other.is_dir()
+    assert not living.path.parent.exists()
 
 
 @pytest.mark.slow

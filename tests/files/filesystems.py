@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.model.storage import folder as folder_module
-
 POSIX = pytest.mark.skipif(
     os.name == "nt" or os.environ.get("LIKE") == "windows",
     reason="about rights, FIFOs and disks as POSIX has them",
@@ -18,10 +16,9 @@ POSIX = pytest.mark.skipif(
 
 
 def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a FAT file system: nothing has two names, and nothing is nameless."""
+    """As on a FAT file system: nothing has two names."""
 
     def refuses(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuses)
-    monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)

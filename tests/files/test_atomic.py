@@ -20,8 +20,7 @@ import pytest
 from onnxheadprune import UsageError, prune
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model
-from onnxheadprune.model.storage import folder as folder_module
-from onnxheadprune.model.storage.stage import uninterrupted
+from onnxheadprune.model.storage.writing import uninterrupted
 from onnxheadprune.settings.writing import Storing
 from tests import toys
 from tests.conftest import ROOT, Outcome
@@ -64,18 +63,12 @@ def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], d
     return complete(target), new
 
 
-@pytest.mark.each_choice
-@pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("external", ["never", "always"])
-def test_killed_at_every_step(
-    source: Path, target: Path, external: Any, nameless: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not at random: before and after every call that changes something, on both ways of making files.
+def test_killed_at_every_step(source: Path, target: Path, external: Any) -> None:
+    """Not at random: before and after every call that changes something.
 
     What is written is planned once, so that a step costs the writing alone.
     """
-    if not nameless:
-        monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
     older, newer = (prune(source, heads=heads, validate=False).pruned for heads in ("0:1", "0:2"))
 
     def write(model: LoadedModel) -> None:
@@ -93,11 +86,11 @@ def test_killed_at_every_step(
     while killed_at(step, partial(write, newer)):
         seen.append(complete(target) == new)
         assert seen[-1] or complete(target) == old, f"step {step}"
-        assert len(litter(target.parent, target)) <= (2 if nameless else 3)
+        assert len(litter(target.parent, target)) <= 2
         write(older)
         assert complete(target) == old
         assert not litter(target.parent, target), f"step {step}"
-        step += 1 if nameless else 3
+        step += 1
     assert complete(target) == new
     assert step > 10
     assert True in seen and False in seen

@@ -16,7 +16,6 @@ from onnxheadprune import UsageError
 from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.cli import group
 from onnxheadprune.cli.parameter_types import Output
-from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
@@ -72,10 +71,8 @@ def makers(path: Path) -> Iterator[tuple[int, str]]:
 
 
 MAKERS = {
-    "model/storage/folder.py": "the one writer",
-    "model/storage/assembly.py": "a folder that appears at once; its files come from the one writer, or are copied",
-    "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
-    "model/storage/system.py": "folders of the system's temporary folder, and the locks in them",
+    "model/storage/writing.py": "the one writer",
+    "model/storage/stage.py": "models, in a hidden folder of the one writer",
     "runtime/memory_limits.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/foreign.py": "os.devnull",
@@ -232,13 +229,6 @@ def test_a_wrong_suffix_is_refused(call: Call, name: str, command: Command, plac
     for target in ("out.xlsx", "out.txt", f"out{right}.zip", *([] if right == ".onnx" else ["out"])):
         said = refused(command, call.arguments(place, **{name: target}), place)
         assert "must end in" in said and right in said
-
-
-def test_names_that_differ_in_case_only(place: Path) -> None:
-    """Two files where the file system says so, which this one does."""
-    if (place / "MODEL.ONNX").exists():
-        pytest.skip("this file system does not tell cases apart")
-    check_makings([Making("one", place / "a.html"), Making("other", place / "A.html")], list)
 
 
 def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Path) -> None:

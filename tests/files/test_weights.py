@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,14 +11,10 @@ import pytest
 
 from onnxheadprune import UsageError
 from onnxheadprune.cli import group
-from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage.assembly import Assembly
-from onnxheadprune.model.storage.claims import replacing
-from onnxheadprune.model.storage.folder import one_call, write_text
-from tests import toys
+from onnxheadprune.model.storage.writing import Assembly
 from tests.conftest import Command
 from tests.deploying import exports
-from tests.files.calls import CALLS, Call, refused, snapshot
+from tests.files.calls import CALLS, Call, refused
 
 
 def takes(call: Call, name: str) -> bool:
@@ -141,63 +136,6 @@ def test_weights_in_a_folder_are_no_other_file(name: str, command: Command, tmp_
     (inner / "other.bin").write_text("a file")
     words = ["prune", str(folder), "-o", str(tmp_path / "out"), "--heads", "0:1"]
     assert "is there already" in refused(command, [*words, "--data-name", name], tmp_path)
-
-
-def saved(place: Path) -> None:
-    save_model(toys.attention(extra_weight=300), place, external=True)
-
-
-def texted(place: Path) -> None:
-    write_text(place, "a report")
-
-
-def weights(place: Path) -> Path:
-    (found,) = place.parent.glob(f"{place.name}.*.data")
-    return found
-
-
-WRITERS = {"model": saved, "text": texted}
-
-
-def pairs() -> Iterator[tuple[str, str, bool]]:
-    for first, second in itertools.product(WRITERS, WRITERS):
-        yield first, second, False
-        if first == "model" and second == "text":
-            yield first, second, True
-
-
-@pytest.mark.parametrize(("first", "second", "beside"), list(pairs()))
-def test_nothing_replaces_what_its_call_has_written(
-    first: str, second: str, beside: bool, tmp_path: Path
-) -> None:
-    """Asked where files get their names: names made from content are known nowhere else."""
-    target = tmp_path / "o.onnx"
-    with replacing(True):
-        WRITERS[first](target)  # of an earlier call
-        with one_call():
-            WRITERS[first](target)
-            place = weights(target) if beside else target
-            before = snapshot(tmp_path)
-            with pytest.raises(UsageError, match="this call has written a file there already"):
-                WRITERS[second](place)
-            assert snapshot(tmp_path) == before
-            with pytest.raises(UsageError, match="already"), one_call():
-                WRITERS[second](place)
-        WRITERS[second](place)
-
-
-def test_what_a_call_renews_is_no_other_output(tmp_path: Path) -> None:
-    """A record of finished parts is written again and again; nothing else may take its name, nor it another's."""
-    record, report = tmp_path / "record", tmp_path / "report"
-    with one_call():
-        for text in ("one", "two"):
-            write_text(record, text, renewed=True)
-        with pytest.raises(UsageError, match="already"):
-            write_text(record, "a report")
-        write_text(report, "a report")
-        with pytest.raises(UsageError, match="already"):
-            write_text(report, "three", renewed=True)
-    assert (record.read_text(), report.read_text()) == ("two", "a report")
 
 
 def test_a_folder_takes_each_name_once(tmp_path: Path) -> None:

@@ -19,9 +19,14 @@ import pytest
 
 from onnxheadprune import UsageError, prune
 from onnxheadprune.deploying.batch import RECORD, prune_batch
-from onnxheadprune.model.storage import folder as folder_module
-from onnxheadprune.model.storage import system
-from onnxheadprune.model.storage.folder import Draft, write_file, write_text
+from onnxheadprune.model.storage import writing
+from onnxheadprune.model.storage.writing import (
+    HiddenFolder,
+    temporary_folder,
+    temporary_folder_of,
+    write_file,
+    write_text,
+)
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
 from tests import toys
@@ -35,13 +40,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("older", [b"an older one", None])
-@pytest.mark.parametrize("nameless", [True, False])
-def test_texts_are_whole_at_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bytes | None, nameless: bool
-) -> None:
+def test_texts_are_whole_at_every_step(tmp_path: Path, older: bytes | None) -> None:
     target, newer = tmp_path / "r.html", b"a newer one" * 1000
-    if not nameless:
-        monkeypatch.setattr(Draft, "_nameless", lambda _: -1)
     step, seen = 0, set()
     while True:
         target.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     code = (
-        "import sys, pathlib; from onnxheadprune.model.storage.folder import write_file;"
+        "import sys, pathlib; from onnxheadprune.model.storage.writing import write_file;"
         "from onnxheadprune.errors import UsageError\n"
         "try: write_file(pathlib.Path(sys.argv[1]), b'x' * 200_000)\n"
         "except UsageError as error: print(error)"
@@ -94,19 +94,19 @@ def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_texts_keep_mode_and_owner(tmp_path: Path) -> None:
+def test_texts_keep_mode_and_group(tmp_path: Path) -> None:
     for path in (tmp_path / "r.html", tmp_path / "h.png"):
         path.write_text("an older one")
         path.chmod(0o640)
         if os.geteuid() == 0:
-            os.chown(path, 12345, 23456)
+            os.chown(path, -1, 23456)
         before = path.stat()
         if path.suffix == ".png":
             save_figure(heads_picture({"site": (1.0, 2.0)}), path)
         else:
             write_text(path, "a newer one")
         after = path.stat()
-        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+        assert (after.st_mode, after.st_gid) == (before.st_mode, before.st_gid)
         assert after.st_ino != before.st_ino
 
 
@@ -222,10 +222,17 @@ def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
     others = [".r.html.tmp", ".r.html.0123456789abcdef.tmp.bak", ".s.html.0123456789abcdef.tmp", "r.html.bak"]
     for name in others:
         (tmp_path / name).touch()
-    (tmp_path / ".r.html.0123456789abcdef.tmp").touch()
+    (tmp_path / ".r.html.0123456789abcdef.tmp").mkdir()
     os.mkfifo(tmp_path / ".r.html.aaaaaaaaaaaaaaaa.tmp")
-    write_text(target, "text")
-    assert {path.name for path in tmp_path.iterdir()} == {*others, "r.html", ".r.html.aaaaaaaaaaaaaaaa.tmp"}
+    with HiddenFolder(target) as living:
+        hidden = living.path.parent.name
+        write_text(target, "text")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *others,
+            hidden,
+            "r.html",
+            ".r.html.aaaaaaaaaaaaaaaa.tmp",
+        }
 
 
 @POSIX
@@ -238,7 +245,7 @@ def test_the_group_of_others_gets_no_rights(tmp_path: Path, monkeypatch: pytest.
     target = tmp_path / "r.html"
     target.write_text("an older one")
     os.chown(target, -1, os.getegid() if os.geteuid() else 23456)
-    monkeypatch.setattr(folder_module.os, "fchown", refuses)
+    monkeypatch.setattr(writing.os, "fchown", refuses)
     for mode, expected in ((0o664, 0o644), (0o640, 0o600), (0o600, 0o600), (0o604, 0o604)):
         target.chmod(mode)
         if os.geteuid() == 0:
@@ -344,35 +351,32 @@ def test_temporary_folders_of_killed_calls_are_removed_by_the_next(
 ) -> None:
     """Those of calls that live, folders that are not ours, and what only has such a name stay."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    system._sweep_once.cache_clear()
 
     def killed() -> None:
         for _ in range(2):
-            system.temporary_folder_of(onnx)
+            temporary_folder_of(onnx)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    (tmp_path / f"{system.TEMPORARY}empty").mkdir()
-    (tmp_path / f"{system.TEMPORARY}file").write_text("not ours")
-    (tmp_path / f"{system.TEMPORARY}full").mkdir()
-    (tmp_path / f"{system.TEMPORARY}full" / "x").write_text("not ours")
-    (tmp_path / f"{system.TEMPORARY}link").symlink_to(tmp_path / f"{system.TEMPORARY}full")
-    stay = {f"{system.TEMPORARY}{name}" for name in ("file", "full", "link")}
-    with system.temporary_folder() as living:
+    empty, file, full, link, foreign = (tmp_path / f".{writing.WRITER}.{digit * 16}.tmp" for digit in "abcde")
+    empty.mkdir()
+    file.write_text("not ours")
+    full.mkdir()
+    (full / "x").write_text("not ours")
+    link.symlink_to(full)
+    stay = {file, full, link}
+    if hasattr(writing.os, "geteuid") and os.geteuid() == 0:
+        foreign.mkdir()
+        (foreign / writing.LOCK).touch()
+        os.chown(foreign, 12345, 23456)
+        stay.add(foreign)
+    with temporary_folder() as living:
+        assert set(tmp_path.iterdir()) == stay | {living.parent}
         _, status = os.waitpid(in_child(killed), 0)
         assert os.WIFSIGNALED(status)
-        left = {path.name for path in tmp_path.iterdir()} - stay - {living.name}
-        assert len(left) == 2
-        system._sweep_once.cache_clear()
-        with system.temporary_folder() as other:
-            assert {path.name for path in tmp_path.iterdir()} == stay | {living.name, other.name}
-    assert {path.name for path in tmp_path.iterdir()} == stay
-    if hasattr(system.os, "geteuid") and os.geteuid() == 0:
-        foreign = tmp_path / f"{system.TEMPORARY}foreign"
-        foreign.mkdir()
-        (foreign / system.LOCK).touch()
-        os.chown(foreign, 12345, 23456)
-        system.sweep_folders([foreign])
-        assert foreign.is_dir()
+        assert len(set(tmp_path.iterdir()) - stay - {living.parent}) == 2
+        with temporary_folder() as other:
+            assert set(tmp_path.iterdir()) == stay | {living.parent, other.parent}
+    assert set(tmp_path.iterdir()) == stay
 
 
 @pytest.mark.slow
@@ -381,8 +385,7 @@ def test_every_killed_call_is_swept_up_after(tmp_path: Path) -> None:
 
     def used() -> None:
         tempfile.tempdir = str(tmp_path)
-        system._sweep_once.cache_clear()
-        with system.temporary_folder() as folder:
+        with temporary_folder() as folder:
             (folder / "weights").write_bytes(b"x")
 
     step = 0

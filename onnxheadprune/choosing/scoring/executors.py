@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, require_packages
-from onnxheadprune.model.storage.system import end_with_parent, temporary_folder
+from onnxheadprune.model.storage.writing import temporary_folder
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -57,6 +59,18 @@ def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
         yield from as_completed(futures)
     else:
         yield from futures
+
+
+def end_with_parent() -> None:
+    """End this process, started by `multiprocessing`, with the one that started it, also if that is killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.claims import Making, check_makings
-from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.tensors import Floats
 from onnxheadprune.model.typed_json import JsonObject, json_text, parsed
 
@@ -84,7 +84,7 @@ class Partial:
         if self._path is None:
             return
         done = Finished(self._key, {at: tuple(values.tolist()) for at, values in self.found.items()})
-        write_text(self._path, json_text(done.to_dict()), renewed=True)
+        write_text(self._path, json_text(done.to_dict()))
 
     def finish(self) -> None:
         """Remove the file after completion."""

@@ -19,8 +19,7 @@ from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Table, drawn
 from onnxheadprune.model.spelling import many, reasons
-from onnxheadprune.model.storage.folder import write_json, write_text
-from onnxheadprune.model.storage.provenance import JSON_KEY
+from onnxheadprune.model.storage.writing import JSON_KEY, write_json, write_text
 from onnxheadprune.model.typed_json import (
     OPTIONAL,
     Count,

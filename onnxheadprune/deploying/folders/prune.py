@@ -33,11 +33,8 @@ from onnxheadprune.deploying.folders.triton import stale_declarations
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
 from onnxheadprune.model.spelling import first_few
-from onnxheadprune.model.storage.assembly import Assembly
-from onnxheadprune.model.storage.claims import Making, check_makings
-from onnxheadprune.model.storage.folder import one_call
-from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
-from onnxheadprune.model.storage.provenance import Backup
+from onnxheadprune.model.storage.claims import Backup, Making, check_makings
+from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_name, folded
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.units import DEFAULT_UNITS, HEAD, KINDS, UnitKind, with_parts
 from onnxheadprune.workflow.requests import Choice
@@ -143,7 +140,6 @@ def _usual(file: ModelFile, export: Export) -> str:
     return USUAL
 
 
-@one_call()
 def prune_folder(
     root: Path,
     asked: FolderRequest,
@@ -181,7 +177,8 @@ def prune_folder(
     names = _data_names(export, pattern)
     warnings: list[str] = list(deploying.warnings)
     with contextlib.ExitStack() as stack:
-        assembly = None if target is None else stack.enter_context(Assembly(target, kept))
+        aside = None if kept is None else kept.path
+        assembly = None if target is None else stack.enter_context(Assembly(target, aside))
         place = None if assembly is None else assembly.place
         cutting = Cutting(
             export,

@@ -12,7 +12,7 @@ from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Table, Word
 from onnxheadprune.model.spelling import change, count, first_few, many, size, spelled
-from onnxheadprune.model.storage.provenance import Backup
+from onnxheadprune.model.storage.claims import Backup
 from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, key_of
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of

@@ -23,9 +23,8 @@ from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import Document, kind_of, parse_json, read_text
 from onnxheadprune.model.load import file_bytes, open_structure
 from onnxheadprune.model.storage.claims import FileKind, Making, Reading, check_makings, named_files
-from onnxheadprune.model.storage.folder import one_call
-from onnxheadprune.model.storage.names import is_hidden
 from onnxheadprune.model.storage.stage import locations
+from onnxheadprune.model.storage.writing import is_hidden
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
@@ -121,7 +120,6 @@ MOST_RESULT = 2**26
 """Bytes of the result of a step."""
 
 
-@one_call()
 def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     """Run the steps of a job that are not done already.
 

@@ -15,7 +15,7 @@ from onnxheadprune.model.display import Displayed
 from onnxheadprune.model.documents import Document, read_text
 from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
 from onnxheadprune.model.facts import State as FactState
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of, sized
@@ -118,7 +118,7 @@ class State(JsonObject):
         return found
 
     def _write(self) -> None:
-        write_text(self.folder / STATE, json_text(self.to_dict(), indent=1) + "\n", renewed=True)
+        write_text(self.folder / STATE, json_text(self.to_dict(), indent=1) + "\n")
 
 
 def _inside(folder: Path, name: str) -> list[str]:

@@ -40,7 +40,7 @@ from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.model.documents import Document, finite
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
-from onnxheadprune.model.storage.folder import write_json
+from onnxheadprune.model.storage.writing import write_json
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource

@@ -1,37 +1,60 @@
 """Checks of files that a call reads and writes: nothing is replaced but outputs that this tool wrote, or with --force.
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
-folder's identity and its name. So relative paths, links, hard links and case-insensitive file systems
-are handled. All checks run before any work. The rules are listed in docs/promises.md.
+folder's identity and its name. So relative paths, links and hard links are handled; names that some file system takes
+for one are one. All checks run before any work. The rules are listed in docs/promises.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import itertools
 import os
-import secrets
+import re
 import stat
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
 from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
-from onnxheadprune.model.storage.provenance import backup_names, is_written_by_us
-from onnxheadprune.model.storage.system import read_at
+from onnxheadprune.model.storage.stage import is_same_content, is_same_entry
+from onnxheadprune.model.storage.tensors import own_location
+from onnxheadprune.model.storage.wire import WireError, structure
+from onnxheadprune.model.storage.writing import (
+    LONGEST_NAME,
+    LONGEST_PATH,
+    WRITER,
+    HiddenFolder,
+    folded,
+    is_data_name,
+    is_hidden,
+    obstacle,
+)
 
 Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
 FileKind: TypeAlias = Literal["file", "new", "folder", "new folder", "model", "data"]
-NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-"""Errors of systems and file systems without nameless files."""
-_HEAD = 2**14
 MODEL_SUFFIXES = (".onnx", "")
+_HEAD = 2**14
+_MARKS = re.compile(
+    rb"\s*<!doctype html>[^<]*<html[^>]*>\s*<head>\s*<meta charset=\"utf-8\">\s*"
+    rb'<meta name="generator" content="onnxheadprune">'
+    rb"|<!-- written by onnxheadprune -->"
+    rb'|\{\s*"written_by": "onnxheadprune"'
+    rb"|site,unit,score,method,means\r?\n|model,provider,batch,seq,past,p50_ms,"
+    rb'|<\?xml [^>]*>\s*<testsuites[^>]* name="onnxheadprune"'
+    rb"|\x89PNG\r\n\x1a\n.{25}.{4}tEXtSoftware\0onnxheadprune"
+    rb"|<\?xml .{,1500}<dc:title>onnxheadprune"
+    rb"|%PDF.*/Creator \(onnxheadprune",
+    re.DOTALL,
+)
+"""How the files begin that this tool writes; a PDF says it at its end."""
 _force: ContextVar[bool] = ContextVar("_force", default=False)
 """True if files that this tool has not written may be replaced."""
 
@@ -68,8 +91,7 @@ class Making:
     spelled: str = ""  # the path as written by the user; `path` has no trailing slash
     # "file" may replace a file, "new" must not exist yet, "folder" is created if needed, "new folder" appears
     # at once, and replaces nothing but an empty folder. "model" is a file whose weights may go into external
-    # data, named by its content; "data" is separately named external data, which may be copied with the model
-    # to case-insensitive file systems.
+    # data, named by its content; "data" is separately named external data.
     kind: FileKind = "file"
     # bytes near the start of files that may be replaced, for files that the user did not name
     mark: bytes = b""
@@ -166,72 +188,14 @@ def _found(path: Path) -> os.stat_result | None:
         return None
 
 
-def obstacle(path: Path) -> str | None:
-    """Return why an existing path must not be replaced (only regular files may); None if it may."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"cannot be written: {error.strerror or error}"
-    if stat.S_ISLNK(mode):
-        found = _found(path)
-        if found is None:
-            return "is a link that leads nowhere; name the file itself"
-        if stat.S_ISDIR(found.st_mode):
-            return "is a link to a folder; name a file in it"
-        if not stat.S_ISREG(found.st_mode):
-            return "is a link to something that is not a regular file, and nothing else is written to"
-        return f"is a link to {path.resolve()}; name that file"
-    if stat.S_ISDIR(mode):
-        return "is a folder; name a file in it"
-    return None if stat.S_ISREG(mode) else "is not a regular file, and nothing else is written to"
-
-
-def _names_a_folder(spelled: str) -> bool:
-    """Return whether a path is written with a trailing slash, which `Path` drops."""
-    ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
-    return spelled.endswith(ends)
-
-
-def is_same_entry(left: Path, right: Path) -> bool:
-    """Return whether two paths are the same entry of a folder, so that replacing one replaces the other."""
-    if identity(left.parent) != identity(right.parent) or folded(left.name) != folded(right.name):
-        return False
-    return left.name == right.name or not _tells_cases_apart(left.parent)
-
-
-def is_same_content(left: Path, right: Path) -> bool:
-    """Return whether two regular files (not links) hold the same bytes."""
-    one = left.lstat()
-    if not stat.S_ISREG(one.st_mode):
-        return False
-    if os.path.samestat(one, right.lstat()):
-        return True
-    with left.open("rb") as stream:
-        return holds(right, stream.fileno())
-
-
-def holds(path: Path, handle: int) -> bool:
-    """Return whether a regular file (not a link) holds the bytes of an open file."""
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size != os.fstat(handle).st_size:
-        return False
-    position = 0
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            if read_at(handle, len(block), position) != block:
-                return False
-            position += len(block)
-    return True
-
-
 def _check_alone(making: Making) -> None:
     _check_name(making)
     if making.kind in ("folder", "new folder"):
         _check_folder(making)
         return
-    if _names_a_folder(making.spelled):
+    # `Path` drops a trailing slash.
+    ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
+    if making.spelled.endswith(ends):
         raise UsageError(f"{making.what} {making.spelled} is a folder; name a file in it")
     folder = making.path.parent
     if not _is_dir(folder):
@@ -239,7 +203,7 @@ def _check_alone(making: Making) -> None:
         raise UsageError(f"the folder {folder} {wrong}")
     if (why := obstacle(making.path)) is not None:
         raise UsageError(f"{making} {why}")
-    if (why := _unwritable(folder)) is not None:
+    if (why := _unwritable(making.path)) is not None:
         raise UsageError(f"{making.path} cannot be written: its folder is not writable ({why})")
     if making.kind == "new" and making.path.exists():
         if making.copy_of is not None and is_same_entry(making.copy_of, making.path):
@@ -259,7 +223,7 @@ def _check_replaced(making: Making) -> None:
     if making.kind not in ("file", "model") or making.replaces or making.recorded or not making.path.exists():
         return
     if making.mark:
-        if making.mark not in _head(making.path):
+        if making.mark not in _ends_of(making.path)[0]:
             raise UsageError(
                 f"{making} is there and is not what this tool would write, so it is not replaced; choose another name"
                 " for the output"
@@ -302,7 +266,7 @@ def _check_folder(making: Making) -> None:
         raise UsageError(
             f"{making} is not a folder" if folder == making.path else f"{folder} is not a folder"
         )
-    if (why := _unwritable(folder)) is not None:
+    if (why := _unwritable(folder / making.path.name)) is not None:
         raise UsageError(f"the folder {folder} cannot be written: {why}")
     if making.kind == "new folder":
         assert making.copy_of is not None
@@ -334,54 +298,31 @@ def _is_dir(path: Path) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def _unwritable(folder: Path) -> str | None:
-    """Return why a folder is not writable, tested with an unnamed file; None if it is."""
+def _unwritable(target: Path) -> str | None:
+    """Return why nothing can be written beside a target, tested by doing it; None if it can."""
     try:
-        if hasattr(os, "O_TMPFILE"):
-            try:
-                os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
-            except OSError as error:
-                if error.errno not in NO_TMPFILE:
-                    raise
-            else:
-                return None
-        probe = folder / f".{secrets.token_hex(8)}.tmp"
-        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        probe.unlink()
+        HiddenFolder(target).close()
     except OSError as error:
         return str(error.strerror or error)
     return None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_HEAD)
-
-
 def _check_each_other(makings: Sequence[Making]) -> None:
     seen: dict[Identity, Making] = {}
-    spelled: dict[Identity, list[Making]] = {}
     for making in makings:
         own, around = identity(making.path), identity(making.path.parent)
         if own is None or around is None:
             continue
-        place = around[0], around[1], folded(f"{around[2]}/{making.path.name}")
-        alike = spelled.setdefault(place, [])
-        other = seen.get(own) or next((item for item in alike if _may_be_one(item, making)), None)
-        if other is not None and making.copy_of != other.path:
-            raise UsageError(f"{other} and {making} are the same file; give each its own")
-        seen[own] = making
-        alike.append(making)
+        # Names that differ only in case or accents may be one file, here or where the files are copied to.
+        for key in (own, (around[0], around[1], folded(f"{around[2]}/{making.path.name}"))):
+            other = seen.setdefault(key, making)
+            if other is not making and making.copy_of != other.path:
+                raise UsageError(f"{other} and {making} are the same file; give each its own")
     for making in makings:
         if making.kind == "model":
             _check_made_names(making, makings)
         elif making.kind in ("folder", "new folder"):
             _check_below(making, makings)
-
-
-def _may_be_one(one: Making, other: Making) -> bool:
-    """Return whether two names that differ only in case or accents may be one file, here or on another file system."""
-    return "data" in (one.kind, other.kind) or not _tells_cases_apart(other.path.parent)
 
 
 def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
@@ -403,24 +344,6 @@ def _check_below(folder: Making, makings: Sequence[Making]) -> None:
             raise UsageError(f"{making} lies in {folder}, which is made as a whole; choose a place outside")
 
 
-def _tells_cases_apart(folder: Path) -> bool:
-    """Return whether the nearest existing folder distinguishes names by case and by the composition of accents."""
-    name = f".{secrets.token_hex(8)}-\u00e9.tmp"
-    while not _is_dir(folder) and folder != folder.parent:
-        folder = folder.parent
-    probe, spread = folder / name, unicodedata.normalize("NFD", name)
-    try:
-        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        try:
-            return not any(
-                os.path.lexists(folder / other) for other in (spread, spread.upper(), name.upper())
-            )
-        finally:
-            probe.unlink()
-    except (OSError, UnicodeError):
-        return False
-
-
 def _files_of(path: Path) -> Iterator[Path]:
     """The file itself, or all files of a folder and those below."""
     if not _is_dir(path):
@@ -431,13 +354,75 @@ def _files_of(path: Path) -> Iterator[Path]:
             yield Path(folder) / name
 
 
+def _ends_of(path: Path) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file."""
+    with path.open("rb") as stream:
+        start = stream.read(_HEAD)
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _HEAD))
+        return start, stream.read(_HEAD)
+
+
+def is_written_by_us(path: Path) -> bool:
+    """Return whether a file is a model, a report, a table or a plot that this tool has written.
+
+    A file that is empty counts, too: replacing it loses nothing.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        start, end = _ends_of(path)
+    except OSError:
+        return False
+    return not start or _MARKS.match(start + end) is not None or is_model_of_ours(path)
+
+
+def is_model_of_ours(path: Path) -> bool:
+    """Return whether a file is a model that this tool has written: its metadata says so."""
+    try:
+        with path.open("rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return False
+            light, _ = structure(stream.fileno(), own_location(path))
+        model = ModelProto.FromString(light)
+    except (OSError, WireError, DecodeError):
+        return False
+    return any(entry.key.startswith(f"{WRITER}.") for entry in model.metadata_props)
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The backup of a model or a folder that is replaced."""
+
+    path: Path  # where it is kept
+    original: Path  # the same, or an earlier backup where what is replaced was pruned in place before
+
+    @classmethod
+    def of(cls, model: Path, path: Path) -> Backup:
+        """The backup of a model or a folder that is about to be replaced."""
+        earlier = itertools.takewhile(os.path.lexists, backup_names(model)) if _holds_ours(model) else ()
+        return cls(path, next((item for item in earlier if item != path and not _holds_ours(item)), path))
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready data."""
+        return {"path": str(self.path), "original": str(self.original)}
+
+
+def backup_names(model: Path) -> Iterator[Path]:
+    """Names for backups, beside a model or a folder."""
+    return (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
+
+
 def backup_path(model: Path) -> Path:
     """A name beside a model that is free, or whose file is the model, as an interrupted run leaves it."""
     return next(name for name in backup_names(model) if not os.path.lexists(name) or _is_copy(model, name))
 
 
 def _is_copy(model: Path, other: Path) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         return is_same_content(other, model)
-    except OSError:
-        return False
+    return False
+
+
+def _holds_ours(path: Path) -> bool:
+    """Return whether a model, or one of a folder, was written by this tool."""
+    return any(map(is_model_of_ours, path.rglob("*.onnx") if path.is_dir() else [path]))

@@ -17,7 +17,6 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.storage.folder import write_all
 from onnxheadprune.model.storage.reading import BLOCK, Opened, Part, parts
 from onnxheadprune.model.storage.tensors import (
     PRIVATE,
@@ -101,8 +100,6 @@ class Layout:
 
     def write_model(self, handle: int, opened: Opened) -> None:
         """Write the model file, with the data that is inside it."""
-        os.lseek(handle, 0, os.SEEK_SET)
-        os.ftruncate(handle, 0)
         for item in self.pieces():
             if isinstance(item, Placed):
                 _write_tensor(handle, item, opened)
@@ -272,6 +269,13 @@ class _Bytes(WireReader):
 
 
 _NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write at the current position until nothing is left."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view[: 2**30]) :]
 
 
 def _write_tensor(handle: int, placed: Placed, opened: Opened) -> None:

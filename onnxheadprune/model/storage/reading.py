@@ -20,7 +20,6 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError, named_setting
 from onnxheadprune.model.messages import copied
-from onnxheadprune.model.storage.system import BINARY, read_at
 from onnxheadprune.model.storage.tensors import (
     BITS,
     Span,
@@ -32,6 +31,7 @@ from onnxheadprune.model.storage.tensors import (
     span_of,
     tensors_of,
 )
+from onnxheadprune.model.storage.wire import BINARY, read_at
 from onnxheadprune.model.tensors import Selection, cut, read_ranges
 
 

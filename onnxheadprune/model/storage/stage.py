@@ -9,93 +9,68 @@ import contextlib
 import errno
 import hashlib
 import os
-import signal
+import secrets
+import shutil
 import stat
-import threading
-from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
-from types import FrameType, TracebackType
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.claims import holds, is_same_content, is_same_entry
-from onnxheadprune.model.storage.folder import (
-    Draft,
-    note_written,
-    one_call,
-    require_unwritten,
-    sweep_hidden,
-    sync_folder,
-    write_all,
-    written_files,
-)
 from onnxheadprune.model.storage.layout import Layout, Placed
-from onnxheadprune.model.storage.names import data_name, is_data_name
-from onnxheadprune.model.storage.reading import BLOCK, Opened, Sources, identity_of
-from onnxheadprune.model.storage.system import NO_LINKS, hard_link, locked, read_at
+from onnxheadprune.model.storage.reading import Opened, Sources, identity_of
 from onnxheadprune.model.storage.tensors import is_outside, own_location, span_of, tensors_of
-from onnxheadprune.model.storage.wire import WireError, structure
+from onnxheadprune.model.storage.wire import WireError, read_at, structure
+from onnxheadprune.model.storage.writing import (
+    HiddenFolder,
+    data_name,
+    finish,
+    folded,
+    give_name,
+    is_data_name,
+    locked,
+    sync_folder,
+    uninterrupted,
+)
 
 _SAMPLES, _SAMPLE = 16, 4096
 
 
-class Stage:
+class Stage(HiddenFolder):
     """A model and its data file before they are given their names.
 
     Attributes:
-        target: where the model goes.
         location: what the staged model calls its data file.
+        model: the model file.
         data: the data file, None if all data is inside the model.
-        draft: the model file.
     """
 
     def __init__(
         self, layout: Layout, sources: Sources, target: Path, location: str, named: str | None = None
     ) -> None:
         """Write the data file."""
-        self.layout, self.sources, self.target, self.location = layout, sources, target, location
-        self.named = named
-        self.data: Draft | None = None
+        super().__init__(target)
+        self.layout, self.sources, self.location, self.named = layout, sources, location, named
         self._written = self._is_sealed = False
-        self._tail, self._content = b"", ""
-        self.draft = Draft(target.parent, target.name, like=target)
+        self._tail = b""
+        self.model = self.path / "model"
+        self.data = self.path / location if layout.outside else None
         try:
-            if layout.outside:
-                self.data = Draft(target.parent, target.name, like=target)
-                with Opened(sources) as opened:
-                    layout.write_data(self.data.handle, opened)
+            if self.data is not None:
+                with Opened(sources) as opened, self.data.open("xb", buffering=0) as stream:
+                    layout.write_data(stream.fileno(), opened)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Stage:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Discard what has no name yet."""
-        self.draft.close()
-        if self.data is not None:
-            self.data.close()
-
     def write(self) -> None:
         """Write the model file, so that it can be read before it is committed."""
         if not self._written:
-            with Opened(self.sources) as opened:
-                self.layout.write_model(self.draft.handle, opened)
+            self.model.unlink(missing_ok=True)
+            with Opened(self.sources) as opened, self.model.open("xb", buffering=0) as stream:
+                self.layout.write_model(stream.fileno(), opened)
             self._written = True
-
-    def show(self) -> None:
-        """Give the files hidden names for a while, for readers that need one: ONNX Runtime maps by name."""
-        for draft in (self.draft, self.data):
-            if draft is not None:
-                draft.show()
 
     def seal(self, metadata: tuple[str, str] | None = None) -> None:
         """Complete the files, so that nothing is left but to give them their names, and their size is known."""
@@ -104,88 +79,84 @@ class Stage:
             extra.metadata_props.add(key=metadata[0], value=metadata[1])
             self._tail = extra.SerializeToString()
         if self.data is not None:
-            os.fsync(self.data.handle)
-            self._content = "" if self.named else self._digest()
-            self._refer_to(self.named or data_name(self.target, self._content))
+            finish(self.data, self.target)
+            self._refer_to(self.named or data_name(self.target, self._digest(self.data)))
         self._complete()
+        self._is_sealed = True
+
+    def _refer_to(self, name: str) -> None:
+        self.layout.point_to(self.location, name)
+        self.location, self._written = name, False
 
     def _complete(self) -> None:
         self.write()
-        os.lseek(self.draft.handle, 0, os.SEEK_END)
-        write_all(self.draft.handle, self._tail)
-        os.fsync(self.draft.handle)
-        self._is_sealed = True
+        with self.model.open("ab") as stream:
+            stream.write(self._tail)
+        finish(self.model, self.target)
 
     @property
     def size(self) -> int:
         """Bytes of both files; final once they are sealed."""
-        drafts = (self.draft, self.data)
-        return sum(draft.stat().st_size for draft in drafts if draft is not None)
+        return sum(path.stat().st_size for path in (self.model, self.data) if path is not None)
 
     def commit(self, backup: Path | None = None) -> None:
         """Give the files their names: the data first, then, in one step, the model."""
         if not self._is_sealed:
             self.seal()
-        with one_call(), locked(self.target.parent):
-            linked = self._free_data_name()
-            if not self._written:
-                self._complete()
+        with locked(self.target.parent):
+            data = self._new_data()
             # From here on nothing takes time: the shorter, the less a kill can leave.
             with uninterrupted():
-                self._name_all(linked, backup)
-        if backup is not None:
-            with contextlib.suppress(OSError), locked(backup.parent):
-                sweep_hidden(backup)
+                self._name_all(data, backup)
 
-    def _name_all(self, linked: Path | None, backup: Path | None) -> None:
-        """Name the data, then the model, then take away what the model that was replaced left."""
-        self._require_unread(backup)
-        require_unwritten(self.target)
-        if linked is not None and self.data is not None:
-            self.data.link(linked)
-        if self.data is not None:
-            # Weights that were there already are this call's as well, since its model refers to them.
-            note_written(self.target.with_name(self.location).lstat())
-        try:
-            self._name_model(backup)
-        except BaseException:
-            if linked is not None and not self._may_be_named():
-                linked.unlink(missing_ok=True)
-            raise
-        if backup is not None:
-            note_written(backup.lstat())
-        sync_folder(self.target.parent)
-        with contextlib.suppress(OSError):
-            read = {source.identity[:2] for source in self.sources.values()}
-            _sweep_up(self.target, read | written_files())
+    def _new_data(self) -> Path | None:
+        """The path that the data file gets; None where there is none, or an equal one is there already."""
+        if self.data is None:
+            return None
+        path = self.target.with_name(self.location)
+        if not os.path.lexists(path):
+            return path
+        if is_same_content(path, self.data):
+            return None
+        if self.named:
+            raise FileExistsError(errno.EEXIST, f"its data file {path} exists already, and is never replaced")
+        # Names are made from samples of the content; this file has the same samples.
+        self._refer_to(data_name(self.target, secrets.token_hex(8)))
+        self._complete()
+        return self.target.with_name(self.location)
 
-    def _require_unread(self, backup: Path | None) -> None:
-        """Nothing that was read is replaced, but the model in place; and that only as it was read."""
+    def _name_all(self, data: Path | None, backup: Path | None) -> None:
+        """Name the data, then the model, then remove what the model that was replaced left."""
+        before = self._require_unread(backup)
+        made: list[Path] = []
         try:
-            found = self.target.lstat()
-        except FileNotFoundError:
-            return
-        read = [source.identity for source in self.sources.values()]
-        if backup is None and (found.st_dev, found.st_ino) in [item[:2] for item in read]:
-            raise OSError(errno.EEXIST, "it is a file that was read", str(self.target))
-        if backup is not None and identity_of(found) not in read:
-            raise OSError(errno.EBUSY, "it was modified after it was read", str(self.target))
-
-    def _name_model(self, backup: Path | None) -> None:
-        if backup is None:
-            self.draft.put(self.target)
-            return
-        before = self.target.lstat()
-        ours = self._keep(backup)
-        try:
-            sync_folder(backup.parent)
-            self.draft.put(self.target)
+            if backup is not None:
+                made += [backup] if self._keep(backup) else []
+                sync_folder(backup.parent)
+            if data is not None and self.data is not None:
+                give_name(self.data, data)
+                made.append(data)
+            give_name(self.model, self.target)
         except BaseException:
             # The backup may be the only original. It goes only where the original is certainly in its place.
             with contextlib.suppress(OSError):
-                if ours and os.path.samestat(self.target.lstat(), before):
-                    backup.unlink(missing_ok=True)
+                if _entry(self.target) == before:
+                    for path in made:
+                        path.unlink(missing_ok=True)
             raise
+        sync_folder(self.target.parent)
+        with contextlib.suppress(OSError):
+            _sweep_data(self.target, {source.identity[:2] for source in self.sources.values()})
+
+    def _require_unread(self, backup: Path | None) -> tuple[int, ...]:
+        """Nothing that was read is replaced, but the model in place; and that only as it was read."""
+        found = _entry(self.target)
+        read = [source.identity for source in self.sources.values()]
+        if backup is None and found and found[:2] in [item[:2] for item in read]:
+            raise OSError(errno.EEXIST, "it is a file that was read", str(self.target))
+        if backup is not None and found and found not in read:
+            raise OSError(errno.EBUSY, "it was modified after it was read", str(self.target))
+        return found
 
     def _keep(self, backup: Path) -> bool:
         """Give the model that is replaced a second name; whether that is new.
@@ -195,62 +166,19 @@ class Stage:
         if os.path.lexists(backup):
             if is_same_entry(self.target, backup) or not is_same_content(self.target, backup):
                 raise FileExistsError(errno.EEXIST, f"the backup {backup} exists already")
-            with backup.open("rb") as stream:
-                os.fsync(stream.fileno())
             return False
         try:
-            hard_link(self.target, backup)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            self._copy(backup)
+            os.link(self.target, backup)
+        except FileExistsError:
+            raise
+        except (OSError, AttributeError):  # file systems, and systems, on which no file has two names
+            copy = self.path / "copy"
+            shutil.copyfile(self.target, copy)
+            finish(copy, self.target)
+            give_name(copy, backup)
         return True
 
-    def _copy(self, backup: Path) -> None:
-        """Keep a copy, where the file system gives no file two names."""
-        copy = Draft(backup.parent, backup.name, like=self.target, under_lock=True)
-        try:
-            with self.target.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    write_all(copy.handle, block)
-            os.fsync(copy.handle)
-            copy.link(backup)
-        finally:
-            copy.close()
-
-    def _may_be_named(self) -> bool:
-        try:
-            return os.path.samestat(self.target.lstat(), self.draft.stat())
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-
-    def _free_data_name(self) -> Path | None:
-        """Find a name for the data file that nothing else has, and let the model refer to it.
-
-        The name to give, None where there is no data file or an equal one has it already.
-        """
-        if self.data is None:
-            return None
-        while True:
-            path = self.target.with_name(self.location)
-            if not os.path.lexists(path):
-                return path
-            if holds(path, self.data.handle):
-                return None
-            if self.named:
-                raise FileExistsError(
-                    errno.EEXIST, f"its data file {path} exists already, and is never replaced"
-                )
-            self._content = hashlib.sha256(self._content.encode()).hexdigest()
-            self._refer_to(data_name(self.target, self._content))
-
-    def _refer_to(self, name: str) -> None:
-        self.layout.point_to(self.location, name)
-        self.location, self._written = name, False
-
-    def _digest(self) -> str:
+    def _digest(self, data: Path) -> str:
         """Of everything in the model file and samples of all data.
 
         Which weights a model has shows in samples; that another file of the same name is never replaced is
@@ -265,43 +193,52 @@ class Stage:
                 else:
                     digest.update(piece)
         digest.update(self._tail)
-        assert self.data is not None
-        for placed in self.layout.outside:
-            step = max(_SAMPLE, placed.length // _SAMPLES)
-            for start in range(0, placed.length, step):
-                size = min(_SAMPLE, placed.length - start)
-                digest.update(read_at(self.data.handle, size, placed.offset + start))
+        with data.open("rb", buffering=0) as stream:
+            for placed in self.layout.outside:
+                step = max(_SAMPLE, placed.length // _SAMPLES)
+                for start in range(0, placed.length, step):
+                    size = min(_SAMPLE, placed.length - start)
+                    digest.update(read_at(stream.fileno(), size, placed.offset + start))
         return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold ctrl-C back until the names of all files fit together."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    held: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda _number, frame: held.append(frame))
+def _entry(path: Path) -> tuple[int, ...]:
+    """What identifies the file that has a name now; nothing if none has."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        before(signal.SIGINT, held[0])
+        return identity_of(path.lstat())
+    except FileNotFoundError:
+        return ()
 
 
-def _sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
+def is_same_entry(left: Path, right: Path) -> bool:
+    """Return whether two paths may be the same entry of a folder, so that replacing one replaces the other."""
+    return folded(left.name) == folded(right.name) and left.parent.samefile(right.parent)
+
+
+def is_same_content(left: Path, right: Path) -> bool:
+    """Return whether two regular files (not links) hold the same bytes."""
+    one, other = left.lstat(), right.lstat()
+    if not stat.S_ISREG(one.st_mode) or not stat.S_ISREG(other.st_mode) or one.st_size != other.st_size:
+        return False
+    if os.path.samestat(one, other):
+        return True
+    with left.open("rb") as stream, right.open("rb") as beside:
+        while block := stream.read(2**20):
+            if block != beside.read(2**20):
+                return False
+    return True
+
+
+def _sweep_data(target: Path, read: set[tuple[int, ...]]) -> None:
     """Remove what killed runs and replaced models left: data files of `target` that no model here refers to.
 
     Only to be called under the lock. Where there is any doubt, a file stays: if a file of the folder cannot
     be read, nothing is removed, and models in the folders above count too, since theirs may lie below them.
 
     Args:
-        keep: device and inode of files that stay in any case, those that this call reads.
+        read: device and inode of files that this call reads; they stay in any case.
     """
     folder = target.parent
-    sweep_hidden(target)
     names = [path.name for path in folder.iterdir()]
     left = {name for name in names if is_data_name(name, target)}
     if len(left) > 1 or (left and not left <= _names(target)):
@@ -313,7 +250,7 @@ def _sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
                     left -= _names(path)
         for name in left:
             found = (folder / name).lstat()
-            if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in keep:
+            if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in read:
                 (folder / name).unlink(missing_ok=True)
 
 

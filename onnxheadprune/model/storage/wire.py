@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from onnx import ModelProto, SparseTensorProto, TensorProto
 
-from onnxheadprune.model.storage.system import read_at
-
+BINARY = getattr(os, "O_BINARY", 0)
+"""Windows translates the ends of lines in what is opened without it."""
 BIG = 2**16
 """Raw data from this size on stays on disk. Less is read: up to 4096 elements may be literals."""
 EXPLICIT = "onnxheadprune.explicit"
@@ -34,6 +34,18 @@ _IN_MEMORY = SparseTensorProto.DESCRIPTOR.full_name
 
 class WireError(ValueError):
     """The bytes are no protobuf message: truncated, or nonsense."""
+
+
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """Read up to `size` bytes of an open file at a position."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    before = os.lseek(handle, 0, os.SEEK_CUR)
+    try:
+        os.lseek(handle, offset, os.SEEK_SET)
+        return os.read(handle, size)
+    finally:
+        os.lseek(handle, before, os.SEEK_SET)
 
 
 def _paths_to_tensors() -> dict[str, dict[int, str]]:

@@ -13,7 +13,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import page_html
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.spelling import escaped
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.reporting.page.documents import Documents, Shipped, read_documents
 from onnxheadprune.reporting.page.story import Story, story_of
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.errors import UsageError, require_packages
-from onnxheadprune.model.storage.folder import write_file
-from onnxheadprune.model.storage.system import temporary_folder_of
+from onnxheadprune.model.storage.writing import temporary_folder_of, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError, heed
 from onnxheadprune.model.documents import regular_file
-from onnxheadprune.model.storage.system import read_at
+from onnxheadprune.model.storage.wire import read_at
 from onnxheadprune.model.tensors import Array
 
 MAX_UNPACKED = 2**28
