@@ -29,7 +29,7 @@ from onnxheadprune.edit.edits import (
     scope_of,
 )
 from onnxheadprune.errors import RefusedError, named_setting
-from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import is_packed

@@ -28,7 +28,7 @@ from onnxheadprune.fusion.forms import (
 )
 from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
-from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import opset_of

@@ -8,9 +8,6 @@ removed.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusals import Refusal
@@ -106,9 +103,3 @@ def selecting_answer(use: Use) -> Answer | None:
     if isinstance(answer, Refusal) or use.input_index not in answer.selects:
         return None
     return answer
-
-
-ReadKey: TypeAlias = Value | str
-"""A value of the model, or the name of a new one."""
-Asking: TypeAlias = Use | InsertNode
-"""A node, old or new, that asks for the shape of its first input."""

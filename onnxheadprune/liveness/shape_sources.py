@@ -6,15 +6,13 @@ So nothing is computed only for its shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput, scope_of
-from onnxheadprune.liveness.consumers import Asking
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput, scope_of
 from onnxheadprune.liveness.frozen_shapes import picked_positions
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.remaining_reads import RemainingReads
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE
@@ -59,7 +57,8 @@ class Sizes:
         numbers = tuple(dim for dim in shape if isinstance(dim, int))
         if len(numbers) == len(shape):
             return [AddConstant(observer.scope.ref, name, numbers)]
-        spelling = _Spelling(self, observer, name)
+        inner = name if MARK in name else f"{name}/{MARK}_sizes"
+        spelling = _Spelling(self, observer, inner)
         parts = [spelling.dim(axis, dim) for axis, dim in enumerate(shape)]
         known = tuple(part for part in parts if part is not None)
         if len(known) < len(parts):
@@ -160,26 +159,32 @@ class _Spelling:
 class ShapeSources:
     """Other sources for shapes of otherwise unused values."""
 
-    def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: RemainingReads) -> None:
-        """Prepare the search."""
+    def __init__(
+        self,
+        view: GraphView,
+        kept: Mapping[Value, Live],
+        contents: Collection[Value | str],
+        going: Collection[Value],
+    ) -> None:
+        """Prepare the search.
+
+        Args:
+            kept: what a cut leaves of values.
+            contents: the values whose contents are needed.
+            going: graph inputs that are to be removed.
+        """
+
+        def stays(value: Value) -> bool:
+            if value.producer is None:
+                return value.is_graph_input and not value.is_initializer and value not in going
+            return value in contents
+
         self._view = view
-        self._readers = readers
-        self._sizes = Sizes(view, kept, readers.stays)
+        self._sizes = Sizes(view, kept, stays)
         self._scopes = {scope.ref: scope for scope in view.scopes}
 
-    def of(self, value: Value) -> Iterator[tuple[Asking, list[Edit]]]:
-        """Yield the nodes that read only the shape of a value, each with the edits that redirect it.
-
-        Edits for a new node replace it; those for a node of the model are added.
-        """
-        if value.producer is None and value not in self._readers.going:
-            return
-        for reader in self._readers.asking(value) or ():
-            edits = self._new(reader) if isinstance(reader, InsertNode) else self._old(reader.node)
-            if edits is not None:
-                yield reader, edits
-
-    def _new(self, shape: InsertNode) -> list[Edit] | None:
+    def of_new(self, shape: InsertNode) -> list[Edit] | None:
+        """Edits in the place of a new node that shows a shape; None if there are none."""
         scope = self._scopes[scope_of(shape.before)]
         value, before = scope.lookup(shape.inputs[0]), self._view.by_ref.get(shape.before)
         if value is None or value.shape is None:
@@ -191,31 +196,28 @@ class ShapeSources:
             return [replace(shape, inputs=(other.name,))]
         return self._sizes.spelled(value.shape, observer, shape.outputs[0])
 
-    def _old(self, shape: Node) -> list[Edit] | None:
+    def of_old(self, shape: Node, readers: Sequence[Use]) -> list[Edit]:
+        """Edits that let a node show the shape of another value, or that compute what it shows; none if unknown."""
         value = shape.input(0)
-        if value is None or value.shape is None or shape in self._readers.pinned:
-            return None
-        asked = self._asked(shape, len(value.shape)) if shape in SHOWS_SHAPE else None
+        if value is None or value.shape is None:
+            return []
+        asked = self._asked(shape, readers) if shape in SHOWS_SHAPE else None
         observer = Observer(shape.scope, shape.ref, shape.index, asked)
         other = self._sizes.same_size(value, observer)
         if other is not None:
             return [SetInput(shape.ref, 0, other.name)]
-        if shape not in SHOWS_SHAPE or shape.out.is_graph_output:
-            return None
-        name = f"{shape.out.name}/{MARK}_sizes"
+        if shape not in SHOWS_SHAPE:
+            return []
         listed = tuple(value.shape[axis] for axis in shape_range(shape, len(value.shape)))
-        edits = self._sizes.spelled(listed, observer, name)
-        if edits is None:
-            return None
-        uses = [reader for reader in self._readers.readers(shape.out) if isinstance(reader, Use)]
-        return [*edits, *(SetInput(use.node.ref, use.input_index, name) for use in uses)]
+        edits = self._sizes.spelled(listed, observer, shape.out.name)
+        return [] if edits is None else [DropNode(shape.ref, shape.op_type), *edits]
 
-    def _asked(self, shape: Node, rank: int) -> Collection[int] | None:
+    def _asked(self, shape: Node, readers: Sequence[Use]) -> Collection[int]:
         """Return the axes whose sizes are read."""
-        shown = list(shape_range(shape, rank))
+        shown = list(shape_range(shape, len(shape.shape(0) or ())))
         found: set[int] = set()
-        for reader in self._readers.readers(shape.out):
-            positions = picked_positions(reader, len(shown)) if isinstance(reader, Use) else None
+        for use in readers:
+            positions = picked_positions(use, len(shown))
             if positions is None:
                 return shown
             found.update(shown[int(place)] for place in positions.reshape(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx
@@ -15,6 +16,7 @@ from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.prepare import prepared
 from tests import toys_parallel
 from tests.conftest import SAMPLES
+from tests.graphs.table import table
 from tests.toys_all import EACH, MODELS
 
 TINY = tuple(
@@ -89,9 +91,12 @@ def superfluous(model: ModelProto, cut: ModelProto, removed: Mapping[str, list[s
 
 
 def going(model: ModelProto) -> Iterator[tuple[str, tuple[Site, ...]]]:
-    """Everything that can go as a whole: sites, layers, and all but the first layer."""
+    """Everything that can go as a whole: sites with projections of their own, layers, and all but the first layer."""
     sites = analysis_of(model, "the model").sites
-    yield from ((site.key, (site,)) for site in sites.every if site.removable)
+    owners = Counter(name for site in sites.every for name in site.projection_names)
+    for site in sites.every:
+        if site.removable and all(owners[name] == 1 for name in site.projection_names):
+            yield site.key, (site,)
     rest = sites.of("layers")[1:]
     yield " ".join(layer.key for layer in rest), rest
 
@@ -118,6 +123,11 @@ def check(model: ModelProto, renumber: bool = False) -> None:
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
     check(MODELS[name]())
+
+
+@pytest.mark.parametrize("name", [name for name in table() if name.startswith("all heads go")])
+def test_nothing_of_attention_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
+    check(table()[name].model)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
