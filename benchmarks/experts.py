@@ -40,7 +40,7 @@ import onnxheadprune as ohp
 EXPERTS, CHOSEN, WIDTH = 8, 2, 128
 BATCH, CONTEXT, LEARNING_RATE, BALANCE = 16, 96, 3e-3, 0.001
 SEEDS = 5
-METHODS = ("reap", "frequency", "activation", "ablation")
+METHODS = ("reap", "ablation")
 ONLY_EXPERTS = frozenset({"experts"})
 
 

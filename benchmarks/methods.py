@@ -1,6 +1,6 @@
 """Which score chooses best: drift on other data when half of the heads, or of the neurons, are gone, the rest refitted.
 
-    python benchmarks/methods.py [--minilm MODEL TOKENIZER] [--sentences 128] [--way fisher] [-o results.json]
+    python benchmarks/methods.py [--minilm MODEL TOKENIZER] [--sentences 128] [--way taylor] [-o results.json]
 
 The digits ViT of sample_models/, and with `--minilm` all-MiniLM-L6-v2 on sentences of accuracy.py.
 Each method chooses by `prune --method`, on the same data that the refit learns from; "measured cuts" is the default.

@@ -12,6 +12,7 @@ from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import ScoreKeywords, SelectHeadsKeywords
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.choosing.scoring import score as choosing
 from onnxheadprune.choosing.scoring.scores import HeadScores, store_scores
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import SearchSpace, Selection
@@ -22,7 +23,6 @@ from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.claims import Making, check_makings, replacing
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.workflow.requests import measure_of, requirements_of
-from onnxheadprune.workflow.score import scored
 
 
 @keywords_of(calls.SCORE)
@@ -32,12 +32,11 @@ def score(
     """Score heads, neurons and experts by importance: on data, or by the weights alone. Larger is more important.
 
         scores = ohp.score("model.onnx", data="sentences.txt")
-        scores = ohp.score("model.onnx", "scores.csv", method="ablation", data="sentences.txt", jobs=4)
+        scores = ohp.score("model.onnx", "scores.csv", method="ablation", data="sentences.txt")
 
     Args:
         model: see `prune`.
-        output: where to write the scores: a name that ends with .csv as a table, else JSON; None writes nothing. An
-            ablation that was interrupted goes on where it stopped when it is called again with the same one.
+        output: where to write the scores: a name that ends with .csv as a table, else JSON; None writes nothing.
         {settings}
         progress: see `prune`.
 
@@ -50,9 +49,14 @@ def score(
         check_makings([Making("the output", Path(output))], list)
     subject = subject_of(model, given.follow_links)
     data = data_of(subject, given)
-    place = None if output is None else Path(output)
-    scores = scored(
-        subject, given, given.units, data, given.provider, place, heard(progress), measure_of(given.drift)
+    scores = choosing.score(
+        subject,
+        method=given.method,
+        data=data,
+        provider=given.provider,
+        effect=measure_of(given.drift),
+        progress=heard(progress),
+        units=given.units,
     )
     if output is not None:
         store_scores(scores, output)

@@ -10,12 +10,12 @@ from onnxheadprune.api.common import Shown, data_of, heard
 from onnxheadprune.api.keywords import keywords_of
 from onnxheadprune.api.typed import SweepKeywords
 from onnxheadprune.attention.main_graph_copy import first_tokens
-from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.curve import Curve
+from onnxheadprune.workflow.executors import open_executor
 from onnxheadprune.workflow.requests import budget_of, measure_of, requirements_of
 from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 

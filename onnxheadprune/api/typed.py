@@ -14,18 +14,7 @@ if TYPE_CHECKING:
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.runtime import Provider
 
-Method = Literal[
-    "weight",
-    "reap",
-    "frequency",
-    "activation",
-    "fluctuation",
-    "reconstruction",
-    "ablation",
-    "fisher",
-    "taylor",
-    "random",
-]
+Method = Literal["weight", "reap", "reconstruction", "ablation", "taylor", "random"]
 Runtime = Literal[
     "fastembed", "genai", "openvino", "optimum", "ort", "sentence-transformers", "tei", "transformers.js"
 ]
@@ -202,8 +191,6 @@ class ScoreKeywords(_Samples, _Running, total=False):
     method: Method | None
     drift: str | Callable[..., float] | None
     units: Collection[Literal["heads", "neurons", "experts", "layers"]] | str
-    jobs: int
-    dask: str | None
     follow_links: bool
     force: bool
 

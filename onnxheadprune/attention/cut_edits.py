@@ -29,7 +29,6 @@ from onnxheadprune.edit.edits import (
     scope_of,
 )
 from onnxheadprune.errors import RefusedError, named_setting
-from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import is_packed
@@ -37,6 +36,7 @@ from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.model.graph.facts import schema_of
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value

@@ -21,7 +21,6 @@ from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Paths, Savings
 from onnxheadprune.choosing.measured import measured_steps
 from onnxheadprune.choosing.scoring.by_method import scores_of
-from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
@@ -165,8 +164,8 @@ def _scores(
     routed = [site for site in sites if site.routing is not None]
     if not routed:
         return None
-    method, working = default_method({site.KIND.units for site in routed}), Working(progress=progress)
-    return scores_of(analysis.name, analysis.view, routed, method, evidence, working, skip=True)
+    method = default_method({site.KIND.units for site in routed})
+    return scores_of(analysis.name, analysis.view, routed, method, evidence, progress, skip=True)
 
 
 def _is_ordered(requirements: Requirements) -> bool:

@@ -93,7 +93,7 @@ def search_space(
         if scores is not None:
             each = scores.of(site)
         else:
-            from onnxheadprune.choosing.scoring.methods.weight import weight_scores
+            from onnxheadprune.choosing.scoring.weight import weight_scores
 
             each = tuple(weight_scores(site).tolist())
         return [path_by_worth(site, each, kept[site.index], ways) for ways in ways_of(site)]

@@ -64,7 +64,7 @@ class Requirements:
     def measures(self) -> bool:
         """True if cuts are measured where there is data, since scores do not compare across sites."""
         if self.method is not None:
-            unit: str = METHODS[self.method].constants["UNIT"]
+            unit: str = METHODS[self.method].unit
             return unit.startswith(SHARE)
         return self.scores is None or self.scores.are_shares
 
@@ -104,10 +104,8 @@ class Requirements:
         if method is None:
             return self.scores
         from onnxheadprune.choosing.scoring.by_method import scores_of
-        from onnxheadprune.choosing.scoring.method import Working
 
-        working = Working(progress=progress)
-        return scores_of(analysis.name, analysis.view, sites, method, evidence, working, skip=True)
+        return scores_of(analysis.name, analysis.view, sites, method, evidence, progress, skip=True)
 
 
 @one_line("ratio keep target_size target_speedup max_drift units scores protect method")

@@ -74,10 +74,10 @@ def run_batch(
     Args:
         dask: the address of a Dask scheduler to work on, or "local"; None works in processes here.
     """
-    from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.deploying.batch import prune_batch
     from onnxheadprune.reporting.console import err, out, rows_of
     from onnxheadprune.reporting.folder import item_line
+    from onnxheadprune.workflow.executors import open_executor
 
     console = err()
     with open_executor(jobs if dask is not None else 1, dask) as executor:

@@ -17,7 +17,6 @@ import click
 
 from onnxheadprune.cli.parameter_types import FILE, SPELLED, Output
 from onnxheadprune.settings.inputs import RANDOM
-from onnxheadprune.settings.registry import BY_SITE
 
 if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Making, Reading
@@ -122,12 +121,6 @@ def _beside(output: Path, values: Mapping[str, object]) -> Iterator[Making]:
         from onnxheadprune.training.checkpoint import beside, making_of
 
         yield making_of(beside(output))
-    if values.get("method") in BY_SITE:
-        from onnxheadprune.choosing.scoring.partial import MARK
-        from onnxheadprune.choosing.scoring.scores import partial_path
-
-        if (partial := partial_path(output, values["method"])) is not None:
-            yield Making("the record of finished sites,", partial, mark=MARK)
 
 
 def _readings(context: click.Context) -> Iterator[Reading]:

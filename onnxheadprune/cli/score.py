@@ -46,9 +46,8 @@ def score(
     """Score the heads of MODEL, its neurons and experts: on your data, or by the weights alone.
 
     Of a folder as exporters write it the most precise file is scored.
-
-    An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
+    from onnxheadprune.choosing.scoring.score import score as score_units
     from onnxheadprune.choosing.scoring.scores import store_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.console import err, rows_of
@@ -56,7 +55,6 @@ def score(
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.settings.units import DEFAULT_UNITS
     from onnxheadprune.workflow.requests import measure_of
-    from onnxheadprune.workflow.score import scored
 
     if heatmap is not None:
         check_picture(heatmap)
@@ -69,7 +67,15 @@ def score(
     )
     data = read_data(subject, samples)
     with progress_on(err()) as progress:
-        scores = scored(subject, scoring, units, data, running.provider, output, progress, effect)
+        scores = score_units(
+            subject,
+            method=scoring.method,
+            data=data,
+            provider=running.provider,
+            effect=effect,
+            progress=progress,
+            units=units,
+        )
     presentation = Presentation()
     with presentation.prepared():
         if output is not None:

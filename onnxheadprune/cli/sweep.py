@@ -51,7 +51,6 @@ def sweep(
     cut.
     """
     from onnxheadprune.attention.main_graph_copy import first_tokens
-    from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.curve import curve_files, save_curve
@@ -60,6 +59,7 @@ def sweep(
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.training.recover import Recovering
     from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+    from onnxheadprune.workflow.executors import open_executor
     from onnxheadprune.workflow.requests import budget_of, measure_of, requirements_of
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.inputs import DASK_HELP
 from onnxheadprune.settings.registry import (
-    BY_SITE,
     METHODS,
     WITHOUT_DATA,
     default_method,
@@ -18,7 +16,6 @@ from onnxheadprune.settings.registry import (
 )
 from onnxheadprune.settings.setting import (
     CHANGES,
-    EXECUTION,
     REMOVAL,
     SELECTION,
     Bounds,
@@ -91,7 +88,6 @@ _QUOTED = ", ".join(f'"{units}"' for units in SELECTED)
 _OTHER_KINDS = [requires("units target_size", value=units) for units in [*SCORED][1:]]
 METHODS_HELP = for_each_kind(_listed, "; of")
 DEFAULT_HELP = for_each_kind(lambda reads: default_method([reads]), ", of")
-ABLATION = requires(with_methods(BY_SITE))
 NO_DATA = excludes(with_methods(WITHOUT_DATA))
 """Of data, where units are scored alone."""
 DRIFT_HELP = (
@@ -424,22 +420,9 @@ class Scoring:
         Setting(
             f"For ablation: {DRIFT_HELP[0].lower()}{DRIFT_HELP[1:]}",
             metavar="M",
-            rules=(ABLATION,),
+            rules=(requires("method=ablation"),),
             offers=DRIFTS,
         ),
-    ] = None
-    jobs: Annotated[
-        Count,
-        Setting(
-            "Processes for ablation.",
-            metavar="N",
-            rules=(ABLATION, excludes("dask", unless="dask=local")),
-            section=EXECUTION,
-        ),
-    ] = 1
-    dask: Annotated[
-        Text | None,
-        Setting(DASK_HELP, metavar="ADDRESS", rules=(ABLATION,), section=EXECUTION, offers="local"),
     ] = None
 
 

@@ -1,82 +1,92 @@
-"""Scoring methods and runtimes as options know them: by what stands in the file of each.
-
-They are read from the source, so that `--help` loads neither numpy nor what a method computes with. Each is registered
-by lying there: nothing lists it.
-"""
+"""Scoring methods and runtimes as options know them, so that `--help` loads none of their code."""
 
 from __future__ import annotations
 
-import ast
 import importlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onnxheadprune.settings.units import SCORED
 
-_PACKAGE = Path(__file__).parents[1]
-_CLASS = re.compile(r"^class (\w+).*:\n((?:(?:    .*)?\n)+)", re.MULTILINE)
-_CONSTANT = re.compile(r"^    ([A-Z_]+)(?:: .*)? = ((?:\(\n[^)]*\)|.+))$", re.MULTILINE)
-
-_CLIENT = re.compile(r'^CLIENT = Client\(\s*"([^"]+)"', re.MULTILINE)
+SHARE = "share of the site"
+"""The beginning of the unit of scores that are comparable within a site only."""
 
 
 @dataclass(frozen=True)
-class Registered:
-    """A class and its constants, all literals, with those of the class that it is of."""
+class Method:
+    """A scoring method: what options, messages and documents say of it.
 
-    module: str
+    Attributes:
+        name: in options, files and Python.
+        function: "module:function" that scores, see `choosing/scoring/method.py`; its docstring is the documentation.
+        unit: the meaning of a score. It begins with `SHARE` if those of different sites do not compare; "" where the
+            data decides it.
+        reads: the signals that it scores from: "contexts" (inputs of output projections), "router" (its choices among
+            experts).
+        data: what it needs: "" for none, "any", or "full" for as many positions as a linear layer has inputs.
+        gradient: True if it needs the gradient of the drift, so that it takes no measure of the user's.
+    """
+
     name: str
-    constants: Mapping[str, Any]
+    function: str
+    unit: str = ""
+    reads: tuple[str, ...] = ("contexts",)
+    data: Literal["", "any", "full"] = "any"
+    gradient: bool = False
 
-    def load(self) -> Any:
-        """Import the class."""
-        return getattr(importlib.import_module(self.module), self.name)
+    @property
+    def gives_shares(self) -> bool:
+        """True if scores are shares of their site."""
+        return self.unit.startswith(SHARE)
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self.function.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
 
 
-def registered(base: str, pattern: str, order: str) -> list[Registered]:
-    """The classes in files of the package, sorted by a constant; `base` is the file with the class that all are of."""
-    defaults = {name: value for item in _classes(_PACKAGE / base) for name, value in item.constants.items()}
-    found = (
-        Registered(item.module, item.name, {**defaults, **item.constants})
-        for path in sorted(_PACKAGE.glob(pattern))
-        for item in _classes(path)
-        if order in item.constants
+_SCORING = "onnxheadprune.choosing.scoring"
+_BOTH = ("contexts", "router")
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method("weight", f"{_SCORING}.weight:weight", "share of the site's weights", data=""),
+        Method(
+            "reap",
+            f"{_SCORING}.reap:reap",
+            "share of the site's activity, weighted by the router",
+            ("router",),
+        ),
+        Method(
+            "reconstruction",
+            f"{_SCORING}.reconstruction:reconstruction",
+            "share of the site's variance lost after refit",
+            data="full",
+        ),
+        Method("ablation", f"{_SCORING}.ablation:ablation", reads=_BOTH),
+        Method("taylor", f"{_SCORING}.taylor:taylor", gradient=True),
+        Method("random", f"{_SCORING}.random:random", "share of the site by chance", _BOTH, data=""),
     )
-    return sorted(found, key=lambda item: (item.constants[order], item.name))
-
-
-def _classes(path: Path) -> Iterator[Registered]:
-    for name, body in _CLASS.findall(path.read_text(encoding="utf-8")):
-        constants = ", ".join(f'"{constant}": {value}' for constant, value in _CONSTANT.findall(body))
-        yield Registered(_module(path), name, ast.literal_eval(f"{{{constants}}}"))
-
-
-def _module(path: Path) -> str:
-    return ".".join(path.relative_to(_PACKAGE.parent).with_suffix("").parts)
-
-
-METHODS: Mapping[str, Registered] = {
-    method.constants["NAME"]: method
-    for method in registered("choosing/scoring/method.py", "choosing/scoring/methods/[!_]*.py", "ORDER")
 }
-"""The scoring methods by name."""
-WITHOUT_DATA = tuple(name for name, method in METHODS.items() if not method.constants["DATA"])
+"""The scoring methods by name; the first one that needs data is the default for a signal."""
+WITHOUT_DATA = tuple(name for name, method in METHODS.items() if not method.data)
 """Those that need no data."""
-BY_SITE = tuple(name for name, method in METHODS.items() if method.constants["BY_SITE"])
-"""Those that score each site by itself: in processes, and resumed where they were interrupted."""
-RUNTIMES = dict(
-    sorted(
-        (name, _module(path))
-        for path in _PACKAGE.glob("deploying/clients/[!_]*.py")
-        for name in _CLIENT.findall(path.read_text(encoding="utf-8"))
-    )
-)
+RUNTIMES: Mapping[str, str] = {
+    name: f"onnxheadprune.deploying.clients.{module}"
+    for name, module in {
+        "fastembed": "fastembed",
+        "genai": "genai",
+        "openvino": "openvino",
+        "optimum": "optimum",
+        "ort": "onnx_runtime",
+        "sentence-transformers": "sentence_transformers",
+        "tei": "text_embeddings_inference",
+        "transformers.js": "transformers_js",
+    }.items()
+}
 """The modules with a `CLIENT`, by the name of the runtime."""
-SHARE = "share of the site"
-"""The beginning of the unit of scores that are comparable within a site only."""
 SCORED_BY = {
     reads: next(units for units, kind in SCORED.items() if kind.scored_by == reads)
     for reads in dict.fromkeys(kind.scored_by for kind in SCORED.values())
@@ -86,7 +96,7 @@ SCORED_BY = {
 
 def methods_of(reads: str) -> list[str]:
     """The methods that score units from one signal."""
-    return [name for name, method in METHODS.items() if reads in method.constants["READS"]]
+    return [name for name, method in METHODS.items() if reads in method.reads]
 
 
 def default_method(reads: Iterable[str], *, measured: bool = True) -> str:
@@ -94,8 +104,7 @@ def default_method(reads: Iterable[str], *, measured: bool = True) -> str:
     common = [name for name in METHODS if all(name in methods_of(one) for one in reads)]
     if not measured and common[0] in WITHOUT_DATA:
         return common[0]
-    known = [name for name in common if name not in WITHOUT_DATA]
-    return next((name for name in known if METHODS[name].constants["DEFAULT"]), known[0])
+    return next(name for name in common if name not in WITHOUT_DATA)
 
 
 def for_each_kind(told: Callable[[str], str], joint: str) -> str:

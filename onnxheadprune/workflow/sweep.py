@@ -14,7 +14,6 @@ import numpy as np
 
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration
@@ -35,6 +34,7 @@ from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
+from onnxheadprune.workflow.executors import run_all
 
 _NOT_UPWARDS = "the ratios of a sweep run upwards between 0 and 1, which {!r} does not"
 

@@ -78,7 +78,7 @@ def test_no_command_shows_the_number_inside(
             "--report",
             tmp_path / "2.html",
         ),
-        ("score", model, "--units", "all", "--data", data, "--method", "activation"),
+        ("score", model, "--units", "all", "--data", data, "--method", "ablation"),
         ("fuse", model, "--dry-run"),
         *(("prune", model, "--dry-run", *bad) for bad in _bad_input()),
     )

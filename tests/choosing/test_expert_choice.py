@@ -60,18 +60,15 @@ def in_one_operator(toy: toys_mixture.Mixture, tokens: Array) -> Iterator[Routed
         yield chosen.tolist(), shares, outputs
 
 
-def defined(tokens: Iterator[Routed], experts: int) -> dict[str, Array]:
-    """The scores by their definitions, as shares of the mixture."""
-    count, norms, weighted = np.zeros(experts), np.zeros(experts), np.zeros(experts)
+def defined(tokens: Iterator[Routed], experts: int) -> Array:
+    """The scores by their definition, as shares of the mixture."""
+    count, weighted = np.zeros(experts), np.zeros(experts)
     for chosen, weights, outputs in tokens:
         for one, weight, output in zip(chosen, weights / weights.sum(), outputs, strict=True):
-            size = np.linalg.norm(output)
             count[one] += 1
-            norms[one] += size
-            weighted[one] += weight * size
-    some = np.maximum(count, 1)
-    found = {"frequency": count, "activation": norms / some, "reap": weighted / some}
-    return {method: values / values.sum() for method, values in found.items()}
+            weighted[one] += weight * np.linalg.norm(output)
+    found = weighted / np.maximum(count, 1)
+    return np.asarray(found / found.sum())
 
 
 def scored(model: ModelProto, method: Any, data: Any = FEEDS) -> Array:
@@ -106,9 +103,7 @@ def test_experts_run_one_by_one_without_what_lies_before_their_mixture(
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
     expected = defined(routed(toy, np.concatenate([feed["x"] for feed in FEEDS])), EXPERTS)
-    model = toy.model()
-    for method, values in expected.items():
-        np.testing.assert_allclose(scored(model, method), values, rtol=2e-5, err_msg=method)
+    np.testing.assert_allclose(scored(toy.model(), "reap"), expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
@@ -116,9 +111,8 @@ def test_scores_of_experts_in_one_operator(toy: toys_mixture.Mixture) -> None:
     rows = np.random.default_rng(3).standard_normal((40, toys_mixture.HIDDEN)).astype(np.float32)
     expected = defined(in_one_operator(toy, rows), toys_mixture.EXPERTS)
     # The kernel of MoE writes over tokens that nobody else reads (docs/units.md), and these have one more reader.
-    for method, values in expected.items():
-        found = scored(toy.model(), method, [{"x": rows}])
-        np.testing.assert_allclose(found, values, rtol=2e-3 if toy.op == "QMoE" else 2e-5, err_msg=method)
+    found = scored(toy.model(), "reap", [{"x": rows}])
+    np.testing.assert_allclose(found, expected, rtol=2e-3 if toy.op == "QMoE" else 2e-5)
 
 
 def halved(model: ModelProto) -> ModelProto:
@@ -138,8 +132,7 @@ def halved(model: ModelProto) -> ModelProto:
 def test_scores_in_half_precision(form: str) -> None:
     expected = defined(routed(TOYS[form], np.concatenate([feed["x"] for feed in FEEDS])), EXPERTS)
     data = [{"x": feed["x"].astype(np.float16)} for feed in FEEDS]
-    for method, values in expected.items():
-        np.testing.assert_allclose(scored(halved(TOYS[form].model()), method, data), values, atol=0.02)
+    np.testing.assert_allclose(scored(halved(TOYS[form].model()), "reap", data), expected, atol=0.02)
 
 
 def test_padding_is_no_token() -> None:
@@ -148,8 +141,8 @@ def test_padding_is_no_token() -> None:
     mask = np.array([[1, 1, 1, 0, 1, 0, 0]])
     data = [{**feed, "attention_mask": mask} for feed in FEEDS]
     rows = np.concatenate([feed["x"][mask[0] == 1] for feed in FEEDS])
-    for method, values in defined(routed(TOYS["picked"], rows), EXPERTS).items():
-        np.testing.assert_allclose(scored(model, method, data), values, rtol=2e-5, err_msg=method)
+    expected = defined(routed(TOYS["picked"], rows), EXPERTS)
+    np.testing.assert_allclose(scored(model, "reap", data), expected, rtol=2e-5)
 
 
 def twice(toy: Experts) -> ModelProto:
@@ -277,10 +270,10 @@ def test_neurons_of_experts_that_may_go_are_no_choice_of_their_own() -> None:
 
 def test_methods_are_those_of_the_kind() -> None:
     """Every method scores what says so, and is refused for all else by name."""
-    with pytest.raises(UsageError, match="reap does not score heads; weight, activation"):
+    with pytest.raises(UsageError, match="reap does not score heads; weight, reconstruction"):
         score(toys_scores.stack(), method="reap", data=toys_scores.ids(), provider=HERE)
-    with pytest.raises(UsageError, match="fisher does not score experts; reap, frequency"):
-        PruningTarget(ratio=0.5, units=ONLY, method="fisher")
+    with pytest.raises(UsageError, match="taylor does not score experts; reap, ablation"):
+        PruningTarget(ratio=0.5, units=ONLY, method="taylor")
     assert score(TOYS["picked"].model(), data=FEEDS, provider=HERE, units=ONLY).method == "reap"
     for method in methods_of(EXPERT.scored_by):
         found = scored(TOYS["picked"].model(), method)
@@ -342,12 +335,11 @@ def test_experts_that_are_chosen_one_by_one(steps: str, monkeypatch: pytest.Monk
         (chosen, own, outputs)
         for own, (chosen, _, outputs) in zip(weights, routed(Experts(), rows), strict=True)
     ]
-    for method, values in defined(iter(tokens), EXPERTS).items():
-        if method == "frequency" or steps != "the more the lower":
-            np.testing.assert_allclose(scored(model, method), values, rtol=1e-3, err_msg=method)
-        else:
-            with pytest.raises(RefusedError, match="in 2 steps, whose weights depend on each other"):
-                scored(model, method)
+    if steps == "the more the lower":
+        with pytest.raises(RefusedError, match="in 2 steps, whose weights depend on each other"):
+            scored(model, "reap")
+    else:
+        np.testing.assert_allclose(scored(model, "reap"), defined(iter(tokens), EXPERTS), rtol=1e-3)
 
 
 def test_units_of_several_kinds_are_not_counted_together() -> None:

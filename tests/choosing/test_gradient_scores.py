@@ -1,4 +1,4 @@
-"""Fisher and Taylor scores: gradients against central differences, probes against the curvature of the drift."""
+"""Taylor scores: gradients against central differences."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from onnx import ModelProto, numpy_helper
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.choosing.scoring.method import Subject
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.sensitivity import MaskGradients, Probing, sensitivity
-from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.drift import EffectMeter, Evidence
+from onnxheadprune.choosing.scoring.taylor import MaskGradients, likeliest, projection
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.graph.main_output import MainOutput
@@ -35,7 +32,7 @@ FORMS: list[dict[str, Any]] = [{}, GQA, {"heads": 4, "kv_heads": 1}, {"shared": 
 @pytest.fixture(autouse=True)
 def few_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it does not matter how exact a score is."""
-    monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 16)
+    monkeypatch.setattr("onnxheadprune.choosing.scoring.taylor.LEAST", 16)
 
 
 def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
@@ -75,85 +72,48 @@ def test_gradients_of_masks_are_central_differences(form: dict[str, Any]) -> Non
             assert found[site.index][unit] == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
-def drift(main: MainOutput, before: Any, after: Any, effect: str | None) -> float:
-    meter = EffectMeter(main, (), effect)
-    meter.add({main.name: before}, {main.name: after}, {})
-    return meter.mean()
-
-
-@pytest.mark.parametrize(
-    ("main", "effect"),
-    [
-        (MainOutput("y", is_logits=True), None),
-        (MainOutput("y", is_logits=True), "cosine"),
-        (MainOutput("y", is_logits=False), None),
-        (MainOutput("y", is_logits=False), "kl"),
-        (MainOutput("y", is_logits=True, is_probabilities=True), None),
-    ],
-)
-def test_half_the_expected_square_of_a_probe_is_the_drift_of_a_small_change(
-    main: MainOutput, effect: str | None
-) -> None:
-    rng = np.random.default_rng(0)
-    before = rng.normal(size=(1, 5)) * 1.5
-    change = rng.normal(size=(1, 5))
-    if main.is_probabilities:
-        before = np.exp(before) / np.exp(before).sum()
-        change -= change.mean()
-    step = 3e-2 * (before.min() if main.is_probabilities else 1.0)
-    # Drift is measured in float32, so the change cannot be tiny; from both sides, so that the third order goes.
-    measured = sum(drift(main, before, before + sign * step * change, effect) for sign in (1, -1)) / 2
-    probing = Probing(main, effect)
-    probe = probing.random(np.repeat(before, DRAWS, axis=0), np.ones(DRAWS, dtype=bool), rng)
-    squares = np.square((probe.vectors * change).sum(axis=-1))
-    assert squares.mean() * step**2 / 2 == pytest.approx(measured, rel=0.03)
-
-
 def test_a_probe_leaves_out_what_does_not_count() -> None:
-    probing, rng = Probing(MainOutput("y", is_logits=True)), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     output = rng.normal(size=(2, 3, 4))
     output[0, 0, 1] = np.nan
-    output[0, 1, 1] = -np.inf
     counts = np.array([[True, True, False], [True, True, True]])
-    for probe in (probing.random(output, counts, rng), probing.likeliest(output, counts)):
+    for probe in (
+        projection(output, counts, rng),
+        likeliest(MainOutput("y", is_logits=True), output, counts),
+    ):
         assert probe.positions == 4
         alive = np.abs(probe.vectors).sum(axis=-1) > 0
         np.testing.assert_array_equal(alive, [[False, True, False], [True, True, True]])
-        assert probe.vectors[0, 1, 1] == 0 and np.isfinite(probe.vectors).all()
-        # A constant that is added to all logits changes nothing.
-        np.testing.assert_allclose(probe.vectors.sum(axis=-1), 0, atol=1e-12)
+        assert np.isfinite(probe.vectors).all()
 
 
-def by_hand(view: Any, sites: Any, data: Calibration, unit: tuple[int, int]) -> float:
-    """Half of the Fisher information of a mask, exactly: the Jacobian by differences, the curvature in closed form."""
-    site = sites.at(unit[0])
-    (projection,) = site.projections
-    masked, masks = with_variables(view, [projection])
-    tensor = next(item for item in masked.graph.initializer if item.name == masks[projection.node].name)
-    ones = numpy_helper.to_array(tensor)
-    outputs = []
-    for mask in (1 + STEP, 1 - STEP):
-        channels = np.ones(projection.sizes)
-        channels[~projection.live_without((unit[1],))] = mask
-        moved = projection.spread(channels, ones.ndim)
-        tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
-        outputs.append(np.concatenate([Session(masked, HERE).run(feed)["logits"] for feed in data.feeds]))
-    slope = (outputs[0] - outputs[1]) / (2 * STEP)
-    logits = np.concatenate([Session(view.model, HERE).run(feed)["logits"] for feed in data.feeds])
-    likely = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    mean = (likely * slope).sum(axis=-1, keepdims=True)
-    return float(0.5 * (likely * (slope - mean) ** 2).sum(axis=-1).mean())
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_likeliest_class_starts_with_the_slope_of_its_log_likelihood(probabilities: bool) -> None:
+    main = MainOutput("y", is_logits=True, is_probabilities=probabilities)
+    output = np.random.default_rng(0).normal(size=(5, 4))
+    if probabilities:
+        output = np.exp(output) / np.exp(output).sum(axis=-1, keepdims=True)
+    else:
+        output[0, 1] = -np.inf  # a class that is ruled out
+
+    def likelihood(rows: np.ndarray, of: np.ndarray) -> np.ndarray:
+        every = np.log(rows) if probabilities else rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True))
+        return np.asarray(every[np.arange(len(rows)), of])
+
+    probe, likely = likeliest(main, output, np.ones(5, dtype=bool)), output.argmax(axis=-1)
+    assert probe.positions == 5 and (probabilities or probe.vectors[0, 1] == 0)
+    for at in range(4):
+        step = np.eye(4)[at] * STEP
+        slope = (likelihood(output + step, likely) - likelihood(output - step, likely)) / (2 * STEP)
+        np.testing.assert_allclose(probe.vectors[:, at], slope, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.slow
-def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 1600)
-    model = toys_scores.stack(layers=1, dtype=np.float64)
-    view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=4, length=4))
-    found = sensitivity(Subject(view, sites.every, Evidence(data, HERE)), curvature=True)
-    assert found.unit == "estimated kl" and found.constant == {}
-    for index, unit in ((0, 0), (0, 3), (1_000_000, 0), (1_000_000, 11)):
-        assert found.values[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.15)
+def test_a_random_projection_lies_across_the_output() -> None:
+    output = np.random.default_rng(0).normal(size=(5, 4))
+    probe = projection(output, np.ones(5, dtype=bool), np.random.default_rng(1))
+    np.testing.assert_allclose((probe.vectors * output).sum(axis=-1), 0, atol=1e-12)
+    twice = projection(2 * output, np.ones(5, dtype=bool), np.random.default_rng(1))
+    np.testing.assert_allclose(2 * twice.vectors, probe.vectors)
 
 
 def test_how_samples_are_put_into_feeds_changes_nothing() -> None:
@@ -183,15 +143,14 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
 
 
 @pytest.mark.each_choice
-@pytest.mark.parametrize("method", ["fisher", "taylor"])
 @pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
-def test_both_methods_tell_heads_and_neurons_apart(method: Any, form: dict[str, Any]) -> None:
+def test_heads_and_neurons_are_told_apart(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
-    scores = score(model, method=method, data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"})
+    scores = score(model, method="taylor", data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"})
     assert [site.key for site in scores.sites] == ["0", "1", "ffn.0", "ffn.1"]
     for site in scores.sites:
         assert min(site.scores) > 0 and len(set(site.scores)) == len(site.scores)  # type: ignore[type-var]
-    assert score(model, method=method, data=toys_scores.ids(), provider=HERE).sites == scores.heads
+    assert score(model, method="taylor", data=toys_scores.ids(), provider=HERE).sites == scores.heads
 
 
 NO_GRADIENT = """
@@ -215,19 +174,19 @@ def test_a_block_that_no_gradient_reaches_is_refused_with_the_node() -> None:
         model = model_of(NO_GRADIENT.replace("{MIDDLE}", middle))
         assert len(sites_of(view_of(model), "m").neurons) == 3
         if works:
-            assert score(model, method="fisher", data=data, provider=HERE, units={"neurons"}).blocks
+            assert score(model, method="taylor", data=data, provider=HERE, units={"neurons"}).blocks
             continue
         with pytest.raises(RefusedError, match=r"no gradient of y reaches ffn\.0 .*Sign.*another method"):
-            score(model, method="fisher", data=data, provider=HERE, units={"neurons"})
+            score(model, method="taylor", data=data, provider=HERE, units={"neurons"})
 
 
 def test_what_is_held_constant_on_the_way_is_named() -> None:
     data = [{"x": np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)}]
     text = NO_GRADIENT.replace("d = {MIDDLE}", "s = Sign (c)\n   d = Add (c, s)")
-    scores = score(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
+    scores = score(model_of(text), method="taylor", data=data, provider=HERE, units={"neurons"})
     assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
     assert scores.to_dict()["constant"] == scores.constant
-    target: Any = {"ratio": 0.3, "units": "neurons", "method": "fisher", "multiple_of": {"neurons": 1}}
+    target: Any = {"ratio": 0.3, "units": "neurons", "method": "taylor", "multiple_of": {"neurons": 1}}
     result = ohp.prune(model_of(text), **target, data=data, provider="cpu", validate=False)
     assert result.chosen is not None and result.chosen.selection.constant == scores.constant
     texts = [part.text for part in result.facts().details if isinstance(part, Fact)]
@@ -235,10 +194,10 @@ def test_what_is_held_constant_on_the_way_is_named() -> None:
 
 
 def test_a_measure_of_ones_own_has_no_gradient() -> None:
-    with pytest.raises(UsageError, match="has no gradient that fisher could take"):
+    with pytest.raises(UsageError, match="has no gradient that taylor could take"):
         score(
             toys_scores.stack(),
-            method="fisher",
+            method="taylor",
             data=toys_scores.ids(),
             provider=HERE,
             effect=lambda *_: 1.0,
@@ -252,7 +211,7 @@ def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
     mask[::2, 4:] = 0
     data = [{"input_ids": random.integers(0, 64, (8, 6)), "attention_mask": mask}]
     one, other = (
-        score(tiny / f"{name}.onnx", method="fisher", data=data, provider=HERE, units={"heads", "neurons"})
+        score(tiny / f"{name}.onnx", method="taylor", data=data, provider=HERE, units={"heads", "neurons"})
         for name in ("bert-dynamo-sdpa", "bert-torchscript-eager")
     )
     assert (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
-from onnxheadprune.choosing.scoring.methods.ablation import GROUPS
+from onnxheadprune.choosing.scoring.ablation import GROUPS
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
@@ -30,7 +29,6 @@ from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
 from tests.conftest import Command
 
-SIMPLE = ("weight", "activation", "fluctuation")
 HERE = Provider(CPU, "test")
 BOTH = frozenset({"heads", "neurons"})
 CPU_ONLY = ("--provider", "cpu")
@@ -39,22 +37,6 @@ CPU_ONLY = ("--provider", "cpu")
 def scored(model: Any, method: Any, **options: Any) -> HeadScores:
     data = None if method in WITHOUT_DATA else toys_scores.ids()
     return score(model, method=method, data=data, provider=HERE, units=BOTH, **options)
-
-
-def test_simple_scores_are_their_formulas() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view, sites.neurons, data, HERE)
-    found = {name: scored(model, name) for name in SIMPLE}
-    for site in sites.neurons:
-        weight, moment = projection_matrix(site.projections[0]), moments[site.index][0]
-        expected = {
-            "weight": np.square(weight).sum(axis=1),
-            "activation": np.abs(weight).sum(axis=1) * np.sqrt(np.diag(moment.gram)),
-            "fluctuation": np.square(weight).sum(axis=1) * np.diag(moment.centred().covariance),
-        }
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name].of(site), values / values.sum(), rtol=1e-9)
 
 
 def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
@@ -76,11 +58,13 @@ def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
 def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
-    scores, fluctuation = scored(model, "ablation"), scored(model, "fluctuation")
+    scores, moments = scored(model, "ablation"), context_moments(view, sites.neurons, data, HERE)
     assert scores.unit == "kl"
     main, original = require_main_output(view), Session(model, HERE)
     for site in sites.neurons:
-        values, ranks = np.array(scores.of(site)), np.argsort(fluctuation.of(site), kind="stable")
+        weight, moment = projection_matrix(site.projections[0]), moments[site.index][0]
+        fluctuation = np.square(weight).sum(axis=1) * np.diag(moment.centred().covariance)
+        values, ranks = np.array(scores.of(site)), np.argsort(fluctuation, kind="stable")
         groups = np.array_split(ranks, GROUPS)
         assert max(map(len, groups)) == 2, "a toy whose groups hold several"
         for group in groups:
@@ -89,25 +73,8 @@ def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() ->
             for feed in data.feeds:
                 meter.add(original.run(feed), masked.run(feed), feed)
             assert values[group].sum() == pytest.approx(meter.mean(), rel=1e-4, abs=1e-8)
-            parts = np.array(fluctuation.of(site))[group]
+            parts = fluctuation[group]
             np.testing.assert_allclose(values[group] / values[group].sum(), parts / parts.sum(), rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_ablation_of_neurons_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    model, path = toys_scores.stack(), tmp_path / "scores.partial"
-
-    def stop(_what: str, done: int, _of: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        scored(model, "ablation", partial=path, progress=stop)
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    assert sorted(kept["sites"]) == ["0", "1", "2"]
-    done: list[int] = []
-    resumed = scored(model, "ablation", partial=path, progress=lambda _what, so_far, _of: done.append(so_far))
-    assert done == [4] and not path.exists() and resumed == scored(model, "ablation")
 
 
 def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
@@ -126,13 +93,13 @@ def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["scores.json", "scores.csv"])
-@pytest.mark.parametrize("method", ["fluctuation", "fisher"])
+@pytest.mark.parametrize("method", ["weight", "taylor"])
 def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path: Path) -> None:
     model = toys_scores.stack()
     scores = scored(model, method)
     store_scores(scores, tmp_path / name)
     back = read_scores(tmp_path / name)
-    assert (back.method, back.unit, back.are_shares) == (method, scores.unit, method == "fluctuation")
+    assert (back.method, back.unit, back.are_shares) == (method, scores.unit, method == "weight")
     sites = toys_scores.parts(model)[1]
     for site in (*sites.of("heads"), *sites.of("neurons")):
         assert back.of(site) == scores.of(site)
@@ -157,7 +124,7 @@ def test_scores_of_others_name_blocks_too(tmp_path: Path) -> None:
 BAD = {
     "site,head,score\nffn.x,0,1\n": "must name sites by number",
     "site,head,score\nffn.0,1048576,1\n": "there is no neuron 1048576",
-    "site,unit,score,method,means\n0,0,1,fisher,kl\n1,0,1,weight,share\n": "mix scores of several methods",
+    "site,unit,score,method,means\n0,0,1,taylor,kl\n1,0,1,weight,share\n": "mix scores of several methods",
     "site,unit,score\n" + "".join(f"ffn.{site},1048575,1\n" for site in range(17)): "most have no score",
 }
 
@@ -181,7 +148,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-QUICK = ("weight", "fisher")
+QUICK = ("weight", "taylor")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +196,7 @@ def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> No
 @pytest.mark.slow
 def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path) -> None:
     model, data = place / "toy.onnx", ("--data", place / "ids.npz")
-    for method in ("taylor", "activation"):
+    for method in ("taylor", "weight"):
         scores = place / f"{method}.json"
         assert command("score", model, "--method", method, *data, "-o", scores, *CPU_ONLY).exit_code == 0
         line = ("prune", model, "--ratio", 0.375, *data, "--dry-run", "--json", *CPU_ONLY)
@@ -239,11 +206,11 @@ def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path
 
 
 WRONG = (
-    (("--method", "fisher"), "--method requires --ratio"),
-    (("--ratio", 0.5, "--method", "fisher"), "--method requires --data"),
+    (("--method", "taylor"), "--method requires --ratio"),
+    (("--ratio", 0.5, "--method", "taylor"), "--method requires --data"),
     (("--ratio", 0.5, "--method", "weight", "--scores", "x"), "--scores and --method are mutually exclusive"),
     (
-        ("--ratio", 0.5, "--method", "fisher", "--units", "layers"),
+        ("--ratio", 0.5, "--method", "taylor", "--units", "layers"),
         "layers are removed as a whole, so they have none",
     ),
 )
@@ -263,13 +230,13 @@ def test_what_makes_no_sense_is_refused(command: Command, place: Path, words: An
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_goes_by_a_method(place: Path) -> None:
     found = {}
-    for method in ("weight", "fisher"):
+    for method in ("weight", "taylor"):
         curve = ohp.sweep(
             place / "toy.onnx", (0.0, 0.5), data=str(place / "ids.npz"), method=method, provider="cpu"
         )
         found[method] = {key: list(heads) for key, heads in curve.points[1].heads.items()}
     assert all(sum(map(len, heads.values())) == 4 for heads in found.values())
-    assert found["fisher"] != found["weight"]
+    assert found["taylor"] != found["weight"]
 
 
 @pytest.mark.slow

@@ -196,34 +196,14 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
 # Simple methods
 
 
-@pytest.mark.slow
-def test_simple_scores_are_their_formulas() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view, sites.sites, data, HERE)
-    found = {
-        name: score(model, method=name, data=data, provider=HERE)
-        for name in ("weight", "activation", "fluctuation")
-    }
-    for site in sites:
-        weight = projection_matrix(site.projections[0]).reshape(4, 4, -1)
-        moment = moments[site.index][0]
-        norms = np.sqrt(np.diag(moment.gram)).reshape(4, 4)
-        variance = np.diag(moment.centred().covariance).reshape(4, 4)
-        expected = {
-            "weight": np.square(weight).sum(axis=(1, 2)),
-            "activation": (np.abs(weight).sum(axis=2) * norms).sum(axis=1),
-            "fluctuation": (np.square(weight).sum(axis=2) * variance).sum(axis=1),
-        }
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name].of(site), values / values.sum(), rtol=1e-9)
-
-
 def test_weights_alone_need_no_data_and_all_else_does(digits: Path) -> None:
     scores = score(digits, method="weight")
-    assert scores.data is None and all(np.isclose(sum(site.scores), 1) for site in scores.sites)  # type: ignore[arg-type]
+    assert scores.data is None
+    for site in sites_of(view_of(load_model(digits)), "digits"):
+        energies = np.square(projection_matrix(site.projections[0])).reshape(8, -1).sum(axis=1)
+        np.testing.assert_allclose(scores.of(site), energies / energies.sum(), rtol=1e-6)
     with pytest.raises(UsageError, match="needs calibration data"):
-        score(digits, method="activation")
+        score(digits, method="taylor")
     with pytest.raises(UsageError, match="no scoring method"):
         score(digits, method="magic")  # type: ignore[arg-type]
 
@@ -232,7 +212,7 @@ def test_weights_alone_need_no_data_and_all_else_does(digits: Path) -> None:
 
 
 def test_the_file_format_comes_back(digits: Path, tmp_path: Path) -> None:
-    scores = score(digits, method="fluctuation", data=images(), provider=HERE)
+    scores = score(digits, method="reconstruction", data=images(), provider=HERE)
     ohp.write_scores(scores, tmp_path / "scores.json")
     assert read_scores(tmp_path / "scores.json") == scores
     assert list(tmp_path.iterdir()) == [tmp_path / "scores.json"]
@@ -306,7 +286,7 @@ def test_the_least_worthy_go_first() -> None:
 
 
 SCORES = HeadScores(
-    "fisher",
+    "taylor",
     "a unit",
     "m.onnx",
     (SiteScores(0, "attn", (0.5, None)), SiteScores(NEURON.first + 1, "mlp", (1.0, 2.0))),

@@ -1,4 +1,4 @@
-"""Ablation that is interrupted, shared by processes or a cluster, or loses a worker: the scores are the same."""
+"""Sweeps that are shared by processes or a cluster, or lose a worker: the curve is the same."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing.scoring.executors import open_executor, run_all
-from onnxheadprune.choosing.scoring.methods import ablation as ablating
-from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow import sweep as sweeping
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.executors import open_executor, run_all
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")
@@ -31,65 +28,6 @@ HERE = Provider(CPU, "test")
 
 def largest_change(before: Mapping[str, Any], after: Mapping[str, Any], _feed: Any) -> float:
     return float(max(np.abs(before[name] - after[name]).max() for name in before))
-
-
-def ablation(model: Any, data: Any, **options: Any) -> HeadScores:
-    return score(model, method="ablation", data=data, provider=HERE, **options)
-
-
-class Stop(Exception):  # noqa: N818
-    """Stands for Ctrl-C."""
-
-
-@pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[int], Any]:
-    """A run of three sites that stopped after one; the sites that were computed since; and the model."""
-    model, path, computed = toys_scores.stack(layers=3), tmp_path / "scores.partial", list[int]()
-
-    def stop(_what: str, _done: int, _of: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        ablation(model, toys_scores.ids(), partial=path, progress=stop)
-    assert path.is_file()
-    real = ablating.ablation_scores
-
-    def counted(view: Any, site: Any, *rest: Any) -> Any:
-        computed.append(site.index)
-        return real(view, site, *rest)
-
-    monkeypatch.setattr(ablating, "ablation_scores", counted)
-    return path, computed, model
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_goes_on(interrupted: tuple[Path, list[int], Any]) -> None:
-    path, computed, model = interrupted
-    resumed = ablation(model, toys_scores.ids(), partial=path)
-    assert computed == [1, 2] and not path.exists()
-    assert resumed == ablation(model, toys_scores.ids())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["data", "weights", "effect", "damage"])
-def test_parts_of_another_run_are_not_taken(change: str, interrupted: tuple[Path, list[int], Any]) -> None:
-    path, computed, model = interrupted
-    data, options = toys_scores.ids(), {}
-    if change == "data":
-        data = toys_scores.ids(seed=4)
-    elif change == "weights":
-        model = toys_scores.stack(layers=3, seed=9)
-    elif change == "effect":
-        options["effect"] = largest_change
-    else:
-        path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
-    ablation(model, data, partial=path, **options)
-    assert computed == [0, 1, 2]
-
-
-def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
-        ablation(toys_scores.stack(layers=1), toys_scores.ids(), partial=tmp_path / "missing" / "x")
 
 
 def test_results_come_in_the_order_of_the_tasks_whoever_is_first() -> None:
@@ -131,34 +69,23 @@ def pool() -> Iterator[Executor]:
         yield executor
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_same_scores(pool: Executor) -> None:
-    model, data = toys_scores.stack(layers=3), toys_scores.ids()
-    assert ablation(model, data, executor=pool) == ablation(model, data)
-
-
-def fatal_once(before: Mapping[str, Any], after: Mapping[str, Any], feed: Any) -> float:
-    """A measure during which the worker dies, the first time that anyone comes here."""
-    marker = Path(os.environ["SCORING_TEST_MARKER"])
+def fatal_once(task: tuple[Path, int]) -> int:
+    """Ten times a number; the worker that comes here first dies."""
+    marker, number = task
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
-        return largest_change(before, after, feed)
+        return number * 10
     os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
+    return 0
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_results(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     import dask
 
-    marker = tmp_path / "died"
-    model, data = toys_scores.stack(layers=4), toys_scores.ids(4)
-    monkeypatch.setenv("SCORING_TEST_MARKER", str(marker))
     settings = {
         "distributed.nanny.pre-spawn-environ.PYTHONPATH": str(Path(__file__).parents[2]),
         # Workers start late on a busy machine.
@@ -169,10 +96,10 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
         cluster = distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
         )
+    tasks = [(tmp_path / "died", number) for number in range(4)]
     with cluster, open_executor(dask=cluster.scheduler_address) as executor:
-        found = ablation(model, data, executor=executor, effect=fatal_once)
-    assert marker.exists()
-    assert found.sites == ablation(model, data, effect=fatal_once).sites
+        assert run_all(fatal_once, tasks, executor) == [0, 10, 20, 30]
+    assert tasks[0][0].exists()
 
 
 def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:

@@ -18,7 +18,7 @@ from onnxheadprune.data.calibration import Feeds, calibration_data
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import NOTE
-from onnxheadprune.settings.registry import METHODS, SHARE, methods_of
+from onnxheadprune.settings.registry import METHODS, methods_of
 from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
 from tests.conftest import Command
@@ -89,14 +89,11 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
     assert not chosen(10, ratio=0.25, units=BOTH).selection.left_out
 
 
-_SHARES = [name for name in methods_of(NEURON.scored_by) if SHARE in METHODS[name].constants["UNIT"]]
-
-
 @pytest.mark.each_choice
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
 @pytest.mark.parametrize(
     "method",
-    [None, *(name for name in methods_of(NEURON.scored_by) if SHARE in METHODS[name].constants["UNIT"])],
+    [None, *(name for name in methods_of(NEURON.scored_by) if METHODS[name].gives_shares)],
 )
 def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     units: dict[str, Any], method: Any
@@ -120,13 +117,13 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 
 
-@pytest.mark.parametrize("method", ["reconstruction", "activation", "fluctuation"])
+@pytest.mark.parametrize("method", ["reconstruction", "ablation", "taylor"])
 def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
     if method != "reconstruction":
         assert score(toys_scores.stack(), method=method, data=data(2), provider="cpu").method == method
         return
     with pytest.raises(
-        UsageError, match="about 2 more samples of this length are needed; the methods activation"
+        UsageError, match="about 2 more samples of this length are needed; the methods ablation"
     ):
         score(toys_scores.stack(), method=method, data=data(2), provider="cpu")
 

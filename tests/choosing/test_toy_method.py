@@ -1,14 +1,17 @@
-"""A scoring method is one file: a toy in a copy of the package is offered, runs and decides what is removed."""
+"""A scoring method is a function and its line: a toy in a copy of the package is offered and chooses."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.settings.registry import METHODS, Registered
+from onnxheadprune.settings import registry
+from onnxheadprune.settings.registry import METHODS, Method
 from tests import toys_scores
 from tests.conftest import PackageCopy
 
@@ -17,34 +20,27 @@ TOY = '''
 
 import numpy as np
 
-from onnxheadprune.choosing.scoring.method import Scored, ScoringMethod, Subject, from_contexts
+from onnxheadprune.choosing.scoring.method import Scored, Subject, from_contexts
 
 
-class Position(ScoringMethod):
+def position(subject: Subject) -> Scored:
     """The later a unit, the more important it is."""
-
-    NAME = "position"
-    ORDER = 50
-    UNIT = "share of the site by position"
-
-    def __call__(self, subject: Subject) -> Scored:
-        """Return the position of each unit."""
-        return Scored(from_contexts(subject, lambda site, _moments: np.arange(1.0, site.num_units + 1)))
+    return Scored(from_contexts(subject, lambda site, _moments: np.arange(1.0, site.num_units + 1)))
 '''
+LINE = 'Method("position", f"{_SCORING}.position:position", "share of the site by position"),'
 
 
-@pytest.mark.parametrize("item", [*METHODS.values()], ids=lambda item: item.name)
-def test_options_read_the_constants_of_the_class(item: Registered) -> None:
-    """The constants that are read from the source are those of the class."""
-    made, constants = item.load(), item.constants
-    assert {name: getattr(made, name) for name in constants} == dict(constants)
-    own = {name for base in made.__mro__[:-1] for name in vars(base) if name.isupper()}
-    assert own == constants.keys()
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_declared_method_is_a_documented_function(method: Method) -> None:
+    assert inspect.isfunction(method.load()) and method.load().__doc__
 
 
 @pytest.mark.slow
-def test_a_method_is_one_file(copied: PackageCopy) -> None:
-    copied.add("choosing/scoring/methods/position.py", TOY)
+def test_a_method_is_a_function_and_its_line(copied: PackageCopy) -> None:
+    copied.add("choosing/scoring/position.py", TOY)
+    declared = Path(registry.__file__).read_text(encoding="utf-8")
+    last = '        Method("random"'
+    copied.add("settings/registry.py", declared.replace(last, f"        {LINE}\n{last}"))
     onnx.save(toys_scores.stack(), copied.folder / "toy.onnx")
     rows = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(20)])
     np.savez(copied.folder / "ids.npz", input_ids=rows)

@@ -210,7 +210,7 @@ def test_no_bar_is_full_where_nothing_is_known() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
-    [PruningTarget(ratio=0.25), PruningTarget(max_drift=1.0), PruningTarget(ratio=0.25, method="fisher")],
+    [PruningTarget(ratio=0.25), PruningTarget(max_drift=1.0), PruningTarget(ratio=0.25, method="taylor")],
 )
 def test_every_message_of_a_cut_belongs_to_a_stage(target: PruningTarget, tmp_path: Path) -> None:
     """Whatever is asked for: a message that no stage knows would hide where the call is."""

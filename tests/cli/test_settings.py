@@ -177,7 +177,7 @@ def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object)
 
 @pytest.mark.parametrize("name", sorted(group.commands))
 def test_words_of_settings_are_no_options_but_known(name: str, command: Command) -> None:
-    """`quantize --int4` says `--to int4`, and `score --fisher` says `--method fisher`."""
+    """`quantize --int4` says `--to int4`, and `score --taylor` says `--method taylor`."""
     options = {option for item in group.commands[name].params for option in item.opts}
     for item in group.commands[name].settings.values():
         for word in () if get_origin(item.kind) is Mapping else item.words:

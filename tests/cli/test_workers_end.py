@@ -23,12 +23,17 @@ def asleep(*_):
     pathlib.Path("pid").rename("started")
     time.sleep(600)
 """
+TOOL = (sys.executable, "-m", "onnxheadprune")
+POOL = """
+import sleeps
+from onnxheadprune.workflow.executors import open_executor, run_all
+
+with open_executor(2) as pool:
+    run_all(sleeps.asleep, [1], pool)
+"""
 COMMANDS = {
-    "batch": ("batch", "models", "-o", "out", "--ratio", "0.25", "--data", "sleeps:asleep"),
-    "score": (
-        *("score", "models/m.onnx", "--method", "ablation", "--jobs", "2"),
-        *("--data", "random", "--drift", "sleeps:asleep"),
-    ),
+    "batch": (*TOOL, "batch", "models", "-o", "out", "--ratio", "0.25", "--data", "sleeps:asleep"),
+    "processes of a sweep": (sys.executable, "-c", POOL),
 }
 
 
@@ -40,8 +45,7 @@ def test_workers_end_with_their_command(name: str, sent: signal.Signals, tmp_pat
     (tmp_path / "models").mkdir()
     onnx.save(toys.attention(), tmp_path / "models" / "m.onnx")
     (tmp_path / "sleeps.py").write_text(SLEEPS)
-    command = [sys.executable, "-m", "onnxheadprune", *COMMANDS[name]]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(COMMANDS[name], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "started").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)

@@ -97,7 +97,7 @@ def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_detected(form: str) -> None:
     model, data = FORMS[form]
-    method: Any = "activation"
+    method: Any = "taylor"
     scores = ohp.score(f"{model}.onnx", **data, method=method, provider="cpu")
     assert all(np.isfinite(values).all() for site in scores.sites for values in [np.asarray(site.scores)])
 

@@ -41,7 +41,7 @@ USES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("models", "-o", "outdir", "--heads", "0:1"),
         ("models", "-o", "outdir", "--ratio", "0.25"),
     ),
-    "score": (("model.onnx",), ("model.onnx", "--method", "ablation"), ("model.onnx", "--method", "fisher")),
+    "score": (("model.onnx",), ("model.onnx", "--method", "ablation"), ("model.onnx", "--method", "taylor")),
     "sweep": (("model.onnx", "0.25:0.25:0.25"),),
     "validate": (("model.onnx", "cut.onnx"), ("models", "cuts")),
     "recover": (("model.onnx", "cut.onnx", "-o", "out.onnx", "--budget", "1"),),

@@ -50,7 +50,7 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["measured", "weight", "activation"])
+@pytest.mark.parametrize("method", ["measured", "weight", "taylor"])
 def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     data = toys_scores.ids(feeds=4)

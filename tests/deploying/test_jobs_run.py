@@ -30,7 +30,7 @@ provider: cpu
 data:
   path: ids.npz
 score:
-  method: fluctuation
+  method: taylor
 prune:
   ratio: 0.25
 validate:
@@ -114,7 +114,7 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
     assert run(command, place, "validate=null", "gate=null").exit_code == 0
     alone = place / "alone.json"
     data = ("--data", place / "ids.npz", "--provider", "cpu")
-    assert command("score", place / "toy.onnx", "--method", "fluctuation", "-o", alone, *data).exit_code == 0
+    assert command("score", place / "toy.onnx", "--method", "taylor", "-o", alone, *data).exit_code == 0
     made = json.loads((place / "out" / "score.json").read_text())
     assert made["sites"] == json.loads(alone.read_text())["sites"]
     options = ("--scores", alone, "--ratio", "0.25", "-o", place / "alone.onnx")
@@ -122,7 +122,7 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
     assert (place / "alone.onnx").read_bytes() == (place / "out" / "pruned.onnx").read_bytes()
 
 
-UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.multiple_of={neurons: 2}")
+UNITS = ("validate=null", "gate=null", "score.method=taylor", "prune.multiple_of={neurons: 2}")
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> N
         assert outcome.exit_code == 0 and told(outcome)["score"] == "done"
         made = json.loads((place / "out" / "score.json").read_text())
         scored[len(units)] = [site["key"] for site in made["sites"]]
-        assert made["method"] == "fisher"
+        assert made["method"] == "taylor"
     assert scored == {2: ["0", "1", "ffn.0", "ffn.1"], 1: ["0", "1"]}
 
 
@@ -206,7 +206,7 @@ def damaged_scores(place: Path) -> None:
         (damaged_model, "seed=0", ("prune", "validate")),
         pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.slow),
         pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.slow),
-        pytest.param(None, "score.method=activation", ALL, marks=pytest.mark.slow),
+        pytest.param(None, "score.method=ablation", ALL, marks=pytest.mark.slow),
         (None, "prune.min_heads=2", ("prune", "validate")),
         pytest.param(None, "validate.drift=cosine", ("validate",), marks=pytest.mark.slow),
         pytest.param(None, "seed=1", ALL, marks=pytest.mark.slow),
@@ -373,7 +373,7 @@ def test_files_that_no_job_has_made_are_not_replaced(command: Command, place: Pa
 @pytest.mark.slow
 def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     name = "<b>|`x`\x1b[31m é"
-    (place / "job.yaml").write_text(JOB.replace("score:\n  method: fluctuation\n", ""), encoding="utf-8")
+    (place / "job.yaml").write_text(JOB.replace("score:\n  method: taylor\n", ""), encoding="utf-8")
     words = ["--set", f"name={json.dumps(name)}", "--junit", place / "j.xml"]
     outcome = command("run", place / "job.yaml", *words)
     assert outcome.exit_code == 0, outcome

@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
@@ -74,22 +73,6 @@ def test_a_worker_says_which_file_it_cannot_reach(outside: tuple[ModelProto, Pat
     outside[1].unlink()
     with pytest.raises(UsageError, match=r"a worker cannot read .* workers need the same files"):
         arrived(task)
-
-
-@pytest.mark.slow
-def test_ablation_by_path_gives_the_same_scores(
-    outside: tuple[ModelProto, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, path = outside
-    monkeypatch.setattr(
-        "onnxheadprune.choosing.scoring.methods.ablation.sent", lambda model: sent(model, whole_up_to=0)
-    )
-    data, workers = toys_scores.parts(model)[2], Travelling()
-    scores = score(model, method="ablation", data=data, provider=HERE)
-    by_path = score(path, method="ablation", data=data, provider=HERE, executor=workers)
-    assert len(workers.tasks) == len(scores.sites) and workers.tasks[0].model.path is not None
-    for there, site in zip(by_path.sites, scores.sites, strict=True):
-        np.testing.assert_array_equal(there.scores, site.scores)
 
 
 @pytest.mark.slow

@@ -9,11 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 
-from onnxheadprune import UsageError
-from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.cli import group
 from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.reporting.curve import save_curve
@@ -260,16 +257,3 @@ def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
     assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
     os.link(place / "model.onnx", place / beside)
     assert "curve" in refused(command, arguments, place)
-
-
-def test_the_record_of_an_ablation_replaces_nothing_but_its_like(command: Command, place: Path) -> None:
-    arguments = ["score", "model.onnx", "--method", "ablation", "--data", "random", "-o", "s.json"]
-    (place / "s.json.partial").write_text("half of a letter")
-    assert "is not what this tool would write" in refused(command, arguments, place)
-    with pytest.raises(UsageError, match="is not what this tool would write"):
-        Partial(place / "s.json.partial", "key")
-    (place / "s.json.partial").unlink()
-    Partial(place / "s.json.partial", "key").add(0, np.zeros(2))
-    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
-    assert Partial(place / "s.json.partial", "key").found.keys() == {0}
-    assert Partial(place / "s.json.partial", "another key").found == {}

@@ -16,10 +16,9 @@ from tests.sources import FILES, PACKAGE, tree
 
 HOMES = (
     PACKAGE / "attention" / "sites",
-    PACKAGE / "choosing" / "scoring" / "methods",
     PACKAGE / "settings" / "units.py",
 )
-"""Files that may name kinds: those of the kinds, and of scoring methods for some kinds only."""
+"""Files that may name kinds."""
 NAMES = ("unit", "units", "block", "title", "key", "first", "field")
 RECORDS = [name for name, item in vars(units).items() if isinstance(item, units.UnitKind)]
 SPOKEN = {
@@ -32,7 +31,7 @@ SPOKEN = {
     "liveness/emptied_branches.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "why experts are counted in bytes",
-    "choosing/scoring/experts.py": "scores that experts alone have",
+    "choosing/scoring/reap.py": "scores that experts alone have",
     "settings/cutting.py": "the declarations of --neurons and --multiple-of",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""

@@ -58,6 +58,7 @@ class Call:
 
 PAGES = frozenset({"reporting.page", "reporting.pictures"})
 """Drawn for who asks for a page or a picture."""
+SCORED = frozenset(f"choosing.scoring.{method}" for method in ("ablation", "reap", "taylor"))
 OTHERS = frozenset({"deploying", "integrations"}) | PAGES
 CHOICE = frozenset({"choosing", "training", "fusion"})
 """Needed where the tool chooses what goes, or changes what stays."""
@@ -86,7 +87,7 @@ CALLS = {
     ),
     "a share": Call(
         "prune {model} --ratio 0.2 -o {out} --provider cpu --data {data}",
-        CHOICE - {"choosing"} | OTHERS | {"benchmarking", "choosing.gradients", "choosing.scoring.methods"},
+        CHOICE - {"choosing"} | OTHERS | SCORED | {"benchmarking", "choosing.gradients"},
         LIMITS,
         heavy=frozenset({"scipy", "threadpoolctl"}),
     ),

@@ -20,11 +20,11 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of

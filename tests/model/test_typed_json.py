@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from onnxheadprune.choosing.scoring.partial import Finished
 from onnxheadprune.deploying.batch import Proven, Record
 from onnxheadprune.deploying.batch_worker import Proof
 from onnxheadprune.deploying.jobs.state import Entry
@@ -81,7 +80,6 @@ EXAMPLES: Mapping[str, Any] = {
         owned={"m.onnx"}, entries={"prune": Entry("key", {"m.onnx": "0123"}, 1.5), "bench": Entry("key")}
     ),
     "a batch's record": Record(models={"m.onnx": Proven("0123", Proof({"m": "0"}, {"o": "1"}, "exact"))}),
-    "finished scores": Finished("key", {0: (0.5, 1.0), 3: (2.0,)}),
     "a checkpoint": Kept(
         "key",
         {"parameters": 2},
@@ -159,7 +157,7 @@ def test_a_field_that_may_be_left_out_has_its_default() -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"key": 1, "key": 1}', "[" * 100_000, "9" * 5000, "nul"])
 def test_what_is_no_document_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|is not a"):
-        parsed(Finished, text)
+        parsed(Record, text)
 
 
 def test_a_loss_that_is_no_number_survives() -> None:

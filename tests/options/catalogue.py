@@ -155,7 +155,7 @@ MEASURING = {
 }
 RESPECTING = {
     "scores": shown("--scores", "scores.csv"),
-    "method": Trial((("--method", "fisher"), ("--method", "taylor"), ("--method", "activation"))),
+    "method": Trial((("--method", "ablation"), ("--method", "taylor"), ("--method", "weight"))),
     "uniform": shown("--uniform", along=("--scores", "scores.csv")),
     "multiple_of": Trial(tuple(("--multiple-of", f"heads={number}") for number in "234")),
     "min_heads": Trial(tuple(("--min-heads", number) for number in "0234")),
@@ -303,7 +303,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | LINKS
     | {
         "model": shown("{model}.onnx"),
-        "method": shown("--method", "activation"),
+        "method": shown("--method", "taylor"),
         "units": shown("--units", "heads,neurons"),
         "output": shown("-o", "scores.json"),
         "heatmap": shown("--heatmap", "heat.svg"),
@@ -316,8 +316,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
             ),
         ),
         "drift": shown("--drift", "mine_for_options:worst"),
-        "jobs": shown("--jobs", "2"),
-        "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),
     },
     "validate": CALIBRATING
@@ -367,12 +365,12 @@ TRIALS: dict[str, dict[str, Trial]] = {
 }
 """One entry per parameter of each command; a parameter without one fails the suite."""
 
-INVISIBLE = {("score", "jobs"), ("sweep", "jobs"), ("batch", "jobs")}
-"""What changes the way only; `test_jobs_are_processes` sees it."""
+INVISIBLE = {("sweep", "jobs"), ("batch", "jobs")}
+"""What changes the way only."""
 SAME = {("batch", "ratio on data")}
 """Modes that ask for the same as those of other commands; `test_batch_asks_what_prune_asks` sees it."""
 OTHERWISE: dict[tuple[str, str], Words] = {
-    ("score", "method"): ("--method", "fluctuation"),
+    ("score", "method"): ("--method", "taylor"),
     ("sweep", "ratios"): ("0.25:0.25:1",),
     ("validate", "repeats"): ("--repeats", "7"),
     ("bench", "repeats"): ("--repeats", "7"),

@@ -222,23 +222,3 @@ def test_an_ignored_option_is_noticed() -> None:
     assert not _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "x"}), lambda: again)
     assert _differs(one, Seen(0, {"/a": 2, "/time": 0.3}, {"out": "x"}), lambda: again)
     assert _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "y"}), lambda: again)
-
-
-@pytest.mark.slow
-def test_jobs_are_processes(
-    shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    code = (
-        "import os, pathlib\n"
-        "def note(before, after, feed):\n"
-        f"    pathlib.Path({str(tmp_path)!r}, f'pid{{os.getpid()}}').touch()\n"
-        "    return 0.0\n"
-    )
-    (tmp_path / "noting_for_jobs.py").write_text(code, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    options = ("--method", "ablation", "--data", shelf / "fixed.npz", "--drift", "noting_for_jobs:note")
-    outcome = command("score", shelf / "fixed.onnx", *options, "--jobs", 2, "--provider", "cpu")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert tmp_path / f"pid{os.getpid()}" not in set(tmp_path.glob("pid*")) != set()

@@ -202,16 +202,15 @@ def _seen(model: Any, ids: Any) -> list[_Seen]:
     return found
 
 
-def _defined(seen: _Seen, experts: int) -> dict[str, Any]:
-    """Scores by their definitions, as shares of the mixture."""
+def _defined(seen: _Seen, experts: int) -> Any:
+    """Scores by their definition, as shares of the mixture."""
     weights = seen.weights / seen.weights.sum(dim=1, keepdim=True)
-    count, norms, weighted = (
+    count, weighted = (
         torch.zeros(experts).index_add(0, seen.chosen.flatten(), each.flatten().float())
-        for each in (torch.ones_like(weights), seen.norms, weights * seen.norms)
+        for each in (torch.ones_like(weights), weights * seen.norms)
     )
-    some = count.clamp(min=1)
-    found = {"frequency": count, "activation": norms / some, "reap": weighted / some}
-    return {method: values / values.sum() for method, values in found.items()}
+    found = weighted / count.clamp(min=1)
+    return found / found.sum()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -221,8 +220,7 @@ def test_scores_are_pytorchs(name: str, tmp_path: Path) -> None:
     ids = torch.randint(1, 40, (12, 7))
     data = {"input_ids": ids.numpy(), "attention_mask": np.ones((12, 7), np.int64)}
     seen = _seen(model, ids)
-    for method in ("reap", "frequency", "activation"):
-        found = ohp.score(path, method=method, data=data, units=frozenset({"experts"})).sites
-        for site, mixture in zip(found, seen, strict=True):
-            want = _defined(mixture, len(site.scores))[method]
-            np.testing.assert_allclose(site.scores, want, rtol=2e-3, atol=1e-5, err_msg=method)
+    found = ohp.score(path, method="reap", data=data, units=frozenset({"experts"})).sites
+    for site, mixture in zip(found, seen, strict=True):
+        want = _defined(mixture, len(site.scores))
+        np.testing.assert_allclose(site.scores, want, rtol=2e-3, atol=1e-5)

@@ -43,12 +43,12 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.liveness.unused import settled
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.liveness.unused import settled
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable

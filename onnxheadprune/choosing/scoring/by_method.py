@@ -14,19 +14,16 @@ from onnxheadprune.choosing.activations.contexts import (
     with_enough,
 )
 from onnxheadprune.choosing.activations.moments import NotFiniteError
-from onnxheadprune.choosing.scoring.method import ScoringMethod, Subject, Working
+from onnxheadprune.choosing.scoring.method import Scored, Subject
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.tensors import Floats
-from onnxheadprune.settings.registry import METHODS, SHARE, WITHOUT_DATA, for_each_kind, methods_of
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA, for_each_kind, methods_of
 
-_WITH_LITTLE = [
-    name
-    for name in methods_of("contexts")
-    if METHODS[name].constants["DATA"] == "any" and METHODS[name].constants["UNIT"].startswith(SHARE)
-]
+_WITH_LITTLE = [name for name in methods_of("contexts") if METHODS[name].data == "any"]
 FREE = for_each_kind(
     lambda reads: next(name for name in methods_of(reads) if name in WITHOUT_DATA), ", or for"
 )
@@ -39,21 +36,21 @@ def scores_of(
     sites: Sequence[Site],
     method: str,
     evidence: Evidence | None,
-    working: Working | None = None,
+    progress: Progress = silent,
     skip: bool = False,
 ) -> HeadScores:
     """Scores of the units of some sites; with `skip` of those that can be scored on the data."""
-    scoring: ScoringMethod = METHODS[method].load()()
-    subject, skipped = Subject(view, sites, evidence, working=working or Working()), dict[str, str]()
-    if scoring.DATA:
+    known = METHODS[method]
+    subject, skipped = Subject(view, sites, evidence, progress=progress), dict[str, str]()
+    if known.data:
         if evidence is None:
             raise UsageError(
                 f"the method {method} needs calibration data; without any, use the method {FREE}"
             )
-        if skip or scoring.UNIT.startswith(SHARE):
-            sites, moments = _measured(subject, full=scoring.DATA == "full", skip=skip)
+        if skip or known.gives_shares:
+            sites, moments = _measured(subject, full=known.data == "full", skip=skip)
             subject, skipped = replace(subject, sites=sites, moments=moments), moments.skipped
-    made = scoring(subject)
+    made: Scored = known.load()(subject)
     if made.skipped and not skip:
         raise RefusedError(next(iter(made.skipped.values())))
     entries = tuple(
@@ -61,8 +58,8 @@ def scores_of(
         for site in sites
         if site.index in made.values
     )
-    scores = HeadScores(method, made.unit or scoring.UNIT, model, entries, constant=made.constant)
-    if not scoring.DATA or evidence is None:
+    scores = HeadScores(method, made.unit or known.unit, model, entries, constant=made.constant)
+    if not known.data or evidence is None:
         return scores
     data, skipped = evidence.data, {**skipped, **made.skipped}
     return replace(scores, data=data.fingerprint, samples=data.count, source=data.source, skipped=skipped)
@@ -75,7 +72,7 @@ def _measured(subject: Subject, *, full: bool, skip: bool) -> tuple[Sequence[Sit
     if full:
         sites, short = measurable(view, sites, data, evidence.provider, INSTEAD)
         _require_all(short, skip)
-    moments = context_moments(view, sites, data, evidence.provider, subject.working.progress)
+    moments = context_moments(view, sites, data, evidence.provider, subject.progress)
     if moments.skipped and not skip:
         raise NotFiniteError(next(iter(moments.skipped.values())))
     reached = seen(sites, moments, data.source)

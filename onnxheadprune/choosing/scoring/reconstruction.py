@@ -15,6 +15,7 @@ import numpy.typing as npt
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.scoring.method import Scored, Subject, from_contexts
 from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
 
 Matrix64 = npt.NDArray[np.float64]
@@ -130,7 +131,12 @@ def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
     ]
 
 
-def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+def reconstruction(subject: Subject) -> Scored:
+    """Output variance lost with a unit after the best refit of the others (OBS, Hassibi & Stork 1993)."""
+    return Scored(from_contexts(subject, _scores))
+
+
+def _scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     """Return the additional loss of the site's output when a unit is removed in its turn, after refit.
 
     Shares of the output's variance, equal for units of one step. Units removed early cost little; scores never decrease

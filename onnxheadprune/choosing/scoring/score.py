@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
-from concurrent.futures import Executor
 
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import scores_of
-from onnxheadprune.choosing.scoring.method import Working
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
@@ -36,37 +33,37 @@ def score(
     data: DataSource | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
-    executor: Executor | None = None,
-    partial: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
     units: Collection[str] = DEFAULT_UNITS,
 ) -> HeadScores:
     """Importance scores of all heads, neurons or experts; larger is more important."""
     if method is not None and method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
-    if callable(effect) and method is not None and METHODS[method].constants["GRADIENT"]:
+    if callable(effect) and method is not None and METHODS[method].gradient:
         raise UsageError(
             f"a measure of your own has no gradient that {method} could take; use ablation for it"
         )
     kinds = scored_kinds(units, method)
-    method = method or default_method(units)
+    method = method or default_method(units, measured=data is not None)
+    # Weights alone need no provider, but one that is asked for by name must be usable.
+    if isinstance(provider, str) and (data is not None or provider.lower() != AUTO):
+        provider = resolve_provider(provider)
     loaded = open_structure(model)
     view = view_of(loaded)
     sites = sites_of(view, model_name(model))
     _require(sites, kinds)
     if method in WITHOUT_DATA or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
-    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    calibration = calibration_data(data_for(loaded, data, where), view)
+    assert isinstance(provider, Provider)
+    calibration = calibration_data(data_for(loaded, data, provider), view)
     require_variety(calibration)
     first = main_graph_copy(loaded)
     if first is not None:
         loaded = first
         view = view_of(first)
         sites = sites_of(view, sites.model)
-    evidence = Evidence(calibration, where, effect)
-    working = Working(loaded, executor, partial, progress)
-    return scores_of(sites.model, view, _of_kinds(sites, kinds), method, evidence, working)
+    evidence = Evidence(calibration, provider, effect)
+    return scores_of(sites.model, view, _of_kinds(sites, kinds), method, evidence, progress)
 
 
 def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset[str]:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from onnxheadprune.attention.sites.site import Site
@@ -30,7 +30,7 @@ from onnxheadprune.model.typed_json import (
     shown,
     written,
 )
-from onnxheadprune.settings.registry import BY_SITE, SHARE
+from onnxheadprune.settings.registry import SHARE
 from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, called, key_of, kind_at, kind_of_key
 
 FORMAT: Literal[1] = 1
@@ -370,11 +370,6 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     )
     method, means = next(iter(told), (IMPORTED, IMPORTED))
     return replace(read, method=method, unit=means)
-
-
-def partial_path(output: Path | None, method: object) -> Path | None:
-    """The file beside an output with the finished sites of a method that can be resumed, None for others."""
-    return None if output is None or method not in BY_SITE else output.with_name(f"{output.name}.partial")
 
 
 def store_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.choosing.scoring.score import score, scored_kinds
 from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
@@ -58,7 +58,6 @@ from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
 from onnxheadprune.workflow.requests import Request, measure_of
-from onnxheadprune.workflow.score import scored
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
@@ -178,9 +177,16 @@ class Workshop:
         assert keys is not None
         running = running_of(self.job)
         data = read_data(self.model, running)
-        units, output = scored_kinds(units_in(self.job)), self.folder / SCORES
-        scores = scored(self.model, keys, units, data, provider, output, progress, measure_of(keys.drift))
-        store_scores(scores, output)
+        scores = score(
+            self.model,
+            method=keys.method,
+            data=data,
+            provider=provider,
+            effect=measure_of(keys.drift),
+            progress=progress,
+            units=scored_kinds(units_in(self.job)),
+        )
+        store_scores(scores, self.folder / SCORES)
 
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():

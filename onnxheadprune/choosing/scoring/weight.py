@@ -6,21 +6,13 @@ import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
-from onnxheadprune.choosing.scoring.method import Scored, ScoringMethod, Subject, shares, summed
+from onnxheadprune.choosing.scoring.method import Scored, Subject, shares, summed
 from onnxheadprune.model.tensors import Floats
 
 
-class Weight(ScoringMethod):
+def weight(subject: Subject) -> Scored:
     """|W_h|² / |W|² of the rows of a unit: magnitude pruning, blind to activations (Han et al. 2015)."""
-
-    NAME = "weight"
-    ORDER = 1
-    UNIT = "share of the site's weights"
-    DATA = ""
-
-    def __call__(self, subject: Subject) -> Scored:
-        """Return the share of each unit's rows in the energy of the projection."""
-        return Scored({site.index: weight_scores(site) for site in subject.sites})
+    return Scored({site.index: weight_scores(site) for site in subject.sites})
 
 
 def weight_scores(site: Site) -> Floats:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from onnx import TensorProto, helper
 from onnxheadprune.attention.sites.routing import Gate, Picks, Routing, gates_of, never
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
-from onnxheadprune.choosing.scoring.method import Scored, Subject
+from onnxheadprune.choosing.scoring.method import Scored, Subject, shares
 from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import looks_only
@@ -39,10 +38,11 @@ PLACES = 6
 TINY = 1e-12
 
 
-def expert_scores(
-    subject: Subject, method: str, worth: Callable[[Tally], Floats], *, choices_alone: bool = False
-) -> Scored:
-    """Scores of experts as shares of each mixture; with `choices_alone` their outputs are not read."""
+def reap(subject: Subject) -> Scored:
+    """The mean norm of an expert's output times its router weight (2510.13999).
+
+    The mean is over the tokens that it is chosen for; the weights of a token's experts sum up to 1.
+    """
     view, evidence = subject.view, subject.data
     routings = {site: site.routing for site in subject.sites if site.routing is not None}
     if not routings:
@@ -53,93 +53,63 @@ def expert_scores(
     running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
     found: dict[int, Floats] = {}
     skipped: dict[str, str] = {}
-    outputs = {} if choices_alone else routings
-    places = {site.index: list(itertools.islice(_places(each), PLACES)) for site, each in outputs.items()}
+    places = {site.index: list(itertools.islice(_places(each), PLACES)) for site, each in routings.items()}
     chain = Chain(parts, sites, behind=places)
     for number, (site, contexts) in enumerate(chain.contexts(data.feeds, data.source), 1):
         routing = routings[site]
         try:
-            reader = _Reader(parts, routing, places.get(site.index), method, data.source)
-            tally = Tally(routing.experts)
+            reader = _Reader(parts, routing, places[site.index], data.source)
+            tokens, weighted = np.zeros(routing.experts), np.zeros(routing.experts)
             for at, values in enumerate(contexts):
                 if running.reaches(at, routing.router):
                     outer = routing.outer(values[routing.router.out.name].shape)
-                    tally.add(reader.read(values), counted(outer, data.feeds[at], data.inputs))
-            found[site.index] = _shares(worth(tally)[: site.num_units])
+                    counts = counted(outer, data.feeds[at], data.inputs)
+                    chosen, worth = reader.read(values)
+                    # Padding is no token.
+                    rows = slice(None) if counts is None else counts.reshape(-1)
+                    np.add.at(tokens, chosen[rows], 1.0)
+                    np.add.at(weighted, chosen[rows], worth[rows])
+            found[site.index] = shares((weighted / np.maximum(tokens, 1.0))[: site.num_units])
         except RefusedError as error:
             skipped[site.label] = str(error)
-        subject.working.progress("reading what experts add", number, len(sites))
+        subject.progress("reading what experts add", number, len(sites))
     if not found:
         raise RefusedError(next(iter(skipped.values())))
     return Scored(found, skipped=skipped)
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """The experts of some tokens."""
-
-    chosen: npt.NDArray[np.int64]  # numbers of each token's experts, [tokens, chosen]
-    norms: Floats | None = None  # of the output of each of these, in the same shape; None if not needed
-    weights: Floats | None = None  # of the router for each of these
-
-
-class Tally:
-    """Sums over the tokens of each expert: their number, the norms of its outputs, and these times router weights."""
-
-    def __init__(self, experts: int) -> None:
-        self.tokens, self.norms, self.weighted = (np.zeros(experts) for _ in range(3))
-
-    def add(self, found: _Tokens, counts: Array | None) -> None:
-        """Add tokens, without padding."""
-        rows = np.ones(len(found.chosen), np.bool_) if counts is None else counts.reshape(-1)
-        chosen = found.chosen[rows]
-        np.add.at(self.tokens, chosen, 1.0)
-        if found.norms is not None and found.weights is not None:
-            np.add.at(self.norms, chosen, found.norms[rows])
-            np.add.at(self.weighted, chosen, (found.norms * found.weights)[rows])
-
-    def per_token(self, sums: Floats) -> Floats:
-        """The mean over the tokens of each expert; nothing for one that no token is sent to."""
-        found: Floats = sums / np.maximum(self.tokens, 1.0)
-        return found
-
-
-def _shares(each: Floats) -> Floats:
-    found: Floats = each / (each.sum() or 1.0)
-    return found
-
-
 class _Reader:
     """Reads the experts of tokens from values before a mixture."""
 
-    def __init__(
-        self, parts: Parts, routing: Routing, places: Sequence[Value] | None, method: str, source: str
-    ) -> None:
-        """Take the values among which the mixture's output is looked for; None where only choices are read."""
+    def __init__(self, parts: Parts, routing: Routing, places: Sequence[Value], source: str) -> None:
+        """Take the values among which the mixture's output is looked for."""
         self._parts, self._routing, self._source = parts, routing, source
         # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
-        self._gates, self._looks = [gate for gate in gates_of(routing) if gate.moved], places is not None
-        self._places = places or ()
+        self._gates = [gate for gate in gates_of(routing) if gate.moved]
+        self._places = places
         self._output: Value | None = None
-        self._method, self._together = method, len(routing.picks) > 1
+        self._together = len(routing.picks) > 1
         self._is_sure = not self._together
         self._sessions: dict[tuple[str | None, ...], Session | None] = {}
 
-    def read(self, values: Mapping[str, Array]) -> _Tokens:
-        """The experts of the tokens of one feed, from the scores of the router and the inputs of the mixture."""
+    def read(self, values: Mapping[str, Array]) -> tuple[npt.NDArray[np.int64], Floats]:
+        """The experts of the tokens of one feed, from the scores of the router and the inputs of the mixture.
+
+        Returns:
+            The numbers of each token's experts, and the norms of their outputs times their weights, both
+            [tokens, chosen].
+        """
         routing = self._routing
         picks = [item.value.name for item in routing.picks]
-        scored = [gate.value.name for gate in self._gates] if self._looks else []
+        scored = [gate.value.name for gate in self._gates]
         own = {**values, **self._run(values, [*picks, *scored, *(value.name for value in self._places)])}
         chosen = np.concatenate(
             [_numbers(item, own[name]) for item, name in zip(routing.picks, picks, strict=True)], axis=1
         )
-        if not self._looks:
-            return _Tokens(chosen)
         whole = self._whole(own, len(chosen))
         shapes = {name: own[name].shape for name in scored}
         outputs = np.stack(self._outputs(values, chosen, shapes), axis=1)
-        return _Tokens(chosen, np.linalg.norm(outputs, axis=2), _weights(outputs, whole))
+        return chosen, np.linalg.norm(outputs, axis=2) * _weights(outputs, whole)
 
     def _whole(self, values: Mapping[str, Array], tokens: int) -> Floats:
         """The output of the mixture, [tokens, features]."""
@@ -149,7 +119,7 @@ class _Reader:
         if self._output is None:
             raise RefusedError(
                 f"the experts that {self._routing.router.label} chooses have no output of their own in the graph,"
-                " with a row for each token; score by frequency or ablation"
+                " with a row for each token; score by ablation"
             )
         self._places = (self._output,)
         return _as_rows(values[self._output.name], tokens)
@@ -177,7 +147,7 @@ class _Reader:
             if self._together and not (one_by_one and _alike(of(first, second), of(second, first))):
                 raise RefusedError(
                     f"{routing.router.label} chooses experts in {len(routing.picks)} steps, whose weights depend on"
-                    f" each other, so that {self._method} cannot tell them apart; score by frequency or ablation"
+                    f" each other, so that reap cannot tell them apart; score by ablation"
                 )
             self._is_sure = True
         if not self._together:

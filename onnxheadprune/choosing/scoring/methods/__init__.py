@@ -1,1 +1,0 @@
-"""One scoring method per file; `settings/registry.py` finds them."""
