@@ -13,11 +13,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from onnxheadprune.choosing.scoring.executors import end_with_parent
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled, shortage
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files, replacing
 from onnxheadprune.settings.words import option
+from onnxheadprune.workflow.executors import end_with_parent
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
