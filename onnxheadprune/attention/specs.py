@@ -290,8 +290,6 @@ def listed(sites: Sequence[Site]) -> str:
     return ", ".join(f"{stack}.{spelled(own)}" for stack, own in numbers.items())
 
 
-MAX_UNITS = 12
-"""Units of heads of which all unions are looked at for the nearest legal set."""
 MAX_SPELLED = 64
 """Units that are named one by one in a sentence."""
 
@@ -313,16 +311,9 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
         return
     groups, whole = original_groups(site), [set(site.original(unit)) for unit in site.units]
     torn = [unit for unit in whole if unit & gone and not unit <= gone]
-    even = is_legal(groups, gone) and (site.may_lose_groups or not any(gone >= {*group} for group in groups))
-    if even and not torn:
+    if not torn and _is_even(site, groups, gone):
         return
-    if not site.may_lose_groups:
-        nearest = _nearest_even(groups, whole, gone)
-    elif any(len(unit) > 1 for unit in whole):
-        nearest = _nearest_whole(whole, groups, gone)
-    else:
-        touched = set[int]().union(*(group for group in groups if gone & set(group)))
-        nearest = [option for option in _nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
+    nearest = _nearest(site, groups, whole, gone)
     options = " or ".join(map(_spell, nearest))
     who = f"{site.KIND.unit}s {_spell(gone)} of {site.label}"
     why = site.uneven()
@@ -333,45 +324,33 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
 
 
-def _nearest_whole(
-    units: Sequence[set[int]], groups: Sequence[Sequence[int]], gone: set[int]
-) -> list[set[int]]:
-    """Legal sets of whole units that differ in the fewest heads, three at most."""
-    near = [unit for unit in units if unit & gone] if len(units) > MAX_UNITS else units
-    sets = [
-        set[int]().union(*chosen)
-        for count in range(1, min(len(near), MAX_UNITS) + 1)
-        for chosen in itertools.combinations(near[:MAX_UNITS], count)
-    ]
-    legal = [heads for heads in sets if is_legal(groups, heads)]
-    differing = [len(heads.symmetric_difference(gone)) for heads in legal]
-    nearest = [heads for heads, count in zip(legal, differing, strict=True) if count == min(differing)]
-    return sorted(nearest, key=sorted)[:3]
+def _is_even(site: Site, groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
+    return is_legal(groups, gone) and (site.may_lose_groups or not any(gone >= {*group} for group in groups))
 
 
-def _nearest_even(
-    groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
+def _nearest(
+    site: Site, groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
 ) -> list[set[int]]:
-    """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all."""
-    owner = {unit: number for number, group in enumerate(groups) for unit in group}
-    own: list[list[set[int]]] = [[] for _ in groups]
-    for unit in units:
-        own[owner[min(unit)]].append(unit)
-    found = []
+    """The smallest legal set that contains `gone`, and the largest in it: groups that stay keep equally many units."""
+    owned = [[unit for unit in units if min(unit) in group] for group in map(set, groups)]
+    found: list[set[int]] = []
     for inside in (False, True):
-        # Those that are asked for come first; what is added to them is what other groups lose.
-        asked = [[unit for unit in mine if (unit <= gone if inside else unit & gone)] for mine in own]
-        counts = [len(mine) for mine in asked]
-        most = min(counts) if inside else min(max(counts), min(map(len, own)) - 1)
-        if not most:
-            continue
-        sets = [
-            [*wanted, *(unit for unit in mine if unit not in wanted)][:most]
-            for wanted, mine in zip(asked, own, strict=True)
+        asked = [[unit for unit in own if (unit <= gone if inside else unit & gone)] for own in owned]
+        sets = []
+        for kept in range(1, max(map(len, owned)) + 1):
+            chosen = set[int]()
+            for own, wanted in zip(owned, asked, strict=True):
+                lost, others = max(len(own) - kept, 0), [unit for unit in own if unit not in wanted]
+                if not inside:
+                    some = own if lost < len(wanted) else [*wanted, *others][:lost]
+                else:
+                    some = wanted[max(len(wanted) - lost, 0) :] if others else own
+                chosen.update(*some)
+            sets.append(chosen)
+        legal = [
+            chosen for chosen in sets if chosen and chosen not in found and _is_even(site, groups, chosen)
         ]
-        chosen = set[int]().union(*(unit for mine in sets for unit in mine))
-        if is_legal(groups, chosen) and chosen not in found:
-            found.append(chosen)
+        found += sorted(legal, key=lambda chosen: len(chosen ^ gone))[:1]
     return found
 
 
@@ -385,28 +364,6 @@ def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
     left = {(len(group), len(set(group) - gone)) for group in groups}
     surviving = [(size, count) for size, count in left if count]
     return bool(surviving) and len(surviving) == len({size for size, _ in surviving})
-
-
-def _nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:
-    """The smallest legal set that contains `gone`, and the largest that `gone` contains."""
-    left = [set(group) - gone for group in groups]
-    supersets = []
-    for count in range(1, max(len(group) for group in left) + 1):
-        extra = set(gone)
-        for members in left:
-            extra |= members if len(members) < count else set(sorted(members)[: len(members) - count])
-        if any(set(group) - extra for group in groups):
-            supersets.append(extra)
-    most = max(len(members) for members in left)
-    subset = set(gone)
-    for group, members in zip(groups, left, strict=True):
-        missing = most - len(members)
-        if members and missing:
-            subset -= set(sorted(set(group) & gone)[:missing])
-    options = [min(supersets, key=len)] if supersets else []
-    if subset and subset not in options:
-        options.append(subset)
-    return options
 
 
 def _spell(units: Iterable[int]) -> str:

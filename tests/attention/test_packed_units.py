@@ -45,11 +45,15 @@ def _model(num_heads: int = 6, kv_num_heads: int = 6) -> tuple[ModelProto, dict[
 
 @pytest.mark.parametrize(
     ("gone", "nearest"),
-    [([1], "0,1$"), ([0, 1, 2], "0,1 or 0,1,2,3$"), ([0, 2, 4], "0,1 or 0,1,2,3 or 0,1,4,5$")],
+    [
+        ([1], "; the nearest legal sets are 0,1$"),
+        ([0, 1, 2], "; the nearest legal sets are 0,1,2,3 or 0,1$"),
+        ([0, 2, 4], "$"),
+    ],
 )
 def test_half_a_block_is_refused_with_the_nearest_sets(gone: list[int], nearest: str) -> None:
     model, _ = _model()
-    with pytest.raises(RefusedError, match=f"only go together; the nearest legal sets are {nearest}"):
+    with pytest.raises(RefusedError, match=f"only go together{nearest}"):
         plan_pruning(model, heads={0: gone})
 
 
@@ -73,7 +77,7 @@ def test_blocks_within_groups_of_queries() -> None:
     for step in path_by_worth(site, list(range(8))):
         assert is_legal(site.groups, set(step.removed))
         check_cut(model, feed, sorted(step.removed))
-    nearest = "the nearest legal sets are 0,1,2,3 or 0,1,4,5 or 0,1,6,7$"
+    nearest = "the nearest legal sets are 0,1,4,5$"
     for gone, reason in (([0, 1], "different numbers of query heads"), ([0], "only go together")):
         with pytest.raises(RefusedError, match=f"{reason}.*; {nearest}"):
             plan_pruning(model, heads={0: gone})
