@@ -341,10 +341,10 @@ def _nearest(
             chosen = set[int]()
             for own, wanted in zip(owned, asked, strict=True):
                 lost, others = max(len(own) - kept, 0), [unit for unit in own if unit not in wanted]
-                if not inside:
-                    some = own if lost < len(wanted) else [*wanted, *others][:lost]
+                if inside:
+                    some = wanted[:lost] if others else own
                 else:
-                    some = wanted[max(len(wanted) - lost, 0) :] if others else own
+                    some = own if lost < len(wanted) else [*wanted, *others][:lost]
                 chosen.update(*some)
             sets.append(chosen)
         legal = [
