@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.reporting.progress import Stage
     from onnxheadprune.runtime.progress import Progress
     from onnxheadprune.workflow.requests import Request
     from onnxheadprune.workflow.result import PruneResult
@@ -43,13 +42,13 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
         rows = list(prune_report(result, this_call(), showing.report))
         _prepare(presentation, model, rows, result.to_dict, showing, result)
 
-    with _progress_on(request, showing) as progress:
+    with _progress_on(showing) as progress:
         result = run_prune(model, request, progress, ready)
     return presentation.deliver(result.output)
 
 
 @contextlib.contextmanager
-def _progress_on(request: Request, showing: Showing) -> Iterator[Progress]:
+def _progress_on(showing: Showing) -> Iterator[Progress]:
     """Show the progress of a cut; its pictures can be drawn."""
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.progress import progress_on
@@ -58,38 +57,9 @@ def _progress_on(request: Request, showing: Showing) -> Iterator[Progress]:
         from onnxheadprune.reporting.pictures import check_picture
 
         check_picture(showing.heatmap)
-    with progress_on(err(), stages_of(request)) as progress:
+    with progress_on(err()) as progress:
         progress("reading the model", 0, 0)
         yield progress
-
-
-def stages_of(request: Request) -> Iterator[Stage]:
-    """The stages of a cut, with what they usually take beside each other."""
-    from onnxheadprune.reporting.progress import Stage
-
-    choice, has_data = request.choice, request.run.data is not None
-    target = choice.target
-    searching = target is not None and (target.max_drift is not None or target.target_speedup is not None)
-    refits = has_data and (choice.refit if target is None else choice.refit is not False)
-    if target is not None and has_data:
-        scoring = ("measuring what cuts cost", "reading", "ordering", "ablating", "timing")
-        yield Stage("measuring what cuts cost", scoring, weight=2)
-    if searching:
-        yield Stage("trying cuts", ("measuring: ", "measuring", "refitting"), weight=12)
-    elif refits:
-        yield Stage("refitting", ("refitting",), weight=4)
-    if has_data and not searching and (target is not None or refits):
-        yield Stage("measuring drift", ("measuring drift",), weight=0.7)
-    if choice.recover is not None:
-        budget, training = choice.recover, ("recovering", "looking for a learning rate")
-        weight = 1 + (budget.epochs or 0)
-        yield Stage("recovering", training, weight, seconds=budget.seconds, call=budget.call)
-        if target is not None and not searching:
-            yield Stage("comparing with the refit", ("measuring drift",), weight=2)
-    if request.proving.validate:
-        yield Stage("validating", ("validating",), weight=0.7)
-    elif request.writing.output is not None:
-        yield Stage("writing", ("writing",))
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
@@ -116,7 +86,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
         summary = planned.to_dict() | would
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
-        with _progress_on(request, showing) as progress:
+        with _progress_on(showing) as progress:
             result = run_prune(model, request, progress)
         details = result.facts().details
         summary = result.summary() | would

@@ -8,8 +8,12 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
-NOTE = "note: "
-"""The prefix of a note, which is no step of the work."""
+
+
+class Note(str):
+    """A message that is no step of the work."""
+
+    __slots__ = ()
 
 
 def silent(_what: str, _done: int, _of: int) -> None:

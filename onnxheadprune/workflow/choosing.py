@@ -21,7 +21,7 @@ from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.progress import NOTE, Progress
+from onnxheadprune.runtime.progress import Note, Progress
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.settings.units import UnitKind, kinds_of
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
@@ -179,7 +179,7 @@ def choose(cutter: Cutter, target: PruningTarget, size: FileSize) -> Chosen:
         if not foreseen:
             # All units of a site have one size, so that of the file is known before costs are measured.
             foreseen.append(found)
-            cutter.progress(f"{NOTE}{size.words(cutter, found)}", 0, 0)
+            cutter.progress(Note(size.words(cutter, found)), 0, 0)
         return found
 
     return completed(cutter, asked(cutter.search_space(target, asked)))

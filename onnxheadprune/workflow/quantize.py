@@ -32,7 +32,7 @@ from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.progress import NOTE, Progress, silent
+from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
 from onnxheadprune.settings.measuring import Rounding
@@ -141,9 +141,8 @@ def quantized_through(
     learn, held = _parts(data, how)
     stored = stored_size(loaded.proto).bytes
     if stored > LARGE:
-        progress(
-            f"{NOTE}ONNX Runtime quantizes in memory, which takes about {size(TIMES * stored)} here", 0, 0
-        )
+        told = f"ONNX Runtime quantizes in memory, which takes about {size(TIMES * stored)} here"
+        progress(Note(told), 0, 0)
     progress(f"quantizing to {how.to}", 0, 0)
     made = quantized(loaded, how, () if learn is None else learn.feeds)
     matrices = _matrices(loaded.proto, made)

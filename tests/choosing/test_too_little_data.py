@@ -17,7 +17,7 @@ from onnxheadprune.choosing.activations.contexts import measurable
 from onnxheadprune.data.calibration import Feeds, calibration_data
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.progress import NOTE
+from onnxheadprune.runtime.progress import Note
 from onnxheadprune.settings.registry import METHODS, methods_of
 from onnxheadprune.settings.units import NEURON
 from tests import toys_scores
@@ -143,7 +143,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     assert found is not None and found.compensation is not None
     limited = {item.node: item.limited for item in found.compensation.refits if item.limited}
     assert bool(limited) == (count < 30)
-    notes = [at for at, what in enumerate(told) if what.startswith(NOTE)]
+    notes = [at for at, what in enumerate(told) if isinstance(what, Note)]
     assert len(notes) == bool(limited)
     if limited:
         first = next(at for at, what in enumerate(told) if what.startswith("refitting"))

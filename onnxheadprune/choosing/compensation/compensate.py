@@ -39,7 +39,7 @@ from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.memory_turns import give_back
-from onnxheadprune.runtime.progress import NOTE, Progress, silent
+from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.runtime.workers import algebra_threads
 
 IN_MEMORY = 2**26
@@ -82,11 +82,8 @@ def compensate(
     parts = Parts(view, provider, sites=sites)
     work = _Work(parts, todo, shared, data, _silent_maps(sites, heads), routed, how.most)
     if work.too_few is not None:
-        progress(
-            f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
-            0,
-            0,
-        )
+        few = missing(*work.too_few, data)
+        progress(Note(f"{few}; a stronger ridge is used there, or biases alone are adjusted"), 0, 0)
     with algebra_threads(wide):
         for number, task in enumerate(todo, 1):
             work.refit(task)

@@ -27,7 +27,7 @@ from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.runtime.progress import NOTE, Progress
+from onnxheadprune.runtime.progress import Note, Progress
 from onnxheadprune.settings.units import KINDS, key_of
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.pipeline import run_prune
@@ -60,8 +60,8 @@ class Cutting:
         place = f"file {len(self.begun)} of {len(known | self.tokens.keys())}, {name}"
 
         def told(what: str, done: int, of: int) -> None:
-            note = NOTE if what.startswith(NOTE) else ""
-            self.progress(f"{note}{place}, {what.removeprefix(NOTE)}", done, of)
+            text = f"{place}, {what}"
+            self.progress(Note(text) if isinstance(what, Note) else text, done, of)
 
         return told
 
