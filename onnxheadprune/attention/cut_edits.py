@@ -95,7 +95,7 @@ class Bypass:
                 yield DropNode(node.ref, node.op_type)
             elif not is_sum(behind):
                 yield SetOutput(node.ref, behind.output_index, f"{behind.name}/{MARK}_removed")
-            yield nodes.same(node.ref, front, behind.name)
+            yield nodes.new(node.ref, "Identity", (front,), behind.name)
 
     def after(self, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
         """Merge other edits with these; those that read a removed layer's output read its replacement."""
@@ -179,7 +179,7 @@ def _norm(node: Node, front: str) -> Iterator[Edit]:
         return
     # An operator of the runtime's own would make the file invalid by the standard.
     zeros = f"{node.out.name}/{MARK}_nothing"
-    yield nodes.subtract(node.ref, front, front, zeros)
+    yield nodes.new(node.ref, "Sub", (front, front), zeros)
     yield SetInput(node.ref, 0, front)
     yield SetInput(node.ref, 1, zeros)
     for index, value in enumerate(node.inputs):

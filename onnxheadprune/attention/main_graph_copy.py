@@ -172,14 +172,14 @@ def _with_switch(graph: GraphProto, state: State) -> None:
     assert node is not None
     maker = graph.node[node.position]
     graph.initializer.append(numpy_helper.from_array(np.array(True), f"{behind}{ON}"))
-    choice = nodes.choose("", f"{behind}{ON}", f"{behind}{MADE}", front, behind)
-    after = nodes.as_protos(choice, node.scope.opset)
+    choice = nodes.new("", "Where", (f"{behind}{ON}", f"{behind}{MADE}", front), behind)
+    after = [nodes.as_proto(choice, node.scope.opset)]
     if is_sum(state.behind):
         # The norm that is computed with the sum reads the state that is chosen.
         norm = maker.output[0]
         maker.output[0] = f"{norm}{MADE}"
         learned = [value.name for index in learned_of_norm(node) if (value := node.input(index)) is not None]
-        after += nodes.as_protos(nodes.normalized("", node, behind, learned, norm), node.scope.opset)
+        after.append(nodes.as_proto(nodes.normalized("", node, behind, learned, norm), node.scope.opset))
     maker.output[state.behind.output_index] = f"{behind}{MADE}"
     for new in reversed(after):
         graph.node.insert(node.position + 1, new)

@@ -135,7 +135,7 @@ def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
 
 def _multiplied(place: _MaskPlace) -> Insert:
     """A real value times its mask."""
-    return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
+    return _before(place, nodes.new(place.node.ref, "Mul", (place.value.name, place.stored), place.name))
 
 
 def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Insert:
@@ -154,13 +154,13 @@ def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Inse
     # An integer context is zero where it equals its zero point.
     zero = _level_of_zero(model, node, place.name) if is_mixture(node) else _zero_point(node, place.index)
     _store(model, node, numpy_helper.from_array(place.mask, place.stored))
-    return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
+    return _before(place, nodes.new(node.ref, "Where", (place.stored, value.name, zero), place.name))
 
 
 def _before(place: _MaskPlace, created: InsertNode) -> Insert:
     """A new node at its place, and what rounds its result."""
     inserted = [
-        *nodes.as_protos(created, place.node.scope.opset),
+        nodes.as_proto(created, place.node.scope.opset),
         *_rounded_again(place.name, place.rounding),
     ]
     return Insert(place.node, place.index, inserted, inserted[-1].output[0])
@@ -291,10 +291,10 @@ def shorten(graphs: Mapping[State, GraphProto]) -> None:
             bias = roles_of(state.behind.producer).learned[-1]
             if len(maker.input) > bias:
                 maker.input[bias] = ""
-            made.append(nodes.as_proto(nodes.subtract("", front, front, zeros)))
+            made.append(nodes.as_proto(nodes.new("", "Sub", (front, front), zeros)))
         if any(info.name == behind for info in graph.output):
             maker.output[list(maker.output).index(behind)] = f"{behind}/onnxheadprune_before"
-            made.append(nodes.as_proto(nodes.same("", front, behind)))
+            made.append(nodes.as_proto(nodes.new("", "Identity", (front,), behind)))
         for node in made:
             graph.node.insert(place, node)
     # A node that nothing reads would keep ONNX Runtime from fusing others.

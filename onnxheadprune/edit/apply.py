@@ -40,7 +40,7 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
     scope_of,
 )
-from onnxheadprune.edit.nodes import as_protos
+from onnxheadprune.edit.nodes import as_proto
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
 from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
 from onnxheadprune.errors import RefusedError
@@ -150,7 +150,7 @@ class _Surgeon:
             case SetDim():
                 self._set_dim(edit)
             case InsertNode():
-                self.inserted[edit.before] += as_protos(edit, self.opset)
+                self.inserted[edit.before].append(as_proto(edit, self.opset))
             case DropNode():
                 self.dropped.add(edit.node)
             case SetMetadata():

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.inlined_bodies import Inliner
-from onnxheadprune.edit.nodes import as_protos, cast, choose
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.typed_json import json_text, parsed
@@ -92,16 +92,16 @@ class _Unfolding(Inliner):
             given = [body.lookup(body.proto.output[index].name) for body in bodies]
             yes, no = (self.name_of(value) for value in given)
             name, condition = self.name_of(output), self.name_of(node.inputs[0])
-            edits = [choose(node.ref, condition, yes, no, name)]
+            edits = [nodes.new(node.ref, "Where", (condition, yes, no), name)]
             if any(value is not None and value.elem_type == TensorProto.BOOL for value in (output, *given)):
                 # ONNX Runtime picks numbers, and no truth values.
                 edits = [
-                    cast(node.ref, yes, TensorProto.INT32, f"{name}/yes"),
-                    cast(node.ref, no, TensorProto.INT32, f"{name}/no"),
-                    choose(node.ref, condition, f"{name}/yes", f"{name}/no", f"{name}/number"),
-                    cast(node.ref, f"{name}/number", TensorProto.BOOL, name),
+                    nodes.new(node.ref, "Cast", (yes,), f"{name}/yes", to=TensorProto.INT32),
+                    nodes.new(node.ref, "Cast", (no,), f"{name}/no", to=TensorProto.INT32),
+                    nodes.new(node.ref, "Where", (condition, f"{name}/yes", f"{name}/no"), f"{name}/number"),
+                    nodes.new(node.ref, "Cast", (f"{name}/number",), name, to=TensorProto.BOOL),
                 ]
-            for made in (made for edit in edits for made in as_protos(edit, node.opset)):
+            for made in (nodes.as_proto(edit, node.opset) for edit in edits):
                 self._tag(made, node)
                 yield made
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.inlined_bodies import Inliner
-from onnxheadprune.edit.nodes import as_proto, same
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
@@ -59,7 +59,7 @@ class _Surgeon(Inliner):
         }
         for name in constant:
             _rename_output(graph, name)
-            graph.node.append(as_proto(same("", self.name_of(values[name]), name)))
+            graph.node.append(nodes.as_proto(nodes.new("", "Identity", (self.name_of(values[name]),), name)))
         graph.initializer.extend(self.constants.values())
         return DecidedModel(made, self.names, self._drop_unread(graph), constant)
 
@@ -82,7 +82,7 @@ class _Surgeon(Inliner):
             if output is None or not output.is_graph_output or output.scope.parent is not None:
                 continue
             if output not in self.known:
-                yield as_proto(same("", self.name_of(output), output.name))
+                yield nodes.as_proto(nodes.new("", "Identity", (self.name_of(output),), output.name))
 
     def copy(self, node: Node) -> NodeProto:
         """A node; a Loop that is held runs a fixed number of turns."""
@@ -111,7 +111,9 @@ class _Surgeon(Inliner):
         made.input[1] = ""
         (body,) = bodies_of(made)
         name = self.fresh(f"{body.output[0].name}/{MARK}")
-        body.node.append(as_proto(same("", self._stored("always", np.array(True)), name)))
+        body.node.append(
+            nodes.as_proto(nodes.new("", "Identity", (self._stored("always", np.array(True)),), name))
+        )
         body.output[0].name = name
         self.fixed.add(made.output[0])
 

@@ -1,30 +1,20 @@
-"""New nodes as edits: one function for each operator that a cut or a mask writes, with its inputs in their order.
-
-Each takes the reference of the node that the new one goes before, and the name of what it gives last.
-"""
+"""New nodes as edits, and how they are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper, parser
+from onnx import NodeProto, TensorProto, helper, parser
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
+from onnxheadprune.edit.edits import MARK, Attribute, InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import schema_of
 from onnxheadprune.model.graph.view import Node
 
-BOUNDS_ARE_INPUTS = 10
-"""The opset since which a Slice takes its bounds as inputs."""
 HAS_NO_RANDOM_KERNELS = 22
 """The opset since which ONNX Runtime (1.31) has no kernel for RandomUniformLike and its like."""
-
 COMPARES_INTEGERS = 12
 """The opset since which Max and Min take integers."""
-CHOOSES_NUMBERS = 9
-"""The opset since which there is a Where."""
 
 
 def nodes_of_text(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
@@ -37,117 +27,9 @@ def nodes_of_text(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
     return nodes
 
 
-def add(before: str, left: str, right: str, output: str) -> InsertNode:
-    """`left + right`."""
-    return InsertNode(before, "Add", (left, right), (output,))
-
-
-def subtract(before: str, left: str, right: str, output: str) -> InsertNode:
-    """`left - right`."""
-    return InsertNode(before, "Sub", (left, right), (output,))
-
-
-def multiply(before: str, left: str, right: str, output: str) -> InsertNode:
-    """`left * right`."""
-    return InsertNode(before, "Mul", (left, right), (output,))
-
-
-def divide(before: str, left: str, right: str, output: str) -> InsertNode:
-    """`left / right`, without a rest for whole numbers."""
-    return InsertNode(before, "Div", (left, right), (output,))
-
-
-def larger(before: str, left: str, right: str, output: str) -> InsertNode:
-    """The larger of two numbers; of integers since `COMPARES_INTEGERS`."""
-    return InsertNode(before, "Max", (left, right), (output,))
-
-
-def smaller(before: str, left: str, right: str, output: str) -> InsertNode:
-    """The smaller of two numbers; of integers since `COMPARES_INTEGERS`."""
-    return InsertNode(before, "Min", (left, right), (output,))
-
-
-def less(before: str, left: str, right: str, output: str) -> InsertNode:
-    """`left < right`."""
-    return InsertNode(before, "Less", (left, right), (output,))
-
-
-def choose(before: str, condition: str, yes: str, no: str, output: str) -> InsertNode:
-    """`yes` where the condition holds, `no` elsewhere."""
-    return InsertNode(before, "Where", (condition, yes, no), (output,))
-
-
-def cast(before: str, source: str, elem_type: int, output: str) -> InsertNode:
-    """The same numbers in another type."""
-    return InsertNode(before, "Cast", (source,), (output,), (("to", elem_type),))
-
-
-def quantize(before: str, source: str, scale: str, zero: str, output: str) -> InsertNode:
-    """Rounded to multiples of a scale around a zero point."""
-    return InsertNode(before, "QuantizeLinear", (source, scale, zero), (output,))
-
-
-def same(before: str, source: str, output: str) -> InsertNode:
-    """The same value under another name."""
-    return InsertNode(before, "Identity", (source,), (output,))
-
-
-def shape_of(before: str, source: str, output: str) -> InsertNode:
-    """The shape of a value, as a list."""
-    return InsertNode(before, "Shape", (source,), (output,))
-
-
-def transpose(before: str, source: str, perm: tuple[int, ...], output: str) -> InsertNode:
-    """The axes in another order."""
-    return InsertNode(before, "Transpose", (source,), (output,), (("perm", perm),))
-
-
-def gather(before: str, source: str, indices: str, axis: int, output: str) -> InsertNode:
-    """Entries of one axis."""
-    return InsertNode(before, "Gather", (source, indices), (output,), (("axis", axis),))
-
-
-def concat(before: str, parts: tuple[str, ...], output: str) -> InsertNode:
-    """List one after the other."""
-    return InsertNode(before, "Concat", parts, (output,), (("axis", 0),))
-
-
-def reshape(before: str, source: str, shape: str, output: str) -> InsertNode:
-    """The same elements under other axes."""
-    return InsertNode(before, "Reshape", (source, shape), (output,))
-
-
-def expand(before: str, source: str, shape: str, output: str) -> InsertNode:
-    """Axes of size 1 repeated, up to a shape."""
-    return InsertNode(before, "Expand", (source, shape), (output,))
-
-
-def tile(before: str, source: str, repeats: str, output: str) -> InsertNode:
-    """Every axis repeated as often as is said for it."""
-    return InsertNode(before, "Tile", (source, repeats), (output,))
-
-
-def cut_list(
-    before: str, scope: tuple[str, int], source: str, bounds: tuple[int, int], output: str
-) -> list[Edit]:
-    """The part of a list between two bounds.
-
-    Args:
-        before: the node that the new one goes before.
-        scope: the reference of its graph, for the bounds, and the graph's opset.
-        source: the list.
-        bounds: where the part starts, and the first place after it.
-        output: what to call the part.
-    """
-    graph, opset = scope
-    start, end = bounds
-    names = (f"{output}_start", f"{output}_end")
-    constants: list[Edit] = [AddConstant(graph, names[0], (start,)), AddConstant(graph, names[1], (end,))]
-    new = InsertNode(before, "Slice", (source, *names), (output,))
-    if opset >= BOUNDS_ARE_INPUTS:
-        return [*constants, new]
-    listed = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
-    return [replace(new, inputs=(source,), attributes=listed)]
+def new(before: str, op_type: str, inputs: Sequence[str], output: str, **attributes: Attribute) -> InsertNode:
+    """A node with one output, before another one."""
+    return InsertNode(before, op_type, tuple(inputs), (output,), tuple(attributes.items()))
 
 
 def with_noise(
@@ -167,11 +49,11 @@ def with_noise(
     random, narrow, absolute, scale, noise = (f"{source}_noise{part}" for part in range(5))
     return [
         *_drawn(place, source, size, seed, random),
-        cast(before, random, elem_type, narrow),
+        new(before, "Cast", (random,), narrow, to=elem_type),
         InsertNode(before, "Abs", (source,), (absolute,)),
         InsertNode(before, "ReduceMax", (absolute,), (scale,), (("keepdims", 0),)),
-        multiply(before, narrow, scale, noise),
-        add(before, source, noise, output),
+        new(before, "Mul", (narrow, scale), noise),
+        new(before, "Add", (source, noise), output),
     ]
 
 
@@ -192,12 +74,12 @@ def _drawn(place: tuple[str, int], source: str, size: float, seed: int, output: 
         constant(own, size),
         constant(double, 2 * size),
         constant(half, 0.5),
-        cast(before, half, TensorProto.BOOL, yes),
-        cast(before, source, TensorProto.FLOAT, floats),
+        new(before, "Cast", (half,), yes, to=TensorProto.BOOL),
+        new(before, "Cast", (source,), floats, to=TensorProto.FLOAT),
         InsertNode(before, "Dropout", (floats, half, yes), (kept, mask), (("seed", seed),)),
-        cast(before, mask, TensorProto.FLOAT, ones),
-        multiply(before, ones, double, wide),
-        subtract(before, wide, own, output),
+        new(before, "Cast", (mask,), ones, to=TensorProto.FLOAT),
+        new(before, "Mul", (ones, double), wide),
+        new(before, "Sub", (wide, own), output),
     ]
 
 
@@ -207,41 +89,25 @@ def normalized(before: str, skip: Node, total: str, learned: Sequence[str], outp
     return InsertNode(before, skip.op_type.removeprefix("Skip"), (total, *learned), (output,), attributes)
 
 
-def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
-    """The new node as it is stored; in an opset that lacks the operator, older ones that give the same.
+def as_proto(edit: InsertNode, opset: int | None = None) -> NodeProto:
+    """A new node as it is stored, named after what it gives.
+
+    Args:
+        opset: of the graph; None for an operator that all opsets have alike.
 
     Raises:
-        RefusedError: if no older operators give the same.
+        RefusedError: if the opset lacks the operator.
     """
-    since, write = _OLDER.get(edit.op_type, (0, None))
-    if not edit.domain and write is not None and opset < since:
-        return write(edit)
-    if not edit.domain and edit.op_type not in _OF_RUNTIME and not _is_defined(edit, opset):
+    if (
+        opset is not None
+        and not edit.domain
+        and edit.op_type not in _OF_RUNTIME
+        and not _is_defined(edit, opset)
+    ):
         raise RefusedError(
-            f"this needs {edit.op_type} nodes as newer opsets define them, and the model has opset {opset}: raise it"
-            " with onnx.version_converter.convert_version"
+            f"{edit.outputs[0].partition(f'/{MARK}')[0]} needs a new {edit.op_type} as newer opsets define it, and the"
+            f" model has opset {opset}: raise it with onnx.version_converter.convert_version"
         )
-    return [as_proto(edit)]
-
-
-def _is_defined(edit: InsertNode, opset: int) -> bool:
-    """Return whether the standard has the operator in an opset, with as many inputs and these attributes."""
-    schema = schema_of(edit.op_type, opset)
-    if schema is None or opset < _BROADCASTS.get(edit.op_type, 0):
-        return False
-    return len(edit.inputs) <= schema.max_input and all(
-        key in schema.attributes for key, _ in edit.attributes
-    )
-
-
-_OF_RUNTIME = ("LayerNormalization", "SimplifiedLayerNormalization")
-"""Operators that ONNX Runtime has in the standard's domain in every opset."""
-_BROADCASTS = {"Max": 8, "Min": 8}
-"""Operators that took only inputs of one shape before."""
-
-
-def as_proto(edit: InsertNode) -> NodeProto:
-    """A new node as it is stored, named after what it gives, of an operator that all opsets have alike."""
     output = edit.outputs[0]
     # No exporter gave the name to a node of its own.
     name = output if MARK in output else f"{output}/{MARK}"
@@ -252,51 +118,17 @@ def as_proto(edit: InsertNode) -> NodeProto:
     return node
 
 
-def _expanded(edit: InsertNode) -> list[NodeProto]:
-    """Expand by Tile (opset 6), for a shape that is no smaller than the source anywhere.
-
-    Tile wants one number for each axis: the source first gets as many axes as the shape has elements, which is the
-    shape of its sum with any element of it that has these axes.
-    """
-    source, shape = edit.inputs
-    (output,) = edit.outputs
-    stem = output if MARK in output else f"{output}/{MARK}"
-
-    def named(what: str) -> str:
-        return f"{stem}_{what}"
-
-    made = [
-        reshape("", source, named("list"), named("flat")),
-        InsertNode("", "Slice", (named("flat"),), (named("first"),), (("starts", (0,)), ("ends", (1,)))),
-        subtract("", shape, shape, named("zeros")),
-        add("", named("zeros"), named("one"), named("ones")),
-        reshape("", named("first"), named("ones"), named("ranked")),
-        add("", source, named("ranked"), named("sum")),
-        shape_of("", named("sum"), named("axes")),
-        reshape("", source, named("axes"), named("whole")),
-        divide("", shape, named("axes"), named("times")),
-        tile("", named("whole"), named("times"), output),
-    ]
-    stored = [*_whole_numbers(named("list"), [-1]), *_whole_numbers(named("one"), 1)]
-    return [*stored, *map(as_proto, made)]
+def _is_defined(edit: InsertNode, opset: int) -> bool:
+    """Return whether the standard has the operator in an opset, with as many inputs and these attributes."""
+    schema = schema_of(edit.op_type, opset)
+    if schema is None or opset < _AS_WRITTEN.get(edit.op_type, 0):
+        return False
+    return len(edit.inputs) <= schema.max_input and all(
+        key in schema.attributes for key, _ in edit.attributes
+    )
 
 
-def _compared(edit: InsertNode) -> list[NodeProto]:
-    """A comparison of whole numbers where only real ones can be compared: up to 2^53 they are the same."""
-    wide = [f"{edit.outputs[0]}_{index}" for index in range(len(edit.inputs))]
-    casts = [cast("", name, TensorProto.DOUBLE, other) for name, other in zip(edit.inputs, wide, strict=True)]
-    return [*map(as_proto, casts), as_proto(replace(edit, inputs=tuple(wide)))]
-
-
-def _whole_numbers(name: str, numbers: int | list[int]) -> list[NodeProto]:
-    """A constant of int64, where a Constant (before opset 9) gives real numbers alone."""
-    value = numpy_helper.from_array(np.array(numbers, dtype=np.float32))
-    real = helper.make_node("Constant", [], [f"{name}_real"], name=f"{name}_real", value=value)
-    return [real, as_proto(cast("", real.output[0], TensorProto.INT64, name))]
-
-
-_OLDER: dict[str, tuple[int, Callable[[InsertNode], list[NodeProto]]]] = {
-    "Expand": (8, _expanded),
-    "Less": (9, _compared),
-}
-"""Per operator the opset that has it as we write it, and what gives the same in older ones."""
+_OF_RUNTIME = ("LayerNormalization", "SimplifiedLayerNormalization")
+"""Operators that ONNX Runtime has in the standard's domain in every opset."""
+_AS_WRITTEN = {"Max": 8, "Min": 8, "Less": 9}
+"""The opset since which operators take inputs of several shapes, or whole numbers."""

@@ -61,7 +61,7 @@ def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[E
     record = EdgeGather(producer.ref, -1, value.name, reason, _elements(value))
     edits, result = _narrowing(place, value, raw, have, wanted)
     readers = [SetInput(use.node.ref, use.input_index, raw) for use in value.consumers]
-    named = nodes.same(place.before, result, value.name)
+    named = nodes.new(place.before, "Identity", (result,), value.name)
     return [record, SetOutput(producer.ref, value.output_index, raw), *readers, *edits, named]
 
 
@@ -103,8 +103,8 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     places = {axis: position for position, axis in enumerate(order)}
     edits, picked = _flattened(place, shape, turned, have.renumbered(places), wanted.renumbered(places))
     returned = tuple(places[axis] for axis in range(len(order)))
-    first = nodes.transpose(place.before, source, tuple(order), turned)
-    return [first, *edits, nodes.transpose(place.before, picked, returned, back)], back
+    first = nodes.new(place.before, "Transpose", (source,), turned, perm=tuple(order))
+    return [first, *edits, nodes.new(place.before, "Transpose", (picked,), back, perm=returned)], back
 
 
 def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list[int]:
@@ -125,7 +125,7 @@ def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[lis
         target = f"{place.name}_{axis}"
         edits += [
             AddConstant(place.scope.ref, f"{target}_indices", tuple(int(rank) for rank in ranks)),
-            nodes.gather(place.before, source, f"{target}_indices", axis, target),
+            nodes.new(place.before, "Gather", (source, f"{target}_indices"), target, axis=axis),
         ]
         source = target
     return edits, source
@@ -169,22 +169,24 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
 
     def cut_shape(suffix: str, start: int, end: int) -> str:
         part = f"{name}_{suffix}"
-        edits.extend(nodes.cut_list(before, (scope, place.scope.opset), shape, (start, end), part))
+        edits.append(
+            nodes.new(before, "Gather", (shape, constant(f"{suffix}_axes", *range(start, end))), part, axis=0)
+        )
         return part
 
     shape, flat, rows, picked = (f"{name}_{suffix}" for suffix in ("shape", "flat", "rows", "picked"))
     target, result = f"{name}_target", f"{name}_narrowed"
-    edits.append(nodes.shape_of(before, source, shape))
+    edits.append(nodes.new(before, "Shape", (source,), shape))
     head, tail = cut_shape("head", 0, first), cut_shape("tail", last, rank)
     repeated = -1 if inferred else 1
     whole = constant("period", *((int(kept.sum()), repeated) if runs else (repeated, int(kept.sum()))))
-    edits.append(nodes.concat(before, (head, whole, tail), flat))
-    edits.append(nodes.reshape(before, source, flat, rows))
+    edits.append(nodes.new(before, "Concat", (head, whole, tail), flat, axis=0))
+    edits.append(nodes.new(before, "Reshape", (source, flat), rows))
     indices = constant("indices", *(int(rank) for rank in ranks))
-    edits.append(nodes.gather(before, rows, indices, first + (not runs), picked))
+    edits.append(nodes.new(before, "Gather", (rows, indices), picked, axis=first + (not runs)))
     sizes_left = constant("sizes", -1 if inferred else counts[0], *counts[1:])
-    edits.append(nodes.concat(before, (head, sizes_left, tail), target))
-    edits.append(nodes.reshape(before, picked, target, result))
+    edits.append(nodes.new(before, "Concat", (head, sizes_left, tail), target, axis=0))
+    edits.append(nodes.new(before, "Reshape", (picked, target), result))
     return edits, result
 
 

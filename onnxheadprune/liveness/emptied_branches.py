@@ -56,7 +56,7 @@ def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> t
     """Edits that make the constant `target` of `source`, under another shape, before a node."""
     return (
         AddConstant(node.scope.ref, f"{target}_shape", shape),
-        nodes.reshape(node.ref, source, f"{target}_shape", target),
+        nodes.new(node.ref, "Reshape", (source, f"{target}_shape"), target),
     )
 
 
@@ -213,7 +213,10 @@ class Branches:
             return [*made, SetInput(node.ref, joint.input_index, name)]
         stream = self._stream(node)
         if node.out.is_graph_output:
-            return [nodes.same(node.ref, stream.name, node.out.name), DropNode(node.ref, node.op_type)]
+            return [
+                nodes.new(node.ref, "Identity", (stream.name,), node.out.name),
+                DropNode(node.ref, node.op_type),
+            ]
         # Additions of other branches that vanish are gone themselves.
         staying = [use for use in node.out.consumers if not self._vanishes(use.node)]
         return [SetInput(use.node.ref, use.input_index, stream.name) for use in staying]

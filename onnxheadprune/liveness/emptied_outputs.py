@@ -63,11 +63,11 @@ class _Builder:
     def edits(self, constant: str, readers: Sequence[Use]) -> list[Edit]:
         """The constant at the size of the value: who computes nothing else for it is asked for that later."""
         out, before = self.value, self.before.ref
-        shape = self._insert(nodes.shape_of(before, out.name, self._name("shape")))
+        shape = self._insert(nodes.new(before, "Shape", (out.name,), self._name("shape")))
         if out.is_graph_output:
-            self._insert(nodes.expand(before, constant, shape, out.name))
+            self._insert(nodes.new(before, "Expand", (constant, shape), out.name))
             return [*self.made, DropNode(before, self.before.op_type)]
-        expanded = self._insert(nodes.expand(before, constant, shape, self._name("without_heads")))
+        expanded = self._insert(nodes.new(before, "Expand", (constant, shape), self._name("without_heads")))
         return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in readers)]
 
     def constant(self, left: Remnant) -> str | None:
@@ -102,21 +102,23 @@ class _Builder:
         if bias is None:
             return None if zero is None else zero.name
         before = self.before.ref
-        unit = self._insert(nodes.multiply(before, left.name, right.name, self._name("unit")))
-        cast = self._insert(nodes.cast(before, bias.name, int(TensorProto.FLOAT), self._name("bias")))
-        found = self._insert(nodes.multiply(before, cast, unit, self._name("exact")))
+        unit = self._insert(nodes.new(before, "Mul", (left.name, right.name), self._name("unit")))
+        cast = self._insert(
+            nodes.new(before, "Cast", (bias.name,), self._name("bias"), to=int(TensorProto.FLOAT))
+        )
+        found = self._insert(nodes.new(before, "Mul", (cast, unit), self._name("exact")))
         if scale is not None:
             if zero is None:
                 return None
             found = self._insert(
-                nodes.quantize(before, found, scale.name, zero.name, self._name("quantized"))
+                nodes.new(before, "QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
             )
         after = len(node.out.shape or ()) - 2 if CONVOLUTIONS.of(node) is not None else 0
         return self._followed_by_ones(found, after) if after else found
 
     def _followed_by_ones(self, vector: str, count: int) -> str:
         shape = self._integers("column", (-1, *(1,) * count))
-        return self._insert(nodes.reshape(self.before.ref, vector, shape, self._name("per_channel")))
+        return self._insert(nodes.new(self.before.ref, "Reshape", (vector, shape), self._name("per_channel")))
 
     def _name(self, what: str) -> str:
         return f"{self.value.name}/{MARK}_{what}"

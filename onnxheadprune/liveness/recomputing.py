@@ -152,7 +152,7 @@ class _Copy:
             fill = self._fill(node, output)
             if fill is None:
                 return None
-            self.edits.append(nodes.expand(self.before.ref, fill, inputs[0], output))
+            self.edits.append(nodes.new(self.before.ref, "Expand", (fill, inputs[0]), output))
             return output
         if attributes is None:
             return None

@@ -151,7 +151,7 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
     if not edits:
         return []
     name = _name(target, changes)
-    edits.append(nodes.concat(concat.ref, tuple(names), name))
+    edits.append(nodes.new(concat.ref, "Concat", tuple(names), name, axis=0))
     return [*edits, SetInput(node.ref, index, name)]
 
 
@@ -177,15 +177,8 @@ def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) 
     if any(mask):
         name = free_name(node.scope, f"{node.out.name}/{MARK}_shape")
         edits.append(AddConstant(scope, f"{name}_literals", tuple(numbers)))
-        if node.scope.opset >= nodes.CHOOSES_NUMBERS:
-            edits.append(AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"))
-            edits.append(nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name))
-        else:
-            edits += [
-                AddConstant(scope, f"{name}_others", tuple(1 - here for here in mask)),
-                nodes.multiply(node.ref, source, f"{name}_others", f"{name}_rest"),
-                nodes.add(node.ref, f"{name}_rest", f"{name}_literals", name),
-            ]
+        edits.append(AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"))
+        edits.append(nodes.new(node.ref, "Where", (f"{name}_mask", f"{name}_literals", source), name))
         source = name
     return [*edits, SetInput(node.ref, index, source)] if edits else []
 
@@ -204,8 +197,8 @@ def scaled(
     return [
         AddConstant.of(scope, f"{own}_of", np.array(periods, dtype)),
         AddConstant.of(scope, f"{own}_live", np.array(counts, dtype)),
-        nodes.divide(before, source, f"{own}_of", f"{own}_whole"),
-        nodes.multiply(before, f"{own}_whole", f"{own}_live", name),
+        nodes.new(before, "Div", (source, f"{own}_of"), f"{own}_whole"),
+        nodes.new(before, "Mul", (f"{own}_whole", f"{own}_live"), name),
     ]
 
 

@@ -63,7 +63,7 @@ class Sizes:
         known = tuple(part for part in parts if part is not None)
         if len(known) < len(parts):
             return None
-        return [*spelling.made, nodes.concat(observer.before, known, name)]
+        return [*spelling.made, nodes.new(observer.before, "Concat", known, name, axis=0)]
 
     def inputs_of_size(self, symbol: str) -> Iterator[tuple[Value, int]]:
         """Yield the axes of kept model inputs whose size is a symbol."""
@@ -121,7 +121,7 @@ class _Spelling:
             term = self._term(f"axis{axis}_{place}", atoms, factor)
             if term is None:
                 return None
-            total = term if total is None else self._insert(nodes.add, total, term, f"axis{axis}_sum{place}")
+            total = term if total is None else self._insert("Add", total, term, f"axis{axis}_sum{place}")
         return total
 
     def _term(self, label: str, atoms: tuple[str, ...], factor: int) -> str | None:
@@ -130,7 +130,7 @@ class _Spelling:
             size = self._size(atom)
             if size is None:
                 return None
-            term = size if term is None else self._insert(nodes.multiply, term, size, f"{label}_times{place}")
+            term = size if term is None else self._insert("Mul", term, size, f"{label}_times{place}")
         return term
 
     def _size(self, symbol: str) -> str | None:
@@ -138,8 +138,10 @@ class _Spelling:
         for value, axis in self.sizes.inputs_of_size(symbol):
             shape, size = f"{self.name}_of_{value.name}", f"{self.name}_{symbol}"
             before = self.observer.before
-            self.made[nodes.shape_of(before, value.name, shape)] = None
-            self.made[nodes.gather(before, shape, self._number(f"at{axis}", axis), 0, size)] = None
+            self.made[nodes.new(before, "Shape", (value.name,), shape)] = None
+            self.made[nodes.new(before, "Gather", (shape, self._number(f"at{axis}", axis)), size, axis=0)] = (
+                None
+            )
             return size
         return None
 
@@ -148,10 +150,8 @@ class _Spelling:
         self.made[AddConstant(self.observer.scope.ref, name, (number,))] = None
         return name
 
-    def _insert(
-        self, make: Callable[[str, str, str, str], InsertNode], left: str, right: str, label: str
-    ) -> str:
-        edit = make(self.observer.before, left, right, f"{self.name}_{label}")
+    def _insert(self, op_type: str, left: str, right: str, label: str) -> str:
+        edit = nodes.new(self.observer.before, op_type, (left, right), f"{self.name}_{label}")
         self.made[edit] = None
         return edit.outputs[0]
 

@@ -151,9 +151,9 @@ def _rewrite(graph: GraphProto, products: Sequence[_Product]) -> None:
 def _movers(name: str, moved: str) -> list[NodeProto]:
     """Nodes that make the uint8 form of an int8 value."""
     edits = (
-        nodes.cast("", name, TensorProto.INT32, f"{moved}/wide"),
-        nodes.add("", f"{moved}/wide", _SHIFT_NAME, f"{moved}/moved"),
-        nodes.cast("", f"{moved}/moved", TensorProto.UINT8, moved),
+        nodes.new("", "Cast", (name,), f"{moved}/wide", to=TensorProto.INT32),
+        nodes.new("", "Add", (f"{moved}/wide", _SHIFT_NAME), f"{moved}/moved"),
+        nodes.new("", "Cast", (f"{moved}/moved",), moved, to=TensorProto.UINT8),
     )
     return [nodes.as_proto(edit) for edit in edits]
 

@@ -226,15 +226,15 @@ def _insert(model: ModelProto, node: Node, alive: Live) -> None:
         created += _tiled(graph, raw, stem, mask.shape, axis, alive.run(axis) != 1)
         held = created[-1].outputs[0]
     if counted:
-        created.append(nodes.multiply(node.ref, raw, held, name))
+        created.append(nodes.new(node.ref, "Mul", (raw, held), name))
     else:
         known = _zero_point(node)
         zero = f"{stem}/zero" if known is None else known.name
         if known is None:
-            created.append(nodes.subtract(node.ref, raw, raw, zero))
-        created.append(nodes.choose(node.ref, held, raw, zero, name))
+            created.append(nodes.new(node.ref, "Sub", (raw, raw), zero))
+        created.append(nodes.new(node.ref, "Where", (held, raw, zero), name))
     graph.node[node.position].output[0] = raw
-    behind = [new for edit in created for new in nodes.as_protos(edit, node.scope.opset)]
+    behind = [nodes.as_proto(edit, node.scope.opset) for edit in created]
     insert_nodes(graph, {node.position + 1: behind})
 
 
@@ -258,13 +258,13 @@ def _tiled(
         f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "rows", "tiled", "long")
     )
     return [
-        nodes.shape_of("", source, shape),
-        nodes.gather("", shape, f"{mask}/axis", 0, length),
-        nodes.divide("", length, f"{mask}/period", times),
-        nodes.concat("", (f"{mask}/before", times, f"{mask}/after"), repeats),
-        nodes.reshape("", mask, f"{mask}/apart", rows),
-        nodes.tile("", rows, repeats, tiled),
-        nodes.reshape("", tiled, f"{mask}/joined", long),
+        nodes.new("", "Shape", (source,), shape),
+        nodes.new("", "Gather", (shape, f"{mask}/axis"), length, axis=0),
+        nodes.new("", "Div", (length, f"{mask}/period"), times),
+        nodes.new("", "Concat", (f"{mask}/before", times, f"{mask}/after"), repeats, axis=0),
+        nodes.new("", "Reshape", (mask, f"{mask}/apart"), rows),
+        nodes.new("", "Tile", (rows, repeats), tiled),
+        nodes.new("", "Reshape", (tiled, f"{mask}/joined"), long),
     ]
 
 
@@ -315,8 +315,8 @@ def _with_other_numbers(model: ModelProto, value: Value, live: Live) -> list[Fir
         )
     if inside:
         return []
-    product = nodes.multiply(readers[0].node.ref, value.name, held.name, name)
-    return [(graph, new) for new in nodes.as_protos(product, readers[0].node.scope.opset)]
+    product = nodes.new(readers[0].node.ref, "Mul", (value.name, held.name), name)
+    return [(graph, nodes.as_proto(product, readers[0].node.scope.opset))]
 
 
 def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence[int]) -> list[First] | None:
@@ -333,8 +333,8 @@ def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence
         if layout.bits is None:
             dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
             held = numpy_helper.from_array(mask.astype(dtype), f"{name}_alive")
-            product = nodes.multiply(node.ref, value.name, held.name, name)
-            made += [(graph, new) for new in nodes.as_protos(product, node.scope.opset)]
+            product = nodes.new(node.ref, "Mul", (value.name, held.name), name)
+            made.append((graph, nodes.as_proto(product, node.scope.opset)))
         else:
             # A kernel that finds scales computed takes another way, which rounds otherwise.
             numbers = value.numbers()

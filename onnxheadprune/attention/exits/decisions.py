@@ -182,7 +182,7 @@ def _hold(model: ModelProto, value: Value, name: str) -> None:
         return
     # What a graph or a body gives out keeps its name; what was computed gets another one.
     _proto(model, node).output[value.output_index] = f"{value.name}/{FORCED}"
-    graph_of(model, node).node.append(nodes.as_proto(nodes.same("", name, value.name)))
+    graph_of(model, node).node.append(nodes.as_proto(nodes.new("", "Identity", (name,), value.name)))
 
 
 def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
@@ -193,7 +193,8 @@ def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
     body = attribute.g
     last = numpy_helper.from_array(np.array(turns - 1, dtype=np.int64), f"{name}_last")
     model.graph.initializer.append(last)
-    body.node.extend(nodes.as_protos(nodes.less("", body.input[0].name, last.name, name), node.opset))
+    less = nodes.new("", "Less", (body.input[0].name, last.name), name)
+    body.node.append(nodes.as_proto(less, node.opset))
     body.output[GOING_OUT].name = name
 
 

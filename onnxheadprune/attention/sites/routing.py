@@ -298,8 +298,8 @@ class Gate:
         """The score of an expert that is out, and the nodes that put it in place of others where the mask is false."""
         dtype = helper.tensor_dtype_to_np_dtype(self.value.elem_type)
         out = numpy_helper.from_array(np.asarray(never(self.value.elem_type), dtype), f"{self.name}_never")
-        created = nodes.choose(self.node.ref, self.mask, self.value.name, out.name, self.name)
-        return out, nodes.as_protos(created, self.node.scope.opset)
+        created = nodes.new(self.node.ref, "Where", (self.mask, self.value.name, out.name), self.name)
+        return out, [nodes.as_proto(created, self.node.scope.opset)]
 
 
 def gates_of(routing: Routing) -> list[Gate]:

@@ -52,7 +52,7 @@ def kept_ids(dtype: np.dtype[np.generic], width: int | None = None) -> str:
 
 def _picked(item: Logits, indices: str) -> InsertNode:
     """The node that picks the logits of the kept tokens."""
-    return nodes.gather(MAIN, all_logits(item.name), indices, item.axis, item.name)
+    return nodes.new(MAIN, "Gather", (all_logits(item.name), indices), item.name, axis=item.axis)
 
 
 Pick: TypeAlias = Callable[[Logits, str], InsertNode]
@@ -79,7 +79,7 @@ def translated(
         stored |= constants(kept, dtype, view.main.opset)
         before += old_ids(MAIN, name, original_ids(name), dtype, view.main.opset)
     made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
-    protos = [proto for node in before for proto in nodes.as_protos(node, view.main.opset)]
+    protos = [nodes.as_proto(node, view.main.opset) for node in before]
     insert_nodes(made.graph, {0: protos})
     return made
 
@@ -99,16 +99,16 @@ def old_ids(
 ) -> list[InsertNode]:
     """The nodes that turn new ids into the original's; a negative number is no id and stays as it is."""
     if opset < nodes.COMPARES_INTEGERS:
-        return [nodes.gather(before, kept_ids(dtype), source, 0, output)]
+        return [nodes.new(before, "Gather", (kept_ids(dtype), source), output, axis=0)]
     old, zero, one = (name.format(dtype.name) for name in (OLD, ZERO, ONE))
     # A comparison with 0 would look as if the model knew such numbers.
     shifted, place, found, rest = (f"{output}_{step}" for step in ("next", "place", "found", "rest"))
     return [
-        nodes.add(before, source, one, shifted),
-        nodes.larger(before, shifted, zero, place),
-        nodes.gather(before, old, place, 0, found),
-        nodes.smaller(before, source, zero, rest),
-        nodes.add(before, found, rest, output),
+        nodes.new(before, "Add", (source, one), shifted),
+        nodes.new(before, "Max", (shifted, zero), place),
+        nodes.new(before, "Gather", (old, place), found, axis=0),
+        nodes.new(before, "Min", (source, zero), rest),
+        nodes.new(before, "Add", (found, rest), output),
     ]
 
 

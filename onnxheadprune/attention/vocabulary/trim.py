@@ -225,7 +225,7 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
 
 
 def _all_of(item: Logits, _: str) -> InsertNode:
-    return nodes.same(MAIN, all_logits(item.name), item.name)
+    return nodes.new(MAIN, "Identity", (all_logits(item.name),), item.name)
 
 
 def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
@@ -266,7 +266,7 @@ def _picked_behind(node: Node, axis: int, columns: Ids) -> list[Edit]:
     """A Gather between logits and the node that outputs them."""
     value = _source(node)
     output, indices = f"{value.name}/{MARK}_kept", f"{value.name}/{MARK}_columns"
-    gather = nodes.gather(node.ref, value.name, indices, axis, output)
+    gather = nodes.new(node.ref, "Gather", (value.name, indices), output, axis=axis)
     return [AddConstant.of(MAIN, indices, columns), gather, SetInput(node.ref, 0, output)]
 
 
@@ -333,7 +333,7 @@ def _stored_anew(node: Node, index: int, array: npt.NDArray[np.integer[Any]], ke
     table[array] = new
     repeated = f"{stored}_repeated"
     yield AddConstant.of(node.scope.ref, stored, table)
-    yield nodes.gather(node.ref, stored, value.name, 0, repeated)
+    yield nodes.new(node.ref, "Gather", (stored, value.name), repeated, axis=0)
     yield SetInput(node.ref, index, repeated)
 
 
