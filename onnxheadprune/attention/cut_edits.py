@@ -37,8 +37,7 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.liveness.unused import settled
-from onnxheadprune.model.graph.facts import schema_of
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import schema_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.spelling import first_few
 
@@ -363,7 +362,7 @@ def _detached(
     found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
     for node, bias in biases.items():
         if isinstance(bias, Refusal):
-            quantized = bias if roles_of(node).scales is None else quantized_stand_in(node)
+            quantized = bias if node.roles.scales is None else quantized_stand_in(node)
             add(_or_refuse(quantized, node, owners, heads), [node])
     for joint, remnant in found.joints:
         add(found.rejoined(joint, remnant), remnant.projections)

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import AddConstant, DropTensor, Edit, SetDim, SetMetadata, SliceTensor
 from onnxheadprune.model.bodies import bodies_of
-from onnxheadprune.model.graph.facts import CASTS_LIKE, CHOOSES, DRAWS_BETWEEN, DRAWS_NORMAL, OBSERVES
+from onnxheadprune.model.graph.operator import DRAWS_NORMAL, OBSERVES, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Use
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 
@@ -24,7 +24,7 @@ Reads: TypeAlias = frozenset[tuple[int, int]]
 NOTHING: Inputs = frozenset()
 _CONTENT = (Role.IDS, Role.PIXELS, Role.FLOATS)
 """The roles of inputs that hold content: tokens, images, features. Masks, positions and lengths hold none."""
-_SHOWS_NO_CONTENT = OBSERVES | DRAWS_NORMAL | DRAWS_BETWEEN
+_SHOWS_NO_CONTENT = OBSERVES | DRAWS_NORMAL | kind("RandomUniform", "RandomUniformLike")
 """They read the shape of their input at most."""
 _OF_TENSORS = (SliceTensor, AddConstant, DropTensor, SetDim, SetMetadata)
 """Edits that change no edge of the graph."""
@@ -99,12 +99,12 @@ def dependence(
 def _outputs(node: NodeProto, known: Mapping[str, Inputs], ended: Reads) -> dict[str, Inputs]:
     if node in _SHOWS_NO_CONTENT:
         return dict.fromkeys(node.output, NOTHING)
-    read = node.input[:1] if node in CASTS_LIKE else node.input
+    read = node.input[:1] if is_a(node, "CastLike") else node.input
     own = NOTHING.union(
         *(known.get(name, NOTHING) for index, name in enumerate(read) if (id(node), index) not in ended)
     )
     bodies = [*bodies_of(node)]
-    if node in CHOOSES:
+    if is_a(node, "If"):
         branches = [list(dependence(body, ended, known).values()) for body in bodies]
         return {name: own.union(*each) for name, *each in zip(node.output, *branches, strict=True)}
     for body in bodies:

@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import DropBranchOutput, DropInputs, DropIo, DropNode, Edit, Rename, SetInput
 from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError, named_setting
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.spelling import first_few
 
@@ -220,7 +220,7 @@ def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, i
 
 def _in_branches(value: Value) -> Iterator[DropBranchOutput]:
     """The edit on a choice between branches that makes an output of the graph, and nothing else reads it."""
-    if value.producer is not None and value.producer in CHOOSES and not value.consumers:
+    if value.producer is not None and is_a(value.producer, "If") and not value.consumers:
         yield DropBranchOutput(value.producer.ref, value.output_index)
 
 

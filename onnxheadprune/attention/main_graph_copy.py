@@ -24,7 +24,7 @@ from onnxheadprune.edit.both_branches import BRANCHES, with_both_branches
 from onnxheadprune.edit.merged_models import flag_choices, with_answer
 from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.model.bodies import has_bodies
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
@@ -88,7 +88,7 @@ def main_graph_copy(loaded: LoadedModel) -> LoadedModel | None:
 
 def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
     """The model in which both bodies of each If run that may skip layers, if its sites are those of the whole."""
-    choices = [node for node in view.nodes if node in CHOOSES]
+    choices = [node for node in view.nodes if is_a(node, "If")]
     if not choices:
         return None
     layers = layers_of(sites.known)

@@ -25,8 +25,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.layouts import is_mixture, mixture_of
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import copied, insert_nodes, replace_all
 from onnxheadprune.model.tensors import FLOATS, Mask
@@ -124,7 +123,7 @@ def _place(projection: Projection, alive: Mask) -> _MaskPlace:
         assert value is not None
     value, rounding = _before_rounding(value)
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    elem_type = value.elem_type or (0 if index in roles_of(node).zero_points else _weight_type(projection))
+    elem_type = value.elem_type or (0 if index in node.roles.zero_points else _weight_type(projection))
     return _MaskPlace(node, index, value, mask, elem_type, rounding, name)
 
 
@@ -198,7 +197,7 @@ def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]
 
 def _zero_point(node: Node, index: int) -> str:
     """The zero point of a quantized operand."""
-    at = roles_of(node).zero_points.get(index)
+    at = node.roles.zero_points.get(index)
     value = None if at is None else node.input(at)
     if value is None:
         raise RefusedError(
@@ -288,7 +287,7 @@ def shorten(graphs: Mapping[State, GraphProto]) -> None:
         if state.behind.producer is not None and is_sum(state.behind):
             zeros = f"{behind}/onnxheadprune_zeros"
             maker.input[0], maker.input[SKIP] = front, zeros
-            bias = roles_of(state.behind.producer).learned[-1]
+            bias = state.behind.producer.roles.learned[-1]
             if len(maker.input) > bias:
                 maker.input[bias] = ""
             made.append(nodes.as_proto(nodes.new("", "Sub", (front, front), zeros)))

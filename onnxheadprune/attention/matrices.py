@@ -16,19 +16,7 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.attention.quantized import Grid, Levels, StoredLevels, limits_of, numbers_of
 from onnxheadprune.liveness.consumers import is_shared
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    CASTS,
-    CASTS_LIKE,
-    DEQUANTIZES,
-    DIVIDES,
-    FLATTENS,
-    IDENTITIES,
-    MULTIPLIES,
-    REREADS,
-    SUBTRACTS,
-    TRANSPOSES,
-)
+from onnxheadprune.model.graph.operator import DEQUANTIZES, REREADS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
@@ -238,9 +226,9 @@ def _loses_numbers(stored: Value, steps: Sequence[Use]) -> bool:
     return False
 
 
-REREADING = REREADS | FLATTENS
-CASTING = CASTS | CASTS_LIKE
-COMPUTING = ADDS | SUBTRACTS | MULTIPLIES | DIVIDES
+REREADING = REREADS | kind("Flatten")
+CASTING = kind("Cast", "CastLike")
+COMPUTING = kind("Add", "Sub", "Mul", "Div")
 NEVER_WRAPS = (*FLOATS, TensorProto.INT32, TensorProto.INT64)
 """Types in which sums and products of levels are what they are of numbers."""
 
@@ -251,7 +239,7 @@ def _sources_of(node: Node) -> tuple[int, ...]:
         return (0,) if all(side is None or side.is_constant for side in node.inputs[1:]) else ()
     if node.domain:
         return ()
-    if node in TRANSPOSES | IDENTITIES:
+    if is_a(node, "Transpose", "Identity"):
         return (0,)
     if node in REREADING:
         return (0,) if _is_static(node.inputs[0]) and _is_static(node.out) else ()
@@ -280,7 +268,7 @@ def _is_affine(node: Node, index: int) -> bool:
         return False
     if value.shape is None or value.shape != node.out.shape or value.elem_type not in NEVER_WRAPS:
         return False
-    if node in DIVIDES:
+    if is_a(node, "Div"):
         return index == 0 and value.elem_type in FLOATS
     return True
 
@@ -293,7 +281,7 @@ def forward(node: Node, index: int, value: Array) -> Array:
 
 def _moved(node: Node, value: Array) -> Array:
     """The elements where a node puts them; another array than its input may be handed on, of the same shape."""
-    if node in TRANSPOSES:
+    if is_a(node, "Transpose"):
         return value.transpose(_order(node, value.ndim))
     return value.reshape(_sizes(node.out)) if node in REREADING else value
 
@@ -302,7 +290,7 @@ def _backward(node: Node, index: int, value: Array) -> Array:
     """The numbers of the input of which a node makes some, exactly: what can be stored is not asked."""
     source = node.inputs[index]
     assert source is not None
-    if node in TRANSPOSES:
+    if is_a(node, "Transpose"):
         return value.transpose(np.argsort(_order(node, value.ndim)))
     if node in REREADING:
         return value.reshape(_sizes(source))
@@ -320,12 +308,12 @@ def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
     other = node.inputs[1 - index]
     assert other is not None
     numbers, one, nothing = numbers_of(other).astype(np.float64), np.ones(()), np.zeros(())
-    if node in MULTIPLIES:
+    if is_a(node, "Mul"):
         return Levels(numbers, nothing)
-    if node in DIVIDES:
+    if is_a(node, "Div"):
         with np.errstate(divide="ignore"):
             return Levels(1 / numbers, nothing)
-    if node in ADDS:
+    if is_a(node, "Add"):
         return Levels(one, -numbers)
     return Levels(one if index == 0 else -one, numbers)
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.restated import restated
-from onnxheadprune.model.graph.tables import COSTS, TRIPS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import JsonObject, written
@@ -53,7 +52,7 @@ class Flops(JsonObject):
 
 def node_flops(view: GraphView) -> dict[Node, int | None]:
     """Count the operations of each contraction in one run, None where its shapes are not known."""
-    counted = ((node, times, COSTS.of(node)) for node, times in _executed(view.main, 1))
+    counted = ((node, times, node.operator.cost) for node, times in _executed(view.main, 1))
     found = {node: (counter(node), times) for node, times, counter in counted if counter is not None}
     return {node: None if cost is None else times * cost for node, (cost, times) in found.items()}
 
@@ -64,7 +63,7 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
     for node in scope.nodes:
         found.append((node, times))
         bodies = list(node.bodies.values())
-        if node in CHOOSES:
+        if is_a(node, "If"):
             condition = node.literal(0)
             if condition is not None:
                 taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"
@@ -72,7 +71,7 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
             else:
                 # The dearer branch is the honest guess: one of them runs.
                 bodies = [max(bodies, key=_rough)]
-        trips = TRIPS.of(node)
+        trips = node.operator.trips
         repeat = 1 if trips is None else trips(node)
         for body in bodies:
             found += _executed(body, times * repeat)
@@ -80,7 +79,7 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
 
 
 def _rough(scope: Scope) -> int:
-    counted = ((COSTS.of(node), node) for node in scope.nodes)
+    counted = ((node.operator.cost, node) for node in scope.nodes)
     return sum(counter(node) or 0 for counter, node in counted if counter is not None)
 
 

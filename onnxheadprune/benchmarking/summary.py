@@ -13,7 +13,7 @@ from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Cell, Fact, Facts, Part, State, Table, Word
-from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
+from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN
 from onnxheadprune.model.spelling import count, many, rounded, share, short_names
 
 STATES: Mapping[str, State] = {"faster": "good", "slower": "bad"}

@@ -46,7 +46,7 @@ from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import explaining_failures
 from onnxheadprune.model.bodies import graphs_in
-from onnxheadprune.model.graph.facts import opset_of
+from onnxheadprune.model.graph.operator import opset_of
 from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.storage.tensors import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut

@@ -1,21 +1,22 @@
-"""Gradients as ONNX graphs: formulas like `g * (1 - y * y)` become nodes, and tables have one entry per operator.
+"""Gradients as ONNX graphs: formulas like `g * (1 - y * y)` become nodes.
 
 A gradient answers one local question: *given the gradient of the loss with respect to my outputs, what is it with
-respect to my inputs?* A fused operator may answer with its decomposition instead. `onnxheadprune.operators` fills
-both tables.
+respect to my inputs?* A fused operator may answer with its decomposition instead: terms that replace
+it, one per output, None for an output that cannot be made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from onnx import TensorProto
 
 from onnxheadprune.edit.gradient_terms import Term, Writer
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.tables import Table
+from onnxheadprune.model.graph.operator import OPERATORS, Operator
 from onnxheadprune.model.graph.view import Node
 
 
@@ -86,12 +87,29 @@ Partials: TypeAlias = Mapping[int, Term | Constant]
 """Gradients per input, in the input's shape. What is not listed does not depend on the input, or has steps only."""
 GradientFunction: TypeAlias = Callable[[Step], Partials]
 Decomposition: TypeAlias = Callable[[Step], "Sequence[Term | None] | Constant"]
+Function = TypeVar("Function", bound=Callable[[Step], object])
 
-GRADIENTS: Table[GradientFunction] = Table("gradients")
-gradient = GRADIENTS.register
-DECOMPOSITIONS: Table[Decomposition] = Table("decompositions")
-"""Terms that replace a fused node, one per output; None for an output that cannot be made."""
-decomposition = DECOMPOSITIONS.register
+
+def gradient(*names: str) -> Callable[[GradientFunction], GradientFunction]:
+    """Return a decorator that puts a gradient into the records of operators.
+
+    Those of ours are in files that training alone imports, so they come after the rest of a record.
+    """
+    return functools.partial(_recorded, names, "gradient")
+
+
+def decomposition(*names: str) -> Callable[[Decomposition], Decomposition]:
+    """The same for smaller operators that compute what a fused one does."""
+    return functools.partial(_recorded, names, "parts")
+
+
+def _recorded(names: Iterable[str], what: str, function: Function) -> Function:
+    for name in names:
+        record = OPERATORS.setdefault(name, Operator(name))
+        if getattr(record, what) is not None:
+            raise ValueError(f"two entries of {what} for {name}")
+        setattr(record, what, function)
+    return function
 
 
 def summed(grad: Term, target: Term, own: Shape | None, others: Sequence[Shape | None]) -> Term:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.edit.renaming import numbered
-from onnxheadprune.model.graph.facts import IDENTITIES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import copied, replace_all
 
@@ -104,7 +104,7 @@ class Inliner:
     def _name(self, scope: Scope) -> None:
         for value in scope.values.values():
             node = value.producer
-            if node is not None and node in IDENTITIES and node.inputs[0] is not None:
+            if node is not None and is_a(node, "Identity") and node.inputs[0] is not None:
                 self.same[value] = node.inputs[0]
             else:
                 self.names[value] = self.fresh(value.name)

@@ -6,13 +6,13 @@ from onnx import ModelProto
 
 from onnxheadprune.edit.both_branches import BRANCHES, keeps_stored_names
 from onnxheadprune.edit.decided_conditions import decided
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node
 
 
 def flag_choices(view: GraphView) -> tuple[Node, ...]:
     """Return the nodes of the main graph that choose between two branches, if all of them read one graph input."""
-    nodes = tuple(node for node in view.main.nodes if node in CHOOSES)
+    nodes = tuple(node for node in view.main.nodes if is_a(node, "If"))
     flags = {node.inputs[0] for node in nodes}
     flag = next(iter(flags), None)
     alone = len(flags) == 1 and flag is not None and flag.is_graph_input and not flag.is_initializer

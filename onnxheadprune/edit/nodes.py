@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, helper, parser
 
 from onnxheadprune.edit.edits import MARK, Attribute, InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.facts import schema_of
+from onnxheadprune.model.graph.operator import schema_of
 from onnxheadprune.model.graph.view import Node
 
 HAS_NO_RANDOM_KERNELS = 22

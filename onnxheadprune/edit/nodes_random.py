@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.model.graph.facts import DRAWS_CLASSES, DRAWS_NORMAL, DRAWS_TRUTHS
+from onnxheadprune.model.graph.operator import DRAWS_NORMAL, is_a
 
 CONTRIB = "com.microsoft"
 """The domain with a Range for every opset."""
@@ -34,10 +34,10 @@ class FixedNumbers:
         self._salt = zlib.crc32(repr(drawn).encode()) % _PRIME
         if node in DRAWS_NORMAL:
             numbers = self._normal()
-        elif node in DRAWS_TRUTHS:
+        elif is_a(node, "Bernoulli"):
             numbers = self._truths()
         else:
-            numbers = self._classes() if node in DRAWS_CLASSES else self._between_limits()
+            numbers = self._classes() if is_a(node, "Multinomial") else self._between_limits()
         self._retyped(numbers, opset, types)
         self.made[-1].name = node.name
         self.made[-1].output[0] = node.output[0]
@@ -96,7 +96,7 @@ class FixedNumbers:
         """Give the numbers the type of what the random node outputs."""
         node = self._node
         elem_type = self._known.get("dtype")
-        if elem_type is None and node in DRAWS_CLASSES:
+        if elem_type is None and is_a(node, "Multinomial"):
             elem_type = TensorProto.INT32
         if elem_type is None and node.input and opset >= _HAS_CAST_LIKE:
             self._add("CastLike", numbers, node.input[0])

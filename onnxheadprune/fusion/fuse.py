@@ -31,7 +31,7 @@ from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.unused import settled
-from onnxheadprune.model.graph.facts import opset_of
+from onnxheadprune.model.graph.operator import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.operators import view_of

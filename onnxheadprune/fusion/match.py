@@ -15,7 +15,7 @@ from onnxheadprune.fusion.scores import Bias, Operand, core_roles, read_scores, 
 from onnxheadprune.fusion.walk import Axis, Layout, flat, layout_above
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS, SOFTMAXES, TESTS_NAN
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -109,14 +109,14 @@ def _softmax(value: Value, layout: Layout) -> tuple[Node, Layout, bool] | Refusa
         node = value.producer
         if node is None or node.domain:
             return _no(value, "the attention weights come from no softmax")
-        if node in SOFTMAXES:
+        if is_a(node, "Softmax"):
             return _along_keys(node, layout, zero_nan)
         source = _nan_to_zero(node)
         if source is not None:
             value, zero_nan = source, True
             continue
-        above = layout if node in CASTS else layout_above(node, layout)
-        if above is None or node.input(0) is None or node in EXPANDS:
+        above = layout if is_a(node, "Cast") else layout_above(node, layout)
+        if above is None or node.input(0) is None or is_a(node, "Expand"):
             return _no(value, f"{node.label} stands between the softmax and the values")
         value, layout = node.inputs[0], above  # type: ignore[assignment]
 
@@ -135,11 +135,11 @@ def _all_keys(mixed: Axis, layout: Layout) -> bool:
 
 def _nan_to_zero(node: Node) -> Value | None:
     """The source of `Where(IsNaN(x), 0, x)`, as exporters write a softmax that masks whole rows."""
-    if node not in CHOOSES_ELEMENTS or scalar_of(node.input(1)) != 0:
+    if not is_a(node, "Where") or scalar_of(node.input(1)) != 0:
         return None
     condition = node.inputs[0]
     test = None if condition is None else condition.producer
-    if test is None or test not in TESTS_NAN or test.inputs[0] is not node.inputs[2]:
+    if test is None or not is_a(test, "IsNaN") or test.inputs[0] is not node.inputs[2]:
         return None
     return node.inputs[2]
 

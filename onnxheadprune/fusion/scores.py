@@ -18,21 +18,12 @@ from onnx import TensorProto
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.walk import SCALES, Atom, Axis, Layout, axis_of, flat, layout_above, size_of
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.index_notation import Notation, contraction_of
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    ADDS_ALL,
-    CASTS,
-    CHOOSES_ELEMENTS,
-    EXPANDS,
-    MULTIPLIES,
-    MULTIPLIES_FLOATS,
-    SUBTRACTS,
-)
+from onnxheadprune.model.graph.operator import MULTIPLIES_FLOATS, is_a, kind
 from onnxheadprune.model.graph.scalars import scalar_of, uniform
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -81,13 +72,13 @@ def core_roles(core: Core) -> CoreRoles | Refusal:
     return CoreRoles(operands[0], operands[1], context)
 
 
-def _float_product(node: Node) -> Contraction | None:
+def _float_product(node: Node) -> Notation | None:
     """The node as a product of two float tensors."""
     product = contraction_of(node) if node in MULTIPLIES_FLOATS else None
     return product if product is not None and len(product.indices) == 2 else None
 
 
-def _letters(core: Core, product: Contraction) -> dict[str, Axis] | None:
+def _letters(core: Core, product: Notation) -> dict[str, Axis] | None:
     """The atoms along each axis of the core's output."""
     shape = core.node.out.shape
     assert shape is not None
@@ -131,7 +122,7 @@ def _merged(heads: tuple[frozenset[int], ...], size: Dim, outer: str) -> Axis | 
     return None
 
 
-def _operand(node: Node, product: Contraction, index: int, letters: dict[str, Axis]) -> Operand | None:
+def _operand(node: Node, product: Notation, index: int, letters: dict[str, Axis]) -> Operand | None:
     """An operand whose axes have the atoms of their letters, sized as its own shape says."""
     value = node.inputs[index]
     if value is None or value.shape is None:
@@ -166,7 +157,7 @@ def score_operands(node: Node, layout: Layout) -> tuple[Operand, Operand] | Refu
     return operands
 
 
-TERMS = ADDS | SUBTRACTS | ADDS_ALL
+TERMS = kind("Add", "Sub", "Sum")
 MAX_STEPS = 48
 
 
@@ -231,23 +222,23 @@ def _step(node: Node, layout: Layout, factor: float) -> _Term | Refusal:
     """One node up that has a single input that matters."""
     if node in SCALES:
         return _scaled(node, layout, factor)
-    if node in CHOOSES_ELEMENTS:
+    if is_a(node, "Where"):
         return _filled(node, layout, factor)
     source = node.input(0)
-    if source is None or node in EXPANDS or source.shape is None:
+    if source is None or is_a(node, "Expand") or source.shape is None:
         return cannot(node, f"{node.label} stands between the scores and the softmax")
-    above = layout if node in CASTS else layout_above(node, layout)
+    above = layout if is_a(node, "Cast") else layout_above(node, layout)
     if above is None:
         return cannot(node, f"{node.label} stands between the scores and the softmax")
     return source, above, factor, ()
 
 
 def _scaled(node: Node, layout: Layout, factor: float) -> _Term | Refusal:
-    for index in (0, 1) if node in MULTIPLIES else (0,):
+    for index in (0, 1) if is_a(node, "Mul") else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(layout):
             continue
-        return source, layout, factor * (number if node in MULTIPLIES else 1 / number), ()
+        return source, layout, factor * (number if is_a(node, "Mul") else 1 / number), ()
     return cannot(node, f"{node.label} scales the scores by more than one number")
 
 
@@ -290,7 +281,7 @@ def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], st
     if len(node.inputs) != 2:
         return cannot(node, f"{node.label} adds more than two terms")
     first: Refusal | None = None
-    for index in (0, 1) if node not in SUBTRACTS else (0,):
+    for index in (0, 1) if not is_a(node, "Sub") else (0,):
         source, term = node.inputs[index], node.inputs[1 - index]
         if source is None or term is None or source.shape is None or len(source.shape) != len(layout):
             continue
@@ -298,7 +289,7 @@ def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], st
         if bias is None:
             first = first or cannot(node, f"the shape of {term.name} does not fit the scores")
             continue
-        bias = replace(bias, factor=-factor if node in SUBTRACTS else factor)
+        bias = replace(bias, factor=-factor if is_a(node, "Sub") else factor)
         terms = biases if uniform(term) == 0 else (*biases, bias)
         found = _read(source, layout, factor, terms, steps - 1)
         if isinstance(found, Scores):

@@ -15,18 +15,7 @@ from typing import TypeAlias
 from onnxheadprune.liveness.axes import align
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-    DIVIDES,
-    DROPOUTS,
-    EXPANDS,
-    FLATTENS,
-    IDENTITIES,
-    MULTIPLIES,
-    OBSERVES,
-    REREADS,
-    TRANSPOSES,
-)
+from onnxheadprune.model.graph.operator import OBSERVES, REREADS, is_a, kind
 from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -147,8 +136,8 @@ def leaves_of(axis: Axis, layout: Layout) -> Axis:
 
 
 MAX_STEPS = 24
-BUFFER_VIEWS = REREADS | FLATTENS
-SCALES = MULTIPLIES | DIVIDES
+BUFFER_VIEWS = REREADS | kind("Flatten")
+SCALES = kind("Mul", "Div")
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +175,13 @@ def _above(place: Place) -> Place | None:
 
 def _is_same(node: Node) -> bool:
     """Return whether the first output of a node is its first input: of dropouts, and of casts to the same type."""
-    if node in CASTS:
+    if is_a(node, "Cast"):
         source = node.input(0)
         return source is not None and node.attribute("to") == source.elem_type
-    if node in DROPOUTS:
+    if is_a(node, "Dropout"):
         training = node.input(2)
         return training is None or scalar_of(training) == 0
-    return node in IDENTITIES
+    return is_a(node, "Identity")
 
 
 def layout_above(node: Node, layout: Layout) -> Layout | None:
@@ -204,20 +193,20 @@ def layout_above(node: Node, layout: Layout) -> Layout | None:
         return layout
     if node in BUFFER_VIEWS:
         return reshaped(layout, shape, source)
-    if node in TRANSPOSES:
+    if is_a(node, "Transpose"):
         return untransposed(layout, _perm(node, len(layout)))
-    if node in EXPANDS:
+    if is_a(node, "Expand"):
         return unexpanded(layout, shape, source)
     return None
 
 
 def _unscaled(place: Place, node: Node) -> Place | None:
     """Through a multiplication or division by one number."""
-    for index in (0, 1) if node in MULTIPLIES else (0,):
+    for index in (0, 1) if is_a(node, "Mul") else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(place.layout):
             continue
-        factor = number if node in MULTIPLIES else 1 / number
+        factor = number if is_a(node, "Mul") else 1 / number
         return Place(source, place.layout, place.factor * factor, place.leaves)
     return None
 
@@ -254,6 +243,6 @@ def _below(place: Place) -> Place | None:
         layout = place.layout
     elif node in BUFFER_VIEWS:
         layout = reshaped(place.layout, shape, node.out.shape)
-    elif node in TRANSPOSES:
+    elif is_a(node, "Transpose"):
         layout = transposed(place.layout, _perm(node, len(place.layout)))
     return None if layout is None else Place(node.out, layout, 1.0, {})

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.live import DEAD, Live, fits
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import divisor
-from onnxheadprune.model.graph.facts import CARRIERS, CASTS, CHOOSES, FLATTENS, GATHERS, RESHAPES, VIEWS
+from onnxheadprune.model.graph.operator import CARRIERS, VIEWS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -19,7 +19,7 @@ def passes_on(node: Node) -> bool:
     """Return whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
     if node.domain:
         return False
-    return node in CARRIERS or (node in GATHERS and _picked(node) is not None)
+    return node in CARRIERS or (is_a(node, "Gather") and _picked(node) is not None)
 
 
 def _picked(node: Node) -> int | None:
@@ -31,7 +31,7 @@ def _picked(node: Node) -> int | None:
 def outlet(value: Value) -> Value | None:
     """The output of an `If` for an output of one of its branches; None for any other value."""
     owner = value.scope.owner
-    if not value.is_graph_output or owner is None or owner not in CHOOSES:
+    if not value.is_graph_output or owner is None or not is_a(owner, "If"):
         return None
     names = [info.name for info in value.scope.proto.output]
     return owner.outputs[names.index(value.name)] if value.name in names else None
@@ -50,7 +50,7 @@ def carrier_outputs(value: Value, depth: int = MAX_CARRIERS) -> list[Value]:
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
     """Return whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
-    if depth == 0 or not passes_on(node) or node in RESHAPES:
+    if depth == 0 or not passes_on(node) or is_a(node, "Reshape"):
         return False
     return leads_out(node.out, free, depth - 1)
 
@@ -71,14 +71,14 @@ def carried(node: Node, live: Live) -> Live | None:
     shape, source = node.out.shape, node.shape(0)
     if shape is None or source is None:
         return None
-    if node in RESHAPES | FLATTENS:
+    if is_a(node, "Reshape", "Flatten"):
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
-    mapping = _picked_axes(node, len(source)) if node in GATHERS else moved_axes(node)
+    mapping = _picked_axes(node, len(source)) if is_a(node, "Gather") else moved_axes(node)
     if any(axis not in mapping for axis in live.axes):
         return None
     through = live.renumbered({axis: mapping[axis] for axis in live.axes})
-    if node in GATHERS:
+    if is_a(node, "Gather"):
         return through
     if not fits(through, shape):
         return None
@@ -121,4 +121,4 @@ def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
     return mapping
 
 
-LOOKED_THROUGH = VIEWS | CASTS
+LOOKED_THROUGH = VIEWS | kind("Cast")

@@ -8,34 +8,24 @@ removed.
 
 from __future__ import annotations
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask
-from onnxheadprune.model.graph.facts import (
-    CARRIERS,
-    CASTS_LIKE,
-    ELEMENTWISE,
-    GATHERS,
-    GATHERS_ROWS,
-    OBSERVES,
-    SLICES,
-    TAKES_CHUNKS,
-)
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import CARRIERS, ELEMENTWISE, OBSERVES, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
-ONLY_SHOWN = CARRIERS | SLICES
+ONLY_SHOWN = CARRIERS | kind("Slice")
 """Operators that pass a value on under other axes or another type."""
 
 
 def looks_only(use: Use) -> bool:
     """Return whether one edge asks for a value's shape or type, never for its contents."""
-    if use.node in CASTS_LIKE and use.input_index == 1:
+    if is_a(use.node, "CastLike") and use.input_index == 1:
         return True
-    return only_observed(use.node) and use.input_index not in roles_of(use.node).places
+    return only_observed(use.node) and use.input_index not in use.node.roles.places
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:
@@ -62,7 +52,7 @@ def sizes_only(use: Use) -> bool:
         looks_only(item)
         or (
             item.node in ELEMENTWISE | ONLY_SHOWN
-            and item.input_index not in roles_of(item.node).places
+            and item.input_index not in item.node.roles.places
             and not any(value.is_graph_output for value in item.node.results)
         )
         for item in reachable([use], behind)
@@ -91,7 +81,7 @@ MAX_CARRIERS = 6
 """Carriers in a row that are followed."""
 
 
-PICKING = SLICES | GATHERS | GATHERS_ROWS | TAKES_CHUNKS
+PICKING = kind("Slice", "Gather", "GatherND", "SequenceAt")
 """Nodes that pick a part of their input by bounds or indices of their own."""
 
 

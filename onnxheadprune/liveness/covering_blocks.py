@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.carriers import carried
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask
-from onnxheadprune.model.graph.facts import RESHAPES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node
 
 
@@ -19,7 +19,7 @@ def covering(node: Node, live: Live) -> Answer | None:
     None for other operators, where the block is all of the input, or where it is no block of the output.
     """
     source, shape = node.shape(0), node.out.shape
-    if node not in RESHAPES or source is None or shape is None:
+    if not is_a(node, "Reshape") or source is None or shape is None:
         return None
     back = reshape_back(live, source, shape)
     if back is None or back.dense_shape() is not None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of, kernel_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.view import Node
 
@@ -142,8 +142,8 @@ class Labels(Domain):
 
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
         """All but those on inputs that weights mix completely, which no longer belong to one head."""
-        convolution = CONVOLUTIONS.of(node)
-        kernel = None if convolution is None else node.input(convolution.weight)
+        convolution = kernel_of(node)
+        kernel = None if convolution is None else node.input(convolution)
         if kernel is not None and kernel.is_constant:
             # Channels are told apart by the kernel; what lies along other axes (heads in the batch) goes on.
             data = inputs.get(0, FULL)

@@ -13,28 +13,15 @@ from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.consumers import content_uses, looks_only
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal, refuse
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    CASTS,
-    DROPOUTS,
-    IDENTITIES,
-    KEEPS_ZEROS,
-    MULTIPLIES,
-    RESHAPES,
-    SLICES,
-    SQUEEZES,
-    SUMS_PRODUCTS,
-    TRANSPOSES,
-)
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import KEEPS_ZEROS, SUMS_PRODUCTS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import in_graph_order
 
-PASSING = IDENTITIES | DROPOUTS | CASTS
+PASSING = kind("Identity", "Dropout", "Cast")
 
 
 @dataclass(frozen=True)
@@ -70,13 +57,13 @@ def bias_of(node: Node) -> Remnant | Refusal:
             return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
         why = f"without neurons each token would get the biases that its experts in {node.label} have"
         return refuse(node, Reason.NO_PROJECTION, why)
-    index = roles_of(node).bias
+    index = node.roles.bias
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)
     if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
         return refuse(node, Reason.NO_PROJECTION, why)
-    axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
+    axis = len(node.out.shape or ()) - 1 if kernel_of(node) is None else 1
     return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))
 
 
@@ -88,7 +75,7 @@ def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
     first = left[_read(reads[0])]
     if len(reads) == 1:
         return _through(reads[0], first)
-    if len(reads) > 2 or len(node.inputs) != 2 or not (node in ADDS or node in MULTIPLIES):
+    if len(reads) > 2 or len(node.inputs) != 2 or not (is_a(node, "Add") or is_a(node, "Mul")):
         return None
     return _combined(node, first, left[_read(reads[1])])
 
@@ -107,7 +94,7 @@ def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
     projections = tuple(dict.fromkeys((*left.projections, *right.projections)))
     edits = tuple(dict.fromkeys((*left.edits, *right.edits)))
     on = Remnant(node.out, None, last, projections, edits)
-    if node in MULTIPLIES and None in (left.name, right.name):
+    if is_a(node, "Mul") and None in (left.name, right.name):
         return on
     if left.name is None or right.name is None:
         return replace(on, name=left.name or right.name)
@@ -121,22 +108,22 @@ def _through(use: Use, remnant: Remnant) -> Remnant | None:
     node, source, target = use.node, remnant.value.shape, use.node.out.shape
     on = replace(remnant, value=node.out)
     if node in PASSING:
-        return on if node not in CASTS or remnant.name is None else None
-    if node in SQUEEZES and remnant.name is None:
+        return on if not is_a(node, "Cast") or remnant.name is None else None
+    if is_a(node, "Squeeze", "Unsqueeze") and remnant.name is None:
         return replace(on, axis=len(target or ()) - 1)
-    if node in TRANSPOSES:
+    if is_a(node, "Transpose"):
         order = node.attribute("perm", list(reversed(range(len(source or ())))))
         return replace(on, axis=order.index(remnant.axis))
-    if node in SLICES and use.input_index == 0:
+    if is_a(node, "Slice") and use.input_index == 0:
         if source is None or target is None or source[remnant.axis] != target[remnant.axis]:
             return None
         return on
-    if node in RESHAPES and use.input_index == 0:
+    if is_a(node, "Reshape") and use.input_index == 0:
         axis = _axis_behind(node, remnant)
         return None if axis is None else replace(on, axis=axis)
-    if node in MULTIPLIES and remnant.name is None and source == target:
+    if is_a(node, "Mul") and remnant.name is None and source == target:
         return on
-    if node in ADDS or node in MULTIPLIES:
+    if is_a(node, "Add") or is_a(node, "Mul"):
         return _with_constant(use, remnant)
     return _layer_of_zero(use, remnant)
 
@@ -174,7 +161,7 @@ def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
     # Axes are counted from the last one.
     if remnant.axis != len(node.out.shape or ()) - 1 or any(dim != 1 for dim in other.shape[:-1]):
         return None
-    if remnant.name is None and node in MULTIPLIES:
+    if remnant.name is None and is_a(node, "Mul"):
         return on
     flat, edits = other.name, remnant.edits
     if len(other.shape) > 1:
@@ -261,7 +248,7 @@ def branches(projections: Iterable[Remnant]) -> Branches:
 
 def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
     """Return whether a node adds a constant to a computed value of the same shape."""
-    other = _beside(use) if use.node in ADDS else None
+    other = _beside(use) if is_a(use.node, "Add") else None
     return (
         other is not None
         and not other.is_constant

@@ -15,12 +15,11 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
-from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.emptied_branches import Remnant
+from onnxheadprune.liveness.index_notation import kernel_of
 from onnxheadprune.liveness.refusals import Reason, Refusal, refuse
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import SUMS_INTEGERS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import SUMS_INTEGERS
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -90,7 +89,7 @@ class _Builder:
     def quantized(self) -> str | None:
         """The output's zero point, moved by the bias in the units of the output."""
         node = self.node
-        roles = roles_of(node)
+        roles = node.roles
         if roles.scales is None:
             return None
         left, right, scale, zero, bias = (
@@ -113,7 +112,7 @@ class _Builder:
             found = self._insert(
                 nodes.new(before, "QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
             )
-        after = len(node.out.shape or ()) - 2 if CONVOLUTIONS.of(node) is not None else 0
+        after = len(node.out.shape or ()) - 2 if kernel_of(node) is not None else 0
         return self._followed_by_ones(found, after) if after else found
 
     def _followed_by_ones(self, vector: str, count: int) -> str:

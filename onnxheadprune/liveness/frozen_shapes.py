@@ -14,23 +14,22 @@ from onnxheadprune.liveness.consumers import only_observed
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.shape_literals import reads_own_shape, scaled, target_literals
 from onnxheadprune.model.graph.elements import shape_range
-from onnxheadprune.model.graph.facts import GATHERS, RESHAPES, SHOWS_SHAPE, SHOWS_SIZE, SLICES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 
 def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
     """Edits that keep the results of the shape observers of a narrowed value."""
     for use in value.consumers:
-        if use.node.domain == "" and use.node in SHOWS_SHAPE:
+        if use.node.domain == "" and is_a(use.node, "Shape"):
             yield from _freeze_shape(use.node, live, kept)
-        elif use.node.domain == "" and use.node in SHOWS_SIZE:
+        elif use.node.domain == "" and is_a(use.node, "Size"):
             yield from _freeze_size(use.node, live)
         elif use.node.out not in kept and only_observed(use.node):
             through = carried(use.node, live) or _sliced(use.node, live)
             if through is None:
                 raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
-            if use.node in RESHAPES:
+            if is_a(use.node, "Reshape"):
                 yield from target_literals(use.node, 1, through)
             yield from freeze_observers(use.node.out, through, kept)
 
@@ -58,7 +57,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
     patched = False
     for use in shape.out.consumers:
         positions = picked_positions(use, len(extents))
-        own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
+        own = use.node.roles.target == use.input_index and reads_own_shape(use.node, kept)
         if own or (positions is not None and not narrowed.touches(positions)):
             readers.append(SetInput(use.node.ref, use.input_index, raw))
             continue
@@ -80,7 +79,7 @@ def picked_positions(use: Use, size: int) -> np.ndarray | None:
     node = use.node
     if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
         return None
-    if node in GATHERS:
+    if is_a(node, "Gather"):
         literal = node.literal(1)
         return None if literal is None else np.asarray(literal % size)
     bounds = _bounds(node, 1)
@@ -89,7 +88,9 @@ def picked_positions(use: Use, size: int) -> np.ndarray | None:
 
 def _bounds(node: Node, rank: int) -> list[slice] | None:
     """Return the bounds of a Slice on each axis, None where they are computed or the node is another one."""
-    if node not in SLICES or any(node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)):
+    if not is_a(node, "Slice") or any(
+        node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)
+    ):
         return None
     starts, ends = node.int_list("starts", 1) or [], node.int_list("ends", 2) or []
     axes = node.int_list("axes", 3) or range(len(starts))

@@ -8,16 +8,14 @@ tensor for all experts, so that the experts are equally wide. Liveness and site 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import known_size
-from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.tensors import Mask
 
@@ -100,21 +98,16 @@ class FusedLayout:
         return self.num_heads // self.kv_num_heads
 
 
-LayoutReader: TypeAlias = Callable[[Node], FusedLayout | None]
-LAYOUTS: Table[LayoutReader] = Table("layouts")
-"""Readers of the layout of a fused attention."""
-layout_reader = LAYOUTS.register
-
-
 def layout_of(node: Node) -> FusedLayout | None:
     """The layout of a fused attention node; None for any other node, or where shapes are missing."""
-    reader = LAYOUTS.of(node)
-    return None if reader is None else reader(node)
+    read = node.operator.layout
+    found: FusedLayout | None = None if read is None else read(node)
+    return found
 
 
 def is_fused(node: Node) -> bool:
     """Return whether the operator is a fused attention whose layout is known."""
-    return LAYOUTS.of(node) is not None
+    return node.operator.layout is not None
 
 
 def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
@@ -246,21 +239,15 @@ class Mixture:
             yield from (neurons for neurons in axis.owners(self.width) if len(neurons) > 1)
 
 
-MixtureReader: TypeAlias = Callable[[Node], Mixture | None]
-MIXTURES: Table[MixtureReader] = Table("mixtures")
-"""Readers of the layout of a fused mixture of experts."""
-mixture_reader = MIXTURES.register
-
-
 def is_mixture(node: Node) -> bool:
     """Return whether the operator is a fused mixture of experts."""
-    return MIXTURES.of(node) is not None
+    return node.operator.mixture is not None
 
 
 def mixture_of(node: Node) -> Mixture | None:
     """The layout of a fused mixture of experts; None for any other node, or where shapes are missing or do not fit."""
-    reader = MIXTURES.of(node)
-    found = None if reader is None else reader(node)
+    read = node.operator.mixture
+    found: Mixture | None = None if read is None else read(node)
     return found if found is not None and all(_fits(node, found, index) for index in found.inputs) else None
 
 

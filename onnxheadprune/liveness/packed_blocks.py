@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.graph.facts import PACKS_BLOCKS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Use
 from onnxheadprune.model.tensors import Mask
 
@@ -22,7 +22,7 @@ WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
 
 def is_packed(node: Node) -> bool:
     """Return whether the node's weight is packed in blocks along the summed axis."""
-    return node in PACKS_BLOCKS
+    return is_a(node, "com.microsoft.MatMulNBits")
 
 
 def block_size(node: Node) -> int:

@@ -9,15 +9,15 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import ModelError, RefusedError
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.frozen_shapes import freeze_observers
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.recomputing import Repeats
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import makes_chunks
 from onnxheadprune.liveness.shape_literals import reads_own_shape
 from onnxheadprune.liveness.sweep_result import Sweep, observes
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.tensors import Selection, spell_ranges
 
@@ -92,7 +92,7 @@ class _Realizer:
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:
         """Narrow the branch outputs of each narrowed output of an `If`."""
-        for body in node.bodies.values() if node in CHOOSES else ():
+        for body in node.bodies.values() if is_a(node, "If") else ():
             inner = body.values.get(body.proto.output[value.output_index].name)
             sites = self.sweep.asked.get(node, NOBODY) | (NOBODY if inner is None else self._sites(inner))
             # Stored data that a branch hands out is whole until it is cut here.

@@ -29,30 +29,19 @@ from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.shape_literals import reads_own_shape
 from onnxheadprune.model.graph.dims import Symbolic
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    CASTS,
-    DEQUANTIZES,
-    EXPANDS,
-    FILLS,
-    IDENTITIES,
-    MULTIPLIES,
-    REREADS,
-    SLICES,
-    TRANSPOSES,
-)
+from onnxheadprune.model.graph.operator import DEQUANTIZES, REREADS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import Selection, spell_ranges
 
-FREE = REREADS | IDENTITIES
+FREE = REREADS | kind("Identity")
 """Nodes that move no data."""
-WORKING = CASTS | DEQUANTIZES | EXPANDS | MULTIPLIES | ADDS | TRANSPOSES | SLICES
+WORKING = DEQUANTIZES | kind("Cast", "Expand", "Mul", "Add", "Transpose", "Slice")
 """Nodes that read and write every element once, as a gather does.
 
 A lookup by indices of run time is none (T5's buckets): it picks element by element, which takes far longer than to
 copy the planes of whole heads.
 """
-REPEATED = FREE | FILLS | WORKING
+REPEATED = FREE | WORKING | kind("ConstantOfShape")
 MAX_HOPS = 6
 DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
 
@@ -101,7 +90,8 @@ class _Copy:
         if node in WORKING and not _cuts_stored(node):
             self.budget -= 1
         answer = ask(node, [wanted], MASKS)
-        if self.budget < 0 or isinstance(answer, Refusal):
+        # An operator that keeps more than was asked for would need a gather behind it.
+        if self.budget < 0 or isinstance(answer, Refusal) or answer.kept not in (None, (wanted,)):
             return None
         inputs: list[str] = []
         needs: dict[int, Live] = {}
@@ -148,7 +138,7 @@ class _Copy:
                 case _:
                     return None
         output = f"{node.out.name}/{self.suffix}"
-        if node in FILLS:
+        if is_a(node, "ConstantOfShape"):
             fill = self._fill(node, output)
             if fill is None:
                 return None
@@ -177,7 +167,7 @@ class _Copy:
 def _cuts_stored(node: Node) -> bool:
     """Return whether a node takes a part of a stored tensor, which moves no more than that part."""
     source = node.inputs[0]
-    return node in SLICES and source is not None and source.holds_tensor
+    return is_a(node, "Slice") and source is not None and source.holds_tensor
 
 
 def _attributes(node: Node) -> dict[str, Attribute] | None:
@@ -191,6 +181,6 @@ def _attributes(node: Node) -> dict[str, Attribute] | None:
             found[attribute.name] = tuple(value)
         elif attribute.type == AttributeProto.STRING:
             found[attribute.name] = value.decode()
-        elif node not in FILLS:
+        elif not is_a(node, "ConstantOfShape"):
             return None
     return found

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.domain import Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
-from onnxheadprune.liveness.registry import RULES, Answer
-from onnxheadprune.model.graph.facts import MAKES_CHUNKS, SPLITS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
 
 
 def has_rule(node: Node) -> bool:
     """Return whether a node's operator has a rule."""
-    return RULES.of(node) is not None
+    return node.operator.rule is not None
 
 
 def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
@@ -35,18 +35,18 @@ def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
 
 
 def _answer(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
-    entry = RULES.of(node)
-    if entry is None:
-        operator = f"{node.domain or 'ai.onnx'}.{node.op_type}"
-        return refuse(node, Reason.NO_RULE, f"there is no rule for {operator}")
+    operator = node.operator
+    if operator.rule is None:
+        name = f"{node.domain or 'ai.onnx'}.{node.op_type}"
+        return refuse(node, Reason.NO_RULE, f"there is no rule for {name}")
     for live, output in zip(lives, node.outputs, strict=True):
         if output is not None and not fits(live, output.shape):
             return unknown_shape(node)
-    if not entry.runs and any(live.runs for live in lives):
+    if not operator.runs and any(live.runs for live in lives):
         return inexpressible(node)
-    if not entry.ragged and any(domain.is_ragged(live) for live in lives):
+    if not operator.ragged and any(domain.is_ragged(live) for live in lives):
         return inexpressible(node)
-    answer = entry.function(node, lives)
+    answer: Answer | Refusal = operator.rule(node, lives)
     return answer if isinstance(answer, Refusal) else checked(node, lives, answer, domain)
 
 
@@ -57,7 +57,7 @@ def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
     """
     node = output.producer
     assert node is not None
-    others = DEAD if node in SPLITS else FULL
+    others = DEAD if is_a(node, "Split") else FULL
     return ask(node, [live if other is output else others for other in node.outputs], domain)
 
 
@@ -82,7 +82,7 @@ def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -
 
 def makes_chunks(value: Value) -> bool:
     """Return whether a value is a sequence of chunks, which is treated as a tensor with one more axis."""
-    return value.producer is not None and value.producer in MAKES_CHUNKS
+    return value.producer is not None and is_a(value.producer, "SplitToSequence")
 
 
 def _holds(node: Node, lives: Sequence[Live], kept: Sequence[Live]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import reduce
 from operator import or_
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.carriers import (
     LOOKED_THROUGH,
     carried,
@@ -22,10 +23,9 @@ from onnxheadprune.liveness.consumers import content_uses, looks_only, selecting
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import TAKES_CHUNKS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 _MAX_VIEWS = 4
@@ -135,7 +135,7 @@ def _relax(result: Sweep) -> None:
 
 def _hand_on_chunks(result: Sweep) -> None:
     """Let nodes that take a chunk keep all that it keeps, since no gather can stand before a sequence."""
-    for node in [node for node in result.answers if node in TAKES_CHUNKS]:
+    for node in [node for node in result.answers if is_a(node, "SequenceAt")]:
         value = node.inputs[0]
         have = FULL if value is None else result.kept.get(value, FULL)
         chunk = None if result.answers[node].accepts(have) else _chunk_left(node, have)

@@ -17,8 +17,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.edit.renaming import free_name
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
-from onnxheadprune.model.graph.facts import EXPANDS, JOINS, SHOWS_SHAPE
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -58,7 +57,7 @@ def target_literals(
     changes += [Change(axis, 1, 1, number) for axis, number in (copied or {}).items()]
     # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
     changes = [change for change in changes if _element(target, shape, change.axis) >= 0]
-    if node in EXPANDS and target.elements is not None:
+    if is_a(node, "Expand") and target.elements is not None:
         changes = [c for c in changes if target.elements[_element(target, shape, c.axis)] != 1]
     if not changes:
         return []
@@ -107,7 +106,7 @@ def _new_constant(
 def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit] | None:
     """The exporters' usual form: a Concat of one-element pieces and literal runs."""
     concat = target.producer
-    if concat is None or concat not in JOINS or concat.scope is not node.scope:
+    if concat is None or not is_a(concat, "Concat") or concat.scope is not node.scope:
         return None
     pieces = list(concat.inputs)
     starts = [0]
@@ -204,10 +203,10 @@ def scaled(
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
     """Return whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
-    index = roles_of(node).target
+    index = node.roles.target
     target = None if index is None else node.input(index)
     shape = None if target is None else target.producer
-    if shape is None or shape not in SHOWS_SHAPE or shape.attribute("start") or shape.attribute("end"):
+    if shape is None or not is_a(shape, "Shape") or shape.attribute("start") or shape.attribute("end"):
         return False
     observed = shape.input(0)
     if observed is None or observed.shape is None or node.out.shape is None:

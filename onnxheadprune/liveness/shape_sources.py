@@ -15,7 +15,7 @@ from onnxheadprune.liveness.frozen_shapes import picked_positions
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import shape_range
-from onnxheadprune.model.graph.facts import SHOWS_SHAPE
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 
 
@@ -201,12 +201,12 @@ class ShapeSources:
         value = shape.input(0)
         if value is None or value.shape is None:
             return []
-        asked = self._asked(shape, readers) if shape in SHOWS_SHAPE else None
+        asked = self._asked(shape, readers) if is_a(shape, "Shape") else None
         observer = Observer(shape.scope, shape.ref, shape.index, asked)
         other = self._sizes.same_size(value, observer)
         if other is not None:
             return [SetInput(shape.ref, 0, other.name)]
-        if shape not in SHOWS_SHAPE:
+        if not is_a(shape, "Shape"):
             return []
         listed = tuple(value.shape[axis] for axis in shape_range(shape, len(value.shape)))
         edits = self._sizes.spelled(listed, observer, shape.out.name)

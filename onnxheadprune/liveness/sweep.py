@@ -10,18 +10,18 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.covering_blocks import covering
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, makes_chunks
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes
 from onnxheadprune.liveness.unread_positions import beside_unread, read_of
-from onnxheadprune.model.graph.facts import VIEWS, WRITES_INTO
+from onnxheadprune.model.graph.operator import VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 _MAX_VIEWS = 8

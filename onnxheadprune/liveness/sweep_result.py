@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.carriers import passes_on
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 

@@ -30,7 +30,7 @@ from onnxheadprune.edit.submodel import values_read
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.shape_sources import ShapeSources
-from onnxheadprune.model.graph.facts import OBSERVES
+from onnxheadprune.model.graph.operator import OBSERVES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.model.bodies import bodies_of, graphs_in, is_constant, stored_tensor
-from onnxheadprune.model.graph.facts import is_random, opset_of, schema_of
+from onnxheadprune.model.graph.operator import is_random, opset_of, schema_of
 from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.storage.tensors import is_outside
 

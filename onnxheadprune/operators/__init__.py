@@ -1,8 +1,7 @@
-"""Operators, one file for each close family: its shape, its numbers, its propagation rule, its cost.
+"""Operators, one file for each close family, in which each operator has one record (`record.operator`).
 
-Importing this package fills the tables that others ask (`model.graph.tables`, `liveness.registry`, `liveness.layouts`).
-Annotated views are made here, so whoever analyses a model has imported it. Gradients that have files of their own
-(`…_gradients.py`) are loaded by `choosing.gradients` alone.
+Importing this package makes the records (`model.graph.operator.OPERATORS`). Annotated views are made here, so whoever
+analyses a model has imported it. Gradients have files of their own (`…_gradients.py`), which training alone imports.
 """
 
 import importlib
@@ -26,11 +25,6 @@ def load(gradients: bool = False) -> None:
             importlib.import_module(f"{__name__}.{module.name}")
 
 
-def annotated(view: GraphView) -> GraphView:
-    """Give every value of `view` its symbolic shape, element type and known elements."""
-    return annotate(view)
-
-
 def view_of(model: ModelProto | LoadedModel) -> GraphView:
     """Return an annotated view.
 
@@ -43,7 +37,7 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
             view = GraphView(loaded.proto, loaded.sources)
         except ValueError as error:
             raise ModelError(f"the graph is not well formed: {error}") from error
-        return annotated(view)
+        return annotate(view)
 
 
 load()

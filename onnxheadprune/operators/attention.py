@@ -7,38 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.layouts import (
     FusedLayout,
     HeadAxis,
     Heads,
     given,
     layout_of,
-    layout_reader,
     per_head,
 )
 from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
-from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
-from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, roles_of, shape_function
+from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN, Roles, Shapes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
-
-MICROSOFT = (
-    "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
-    " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
-).split()
-
-declare("Attention", kinds=(STANDS_FOR_PATTERN,), roles=Roles(masks=(3,), past_keys=4, past_values=5))
+from onnxheadprune.operators.record import operator
 
 
-declare("FlexAttention", domain="ai.onnx.preview", roles=Roles(alike=(0,)))
-
-
-@shape_function("Attention")
-@shape_function("FlexAttention", domain="ai.onnx.preview")
 def _attention_shape(node: Node) -> Shapes:
     query, value = node.shape(0), node.shape(2)
     if query is None or value is None:
@@ -50,7 +37,6 @@ def _attention_shape(node: Node) -> Shapes:
     return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
 
 
-@layout_reader("Attention")
 def _standard_layout(node: Node) -> FusedLayout | None:
     """`ai.onnx` Attention: 3-D inputs with head counts as attributes, or 4-D inputs that show them."""
     query, key, value = node.shape(0), node.shape(1), node.shape(2)
@@ -93,14 +79,12 @@ def _standard_layout(node: Node) -> FusedLayout | None:
     )
 
 
-@layout_reader("FlexAttention", domain="ai.onnx.preview")
 def _flexible_layout(node: Node) -> FusedLayout | None:
     """`ai.onnx.preview` FlexAttention, unless a subgraph of its own sees the maps of all heads at once."""
     return None if node.bodies or len(node.shape(0) or ()) != 4 else _standard_layout(node)
 
 
-@rule("Attention", "LinearAttention")
-def _attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def fused_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live heads of the context are live queries; a KV head lives as long as one of its queries."""
     layout = layout_of(node)
     if layout is None:
@@ -172,13 +156,6 @@ def _needed_whole(node: Node, output: Value) -> Refusal:
     return refuse(node, Reason.INEXPRESSIBLE, sentence)
 
 
-@rule(*MICROSOFT, domain="com.microsoft")
-def _microsoft_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """ONNX Runtime's fused operators."""
-    return _attention(node, lives)
-
-
-@rule("FlexAttention", domain="ai.onnx.preview")
 def _flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Attention of 4-D inputs; subgraphs of its own may mix what they see of all heads."""
     if node.bodies:
@@ -186,7 +163,7 @@ def _flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
             f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
         )
         return refuse(node, Reason.COUPLED, sentence)
-    return _attention(node, lives)
+    return fused_attention(node, lives)
 
 
 def _head_array(layout: FusedLayout, live: Live) -> Array | None:
@@ -230,8 +207,7 @@ def _core(node: Node, batch: int, queries: int, keys: int) -> int | None:
     return 2 * batch * layout.num_heads * queries * keys * (layout.head_size + layout.v_head_size)
 
 
-@cost_function("Attention", "QAttention", domain="com.microsoft")
-def _packed_weights(node: Node) -> int | None:
+def cost_with_weights(node: Node) -> int | None:
     """Projection of Q, K and V, then the core."""
     batch, length, width = (_size(node, 0, axis) for axis in range(3))
     columns = _size(node, 1, 1)
@@ -241,11 +217,7 @@ def _packed_weights(node: Node) -> int | None:
     return None if core is None else 2 * batch * length * width * columns + core
 
 
-@cost_function(
-    "MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "GroupQueryAttention", domain="com.microsoft"
-)
-@cost_function("Attention")
-def _projected(node: Node) -> int | None:
+def cost_of_projected(node: Node) -> int | None:
     """The core of operators that get Q, K and V projected."""
     query, key = node.shape(0), node.shape(1)
     batch = _size(node, 0, 0)
@@ -268,27 +240,19 @@ def _keys(node: Node, own: int) -> int:
         total = node.literal(_TOTAL_LENGTH)
         if total is not None and total.size == 1:
             return int(total.reshape(-1)[0])
-    past = roles_of(node).past_keys
+    past = node.roles.past_keys
     return own + (0 if past is None else _size(node, past, 2) or 0)
 
 
-@cost_function("PackedAttention", "SparseAttention", domain="com.microsoft")
-def _unknown(node: Node) -> int | None:
+def unknown_cost(node: Node) -> int | None:
     """Operators whose cost depends on what they read."""
     return None
 
 
-declare("RotaryEmbedding", kinds=(STANDS_FOR_PATTERN,))
-declare("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft", roles=Roles(alike=(0,)))
-
-
-@shape_function("RotaryEmbedding")
-@shape_function("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft")
 def _rotary_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
 
-@rule("RotaryEmbedding")
 def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Rotate within heads; cos, sin and positions are shared by all of them."""
     live, shape = lives[0], node.shape(0)
@@ -308,7 +272,6 @@ def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live}, lambda _: changed)
 
 
-@rule("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft")
 def _microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's spelling, also with positions in several directions."""
     if node.attribute("num_heads", 0) or len(node.shape(0) or ()) == 4:
@@ -321,3 +284,29 @@ def _microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     array = lives[0].array.reshape(-1, 2 * size[-1])
     whole = not np.any((array != 0) != (array[:, :1] != 0))
     return Answer({0: lives[0]}) if whole else inexpressible(node)
+
+
+operator(
+    "Attention",
+    kinds=(STANDS_FOR_PATTERN,),
+    roles=Roles(masks=(3,), past_keys=4, past_values=5),
+    shape=_attention_shape,
+    cost=cost_of_projected,
+    rule=fused_attention,
+    layout=_standard_layout,
+)
+operator(
+    "ai.onnx.preview.FlexAttention",
+    roles=Roles(alike=(0,)),
+    shape=_attention_shape,
+    rule=_flexible,
+    layout=_flexible_layout,
+)
+operator("RotaryEmbedding", kinds=(STANDS_FOR_PATTERN,), shape=_rotary_shape, rule=_rotary)
+operator(
+    "com.microsoft.RotaryEmbedding",
+    "com.microsoft.MRotaryEmbedding",
+    roles=Roles(alike=(0,)),
+    shape=_rotary_shape,
+    rule=_microsoft_rotary,
+)

@@ -6,13 +6,19 @@ key, and Attention, QAttention and PackedAttention project Q, K and V themselves
 
 from __future__ import annotations
 
-from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, Run, given, layout_reader, per_head
+from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, Run, given, per_head
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
-from onnxheadprune.model.graph.facts import READS_BIAS, ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
+from onnxheadprune.model.graph.operator import ROUNDS_ACTIVATIONS, Roles, Shapes
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.operators.attention import buffered
+from onnxheadprune.operators.attention import (
+    buffered,
+    cost_of_projected,
+    cost_with_weights,
+    fused_attention,
+    unknown_cost,
+)
+from onnxheadprune.operators.record import operator
 
 _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "MultiHeadAttention": (3, 5, (6, 7)),
@@ -23,23 +29,10 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
 LENGTH_OF_PAST = 8
 """The input that says how much of a past in a larger buffer is used."""
 
-declare(
-    "MultiHeadAttention",
-    domain="com.microsoft",
-    roles=Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
-)
-declare(
-    "DecoderMaskedMultiHeadAttention",
-    domain="com.microsoft",
-    roles=Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
-)
-declare("PackedMultiHeadAttention", domain="com.microsoft", roles=Roles(masks=(6,), alike=(0,), learned=(3,)))
 
-
-@shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
 def _shape(node: Node) -> Shapes:
     """The context, and keys and values with those of the past."""
-    past = ROLES[node.domain, node.op_type]
+    past = node.roles
     assert past.past_keys is not None and past.past_values is not None
     return [*_context_shape(node), _present(node, 1, past.past_keys), _present(node, 2, past.past_values)]
 
@@ -71,7 +64,6 @@ def _context_shape(node: Node) -> Shapes:
     return [(query[0], query[1], value[2])]
 
 
-@shape_function("PackedMultiHeadAttention", domain="com.microsoft")
 def _packed_shape(node: Node) -> Shapes:
     """Tokens of all sequences in one axis; packed Q, K and V are `[T, H, 3, D]`."""
     query, value = node.shape(0), node.shape(2)
@@ -82,12 +74,6 @@ def _packed_shape(node: Node) -> Shapes:
     return [None if value is None else (query[0], value[1])]
 
 
-@layout_reader(
-    "MultiHeadAttention",
-    "DecoderMaskedMultiHeadAttention",
-    "PackedMultiHeadAttention",
-    domain="com.microsoft",
-)
 def _layout(node: Node) -> FusedLayout | None:
     heads, query = node.attribute("num_heads", 0), node.shape(0)
     flat = node.op_type == "PackedMultiHeadAttention"
@@ -145,17 +131,6 @@ def _layout(node: Node) -> FusedLayout | None:
     )
 
 
-declare(
-    "GroupQueryAttention",
-    domain="com.microsoft",
-    roles=Roles(
-        masks=(10,), alike=(0,), alike_by_output={1: (3, 1, 0), 2: (4, 2, 0)}, past_keys=3, past_values=4
-    ),
-)
-declare("SparseAttention", domain="com.microsoft", roles=Roles(alike=(0,), past_keys=3, past_values=4))
-
-
-@shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
 def _group_query_shape(node: Node) -> Shapes:
     """The context, and caches of any length: they may be buffers."""
     return [_unpacked_shape(node), buffered(node, 3, 1), buffered(node, 4, 2)]
@@ -170,7 +145,6 @@ def _unpacked_shape(node: Node) -> Shape | None:
     return None if size is None else (query[0], query[1], dims.multiply(size, heads))
 
 
-@layout_reader("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
 def _group_query_layout(node: Node) -> FusedLayout | None:
     """`com.microsoft` GroupQueryAttention and SparseAttention; without a key input Q, K and V are packed."""
     heads, kv = node.attribute("num_heads", 0), node.attribute("kv_num_heads", 0)
@@ -208,25 +182,6 @@ def _group_query_layout(node: Node) -> FusedLayout | None:
     )
 
 
-declare(
-    "Attention",
-    domain="com.microsoft",
-    kinds=(READS_BIAS,),
-    roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)),
-)
-declare("PackedAttention", domain="com.microsoft", roles=Roles(masks=(5,), alike=(0,), learned=(1, 2)))
-declare(
-    "QAttention",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(masks=(5,), alike=(2, 3, 4), zero_points={0: 6}, weight_zero=7, integer_weight=1),
-)
-declare(
-    "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,)
-)
-
-
-@shape_function("Attention", "QAttention", "PackedAttention", domain="com.microsoft")
 def _projecting_shape(node: Node) -> Shapes:
     data, weight = node.shape(0), node.shape(1)
     if data is None or weight is None or not isinstance(weight[1], int):
@@ -248,7 +203,6 @@ def _projecting_shape(node: Node) -> Shapes:
     return [out, (2, data[0], heads, length, widths[0] // heads)]
 
 
-@layout_reader("Attention", "QAttention", "PackedAttention", domain="com.microsoft")
 def _projecting_layout(node: Node) -> FusedLayout | None:
     """`com.microsoft` Attention, QAttention, PackedAttention: one weight holds Q, K and V side by side."""
     heads = node.attribute("num_heads", 0)
@@ -288,3 +242,76 @@ def _projecting_layout(node: Node) -> FusedLayout | None:
         widths=listed,
         memory=() if past is None else (past,),
     )
+
+
+operator(
+    "com.microsoft.Attention",
+    roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)),
+    shape=_projecting_shape,
+    cost=cost_with_weights,
+    rule=fused_attention,
+    layout=_projecting_layout,
+)
+operator(
+    "com.microsoft.QAttention",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(masks=(5,), alike=(2, 3, 4), zero_points={0: 6}, weight_zero=7, integer_weight=1),
+    shape=_projecting_shape,
+    cost=cost_with_weights,
+    rule=fused_attention,
+    layout=_projecting_layout,
+)
+operator(
+    "com.microsoft.PackedAttention",
+    roles=Roles(masks=(5,), alike=(0,), learned=(1, 2)),
+    shape=_projecting_shape,
+    cost=unknown_cost,
+    rule=fused_attention,
+    layout=_projecting_layout,
+)
+operator(
+    "com.microsoft.MultiHeadAttention",
+    roles=Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
+    shape=_shape,
+    cost=cost_of_projected,
+    rule=fused_attention,
+    layout=_layout,
+)
+operator(
+    "com.microsoft.DecoderMaskedMultiHeadAttention",
+    roles=Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
+    shape=_shape,
+    cost=cost_of_projected,
+    rule=fused_attention,
+    layout=_layout,
+)
+operator(
+    "com.microsoft.PackedMultiHeadAttention",
+    roles=Roles(masks=(6,), alike=(0,), learned=(3,)),
+    shape=_packed_shape,
+    rule=fused_attention,
+    layout=_layout,
+)
+operator(
+    "com.microsoft.GroupQueryAttention",
+    roles=Roles(
+        masks=(10,), alike=(0,), alike_by_output={1: (3, 1, 0), 2: (4, 2, 0)}, past_keys=3, past_values=4
+    ),
+    shape=_group_query_shape,
+    cost=cost_of_projected,
+    rule=fused_attention,
+    layout=_group_query_layout,
+)
+operator(
+    "com.microsoft.SparseAttention",
+    roles=Roles(alike=(0,), past_keys=3, past_values=4),
+    shape=_group_query_shape,
+    cost=unknown_cost,
+    rule=fused_attention,
+    layout=_group_query_layout,
+)
+operator(
+    "com.microsoft.QOrderedAttention",
+    "com.microsoft.QOrderedLongformerAttention",
+    kinds=(ROUNDS_ACTIVATIONS,),
+)

@@ -172,7 +172,7 @@ def _rotary_parts(step: Step) -> list[Term | None] | Constant:
     )
 
 
-@decomposition("RotaryEmbedding", domain="com.microsoft")
+@decomposition("com.microsoft.RotaryEmbedding")
 def _microsoft_rotary_parts(step: Step) -> list[Term | None] | Constant:
     """ONNX Runtime's spelling; one position is that of the first token."""
     if step.node.attribute("is_packed_batching", 0) or step.node.attribute("scale", 1.0) != 1.0:
@@ -211,7 +211,7 @@ def _heads_back(term: Term, like: Term) -> Term:
     return term.transpose([0, 2, 1, 3]).reshape(like.shape())
 
 
-@decomposition("MultiHeadAttention", domain="com.microsoft")
+@decomposition("com.microsoft.MultiHeadAttention")
 def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
     """Projections with their biases, heads apart, attention."""
     node, heads = step.node, int(step.node.attribute("num_heads", 0))
@@ -253,7 +253,7 @@ def _padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | N
     return seen.where(step.writer.number(0.0, elem_type), filtered)
 
 
-@decomposition("Attention", domain="com.microsoft")
+@decomposition("com.microsoft.Attention")
 def _packed_parts(step: Step) -> list[Term | None] | Constant:
     """One projection, cut into queries, keys and values."""
     node, heads, weight = step.node, int(step.node.attribute("num_heads", 0)), step.shape(1)
@@ -295,7 +295,7 @@ def _length_bias(step: Step, key: Term) -> Term:
     return seen.where(step.writer.number(0.0, key.elem_type), filtered)
 
 
-@decomposition("GroupQueryAttention", domain="com.microsoft")
+@decomposition("com.microsoft.GroupQueryAttention")
 def _group_query_parts(step: Step) -> list[Term | None] | Constant:
     """Rotated queries and keys, keys shared by neighbours; every sample's past is as long as the cache."""
     attribute = step.node.attribute

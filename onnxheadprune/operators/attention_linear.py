@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, given, layout_reader
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, given
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import known_size
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
+from onnxheadprune.model.graph.operator import Roles, Shapes
 from onnxheadprune.model.graph.view import Node
-
-declare("LinearAttention", domain="com.microsoft", roles=Roles(alike=(0,), alike_by_output={1: (3, 0)}))
-declare(
-    "LinearAttentionGate",
-    "CausalConvWithState",
-    domain="com.microsoft",
-    roles=Roles(alike=(0,)),
-)
+from onnxheadprune.operators.attention import fused_attention
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("LinearAttention")
-@shape_function("LinearAttention", domain="com.microsoft")
 def _shape(node: Node) -> Shapes:
     """Contexts, and the state of each KV head."""
     query, value = node.shape(0), node.shape(2)
@@ -37,8 +29,6 @@ def _shape(node: Node) -> Shapes:
     return [(query[0], query[1], dims.multiply(v_size, max(heads, kv))), state][: len(node.outputs)]
 
 
-@layout_reader("LinearAttention")
-@layout_reader("LinearAttention", domain="com.microsoft")
 def _layout(node: Node) -> FusedLayout | None:
     """LinearAttention: a state per KV head, decayed and updated by gates of its own."""
     heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
@@ -76,14 +66,11 @@ def _layout(node: Node) -> FusedLayout | None:
     )
 
 
-@shape_function("CausalConvWithState")
-@shape_function("LinearAttentionGate", "CausalConvWithState", domain="com.microsoft")
 def _alike(node: Node) -> Shapes:
     """As large as the tokens, and as what comes with them: the heads' rates, the state before."""
     return [node.shape(0), node.shape(3)][: len(node.outputs)]
 
 
-@rule("LinearAttentionGate", domain="com.microsoft")
 def _linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Decay and rate of each head, from a number each; the vectors have one for each head, too."""
     shape = node.shape(0)
@@ -96,8 +83,6 @@ def _linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live, 1: vector, 2: vector, 3: live}, kept=(live,) * len(lives))
 
 
-@rule("CausalConvWithState")
-@rule("CausalConvWithState", domain="com.microsoft")
 def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A kernel of its own for every channel, which lie along all last axes with `channels_last`; so do states."""
     shape = node.shape(0)
@@ -117,3 +102,16 @@ def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     kernels = Live.over((0,), live.aligned(channels, sizes).reshape(-1))
     state = live.renumbered(places)
     return Answer({0: live, 1: kernels, 2: kernels, 3: state}, kept=(live, state)[: len(lives)])
+
+
+operator("LinearAttention", shape=_shape, rule=fused_attention, layout=_layout)
+operator(
+    "com.microsoft.LinearAttention",
+    roles=Roles(alike=(0,), alike_by_output={1: (3, 0)}),
+    shape=_shape,
+    rule=fused_attention,
+    layout=_layout,
+)
+operator("com.microsoft.LinearAttentionGate", roles=Roles(alike=(0,)), shape=_alike, rule=_linear_gate)
+operator("com.microsoft.CausalConvWithState", roles=Roles(alike=(0,)), shape=_alike, rule=_causal_convolution)
+operator("CausalConvWithState", shape=_alike, rule=_causal_convolution)

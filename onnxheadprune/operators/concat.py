@@ -7,21 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import DropInputs, Edit
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import rows
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, simplicity
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import JOINS
-from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.operator import Shapes
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.operators.record import operator
 
-declare("Concat", kinds=(JOINS,))
 
-
-@shape_function("Concat")
 def _concat_shape(node: Node) -> Shapes:
     shapes = [value.shape for value in node.sources]
     known = [shape for shape in shapes if shape is not None]
@@ -36,7 +33,6 @@ def _concat_shape(node: Node) -> Shapes:
     return [tuple(rest)]
 
 
-@number_function("Concat")
 def _concat_numbers(node: Node) -> Elements | None:
     parts = [_part(node, index) for index in range(len(node.inputs))]
     if any(part is None or part.ndim != 1 for part in parts):
@@ -56,7 +52,6 @@ def _part(node: Node, index: int) -> Elements | None:
     return boxed([None] * count, (count,)) if isinstance(count, int) and count <= MAX_ELEMENTS else None
 
 
-@rule("Concat", ragged=True, runs=True)
 def _concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each input is its part of the output; an input of which nothing is live is dropped."""
     live, out_shape = lives[0], node.out.shape
@@ -123,3 +118,6 @@ def _are_twins(first: Value, second: Value) -> bool:
     return (
         one.inputs[0] is other.inputs[0] and one.int_list("axes", 1) == other.int_list("axes", 1) is not None
     )
+
+
+operator("Concat", shape=_concat_shape, elements=_concat_numbers, rule=_concat, ragged=True, runs=True)

@@ -7,34 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible
-from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.facts import (
-    CHOOSES,
-    DRAWS_OUTSIDE_STANDARD,
-    GENERATES,
-    REPEATS,
-    ROUNDS_ACTIVATIONS,
-)
-from onnxheadprune.model.graph.tables import TRIPS, Roles, cost_function, declare, size_of
+from onnxheadprune.model.graph.dims import size_of
+from onnxheadprune.model.graph.operator import DRAWS_OUTSIDE_STANDARD, GENERATES, ROUNDS_ACTIVATIONS, Roles
 from onnxheadprune.model.graph.view import Node, Value
-
-declare(
-    "BeamSearch",
-    "GreedySearch",
-    "WhisperBeamSearch",
-    domain="com.microsoft",
-    kinds=(GENERATES,),
-    roles=Roles(longest=1),
-)
-declare("Sampling", domain="com.microsoft", kinds=(GENERATES, DRAWS_OUTSIDE_STANDARD), roles=Roles(longest=1))
-declare("DynamicQuantizeLSTM", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,))
-declare("If", kinds=(CHOOSES,))
-declare("Loop", kinds=(REPEATS,))
+from onnxheadprune.operators.record import operator
 
 
-@cost_function("LSTM", "GRU", "RNN")
 def _recurrent_cost(node: Node) -> int | None:
     """Each step multiplies with the input and the recurrent weights, `[directions, gates * hidden, width]`."""
     data, weights, hidden = node.shape(0), node.shape(1), node.shape(2)
@@ -43,20 +24,17 @@ def _recurrent_cost(node: Node) -> int | None:
     return None if steps is None or inner is None or outer is None else 2 * steps * (inner + outer)
 
 
-@TRIPS.register("Loop")
 def _loop_trips(node: Node) -> int:
     limit = node.literal(0)
     return 1 if limit is None else max(int(limit.reshape(-1)[0]), 0)
 
 
-@TRIPS.register("Scan")
 def _scan_trips(node: Node) -> int:
     """As many as its last scanned input is long."""
     shape = node.shape(len(node.inputs) - 1)
     return shape[0] if shape and isinstance(shape[0], int) else 1
 
 
-@rule("If", ragged=True)
 def _if_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Bodies read outer values themselves, so only their outputs are asked for here."""
     bodies: dict[Value, Live] = {}
@@ -67,3 +45,25 @@ def _if_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
                 return inexpressible(node)
             bodies[value] = bodies.get(value, live) | live
     return Answer({0: FULL}, bodies=bodies)
+
+
+operator(
+    "com.microsoft.BeamSearch",
+    "com.microsoft.GreedySearch",
+    "com.microsoft.WhisperBeamSearch",
+    kinds=(GENERATES,),
+    roles=Roles(longest=1),
+)
+operator(
+    "com.microsoft.Sampling",
+    kinds=(
+        GENERATES,
+        DRAWS_OUTSIDE_STANDARD,
+    ),
+    roles=Roles(longest=1),
+)
+operator("com.microsoft.DynamicQuantizeLSTM", kinds=(ROUNDS_ACTIVATIONS,))
+operator("If", rule=_if_rule, ragged=True)
+operator("Loop", trips=_loop_trips)
+operator("LSTM", "GRU", "RNN", cost=_recurrent_cost)
+operator("Scan", trips=_scan_trips)

@@ -4,52 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
+from onnxheadprune.liveness.answers import Answer, Rule
+from onnxheadprune.liveness.index_notation import (
+    ONE,
+    Notation,
+    beside,
+    operand_indices,
+    same_axes,
+    shape_in_letters,
+)
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, beside, rule
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.dims import Dim, Shape, size_of
+from onnxheadprune.model.graph.operator import (
     ACTIVATES_PRODUCTS,
-    POOLS,
+    CONVOLVES,
     ROUNDS_ACTIVATIONS,
     SUMS_INTEGERS,
     SUMS_PRODUCTS,
+    Kind,
+    Roles,
+    Shapes,
 )
-from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.record import operator
 
-declare("Conv", "ConvTranspose", kinds=(SUMS_PRODUCTS,), roles=Roles(bias=2))
-declare(
-    "ConvInteger",
-    kinds=(SUMS_PRODUCTS, SUMS_INTEGERS),
-    roles=Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1),
-)
-declare(
-    "QLinearConv",
-    kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(
-        zero_points={0: 2},
-        scales=(1, 4),
-        weight_scale=4,
-        weight_zero=5,
-        integer_weight=3,
-        output_scale=6,
-        output_zero=7,
-        integer_bias=8,
-    ),
-)
-declare("MaxPool", "AveragePool", "LpPool", kinds=(POOLS,))
-declare("FusedConv", domain="com.microsoft", kinds=(ACTIVATES_PRODUCTS,), roles=Roles(alike=(0, 1, 2)))
+_ALONG = {"ConvInteger": (3,), "QLinearConv": (4, 5, 8)}
+"""Vectors along output channels, where those are others than a bias at input 2."""
 
 
-@shape_function("Conv", "ConvInteger", "QLinearConv")
-@shape_function("FusedConv", domain="com.microsoft")
 def _conv_shape(node: Node) -> Shapes:
-    data, weight = node.shape(0), node.shape(3 if node.op_type == "QLinearConv" else 1)
+    data, weight = node.shape(0), node.shape(operand_indices(node)[1])
     if data is None or weight is None:
         return [None]
     kernel = [size for size in weight[2:] if isinstance(size, int)]
@@ -59,7 +49,6 @@ def _conv_shape(node: Node) -> Shapes:
     return [None if spatial is None else (data[0], weight[0], *spatial)]
 
 
-@shape_function("ConvTranspose")
 def _transposed_shape(node: Node) -> Shapes:
     """Known where nothing is spread out; what strides and pads make of it, onnx infers for sizes that are numbers."""
     data, weight = node.shape(0), node.shape(1)
@@ -98,21 +87,18 @@ def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None
     return spatial
 
 
-@cost_function("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
-@cost_function("FusedConv", domain="com.microsoft")
 def _convolution_cost(node: Node) -> int | None:
     """One tap per input of a group: the weight is `[out, in / group, ...]`, or `[in, out / group, ...]` transposed."""
-    kernel = node.shape(_kernel(node).weight)
+    kernel = node.shape(operand_indices(node)[1])
     places = size_of(node.shape(0) if node.op_type == "ConvTranspose" else node.out.shape)
     if kernel is None or size_of(kernel) is None or places is None:
         return None
     return 2 * places * (size_of(kernel[1:]) or 0)
 
 
-@rule("Conv", "ConvInteger", "QLinearConv")
 def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
-    index, along = _kernel(node)
+    index, along = operand_indices(node)[1], _ALONG.get(node.op_type, (2,))
     weight, data = node.shape(index), node.shape(0)
     if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return unknown_shape(node)
@@ -155,7 +141,6 @@ def _of_all_windows(live: Live) -> Live | None:
     return beside(live, [axis for axis in live.axes if axis > 1])
 
 
-@rule("ConvTranspose")
 def _conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are columns of the weight."""
     weight, data = node.shape(1), node.shape(0)
@@ -172,7 +157,6 @@ def _conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: whole, 1: channels, 2: bias}, kept=(live,))
 
 
-@rule("FusedConv", domain="com.microsoft")
 def _fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Conv with an activation; its optional fourth input is added to the output."""
     answer = _conv(node, lives)
@@ -181,8 +165,8 @@ def _fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return replace(answer, inputs={**answer.inputs, 3: (answer.kept or lives)[0]})
 
 
-def _letters(node: Node) -> Contraction | None:
-    index, columns = _kernel(node)
+def _letters(node: Node) -> Notation | None:
+    index = operand_indices(node)[1]
     data, weight = node.shape(0), node.shape(index)
     if data is None or weight is None or node.attribute("group", 1) != 1:
         return None
@@ -192,12 +176,12 @@ def _letters(node: Node) -> Contraction | None:
     rows = ("k", "m") if node.op_type == "ConvTranspose" else ("m", "k")
     right: list[str | None] = [*rows, *(None for _ in spatial)]
     out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
-    return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
+    return Notation(((0, tuple(left)), (index, tuple(right))), tuple(out))
 
 
 def _is_pointwise(node: Node) -> bool:
     """Return whether a convolution has kernel 1, stride 1 and no padding."""
-    weight = node.shape(_kernel(node).weight)
+    weight = node.shape(operand_indices(node)[1])
     ones: Sequence[int] = node.attribute("strides", [1])
     pads: Sequence[int] = node.attribute("pads", [0])
     same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
@@ -212,23 +196,6 @@ def _is_pointwise(node: Node) -> bool:
     )
 
 
-def _kernel(node: Node) -> Kernel:
-    """The position of a convolution's weight among its inputs."""
-    return CONVOLUTIONS[node.domain, node.op_type]
-
-
-for _op_type, _domain, _weight, _along in (
-    ("Conv", "", 1, (2,)),
-    ("FusedConv", "com.microsoft", 1, (2,)),
-    ("ConvInteger", "", 1, (3,)),
-    ("QLinearConv", "", 3, (4, 5, 8)),
-    ("ConvTranspose", "", 1, (2,)),
-):
-    CONVOLUTIONS.add((_op_type,), _domain, Kernel(_weight, _along))
-    PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))
-
-
-@shape_function("MaxPool", "AveragePool", "LpPool")
 def _pool_shape(node: Node) -> Shapes:
     """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
     data, kernel = node.shape(0), node.attribute("kernel_shape")
@@ -238,14 +205,50 @@ def _pool_shape(node: Node) -> Shapes:
     return [None if spatial is None else (data[0], data[1], *spatial)]
 
 
-@shape_function("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def _global_shape(node: Node) -> Shapes:
-    data = node.shape(0)
-    return [None if data is None else (*data[:2], *(1 for _ in data[2:]))]
+def _pool(node: Node) -> Notation | None:
+    """Batch and channels run in parallel; what lies after them is mixed."""
+    return same_axes(node, lambda rank: range(2, rank))
 
 
-@rule("AveragePool", "GlobalAveragePool")
-def _average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Batch and channels (axes 0 and 1) run in parallel; what lies after them is mixed."""
-    live = _of_all_windows(lives[0])
-    return inexpressible(node) if live is None else Answer({0: live}, kept=(live,))
+def _global_pool(node: Node) -> Notation | None:
+    found = _pool(node)
+    return None if found is None else replace(found, out_axes=("a0", "a1", *(ONE for _ in found.mixed)))
+
+
+def _convolution(name: str, kinds: tuple[Kind, ...], rule: Rule, weight: int = 1, **more: Any) -> None:
+    more = {"shape": _conv_shape, **more}
+    kinds = (CONVOLVES, *kinds)
+    operator(
+        name, kinds=kinds, axes=_letters, rule=rule, operands=(0, weight), cost=_convolution_cost, **more
+    )
+
+
+_convolution("Conv", (SUMS_PRODUCTS,), _conv, roles=Roles(bias=2))
+_convolution("ConvTranspose", (SUMS_PRODUCTS,), _conv_transpose, roles=Roles(bias=2), shape=_transposed_shape)
+_convolution(
+    "ConvInteger",
+    (SUMS_PRODUCTS, SUMS_INTEGERS),
+    _conv,
+    roles=Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1),
+)
+_convolution(
+    "QLinearConv",
+    (ROUNDS_ACTIVATIONS,),
+    _conv,
+    weight=3,
+    roles=Roles(
+        zero_points={0: 2},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        integer_weight=3,
+        output_scale=6,
+        output_zero=7,
+        integer_bias=8,
+    ),
+)
+_convolution("com.microsoft.FusedConv", (ACTIVATES_PRODUCTS,), _fused_conv, roles=Roles(alike=(0, 1, 2)))
+operator("AveragePool", axes=_pool, shape=_pool_shape)
+operator("MaxPool", "LpPool", shape=_pool_shape)
+operator("GlobalAveragePool", axes=_global_pool)
+operator("GlobalMaxPool", "GlobalLpPool", shape=partial(shape_in_letters, _global_pool))

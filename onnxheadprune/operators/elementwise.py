@@ -2,142 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from functools import partial
+from typing import Any
 
-from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.refusals import Refusal, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.dims import broadcast
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.liveness.index_notation import elementwise, same_axes
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.operator import (
     ACTIVATES,
-    ADDS,
-    ADDS_ALL,
-    CASTS,
-    CASTS_LIKE,
-    CHOOSES_ELEMENTS,
-    CLIPS,
     COMPARES,
-    CRASHES_INFERENCE,
-    DIVIDES,
-    DROPOUTS,
     ELEMENTWISE,
-    EQUALS,
-    EXTREMES,
-    IDENTITIES,
-    JOINS_TRUTHS,
-    MULTIPLIES,
-    RAISES,
-    REMAINDERS,
-    SIGMOIDS,
     STANDS_FOR_PATTERN,
-    SUBTRACTS,
-    TESTS_NAN,
     VANISHES,
+    Kind,
+    Roles,
 )
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators import arithmetic
+from onnxheadprune.operators.arithmetic import combined, known, of_known
+from onnxheadprune.operators.record import operator
 
-declare("Identity", kinds=(IDENTITIES, ELEMENTWISE))
-declare("Dropout", kinds=(DROPOUTS,), roles=Roles(training_mode=2))
-declare("Cast", kinds=(CASTS, ELEMENTWISE))
-declare("CastLike", kinds=(CASTS_LIKE,))
-declare("Add", kinds=(ELEMENTWISE, ADDS))
-declare("Mul", kinds=(ELEMENTWISE, MULTIPLIES))
-declare("Div", kinds=(ELEMENTWISE, DIVIDES))
-declare("Sub", kinds=(ELEMENTWISE, SUBTRACTS))
-declare("Sum", kinds=(ELEMENTWISE, ADDS_ALL))
-declare("Pow", kinds=(ELEMENTWISE, RAISES))
-declare("Mod", kinds=(ELEMENTWISE, REMAINDERS))
-declare("Max", "Min", kinds=(ELEMENTWISE, EXTREMES))
-declare("Clip", kinds=(ELEMENTWISE, CLIPS), roles=Roles(places=(1, 2)))
-declare("Relu", "Exp", "Softplus", kinds=(ELEMENTWISE, ACTIVATES, VANISHES))
-declare("Sigmoid", kinds=(ELEMENTWISE, SIGMOIDS, ACTIVATES, VANISHES))
-declare("IsNaN", kinds=(ELEMENTWISE, TESTS_NAN))
-declare("RegexFullMatch", kinds=(CRASHES_INFERENCE,))
-declare("Equal", kinds=(ELEMENTWISE, COMPARES, EQUALS))
-declare("Greater", "GreaterOrEqual", "Less", "LessOrEqual", kinds=(ELEMENTWISE, COMPARES))
-declare("And", "Or", "Xor", "Not", kinds=(ELEMENTWISE, JOINS_TRUTHS))
-declare("Where", kinds=(ELEMENTWISE, CHOOSES_ELEMENTS), roles=Roles(contents=(1, 2)))
-declare(
-    *"Tanh Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Mish Celu ThresholdedRelu PRelu".split(),
-    kinds=(ELEMENTWISE, ACTIVATES),
+
+def _unary(names: str, *kinds: Kind, **more: Any) -> None:
+    operator(*names.split(), kinds=(ELEMENTWISE, *kinds), axes="...->...", **more)
+
+
+def _broadcasting(names: str, *kinds: Kind, **more: Any) -> None:
+    operator(*names.split(), kinds=(ELEMENTWISE, *kinds), axes=elementwise, **more)
+
+
+operator("CastLike", axes="...->...")  # The second input only lends its type.
+# At inference the identity; ratio and training_mode are scalars, and the mask is as large as the data.
+operator("Dropout", roles=Roles(training_mode=2), axes=partial(same_axes, alike=True))
+
+# Whole numbers and dimensions are followed through what exporters compute shapes with.
+_broadcasting("Add", elements=of_known(2, dims.add), number=known(lambda left, right: left + right))
+_broadcasting("Sub", elements=of_known(2, dims.subtract), number=known(lambda left, right: left - right))
+_broadcasting("Mul", elements=of_known(2, dims.multiply), number=known(lambda left, right: left * right))
+_broadcasting("Div", elements=of_known(2, arithmetic.truncating_divide), number=arithmetic.quotient)
+_broadcasting("Mod", elements=arithmetic.remainders)
+_broadcasting("Pow", number=known(arithmetic.power))
+_broadcasting("Max", elements=of_known(2, arithmetic.extreme(max)))
+_broadcasting("Min", elements=of_known(2, arithmetic.extreme(min)))
+_broadcasting(
+    "Equal", COMPARES, elements=of_known(2, arithmetic.equal), number=known(lambda a, b: float(a == b))
 )
-declare("Gelu", "Swish", kinds=(ELEMENTWISE, ACTIVATES, STANDS_FOR_PATTERN))
-declare(
-    *"Erf Sqrt Neg Log Abs IsInf Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan".split(),
-    *"Sinh Cosh Asinh Acosh Atanh Shrink BitwiseNot Mean BitwiseAnd BitwiseOr BitwiseXor BitShift".split(),
-    kinds=(ELEMENTWISE,),
+_broadcasting("Greater", COMPARES, number=known(lambda left, right: float(left > right)))
+_broadcasting("GreaterOrEqual", COMPARES, number=known(lambda left, right: float(left >= right)))
+_broadcasting("Less", COMPARES, number=known(lambda left, right: float(left < right)))
+_broadcasting("LessOrEqual", COMPARES, number=known(lambda left, right: float(left <= right)))
+_broadcasting("Or", number=arithmetic.either)
+_broadcasting("And", number=arithmetic.both)
+_broadcasting("Xor Mean Sum BitwiseAnd BitwiseOr BitwiseXor BitShift")
+_broadcasting("PRelu", ACTIVATES)
+_broadcasting(
+    "Where",
+    roles=Roles(contents=(1, 2)),
+    elements=combined(3, arithmetic.chosen_element),
+    number=arithmetic.chosen,
 )
-declare(
-    "Gelu",
-    "QuickGelu",
-    "FastGelu",
-    "BiasGelu",
-    domain="com.microsoft",
-    kinds=(ELEMENTWISE, ACTIVATES),
-    roles=Roles(alike=(0, 1), learned=(1,)),
-)
 
-
-UNARY = (
-    "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"
-    " Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan"
-    " Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
-).split()
-
-
-BROADCASTING = (
-    "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean"
-    " Sum Mod PRelu BitwiseAnd BitwiseOr BitwiseXor BitShift"
-).split()
-
-
-MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
-
-
-@shape_function(*BROADCASTING)
-def _broadcast_shape(node: Node) -> Shapes:
-    return [broadcast([None if value is None else value.shape for value in node.inputs])]
-
-
-@shape_function(*UNARY, "CastLike", "Dropout")
-@shape_function(*MICROSOFT, domain="com.microsoft")
-def _same_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
-
-
-@rule(*UNARY, *BROADCASTING, ragged=True, runs=True)
-def _elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Each input follows its broadcast against the output; scalars and other size-1 axes stay whole."""
-    out_shape = node.out.shape
-    inputs: dict[int, Live] = {}
-    for index, value in enumerate(node.inputs):
-        if value is None:
-            continue
-        if value.shape is None or out_shape is None:
-            return unknown_shape(node)
-        back = broadcast_back(lives[0], value.shape, out_shape)
-        if back is None:
-            return unknown_shape(node)
-        inputs[index] = back
-    return Answer(inputs)
-
-
-@rule(*MICROSOFT, domain="com.microsoft", ragged=True, runs=True)
-def _fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Activations of ONNX Runtime, some with a bias along the last axis."""
-    return _elementwise(node, lives)
-
-
-@rule("CastLike", ragged=True, runs=True)
-def _cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The second input only lends its type."""
-    return Answer({0: lives[0]})
-
-
-@rule("Dropout", runs=True)
-def _dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """At inference the identity; ratio and training_mode are scalars."""
-    live = together(lives)
-    return Answer({0: live}, kept=(live,) * len(lives))
+_unary("Identity", elements=arithmetic.same_elements)
+_unary("Cast", elements=arithmetic.cast_elements)
+_unary("Neg", elements=of_known(1, partial(dims.multiply, -1)), number=known(lambda number: -number))
+_unary("Sqrt", number=known(arithmetic.root))
+_unary("Reciprocal", number=known(arithmetic.inverse))
+_unary("Abs", number=known(abs))
+_unary("Sign", number=known(lambda number: float((number > 0) - (number < 0))))
+_unary("Not", number=known(lambda number: float(not number)))
+_unary("Clip", roles=Roles(places=(1, 2)), number=arithmetic.bounded)
+_unary("Erf Log IsNaN IsInf Floor Ceil Round Shrink BitwiseNot")
+_unary("Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh")
+_unary("Relu", ACTIVATES, VANISHES, number=known(lambda number: max(number, 0.0)))
+_unary("Exp", ACTIVATES, VANISHES, number=known(arithmetic.exponential))
+_unary("Softplus", ACTIVATES, VANISHES, number=known(arithmetic.softplus))
+_unary("Sigmoid", ACTIVATES, VANISHES, number=known(arithmetic.sigmoid))
+_unary("Tanh", ACTIVATES, number=known(math.tanh))
+_unary("Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Mish Celu ThresholdedRelu", ACTIVATES)
+_unary("Gelu Swish", ACTIVATES, STANDS_FOR_PATTERN)
+for _name in ("Gelu", "QuickGelu", "FastGelu", "BiasGelu"):  # Some have a bias along the last axis.
+    _broadcasting(f"com.microsoft.{_name}", ACTIVATES, roles=Roles(alike=(0, 1), learned=(1,)))

@@ -37,8 +37,8 @@ SLOPES: dict[str, Callable[[Step], Term]] = {
 }
 """Gradients by the operator, of those with one operand."""
 MICROSOFT_SLOPES: dict[str, Callable[[Step], Term]] = {
-    "Gelu": lambda step: step.grad * _gelu_slope(step.input(0)),
-    "QuickGelu": lambda step: (
+    "com.microsoft.Gelu": lambda step: step.grad * _gelu_slope(step.input(0)),
+    "com.microsoft.QuickGelu": lambda step: (
         step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))
     ),
 }
@@ -49,9 +49,8 @@ def _of_one_operand(slope: Callable[[Step], Term]) -> Callable[[Step], Partials]
     return lambda step: {0: slope(step)}
 
 
-for _domain, _slopes in (("", SLOPES), ("com.microsoft", MICROSOFT_SLOPES)):
-    for _operator, _slope in _slopes.items():
-        gradient(_operator, domain=_domain)(_of_one_operand(_slope))
+for _operator, _slope in (SLOPES | MICROSOFT_SLOPES).items():
+    gradient(_operator)(_of_one_operand(_slope))
 
 
 def _bent(step: Step, slope: Term | float) -> Term:
@@ -189,7 +188,7 @@ def _hard_swish_gradient(step: Step) -> Partials:
     return {0: _between(x, -3.0, 3.0).where(inner, above)}
 
 
-@decomposition("FastGelu", domain="com.microsoft")
+@decomposition("com.microsoft.FastGelu")
 def _fast_gelu_parts(step: Step) -> list[Term | None]:
     """Gelu by a tanh, after a bias."""
     x, bias = step.input(0), step.given(1)
@@ -197,7 +196,7 @@ def _fast_gelu_parts(step: Step) -> list[Term | None]:
     return [0.5 * x * (_tanh_of(x).op("Tanh") + 1.0)]
 
 
-@decomposition("BiasGelu", domain="com.microsoft")
+@decomposition("com.microsoft.BiasGelu")
 def _bias_gelu_parts(step: Step) -> list[Term | None]:
     """The exact Gelu after a bias."""
     return [(step.input(0) + step.input(1)).op("Gelu", domain="com.microsoft")]

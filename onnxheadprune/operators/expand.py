@@ -8,25 +8,20 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import broadcast
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.operator import Roles, Shapes
+from onnxheadprune.model.graph.view import Node, named
 from onnxheadprune.model.tensors import Array
-
-declare("Expand", kinds=(EXPANDS,), roles=Roles(places=(1,), target=1))
-declare("Tile", kinds=(TILES,), roles=Roles(places=(1,)))
-declare("ConstantOfShape", kinds=(FILLS,), roles=Roles(places=(0,), target=0))
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Expand")
 def _expand_shape(node: Node) -> Shapes:
     shape, target = node.shape(0), node.input(1)
     if target is None or target.elements is None or target.elements.ndim != 1:
@@ -35,7 +30,6 @@ def _expand_shape(node: Node) -> Shapes:
     return [broadcast([shape, wanted])]
 
 
-@rule("Expand", ragged=True, runs=True)
 def _expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A broadcast against a target shape: repeated axes just repeat less often."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
@@ -51,7 +45,6 @@ def _expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: back}, rewrite)
 
 
-@shape_function("Tile")
 def _tile_shape(node: Node) -> Shapes:
     shape, repeats = node.shape(0), node.input(1)
     if shape is None or repeats is None or repeats.elements is None or repeats.elements.size != len(shape):
@@ -65,7 +58,6 @@ def _tile_shape(node: Node) -> Shapes:
     ]
 
 
-@rule("Tile", ragged=True)
 def _tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """An axis of size 1 repeats less often; of a longer one go whole repetitions, and what goes from all of them."""
     live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
@@ -119,7 +111,6 @@ def _in_rows(live: Live, axis: int, factor: int) -> Array:
     return np.moveaxis(live.array.reshape(split), position, 0)
 
 
-@shape_function("ConstantOfShape")
 def _fill_shape(node: Node) -> Shapes:
     target = node.input(0)
     if target is None or target.elements is None or target.elements.ndim != 1:
@@ -127,7 +118,6 @@ def _fill_shape(node: Node) -> Shapes:
     return [tuple(named(item, node, axis) for axis, item in enumerate(target.elements))]
 
 
-@number_function("ConstantOfShape")
 def _fill_numbers(node: Node) -> Elements | None:
     shape, fill = elements_of(node, 0), node.attribute("value")
     if shape is None or shape.ndim != 1 or shape.size > 1 or fill is None:
@@ -143,7 +133,6 @@ def _fill_numbers(node: Node) -> Elements | None:
     return boxed([int(number[0])] * count, (count,) if shape.size else ())
 
 
-@rule("ConstantOfShape")
 def _constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A constant fill of any size."""
     live = lives[0]
@@ -152,3 +141,16 @@ def _constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return target_literals(node, 0, live)
 
     return Answer({0: FULL}, rewrite) if node.out.shape is not None else unknown_shape(node)
+
+
+operator(
+    "Expand", roles=Roles(places=(1,), target=1), shape=_expand_shape, rule=_expand, ragged=True, runs=True
+)
+operator("Tile", roles=Roles(places=(1,)), shape=_tile_shape, rule=_tile, ragged=True)
+operator(
+    "ConstantOfShape",
+    roles=Roles(places=(0,), target=0),
+    shape=_fill_shape,
+    elements=_fill_numbers,
+    rule=_constant_of_shape,
+)

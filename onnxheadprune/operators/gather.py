@@ -7,29 +7,24 @@ indices move instead of a gather being inserted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
+from onnxheadprune.liveness.index_notation import Notation, numbered
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS, WRITES_INTO
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.operator import WRITES_INTO, Roles, Shapes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
-
-declare("Gather", kinds=(GATHERS,), roles=Roles(contents=(0,), rows={1: 0}))
-declare("GatherND", kinds=(GATHERS_ROWS,), roles=Roles(contents=(0,), places_in={1: 0}))
-declare("GatherElements", kinds=(GATHERS_ELEMENTS,), roles=Roles(contents=(0,), rows={1: 0}))
-_BLOCKS = Roles(rows={1: 0}, alike=(2,), weight_scale=2, weight_zero=3)
-declare("GatherBlockQuantized", domain="com.microsoft", roles=_BLOCKS)
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Gather")
 def _gather_shape(node: Node) -> Shapes:
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None or not data:
@@ -38,7 +33,6 @@ def _gather_shape(node: Node) -> Shapes:
     return [(*data[:axis], *indices, *data[axis + 1 :])]
 
 
-@shape_function("GatherBlockQuantized", domain="com.microsoft")
 def _block_shape(node: Node) -> Shapes:
     """Rows of a table whose last axis packs several numbers in a byte."""
     data, indices, table = node.shape(0), node.shape(1), node.input(0)
@@ -49,7 +43,6 @@ def _block_shape(node: Node) -> Shapes:
     return [(*data[:axis], *indices, *data[axis + 1 : -1], data[-1] * packed)]
 
 
-@number_function("Gather")
 def _gather_numbers(node: Node) -> Elements | None:
     data, index = elements_of(node, 0), node.literal(1)
     if data is None or index is None or data.ndim != 1:
@@ -59,7 +52,6 @@ def _gather_numbers(node: Node) -> Elements | None:
     return np.asarray(data[index], dtype=object) if index.ndim else boxed([data[int(index)]], ())
 
 
-@rule("Gather", ragged=True, runs=True)
 def _gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Literal indices are followed one by one; computed ones leave the gathered axis whole."""
     data, index_shape, live = node.shape(0), node.shape(1), lives[0]
@@ -126,26 +118,34 @@ def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, d
     return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=accepts)
 
 
-@shape_function("GatherElements")
-def _elements_shape(node: Node) -> Shapes:
-    return [node.shape(1)]
-
-
-@rule("GatherElements")
-def _gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _gather_elements(node: Node) -> Notation | None:
     """Data and indices run in parallel on every axis but the gathered one, where any of the data may be picked."""
-    data, indices = node.shape(0), node.shape(1)
-    if data is None or indices is None:
-        return unknown_shape(node)
-    live = lives[0]
-    axis = node.attribute("axis", 0) % len(data)
-    along = live.only([a for a in live.axes if a != axis])
-    if any(data[a] != indices[a] for a in along.axes):
-        return inexpressible(node)
-    return Answer({0: along, 1: live})
+    found = _parallel(node, 0, 1)
+    if found is None:
+        return None
+    letters, axis = found.out_axes, node.attribute("axis", 0)
+    data = [None if letter == letters[axis] else letter for letter in letters]
+    return replace(found, terms=((0, tuple(data)), (1, letters)), whole=found.whole - {letters[axis]})
 
 
-@shape_function("GatherND")
+def _scatter_elements(node: Node) -> Notation | None:
+    """Data, indices and updates run in parallel on every axis but the scattered one."""
+    found = _parallel(node, 0, 1, 2)
+    axis = node.attribute("axis", 0)
+    return None if found is None else replace(found, whole=found.whole | {found.out_axes[axis]})
+
+
+def _parallel(node: Node, *indices: int) -> Notation | None:
+    """Some inputs run in parallel; along axes where their sizes differ, only some of their positions."""
+    shapes = [node.shape(index) for index in indices]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
+        return None
+    letters = numbered(len(known[0]))
+    unlike = [letter for letter, *sizes in zip(letters, *known, strict=True) if len(set(sizes)) > 1]
+    return Notation(tuple((index, letters) for index in indices), letters, whole=frozenset(unlike))
+
+
 def _nd_shape(node: Node) -> Shapes:
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None or not isinstance(indices[-1], int):
@@ -153,7 +153,6 @@ def _nd_shape(node: Node) -> Shapes:
     return [(*indices[:-1], *data[node.attribute("batch_dims", 0) + indices[-1] :])]
 
 
-@rule("GatherND", ragged=True)
 def _gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Batch axes are parallel; axes of the data after the indexed ones pass through; a list of numbers is a Gather."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
@@ -173,28 +172,6 @@ def _gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live.renumbered(to_data), 1: along})
 
 
-declare("ScatterND", kinds=(WRITES_INTO,), roles=Roles(contents=(0, 2), places_in={1: 0}))
-declare("ScatterElements", kinds=(WRITES_INTO,), roles=Roles(contents=(0, 2), rows={1: 0}))
-
-
-@shape_function("ScatterND", "ScatterElements")
-def _scatter_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
-
-
-@rule("ScatterElements")
-def _scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Data, indices and updates run in parallel on every axis but the scattered one."""
-    data, indices, updates, live = node.shape(0), node.shape(1), node.shape(2), lives[0]
-    if data is None or indices is None or updates is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", 0) % len(data)
-    if axis in live.axes or any(data[a] != indices[a] or data[a] != updates[a] for a in live.axes):
-        return inexpressible(node)
-    return Answer({0: live, 1: live, 2: live})
-
-
-@rule("ScatterND", ragged=True)
 def _scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Axes of the data after the indexed ones are axes of the updates too."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
@@ -277,3 +254,43 @@ def _counts_along(indices: Value, axis: int, rank: int) -> bool:
         return False
     shape[axis - offset] = elements.shape[axis - offset]
     return list(elements.shape) == shape and list(elements.reshape(-1)) == list(range(elements.size))
+
+
+operator(
+    "Gather",
+    roles=Roles(contents=(0,), rows={1: 0}),
+    shape=_gather_shape,
+    elements=_gather_numbers,
+    rule=_gather,
+    ragged=True,
+    runs=True,
+)
+operator(
+    "GatherND", roles=Roles(contents=(0,), places_in={1: 0}), shape=_nd_shape, rule=_gather_nd, ragged=True
+)
+operator(
+    "GatherElements",
+    roles=Roles(contents=(0,), rows={1: 0}),
+    axes=_gather_elements,
+    shape=lambda node: [node.shape(1)],
+)
+operator(
+    "com.microsoft.GatherBlockQuantized",
+    roles=Roles(rows={1: 0}, alike=(2,), weight_scale=2, weight_zero=3),
+    shape=_block_shape,
+)
+operator(
+    "ScatterND",
+    kinds=(WRITES_INTO,),
+    roles=Roles(contents=(0, 2), places_in={1: 0}),
+    shape=lambda node: [node.shape(0)],
+    rule=_scatter_nd,
+    ragged=True,
+)
+operator(
+    "ScatterElements",
+    kinds=(WRITES_INTO,),
+    roles=Roles(contents=(0, 2), rows={1: 0}),
+    axes=_scatter_elements,
+    shape=lambda node: [node.shape(0)],
+)

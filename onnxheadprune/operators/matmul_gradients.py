@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.edit.gradient_terms import MICROSOFT, Term
+from onnxheadprune.edit.gradient_terms import Term
 from onnxheadprune.edit.gradients import (
     Constant,
     Partials,
@@ -80,7 +80,7 @@ def _gemm_gradient(step: Step) -> Partials:
     return partials
 
 
-@decomposition("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
+@decomposition("com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul")
 def _fused_matmul_parts(step: Step) -> list[Term | None] | Constant:
     """Transposed operands, a product, a factor."""
     a, b = step.input(0), step.input(1)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible
-from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
+from onnxheadprune.model.graph.dims import size_of
+from onnxheadprune.model.graph.operator import Roles, Shapes
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.record import operator
 
 MICROSOFT = "com.microsoft"
 TOKENS, ROUTER = 0, 1
@@ -23,16 +25,11 @@ SELECTION_WEIGHTS = 14
 ORDERS = {1: Order.PAIRS, 2: Order.HALVES}
 """The values of `swiglu_fusion` for a first layer that computes both gates and values."""
 
-declare("MoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
-declare("QMoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 4, 7, 10, 14)))
 
-
-@shape_function("MoE", "QMoE", domain=MICROSOFT)
 def _like_tokens(node: Node) -> Shapes:
     return [node.shape(TOKENS)]
 
 
-@rule("MoE", "QMoE", domain=MICROSOFT)
 def _mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Tokens are independent of each other; every one of a token's features depends on all of them.
 
@@ -45,7 +42,6 @@ def _mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({index: live for index in rows if node.input(index) is not None})
 
 
-@cost_function("MoE", "QMoE", domain=MICROSOFT)
 def _chosen_experts(node: Node) -> int | None:
     """Each token goes through its chosen experts."""
     tokens, found = node.shape(TOKENS), mixture_of(node)
@@ -53,7 +49,6 @@ def _chosen_experts(node: Node) -> int | None:
     return None if count is None or found is None else 2 * count * found.products
 
 
-@mixture_reader("MoE", domain=MICROSOFT)
 def _of_numbers(node: Node) -> Mixture | None:
     first, bias, last, last_bias, values, values_bias = range(2, 8)
     sizes = _sizes(node, first, last, 1)
@@ -84,7 +79,6 @@ def _of_numbers(node: Node) -> Mixture | None:
     )
 
 
-@mixture_reader("QMoE", domain=MICROSOFT)
 def _of_levels(node: Node) -> Mixture | None:
     first, scales, bias, last, last_scales, last_bias = range(2, 8)
     values, value_scales, values_bias, zeros, last_zeros, value_zeros = range(8, 14)
@@ -179,3 +173,21 @@ def _why_not(node: Node) -> str | None:
     if int(node.attribute("weights_prepacked", -1)) == 1:
         return f"the experts of {node.label} are stored in the order of one execution provider (weights_prepacked)"
     return None
+
+
+operator(
+    "com.microsoft.MoE",
+    roles=Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)),
+    shape=_like_tokens,
+    cost=_chosen_experts,
+    rule=_mixture,
+    mixture=_of_numbers,
+)
+operator(
+    "com.microsoft.QMoE",
+    roles=Roles(alike=(0, 1, 4, 7, 10, 14)),
+    shape=_like_tokens,
+    cost=_chosen_experts,
+    rule=_mixture,
+    mixture=_of_levels,
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradient_terms import MICROSOFT, Term
+from onnxheadprune.edit.gradient_terms import Term
 from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, decomposition, gradient
 
 
@@ -39,7 +39,7 @@ def _layer_normalization_gradient(step: Step) -> Partials:
     return partials
 
 
-@gradient("RMSNormalization", "SimplifiedLayerNormalization")
+@gradient("RMSNormalization", "SimplifiedLayerNormalization", "com.microsoft.SimplifiedLayerNormalization")
 def _rms_normalization_gradient(step: Step) -> Partials:
     """With z = x / rms and g = dy scale: dx = (g - z mean(g z)) / rms."""
     if _used_statistics(step):
@@ -51,12 +51,6 @@ def _rms_normalization_gradient(step: Step) -> Partials:
     g = step.grad * step.input(1)
     partials[0] = (g - z * (g * z).mean(axes)) * inverse
     return partials
-
-
-@gradient("SimplifiedLayerNormalization", domain=MICROSOFT)
-def _microsoft_rms_normalization_gradient(step: Step) -> Partials:
-    """ONNX Runtime's spelling."""
-    return _rms_normalization_gradient(step)
 
 
 def _affine(step: Step, z: Term) -> dict[int, Term | Constant]:
@@ -72,7 +66,7 @@ def _inverse(x: Term, axes: Sequence[int], epsilon: float) -> Term:
     return ((x * x).mean(axes) + epsilon).op("Sqrt").op("Reciprocal")
 
 
-@decomposition("SkipLayerNormalization", domain=MICROSOFT)
+@decomposition("com.microsoft.SkipLayerNormalization")
 def _skip_layer_normalization_parts(step: Step) -> list[Term | None]:
     """A sum of up to three, normalised; the sum is an output too."""
     total = _skipped(step, 4)
@@ -81,7 +75,7 @@ def _skip_layer_normalization_parts(step: Step) -> list[Term | None]:
     return [total.op("LayerNormalization", *inputs, axis=-1, epsilon=epsilon), None, None, total]
 
 
-@decomposition("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@decomposition("com.microsoft.SkipSimplifiedLayerNormalization")
 def _skip_rms_normalization_parts(step: Step) -> list[Term | None]:
     """The same without a mean."""
     total, epsilon = _skipped(step, 3), float(step.node.attribute("epsilon", 1e-12))
@@ -158,7 +152,7 @@ def _batch_normalization_gradient(step: Step) -> Partials:
     }
 
 
-@decomposition("EmbedLayerNormalization", domain="com.microsoft")
+@decomposition("com.microsoft.EmbedLayerNormalization")
 def _embedding_parts(step: Step) -> list[Term | None]:
     """Rows of up to three tables, added and normalised; the lengths stay with the operator."""
     ids, kinds, given = step.input(0), step.given(1), step.given(8)
@@ -174,7 +168,7 @@ def _embedding_parts(step: Step) -> list[Term | None]:
     return [normal, None, total]
 
 
-@decomposition("BiasAdd", domain="com.microsoft")
+@decomposition("com.microsoft.BiasAdd")
 def _bias_add_parts(step: Step) -> list[Term | None]:
     """A bias and a residual stream."""
     return [step.input(0) + step.input(1) + step.input(2)]

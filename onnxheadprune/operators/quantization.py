@@ -7,104 +7,62 @@ from collections.abc import Mapping, Sequence
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import DropInputs, Edit, SetAttribute
-from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product, contraction_of
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.index_notation import (
+    Letters,
+    Notation,
+    broadcast,
+    contraction_of,
+    numbered,
+    same_axes,
+)
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import cut_columns
 from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, mixing, rule
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Dim, broadcast
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.dims import Dim, size_of
+from onnxheadprune.model.graph.operator import (
     ACTIVATES,
-    ADDS_QUANTIZED,
     DEQUANTIZES,
-    MEASURES_SCALE,
     MULTIPLIES_MATRICES,
-    MULTIPLIES_QUANTIZED,
-    PACKS_BLOCKS,
     QUANTIZES,
     ROUNDS_ACTIVATIONS,
     SUMS_PRODUCTS,
     WEIGHS,
+    Roles,
+    Shapes,
 )
-from onnxheadprune.model.graph.tables import Roles, Shapes, cost_function, declare, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
-
-declare("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2))
-declare(
-    "QuantizeLinear",
-    domain="com.microsoft",
-    kinds=(QUANTIZES,),
-    roles=Roles(contents=(0,), alike=(2,), types={0: int(TensorProto.UINT8)}, output_zero=2),
-)
-declare("DynamicQuantizeLinear", kinds=(MEASURES_SCALE, ROUNDS_ACTIVATIONS))
-declare(
-    "QLinearAdd",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS, ADDS_QUANTIZED),
-    roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
-)
-declare(
-    "QLinearMul",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS, MULTIPLIES_QUANTIZED),
-    roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
-)
-declare(
-    "QLinearConcat",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(alike=(1, 2), output_zero=1),
-)
-declare(
-    "QLinearWhere",
-    "QLinearReduceMean",
-    "QLinearAveragePool",
-    "QLinearGlobalAveragePool",
-    "QOrderedGelu",
-    "QOrderedLayerNormalization",
-    "QuantizeWithOrder",
-    "DequantizeWithOrder",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS,),
-)
-declare(
-    "QLinearSigmoid",
-    "QLinearLeakyRelu",
-    domain="com.microsoft",
-    kinds=(ROUNDS_ACTIVATIONS, ACTIVATES),
-    roles=Roles(alike=(0,)),
-)
-declare("QLinearSoftmax", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, WEIGHS), roles=Roles(alike=(0,)))
-declare("DequantizeLinear", kinds=(DEQUANTIZES,), roles=Roles(contents=(0,), zero_points={0: 2}))
-declare(
-    "DequantizeLinear",
-    domain="com.microsoft",
-    kinds=(DEQUANTIZES,),
-    roles=Roles(contents=(0,), alike=(1,), zero_points={0: 2}),
-)
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-@shape_function(
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "QLinearSigmoid",
-    "QLinearLeakyRelu",
-    "QLinearSoftmax",
-    domain="com.microsoft",
-)
-def _same_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
+def _linear(node: Node) -> Notation | None:
+    """Per tensor: nothing follows. Per axis: one scale per index. Blocked: only whole blocks could go."""
+    shape, scale = node.shape(0), node.shape(1)
+    if shape is None or scale is None:
+        return None
+    letters, axis = numbered(len(shape)), node.attribute("axis", 1)
+    along: Letters = ()
+    whole: tuple[str, ...] = ()
+    if len(scale) == 1 and scale[0] != 1:
+        along = (letters[axis],)
+    elif len(scale) == 1:
+        along = (None,)
+    elif scale:
+        whole = letters[axis : axis + 1] if node.attribute("block_size", 0) else letters
+        along = tuple(None if letter in whole else letter for letter in letters)
+    given = [index for index in (1, 2) if node.input(index) is not None]
+    terms = ((0, letters), *((index, along) for index in given))
+    return Notation(terms, letters, whole=frozenset(whole))
 
 
-@shape_function("QLinearAdd", "QLinearMul", domain="com.microsoft")
-def _binary_shape(node: Node) -> Shapes:
-    return [broadcast([node.shape(0), node.shape(3)])]
+def _quantized_softmax(node: Node) -> Notation | None:
+    """One axis, or every axis from `axis` on where that is the form of old opsets."""
+    axis = node.attribute("axis", -1)
+    one = node.attribute("opset", 13) >= 13
+    return same_axes(node, lambda rank: [axis] if one else range(axis % rank, rank))
 
 
-@shape_function("QLinearConcat", domain="com.microsoft")
 def _concat_shape(node: Node) -> Shapes:
     shapes = [node.shape(index) for index in range(2, len(node.inputs), 3)]
     known = [shape for shape in shapes if shape is not None]
@@ -117,33 +75,6 @@ def _concat_shape(node: Node) -> Shapes:
     return [(*known[0][:axis], total, *known[0][axis + 1 :])]
 
 
-@rule("QuantizeLinear", "DequantizeLinear")
-def _linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Per tensor: nothing follows. Per axis: one scale per index. Blocked: only whole blocks could go."""
-    shape, scale = node.shape(0), node.shape(1)
-    if shape is None or scale is None:
-        return unknown_shape(node)
-    live = lives[0]
-    if len(scale) == 0 or (len(scale) == 1 and scale[0] == 1):
-        return Answer({0: live})
-    if len(scale) == 1:
-        axis = node.attribute("axis", 1) % len(shape)
-        along = live.only([axis])
-        vector = along.renumbered(dict.fromkeys(along.axes, 0))
-        return Answer({0: live, 1: vector, 2: vector})
-    block, axis = node.attribute("block_size", 0), node.attribute("axis", 1) % len(shape)
-    if not block or axis in live.axes:
-        return inexpressible(node)
-    return Answer({0: live, 1: live, 2: live})
-
-
-@rule("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
-def _microsoft_linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The same operators in ONNX Runtime's domain."""
-    return _linear(node, lives)
-
-
-@rule("DynamicQuantizeLinear")
 def _dynamic(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The range is taken over the whole tensor, so removed heads would change it for the others.
 
@@ -165,37 +96,6 @@ def _sums_over(node: Node, index: int, live: Live) -> bool:
     return all(found.axes_of(index)[axis] in found.contracted for axis in live.axes)
 
 
-@rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
-def _quantized_binary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Two operands with their scales: `A, As, Az, B, Bs, Bz, Cs, Cz`."""
-    inputs: dict[int, Live] = {}
-    for index in (0, 3):
-        shape, out_shape = node.shape(index), node.out.shape
-        back = None if shape is None or out_shape is None else broadcast_back(lives[0], shape, out_shape)
-        if back is None:
-            return unknown_shape(node)
-        inputs[index] = back
-    return Answer(inputs)
-
-
-@rule("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft")
-def _quantized_unary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """One operand with its scales."""
-    return Answer({0: lives[0]})
-
-
-@rule("QLinearSoftmax", domain="com.microsoft")
-def _quantized_softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Softmax over one axis, or over all axes from it on for the old opset."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", -1) % len(shape)
-    mixed = {axis} if node.attribute("opset", 13) >= 13 else set(range(axis, len(shape)))
-    return mixing(node, lives[0], mixed)
-
-
-@rule("QLinearConcat", domain="com.microsoft")
 def _quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Triples `X, scale, zero point` after the output's own scale and zero point."""
     live, shape = lives[0], node.out.shape
@@ -224,28 +124,17 @@ def _quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs, rewrite)
 
 
-declare(
-    "MatMulNBits",
-    domain="com.microsoft",
-    kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES, PACKS_BLOCKS),
-    roles=Roles(bias=5, alike=(0,)),
-)
-
-
-@shape_function("MatMulNBits", domain="com.microsoft")
 def _n_bits_shape(node: Node) -> Shapes:
     shape = node.shape(0)
     return [None if shape is None else (*shape[:-1], node.attribute("N"))]
 
 
-@cost_function("MatMulNBits", "MatMulBnb4", domain="com.microsoft")
 def _n_bits_cost(node: Node) -> int | None:
     rows = node.shape(0)
     count = None if rows is None else size_of(rows)
     return None if count is None else 2 * count * int(node.attribute("N", 0))
 
 
-@rule("MatMulNBits", domain="com.microsoft")
 def _n_bits_packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Columns of a blockwise quantized weight are independent of each other."""
     found, last = contraction_of(node), len(node.shape(0) or ()) - 1
@@ -262,13 +151,93 @@ def _n_bits_packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: rows, **cut_columns(node, columns)}, rewrite)
 
 
-def _n_bits_letters(node: Node) -> Contraction | None:
+def _n_bits_letters(node: Node) -> Notation | None:
     """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `packed_blocks.py`)."""
     left = node.shape(0)
     if left is None:
         return None
     batch = tuple(f"b{axis}" for axis in range(len(left) - 1))
-    return Contraction(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
+    return Notation(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
 
 
-PRODUCTS.add(("MatMulNBits",), "com.microsoft", Product(_n_bits_letters, 1))
+operator("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2), axes=_linear)
+operator(
+    "com.microsoft.QuantizeLinear",
+    kinds=(QUANTIZES,),
+    roles=Roles(contents=(0,), alike=(2,), types={0: int(TensorProto.UINT8)}, output_zero=2),
+    axes=_linear,
+)
+operator(
+    "DequantizeLinear", kinds=(DEQUANTIZES,), roles=Roles(contents=(0,), zero_points={0: 2}), axes=_linear
+)
+operator(
+    "com.microsoft.DequantizeLinear",
+    kinds=(DEQUANTIZES,),
+    roles=Roles(contents=(0,), alike=(1,), zero_points={0: 2}),
+    axes=_linear,
+)
+operator(
+    "DynamicQuantizeLinear",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    shape=lambda node: [node.shape(0)],
+    rule=_dynamic,
+)
+# Two operands with their scales: `A, As, Az, B, Bs, Bz, Cs, Cz`.
+operator(
+    "com.microsoft.QLinearAdd",
+    "com.microsoft.QLinearMul",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
+    axes=lambda node: broadcast(node, (0, 3)),
+)
+operator(
+    "com.microsoft.QLinearConcat",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(alike=(1, 2), output_zero=1),
+    shape=_concat_shape,
+    rule=_quantized_concat,
+)
+operator(
+    "com.microsoft.QLinearWhere",
+    "com.microsoft.QLinearReduceMean",
+    "com.microsoft.QLinearAveragePool",
+    "com.microsoft.QLinearGlobalAveragePool",
+    "com.microsoft.QOrderedGelu",
+    "com.microsoft.QOrderedLayerNormalization",
+    "com.microsoft.QuantizeWithOrder",
+    "com.microsoft.DequantizeWithOrder",
+    kinds=(ROUNDS_ACTIVATIONS,),
+)
+operator(
+    "com.microsoft.QLinearSigmoid",
+    "com.microsoft.QLinearLeakyRelu",
+    kinds=(
+        ROUNDS_ACTIVATIONS,
+        ACTIVATES,
+    ),
+    roles=Roles(alike=(0,)),
+    axes="...->...",
+)
+operator(
+    "com.microsoft.QLinearSoftmax",
+    kinds=(
+        ROUNDS_ACTIVATIONS,
+        WEIGHS,
+    ),
+    roles=Roles(alike=(0,)),
+    axes=_quantized_softmax,
+)
+operator(
+    "com.microsoft.MatMulNBits",
+    kinds=(
+        SUMS_PRODUCTS,
+        MULTIPLIES_MATRICES,
+    ),
+    roles=Roles(bias=5, alike=(0,)),
+    axes=_n_bits_letters,
+    shape=_n_bits_shape,
+    rule=_n_bits_packed,
+    operands=(0, 1),
+    cost=_n_bits_cost,
+)
+operator("com.microsoft.MatMulBnb4", cost=_n_bits_cost)

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from onnxheadprune.model.graph.facts import (
-    DRAWS_BETWEEN,
-    DRAWS_CLASSES,
-    DRAWS_NORMAL,
-    DRAWS_OUTSIDE_STANDARD,
-    DRAWS_TRUTHS,
-)
-from onnxheadprune.model.graph.tables import Roles, declare
+from onnxheadprune.model.graph.operator import DRAWS_OUTSIDE_STANDARD, Roles
+from onnxheadprune.operators.record import operator
 
-declare("RandomNormal", "RandomNormalLike", kinds=(DRAWS_NORMAL,))
-declare("RandomUniform", "RandomUniformLike", kinds=(DRAWS_BETWEEN,))
-declare("Bernoulli", kinds=(DRAWS_TRUTHS,))
-declare("Multinomial", kinds=(DRAWS_CLASSES,))
-declare(
-    "BitmaskDropout",
-    domain="com.microsoft",
-    kinds=(DRAWS_OUTSIDE_STANDARD,),
-    roles=Roles(training_mode=2),
-)
-declare(
-    "BiasDropout",
-    "BitmaskBiasDropout",
-    domain="com.microsoft",
+operator("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+operator("com.microsoft.BitmaskDropout", kinds=(DRAWS_OUTSIDE_STANDARD,), roles=Roles(training_mode=2))
+operator(
+    "com.microsoft.BiasDropout",
+    "com.microsoft.BitmaskBiasDropout",
     kinds=(DRAWS_OUTSIDE_STANDARD,),
     roles=Roles(training_mode=4),
 )

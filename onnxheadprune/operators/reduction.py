@@ -1,65 +1,42 @@
-"""Reductions, losses, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
+"""Reductions, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
+from functools import partial
 
-from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, beside, mixing, rule
+from onnxheadprune.liveness.index_notation import ONE, Notation, numbered, same_axes
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import (
-    ACCUMULATES,
-    AVERAGES,
+from onnxheadprune.model.graph.operator import (
     DECIDED_BY_LARGEST,
     KEEPS_ZEROS,
-    PICKS_LABELLED,
     REDUCES,
-    SUMS,
-    SUMS_MAGNITUDES,
-)
-from onnxheadprune.model.graph.reductions import reduced_axes
-from onnxheadprune.model.graph.tables import (
     Choice,
+    Kind,
     Roles,
     Shapes,
-    choice_reader,
-    declare,
-    named,
-    number_function,
-    shape_function,
 )
-from onnxheadprune.model.graph.view import Node
-
-REDUCTIONS = (
-    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"
-    " ReduceLogSumExp ReduceSumSquare"
-).split()
-
-AXES = Roles(places=(1,))
-declare("ReduceMean", kinds=(REDUCES, AVERAGES, KEEPS_ZEROS), roles=AXES)
-declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS), roles=AXES)
-declare("ReduceMin", "ReduceProd", kinds=(REDUCES, KEEPS_ZEROS), roles=AXES)
-declare("ReduceL2", "ReduceSumSquare", kinds=(REDUCES, KEEPS_ZEROS), roles=AXES)
-declare("ReduceMax", kinds=(REDUCES, KEEPS_ZEROS, DECIDED_BY_LARGEST), roles=AXES)
-declare("ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=AXES)
-declare("ReduceLogSum", kinds=(REDUCES,), roles=AXES)
-declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS), roles=AXES)
+from onnxheadprune.model.graph.reductions import reduced_axes
+from onnxheadprune.model.graph.view import Node, named
+from onnxheadprune.operators.record import operator
 
 
-@shape_function(*REDUCTIONS)
-def _reduce_shape(node: Node) -> Shapes:
-    shape, reduced = node.shape(0), reduced_axes(node)
-    if shape is None or reduced is None:
-        return [None]
+def _reduced(node: Node) -> Notation | None:
+    """Live axes of the output are never the reduced ones, which stay whole."""
+    reduced = reduced_axes(node)
+    return None if reduced is None else _without(node, reduced)
+
+
+def _without(node: Node, reduced: Collection[int]) -> Notation:
+    letters = numbered(len(node.shape(0) or ()))
+    rest = [(axis, letter) for axis, letter in enumerate(letters)]
     if node.attribute("keepdims", 1):
-        return [tuple(1 if axis in reduced else dim for axis, dim in enumerate(shape))]
-    return [tuple(dim for axis, dim in enumerate(shape) if axis not in reduced)]
+        return Notation(((0, letters),), tuple(ONE if axis in reduced else letter for axis, letter in rest))
+    return Notation(((0, letters),), tuple(letter for axis, letter in rest if axis not in reduced))
 
 
-@number_function("ReduceProd")
 def _reduce_product(node: Node) -> Elements | None:
     data = elements_of(node, 0)
     if data is None or any(item is None for item in data.reshape(-1)):
@@ -68,49 +45,18 @@ def _reduce_product(node: Node) -> Elements | None:
     return boxed([total], (1,) if node.attribute("keepdims", 1) and data.ndim else ())
 
 
-@rule(*REDUCTIONS, runs=True)
-def _reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Live axes of the output are never the reduced ones, but a reduced axis must not be narrowed."""
-    shape, reduced = node.shape(0), reduced_axes(node)
-    if shape is None or reduced is None:
-        return unknown_shape(node)
-    return _through(node, lives[0], reduced, len(shape))
-
-
-@choice_reader("ArgMax", "ArgMin")
 def _best(node: Node) -> Choice | None:
     shape = node.shape(0)
     highest = node.op_type == "ArgMax"
     return Choice(node.attribute("axis", 0) % len(shape), 1, highest) if shape else None
 
 
-@rule("ArgMax", "ArgMin")
-def _arg(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _arg(node: Node) -> Notation | None:
     """A reduction of one axis to an index."""
     shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    return _through(node, lives[0], {node.attribute("axis", 0) % len(shape)}, len(shape))
+    return _without(node, {node.attribute("axis", 0) % len(shape)}) if shape else None
 
 
-def _through(node: Node, live: Live, reduced: Collection[int], rank: int) -> Answer | Refusal:
-    kept = (
-        list(range(rank)) if node.attribute("keepdims", 1) else [a for a in range(rank) if a not in reduced]
-    )
-    return Answer({0: live.renumbered({axis: kept[axis] for axis in live.axes})})
-
-
-declare("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss", kinds=(PICKS_LABELLED,))
-declare("CumSum", kinds=(ACCUMULATES,), roles=Roles(places=(1,)))
-declare("TopK", "Trilu", roles=Roles(places=(1,)))
-
-
-@shape_function("CumSum", "Trilu")
-def _scan_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
-
-
-@shape_function("TopK")
 def _top_k_shape(node: Node) -> Shapes:
     """Values and indices, as many as are asked for along one axis."""
     shape, wanted = node.shape(0), node.input(1)
@@ -122,7 +68,6 @@ def _top_k_shape(node: Node) -> Shapes:
     return [(*shape[:axis], named(count, node, axis), *shape[axis + 1 :])] * 2
 
 
-@choice_reader("TopK")
 def _top(node: Node) -> Choice | None:
     shape, wanted = node.shape(0), node.literal(1)
     if not shape:
@@ -132,35 +77,29 @@ def _top(node: Node) -> Choice | None:
     return Choice(axis, None if count is None else int(count), bool(node.attribute("largest", 1)))
 
 
-@rule("CumSum")
-def _cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _cumulative_sum(node: Node) -> Notation | None:
     """Mix one axis, which is an input."""
-    shape, axis = node.shape(0), node.literal(1)
-    if shape is None or axis is None:
-        return unknown_shape(node)
-    return mixing(node, lives[0], {int(axis.reshape(-1)[0]) % len(shape)})
+    axis = node.literal(1)
+    return None if axis is None else same_axes(node, lambda rank: [int(axis.reshape(-1)[0])])
 
 
-@rule("TopK")
-def _top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _top_k(node: Node) -> Notation | None:
     """Sort one axis; values and indices are narrowed alike."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    live = beside(together(lives), {node.attribute("axis", -1) % len(shape)})
-    if live is None:
-        return coupled(node)
-    return Answer({0: live}, kept=(live,) * len(lives))
+    return same_axes(node, lambda rank: [node.attribute("axis", -1)], alike=True)
 
 
-@rule("Trilu")
-def _triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Depends on positions along the last two axes."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    return (
-        inexpressible(node)
-        if any(axis >= len(shape) - 2 for axis in lives[0].axes)
-        else Answer({0: lives[0]})
-    )
+def _reduction(name: str, *kinds: Kind, elements: Callable[[Node], Elements | None] | None = None) -> None:
+    operator(name, kinds=(REDUCES, *kinds), roles=Roles(places=(1,)), axes=_reduced, elements=elements)
+
+
+for _name in ("ReduceMean", "ReduceSum", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"):
+    _reduction(_name, KEEPS_ZEROS)
+_reduction("ReduceProd", KEEPS_ZEROS, elements=_reduce_product)
+_reduction("ReduceMax", KEEPS_ZEROS, DECIDED_BY_LARGEST)
+_reduction("ReduceLogSumExp", DECIDED_BY_LARGEST)
+_reduction("ReduceLogSum")
+operator("ArgMax", "ArgMin", axes=_arg, choice=_best)
+operator("CumSum", roles=Roles(places=(1,)), axes=_cumulative_sum)
+operator("TopK", roles=Roles(places=(1,)), axes=_top_k, shape=_top_k_shape, choice=_top)
+# It depends on positions along the last two axes.
+operator("Trilu", roles=Roles(places=(1,)), axes=partial(same_axes, whole=lambda rank: (-2, -1)))

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.index_notation import Notation, beside, numbered
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, beside, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.facts import PADS
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, shape_function
-from onnxheadprune.model.graph.view import Node
-
-declare("Pad", kinds=(PADS,), roles=Roles(places=(1, 3)))
+from onnxheadprune.model.graph.operator import Roles, Shapes
+from onnxheadprune.model.graph.view import Node, named
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Pad")
 def _pad_shape(node: Node) -> Shapes:
     shape, pads = node.shape(0), node.input(1)
     if shape is None or pads is None or pads.elements is None or node.input(3) is not None:
@@ -33,7 +31,6 @@ def _pad_shape(node: Node) -> Shapes:
     return [tuple(padded)]
 
 
-@rule("Pad")
 def _pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Exact where the live axis is not padded; what a later Slice asks for of a padded one stays whole."""
     shape = node.shape(0)
@@ -65,29 +62,20 @@ def _pad_amounts(node: Node, rank: int) -> list[object] | None:
     return amounts
 
 
-declare("GridSample", roles=Roles(contents=(0,)))
-
-
-@shape_function("GridSample")
-def _grid_sample_shape(node: Node) -> Shapes:
-    """A value of each channel at every place of the grid."""
+def _grid_sample(node: Node) -> Notation | None:
+    """A value of each channel at every place of the grid; each picture of a batch has a grid of its own."""
     data, grid = node.shape(0), node.shape(1)
-    return [None if data is None or grid is None else (*data[:2], *grid[1:-1])]
-
-
-@rule("GridSample")
-def _grid_sample(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Each picture of a batch is sampled on a grid of its own, each channel alike."""
-    live = lives[0]
-    if any(axis > 1 for axis in live.axes):
-        return inexpressible(node)
-    return Answer({0: live, 1: live.only([0])})
+    if data is None or grid is None:
+        return None
+    places = numbered(len(grid) - 2)
+    return Notation(
+        ((0, ("n", "c", *(None for _ in data[2:]))), (1, ("n", *places, None))), ("n", "c", *places)
+    )
 
 
 SCALES, SIZES = 2, 3
 
 
-@shape_function("Resize")
 def _resize_shape(node: Node) -> Shapes:
     """The sizes that are asked for, or the axes that keep theirs."""
     shape, sizes, scales = node.shape(0), node.input(3), node.literal(2)
@@ -110,7 +98,6 @@ def _resize_shape(node: Node) -> Shapes:
     ]
 
 
-@rule("Resize")
 def _resize(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """An axis that keeps its size is no interpolation at all: a table of positions, one channel for each head."""
     live, shape, out_shape = lives[0], node.shape(0), node.out.shape
@@ -133,3 +120,8 @@ def _resize(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [] if node.input(SIZES) is None else target_literals(node, SIZES, live)
 
     return Answer({0: live}, rewrite)
+
+
+operator("Pad", roles=Roles(places=(1, 3)), shape=_pad_shape, rule=_pad)
+operator("GridSample", roles=Roles(contents=(0,)), axes=_grid_sample)
+operator("Resize", shape=_resize_shape, rule=_resize)

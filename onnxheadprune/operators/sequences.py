@@ -12,19 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import dtype_of, place, rows
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
-from onnxheadprune.model.graph.facts import MAKES_CHUNKS, TAKES_CHUNKS
-from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
+from onnxheadprune.model.graph.operator import Shapes, is_a
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.record import operator
 from onnxheadprune.operators.split import join
-
-declare("SequenceAt", kinds=(TAKES_CHUNKS,))
-declare("SplitToSequence", kinds=(MAKES_CHUNKS,))
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class _Chunks:
 
 def _chunks_of(node: Node | None) -> _Chunks | None:
     """The division of a node's input into a sequence; None if it makes none, or where numbers are not known."""
-    shape = None if node is None or node not in MAKES_CHUNKS else node.shape(0)
+    shape = None if node is None or not is_a(node, "SplitToSequence") else node.shape(0)
     if node is None or not shape:
         return None
     axis = node.attribute("axis", 0) % len(shape)
@@ -82,7 +79,6 @@ def _chunks_of(node: Node | None) -> _Chunks | None:
     return _Chunks(axis, tuple(sizes), False) if sum(sizes) == whole and min(sizes, default=0) >= 0 else None
 
 
-@shape_function("SplitToSequence")
 def _sequence_shape(node: Node) -> Shapes:
     chunks, shape = _chunks_of(node), node.shape(0)
     if chunks is None or shape is None or not chunks.sizes:
@@ -91,7 +87,6 @@ def _sequence_shape(node: Node) -> Shapes:
     return [(len(chunks.sizes), *shape[: chunks.axis], *inside, *shape[chunks.axis + 1 :])]
 
 
-@rule("SplitToSequence", ragged=True, runs=True)
 def _split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The chunks' masks side by side are the mask of the input; chunks without live positions leave the sequence."""
     chunks = _chunks_of(node)
@@ -138,7 +133,6 @@ def _position(node: Node, count: int) -> int | None:
     return number % count
 
 
-@shape_function("SequenceAt")
 def _at_shape(node: Node) -> Shapes:
     shape, chunks = node.shape(0), _chunks_of(_source(node))
     if shape is None or chunks is None:
@@ -153,7 +147,6 @@ def _at_shape(node: Node) -> Shapes:
     return [tuple(inside)]
 
 
-@rule("SequenceAt", ragged=True, runs=True)
 def _sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One chunk is one index of the leading axis; a position that is computed may be any of them."""
     shape, chunks = node.shape(0), _chunks_of(_source(node))
@@ -183,3 +176,7 @@ def _sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(
         {0: back}, rewrite, selects=frozenset({0}), accepts=lambda have: (have & others) == back.as_mask()
     )
+
+
+operator("SequenceAt", shape=_at_shape, rule=_sequence_at, ragged=True, runs=True)
+operator("SplitToSequence", shape=_sequence_shape, rule=_split_to_sequence, ragged=True, runs=True)

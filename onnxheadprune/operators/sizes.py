@@ -9,34 +9,23 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.index_notation import Notation, numbered
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
-from onnxheadprune.model.graph.facts import (
-    COUNTS,
-    FILLS,
-    FINDS_NONZERO,
-    MARKS_NUMBERS,
-    SHOWS_SHAPE,
-    SHOWS_SIZE,
-)
-from onnxheadprune.model.graph.tables import Shapes, declare, named, number_function, shape_function
-from onnxheadprune.model.graph.view import Node, Value
-
-declare("Shape", kinds=(SHOWS_SHAPE,))
-declare("Size", kinds=(SHOWS_SIZE,))
+from onnxheadprune.model.graph.operator import Shapes, is_a
+from onnxheadprune.model.graph.view import Node, Value, named
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Shape")
 def _shape_shape(node: Node) -> Shapes:
     shape = node.shape(0)
     return [None if shape is None else (len(shape_range(node, len(shape))),)]
 
 
-@number_function("Shape")
 def _shape_numbers(node: Node) -> Elements | None:
     shape: Shape | None = node.shape(0)
     if shape is None:
@@ -45,18 +34,11 @@ def _shape_numbers(node: Node) -> Elements | None:
     return boxed(picked, (len(picked),))
 
 
-@number_function("Size")
 def _size_numbers(node: Node) -> Elements | None:
     shape = node.shape(0)
     return None if shape is None else boxed([dims.product(shape)], ())
 
 
-declare("Range", kinds=(COUNTS,))
-declare("OneHot", kinds=(MARKS_NUMBERS,))
-declare("NonZero", kinds=(FINDS_NONZERO,))
-
-
-@shape_function("OneHot")
 def _marked_shape(node: Node) -> Shapes:
     shape, depth = node.shape(0), node.input(1)
     if shape is None or depth is None:
@@ -66,18 +48,16 @@ def _marked_shape(node: Node) -> Shapes:
     return [(*shape[:axis], named(length, node, axis), *shape[axis:])]
 
 
-@shape_function("NonZero")
 def _nonzero_shape(node: Node) -> Shapes:
     """All positions of a value that is filled with one number other than zero, as TorchScript counts them."""
     shape, value = node.shape(0), node.inputs[0]
     fill = None if value is None else value.producer
-    number = None if fill is None or fill not in FILLS else fill.attribute("value")
+    number = None if fill is None or not is_a(fill, "ConstantOfShape") else fill.attribute("value")
     if shape is None or number is None or not numpy_helper.to_array(number).all():
         return [None]
     return [(len(shape), dims.product(shape))]
 
 
-@shape_function("Range")
 def _range_shape(node: Node) -> Shapes:
     """A range with step 1 is as long as its limits are apart; one between numbers has a number of elements."""
     bounds = [None if value is None else value.literal() for value in node.inputs]
@@ -97,19 +77,15 @@ def _scalar(value: Value | None) -> Dim | None:
     return element
 
 
-@rule("OneHot")
-def _marks(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _marks(node: Node) -> Notation | None:
     """Every number is marked by itself, along an axis of its own, which stays as long as it is."""
-    shape, live = node.out.shape, lives[0]
+    shape = node.shape(0)
     if shape is None:
-        return unknown_shape(node)
-    own = node.attribute("axis", -1) % len(shape)
-    if own in live.axes:
-        return inexpressible(node)
-    return Answer({0: live.renumbered({axis: axis - (axis > own) for axis in live.axes})})
+        return None
+    letters, own = numbered(len(shape)), node.attribute("axis", -1) % (len(shape) + 1)
+    return Notation(((0, letters),), (*letters[:own], "mark", *letters[own:]), whole=frozenset(("mark",)))
 
 
-@rule("Range")
 def _range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The first few of known numbers: the range ends earlier."""
     elements = node.out.elements
@@ -126,3 +102,10 @@ def _range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [AddConstant(node.scope.ref, name, (end,), True, str(dtype)), SetInput(node.ref, 1, name)]
 
     return Answer({}, rewrite)
+
+
+operator("Shape", shape=_shape_shape, elements=_shape_numbers)
+operator("Size", elements=_size_numbers)
+operator("Range", shape=_range_shape, rule=_range_rule)
+operator("OneHot", axes=_marks, shape=_marked_shape)
+operator("NonZero", shape=_nonzero_shape)

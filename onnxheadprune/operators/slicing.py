@@ -13,21 +13,18 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of
-from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.operator import Roles, Shapes
+from onnxheadprune.model.graph.view import Node, named
 from onnxheadprune.model.tensors import Array
-
-declare("Slice", kinds=(SLICES,), roles=Roles(places=(1, 2, 3, 4)))
-
+from onnxheadprune.operators.record import operator
 
 TO_THE_END = 2**31 - 1
 """Exporters write this end, or a larger one, for "all that follows"."""
@@ -134,7 +131,6 @@ def _numbers(node: Node, attribute: str, index: int) -> list[Dim | None] | None:
     return list(value.elements.reshape(-1))
 
 
-@shape_function("Slice")
 def _slice_shape(node: Node) -> Shapes:
     shape = node.shape(0)
     taken = None if shape is None else _stretches(node, len(shape))
@@ -146,7 +142,6 @@ def _slice_shape(node: Node) -> Shapes:
     return [tuple(result)]
 
 
-@number_function("Slice")
 def _slice_numbers(node: Node) -> Elements | None:
     data = elements_of(node, 0)
     taken = None if data is None else _stretches(node, data.ndim)
@@ -160,7 +155,6 @@ def _slice_numbers(node: Node) -> Elements | None:
     return np.asarray(data, dtype=object)
 
 
-@rule("Slice", ragged=True, runs=True)
 def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Only what lies within the bounds is read."""
     live, shape = lives[0], node.shape(0)
@@ -279,3 +273,14 @@ def _moved(node: Node, rank: int, bounds: Mapping[int, tuple[int, int]]) -> Sequ
             edits.append(AddConstant(node.scope.ref, constant, tuple(numbers), dtype=dtype_of(node, index)))
             edits.append(SetInput(node.ref, index, constant))
     return edits
+
+
+operator(
+    "Slice",
+    roles=Roles(places=(1, 2, 3, 4)),
+    shape=_slice_shape,
+    elements=_slice_numbers,
+    rule=_slice_rule,
+    ragged=True,
+    runs=True,
+)

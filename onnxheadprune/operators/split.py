@@ -7,22 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, DropOutputs, Edit, SetAttribute, SetDim, SetInput
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import rows
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of
-from onnxheadprune.model.graph.facts import OBSERVES, SPLITS
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_functions, shape_function
-from onnxheadprune.model.graph.view import Node
-
-declare("Split", kinds=(SPLITS,), roles=Roles(places=(1,)))
+from onnxheadprune.model.graph.operator import OBSERVES, Roles, Shapes
+from onnxheadprune.model.graph.view import Node, named
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Split")
 def _split_shape(node: Node) -> Shapes:
     shape = node.shape(0)
     if shape is None or not shape:
@@ -51,7 +48,6 @@ def _stated_sizes(node: Node) -> Sequence[Dim | None] | None:
     return [None] * len(node.outputs) if elements is None else list(elements.reshape(-1))
 
 
-@number_functions("Split")
 def _split_numbers(node: Node) -> list[Elements | None]:
     """The elements of every output of a Split of a shape vector."""
     data = elements_of(node, 0)
@@ -62,7 +58,6 @@ def _split_numbers(node: Node) -> list[Elements | None]:
     return list(np.split(data, stops[:-1]))
 
 
-@rule("Split", ragged=True, runs=True)
 def _split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The outputs' masks side by side are the input's mask; the sizes of the pieces follow."""
     shape = node.shape(0)
@@ -187,3 +182,14 @@ def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
     if node.attribute("num_outputs") is not None:
         edits.append(SetAttribute(node.ref, "num_outputs", None))
     return edits
+
+
+operator(
+    "Split",
+    roles=Roles(places=(1,)),
+    shape=_split_shape,
+    elements=_split_numbers,
+    rule=_split,
+    ragged=True,
+    runs=True,
+)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.index_notation import ONE, Notation, numbered
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, product
 from onnxheadprune.model.graph.elements import Elements, elements_of
-from onnxheadprune.model.graph.facts import FLATTENS, RESHAPES, SQUEEZES, TRANSPOSES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
-from onnxheadprune.model.graph.view import Node
-
-declare("Reshape", kinds=(RESHAPES,), roles=Roles(places=(1,), target=1))
-declare("Flatten", kinds=(FLATTENS,))
+from onnxheadprune.model.graph.operator import REREADS, Roles, Shapes
+from onnxheadprune.model.graph.view import Node, named
+from onnxheadprune.operators.record import operator
 
 
-@shape_function("Reshape")
 def _reshape_shape(node: Node) -> Shapes:
     data, target = node.shape(0), node.input(1)
     if target is None or target.elements is None or target.elements.ndim != 1:
@@ -43,7 +40,6 @@ def _reshape_shape(node: Node) -> Shapes:
     return [tuple(named(dim, node, axis) for axis, dim in enumerate(result))]
 
 
-@number_function("Reshape")
 def _reshape_numbers(node: Node) -> Elements | None:
     data, target = elements_of(node, 0), node.literal(1)
     if data is None or target is None:
@@ -57,7 +53,6 @@ def _reshape_numbers(node: Node) -> Elements | None:
         return None
 
 
-@rule("Reshape", ragged=True, runs=True)
 def _reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live indices are flattened and split anew inside each group of axes; the target gets literals."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
@@ -95,7 +90,6 @@ def _copied(node: Node, back: Live, live: Live) -> dict[int, int] | None:
     return copied
 
 
-@shape_function("Flatten")
 def _flatten_shape(node: Node) -> Shapes:
     shape = node.shape(0)
     if shape is None:
@@ -105,7 +99,6 @@ def _flatten_shape(node: Node) -> Shapes:
     return [(dims.product(shape[:axis]), dims.product(shape[axis:]))]
 
 
-@rule("Flatten", ragged=True, runs=True)
 def _flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Reshape whose target is computed by the operator itself."""
     in_shape = node.shape(0)
@@ -117,95 +110,62 @@ def _flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return inexpressible(node) if back is None else Answer({0: back})
 
 
-declare("Transpose", kinds=(TRANSPOSES,))
-declare("Unsqueeze", "Squeeze", kinds=(SQUEEZES,), roles=Roles(places=(1,)))
-
-
-@shape_function("Transpose")
-def _transpose_shape(node: Node) -> Shapes:
+def _transpose(node: Node) -> Notation | None:
     shape = node.shape(0)
     if shape is None:
-        return [None]
+        return None
+    letters = numbered(len(shape))
     order = node.attribute("perm", list(reversed(range(len(shape)))))
-    return [tuple(shape[axis] for axis in order)]
+    return Notation(((0, letters),), tuple(letters[axis] for axis in order))
 
 
-@number_function("Transpose")
 def _transpose_numbers(node: Node) -> Elements | None:
     data = elements_of(node, 0)
     return None if data is None else data.transpose(node.attribute("perm"))
 
 
-@rule("Transpose", ragged=True, runs=True)
-def _transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Axes move; a mask that is no product of axes keeps its meaning only if their order stays."""
-    live, shape = lives[0], node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    order = node.attribute("perm", list(reversed(range(len(shape)))))
-    sources = [order[axis] for axis in live.axes]
-    if sources != sorted(sources) and not live.is_product:
-        return inexpressible(node)
-    return Answer({0: live.renumbered({axis: order[axis] for axis in live.axes})})
-
-
-def _inserted(node: Node, rank: int) -> set[int] | None:
-    axes = node.int_list("axes", 1)
-    return None if axes is None else {axis % rank for axis in axes}
-
-
-@shape_function("Unsqueeze")
-def _unsqueeze_shape(node: Node) -> Shapes:
+def _unsqueeze(node: Node) -> Notation | None:
     shape, axes = node.shape(0), node.int_list("axes", 1)
     if shape is None or axes is None:
-        return [None]
-    rank = len(shape) + len(axes)
-    inserted = {axis % rank for axis in axes}
-    rest = iter(shape)
-    return [tuple(1 if axis in inserted else next(rest) for axis in range(rank))]
+        return None
+    rank, letters = len(shape) + len(axes), numbered(len(shape))
+    inserted, rest = {axis % rank for axis in axes}, iter(letters)
+    return Notation(((0, letters),), tuple(ONE if axis in inserted else next(rest) for axis in range(rank)))
 
 
-@number_function("Unsqueeze")
 def _unsqueeze_numbers(node: Node) -> Elements | None:
     data = elements_of(node, 0)
     return data.reshape(1) if data is not None and data.ndim == 0 else None
 
 
-@rule("Unsqueeze", ragged=True, runs=True)
-def _unsqueeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Inserted axes have size 1 and are never live."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    out_rank = len(node.out.shape or ())
-    inserted = _inserted(node, out_rank)
-    if inserted is None:
-        return unknown_shape(node)
-    old = [axis for axis in range(out_rank) if axis not in inserted]
-    return Answer({0: lives[0].renumbered({axis: old.index(axis) for axis in lives[0].axes})})
-
-
-@shape_function("Squeeze")
-def _squeeze_shape(node: Node) -> Shapes:
+def _squeeze(node: Node) -> Notation | None:
     shape, axes = node.shape(0), node.int_list("axes", 1)
     if shape is None or axes is None:
-        return [None]
-    dropped = {axis % len(shape) for axis in axes}
-    return [tuple(dim for axis, dim in enumerate(shape) if axis not in dropped)]
+        return None
+    letters, dropped = numbered(len(shape)), {axis % len(shape) for axis in axes}
+    return Notation(
+        ((0, letters),), tuple(letter for axis, letter in enumerate(letters) if axis not in dropped)
+    )
 
 
-@number_function("Squeeze")
 def _squeeze_numbers(node: Node) -> Elements | None:
     data = elements_of(node, 0)
     return data.reshape(()) if data is not None and data.shape == (1,) else None
 
 
-@rule("Squeeze", ragged=True, runs=True)
-def _squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Dropped axes have size 1."""
-    shape = node.shape(0)
-    dropped = None if shape is None else _inserted(node, len(shape))
-    if shape is None or dropped is None:
-        return unknown_shape(node)
-    old = [axis for axis in range(len(shape)) if axis not in dropped]
-    return Answer({0: lives[0].renumbered({axis: old[axis] for axis in lives[0].axes})})
+operator(
+    "Reshape",
+    kinds=(REREADS,),
+    roles=Roles(places=(1,), target=1),
+    shape=_reshape_shape,
+    elements=_reshape_numbers,
+    rule=_reshape,
+    ragged=True,
+    runs=True,
+)
+operator("Flatten", shape=_flatten_shape, rule=_flatten, ragged=True, runs=True)
+operator("Transpose", axes=_transpose, elements=_transpose_numbers)
+operator(
+    "Unsqueeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_unsqueeze, elements=_unsqueeze_numbers
+)
+operator("Squeeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_squeeze, elements=_squeeze_numbers)

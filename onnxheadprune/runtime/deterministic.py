@@ -14,14 +14,19 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.edit.nodes_random import CONTRIB, FixedNumbers
 from onnxheadprune.model.bodies import bodies_of, constant_tensor, graphs_in, is_constant
-from onnxheadprune.model.graph.facts import DRAWS, DRAWS_OUTSIDE_STANDARD, DROPOUTS, opset_of
-from onnxheadprune.model.graph.tables import ROLES
+from onnxheadprune.model.graph.operator import (
+    DRAWS,
+    DRAWS_OUTSIDE_STANDARD,
+    kind,
+    operator_of,
+    opset_of,
+)
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes
 
 NOISE = "/onnxheadprune_noise"
 """In the outputs of random nodes that measure rounding: these stay random."""
-RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | DROPOUTS
+RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | kind("Dropout")
 """The operators that draw random numbers, some of them in training mode only."""
 
 
@@ -87,13 +92,13 @@ def _is_random(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
 
 def _mode_of(node: NodeProto) -> int | None:
     """The position of the input without which an operator draws nothing; None for one that always draws."""
-    roles = ROLES.of(node)
+    roles = operator_of(node).roles
     return None if roles is None else roles.training_mode
 
 
 def _is_fixed(node: NodeProto) -> bool:
     """Return whether a random node gets fixed numbers: all but those that measure rounding and ONNX Runtime's own."""
-    return node in DRAWS | DROPOUTS and not any(NOISE in name for name in node.output)
+    return node in DRAWS | kind("Dropout") and not any(NOISE in name for name in node.output)
 
 
 def _declared_types(model: ModelProto) -> dict[str, int]:

@@ -24,8 +24,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.model.bodies import bodies_of, nodes_of_model
-from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES
-from onnxheadprune.model.graph.tables import ROLES
+from onnxheadprune.model.graph.operator import DEQUANTIZES, QUANTIZES, is_a, operator_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes, keep, replace_all
 
@@ -47,7 +46,7 @@ def _level(node: NodeProto) -> int:
 
 
 def _packed(model: ModelProto) -> Iterator[NodeProto]:
-    return (node for node in nodes_of_model(model) if node in PACKS_BLOCKS)
+    return (node for node in nodes_of_model(model) if is_a(node, "com.microsoft.MatMulNBits"))
 
 
 SHIFT = 128
@@ -114,7 +113,7 @@ def _products(
 
 
 def _product(position: int, node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | None:
-    roles = ROLES.of(node)
+    roles = operator_of(node).roles
     if roles is None or roles.integer_weight is None or roles.weight_zero is None:
         return None
     if len(node.input) <= roles.integer_weight:

@@ -15,7 +15,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.graph.facts import PACKS_BLOCKS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.save import save_model
@@ -65,7 +65,7 @@ def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) 
 
 def _unpacks(model: ModelProto) -> bool:
     """Return whether a model has weights in blocks: without packed copies, they become whole floats in every run."""
-    return any(node in PACKS_BLOCKS for node in nodes_in(model.graph.node))
+    return any(is_a(node, "com.microsoft.MatMulNBits") for node in nodes_in(model.graph.node))
 
 
 def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:

@@ -20,9 +20,8 @@ from onnxheadprune.errors import (
     named_setting,
     require_packages,
 )
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import has_bodies
-from onnxheadprune.model.graph.facts import GATHERS
+from onnxheadprune.model.graph.operator import OPERATORS, kind
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.writing import require_room, temporary_folder
@@ -152,7 +151,7 @@ def _stored_products() -> list[str]:
     """
     from onnxruntime.quantization.registry import QDQRegistry
 
-    known = {op_type for domain, op_type in (*PRODUCTS, *CONVOLUTIONS, *GATHERS) if not domain}
+    known = {*kind("Gather"), *(name for name, record in OPERATORS.items() if record.operands is not None)}
     return sorted(known.intersection(QDQRegistry))
 
 

@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed
 from onnxheadprune.model.bodies import nodes_of_model
-from onnxheadprune.model.graph.facts import READS_BIAS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.writing import temporary_folder
@@ -235,7 +235,7 @@ def require_kernels(model: ModelProto, provider: Provider, name: str) -> None:
     if provider.name != CPU or tuple(map(int, version.split(".")[:2])) >= OPTIONAL_BIAS:
         return
     for node in nodes_of_model(model):
-        if node in READS_BIAS and not any(node.input[BIAS : BIAS + 1]):
+        if is_a(node, "com.microsoft.Attention") and not any(node.input[BIAS : BIAS + 1]):
             raise MissingKernelError(
                 f"{name} does not load in ONNX Runtime: on the CPU {node.op_type} -> {node.output[0]} needs a bias in"
                 f" {version}, and without one it would end the process; ONNX Runtime"

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 import onnxheadprune.operators  # noqa: F401 they say which of them repeat, in processes that only run a model, too
 from onnxheadprune.model.bodies import nodes_of_model
-from onnxheadprune.model.graph.facts import REPEATS
+from onnxheadprune.model.graph.operator import is_a
 
 Result = TypeVar("Result")
 PATIENCE = 600.0
@@ -26,7 +26,7 @@ class NeverEndsError(Exception):
 
 def may_never_end(model: ModelProto) -> bool:
     """Return whether a model has a loop anywhere."""
-    return any(node in REPEATS for node in nodes_of_model(model))
+    return any(is_a(node, "Loop") for node in nodes_of_model(model))
 
 
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:

@@ -10,7 +10,12 @@ from typing import Annotated
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES, ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.operator import (
+    DEQUANTIZES,
+    QUANTIZES,
+    ROUNDS_ACTIVATIONS,
+    is_a,
+)
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
 
@@ -90,4 +95,4 @@ def _rounds_for_speed(node: Node) -> bool:
     """
     if node in DEQUANTIZES and node.attribute("block_size", 0):
         return node.inputs[0] is not None and node.inputs[0].is_constant
-    return node in PACKS_BLOCKS and node.attribute("accuracy_level", 0) == INT8_LEVEL
+    return is_a(node, "com.microsoft.MatMulNBits") and node.attribute("accuracy_level", 0) == INT8_LEVEL

@@ -20,7 +20,7 @@ from onnxheadprune.choosing.compensation.trainable import Trainable, trainable
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.facts import DEQUANTIZES
+from onnxheadprune.model.graph.operator import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS

@@ -12,8 +12,8 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.operator import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.operators import view_of

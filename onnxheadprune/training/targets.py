@@ -13,9 +13,8 @@ from onnxheadprune.data.bounded import bounded, output_bytes
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES, DROPOUTS, IDENTITIES
 from onnxheadprune.model.graph.main_output import MainOutput
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES, is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -58,7 +57,7 @@ def _joint(linear: Linear, other: Value) -> Value | None:
 
 
 def _origin(value: Value | None) -> Value | None:
-    while value is not None and value.producer is not None and value.producer in IDENTITIES | DROPOUTS:
+    while value is not None and value.producer is not None and is_a(value.producer, "Identity", "Dropout"):
         value = value.producer.inputs[0]
     return value
 
@@ -67,9 +66,9 @@ def _stream(node: Node) -> Value:
     if node in ADDS_AND_NORMALIZES:
         total = node.outputs[STREAM_OUTPUT] if len(node.outputs) > STREAM_OUTPUT else None
         return total if total is not None and total.consumers else node.out
-    if node in ADDS:
+    if is_a(node, "Add"):
         readers = [use.node for use in node.out.consumers]
-        if len(readers) == 1 and roles_of(readers[0]).learned and not node.out.is_graph_output:
+        if len(readers) == 1 and readers[0].roles.learned and not node.out.is_graph_output:
             return readers[0].out
     return node.out
 

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.elements import computed, is_computable
-from onnxheadprune.model.graph.facts import CASTS, FINDS_NONZERO, GATHERS, SLICES
+from onnxheadprune.model.graph.operator import is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import BITS, is_outside, tensors_of
@@ -28,7 +28,7 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.validation.producers import nodes_of
 
-TAKES_A_PART = SLICES | GATHERS
+TAKES_A_PART = kind("Slice", "Gather")
 LONGEST = 1025
 """Attention is quadratic, so there is an end to it."""
 FEW = 8
@@ -148,7 +148,7 @@ def _computed(node: Node, known: Mapping[Value, Array]) -> Array | None:
     shape = output.shape
     if shape is None or not all(isinstance(dim, int) for dim in shape):
         # What fills a tensor, or repeats one, may fill any memory.
-        if node not in FINDS_NONZERO | CASTS:
+        if not is_a(node, "NonZero", "Cast"):
             return None
     elif math.prod(dim for dim in shape if isinstance(dim, int)) > MOST_ELEMENTS:
         return None
@@ -181,7 +181,7 @@ def _key(node: NodeProto) -> tuple[str, tuple[str, ...]]:
 
 
 def _attributes(node: NodeProto) -> Iterator[float]:
-    for attribute in () if node in CASTS else node.attribute:
+    for attribute in () if is_a(node, "Cast") else node.attribute:
         listed = {attribute.i, attribute.f, *attribute.ints, *attribute.floats}
         yield from (float(item) for item in listed if math.isfinite(item))
 

@@ -16,8 +16,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from onnxheadprune.errors import HeadPruneError
-from onnxheadprune.liveness.layouts import LAYOUTS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import operator_of
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import first_few, many
@@ -130,8 +129,8 @@ class Wide:
         self.view = view
         self._original, self._pruned, self._exact = original, pruned, exact
         self._unread: dict[str, int] = {}
-        self._fused = any((node.domain, node.op_type) in LAYOUTS for node in differing)
-        self._other_tables = any(node.domain and roles_of(node).rows for node in differing)
+        self._fused = any(operator_of(node).layout is not None for node in differing)
+        self._other_tables = any(node.domain and node.roles.rows for node in differing)
         theirs: GraphView | None = None
         try:
             theirs = view_of(pruned)

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnxheadprune.model.bodies import nodes_in, stored_tensor
-from onnxheadprune.model.graph.facts import IDENTITIES
+from onnxheadprune.model.graph.operator import is_a
 
 
 class ProducerKind(enum.Enum):
@@ -119,4 +119,4 @@ def _computes(node: NodeProto) -> bool:
 
 def passes_on(node: NodeProto) -> bool:
     """Return whether a node gives what it takes."""
-    return node in IDENTITIES and len(node.input) == len(node.output) == 1
+    return is_a(node, "Identity") and len(node.input) == len(node.output) == 1

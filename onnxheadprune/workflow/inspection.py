@@ -23,7 +23,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.display import one_line
-from onnxheadprune.model.graph.facts import REPEATS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
@@ -297,7 +297,7 @@ class _Counting:
 def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
     """The model with the sizes of loop-carried values declared in bodies, where no iteration changes them."""
     view = concrete_view(model, feed)
-    loops = [node for node in view.main.nodes if node in REPEATS]
+    loops = [node for node in view.main.nodes if is_a(node, "Loop")]
     if not loops:
         return model
     made = copied(model)

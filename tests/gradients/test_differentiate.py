@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
-from onnxheadprune.edit.gradients import GRADIENTS, gradient
+from onnxheadprune.edit.gradients import gradient
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -256,5 +256,5 @@ def test_wrong_questions_are_refused() -> None:
 
 
 def test_an_operator_has_one_gradient() -> None:
-    with pytest.raises(ValueError, match=r"two entries of gradients for ai\.onnx\.Add"):
-        gradient("Add")(GRADIENTS["", "Mul"])
+    with pytest.raises(ValueError, match="two entries of gradient for Add"):
+        gradient("Add")(lambda step: {})

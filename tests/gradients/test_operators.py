@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxheadprune import operators
-from onnxheadprune.edit.gradients import DECOMPOSITIONS, GRADIENTS
 from tests.gradients.differences import check
 from tests.gradients.examples import ELSEWHERE, examples_of
 from tests.liveness import (
@@ -21,12 +20,13 @@ from tests.liveness import (
     cases_views,
 )
 from tests.liveness.strategies import Key
+from tests.operator_records import keys_with
 
-assert operators
+operators.load(gradients=True)
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
 assert cases_pieces and cases_views and cases_fused and cases_quantized
 
-KEYS = sorted({*GRADIENTS, *DECOMPOSITIONS})
+KEYS = keys_with(lambda record: record.gradient or record.parts)
 FEW = settings(max_examples=settings().max_examples // 10)
 
 

@@ -30,19 +30,9 @@ except RefusedError as error:
     print("refused", error)
 """
 REGISTERED = """
-from onnxheadprune.liveness.registry import Answer, rule
-from onnxheadprune.model.graph.tables import declare, shape_function
-import onnxheadprune.operators
+from onnxheadprune.operators.record import operator
 
-declare("Bend", domain="mylib")
-
-@shape_function("Bend", domain="mylib")
-def _shape(node):
-    return [node.shape(0)]
-
-@rule("Bend", domain="mylib")
-def _rule(node, lives):
-    return Answer({0: lives[0]}, kept=lives)
+operator("mylib.Bend", axes="...->...")
 """
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pytest
 
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of
@@ -20,16 +20,15 @@ from tests.graph_text import model_of
 from tests.sources import FILES, PACKAGE, nodes
 
 DOORWAY = "liveness/rule_calls.py"
-TABLE = "liveness/registry.py"
 
 GRAPH = """
 <ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
 g (float[2, 4, 6] x, float[N, M] open) => (float[2, 4, 6] y, float[2, 2, 6] a, float[2, 2, 6] b, float o, float n)
-<uint8[1, 4, 6] stored, float scale, uint8 zero>
+<uint8[1, 4, 6] stored, float[6] scale, uint8[6] zero>
 {
     y = Relu(x)
     a, b = Split<axis = 1>(x)
-    real = DequantizeLinear(stored, scale, zero)
+    real = DequantizeLinear<axis = 2>(stored, scale, zero)
     read = Mul(real, x)
     o = ReduceSum<keepdims = 0>(read)
     n = LRN<size = 3>(open)
@@ -52,35 +51,20 @@ def node_of(view: GraphView, op_type: str) -> Node:
 
 
 def calls_of_laws(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Calls of the function of a registered law."""
+    """Calls of the law in the record of an operator."""
     for call in nodes:
-        if (
-            isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Attribute)
-            and call.func.attr == "function"
-        ):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "rule":
             yield ast.unparse(call)
-
-
-def readers_of_the_table(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Names of the table of laws, or of one of its entries."""
-    for name in nodes:
-        if isinstance(name, ast.Name) and name.id in ("RULES", "RuleEntry"):
-            yield name.id
 
 
 def test_only_the_doorway_calls_laws() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): nodes(path) for path in FILES}
-    callers = {path for path, source in sources.items() if list(calls_of_laws(source))}
-    assert callers == {DOORWAY}
-    readers = {path for path, source in sources.items() if list(readers_of_the_table(source))}
-    assert readers == {DOORWAY, TABLE}
+    assert {path for path, source in sources.items() if list(calls_of_laws(source))} == {DOORWAY}
 
 
 def test_calls_of_laws_are_seen() -> None:
-    source = "from registry import RULES\nanswer = RULES.of(node).function(node, lives)\n"
-    assert list(calls_of_laws(ast.walk(ast.parse(source)))) == ["RULES.of(node).function(node, lives)"]
-    assert list(readers_of_the_table(ast.walk(ast.parse(source)))) == ["RULES"]
+    source = "known = node.operator.rule is not None\nanswer = node.operator.rule(node, lives)\n"
+    assert list(calls_of_laws(ast.walk(ast.parse(source)))) == ["node.operator.rule(node, lives)"]
 
 
 WRONG: dict[str, tuple[Answer, Reason]] = {
@@ -149,7 +133,7 @@ def test_an_operator_without_a_law(view: GraphView) -> None:
     assert "ai.onnx.LRN" in got.sentence
 
 
-def test_ragged_masks_go_to_laws_that_take_them(view: GraphView) -> None:
+def test_ragged_masks_need_their_first_axes_everywhere(view: GraphView) -> None:
     dequantize = node_of(view, "DequantizeLinear")
     got = ask(dequantize, [RAGGED], MASKS)
     assert isinstance(got, Refusal)
@@ -159,7 +143,7 @@ def test_ragged_masks_go_to_laws_that_take_them(view: GraphView) -> None:
 
 
 def test_nothing_is_computed_once_more_against_its_law(view: GraphView) -> None:
-    """A stored tensor could be cut to the ragged mask; the law of its DequantizeLinear does not say that it may."""
+    """A stored tensor could be cut to the ragged mask, but not the scales along its last axis."""
     real = view.main.values["real"]
     reader = next(use for use in real.consumers if use.node is node_of(view, "Mul"))
     assert Repeats({}).of(real, RAGGED, reader) is None

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.liveness.registry import RULES
+from onnxheadprune.model.graph.operator import OPERATORS
 from tests.liveness.all_strategies import RUNNABLE
 from tests.liveness.one_node import check_drawn, check_in_runs
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
+from tests.operator_records import RULES
 
 FEW = settings(max_examples=settings().max_examples // 4)
 """For what another test of the same rule and strategy asks, too."""
@@ -23,8 +24,12 @@ OPEN_BUGS: dict[Key, str] = {}
 
 def _first(key: Key) -> Key:
     """The first operator with the same rule and strategy."""
-    pair = RULES[key].function, STRATEGIES[key]
-    return next(other for other in RUNNABLE if (RULES[other].function, STRATEGIES[other]) == pair)
+    return next(other for other in RUNNABLE if _law(other) == _law(key))
+
+
+def _law(key: Key) -> tuple[object, object]:
+    record = OPERATORS[".".join(key).strip(".")]
+    return record.axes or record.rule, STRATEGIES[key]
 
 
 def _params(keys: Sequence[Key] = RUNNABLE) -> list[Any]:

@@ -12,14 +12,14 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 import onnxheadprune
-from onnxheadprune.model.graph.tables import SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
+from tests.operator_records import keys_with
 from tests.toys_genai import decoder
 from tests.toys_nbits import packed
 
-OWN = sorted(key for key in SHAPES if key[0])
+OWN = [key for key in keys_with(lambda record: record.shape) if key[0]]
 NO_SCHEMA = {
     ("com.microsoft", "SimplifiedLayerNormalization"): "registered in the standard domain",
     ("ai.onnx.preview", "FlexAttention"): "newer than every ONNX Runtime yet",

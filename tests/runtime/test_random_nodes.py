@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from onnxheadprune import prune, validate
-from onnxheadprune.model.graph.facts import is_random
-from onnxheadprune.model.graph.tables import ROLES
+from onnxheadprune.model.graph.operator import is_random, operator_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.deterministic import NOISE, RANDOM, random_nodes
@@ -95,7 +94,8 @@ def test_operators_that_draw_in_training_mode_alone_know_the_input_with_the_mode
         names = [item.name for item in schema.inputs]
         if (schema.domain, schema.name) in random:
             mode = names.index("training_mode") if "training_mode" in names else None
-            assert ROLES[schema.domain, schema.name].training_mode == mode
+            node = NodeProto(op_type=schema.name, domain=schema.domain)
+            assert operator_of(node).roles.training_mode == mode
 
 
 @pytest.mark.each_choice

@@ -9,12 +9,20 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, inspect, validate
-from onnxheadprune.liveness.registry import RULES
+from onnxheadprune.model.graph.operator import OPERATORS as RECORDS
 from tests import attacks, toys
 from tests.broken_nodes import PLACES, broken, operators_with_rules, with_broken
 
 OPERATORS = operators_with_rules()
-FAMILIES = {RULES[key].function.__module__: key for key in reversed(OPERATORS)}
+
+
+def _file(key: tuple[str, str]) -> str:
+    record = RECORDS[".".join(key).strip(".")]
+    law = record.axes or record.rule
+    return getattr(law, "func", law).__module__
+
+
+FAMILIES = {_file(key): key for key in reversed(OPERATORS)}
 """The first operator of each file of rules."""
 EACH, MANY = 1, 24
 """Broken nodes of an operator: one of each family, another for each, and many of every operator."""

@@ -14,7 +14,7 @@ from onnxheadprune import apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.model.bodies import bodies_of
-from onnxheadprune.model.graph.facts import GENERATES
+from onnxheadprune.model.graph.operator import GENERATES
 from tests import toys
 
 MASK = "onnxheadprune_mask"
@@ -73,7 +73,7 @@ HOLDERS: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "Loop": (repeated, "0:1"),
     "Scan": (scanned, "0:1"),
 }
-ELSEWHERE = {"SequenceMap", "FlexAttention", *(name for _, name in GENERATES)}
+ELSEWHERE = {"SequenceMap", "FlexAttention", *(name.rpartition(".")[2] for name in GENERATES)}
 """Without attention in their bodies here: sequences that no feed can be made up for, changes of single scores, and
 decoders of generation operators, which are refused."""
 

@@ -11,9 +11,9 @@ from onnx import ModelProto
 import onnxheadprune as ohp
 from onnxheadprune.attention.vocabulary.trim import trimming
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
-from onnxheadprune.model.graph.tables import ROLES
+from onnxheadprune.model.graph.operator import CONVOLVES
 from onnxheadprune.model.load import open_structure
+from tests.operator_records import key_of, keys_with
 from tests.vocabulary.graphs import GRAPHS, KEPT, TOKENS, feeds, run
 from tests.vocabulary.quantized import BLOCKED, HEADS, TABLES, TIED
 
@@ -51,9 +51,10 @@ def test_the_proof_knows_them(name: str) -> None:
 
 def test_every_operator_that_multiplies_or_picks_is_tried() -> None:
     tried = {key for make in (*FORMS.values(), *GRAPHS.values()) for key in operators(make())}
-    assert set(PRODUCTS) - set(CONVOLUTIONS) <= tried
+    products = keys_with(lambda record: record.operands is not None)
+    assert set(products) - set(map(key_of, CONVOLVES)) <= tried
     of_elements = {("", "GatherElements"), ("", "ScatterElements")}
-    assert {key for key in ROLES if ROLES[key].rows} - of_elements <= tried
+    assert set(keys_with(lambda record: record.roles.rows)) - of_elements <= tried
 
 
 @pytest.mark.parametrize("operator", BLOCKED)

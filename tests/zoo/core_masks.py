@@ -28,7 +28,6 @@ from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.layouts import is_mixture
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.messages import copied, insert_nodes
 from onnxheadprune.model.tensors import FLOATS
@@ -161,7 +160,7 @@ def _tap(site: Site, projection: Projection, heads: Sequence[int]) -> Tap | None
 
 def _found_zero(node: Node, index: int) -> str | None:
     """The zero point of an integer input, where a node finds it when the model runs."""
-    at = roles_of(node).zero_points.get(index)
+    at = node.roles.zero_points.get(index)
     zero = None if at is None else node.input(at)
     return None if zero is None or zero.is_constant else zero.name
 
@@ -205,7 +204,7 @@ def _can_mask(node: Node) -> bool:
 
 def _zero_point(node: Node) -> Value | None:
     """The zero point of the output of a product of integers."""
-    index = roles_of(node).output_zero
+    index = node.roles.output_zero
     return None if index is None else node.input(index)
 
 

@@ -17,8 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.edits import MARK
-from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
-from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.messages import copied
@@ -92,7 +91,7 @@ def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
     if not known:
         return Settled(known, choices, turns)
     for node in view.nodes:
-        if node in CHOOSES:
+        if is_a(node, "If"):
             answers = _of_choice(node, known, choices)
         elif node.bodies:
             continue
@@ -135,13 +134,13 @@ def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
     """Return a node's output for known conditions, None where it is unknown or no condition."""
     if all(number is None for number in numbers):
         return None
-    if node in IDENTITIES:
+    if is_a(node, "Identity"):
         return numbers[0]
-    if node in CASTS:
+    if is_a(node, "Cast"):
         source = node.input(0)
         plain = node.attribute("to") == TensorProto.BOOL
         return numbers[0] if plain and source is not None and source.elem_type == TensorProto.BOOL else None
-    function = ARITHMETIC.of(node)
+    function = node.operator.number
     if function is None or any(value is not None and value.elem_type not in _LOGIC for value in node.inputs):
         return None
     made = function(node, [None if number is None else float(number) for number in numbers])

@@ -40,7 +40,7 @@ from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
@@ -121,7 +121,7 @@ class Exits:
 def exits_of(view: GraphView, sites: Sites) -> Exits:
     """The exits of a model."""
     record = EXITS_ENTRY.read(view.model)
-    candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
+    candidates = sorted((node for node in view.nodes if is_a(node, "If") or is_a(node, "Loop")), key=_place)
     if not candidates:
         return Exits(sites.model, (), record=record)
     search = _Search(view, sites, candidates)
@@ -169,7 +169,7 @@ class _Search:
         before = tuple(
             self.onward[other] for other in dict.fromkeys([*(owner for owner, _ in owners), *earlier])
         )
-        if node in REPEATS:
+        if is_a(node, "Loop"):
             self._look_at_loop(node, before)
         else:
             self._look_at_choice(node, before)
@@ -241,7 +241,9 @@ def _is_always(going: Value, told: Value | None) -> bool:
     """Return whether a Loop's body never ends it: the condition is passed through, or is a constant."""
     value = going
     while (
-        value.producer is not None and value.producer in IDENTITIES and value.producer.inputs[0] is not None
+        value.producer is not None
+        and is_a(value.producer, "Identity")
+        and value.producer.inputs[0] is not None
     ):
         value = value.producer.inputs[0]
     return value is told or value.is_constant

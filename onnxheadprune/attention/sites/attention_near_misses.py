@@ -12,29 +12,18 @@ from dataclasses import dataclass
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.liveness.consumers import content_uses
-from onnxheadprune.liveness.contraction import Contraction, contraction_of, operand_indices
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.model.graph.dims import divisor, is_unnamed
-from onnxheadprune.model.graph.facts import (
-    ACTIVATES,
-    CHOOSES,
-    DIVIDES,
-    DIVIDES_BY_NORM,
-    MULTIPLIES,
-    RAISES,
-    SUMS,
-    SUMS_MAGNITUDES,
-    SUMS_VALUES,
-    WEIGHS,
-)
+from onnxheadprune.model.graph.operator import ACTIVATES, SUMS_VALUES, WEIGHS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
-MAPS_SCORES = ACTIVATES | RAISES | DIVIDES_BY_NORM
+MAPS_SCORES = ACTIVATES | kind("Pow", "LpNormalization")
 """Operators that make weights of scores if these are products of queries and keys."""
-SUMS_WEIGHTS = SUMS | SUMS_MAGNITUDES
+SUMS_WEIGHTS = kind("ReduceSum", "ReduceL1")
 MAX_HOPS = 24
 """Nodes between a map, or scores, and what reads them; after more of them lies something else."""
 
@@ -50,7 +39,7 @@ def attention_products(view: GraphView) -> list[Node]:
     mapped: dict[Node, int] = {}
     for node in view.needed:
         indices = operand_indices(node)
-        product = is_product(node) if indices or node in MULTIPLIES else None
+        product = is_product(node) if indices or is_a(node, "Mul") else None
         fused = _is_attention_operator(node)
         if fused or _weighs_values(node, indices, product, mapped):
             products.append(node)
@@ -79,7 +68,7 @@ def _distance(value: Value | None, distances: dict[Node, int]) -> int:
 
 
 def _weighs_values(
-    node: Node, indices: tuple[int, ...], product: Contraction | None, mapped: dict[Node, int]
+    node: Node, indices: tuple[int, ...], product: Notation | None, mapped: dict[Node, int]
 ) -> bool:
     if not indices:
         # Weights and values may also be multiplied one by one, and summed up by the next node.
@@ -99,7 +88,7 @@ def _is_map(node: Node, scored: dict[Node, int]) -> bool:
 
 def sums_to_one(node: Node) -> bool:
     """Return whether a node normalizes weights: a softmax, in one or several operators, or a division by the sum."""
-    return node in WEIGHS or (node in DIVIDES and _is_sum_of(node.input(1), node.input(0)))
+    return node in WEIGHS or (is_a(node, "Div") and _is_sum_of(node.input(1), node.input(0)))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
@@ -180,7 +169,7 @@ def _has_heads_to_tell(node: Node) -> bool:
 
 def _repeated_by(node: Node) -> Stop | None:
     """The operator around a node whose iterations may be heads; None outside of such bodies."""
-    owner = next((owner for owner, _ in node.scope.owners if owner not in CHOOSES), None)
+    owner = next((owner for owner, _ in node.scope.owners if not is_a(owner, "If")), None)
     return None if owner is None else Stop(owner, Reason.INEXPRESSIBLE)
 
 

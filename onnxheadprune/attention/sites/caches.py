@@ -26,7 +26,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import WRITES_INTO
+from onnxheadprune.model.graph.operator import WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import Array
 

@@ -29,8 +29,8 @@ from onnxheadprune.attention.sites.products import (
     upstream,
     without_blind,
 )
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import FULL, Live, Runs
 from onnxheadprune.liveness.refusals import Refusal
@@ -240,7 +240,7 @@ def _varying(core: Core, shape: Shape) -> Sequence[int]:
     ]
 
 
-def _lies_along_maps(core: Core, product: Contraction, axis: int) -> bool:
+def _lies_along_maps(core: Core, product: Notation, axis: int) -> bool:
     """Return whether an axis enumerates attention maps, or their rows: the values lack it."""
     (maps,) = product.owners(product.out_axes[axis])
     own = [letter for letter in product.out_axes if product.owners(letter) == (maps,)]
@@ -309,8 +309,8 @@ def within_groups(node: Node, index: int, live: Live) -> tuple[Live, Classes] | 
 
     Each channel that a group reads stands for the labels of all channels that the group makes.
     """
-    kernel, groups = CONVOLUTIONS.of(node), node.attribute("group", 1)
-    weight = None if kernel is None else node.shape(kernel.weight)
+    kernel, groups = kernel_of(node), node.attribute("group", 1)
+    weight = None if kernel is None else node.shape(kernel)
     live = without_blind(live, [axis for axis in live.axes if axis != CHANNELS])
     if weight is None or index != 0 or groups == 1 or live.axes != (CHANNELS,):
         return None
@@ -323,7 +323,7 @@ def within_groups(node: Node, index: int, live: Live) -> tuple[Live, Classes] | 
     return Live.over((CHANNELS,), np.array(fresh)), classes
 
 
-def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Container[int]) -> bool:
+def _lies_along(found: Notation, labelled: Set[str], index: int, shared: Container[int]) -> bool:
     """Return whether the labelled letters enumerate heads, also where only the weights have them."""
     alone = {letter for letter in labelled - found.batch if index in found.owners(letter)}
     if not shared:

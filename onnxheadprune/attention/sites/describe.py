@@ -20,8 +20,8 @@ from onnxheadprune.attention.sites.caches import (
 from onnxheadprune.attention.sites.core import MAX_UPSTREAM, MAX_VIEWS, Core
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_contraction, is_product, upstream
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal

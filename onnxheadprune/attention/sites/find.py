@@ -19,7 +19,7 @@ from onnxheadprune.edit.model_records import require_known
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
-from onnxheadprune.model.graph.facts import GENERATES
+from onnxheadprune.model.graph.operator import GENERATES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.spelling import many

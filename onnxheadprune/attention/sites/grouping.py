@@ -17,8 +17,7 @@ from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about
-from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import VIEWS, is_a
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import stored_behind
 
@@ -244,7 +243,7 @@ def _of_one_map(cores: Iterable[Core]) -> Iterator[list[tuple[int, int]]]:
 
 def _weights_made(node: Node) -> Hashable | None:
     """Return the inputs of a fused node's attention weights: all but its values; None where they are packed."""
-    past = roles_of(node).past_values
+    past = node.roles.past_values
     if node.input(VALUES) is None:
         return None
     read = tuple(None if index in (VALUES, past) else value for index, value in enumerate(node.inputs))
@@ -326,7 +325,7 @@ def merge_branches(blocks: list[Block]) -> list[Block]:
 
 def branch_of(node: Node) -> tuple[str, str] | None:
     """The outermost `If` around a node and which of its branches the node is in."""
-    around = [(owner.ref, scope.ref) for owner, scope in node.scope.owners if owner in CHOOSES]
+    around = [(owner.ref, scope.ref) for owner, scope in node.scope.owners if is_a(owner, "If")]
     return around[-1] if around else None
 
 

@@ -34,33 +34,26 @@ from onnxheadprune.attention.sites.products import (
 )
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.consumers import content_uses, looks_only
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about, has_rule
 from onnxheadprune.liveness.sweep_result import Sweep, observes
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.operator import (
     CARRIERS,
-    DIVIDES,
     ELEMENTWISE,
-    EXPANDS,
-    FLATTENS,
-    JOINS,
-    MEASURES_SCALE,
-    MULTIPLIES,
-    MULTIPLIES_QUANTIZED,
     OBSERVES,
-    SLICES,
     SUMS_VALUES,
     WRITES_INTO,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
-HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
+HANDS_ON = CARRIERS | WRITES_INTO | kind("Flatten", "Concat", "Slice", "Expand")
 """Operators that pass a value on under other axes or another type."""
 
 
@@ -90,7 +83,7 @@ def _is_needed(value: Value, part: Live, trial: Sweep) -> bool:
 
 def _needs(use: Use, part: Live, trial: Sweep) -> bool:
     """Return whether a reader needs a part of a value; nobody needs the scale of quantized values that nobody needs."""
-    passed = HANDS_ON | MEASURES_SCALE
+    passed = HANDS_ON | kind("DynamicQuantizeLinear")
     return not (trial.edge(use) & part).is_dead and (
         use.node not in passed or _is_needed(use.node.out, FULL, trial)
     )
@@ -209,7 +202,7 @@ def _narrowed(node: Node, trial: Sweep) -> list[Value]:
     ]
 
 
-MULTIPLIES_ANY = MULTIPLIES | MULTIPLIES_QUANTIZED
+MULTIPLIES_ANY = kind("Mul", "com.microsoft.QLinearMul")
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
 MAX_MAKERS = 2**12
@@ -303,7 +296,7 @@ class _Search:
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
         if node in MULTIPLIES_ANY and None in found.values():
             return None
-        if node in DIVIDES and 0 in found:
+        if is_a(node, "Div") and 0 in found:
             return found[0]
         return next((item for item in found.values() if item is not None), None)
 
@@ -334,7 +327,7 @@ class _Search:
 
 def is_picked(node: Node) -> bool:
     """Return whether an operator chooses by computed values."""
-    reads = roles_of(node).contents
+    reads = node.roles.contents
     return reads is not None and any(
         value is not None and not value.is_constant and index not in reads
         for index, value in enumerate(node.inputs)
@@ -369,7 +362,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     if answer.bodies:
         return {-1 - number: item for number, item in enumerate(answer.bodies.items())}
     found: dict[int, tuple[Value, Live]] = {}
-    contents = roles_of(node).contents
+    contents = node.roles.contents
     for index, labels in answer.inputs.items():
         source = node.input(index)
         if source is None or source.is_constant or (contents is not None and index not in contents):

@@ -32,8 +32,12 @@ from onnxheadprune.attention.sites.states import (
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, NORMALIZES, PLAIN_SUMS, SUMS_PRODUCTS
-from onnxheadprune.model.graph.tables import COSTS
+from onnxheadprune.model.graph.operator import (
+    ADDS_AND_NORMALIZES,
+    NORMALIZES,
+    PLAIN_SUMS,
+    SUMS_PRODUCTS,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import LAYER
@@ -459,7 +463,7 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
     weights = (
         value
         for node in gone
-        for value in (node.sources if COSTS.of(node) is not None else ())
+        for value in (node.sources if node.operator.cost is not None else ())
         if value.is_constant and (value.rank or 0) > 1
     )
     others = max(size_of(weights)[0] - sum(site.params for site in inside), 0)

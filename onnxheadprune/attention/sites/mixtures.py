@@ -27,10 +27,11 @@ from onnxheadprune.attention.sites.stored_weights import weights_of
 from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, near
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.contraction import (
-    CONVOLUTIONS,
-    Contraction,
+from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.index_notation import (
+    Notation,
     contraction_of,
+    kernel_of,
     operand_indices,
     operands,
 )
@@ -38,21 +39,9 @@ from onnxheadprune.liveness.layouts import is_fused, mixture_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-    EXPANDS,
-    MULTIPLIES,
-    SLICES,
-    SPLITS,
-    TILES,
-    VANISHES,
-    VIEWS,
-    WEIGHS,
-)
-from onnxheadprune.model.graph.tables import choice_of
+from onnxheadprune.model.graph.operator import VANISHES, VIEWS, WEIGHS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable, stored_behind
 from onnxheadprune.settings.units import EXPERT
@@ -61,7 +50,7 @@ MOST_WEIGHED = 512
 """Experts that a Softmax or a gate weighs; more are tokens, classes or neurons."""
 MAX_BESIDE = 4096
 """Values with the tokens of a router among which its experts are looked for."""
-TOKENS = VIEWS | CASTS | EXPANDS | TILES | PICKS
+TOKENS = VIEWS | PICKS | kind("Cast", "Expand", "Tile")
 """Operators after which tokens are the same, or some of these."""
 
 
@@ -202,7 +191,7 @@ def _layers(matrices: Value) -> Iterator[Node]:
 
 def _same_matrices(value: Value) -> Iterable[Value]:
     for use in value.consumers:
-        is_same = use.input_index == 0 and use.node in PICKED_FROM | EXPANDS | SLICES | SPLITS
+        is_same = use.input_index == 0 and use.node in PICKED_FROM | kind("Expand", "Slice", "Split")
         if is_same or use.node.out.is_constant:
             yield from use.node.results
 
@@ -230,7 +219,7 @@ def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, in
 
 def _scores(node: Node) -> Iterator[tuple[Value, int, int]]:
     """Yield the scores by which a node chooses or weighs, with an axis that may be that of experts, and its length."""
-    layout, choice = mixture_of(node), choice_of(node)
+    layout, choice = mixture_of(node), node.choice
     value = node.input(0 if layout is None else layout.read[1])
     if value is None or not value.shape:
         return
@@ -279,7 +268,7 @@ def _is_of_neurons(node: Node, layer: Node, live: Live, experts: int) -> bool:
     return node in VANISHES and (is_stacked or live.array.size > experts)
 
 
-def _own_axes(layer: Node, product: Contraction, weight: int) -> list[int]:
+def _own_axes(layer: Node, product: Notation, weight: int) -> list[int]:
     """The axes of a linear layer's output that are those of its weight alone."""
     shape = layer.out.shape or ()
     return [
@@ -387,7 +376,7 @@ def _weight_shape(layer: Node) -> tuple[object, ...] | None:
 
 def _has_more(layer: Node) -> bool:
     """Return whether the weight has axes behind its matrix: windows of a convolution, or the bytes of a block."""
-    return CONVOLUTIONS.of(layer) is not None or is_packed(layer)
+    return kernel_of(layer) is not None or is_packed(layer)
 
 
 def _same_tokens(value: Value) -> Iterable[Value]:
@@ -456,7 +445,7 @@ def _weighed(routing: Routing) -> set[Node]:
     """Return the nodes that compute what scores are multiplied by, up to an attention; not those of the scores."""
 
     def factors(node: Node) -> list[Value]:
-        multiplies = node in MULTIPLIES or contraction_of(node) is not None
+        multiplies = is_a(node, "Mul") or contraction_of(node) is not None
         return [value for value in contents(node) if multiplies or value in routing.scored]
 
     def above(value: Value) -> list[Value]:

@@ -42,19 +42,19 @@ from onnxheadprune.attention.sites.site import Findings, NearMiss, Site, united
 from onnxheadprune.attention.sites.stored_weights import once, units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.liveness.consumers import looks_only
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of, operand_indices
 from onnxheadprune.liveness.domain import Masks
+from onnxheadprune.liveness.index_notation import contraction_of, kernel_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, OBSERVES, WEIGHS
+from onnxheadprune.model.graph.operator import OBSERVES, WEIGHS, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable, stored_behind
 from onnxheadprune.settings.units import NEURON
 
-TOKENS = GATHERS | GATHERS_ROWS
+TOKENS = kind("Gather", "GatherND")
 """Operators that pick some of all tokens."""
 
 
@@ -231,7 +231,7 @@ def _block_kind(
 ) -> str:
     """The kind of a block."""
     layers = [*makers, *ends]
-    convolves = any(CONVOLUTIONS.of(node) is not None for node in layers)
+    convolves = any(kernel_of(node) is not None for node in layers)
     windows = convolves and any(_spans_positions(node) for node in (*layers, *between))
     if bends and not windows and streams.returning(ends, _read(makers)) is not None:
         return FEED_FORWARD
@@ -242,8 +242,8 @@ def _block_kind(
 
 def _spans_positions(node: Node) -> bool:
     """Return whether a node is a convolution with a window of more than one position."""
-    kernel = CONVOLUTIONS.of(node)
-    shape = None if kernel is None else node.shape(kernel.weight)
+    kernel = kernel_of(node)
+    shape = None if kernel is None else node.shape(kernel)
     return shape is not None and any(size != 1 for size in shape[2:])
 
 

@@ -21,27 +21,20 @@ from onnxheadprune.attention.sites.held import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.stored_weights import as_set
 from onnxheadprune.attention.sites.streams import Streams
-from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import Notation
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.operator import (
     ACTIVATES,
     ACTIVATES_PRODUCTS,
-    AVERAGES,
     CARRIERS,
-    CHOOSES_ELEMENTS,
-    CLIPS,
-    DIVIDES,
-    DROPOUTS,
     EXTREMES,
-    MULTIPLIES,
-    RAISES,
     REDUCES,
-    SUMS,
     WEIGHS,
+    kind,
 )
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import back_through
@@ -49,12 +42,12 @@ from onnxheadprune.settings.units import NEURON
 
 MAX_STEPS = 2**12
 """Values on the way from one linear layer to the next: some ten, but for a layer that sums up what hundreds make."""
-BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
+BENDS = ACTIVATES | EXTREMES | kind("Clip", "Pow", "Where")
 """Operators that make more of two linear layers than one."""
-AVERAGED = SUMS | AVERAGES
+AVERAGED = kind("ReduceSum", "ReduceMean")
 """Reductions that are linear; the largest of several pieces (Maxout) is not."""
-GATES = MULTIPLIES | DIVIDES
-HANDS_ON = CARRIERS | DROPOUTS
+GATES = kind("Mul", "Div")
+HANDS_ON = CARRIERS | kind("Dropout")
 MAX_VIEWS = 8
 """Nodes between weights and the values that they weigh."""
 NEURONS = Labels(units=NEURON.units)
@@ -188,7 +181,7 @@ class _Search:
         self.found.bends |= node in ACTIVATES_PRODUCTS
         return []
 
-    def _keeps_heads(self, node: Node, contraction: Contraction, activation: int, live: Live) -> bool:
+    def _keeps_heads(self, node: Node, contraction: Notation, activation: int, live: Live) -> bool:
         """Return whether labels lie along an axis of a layer's input that a product of activations computed."""
         source = node.inputs[activation]
         answer = ask_about(node.out, live, NEURONS)

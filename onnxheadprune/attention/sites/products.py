@@ -15,44 +15,35 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.liveness.consumers import content_uses
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operands
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of, operands
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.facts import (
-    ADDS,
+from onnxheadprune.model.graph.operator import (
     CARRIERS,
-    DIVIDES,
-    DROPOUTS,
-    GATHERS,
-    GATHERS_ROWS,
-    MULTIPLIES,
     NORMALIZES,
     OBSERVES,
     QUANTIZES,
-    SLICES,
-    SOFTMAXES,
-    SPLITS,
-    SUBTRACTS,
-    SUMS,
     WEIGHS,
+    is_a,
+    kind,
 )
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import along, back_through, reachable
 
-PICKS_ROWS = GATHERS | GATHERS_ROWS
+PICKS_ROWS = kind("Gather", "GatherND")
 PICKED_FROM = CARRIERS | PICKS_ROWS | QUANTIZES
 """Nodes through which a stored matrix stays one."""
 MAX_UPSTREAM = 128
 """Nodes that are looked at between a product and what it reads: a softmax, masks, views."""
 
 
-def is_product(node: Node) -> Contraction | None:
+def is_product(node: Node) -> Notation | None:
     """The contraction, if the node multiplies two values that both depend on the inputs."""
     product = contraction_of(node) or _weighted_sum(node)
     if product is None:
@@ -61,12 +52,12 @@ def is_product(node: Node) -> Contraction | None:
     return product if len(activations) > 1 else None
 
 
-def core_product(node: Node) -> Contraction | None:
+def core_product(node: Node) -> Notation | None:
     """The contraction of a core: two activations, or one with stored attention weights per head."""
     return is_product(node) or stored_map(node)
 
 
-def stored_map(node: Node) -> Contraction | None:
+def stored_map(node: Node) -> Notation | None:
     """The contraction, if stored attention weights mix the rows of an activation, separately per batch position.
 
     A synthesizer's attention maps are weights. Both operands share a batch letter, and each has a separate letter.
@@ -83,20 +74,20 @@ def stored_map(node: Node) -> Contraction | None:
     return product if len(stored) == 1 and all((index,) in own for index in product.indices) else None
 
 
-def _weighted_sum(node: Node) -> Contraction | None:
+def _weighted_sum(node: Node) -> Notation | None:
     """Softmaxed weights times values, or a query times a state, summed by the next node: a matrix product in two nodes.
 
     Deformable attention samples the values that each query weighs, and causal linear attention has a state for
     each query, so no matrix product fits.
     """
     left, right, out = node.shape(0), node.shape(1), node.out.shape
-    if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
+    if node.domain or not is_a(node, "Mul") or left is None or right is None or out is None:
         return None
     after = [use.node for use in content_uses(node.out)]
-    if len(after) != 1 or after[0] not in SUMS or node.out.is_graph_output:
+    if len(after) != 1 or not is_a(after[0], "ReduceSum") or node.out.is_graph_output:
         return None
     terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
-    product = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
+    product = Notation(terms, tuple(f"a{axis}" for axis in range(len(out))))
     if not all(_broadcasts(shape, out) for shape in (left, right)):
         return None
     summed = {product.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
@@ -113,11 +104,15 @@ def is_state_space(node: Node) -> bool:
     """Return whether a product reads a state and inputs times a stored weight are added to it, like D of Mamba-2."""
 
     def below(item: Node) -> list[Node]:
-        return [use.node for use in content_uses(item.out)] if item is node or item in CARRIERS | SUMS else []
+        return (
+            [use.node for use in content_uses(item.out)]
+            if item is node or item in CARRIERS | kind("ReduceSum")
+            else []
+        )
 
-    adds = (reader for reader in reachable([node], below, 8) if reader in ADDS)
+    adds = (reader for reader in reachable([node], below, 8) if is_a(reader, "Add"))
     addends = [value.producer for add in adds for value in add.computed if value.producer]
-    factors = [value for maker in addends if maker in MULTIPLIES for value in maker.inputs if value]
+    factors = [value for maker in addends if is_a(maker, "Mul") for value in maker.inputs if value]
     return any(map(is_weight, factors)) and any(_is_state(node, index) for index in (0, 1))
 
 
@@ -138,14 +133,14 @@ def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
 
 
 def _is_softmax(node: Node, index: int) -> bool:
-    return any(maker in SOFTMAXES for maker in back_through(node.inputs[index], CARRIERS, most=8))
+    return any(is_a(maker, "Softmax") for maker in back_through(node.inputs[index], CARRIERS, most=8))
 
 
 def _is_state(node: Node, index: int) -> bool:
     """Return whether an operand is a sum of outer products, like the state of linear attention, or adds one to it."""
 
     def above(maker: Node) -> list[Node]:
-        values = maker.computed if maker in ADDS else maker.inputs[:1]
+        values = maker.computed if is_a(maker, "Add") else maker.inputs[:1]
         ends = contraction_of(maker) is not None or _is_outer(maker)
         return [] if ends else [value.producer for value in values if value and value.producer]
 
@@ -156,7 +151,7 @@ def _is_state(node: Node, index: int) -> bool:
 def _is_outer(node: Node) -> bool:
     """Return whether two activations are multiplied that each have an axis which the other lacks."""
     left, right, out = node.shape(0), node.shape(1), node.out.shape
-    if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
+    if node.domain or not is_a(node, "Mul") or left is None or right is None or out is None:
         return False
     letters = [{letter for letter in _letters(shape, out) if letter is not None} for shape in (left, right)]
     stored = any(value is None or value.is_constant for value in node.inputs)
@@ -223,7 +218,7 @@ def _stored(value: Value) -> bool:
 
 def weight_contraction(
     node: Node, weighs: Callable[[Value], bool] = _stored
-) -> tuple[Contraction, int, int] | None:
+) -> tuple[Notation, int, int] | None:
     """A product of one activation and one weight, with their input indices."""
     product = contraction_of(node)
     if product is None or len(product.terms) != 2:
@@ -258,10 +253,15 @@ def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bo
     return Summed(node, value, (activation, on_activation), (weight, on_weight), sizes)
 
 
-def _added_up(node: Node, contraction: Contraction) -> frozenset[str]:
+def _added_up(node: Node, contraction: Notation) -> frozenset[str]:
     """The batch letters that the only reader of a product sums over."""
     readers = [use.node for use in node.out.consumers]
-    if len(readers) != 1 or readers[0] not in SUMS or node.out.is_graph_output or not contraction.contracted:
+    if (
+        len(readers) != 1
+        or not is_a(readers[0], "ReduceSum")
+        or node.out.is_graph_output
+        or not contraction.contracted
+    ):
         return frozenset()
     axes, letters = reduced_axes(readers[0]) or (), contraction.out_axes
     return contraction.batch & {letters[axis] for axis in axes}
@@ -275,9 +275,9 @@ def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     return tuple(sizes) if len(sizes) == len(axes) and 1 < math.prod(sizes) <= MAX_CONTRACTED else None
 
 
-PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
+PASSES_KEYS = CARRIERS | NORMALIZES | kind("Dropout", "Slice", "Split")
 """Nodes between a linear layer and the keys that it makes."""
-SHIFTS = ADDS | SUBTRACTS | MULTIPLIES | DIVIDES
+SHIFTS = kind("Add", "Sub", "Mul", "Div")
 """The same, where all other operands are stored: biases and scales."""
 MAX_TOLD_APART = 2**12
 """Positions of one axis that are looked at; no attention has more heads."""
@@ -453,10 +453,10 @@ def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:
 
 def stored_weights(node: Node) -> list[int]:
     """Input indices of stored weights that a node multiplies or convolves with."""
-    product, kernel = contraction_of(node), CONVOLUTIONS.of(node)
+    product, kernel = contraction_of(node), kernel_of(node)
     indices: tuple[int, ...] = ()
     if product is not None:
         indices = product.indices
     elif kernel is not None:
-        indices = (kernel.weight,)
+        indices = (kernel,)
     return [index for index in indices if (value := node.input(index)) is not None and is_weight(value)]

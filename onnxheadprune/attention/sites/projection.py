@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute, SetDim
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import (
     cut_inputs,

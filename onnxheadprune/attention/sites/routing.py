@@ -21,13 +21,13 @@ from onnxheadprune.attention.sites.routing_values import End
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
-from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS, Mask
 
@@ -100,7 +100,7 @@ class Single:
 
 def compared_with_one(node: Node, index: int, experts: int) -> Single | None:
     """A comparison of numbers of experts with the number of one, None for other nodes."""
-    stored = node.literal(1 - index) if node in EQUALS else None
+    stored = node.literal(1 - index) if is_a(node, "Equal") else None
     if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
         return None
     expert = int(stored.reshape(-1)[0])
@@ -110,7 +110,7 @@ def compared_with_one(node: Node, index: int, experts: int) -> Single | None:
 def one_hot(node: Node, experts: int) -> Renumbered | None:
     """A OneHot of numbers of experts, None for other nodes and where its axis is too short for all of them."""
     shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
-    if node not in MARKS_NUMBERS or shape is None or depth is None or values is None:
+    if not is_a(node, "OneHot") or shape is None or depth is None or values is None:
         return None
     length = int(depth.reshape(-1)[0])
     axis = int(node.attribute("axis", -1)) % len(shape)
@@ -122,7 +122,7 @@ def one_hot(node: Node, experts: int) -> Renumbered | None:
 def compared(node: Node, index: int, experts: int) -> Renumbered | None:
     """A comparison of numbers of experts with all of them in a row, None for other nodes."""
     shape, source = node.out.shape, node.shape(index)
-    if node not in EQUALS or shape is None or source is None:
+    if not is_a(node, "Equal") or shape is None or source is None:
         return None
     listed = node.literal(1 - index)
     if listed is None or listed.dtype.kind not in "iu" or max(listed.shape, default=0) != listed.size:

@@ -17,46 +17,31 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.liveness.carriers import carried, moved_axes, on_all_outputs
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
-from onnxheadprune.model.graph.facts import (
-    ACCUMULATES,
+from onnxheadprune.model.graph.operator import (
     ACTIVATES,
-    ADDS,
     CARRIERS,
-    CASTS,
-    DIVIDES,
     ELEMENTWISE,
-    EXPANDS,
-    FINDS_NONZERO,
-    FLATTENS,
-    GATHERS,
-    GATHERS_ELEMENTS,
-    GATHERS_ROWS,
-    JOINS,
     KEEPS_ZEROS,
-    MULTIPLIES,
     NORMALIZES,
     QUANTIZERS,
-    SLICES,
-    SPLITS,
-    SUBTRACTS,
-    TILES,
     VIEWS,
     WRITES_INTO,
+    is_a,
+    kind,
 )
 from onnxheadprune.model.graph.scalars import uniform
-from onnxheadprune.model.graph.tables import ARITHMETIC, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
-MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
+MOVES = VIEWS | kind("Flatten", "Cast", "Expand", "Tile", "Slice", "Split", "Concat")
 """Operators after which numbers of experts are the same numbers."""
-UNCHANGED = CARRIERS | FLATTENS | EXPANDS | TILES | SLICES | SPLITS | JOINS
-PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
+UNCHANGED = CARRIERS | kind("Flatten", "Expand", "Tile", "Slice", "Split", "Concat")
+PICKS = kind("Gather", "GatherElements", "GatherND")
 MATRIX = 2
 """Axes of a matrix; experts of matrices have one more."""
 NOTHING, NEVER = 0.0, -np.inf
@@ -87,7 +72,7 @@ def behind(node: Node, index: int, live: Live) -> Live | None:
     shape, source = node.out.shape, node.shape(index)
     if shape is None or source is None:
         return None
-    if node in CARRIERS | FLATTENS and index == 0:
+    if node in CARRIERS | kind("Flatten") and index == 0:
         return carried(node, live)
     moved = moved_axes(node, index)
     if not moved.keys() >= set(live.axes):
@@ -103,10 +88,10 @@ def behind(node: Node, index: int, live: Live) -> Live | None:
 def is_moved(node: Node, named: Sequence[int]) -> bool:
     """Return whether numbers of experts are the same numbers after a node that reads them at some inputs."""
     if node not in MOVES:
-        return node in GATHERS | GATHERS_ELEMENTS and list(named) == [0]
-    if node in CASTS and node.out.elem_type not in INTEGERS:
+        return is_a(node, "Gather", "GatherElements") and list(named) == [0]
+    if is_a(node, "Cast") and node.out.elem_type not in INTEGERS:
         return False
-    return len(named) == len(node.inputs) if node in JOINS else list(named) == [0]
+    return len(named) == len(node.inputs) if is_a(node, "Concat") else list(named) == [0]
 
 
 def number_behind(node: Node, known: Mapping[int, float | None]) -> float | None:
@@ -116,25 +101,25 @@ def number_behind(node: Node, known: Mapping[int, float | None]) -> float | None
         known: the numbers that some of its inputs hold there, None where that is not known.
     """
     product = contraction_of(node)
-    if node in MULTIPLIES or product is not None:
+    if is_a(node, "Mul") or product is not None:
         if not any(
             known.get(index) == NOTHING for index in (product.indices if product is not None else known)
         ):
             return None if product is not None else _computed(node, known)
-        bias = roles_of(node).bias
+        bias = node.roles.bias
         return (
             NOTHING if bias is None or uniform(node.input(bias)) == NOTHING or not node.input(bias) else None
         )
-    if node in DIVIDES and known.get(0) == NOTHING:
+    if is_a(node, "Div") and known.get(0) == NOTHING:
         return NOTHING
-    if (node in ADDS and NEVER in known.values()) or (node in SUBTRACTS and known == {0: NEVER}):
+    if (is_a(node, "Add") and NEVER in known.values()) or (is_a(node, "Sub") and known == {0: NEVER}):
         return NEVER
-    if node in JOINS:
+    if is_a(node, "Concat"):
         numbers = set(_numbers(node, known))
         return numbers.pop() if len(numbers) == 1 else None
     if node in UNCHANGED | PICKS:
         return known.get(0)
-    if node in KEEPS_ZEROS | ACCUMULATES or choice_of(node) is not None:
+    if node in KEEPS_ZEROS | kind("CumSum") or node.choice is not None:
         return NOTHING if known.get(0) == NOTHING else None
     return _computed(node, known)
 
@@ -144,7 +129,7 @@ def _numbers(node: Node, known: Mapping[int, float | None]) -> list[float | None
 
 
 def _computed(node: Node, known: Mapping[int, float | None]) -> float | None:
-    function, numbers = ARITHMETIC.of(node), _numbers(node, known)
+    function, numbers = node.operator.number, _numbers(node, known)
     try:
         number = None if function is None else function(node, numbers)
     except (ArithmeticError, ValueError):
@@ -177,7 +162,7 @@ class End:
 
 def picked_apart(node: Node, scores: ExpertScores) -> dict[Value, int] | None:
     """The outputs of a node that picks from an axis of experts, each with its only expert; None if that is not so."""
-    if node not in GATHERS | SLICES | SPLITS or scores.out != NOTHING or len(scores.live.axes) != 1:
+    if not is_a(node, "Gather", "Slice", "Split") or scores.out != NOTHING or len(scores.live.axes) != 1:
         return None
     (axis,), found = scores.live.axes, dict[Value, int]()
     for value in node.outputs:
@@ -213,11 +198,11 @@ def _of_share(node: Node, experts: frozenset[int], parts: Mapping[int, Part]) ->
     """Follow router weights that are zero where the experts are out, and what is computed from them."""
     numbers = {index: part.out for index, part in parts.items()}
     is_nothing = set(numbers.values()) == {NOTHING}
-    if node in FINDS_NONZERO:
+    if is_a(node, "NonZero"):
         return Part(experts, rows=True) if is_nothing else None
-    if node in ADDS and len(parts) == 1 and is_nothing:
+    if is_a(node, "Add") and len(parts) == 1 and is_nothing:
         return _added(node, experts, min(parts))
-    out = None if choice_of(node) is not None else number_behind(node, numbers)
+    out = None if node.choice is not None else number_behind(node, numbers)
     if out is not None:
         return Part(experts, out=out)
     others = [value for index, value in enumerate(node.inputs) if index not in parts and value is not None]
@@ -238,7 +223,7 @@ def _of_several(node: Node, parts: Mapping[int, Part]) -> tuple[Part, list[End]]
     """Follow what several experts give through their sum: each of both is what is left without the other."""
     values = node.inputs
     if (
-        node not in ADDS
+        not is_a(node, "Add")
         or len(parts) != 2
         or any(part.rows or part.out != NOTHING for part in parts.values())
     ):
@@ -264,12 +249,14 @@ def _of_rows(node: Node, experts: frozenset[int], parts: Mapping[int, Part]) -> 
         kept = node.input(0)
         if kept is None or indices != {1, 2}:
             return None
-        added = all(use.node in ADDS for use in node.out.consumers)
+        added = all(is_a(use.node, "Add") for use in node.out.consumers)
         return Part(experts) if uniform(kept) == NOTHING and added else [End(experts, node, (1, 2), kept)]
     if contraction_of(node) is not None:
         return Part(experts, rows=True) if _keeps_rows(node, indices) else None
     # Pieces that are joined are empty where all are, and views where what they read is.
-    whole = len(indices) < len(node.inputs) if node in JOINS else node in UNCHANGED and 0 not in indices
+    whole = (
+        len(indices) < len(node.inputs) if is_a(node, "Concat") else node in UNCHANGED and 0 not in indices
+    )
     return Part(experts, rows=True) if node in BY_ELEMENT and not whole else None
 
 

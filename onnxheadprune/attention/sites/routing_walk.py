@@ -42,28 +42,22 @@ from onnxheadprune.attention.sites.routing_values import (
     picked_apart,
 )
 from onnxheadprune.liveness.consumers import looks_only, sizes_only
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.index_notation import Notation, contraction_of
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.operator import (
     DECIDED_BY_LARGEST,
-    FINDS_NONZERO,
-    GATHERS_ROWS,
-    JOINS,
     REDUCES,
-    SLICES,
-    SOFTMAXES,
-    SUMS,
-    SUMS_MAGNITUDES,
     WEIGHS,
     WRITES_INTO,
+    Choice,
+    is_a,
 )
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.scalars import uniform
-from onnxheadprune.model.graph.tables import Choice, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -140,7 +134,7 @@ class _Walk:
         if named:
             return self._named(node, scored, named)
         index, scores = next(iter(scored.items()))
-        choice = choice_of(node)
+        choice = node.choice
         if choice is not None and index == 0:
             return self._choice(node, scores, choice)
         if node in WEIGHS and index == 0:
@@ -156,7 +150,7 @@ class _Walk:
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
-        if node in FINDS_NONZERO:
+        if is_a(node, "NonZero"):
             return self._refused(
                 node,
                 "lists the experts that any token is sent to, and what follows depends on how many these are",
@@ -182,7 +176,7 @@ class _Walk:
     def _side_by_side(self, node: Node, parts: Mapping[int, Part]) -> bool:
         """Follow what single experts give where it is joined: along that axis experts lie again."""
         shape = node.out.shape
-        if node not in JOINS or not shape or len(parts) < len(node.inputs):
+        if not is_a(node, "Concat") or not shape or len(parts) < len(node.inputs):
             return False
         axis, labels = axis_of(node, len(shape)), list[int]()
         for index, part in parts.items():
@@ -241,7 +235,7 @@ class _Walk:
             return self._refused(node, "compares the scores of experts of one group")
         self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
         self._pass(node, scores.live, {0: scores.live})
-        self._score(node.out, ExpertScores(scores.live, NOTHING if node in SOFTMAXES else None))
+        self._score(node.out, ExpertScores(scores.live, NOTHING if is_a(node, "Softmax") else None))
         return None
 
     def _pass(self, node: Node, live: Live, inputs: Mapping[int, Live]) -> None:
@@ -255,7 +249,7 @@ class _Walk:
         if set(scores.live.axes).isdisjoint(reduced):
             return self._carry(node, {0: scores})
         largest = node in DECIDED_BY_LARGEST
-        if not largest and not (node in SUMS | SUMS_MAGNITUDES and scores.out == NOTHING):
+        if not largest and not (is_a(node, "ReduceSum", "ReduceL1") and scores.out == NOTHING):
             return self._refused(
                 node, "reduces the scores of all experts to a number that each has a part in"
             )
@@ -291,7 +285,7 @@ class _Walk:
         return None
 
     def _sums_nothing(
-        self, product: Contraction, scored: Mapping[int, ExpertScores], letters: Sequence[str | None]
+        self, product: Notation, scored: Mapping[int, ExpertScores], letters: Sequence[str | None]
     ) -> bool:
         """Return whether one of the operands with these axes, whose positions are the same experts, is zero there."""
         along = {
@@ -308,7 +302,7 @@ class _Walk:
         if live is None or any(other != live for other in found):
             return self._refused(node, "reads scores of experts in a way that no rule knows")
         out = number_behind(node, {index: item.out for index, item in scored.items()})
-        numbers = node.outputs[-1] if choice_of(node) is not None else None
+        numbers = node.outputs[-1] if node.choice is not None else None
         for value in node.outputs:
             self._score(value, ExpertScores(live, None if value is numbers else out))
         return None
@@ -359,7 +353,7 @@ class _Walk:
             return None
         if node in PICKS and list(named) == [1]:
             return self._picked(node, scored)
-        if node in WRITES_INTO and 1 in roles_of(node).rows and list(named) == [1]:
+        if node in WRITES_INTO and 1 in node.roles.rows and list(named) == [1]:
             return self._written(node, scored)
         hot = one_hot(node, self.found.experts) if not scored else None
         if hot is None and not scored and len(named) == 1:
@@ -379,7 +373,7 @@ class _Walk:
     def _narrow(self, node: Node) -> None:
         """Count only those of the chosen that a slice leaves, where nothing else reads the others."""
         for place, item in enumerate(self.found.picks):
-            if node not in SLICES or item.value is not node.inputs[0] or len(item.value.consumers) > 1:
+            if not is_a(node, "Slice") or item.value is not node.inputs[0] or len(item.value.consumers) > 1:
                 continue
             before, after = (value.shape and value.shape[item.axis] for value in (item.value, node.out))
             if isinstance(before, int) and isinstance(after, int):
@@ -389,7 +383,7 @@ class _Walk:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""
         shape = node.shape(0)
         axis = axis_of(node, len(shape or (0,)))
-        if node in GATHERS_ROWS and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
+        if is_a(node, "GatherND") and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
             return self._refused(node, "picks by the numbers of experts and others at once")
         experts = self.found.experts
         if not shape or shape[axis] != experts or (scored and scored[0].live.axes != (axis,)):

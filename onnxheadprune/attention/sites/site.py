@@ -11,9 +11,9 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.display import one_line

@@ -19,8 +19,7 @@ from typing import TypeAlias
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.streams import CHOICES, contents, is_layer
 from onnxheadprune.model.graph.dims import Shape, is_unnamed
-from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES
 from onnxheadprune.model.graph.view import Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
 
@@ -227,7 +226,7 @@ def is_fused_norm(value: Value) -> bool:
 
 def learned_of_norm(node: Node) -> tuple[int, ...]:
     """The inputs of such an operator with the scale and shift of its norm; the last stored one is added to the sum."""
-    return roles_of(node).learned[:-1]
+    return node.roles.learned[:-1]
 
 
 def _captured(node: Node) -> Iterator[Value]:

@@ -24,20 +24,7 @@ from onnxheadprune.liveness.packed_blocks import is_packed, weights_per_element
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import (
-    DEQUANTIZES,
-    DROPOUTS,
-    EXPANDS,
-    FLATTENS,
-    GATHERS,
-    JOINS,
-    MEASURES_SCALE,
-    PADS,
-    SLICES,
-    SPLITS,
-    VIEWS,
-)
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import DEQUANTIZES, VIEWS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import stored_size
@@ -169,7 +156,7 @@ def _element_bits(elem_type: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8 if name != "UNDEFINED" else 0
 
 
-_PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
+_PASSING = VIEWS | kind("Flatten", "Slice", "Gather", "Split", "Concat", "Dropout", "Pad", "Expand")
 """Nodes without arithmetic: what is zero above is zero below."""
 _MAX_NODES = 256
 
@@ -177,7 +164,7 @@ _MAX_NODES = 256
 def why_zero_is_lost(projection: Projection, unit: str) -> str | None:
     """Return why silenced units would still add something to a projection's sum, None if they add nothing."""
     for reader, index in _readers(projection):
-        asked = roles_of(reader).zero_points[index]
+        asked = reader.roles.zero_points[index]
         for zero in _written(reader.inputs[index]):
             if not _same(zero, reader.input(asked)):
                 return (
@@ -190,7 +177,7 @@ def why_zero_is_lost(projection: Projection, unit: str) -> str | None:
 def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
     """The projection itself if it reads integers, and dequantizers right above it."""
     node, index = projection.node, projection.activation[0]
-    if index in roles_of(node).zero_points:
+    if index in node.roles.zero_points:
         yield node, index
     for value in _above(node.inputs[index]):
         if value.producer is not None and value.producer in DEQUANTIZES:
@@ -201,9 +188,9 @@ def _written(value: Value | None) -> Iterator[Value | None]:
     """The known zero points of the quantizers upstream."""
     for source in _above(value):
         node = source.producer
-        if node is not None and node in MEASURES_SCALE:
+        if node is not None and is_a(node, "DynamicQuantizeLinear"):
             yield node.outputs[2] if len(node.outputs) > 2 else None
-        elif node is not None and (zero := roles_of(node).output_zero) is not None:
+        elif node is not None and (zero := node.roles.output_zero) is not None:
             yield node.input(zero)
 
 
@@ -214,7 +201,7 @@ def _above(value: Value | None) -> Iterator[Value]:
         node = item.producer
         if node is None or node not in _PASSING:
             return []
-        return node.sources if node in JOINS else node.sources[:1]
+        return node.sources if is_a(node, "Concat") else node.sources[:1]
 
     walk = reachable([] if value is None else [value], passed, _MAX_NODES)
     return (item for item in walk if not passed(item))

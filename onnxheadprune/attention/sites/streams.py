@@ -12,10 +12,15 @@ from itertools import chain, zip_longest
 from onnx import TensorProto
 
 from onnxheadprune.attention.sites.products import is_product
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of, operand_indices
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES, PLAIN_SUMS, SUMS_VALUES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import (
+    ADDS_AND_NORMALIZES,
+    OBSERVES,
+    PLAIN_SUMS,
+    SUMS_VALUES,
+    is_a,
+)
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
@@ -89,7 +94,7 @@ def near(value: Value) -> Collection[Value]:
     return frozenset(reachable([value], above, MAX_NEAR))
 
 
-def _with_channels(node: Node, product: Contraction) -> Iterator[Value]:
+def _with_channels(node: Node, product: Notation) -> Iterator[Value]:
     """Yield the operand of a product that alone has the last axis of the output."""
     owners = product.owners(product.out_axes[-1]) if product.out_axes else ()
     value = node.input(owners[0]) if len(owners) == 1 else None
@@ -122,7 +127,7 @@ def spreads(use: Use) -> bool:
     """
     node, shape, made = use.node, use.node.shape(use.input_index), use.node.out.shape
     others = [node.shape(index) for index in range(len(node.inputs)) if index != use.input_index]
-    if node not in MULTIPLIES or shape is None or made is None or len(others) != 1 or others[0] is None:
+    if not is_a(node, "Mul") or shape is None or made is None or len(others) != 1 or others[0] is None:
         return False
     axes = list(zip_longest(*(reversed(dims) for dims in (shape, others[0])), fillvalue=1))
     return any(own == 1 != other for own, other in axes) and all(
@@ -140,7 +145,7 @@ def is_layer(node: Node) -> bool:
     return node.out.shape is None or found is not None or is_grouped(node)
 
 
-def _of_size_one(node: Node, product: Contraction) -> set[str | None]:
+def _of_size_one(node: Node, product: Notation) -> set[str | None]:
     """The letters of axes of size 1 of a product: a sum over them adds nothing up."""
     sizes: dict[str | None, set[Dim]] = {}
     for index in product.indices:
@@ -152,8 +157,8 @@ def _of_size_one(node: Node, product: Contraction) -> set[str | None]:
 
 def is_grouped(node: Node) -> bool:
     """Return whether a node is a convolution in groups of several channels."""
-    kernel = CONVOLUTIONS.of(node)
-    shape = None if kernel is None else node.shape(kernel.weight)
+    kernel = kernel_of(node)
+    shape = None if kernel is None else node.shape(kernel)
     return shape is not None and node.attribute("group", 1) > 1 and len(shape) > 1 and shape[1] != 1
 
 
@@ -205,11 +210,11 @@ def upstream(
 
 def contents(node: Node) -> Iterator[Value]:
     """Yield the computed inputs of a node, except shapes and conditions."""
-    roles = roles_of(node)
+    roles = node.roles
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
         is_content = index not in roles.places if roles.contents is None else index in roles.contents
         if not is_content or value is None or value.is_constant or value.elem_type in CHOICES:
             continue
         # The scale of a dynamic quantization is one number.
-        if node not in MULTIPLIES or value.shape is None or any(dim != 1 for dim in value.shape):
+        if not is_a(node, "Mul") or value.shape is None or any(dim != 1 for dim in value.shape):
             yield value

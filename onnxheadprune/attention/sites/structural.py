@@ -25,8 +25,8 @@ from onnxheadprune.attention.sites.site import caller_demands, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import Masks
+from onnxheadprune.liveness.index_notation import contraction_of, operands
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.realize import realize
@@ -34,7 +34,7 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
+from onnxheadprune.model.graph.operator import OBSERVES, WEIGHS, is_a
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import HEAD
@@ -153,7 +153,7 @@ def _attention_behind(blocked: Node) -> Node | None:
         values = node.inputs[:1] if node is blocked else node.inputs
         producers = [value.producer for value in values if value is not None and value.producer is not None]
         # Adding two computed values is the way back into the residual stream, behind which all layers lie.
-        return [item for item in producers if item not in ADDS or len(item.computed) < 2]
+        return [item for item in producers if not is_a(item, "Add") or len(item.computed) < 2]
 
     walk = reachable([blocked], above, 64)
     return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)

@@ -33,20 +33,19 @@ from onnxheadprune.attention.sites.products import (
     told_apart,
     without_blind,
 )
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
-from onnxheadprune.model.graph.facts import JOINS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.settings.units import HEAD
 
 
-def _classify(node: Node, product: Contraction, live: Live) -> Trace:
+def _classify(node: Node, product: Notation, live: Live) -> Trace:
     """Divide the axes of a product into those of heads, those within a head, and those of tokens."""
     live = _without_positions(node, product, live)
     batch = [axis for axis in live.axes if product.out_axes[axis] in product.batch]
@@ -74,7 +73,7 @@ def _are_alike(classes: Sequence[int] | None) -> bool:
     return classes is not None and len(set(classes)) == 1
 
 
-def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
+def _without_positions(node: Node, product: Notation, live: Live) -> Live:
     """Labels without the axes along which live labels do not differ, which are no evidence of heads.
 
     Of heads that are picked one by one only one is live, too; those have separate weights.
@@ -91,7 +90,7 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
     return live.only([axis for axis in live.axes if axis in seen.axes or axis in picked])
 
 
-def _queries(product: Contraction, live: Live) -> tuple[int, ...] | None:
+def _queries(product: Notation, live: Live) -> tuple[int, ...] | None:
     """The operand with the axis of the queries' tokens, which labels do not tell apart; None where that is unknown.
 
     Axes that it alone has may enumerate heads; those that the other operand alone has are channels of values.
@@ -101,7 +100,7 @@ def _queries(product: Contraction, live: Live) -> tuple[int, ...] | None:
     return owners.pop() if len(owners) == 1 else None
 
 
-def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) -> int | None:
+def _feature(node: Node, product: Notation, live: Live, free: Sequence[int]) -> int | None:
     """An axis within heads, None if the product makes attention maps: of axes of two operands those of the values."""
     owners = {product.owners(product.out_axes[axis]) for axis in free}
     if len(owners) > 1:
@@ -117,7 +116,7 @@ def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) 
     return single if tokens else free[0]
 
 
-def _single_feature(node: Node, product: Contraction) -> int | None:
+def _single_feature(node: Node, product: Notation) -> int | None:
     """The axis of a context whose heads have one channel each, None if the product makes attention maps.
 
     A context is the product of an attention map and values with a separate axis of size 1.
@@ -220,7 +219,7 @@ class Tracer:
 
 def _reads_contents(node: Node) -> Callable[[TraceStep], bool]:
     """Return whether a step leads to what a node passes on, not to positions that it is picked by."""
-    contents = roles_of(node).contents
+    contents = node.roles.contents
     passed_on = {value for index, value in enumerate(node.inputs) if contents is None or index in contents}
     return lambda step: step.value in passed_on or step.value.producer is None or bool(node.bodies)
 
@@ -246,13 +245,13 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
         source = node.input(index)
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
-        if node in JOINS or _same_labels(labels, live):
+        if is_a(node, "Concat") or _same_labels(labels, live):
             upstream.append(TraceStep(source, labels))
         elif within := within_heads(node, index, live) or within_groups(node, index, live):
             upstream.append(TraceStep(source, *within))
     upstream += [TraceStep(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
-    is_layer = contraction_of(node) is not None or CONVOLUTIONS.of(node) is not None
+    is_layer = contraction_of(node) is not None or kernel_of(node) is not None
     own = Trace(
         shared=bool(through),
         lost=() if through or is_layer or any(map(_reads_contents(node), upstream)) else (node,),

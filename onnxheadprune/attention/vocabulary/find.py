@@ -19,8 +19,7 @@ from onnxheadprune.attention.vocabulary.ids import (
 )
 from onnxheadprune.attention.vocabulary.logits import Axis, Logits, Meaning, Tokens, holds_others, origin_of
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.model.graph.facts import GENERATES, MARKS_NUMBERS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import GENERATES, is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.storage.tensors import bytes_needed
 
@@ -139,12 +138,12 @@ def why_none(view: GraphView) -> str:
     if generating is not None:
         return f"{generating.label} runs a decoder of its own; export the decoder alone"
     for node in view.nodes:
-        if any(table_of(node, index) is not None for index in roles_of(node).rows):
+        if any(table_of(node, index) is not None for index in node.roles.rows):
             blocker = blocked_at({value: value.name for value in integer_inputs(view)}, node)
             if blocker is not None:
                 return blocker
     for value in integer_inputs(view):
-        marking = next((node for node in _behind(value) if node in MARKS_NUMBERS), None)
+        marking = next((node for node in _behind(value) if is_a(node, "OneHot")), None)
         if marking is not None:
             return (
                 f"{marking.label} makes vectors of the ids in {value.name}, and no node picks rows of a table"

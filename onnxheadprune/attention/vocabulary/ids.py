@@ -9,40 +9,27 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-    CHOOSES_ELEMENTS,
-    CLIPS,
+from onnxheadprune.model.graph.operator import (
     ELEMENTWISE,
-    EXPANDS,
     EXTREMES,
-    FILLS,
-    FLATTENS,
-    GATHERS,
-    GATHERS_ELEMENTS,
-    GATHERS_ROWS,
-    JOINS,
     OBSERVES,
-    PADS,
     REDUCES,
-    SLICES,
-    SPLITS,
-    TILES,
     VIEWS,
     WRITES_INTO,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
-MOVES = (
-    VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS | CHOOSES_ELEMENTS | PADS
+MOVES = VIEWS | kind(
+    "Cast", "Slice", "Flatten", "Expand", "Tile", "Split", "Gather", "Concat", "Where", "Pad"
 )
 """The same ids in other places; JOINS, CHOOSES_ELEMENTS and PADS may add stored ones."""
 PADDING = 2
 """The input of a Pad with the number that it fills up with, 0 without one."""
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
-HANDS_ON = MOVES | GATHERS_ELEMENTS | GATHERS_ROWS | WRITES_INTO | EXTREMES | CLIPS
+HANDS_ON = MOVES | WRITES_INTO | EXTREMES | kind("GatherElements", "GatherND", "Clip")
 """Each output element is an element of an input, or a bound."""
 ELEMENT_BY_ELEMENT = ELEMENTWISE | REDUCES | HANDS_ON
 """Integers of integers: each of one of them, or of all."""
@@ -94,7 +81,7 @@ class Lookup:
     @property
     def _parameters(self) -> dict[int, int | None]:
         """The numbers of rows of the scales and zero points, by the index of the input."""
-        roles = roles_of(self.node)
+        roles = self.node.roles
         given = [index for index in (roles.weight_scale, roles.weight_zero) if index is not None]
         return {
             index: _size(value, self.axis) for index in given if (value := self.node.input(index)) is not None
@@ -126,12 +113,12 @@ def integer_inputs(view: GraphView) -> Iterator[Value]:
 
 def contents(node: Node) -> Collection[int]:
     """Inputs whose contents a node passes on."""
-    roles = roles_of(node)
+    roles = node.roles
     if roles.contents is not None:
         return roles.contents
-    if node in PADS and node.attribute("mode", "constant") == "constant":
+    if is_a(node, "Pad") and node.attribute("mode", "constant") == "constant":
         return (0, PADDING)
-    return range(len(node.inputs)) if node in JOINS | EXTREMES else (0,)
+    return range(len(node.inputs)) if node in EXTREMES | kind("Concat") else (0,)
 
 
 def dtype_of(value: Value) -> np.dtype[np.generic]:
@@ -176,10 +163,10 @@ def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
     """The stored ids that a node adds to its input ids, by input: all that a value may hold, where it repeats them."""
-    if node not in JOINS | CHOOSES_ELEMENTS | WRITES_INTO | PADS:
+    if node not in WRITES_INTO | kind("Concat", "Where", "Pad"):
         return {}
     found = {index: _stored_in(node.input(index)) for index in contents(node)}
-    if PADDING in found and node in PADS and node.input(PADDING) is None:
+    if PADDING in found and is_a(node, "Pad") and node.input(PADDING) is None:
         found[PADDING] = np.zeros((), dtype_of(node.out))
     # A negative number is no id, and a table has no row for it.
     return {index: array for index, array in found.items() if array is not None and np.all(array >= 0)}
@@ -208,7 +195,7 @@ def _moved_from(value: Value) -> list[Value]:
 def _literal_or_fill(value: Value) -> np.ndarray[Any, np.dtype[Any]] | None:
     """The numbers of a literal, or the number that a value is filled with; None for others."""
     node = value.producer
-    filled = None if node is None or node not in FILLS else node.attribute("value")
+    filled = None if node is None or not is_a(node, "ConstantOfShape") else node.attribute("value")
     return value.literal() if filled is None else numpy_helper.to_array(filled)
 
 
@@ -241,13 +228,13 @@ def _lookup(use: Use) -> Lookup | None:
     if value is None or value.rank is None:
         return None
     axis = node.attribute("axis", node.attribute("gather_axis", 0)) % value.rank
-    return Lookup(node, use.input_index, roles_of(node).rows[use.input_index], axis)
+    return Lookup(node, use.input_index, node.roles.rows[use.input_index], axis)
 
 
 def table_of(node: Node, index: int) -> Value | None:
     """The stored table whose rows a node picks by an input, None if it picks none."""
-    rows = roles_of(node).rows
-    if index not in rows or node in GATHERS_ELEMENTS | WRITES_INTO:
+    rows = node.roles.rows
+    if index not in rows or node in WRITES_INTO | kind("GatherElements"):
         return None
     value = node.input(rows[index])
     return value if value is not None and value.is_constant and value.rank else None
@@ -260,7 +247,7 @@ def blocked_at(sources: Mapping[Value, str], lookup: Node) -> str | None:
         sources: integers that may be ids, with the names of the inputs that they are from.
     """
     ids = {item: name for value, name in sources.items() for item in carried(value)[0]}
-    starts = [lookup.input(index) for index in roles_of(lookup).rows]
+    starts = [lookup.input(index) for index in lookup.roles.rows]
     for item in reachable([value for value in starts if value is not None], computed_from):
         node = item.producer
         if node is not None and item not in ids:

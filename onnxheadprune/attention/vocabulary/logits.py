@@ -17,25 +17,20 @@ import numpy as np
 
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.vocabulary.ids import ELEMENT_BY_ELEMENT, INTEGERS, computed_from
-from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.index_notation import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about, has_rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
-from onnxheadprune.model.graph.facts import (
-    CHOOSES,
+from onnxheadprune.model.graph.operator import (
     COMPARES,
-    EQUALS,
-    GATHERS,
-    MARKS_NUMBERS,
     OBSERVES,
     REDUCES,
-    SLICES,
     WRITES_INTO,
+    is_a,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.tensors import FLOATS
@@ -140,7 +135,7 @@ def _step(
         source = node.input(0)
         if answer.reason is Reason.COUPLED and source is not None and source.shape == value.shape:
             return [(source, live)]
-        opaque = bool(node.bodies and node not in CHOOSES) or bool(node.domain and not has_rule(node))
+        opaque = bool(node.bodies and not is_a(node, "If")) or bool(node.domain and not has_rule(node))
         found.opaque |= opaque
         found.other |= not opaque
         return []
@@ -150,8 +145,8 @@ def _step(
 
 def _marks(node: Node, axis: int, held: Collection[Value]) -> bool:
     """Return whether token ids say to which positions of an axis a node writes."""
-    index = 0 if node in MARKS_NUMBERS else 1 if node in WRITES_INTO and roles_of(node).rows else None
-    default = -1 if node in MARKS_NUMBERS else 0
+    index = 0 if is_a(node, "OneHot") else 1 if node in WRITES_INTO and node.roles.rows else None
+    default = -1 if is_a(node, "OneHot") else 0
     return (
         index is not None
         and node.input(index) in held
@@ -331,10 +326,10 @@ def _reads_first(value: Value) -> bool:
         node = value.producer
         if node is None or not node.sources:
             return False
-        if node in GATHERS:
+        if is_a(node, "Gather"):
             places = node.literal(1)
             return places is not None and places.size == 1 and not places.any()
-        if node in SLICES:
+        if is_a(node, "Slice"):
             starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
             return starts is not None and ends is not None and not any(starts) and 1 in ends
         if node in REDUCES or not node.computed:
@@ -405,7 +400,7 @@ def _of_ids(tokens: Tokens) -> str:
     for _, (node, index) in compared:
         other = node.input(1 - index)
         # A bound beyond the last token means nothing.
-        known = None if other is None or node not in EQUALS else other.literal()
+        known = None if other is None or not is_a(node, "Equal") else other.literal()
         if known is not None and known.size and known.max() >= tokens.rows > 0:
             return (
                 f"{node.label} compares ids with {known.max()}, which is none of the {tokens.rows:,} tokens and would"
@@ -446,7 +441,7 @@ def _behind_body(value: Value) -> Iterator[Value]:
     owner = value.scope.owner
     if owner is not None and value.is_graph_output:
         names = [info.name for info in value.scope.proto.output]
-        if owner not in CHOOSES:
+        if not is_a(owner, "If"):
             yield from owner.results
         elif (output := owner.outputs[names.index(value.name)]) is not None:
             yield output

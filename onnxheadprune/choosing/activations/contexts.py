@@ -26,8 +26,7 @@ from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
-from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZERS
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import DEQUANTIZES, QUANTIZERS, is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
@@ -123,7 +122,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     if linear is not None:
         return linear.matrix.read()
     node = projection.node
-    if node in PACKS_BLOCKS:
+    if is_a(node, "com.microsoft.MatMulNBits"):
         return _by_identity(node, int(np.prod(projection.sizes)))
     assert projection.weight is not None, "a router is no projection of contexts"
     index, axes = projection.weight
@@ -134,7 +133,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     if picked is not None:
         return picked
     array = numbers_of(value).astype(np.float64)
-    roles = roles_of(node)
+    roles = node.roles
     # A scale that is applied later is the same for all heads of a site where it is a single number.
     scale, zero = (_side(node, index) for index in (roles.weight_scale, roles.weight_zero))
     array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)

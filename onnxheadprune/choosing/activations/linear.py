@@ -9,23 +9,18 @@ from onnxheadprune.attention.matrices import Matrix, Weights, matrix_of
 from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.consumers import content_uses, contents_of
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.index_notation import Notation, contraction_of
 from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.packed_blocks import is_packed
-from onnxheadprune.model.graph.facts import (
+from onnxheadprune.model.graph.operator import (
     ACTIVATES_PRODUCTS,
-    ADDS,
     ADDS_AND_NORMALIZES,
-    CASTS,
     DEQUANTIZES,
-    DROPOUTS,
-    IDENTITIES,
-    MEASURES_SCALE,
-    MULTIPLIES,
     QUANTIZERS,
     QUANTIZES,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.tensors import FLOATS
@@ -48,7 +43,7 @@ def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None
     `DequantizeLinear(QLinearMatMul(...))`, and fused operators do all of it. Each is `y = x W` of floats, W stored in
     levels.
     """
-    roles = roles_of(node)
+    roles = node.roles
     operand, x = node.input(weight), node.input(source)
     if roles.integer_weight != weight or operand is None or x is None:
         return None
@@ -99,10 +94,10 @@ def _float_behind(value: Value) -> Value | None:
 def _scaled_behind(node: Node, x: Value) -> tuple[tuple[Value, ...], Value] | None:
     """The factors of the weight's scale, and the float that a sum of integers becomes by it and the scale of x."""
     use = _only_use(node.out)
-    if use is None or use.node not in CASTS:
+    if use is None or not is_a(use.node, "Cast"):
         return None
     value, factors = use.node.out, list[Value]()
-    while (use := _only_use(value)) is not None and use.node in MULTIPLIES:
+    while (use := _only_use(value)) is not None and is_a(use.node, "Mul"):
         other = use.node.inputs[1 - use.input_index]
         leaves = None if other is None else list(_leaves(other))
         if leaves is None or not all(leaf.is_constant or leaf is _scale_of(x) for leaf in leaves):
@@ -118,7 +113,7 @@ def _scaled_behind(node: Node, x: Value) -> tuple[tuple[Value, ...], Value] | No
 
 def _leaves(value: Value) -> Iterator[Value]:
     node = value.producer
-    if value.is_constant or node is None or node not in MULTIPLIES:
+    if value.is_constant or node is None or not is_a(node, "Mul"):
         yield value
         return
     for item in node.inputs:
@@ -131,10 +126,10 @@ def _scale_of(x: Value) -> Value | None:
     node = x.producer
     if node is None:
         return None
-    return node.outputs[1] if node in MEASURES_SCALE else node.input(1)
+    return node.outputs[1] if is_a(node, "DynamicQuantizeLinear") else node.input(1)
 
 
-PASSING = IDENTITIES | DROPOUTS
+PASSING = kind("Identity", "Dropout")
 PROJECTS = (0, 1, 2)
 """Inputs of a fused attention that projects itself: x, the weight, and the bias of queries, keys and values."""
 
@@ -297,7 +292,7 @@ def _linear(
 
 
 def _columns(
-    product: Contraction, weight: int, contracted: tuple[int, ...]
+    product: Notation, weight: int, contracted: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Axes of the weight that reach the output, and where they arrive."""
     letters = product.axes_of(weight)
@@ -324,7 +319,7 @@ class _Bias:
 
 def _own_bias(node: Node) -> _Bias | None:
     """The bias that a node adds itself, None where it adds none."""
-    roles = roles_of(node)
+    roles = node.roles
     for index, levels in ((roles.bias, None), (roles.integer_bias, _bias_levels(node))):
         value = None if index is None else node.input(index)
         if value is not None:
@@ -334,7 +329,7 @@ def _own_bias(node: Node) -> _Bias | None:
 
 def _bias_levels(node: Node) -> StoredLevels | None:
     """Return what a bias of whole numbers means: units of both scales multiplied."""
-    roles = roles_of(node)
+    roles = node.roles
     if roles.integer_bias is None or roles.scales is None:
         return None
     sides = tuple(side for index in roles.scales if (side := node.input(index)) is not None)
@@ -355,7 +350,7 @@ def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | No
 def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
     """The bias that is added to a product after it, and the value after that."""
     use = _only_use_of_float(out)
-    if use is None or use.node not in ADDS or use.node.domain:
+    if use is None or not is_a(use.node, "Add") or use.node.domain:
         return _Bias()
     other = use.node.inputs[1 - use.input_index]
     rank = len(use.node.out.shape or ())
@@ -384,7 +379,7 @@ def _joined(out: Value) -> _Joint:
     node, late = use.node, None
     if node in ADDS_AND_NORMALIZES and use.input_index < 2:
         late = node.input(4)
-    elif node not in ADDS or node.domain:
+    elif not is_a(node, "Add") or node.domain:
         return _Joint()
     late_bias = None if late is None else _stored_bias(late)
     bias = None if late_bias is None else late_bias.bias

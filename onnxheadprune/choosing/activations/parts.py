@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.submodel import NO_TYPES, NOTHING, submodel
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError, named_setting
-from onnxheadprune.model.graph.facts import QUANTIZERS
+from onnxheadprune.model.graph.operator import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import insert_nodes

@@ -15,8 +15,7 @@ import numpy as np
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import Parts, run_feed
 from onnxheadprune.data.drift import counted
-from onnxheadprune.model.graph.facts import CASTS, ELEMENTWISE, IDENTITIES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import ELEMENTWISE, kind
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -56,7 +55,7 @@ class Tail:
         if linear.axes != last or linear.out_axes != last or hidden.is_constant or not hidden.elem_type:
             return None
         # With a scale that is measured on all of them, a position depends on the others.
-        if hidden not in linear.node.inputs or roles_of(linear.node).integer_weight is not None:
+        if hidden not in linear.node.inputs or linear.node.roles.integer_weight is not None:
             return None
         return cls(hidden, tuple(nodes), linear.matrix.shape[-1], output)
 
@@ -90,7 +89,7 @@ class Tail:
 
 def _only_variable(node: Node) -> Value | None:
     """The one input that a node computes its output from, element by element, features with features."""
-    if node not in ELEMENTWISE | CASTS | IDENTITIES:
+    if node not in ELEMENTWISE | kind("Cast", "Identity"):
         return None
     found = [value for value in node.sources if not value.is_constant]
     if len(found) != 1 or any(len(value.shape or ()) > 1 for value in node.sources if value.is_constant):

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.liveness.contraction import contraction_of, operand_indices
-from onnxheadprune.model.graph.facts import ADDS, CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.liveness.index_notation import contraction_of, operand_indices
+from onnxheadprune.model.graph.operator import CARRIERS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from onnxheadprune.runtime.feeds.tables import tables_behind
 
-LOOKUPS = GATHERS | GATHERS_ROWS
+LOOKUPS = kind("Gather", "GatherND")
 KNOWN = (*FLOATS, TensorProto.UNDEFINED)
 """Types that features may have: onnx does not tell those of ONNX Runtime's own operators."""
 
@@ -95,13 +94,13 @@ def _mixes(node: Node) -> bool:
 
 def _learned(node: Node) -> Iterator[Value]:
     """Constant inputs of a node that training changes."""
-    roles = roles_of(node)
+    roles = node.roles
     indices = [*operand_indices(node), *roles.learned, *([] if roles.bias is None else [roles.bias])]
     for index in dict.fromkeys(indices):
         value = node.input(index)
         if value is not None and value.is_constant and value.elem_type in FLOATS:
             yield value
-    if (node in ADDS or node in MULTIPLIES) and not node.domain:
+    if (is_a(node, "Add") or is_a(node, "Mul")) and not node.domain:
         for value in node.inputs:
             if value is not None and value.is_constant and value.elem_type in FLOATS and _is_vector(value):
                 yield value

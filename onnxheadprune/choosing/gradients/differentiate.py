@@ -24,17 +24,17 @@ from onnxheadprune.choosing.gradients.forward import (
     widened,
 )
 from onnxheadprune.edit.gradient_terms import Attribute, Term, Writer
-from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
+from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
+from onnxheadprune.model.graph.infer import annotate
+from onnxheadprune.model.graph.operator import DEQUANTIZES, is_a, opset_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.messages import copied, keep, replace_all
 from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.operators import annotated
 
 
 def _with_masters(model: ModelProto, parameters: Sequence[str]) -> tuple[ModelProto, dict[str, int]]:
@@ -56,7 +56,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
     if not quantized:
         return model
     made = copied(model)
-    view = annotated(GraphView(made))
+    view = annotate(GraphView(made))
     writer = Writer(view.main.opset, names_of(made.graph), "master")
     infos = {info.name: info for info in made.graph.input}
     before: dict[int, list[NodeProto]] = {}
@@ -123,7 +123,7 @@ class Backward:
         self.writer.constants.append(numpy_helper.from_array(one, self.seed))
         self.parts[loss] = [Term(self.writer, self.seed, value.elem_type)]
         for node in self.view.main.nodes:
-            if node in TRANSPOSES and (order := node.attribute("perm")) and node.inputs[0] is not None:
+            if is_a(node, "Transpose") and (order := node.attribute("perm")) and node.inputs[0] is not None:
                 self.writer.transposed[node.out.name] = (node.inputs[0].name, tuple(order))
         for node in reversed(self.view.main.nodes):
             grads = tuple(None if value is None else self.total(value.name) for value in node.outputs)
@@ -143,7 +143,7 @@ class Backward:
         read = self.active.intersection(read_by(node.proto))
         if not read:
             return
-        face = GRADIENTS.of(node)
+        face = node.operator.gradient
         if face is None:
             parts = parts_of(node, self.active, Writer(self.writer.opset, (), "unused"))
             reason = parts.reason if isinstance(parts, Constant) else "has no gradient"
@@ -205,7 +205,7 @@ def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence
     part, masters = _with_masters(_recent(forward_part(source, loss, parameters)), parameters)
     part = _stored_again(part, source, set(parameters) - masters.keys())
     part = taken_apart(part, masters)
-    view = annotated(GraphView(part))
+    view = annotate(GraphView(part))
     value = view.main.values[loss]
     if value.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE) or any(
         dim != 1 for dim in value.shape or ()

@@ -18,14 +18,15 @@ from onnx import (
 )
 
 from onnxheadprune.edit.gradient_terms import Term, Writer
-from onnxheadprune.edit.gradients import DECOMPOSITIONS, GRADIENTS, Constant, Step, UnknownShapeError
+from onnxheadprune.edit.gradients import Constant, Decomposition, Step, UnknownShapeError
 from onnxheadprune.edit.submodel import read_by, submodel
 from onnxheadprune.model.bodies import bodies_of, graphs_in
-from onnxheadprune.model.graph.facts import QUANTIZES
+from onnxheadprune.model.graph.infer import annotate
+from onnxheadprune.model.graph.operator import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.messages import copied, declared, keep, replace_all
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.operators import annotated, load
+from onnxheadprune.operators import load
 
 load(gradients=True)
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -89,7 +90,7 @@ def _carries(node: Node, active: set[str]) -> bool:
         and first.name in active
         and first.elem_type not in FLOATS
         and out.elem_type == first.elem_type
-        and GRADIENTS.of(node) is not None
+        and node.operator.gradient is not None
     )
 
 
@@ -97,7 +98,7 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
     """The model with fused operators on the path of a gradient replaced by smaller operators."""
     given = list(parameters)
     while True:
-        view = annotated(GraphView(model))
+        view = annotate(GraphView(model))
         active = active_values(view, given)
         writer = Writer(view.main.opset, names_of(model.graph), "part")
         nodes: list[NodeProto] = []
@@ -119,7 +120,7 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
 
 def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
     """Return the rest of a fused node that was replaced by smaller operators; None where it is kept."""
-    if DECOMPOSITIONS.of(node) is None:
+    if node.operator.parts is None:
         return None
     terms = parts_of(node, active, writer)
     if isinstance(terms, Constant):
@@ -145,7 +146,7 @@ def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | No
 
 def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:
     """The outputs of a fused node, written as smaller operators, or why that is not possible."""
-    face = DECOMPOSITIONS.of(node)
+    face: Decomposition | None = node.operator.parts
     if face is None:
         return Constant("has no gradient")
     wanted = frozenset(i for i, value in enumerate(node.inputs) if value is not None and value.name in active)

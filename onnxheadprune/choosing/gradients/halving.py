@@ -15,10 +15,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import names_of
 from onnxheadprune.edit.gradient_terms import Term, Writer
-from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
+from onnxheadprune.model.graph.infer import annotate
+from onnxheadprune.model.graph.operator import MULTIPLIES_FLOATS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.messages import copied, keep, replace_all
-from onnxheadprune.operators import annotated
 
 PRODUCTS = SUMS_PRODUCTS | MULTIPLIES_FLOATS
 SOUND = "sound"
@@ -41,7 +41,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
         apart: inputs that only the loss reads: products with what is made of nothing else stay in float32, too.
     """
     made = copied(gradient.model)
-    view = annotated(GraphView(gradient.model))
+    view = annotate(GraphView(gradient.model))
     writer = Writer(view.main.opset, names_of(made.graph), "half")
     alone = _made_of(view, apart)
     nodes: list[NodeProto] = []

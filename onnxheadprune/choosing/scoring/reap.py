@@ -24,7 +24,7 @@ from onnxheadprune.choosing.scoring.method import Scored, Subject, shares
 from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import looks_only
-from onnxheadprune.model.graph.facts import ADDS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Floats
 from onnxheadprune.runtime import Array, Session
@@ -278,7 +278,7 @@ def _places(routing: Routing) -> Iterator[Value]:
         done.add(node)
         foreign = any(value and value not in reached and not value.is_constant for value in node.inputs)
         if node.scope.parent is not None or (
-            node in ADDS and foreign and node.index > last and node not in ends
+            is_a(node, "Add") and foreign and node.index > last and node not in ends
         ):
             return
         for value in {value for value in node.inputs if value in waiting}:

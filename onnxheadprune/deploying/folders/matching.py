@@ -23,9 +23,8 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, or_exclude, says_its_part
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.packed_blocks import is_packed
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import Array
 from onnxheadprune.settings.units import HEAD, UnitKind, called
@@ -138,7 +137,7 @@ def _matrix(projection: Projection) -> Array | None:
         return None
     letters = found.axes_of(index)
     free = [axis for axis, letter in enumerate(letters) if axis not in contracted and letter is not None]
-    zero = None if (place := roles_of(node).weight_zero) is None else node.input(place)
+    zero = None if (place := node.roles.weight_zero) is None else node.input(place)
     # Scales are positive, so they need not be found.
     levels = StoredLevels((), zero if zero is not None and zero.holds_tensor else None)
     matrix = matrix_of(operand, contracted, free) or matrix_of(operand, contracted, free, levels)

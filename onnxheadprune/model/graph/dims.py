@@ -260,6 +260,14 @@ def known_size(shape: Shape | None, axis: int) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
+def size_of(shape: Shape | None) -> int | None:
+    """The number of elements, None where a dimension is open."""
+    if shape is None:
+        return None
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    return math.prod(sizes) if len(sizes) == len(shape) else None
+
+
 def evaluated(dim: Dim, sizes: Mapping[str, int], unknown: int | None = None) -> int | None:
     """Return the size of a dimension, given those of symbols; None where it has one without a size."""
     if isinstance(dim, int):

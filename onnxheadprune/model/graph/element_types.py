@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import CASTS
+from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.types import inputs_alike
 from onnxheadprune.model.graph.view import Value
 
@@ -25,7 +25,7 @@ def type_of(value: Value | None) -> int:
         if value.tensor is not None or value.is_graph_input or value.producer is None:
             return value.elem_type or declared
         node = value.producer
-        if node in CASTS:
+        if is_a(node, "Cast"):
             return int(node.attribute("to"))
         alike = inputs_alike(node, value.output_index)
         if not alike and (value.elem_type or declared or not node.sources):

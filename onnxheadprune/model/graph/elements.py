@@ -22,7 +22,7 @@ from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 from onnx.defs import OpSchema
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS, GATHERS, JOINS, OBSERVES, schema_of
+from onnxheadprune.model.graph.operator import OBSERVES, is_a, schema_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
 
 Elements: TypeAlias = npt.NDArray[np.object_]
@@ -101,7 +101,7 @@ def is_computable(node: Node) -> bool:
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs:
         return False
     # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
-    return node in COUNTS or _is_function(node.op_type, node.opset)
+    return is_a(node, "Range") or _is_function(node.op_type, node.opset)
 
 
 def _is_small(node: Node) -> bool:
@@ -175,9 +175,9 @@ def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
     given = [_followed(value, counts) for value in node.sources]
     if not given or 0 in given:
         return 0
-    if node in JOINS:
+    if is_a(node, "Concat"):
         return sum(given)
-    return given[-1] if node in GATHERS else max(given)
+    return given[-1] if is_a(node, "Gather") else max(given)
 
 
 def _followed(value: Value, counts: dict[Value, int]) -> int:

@@ -31,17 +31,15 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements, fold, follows_few
-from onnxheadprune.model.graph.facts import (
-    CHOOSES,
-    CRASHES_INFERENCE,
+from onnxheadprune.model.graph.misfits import Misfits
+from onnxheadprune.model.graph.operator import (
     DEQUANTIZES,
     NORMALIZES,
-    SPLITS,
     SUMS_PRODUCTS,
     WEIGHS,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.misfits import Misfits
-from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import store_tensors, without_nodes
@@ -95,7 +93,7 @@ def _shape(value: Value, told: TypeProto, known: dict[str, Dim]) -> Shape:
     return tuple(made)
 
 
-COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
+COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | kind("Split")
 """Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""
 
 
@@ -166,7 +164,7 @@ def _annotate(view: GraphView, inferred: ModelProto) -> str | None:
         asked = not whole or (
             foreign and any(item is not None and item.shape is None for item in node.outputs)
         )
-        if asked and not node.domain and SHAPES.of(node) is None and not is_constant(node):
+        if asked and not node.domain and node.operator.shape is None and not is_constant(node):
             _adopt_shapes(node)
         _annotate_node(node)
     return wrong
@@ -180,24 +178,26 @@ def _ignored(view: GraphView) -> set[tuple[str, str]]:
 def _annotate_node(node: Node) -> None:
     if is_constant(node):
         return
-    if node in CHOOSES:
+    if is_a(node, "If"):
         _annotate_if(node)
         return
-    operands = INPUT_SHAPES.of(node)
-    if operands is not None:
-        for value, shape in zip(node.inputs, operands(node), strict=False):
+    inputs = node.operator.inputs
+    if inputs is not None:
+        for value, shape in zip(node.inputs, inputs(node), strict=False):
             if value is not None and shape is not None:
                 value.shape = shape
-    function = SHAPES.of(node)
+    function = node.operator.shape
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
             if value is not None and shape is not None:
                 value.shape = _better(shape, value.shape)
-    if node.outputs[0] is None or node.domain:
+    if node.outputs[0] is None:
         return
-    follow = NUMBERS.of(node)
+    follow = node.operator.elements
     if follow is not None:
-        for value, elements in zip(node.outputs, follow(node), strict=False):
+        found = follow(node)
+        each = found if isinstance(found, list) else [found]
+        for value, elements in zip(node.outputs, each, strict=False):
             if value is not None:
                 value.elements = elements
     if node.out.elements is None and node not in COMPUTES_NO_SHAPE:
@@ -329,7 +329,7 @@ def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "m
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _strip(attribute.g, ignored, f"{ref}[{position}].{attribute.name}")
-    for node in [node for node in graph.node if node in CRASHES_INFERENCE]:
+    for node in [node for node in graph.node if is_a(node, "RegexFullMatch")]:
         graph.node.remove(node)
 
 

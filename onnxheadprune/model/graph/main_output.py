@@ -6,24 +6,14 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    CASTS,
-    CLIPS,
-    IDENTITIES,
-    MULTIPLIES_MATRICES,
-    REREADS,
-    SIGMOIDS,
-    SOFTMAXES,
-    WEIGHS,
-)
+from onnxheadprune.model.graph.operator import MULTIPLIES_MATRICES, REREADS, WEIGHS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import back_through
 from onnxheadprune.model.tensors import FLOATS
 
-SAME = CASTS | IDENTITIES
+SAME = kind("Cast", "Identity")
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
-_HANDS_ON = ADDS | CASTS | IDENTITIES | REREADS | WEIGHS | SIGMOIDS | CLIPS
+_HANDS_ON = REREADS | WEIGHS | kind("Add", "Cast", "Identity", "Sigmoid", "Clip")
 """Operators between a projection and an output that holds logits or probabilities."""
 
 
@@ -73,7 +63,7 @@ def _looks_like_logits(value: Value) -> bool:
 def _is_softmax(value: Value) -> bool:
     """Return whether a Softmax over the last axis makes the value."""
     node = next((node for node in back_through(value, SAME) if node not in SAME), None)
-    if node is None or node not in SOFTMAXES:
+    if node is None or not is_a(node, "Softmax"):
         return False
     axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
     return axis == -1 or (value.shape is not None and axis == len(value.shape) - 1)

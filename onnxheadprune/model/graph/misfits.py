@@ -10,8 +10,7 @@ from onnx.defs import OpSchema
 from onnxheadprune.errors import heed
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.elements import INTEGER_TYPES
-from onnxheadprune.model.graph.facts import CRASHES_INFERENCE, schema_of
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import is_a, schema_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.storage.checks import MAX_RANK
 from onnxheadprune.model.tensors import Array
@@ -40,7 +39,7 @@ class Misfits:
 
     def of(self, node: Node) -> str | None:
         """Return why a standard operator cannot take its lists, axes and ranks of inputs; None if nothing is wrong."""
-        if node.domain or node.bodies or is_constant(node) or node in CRASHES_INFERENCE:
+        if node.domain or node.bodies or is_constant(node) or is_a(node, "RegexFullMatch"):
             return None
         listed = {
             index: item for index in range(len(node.inputs)) if (item := _listed(node, index)) is not None
@@ -68,7 +67,7 @@ def _listed(node: Node, index: int) -> Array | None:
     if value is None or value.rank is None or value.rank > 1:
         return None
     few = value.holds_tensor and value.shape in SHORT  # that scales are empty says that there are sizes
-    is_list = few or value.elem_type in INTEGER_TYPES or index in roles_of(node).places
+    is_list = few or value.elem_type in INTEGER_TYPES or index in node.roles.places
     return value.literal() if is_list else None
 
 

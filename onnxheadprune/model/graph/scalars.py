@@ -6,34 +6,18 @@ import math
 
 from onnx import numpy_helper
 
-from onnxheadprune.model.graph.facts import (
-    CASTS,
-    CASTS_LIKE,
-    CHOOSES_ELEMENTS,
-    EXPANDS,
-    FILLS,
-    FLATTENS,
-    GATHERS,
-    GATHERS_ELEMENTS,
-    GATHERS_ROWS,
-    IDENTITIES,
-    REREADS,
-    SLICES,
-    TILES,
-    VIEWS,
-)
-from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.operator import REREADS, VIEWS, is_a, kind
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
 MAX_DEPTH = 32
 
 
-NOTHING_NEW = VIEWS | FLATTENS | EXPANDS | TILES | SLICES | GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS
+NOTHING_NEW = VIEWS | kind("Flatten", "Expand", "Tile", "Slice", "Gather", "GatherND", "GatherElements")
 """Operators whose result holds nothing that the first input does not."""
 
 
-_SAME = CASTS | IDENTITIES | REREADS | CASTS_LIKE
+_SAME = REREADS | kind("Cast", "Identity", "CastLike")
 
 
 def scalar_of(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
@@ -48,7 +32,7 @@ def scalar_of(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
         return None
     if node in _SAME:
         return scalar_of(node.input(0), depth - 1)
-    function = ARITHMETIC.of(node)
+    function = node.operator.number
     return (
         None if function is None else function(node, [scalar_of(value, depth - 1) for value in node.inputs])
     )
@@ -65,15 +49,15 @@ def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
         return None
     if node in NOTHING_NEW:
         return uniform(node.input(0), depth - 1)
-    if node in CASTS:
+    if is_a(node, "Cast"):
         return _cast(node, depth)
-    if node in FILLS:
+    if is_a(node, "ConstantOfShape"):
         fill = node.attribute("value")
         return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
-    if node in CHOOSES_ELEMENTS:
+    if is_a(node, "Where"):
         condition = uniform(node.input(0), depth - 1)
         return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
-    function = ARITHMETIC.of(node)
+    function = node.operator.number
     return None if function is None else function(node, [uniform(item, depth - 1) for item in node.inputs])
 
 

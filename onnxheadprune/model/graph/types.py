@@ -6,8 +6,7 @@ import functools
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import schema_of
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.operator import schema_of
 from onnxheadprune.model.graph.view import Node, Value
 
 _GIVEN = ("to", "dtype")
@@ -25,7 +24,7 @@ def adopt_types(node: Node) -> None:
 
 def inputs_alike(node: Node, output: int) -> list[Value]:
     """The given inputs that have the type of an output, as the operator's schema or its roles specify."""
-    roles = roles_of(node)
+    roles = node.roles
     indices = () if node.domain else _by_schema(node.op_type, node.opset, len(node.inputs), output)
     indices = indices or roles.alike_by_output.get(output, roles.alike)
     return [value for index in indices if (value := node.input(index)) is not None]
@@ -33,7 +32,7 @@ def inputs_alike(node: Node, output: int) -> list[Value]:
 
 def _own_type(node: Node, output: int) -> int:
     """The type of an output that is the type of none of the inputs; UNDEFINED where that is not known."""
-    found = roles_of(node).types.get(output) or (
+    found = node.roles.types.get(output) or (
         0 if node.domain else _only_type(node.op_type, node.opset, output)
     )
     return found or next((int(node.attribute(name)) for name in _GIVEN if node.attribute(name)), 0)

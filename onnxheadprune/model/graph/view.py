@@ -24,8 +24,8 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.model.bodies import constant_tensor, is_constant
-from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.facts import is_random
+from onnxheadprune.model.graph.dims import Dim, Shape, symbol
+from onnxheadprune.model.graph.operator import Choice, Operator, Roles, is_random, operator_of
 from onnxheadprune.model.storage.reading import Sources, in_memory
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
@@ -162,8 +162,8 @@ class Value:
 class Node:
     """One node: its proto, where it stands, and its values (None for an omitted optional input).
 
-    `domain` is the operator's domain, "" for the standard one, and `op_type` its name: an operator on any number of
-    inputs that has a single one is an Identity, as exporters write it that do not simplify.
+    `domain` is the operator's domain, "" for the standard one, `op_type` its name, `operator` its record. An operator
+    on any number of inputs that has a single one is an Identity, as exporters write it that do not simplify.
     """
 
     proto: NodeProto
@@ -176,6 +176,7 @@ class Node:
     opset: int
     op_type: str = field(init=False)
     domain: str = field(init=False)
+    operator: Operator = field(init=False)
 
     def __post_init__(self) -> None:
         # Every analysis asks for these a dozen times a node, and a proto makes a new string each time.
@@ -183,11 +184,23 @@ class Node:
         self.domain = "" if self.proto.domain == "ai.onnx" else sys.intern(self.proto.domain)
         if not self.domain and len(self.proto.input) == 1 and self.op_type in _OF_ANY_NUMBER:
             self.op_type = "Identity"
+        self.operator = operator_of(self)
 
     @property
     def ref(self) -> str:
         """A reference that is unique in the model and survives a trip through JSON."""
         return f"{self.scope.ref}[{self.position}]"
+
+    @property
+    def roles(self) -> Roles:
+        """The roles of its inputs."""
+        return self.operator.roles
+
+    @property
+    def choice(self) -> Choice | None:
+        """What it chooses of its first input; None where it chooses nothing, and where shapes are missing."""
+        choose = self.operator.choice
+        return None if choose is None else choose(self)
 
     @property
     def label(self) -> str:
@@ -266,6 +279,11 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.label})"
+
+
+def named(dim: Dim | None, node: Node, axis: int) -> Dim:
+    """The dimension; an unknown one gets the name of the output and the axis."""
+    return symbol(f"{node.out.name}.{axis}") if dim is None else dim
 
 
 class Contradiction(NamedTuple):

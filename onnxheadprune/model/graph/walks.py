@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from onnxheadprune.model.graph.facts import OperatorKind
+from onnxheadprune.model.graph.operator import Kind
 from onnxheadprune.model.graph.view import Node, Value
 
 Item = TypeVar("Item")
@@ -59,7 +59,7 @@ def along(start: Item, following: Callable[[Item], Item | None]) -> Iterator[Ite
         item = following(item)
 
 
-def back_through(value: Value | None, kind: OperatorKind, most: int = 2**16) -> Iterator[Node]:
+def back_through(value: Value | None, kind: Kind, most: int = 2**16) -> Iterator[Node]:
     """Yield the producers of a value along first inputs, nearest first, to the first of another kind."""
     for _ in range(most):
         node = None if value is None else value.producer

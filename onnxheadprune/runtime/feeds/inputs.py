@@ -17,28 +17,16 @@ import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.graph.facts import (
-    ACCUMULATES,
-    ADDS,
-    CASTS_LIKE,
-    CHOOSES_ELEMENTS,
-    CLIPS,
+from onnxheadprune.model.graph.operator import (
     COMPARES,
-    DIVIDES,
-    DROPOUTS,
     EXTREMES,
-    GATHERS_ROWS,
-    JOINS_TRUTHS,
-    MULTIPLIES,
     NORMALIZES,
     OBSERVES,
-    PADS,
-    SUBTRACTS,
-    SUMS,
     SUMS_PRODUCTS,
     WEIGHS,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import back_through, reachable
 from onnxheadprune.model.tensors import FLOATS
@@ -212,13 +200,13 @@ def _role(name: str, elem_type: int, dims: tuple[SymbolicDim, ...], rows: int | 
     return Role.PIXELS if elem_type in _PIXELS and rows is None else Role.IDS
 
 
-_MOVES = MOVES | CASTS_LIKE | GATHERS_ROWS | PADS
-_SCALES = MULTIPLIES | DIVIDES
-_SHIFTS = ADDS | SUBTRACTS
-_CALCULATES = _SCALES | _SHIFTS | CLIPS | EXTREMES | CHOOSES_ELEMENTS
-_TRUTHS = COMPARES | JOINS_TRUTHS
+_MOVES = MOVES | kind("CastLike", "GatherND", "Pad")
+_SCALES = kind("Mul", "Div")
+_SHIFTS = kind("Add", "Sub")
+_CALCULATES = _SCALES | _SHIFTS | EXTREMES | kind("Clip", "Where")
+_TRUTHS = COMPARES | kind("And", "Or", "Xor", "Not")
 _FEATURES = SUMS_PRODUCTS | NORMALIZES | WEIGHS
-_TO_SCORES = _MOVES | _SCALES | _SHIFTS | EXTREMES | CHOOSES_ELEMENTS | DROPOUTS
+_TO_SCORES = _MOVES | _SCALES | _SHIFTS | EXTREMES | kind("Where", "Dropout")
 HUGE = 1000
 """The least distance below its score of a mask that hides a token."""
 MOST_SEEN = 1000
@@ -265,7 +253,7 @@ class _Walk:
         node = use.node
         acts, follows = self._acts_as_mask(use), self._follows(use)
         self.masks |= acts
-        self.is_counted |= node in ACCUMULATES and not tested
+        self.is_counted |= is_a(node, "CumSum") and not tested
         self.is_read_otherwise |= not (acts or follows or tested or node in OBSERVES)
         outputs = node.outputs if follows else ()
         return {(item, tested or node in _TRUTHS) for item in outputs if item is not None}
@@ -273,16 +261,16 @@ class _Walk:
     def _acts_as_mask(self, use: Use) -> bool:
         node, index = use
         rank = len(node.shape(index) or ())
-        if index in roles_of(node).masks:
+        if index in node.roles.masks:
             # One of a single axis lists lengths.
             return rank > 1 and _is_alike_for_heads(node.input(index))
-        if node in CHOOSES_ELEMENTS:
+        if is_a(node, "Where"):
             return index == 0
-        if node in SUMS:
+        if is_a(node, "ReduceSum"):
             return index == 0 and rank > 1 and not self._is_float
-        if node in ACCUMULATES:
+        if is_a(node, "CumSum"):
             return index == 0 and not self._is_float
-        if node in MULTIPLIES:
+        if is_a(node, "Mul"):
             return self._hides(use)
         return self._is_float and node in _SHIFTS and self._is_added_to_scores(use)
 
@@ -310,19 +298,19 @@ class _Walk:
     def _follows(self, use: Use) -> bool:
         """Return whether what comes out of a node is a mask where one of its inputs is."""
         node, index = use
-        roles = roles_of(node)
+        roles = node.roles
         if (
             node.domain
             or index in roles.places
             or (roles.contents is not None and index not in roles.contents)
         ):
             return False
-        if node in _MOVES or node in JOINS_TRUTHS or _only_permutes(node):
+        if node in _MOVES or is_a(node, "And", "Or", "Xor", "Not") or _only_permutes(node):
             return True
         if node in COMPARES:
             other = node.literal(1 - index)
             return other is not None and other.size == 1 and abs(float(other.reshape(-1)[0])) <= 1
-        if node in ACCUMULATES:
+        if is_a(node, "CumSum"):
             return not self._is_float
         if node not in _CALCULATES:
             return False
@@ -347,7 +335,7 @@ def _is_among_scores(product: Value, other: Value) -> bool:
     """Return whether a product lies before the softmax of an attention, or after it."""
     if _leads_to_weights(product):
         return True
-    return any(node in WEIGHS for node in back_through(other, _MOVES | DROPOUTS, most=4))
+    return any(node in WEIGHS for node in back_through(other, _MOVES | kind("Dropout"), most=4))
 
 
 def _leads_to_weights(value: Value) -> bool:
@@ -375,7 +363,7 @@ def _contents(node: Node) -> Iterator[Value]:
     """Yield what a node reads as numbers, not as sizes or places."""
     if node in OBSERVES:
         return
-    roles = roles_of(node)
+    roles = node.roles
     for index, value in enumerate(node.inputs):
         if value is not None and index not in roles.places and index not in roles.rows:
             yield value

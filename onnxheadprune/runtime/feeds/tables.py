@@ -6,46 +6,29 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import Heads, layout_of
 from onnxheadprune.model.graph.dims import known_size
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    CASTS,
-    CASTS_LIKE,
-    CHOOSES_ELEMENTS,
-    CLIPS,
+from onnxheadprune.model.graph.operator import (
     COMPARES,
     ELEMENTWISE,
-    EQUALS,
-    EXPANDS,
     EXTREMES,
-    FINDS_NONZERO,
-    FLATTENS,
-    GATHERS,
-    JOINS,
-    MULTIPLIES,
-    PACKS_BLOCKS,
-    REMAINDERS,
-    SLICES,
-    SPLITS,
-    SUBTRACTS,
-    TILES,
     VIEWS,
     WRITES_INTO,
+    is_a,
+    kind,
 )
-from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import back_through, reachable
 
-MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
+MOVES = VIEWS | kind("Cast", "Slice", "Flatten", "Expand", "Tile", "Split", "Gather", "Concat")
 """The same elements, or some of them, in other places or under another type."""
-_COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOOSES_ELEMENTS
+_COMPUTES = EXTREMES | kind("Clip", "Mul", "Mod", "Add", "Sub", "Where")
 """Arithmetic after which a row number is one still; a comparison gives something else."""
-_SHIFTS = ADDS | SUBTRACTS
-_REPLACES = CLIPS | EXTREMES | CHOOSES_ELEMENTS
+_SHIFTS = kind("Add", "Sub")
+_REPLACES = EXTREMES | kind("Clip", "Where")
 _HANDS_ON = MOVES | _COMPUTES
-_SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
+_SAME_WIDTH = ELEMENTWISE | kind("CastLike")
 MOST_COMPARED = 6
 """Numbers of one kind that are worth trying."""
 MOST_FEATURES, MOST_HOPS = 1024, 8
@@ -100,7 +83,7 @@ def _rows_indexed(use: Use) -> int | None:
 
 def _places(use: Use) -> int | None:
     """The number of places along the axis that a use counts along: places of several axes are joined before."""
-    if use.node not in JOINS or use.node.domain:
+    if not is_a(use.node, "Concat") or use.node.domain:
         return _extent(use, 0, 1)
     out = use.node.out
     if out.rank is None or use.node.attribute("axis", 0) not in (-1, out.rank - 1):
@@ -112,7 +95,7 @@ def _places(use: Use) -> int | None:
 def _extent(use: Use, component: int, components: int) -> int | None:
     """The size of one axis that a use picks places along, None if it picks none or has another number of components."""
     indices = use.node.input(use.input_index)
-    target = roles_of(use.node).places_in.get(use.input_index)
+    target = use.node.roles.places_in.get(use.input_index)
     if target is None or _dim(indices, -1) != components:
         return None
     return _dim(use.node.input(target), component + use.node.attribute("batch_dims", 0))
@@ -120,12 +103,12 @@ def _extent(use: Use, component: int, components: int) -> int | None:
 
 def _table(use: Use) -> Value | None:
     """The table whose rows a use picks, None if it picks none."""
-    rows = roles_of(use.node).rows
+    rows = use.node.roles.rows
     return use.node.input(rows[use.input_index]) if use.input_index in rows else None
 
 
 def _handed_on(use: Use) -> Iterator[Value]:
-    node, roles = use.node, roles_of(use.node)
+    node, roles = use.node, use.node.roles
     # The shape of a Reshape and the axes of a Slice are inputs too; they are no data.
     is_data = use.input_index not in roles.places
     is_data = is_data and (roles.contents is None or use.input_index in roles.contents)
@@ -140,7 +123,7 @@ def _added(use: Use) -> int:
     other = use.node.literal(1 - use.input_index)
     if other is None or other.size == 0 or not np.issubdtype(other.dtype, np.integer):
         return 0
-    return int(other.max()) if use.node in ADDS else -int(other.min())
+    return int(other.max()) if is_a(use.node, "Add") else -int(other.min())
 
 
 def feature_width(value: Value, axis: int) -> int | None:
@@ -182,7 +165,7 @@ def compared_with(value: Value) -> tuple[int, ...]:
     for use in (use for item in reachable([value], onward) for use in item.consumers):
         other = use.node.literal(1 - use.input_index) if use.node in COMPARES else None
         if other is not None and other.size <= MOST_COMPARED and np.issubdtype(other.dtype, np.integer):
-            below = () if use.node in EQUALS else (1,)
+            below = () if is_a(use.node, "Equal") else (1,)
             found |= {int(number) - step: None for number in other.reshape(-1) for step in (0, *below)}
     return tuple(found)[:MOST_COMPARED]
 
@@ -196,7 +179,7 @@ def marks_places(value: Value) -> bool:
         )
 
     uses = (use for item in reachable([value], onward) for use in item.consumers)
-    return any(use.node in FINDS_NONZERO for use in uses)
+    return any(is_a(use.node, "NonZero") for use in uses)
 
 
 def numbers_of_features(view: GraphView) -> tuple[int, ...]:
@@ -215,7 +198,7 @@ def least_capacity(value: Value) -> int:
     windows = [
         int(use.node.attribute("local_window_size", 0))
         for use in value.consumers
-        if use.input_index in (roles_of(use.node).past_keys, roles_of(use.node).past_values)
+        if use.input_index in (use.node.roles.past_keys, use.node.roles.past_values)
         and use.node.attribute("sliding_window_cache", 0)
     ]
     return max(windows, default=0)
@@ -239,12 +222,12 @@ def least_lengths(view: GraphView) -> dict[str, int]:
 
 def _picked(node: Node) -> Iterator[tuple[int, int]]:
     """Yield the axes that a node picks from, each with the least size that its constant indices need."""
-    if node in GATHERS:
+    if is_a(node, "Gather"):
         indices = node.literal(1)
         if indices is not None and indices.size:
             highest, lowest = int(indices.max()), int(indices.min())
             yield node.attribute("axis", 0), max(highest + 1, -lowest)
-    if node not in SLICES:
+    if not is_a(node, "Slice"):
         return
     starts = node.int_list("starts", 1)
     axes = node.int_list("axes", 3) or list(range(len(starts or ())))
@@ -261,12 +244,12 @@ def ends_generation(value: Value) -> bool:
         return (item for use in current.consumers if use.node in MOVES for item in use.node.results)
 
     uses = (use for item in reachable([value], onward) for use in item.consumers)
-    return any(use.input_index == roles_of(use.node).longest for use in uses)
+    return any(use.input_index == use.node.roles.longest for use in uses)
 
 
 def _keeps_width(node: Node, axis: int, rank: int) -> bool:
     """Return whether what a node gives is as wide along an axis as what it reads."""
-    along_another = node in JOINS and not node.domain and node.attribute("axis", 0) % rank != axis
+    along_another = is_a(node, "Concat") and not node.domain and node.attribute("axis", 0) % rank != axis
     return node in _SAME_WIDTH or along_another
 
 
@@ -276,10 +259,10 @@ def _contracted(node: Node, axis: int, rank: int) -> int | None:
         return None
     groups = int(node.attribute("group", 1))
     if groups > 1:
-        channels = _dim(weight, 1) if CONVOLUTIONS.of(node) is not None and axis == 1 else None
+        channels = _dim(weight, 1) if kernel_of(node) is not None and axis == 1 else None
         return None if channels is None else channels * groups
     found = contraction_of(node)
-    if found is None or node in PACKS_BLOCKS or len(found.axes_of(0)) != rank:
+    if found is None or is_a(node, "com.microsoft.MatMulNBits") or len(found.axes_of(0)) != rank:
         return None
     letter = found.axes_of(0)[axis]
     if letter not in found.contracted or letter not in found.axes_of(1):
@@ -289,7 +272,7 @@ def _contracted(node: Node, axis: int, rank: int) -> int | None:
 
 def _joined(node: Node, axis: int, rank: int) -> int | None:
     """All inputs of a Concat agree on every axis but one."""
-    if node not in JOINS or node.domain or node.attribute("axis", 0) % rank == axis:
+    if not is_a(node, "Concat") or node.domain or node.attribute("axis", 0) % rank == axis:
         return None
     return next((size for value in node.inputs if (size := _dim(value, axis)) is not None), None)
 
