@@ -48,22 +48,22 @@ def carrier_outputs(value: Value, depth: int = MAX_CARRIERS) -> list[Value]:
     return [found for item in handed_on for found in (item, *carrier_outputs(item, depth - 1))]
 
 
-def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
+def only_passed_on(node: Node, narrowable: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
     """Return whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
     if depth == 0 or not passes_on(node) or is_a(node, "Reshape"):
         return False
-    return leads_out(node.out, free, depth - 1)
+    return leads_out(node.out, narrowable, depth - 1)
 
 
-def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
-    """Return whether a value is only used for free graph outputs and shape observers."""
-    if value.is_graph_output and value not in free:
+def leads_out(value: Value, narrowable: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
+    """Return whether a value is only used for graph outputs that may be narrowed and shape observers."""
+    if value.is_graph_output and value not in narrowable:
         output = outlet(value)
-        if output is None or not leads_out(output, free, depth - 1):
+        if output is None or not leads_out(output, narrowable, depth - 1):
             return False
     elif not value.is_graph_output and not value.consumers:
         return False
-    return all(looks_only(use) or only_passed_on(use.node, free, depth) for use in value.consumers)
+    return all(looks_only(use) or only_passed_on(use.node, narrowable, depth) for use in value.consumers)
 
 
 def carried(node: Node, live: Live) -> Live | None:

@@ -248,9 +248,9 @@ def spelled(text: str) -> Axes:
         found = with_letters([*(terms[index] for index in given), mixed, target], shapes)
         if found is None:
             return None
-        *inputs, held, out = found
+        *inputs, mixing, out = found
         pairs = zip(given, map(tuple, inputs), strict=True)
-        return Notation(tuple(pairs), tuple(out), mixed=frozenset(held))
+        return Notation(tuple(pairs), tuple(out), mixed=frozenset(mixing))
 
     return read
 

@@ -92,7 +92,7 @@ def _source_of(node: Node) -> Value | None:
     return None if value is None or value.holds_tensor else value
 
 
-def settle(result: Sweep, free: frozenset[Value]) -> None:
+def settle(result: Sweep, narrowable: frozenset[Value]) -> None:
     """Complete the result of a mask sweep."""
     for value in result.reached:
         if value.holds_tensor:
@@ -100,7 +100,7 @@ def settle(result: Sweep, free: frozenset[Value]) -> None:
     _relax(result)
     _hand_on_chunks(result)
     for value, live in list(result.narrowed()):
-        _pass_on(result, free, value, live)
+        _pass_on(result, narrowable, value, live)
 
 
 def _leave_unread(result: Sweep, value: Value) -> None:
@@ -152,17 +152,17 @@ def _picking(result: Sweep, use: Use) -> Answer | None:
     return answer if use.input_index in answer.selects else None
 
 
-def _pass_on(result: Sweep, free: frozenset[Value], value: Value, live: Live) -> None:
+def _pass_on(result: Sweep, narrowable: frozenset[Value], value: Value, live: Live) -> None:
     """Propagate a narrowed value's kept part to the values that only carry it."""
     for use in value.consumers:
         if (use.node.index, use.input_index) in result.edges or not passes_on(use.node):
             continue
-        if use.node.out not in result.kept and only_passed_on(use.node, free):
+        if use.node.out not in result.kept and only_passed_on(use.node, narrowable):
             through = carried(use.node, live)
             if through is not None:
                 result.kept[use.node.out] = through
-                _pass_on(result, free, use.node.out, through)
+                _pass_on(result, narrowable, use.node.out, through)
     output = outlet(value)
-    if output is not None and output not in result.kept and leads_out(output, free):
+    if output is not None and output not in result.kept and leads_out(output, narrowable):
         result.kept[output] = live
-        _pass_on(result, free, output, live)
+        _pass_on(result, narrowable, output, live)

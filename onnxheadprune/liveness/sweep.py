@@ -30,7 +30,7 @@ _MAX_VIEWS = 8
 
 def sweep(
     seeds: Sequence[Seed],
-    free: frozenset[Value] = frozenset(),
+    narrowable: frozenset[Value] = frozenset(),
     domain: Domain = MASKS,
     handed: Mapping[Value, Live] | None = None,
     answers: Mapping[Node, Answer] | None = None,
@@ -38,22 +38,22 @@ def sweep(
     """Propagate `seeds` upstream.
 
     Args:
-        free: graph inputs and outputs that may be narrowed; all others stay whole.
+        narrowable: graph inputs and outputs that may be narrowed; all others stay whole.
         handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
         answers: fixed answers of nodes that work the same with fewer positions, instead of their rules.
     """
-    return _Sweeper(free, domain, handed or {}, answers or {}).run(seeds)
+    return _Sweeper(narrowable, domain, handed or {}, answers or {}).run(seeds)
 
 
 class _Sweeper:
     def __init__(
         self,
-        free: frozenset[Value],
+        narrowable: frozenset[Value],
         domain: Domain,
         handed: Mapping[Value, Live],
         answers: Mapping[Node, Answer],
     ) -> None:
-        self.free = free
+        self.narrowable = narrowable
         self.handed = handed
         self.domain = domain
         self.given = answers
@@ -74,7 +74,7 @@ class _Sweeper:
             if value not in self.result.kept:
                 self.result.kept[value] = FULL if self._is_fixed_input(value) else self._demand(value)
         if self.domain.cuts:
-            settle(self.result, self.free)
+            settle(self.result, self.narrowable)
         return self.result
 
     def _bounds(self, seeds: Sequence[Seed]) -> dict[tuple[int, int], Live]:
@@ -194,42 +194,42 @@ class _Sweeper:
         if value.is_graph_output:
             return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
         picked = any(selecting_answer(use) is not None for use in value.consumers)
-        return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
+        return FULL if picked and any(item in self.narrowable for item in carrier_outputs(value)) else DEAD
 
     def _is_handed_out(self, value: Value) -> bool:
         """Return whether a value is an input or output of the model, itself or through carriers.
 
         A value that would become empty stays unchanged.
         """
-        if not self.domain.cuts or not self.free:
+        if not self.domain.cuts or not self.narrowable:
             return False
         ends = [value, *carrier_outputs(value)]
-        return any(end.is_graph_output and end in self.free for end in ends) or value in self.free
+        return any(end.is_graph_output and end in self.narrowable for end in ends) or value in self.narrowable
 
     def _is_fixed_input(self, value: Value) -> bool:
         """Return whether a value is an input that must not be narrowed."""
         # No node makes it and no dense tensor holds it: an input, or a tensor that is stored as sparse.
         fed = value.producer is None and not value.holds_tensor
-        return self.domain.cuts and fed and value not in self.free
+        return self.domain.cuts and fed and value not in self.narrowable
 
     def _is_fixed_output(self, value: Value) -> bool:
         """Return whether a value is an output that must not be narrowed."""
         if (
             not self.domain.cuts
             or not value.is_graph_output
-            or (value in self.free and not makes_chunks(value))
+            or (value in self.narrowable and not makes_chunks(value))
         ):
             return False
         # An output of an `If` branch may become a graph output that may be narrowed.
         output = outlet(value)
-        return output is None or not leads_out(output, self.free)
+        return output is None or not leads_out(output, self.narrowable)
 
     def _edge_demand(self, use: Use) -> Live | None:
         """Return a consumer's demand, None for none."""
         known = self.result.edges.get((use.node.index, use.input_index))
         if known is not None:
             return known
-        if not self.domain.cuts or observes(use, self.result) or only_passed_on(use.node, self.free):
+        if not self.domain.cuts or observes(use, self.result) or only_passed_on(use.node, self.narrowable):
             return None
         answer = selecting_answer(use)
         return FULL if answer is None else answer.inputs.get(use.input_index, FULL)

@@ -160,12 +160,12 @@ def _choice_gradient(step: Step) -> Partials:
 @gradient("Clip")
 def _clip_gradient(step: Step) -> Partials:
     """To what lies within the bounds, themselves included."""
-    x, grad, held = step.input(0), step.grad, Constant("clips, and its bounds are held")
+    x, grad, constant = step.input(0), step.grad, Constant("clips, and its bounds stay constant")
     for index, comparison in ((1, "GreaterOrEqual"), (2, "LessOrEqual")):
         bound = step.given(index)
         if bound is not None:
             grad = x.test(comparison, bound).where(grad, 0.0)
-    return {0: grad, 1: held, 2: held}
+    return {0: grad, 1: constant, 2: constant}
 
 
 @gradient("PRelu")
@@ -241,7 +241,7 @@ RANGES = {
 }
 
 
-HELD = Constant("has a scale and a zero point, which are held")
+SCALES = Constant("has a scale and a zero point, which stay constant")
 
 
 def _along(step: Step, index: int) -> Term:
@@ -265,7 +265,7 @@ def _quantize_gradient(step: Step) -> Partials:
         exact = exact + _along(step, 2).cast(x.elem_type)
     above = exact.test("GreaterOrEqual", limits[0] - 0.5)
     inside = above.op("And", exact.test("LessOrEqual", limits[1] + 0.5))
-    return {0: inside.where(step.grad / scale, 0.0), 1: HELD, 2: HELD}
+    return {0: inside.where(step.grad / scale, 0.0), 1: SCALES, 2: SCALES}
 
 
 @gradient("DequantizeLinear")
@@ -273,4 +273,4 @@ def _dequantize_gradient(step: Step) -> Partials:
     """A product with the scale."""
     if step.node.attribute("block_size", 0) or len(step.shape(1)) > 1:
         return {0: Constant("is quantized in blocks")}
-    return {0: step.grad * _along(step, 1), 1: HELD, 2: HELD}
+    return {0: step.grad * _along(step, 1), 1: SCALES, 2: SCALES}

@@ -51,15 +51,15 @@ def _matmul(node: Node, columns: tuple[int, ...] = ()) -> Notation | None:
     left_batch = left[1:-1] if "transBatchA" in turned else left[:-2]
     right_batch = right[1:-1] if "transBatchB" in turned else right[:-2]
     rank = max(len(left_batch), len(right_batch))
-    rows, free = ["m"] if len(left) > 1 else [], ["n"] if len(right) > 1 else []
+    rows, free_letter = ["m"] if len(left) > 1 else [], ["n"] if len(right) > 1 else []
     left_axes = [*_batch_letters(left_batch, right_batch, rank), *rows, "k"]
-    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *free]
+    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *free_letter]
     for name, axes in (("A", left_axes), ("B", right_axes)):
         if f"trans{name}" in turned and len(axes) > 1:
             axes[-2:] = axes[:-3:-1]
         if f"transBatch{name}" in turned:
             axes.insert(0, axes.pop(-2))  # [M, batch..., K] in place of [batch..., M, K]
-    out = (*(f"b{axis}" for axis in range(rank)), *rows, *free)
+    out = (*(f"b{axis}" for axis in range(rank)), *rows, *free_letter)
     terms = ((first, tuple(left_axes)), (second, tuple(right_axes)))
     return Notation(terms, out, _along_columns(node, columns))
 

@@ -102,8 +102,8 @@ def _einsum_gradient(step: Step) -> Partials:
     """
     terms = einsum_terms(step.node)
     if terms is None or any(len(set(term)) != len(term) for term in terms):
-        held = Constant("has an equation with diagonals or unknown ranks")
-        return dict.fromkeys(range(len(step.node.inputs)), held)
+        constant = Constant("has an equation with diagonals or unknown ranks")
+        return dict.fromkeys(range(len(step.node.inputs)), constant)
     *inputs, out = terms
     partials: dict[int, Term | Constant] = {}
     for index in sorted(step.wanted):

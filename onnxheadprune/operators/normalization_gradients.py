@@ -134,7 +134,7 @@ def _per_channel(step: Step, index: int, groups: int, channels: int) -> Term:
 
 @gradient("BatchNormalization")
 def _batch_normalization_gradient(step: Step) -> Partials:
-    """At inference an affine map per channel; its statistics are held."""
+    """At inference an affine map per channel; its statistics are constant."""
     if step.node.attribute("training_mode", 0):
         return {index: Constant("is in training mode") for index in range(5)}
     rank = len(step.shape(0))
@@ -142,13 +142,13 @@ def _batch_normalization_gradient(step: Step) -> Partials:
     scale, mean, variance = (step.input(index) for index in (1, 3, 4))
     inverse = (variance + float(step.node.attribute("epsilon", 1e-5))).op("Sqrt").op("Reciprocal")
     z = (step.input(0) - mean.unsqueeze(along)) * inverse.unsqueeze(along)
-    held = Constant("has running statistics, which are held")
+    constant = Constant("has running statistics, which stay constant")
     return {
         0: step.grad * (scale * inverse).unsqueeze(along),
         1: (step.grad * z).sum(others, keep=False),
         2: step.grad.sum(others, keep=False),
-        3: held,
-        4: held,
+        3: constant,
+        4: constant,
     }
 
 

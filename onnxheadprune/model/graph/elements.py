@@ -137,8 +137,8 @@ def _declared(
 @functools.cache
 def _is_function(op_type: str, opset: int) -> bool:
     """Return whether an operator gives the same for the same inputs, whatever its attributes are."""
-    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
-    return told is not None and bool(told.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)
+    schema: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
+    return schema is not None and bool(schema.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)
 
 
 MAX_FOLLOWED = 2**20
@@ -190,5 +190,5 @@ def _followed(value: Value, counts: dict[Value, int]) -> int:
 @functools.cache
 def _follows_elements(op_type: str, opset: int) -> bool:
     """Return whether onnx's shape inference follows elements through an operator."""
-    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
-    return told is not None and bool(told.has_data_propagation_function)
+    schema: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
+    return schema is not None and bool(schema.has_data_propagation_function)

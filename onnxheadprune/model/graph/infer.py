@@ -67,12 +67,12 @@ def _adopt_shapes(node: Node) -> None:
     except Exception:  # as for whole graphs: the values stay unknown, which is no less exact
         return
     for value in node.outputs:
-        told = None if value is None else answer.get(value.name)
-        if value is None or told is None or told.WhichOneof("value") != "tensor_type":
+        inferred = None if value is None else answer.get(value.name)
+        if value is None or inferred is None or inferred.WhichOneof("value") != "tensor_type":
             continue
-        value.elem_type = value.elem_type or told.tensor_type.elem_type
-        if told.tensor_type.HasField("shape"):
-            value.shape = _shape(value, told, known)
+        value.elem_type = value.elem_type or inferred.tensor_type.elem_type
+        if inferred.tensor_type.HasField("shape"):
+            value.shape = _shape(value, inferred, known)
 
 
 def _type_of(value: Value) -> TypeProto:
@@ -82,10 +82,10 @@ def _type_of(value: Value) -> TypeProto:
     return helper.make_tensor_type_proto(value.elem_type, shape)
 
 
-def _shape(value: Value, told: TypeProto, known: dict[str, Dim]) -> Shape:
-    """The told shape, in which names of dimensions are the polynomials that they spell."""
+def _shape(value: Value, inferred: TypeProto, known: dict[str, Dim]) -> Shape:
+    """The inferred shape, in which names of dimensions are the polynomials that they spell."""
     made: list[Dim] = []
-    for axis, dim in enumerate(told.tensor_type.shape.dim):
+    for axis, dim in enumerate(inferred.tensor_type.shape.dim):
         if dim.WhichOneof("value") == "dim_value":
             made.append(dim.dim_value)
         else:

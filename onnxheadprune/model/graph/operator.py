@@ -205,7 +205,7 @@ def operator_of(node: Operation) -> Operator:
 
 
 REREADS = kind()
-"""One buffer under other axes that the node is told."""
+"""One buffer under other axes that an input or attribute lists."""
 DEQUANTIZES = kind()
 QUANTIZES = kind()
 ROUNDS_ACTIVATIONS = kind()
