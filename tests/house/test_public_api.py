@@ -89,9 +89,8 @@ def test_all_is_what_we_promise() -> None:
     assert dir(onnxheadprune) == sorted(PUBLIC)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_name_is_there(name: str) -> None:
-    assert getattr(onnxheadprune, name) is not None
+def test_every_name_is_there() -> None:
+    assert [name for name in PUBLIC if getattr(onnxheadprune, name) is None] == []
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
