@@ -18,6 +18,7 @@ from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNo
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.runtime import Session
+from tests.laws.census import check_census
 from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, analysis, error, reference, sample
 
 HEADS, HEAD_SIZE, HIDDEN = 4, 8, 32
@@ -78,6 +79,7 @@ def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
     for heads in reference(name.partition("-")[0]).head_sets[:2]:
         plan = planned(analysis(name), heads).plan
     assert plan.edits == plan_pruning(sample(name), heads=heads).edits
+    check_census(sample(name), analysis(name).sites)
 
 
 def floats(model: ModelProto) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.site import Site
 from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
+from tests.laws.census import check_census
 from tests.laws.cutting import (
     LEGAL,
     ROWS,
@@ -31,6 +33,8 @@ from tests.liveness.one_node import run
 
 Numbered = Sequence[tuple[int, Cut]]
 """Legal cuts with their numbers."""
+BESIDE = ("own: with its attention weights",)
+"""Rows with a product beside the cores of a site, which belongs to it."""
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=str)
@@ -39,6 +43,8 @@ def test_laws(row: Row, pytestconfig: pytest.Config) -> None:
     found_as_said(row)
     refused_as_said(row)
     what_is_not_removable_names_a_node(row)
+    if row.missed is not None and row.name not in BESIDE:
+        check_census(row.model, found(row.name))
     if row.legal:
         some = cuts(row, pytestconfig)
         the_plan_says_where_a_part_of_removed_heads_stays(row)
@@ -47,6 +53,13 @@ def test_laws(row: Row, pytestconfig: pytest.Config) -> None:
         inputs_and_outputs_keep_names_types_and_all_but_the_heads_of_caches(row, some)
         if pytestconfig.getoption("all") or LEGAL.index(row) % 3 == 0:
             the_result_is_a_model_of_the_same_sites(row)
+
+
+def test_a_product_in_no_list_is_told() -> None:
+    for name in ("plain decoder", "no projection, softmax"):
+        none = replace(found(name), sites=(), near_misses=(), no_heads=())
+        with pytest.raises(AssertionError, match="is listed otherwise"):
+            check_census(ROWS[name].model, none)
 
 
 def found_as_said(row: Row) -> None:
