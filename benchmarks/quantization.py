@@ -5,7 +5,7 @@
 
 --fewer 1.4 means that many times fewer operations of the encoder's blocks, heads and neurons chosen together.
 
-Data and columns are those of `benchmarks/accuracy.py`: 512 sentences to calibrate, refit and measure drift on, 1,500
+Data and columns are those of `benchmarks/accuracy.py`: 512 sentences to calibrate and refit on, 1,500
 others to judge by cosine, overlap of the ten nearest neighbours and rank correlation, against the original in floats.
 Speed is measured side by side at batch 8 x 128; on a busy machine only the other columns mean something.
 `--all-operators` quantizes statically as ONNX Runtime does by default, to show why `quantize` does not.
@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import click
 import numpy as np
@@ -28,28 +28,32 @@ import onnxruntime
 from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality, sentence_feeds
 
 import onnxheadprune as ohp
-from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.quantizing import To
-from onnxheadprune.workflow.combine import QUANTIZED, Combination
+
+Figures: TypeAlias = tuple[float, float, float]
+ORIGINAL, PRUNED, QUANTIZED = "original", "pruned", "quantized"
+PRUNED_FIRST, QUANTIZED_FIRST = "pruned, then quantized", "quantized, then pruned"
 
 
-def told(result: Combination, judged: Sequence[tuple[float, float, float]]) -> list[dict[str, Any]]:
+def told(models: Mapping[str, Path], budget: float, judged: Mapping[str, Figures]) -> list[dict[str, Any]]:
     """The rows, printed as a Markdown table too."""
-    click.echo("\n| model | file | times as fast | as fast as quantized | drift | cosine / overlap / rank |")
-    click.echo("|---|---:|---:|---:|---:|---|")
+    found = ohp.bench([*models.values()], provider="cpu", batch=8, seq=128, time_budget=budget, memory=False)
+    medians = [cell.latency.p50 for number in range(len(models)) for cell in found.cells_of(number)]
+    times = dict(zip(models, medians, strict=True))
+    click.echo("\n| model | file | times as fast | as fast as quantized | cosine / overlap / rank |")
+    click.echo("|---|---:|---:|---:|---|")
     rows = []
-    for row, figures in zip(result.to_dict()["corners"], judged, strict=True):
-        against = result.speed(row["name"], QUANTIZED)
-        shown = " / ".join(f"{value:.3f}" for value in figures)
-        size = f"{row['file_bytes'] / 1e6:.1f} MB"
-        click.echo(
-            f"| {row['name']} | {size} | {row['speedup']:.2f} | {against:.2f} | {row['drift']:.4f} | {shown} |"
+    for name, path in models.items():
+        speed, against = (times[other] / times[name] for other in (ORIGINAL, QUANTIZED))
+        shown = " / ".join(f"{value:.3f}" for value in judged[name])
+        size = path.stat().st_size
+        click.echo(f"| {name} | {size / 1e6:.1f} MB | {speed:.2f} | {against:.2f} | {shown} |")
+        figures = dict(zip(("cosine", "overlap", "rank"), judged[name], strict=True))
+        rows.append(
+            {"name": name, "file_bytes": size, "speedup": speed, "against_quantized": against, **figures}
         )
-        judges = dict(zip(("cosine", "overlap", "rank"), figures, strict=True))
-        rows.append(row | {"against_quantized": against, **judges})
-    click.echo(f"\nRecommended: {result.recommended}: {result.reason}")
     return rows
 
 
@@ -107,19 +111,32 @@ def main(
     click.echo(f"{date.today()}, onnxruntime {onnxruntime.__version__}, load average {load:.1f}")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        pruned = Path(folder, "pruned.onnx")
-        target, what = {"ratio": ratio}, f"{ratio:.0%} of the heads"
+        target: dict[str, Any] = {"ratio": ratio}
+        what = f"{ratio:.0%} of the heads"
         if fewer is not None:
-            target: Any = {"ratio": 1 - 1 / fewer, "units": "heads,neurons"}
+            target = {"ratio": 1 - 1 / fewer, "units": "heads,neurons"}
             what = f"{fewer:g} times fewer operations"
-        ohp.prune(model, pruned, **target, data=data, provider="cpu")
+        names = (PRUNED, QUANTIZED, PRUNED_FIRST, QUANTIZED_FIRST)
+        models = {ORIGINAL: model} | {name: Path(folder, f"{name}.onnx") for name in names}
+        cut = ohp.prune(model, models[PRUNED], **target, data=data, provider="cpu")
         for way in ways:
             click.echo(f"\n{way}, {what}")
-            result = ohp.combine(
-                model, pruned, to=way, data=data, provider="cpu", batch=8, seq=128, time_budget=budget
+            options: dict[str, Any] = {"to": way, "data": data, "provider": "cpu"}
+            ohp.quantize(model, models[QUANTIZED], **options)
+            ohp.quantize(models[PRUNED], models[PRUNED_FIRST], **options)
+            # The same units, refitted.
+            ohp.prune(
+                models[QUANTIZED],
+                models[QUANTIZED_FIRST],
+                heads=cut.plan.spec,
+                refit=True,
+                data=data,
+                provider="cpu",
             )
-            protos = [hydrated(corner.model.proto, corner.model.sources) for corner in result.corners]
-            found[way] = told(result, [quality(embeddings(item, held), original) for item in protos])
+            judged = {
+                name: quality(embeddings(onnx.load(path), held), original) for name, path in models.items()
+            }
+            found[way] = told(models, budget, judged)
     if all_operators:
         by_default(model, data, held, original)
     if output is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxheadprune.api.folder import prune_folder
     from onnxheadprune.api.inspect import inspect
     from onnxheadprune.api.prune import fuse, plan_pruning, prune
-    from onnxheadprune.api.quantize import combine, quantize
+    from onnxheadprune.api.quantize import quantize
     from onnxheadprune.api.recover import recover
     from onnxheadprune.api.score import score, select_heads, write_scores
     from onnxheadprune.api.sweep import sweep
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
-    from onnxheadprune.workflow.combine import Combination
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits
     from onnxheadprune.workflow.prune import apply_plan
@@ -73,7 +72,6 @@ __all__ = [
     "CaseResult",
     "Cell",
     "Chosen",
-    "Combination",
     "Comparison",
     "Compensation",
     "Curve",
@@ -115,7 +113,6 @@ __all__ = [
     "__version__",
     "apply_plan",
     "bench",
-    "combine",
     "find_exits",
     "fuse",
     "inspect",
@@ -144,10 +141,7 @@ _HOMES = {
     "api.folder": ("prune_folder",),
     "api.inspect": ("inspect",),
     "api.recover": ("recover",),
-    "api.quantize": (
-        "quantize",
-        "combine",
-    ),
+    "api.quantize": ("quantize",),
     "api.score": (
         "score",
         "select_heads",
@@ -163,7 +157,6 @@ _HOMES = {
         "EarlyExits",
         "find_exits",
     ),
-    "workflow.combine": ("Combination",),
     "workflow.quantize": ("QuantizeResult",),
     "workflow.curve": (
         "Curve",

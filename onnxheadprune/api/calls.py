@@ -6,7 +6,6 @@ from onnxheadprune.api.keywords import Call
 from onnxheadprune.settings.calls import (
     SIZES,
     BenchCall,
-    CombineCall,
     FolderCall,
     FuseCall,
     InspectCall,
@@ -29,7 +28,6 @@ PRUNE_FOLDER = Call("prune_folder", FolderCall, without="exit")
 FUSE = Call("fuse", FuseCall, without="output")
 RECOVER = Call("recover", RecoverCall, implies="recover")
 QUANTIZE = Call("quantize", QuantizeCall, rules={"drift provider": requires("data"), **_RANDOM})
-COMBINE = Call("combine", CombineCall, rules={"external_data": requires("output")})
 SCORE = Call("score", ScoreCall, rules={"data": NO_DATA, **_RANDOM})
 SWEEP = Call("sweep", SweepCall, implies="ratio", rules={"seed": requires("data=random recover time")})
 SELECT = Call(
@@ -48,7 +46,6 @@ CALLS = (
     FUSE,
     RECOVER,
     QUANTIZE,
-    COMBINE,
     SCORE,
     SWEEP,
     SELECT,

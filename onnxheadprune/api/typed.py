@@ -82,16 +82,6 @@ class _Timing(TypedDict, total=False):
     threads: int | None
 
 
-class _Rounding(TypedDict, total=False):
-    """Quantization by ONNX Runtime's quantizer."""
-
-    to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
-    per_channel: bool
-    reduce_range: bool | None
-    block_size: int
-    exclude: Collection[str]
-
-
 class PruneKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, _Timing, total=False):
     """Keywords of `prune`."""
 
@@ -168,19 +158,15 @@ class RecoverKeywords(_Samples, _Running, _Checking, total=False):
     external_data: Literal["auto", "always", "never"]
 
 
-class QuantizeKeywords(_Rounding, _Samples, _Running, total=False):
+class QuantizeKeywords(_Samples, _Running, total=False):
     """Keywords of `quantize`."""
 
     drift: str | Callable[..., float] | None
-    force: bool
-    external_data: Literal["auto", "always", "never"]
-
-
-class CombineKeywords(_Rounding, _Samples, _Running, _Timing, total=False):
-    """Keywords of `combine`."""
-
-    drift: str | Callable[..., float] | None
-    metric: str | Callable[..., Any] | None
+    to: Required[Literal["int8-dynamic", "int8-qdq", "int4"]]
+    per_channel: bool
+    reduce_range: bool | None
+    block_size: int
+    exclude: Collection[str]
     force: bool
     external_data: Literal["auto", "always", "never"]
 

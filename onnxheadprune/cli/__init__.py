@@ -22,7 +22,7 @@ from onnxheadprune.cli.outcome import outcome_of
 NAMES = (
     *("inspect", "score", "doctor"),
     *("prune", "recover", "fuse", "quantize"),
-    *("validate", "bench", "sweep", "combine", "report"),
+    *("validate", "bench", "sweep", "report"),
     *("run", "batch"),
 )
 """All commands, as `guides` lists them by workflow."""

@@ -99,15 +99,6 @@ GUIDES = {
             ),
             "units method refit recover data tokenizer output x as_json",
         ),
-        "combine": Guide(
-            "Pruned and quantized: measure both orders.",
-            (
-                "combine model.onnx pruned.onnx --to int8-qdq --data data.npz",
-                "combine model.onnx pruned.onnx --to int8-qdq --data lines.txt",
-                "combine model.onnx pruned.onnx --to int4 --data data.npz",
-            ),
-            "to data tokenizer metric batch seq output report as_json",
-        ),
         "report": Guide(
             "Make one HTML page of what other commands print.",
             (

@@ -28,7 +28,7 @@ def quantize(
 ) -> int:
     """Quantize MODEL with ONNX Runtime's own quantizer, try the result, then write it to OUT.
 
-    With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
+    With data the drift is reported, as a deployment runs both.
     """
     from onnxheadprune.reporting.console import err, next_call, rows_of
     from onnxheadprune.reporting.progress import progress_on

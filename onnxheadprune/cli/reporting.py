@@ -20,7 +20,7 @@ def report(
     ],
     as_json: Json = False,
 ) -> int:
-    """Make one HTML page of RESULTS: what prune, fuse, sweep, validate, bench or combine print with --json.
+    """Make one HTML page of RESULTS: what prune, fuse, sweep, validate or bench print with --json.
 
     One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
     cuts are shown side by side.

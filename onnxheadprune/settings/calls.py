@@ -103,13 +103,6 @@ class QuantizeCall(Storing, Running, Rounding, Replacing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CombineCall(Timing, QuantizeCall):
-    """`combine`."""
-
-    metric: Metric = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScoreCall(Running, Scoring, Replacing):
     """`score`."""
 

@@ -40,8 +40,6 @@ KINDS = {
     " report validate.json -o validate.html",
     "bench": f"{CUT}; bench model.onnx bench.onnx {TIMED} --json > bench.json; report bench.json -o bench.html",
     "sweep": "sweep model.onnx 0:0.5:0.5 --data random -o sweep.json; report sweep.json -o sweep.html",
-    "combine": f"{CUT}; combine model.onnx combine.onnx -o best.onnx --to int8-dynamic --data random {TIMED}"
-    " --report combine.html",
     "accepted": "run accepted.yaml",
     "rejected": "run rejected.yaml",
 }

@@ -26,7 +26,6 @@ QUICK = {
 }
 LONG = {
     "recover": "recover model.onnx pruned.onnx -o out.onnx --data random --budget 1",
-    "combine": f"combine model.onnx pruned.onnx --to int8-dynamic --data random {TIMED}",
     "sweep": "sweep model.onnx 0:0.5:0.5 --data random",
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "run": "run job.yaml",

@@ -26,7 +26,6 @@ FUNCTIONS = [
     if inspect.isfunction(getattr(ohp, name)) and "data" in inspect.signature(getattr(ohp, name)).parameters
 ]
 CALLS: Mapping[str, Mapping[str, Any]] = {
-    "combine": {"to": "int8-dynamic", "batch": 1, "seq": 4, "repeats": 5},
     "fuse": {},
     "prune": {"ratio": 0.25},
     "prune_folder": {"ratio": 0.25},
@@ -88,7 +87,7 @@ def test_every_kind_of_the_command_line_is_tried() -> None:
 def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
     function = getattr(ohp, name)
     models = ["toy.onnx", "toy-less.onnx"]
-    count = 2 if name in ("combine", "recover", "validate") else 1
+    count = 2 if name in ("recover", "validate") else 1
     subjects = ["export-toy"] if name == "prune_folder" else models[:count]
     data = {"data": "lines.txt"} | ({"tokenizer": "tokenizer.json"} if name == "prune_folder" else {})
     assert function(*subjects, **data, **CALLS[name], provider="cpu") is not None

@@ -85,8 +85,7 @@ def test_every_command_with_data_is_tried() -> None:
         for name, item in group.commands.items()
         if any("--data" in option.opts for option in item.params)
     }
-    # It reads data for the models that it makes of cuts, as prune does.
-    assert found - {"combine"} == set(USES)
+    assert found == set(USES)
 
 
 @pytest.mark.slow

@@ -140,16 +140,6 @@ CALLS = (
         {"output": ("-o", "out.onnx")},
         (*MODEL, "data.npz"),
     ),
-    Call(
-        "combine",
-        "@model.onnx @pruned.onnx --to int8-dynamic --data @data.npz",
-        {
-            "output": ("-o", "out.onnx"),
-            "markdown": ("--export-markdown", "c.md"),
-            "report": ("--report", "r.html"),
-        },
-        (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
-    ),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())

@@ -24,7 +24,6 @@ GIVEN: dict[str, dict[str, Any]] = {
     "prune": {"heads": "0:1"},
     "recover": {"budget": 1, "data": {"x": np.zeros((2, 3, 8), np.float32)}},
     "quantize": {"to": "int8-dynamic"},
-    "combine": {"to": "int8-dynamic"},
 }
 
 
@@ -35,7 +34,7 @@ def test_a_foreign_file_is_replaced_with_force_only(name: str, tmp_path: Path) -
     place = place.with_suffix(".json") if name == "score" else place
     place.write_text("somebody's", encoding="utf-8")
     function, given = getattr(ohp, name), GIVEN.get(name, {})
-    if name in ("recover", "combine"):
+    if name == "recover":
         ohp.prune(model, cut, heads="0:1", validate=False)
         function = _on(function, cut)
     with pytest.raises(ohp.UsageError, match=r"not written by this tool.*replace it with force=True"):

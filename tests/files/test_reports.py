@@ -34,8 +34,6 @@ CALLS = {
     "prune a folder": "prune folder --heads 0:1 -o out --report r.html",
     "fuse": "fuse model.onnx -o out.onnx --report r.html",
     "recover": "recover model.onnx pruned.onnx -o out.onnx --report r.html --budget 1",
-    "combine": f"combine model.onnx pruned.onnx -o out.onnx --to int8-dynamic {TIMED} --export-markdown c.md"
-    " --report r.html",
     "score": "score model.onnx -o s.json --heatmap h.svg",
     "sweep": "sweep model.onnx 0:0.5:0.5 -o c.json",
     "run": "run job.yaml --junit j.xml",

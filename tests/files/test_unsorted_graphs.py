@@ -29,7 +29,6 @@ CALLS = {
     "recover": "recover model.onnx pruned.onnx -o out.onnx --data random --budget 1 --report r.html",
     "quantize": "quantize model.onnx -o out.onnx --to int8-dynamic --data random",
     "quantize with ranges": "quantize model.onnx -o out.onnx --to int8-qdq --data random",
-    "combine": f"combine model.onnx pruned.onnx -o out.onnx --to int8-dynamic --data random {TIMED} --report r.html",
     "sweep": "sweep model.onnx 0:0.5:0.5 --data random -o c.json",
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "batch": "batch folder --heads 0:1 -o out",

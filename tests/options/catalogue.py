@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 Words = tuple[str, ...]
 Mode = dict[str, Words]
@@ -117,10 +117,6 @@ MODES: dict[str, dict[str, Mode]] = {
         "dynamic": OUT | {"to": ("--to", "int8-dynamic")},
         "on data": OUT | {"to": ("--to", "int8-qdq")} | DATA,
         "in blocks": OUT | {"to": ("--to", "int4")},
-    },
-    "combine": {
-        "plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")},
-        "in blocks": PAIR | QUICK | DATA | {"to": ("--to", "int4")},
     },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
     "run": {"plain": {"job": ("job-{model}.yaml",)}},
@@ -251,21 +247,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
             ),
         ),
         **STORING,
-        "as_json": shown("--json"),
-    },
-    "combine": CALIBRATING
-    | MEASURING
-    | ROUNDING
-    | {
-        "model": shown("{model}.onnx"),
-        "pruned": shown("{model}-less.onnx"),
-        "output": shown("-o", "both.onnx"),
-        "drift": RESPECTING["drift"],
-        "metric": shown("--metric", "mine_for_options:mean"),
-        "seed": shown("--seed", "7"),
-        **{name: replace(trial, along=(*trial.along, "-o", "both.onnx")) for name, trial in STORING.items()},
-        "markdown": shown("--export-markdown", "table.md"),
-        "report": AT_ONE_MODEL["report"],
         "as_json": shown("--json"),
     },
     "batch": CUTTING

@@ -104,7 +104,7 @@ def test_saved_results_make_one_page(command: Command, tmp_path: Path, cut: Any)
     assert told == {
         "output": str(made),
         "bytes": made.stat().st_size,
-        "results": {"cuts": 1, "validations": 0, "benchmarks": 1, "curves": 1, "combinations": 0},
+        "results": {"cuts": 1, "validations": 0, "benchmarks": 1, "curves": 1},
     }
     text = words(Read(made.read_text(encoding="utf-8")).text)
     assert "small.onnx faster (1.50x)" in text and "knee: 2 of 8 heads" in text

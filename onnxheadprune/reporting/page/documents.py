@@ -11,11 +11,10 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import Document, json_of, read_text
 from onnxheadprune.model.facts import Facts
 
-DocumentKind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
+DocumentKind: TypeAlias = Literal["cut", "validation", "benchmark", "curve"]
 MAX_RESULT = 2**26
 """Bytes of a result; a thousand sites with all edits of their plan take a quarter of it."""
 _FIELDS: Mapping[DocumentKind, frozenset[str]] = {
-    "combination": frozenset({"corners", "recommended", "refused"}),
     "curve": frozenset({"points", "heads", "drift_unit"}),
     "benchmark": frozenset({"models", "cells", "verdicts"}),
     "validation": frozenset({"original", "pruned", "verdict", "cases"}),
@@ -52,7 +51,6 @@ class Documents:
     benchmarks: list[Document] = field(default_factory=list)  # results of `bench`
     curves: list[Document] = field(default_factory=list)  # results of `sweep`
     limits: list[Document] = field(default_factory=list)  # of a pipeline, each with whether it was kept
-    combinations: list[Document] = field(default_factory=list)  # results of `combine`
 
     def add(self, document: Any, source: str) -> None:
         """Files a document where it belongs."""
@@ -68,7 +66,7 @@ class Documents:
         kind = _kind_of(document) if isinstance(document, Mapping) else None
         if kind is None:
             raise UsageError(
-                f"{source} is no result of prune, fuse, sweep, validate, bench or combine; save one with --json > FILE"
+                f"{source} is no result of prune, fuse, sweep, validate or bench; save one with --json > FILE"
             )
         self.limits.extend(document.get("gates") or ())
         match kind:
@@ -81,15 +79,12 @@ class Documents:
                     self.benchmarks.append(document["benchmark"])
             case "benchmark":
                 self.benchmarks.append(document)
-            case "combination":
-                self.combinations.append(document)
-                self.benchmarks.append(document["benchmark"])
             case "curve":
                 self.curves.append(document)
 
     def counts(self) -> dict[str, int]:
         """Return how many results of each kind there are."""
-        kinds = ("cuts", "validations", "benchmarks", "curves", "combinations")
+        kinds = ("cuts", "validations", "benchmarks", "curves")
         return {name: len(getattr(self, name)) for name in kinds}
 
 

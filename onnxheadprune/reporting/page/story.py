@@ -26,7 +26,6 @@ from onnxheadprune.reporting.page.removed import (
 )
 from onnxheadprune.validation.headline import Answer, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of
-from onnxheadprune.workflow.combination import combination_facts
 from onnxheadprune.workflow.curve import column_words
 
 
@@ -65,7 +64,6 @@ class Story:
     latencies: tuple[Latency, ...]
     curves: tuple[CurveChart, ...]
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
-    combinations: tuple[Facts, ...] = ()
     settings: tuple[Setting, ...] = ()
 
     @property
@@ -93,7 +91,6 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    combinations = tuple(combination_facts(item) for item in documents.combinations)
     settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *_settings_of(documents))
     return Story(
         _title(documents, cuts),
@@ -103,7 +100,6 @@ def story_of(documents: Documents) -> Story:
         latencies,
         curves,
         validations,
-        combinations,
         settings,
     )
 
@@ -218,7 +214,6 @@ def _settings_of(documents: Documents) -> Iterator[Setting]:
     yield from map(_of_validation, documents.validations)
     yield from map(_of_benchmark, documents.benchmarks)
     yield from map(_of_curve, documents.curves)
-    yield from map(_of_combination, documents.combinations)
 
 
 def _of_benchmark(document: Document) -> Setting:
@@ -242,16 +237,6 @@ def _of_validation(document: Document) -> Setting:
 def _of_curve(document: Document) -> Setting:
     facts = [Fact("model", document["model"]), *(Fact(*item) for item in column_words(document))]
     return _setting("The sweep", "the same sweep", facts, document)
-
-
-def _of_combination(document: Document) -> Setting:
-    how = document["quantization"]
-    facts = [
-        Fact("original", document["original"]),
-        Fact("quantized to", how["to"]),
-        Fact("drift, accuracy and metric", document["corners"][0]["measured_on"]),
-    ]
-    return _setting("The comparison", "the same comparison", facts, document)
 
 
 def _setting(title: str, again: str, facts: Iterable[Fact], document: Document) -> Setting:
