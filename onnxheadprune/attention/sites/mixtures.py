@@ -129,12 +129,9 @@ class RoutedProjection(Projection):
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
         """Edits of stored expert numbers, and edits that bypass experts which are separate networks."""
-        routing, gone = self.routing, tuple(units)
-        left = routing.experts - len(gone)
-        found = [edit for item in routing.renumbered for edit in item.edits(left, routing.experts)]
-        found += [edit for item in routing.ranked for edit in item.edits(left)]
-        found += [edit for item in routing.singles for edit in item.edits(gone)]
-        return [*found, *routing.bypasses(gone)]
+        gone = tuple(units)
+        renumbered = (edit for item in self.routing.numbers for edit in item.edits(gone))
+        return [*renumbered, *self.routing.bypasses(gone)]
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Experts lie on an axis of their own."""

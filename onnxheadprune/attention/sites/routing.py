@@ -8,16 +8,16 @@ or a correction has moved since. Nothing of it is taken from what a cut slices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.routing_values import End
+from onnxheadprune.attention.sites.routing_values import End, ExpertScores
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.errors import RefusedError
@@ -40,75 +40,49 @@ COUNTED = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Renumbered:
-    """A node that turns numbers of experts into an axis of experts, by numbers that are stored."""
+class StoredNumbers:
+    """Numbers of experts that are stored, or how many a choice lists: what a cut changes of them."""
 
-    node: Node
-    index: int  # of the input with stored numbers
-    live: Live  # labels of its output, as `Scores` has them
-    out: float  # what stands at an expert that is not chosen
-    depth: int | None  # length of the axis, None where experts are listed
-
-    def edits(self, left: int, experts: int) -> Iterator[Edit]:
-        """Yield the edits that renumber the experts that are left."""
-        stored = self.node.literal(self.index)
-        assert stored is not None
-        name = f"{self.node.out.name}/{MARK}_experts"
-        if self.depth is None:
-            shape = [left if size > 1 else 1 for size in stored.shape]
-            numbers = np.arange(left).reshape(shape)
-        else:
-            numbers = np.full(stored.shape, self.depth - experts + left)
-        yield AddConstant.of(self.node.scope.ref, name, numbers.astype(stored.dtype))
-        yield SetInput(self.node.ref, self.index, name)
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """A choice that lists more experts than anything reads, as a sort lists all."""
-
-    node: Node  # the choice
-    listed: int  # how many it lists
-
-    def edits(self, left: int) -> Iterator[Edit]:
-        """Yield the edits for fewer experts than it lists."""
-        stored = self.node.inputs[COUNTED]
-        if left < self.listed and stored is not None:
-            name = f"{self.node.out.name}/{MARK}_listed"
-            yield AddConstant.of(self.node.scope.ref, name, np.full(1, left, np.int64))
-            yield SetInput(self.node.ref, COUNTED, name)
-
-
-@dataclass(frozen=True, eq=False)
-class Single:
-    """A comparison of numbers of experts with the number of one."""
-
-    node: Node  # the comparison
-    index: int  # of the input with that number
-    expert: int  # the number
+    node: Node  # what reads them
+    index: int  # of the input with them
+    # the numbers once some experts are removed, None where they stay
+    without: Callable[[Collection[int]], npt.NDArray[Any] | None]
 
     def edits(self, gone: Collection[int]) -> Iterator[Edit]:
-        """Yield the edits for another number of the expert, once those in `gone` are removed."""
-        stored = self.node.literal(self.index)
-        number = self.expert - sum(other < self.expert for other in gone)
-        if stored is None or self.expert in gone or number == self.expert:
-            return
-        name = f"{self.node.out.name}/{MARK}_expert"
-        yield AddConstant.of(self.node.scope.ref, name, np.full_like(stored, number))
-        yield SetInput(self.node.ref, self.index, name)
+        """Yield the edits without the experts in `gone`."""
+        made = self.without(gone)
+        if made is not None:
+            name = f"{self.node.out.name}/{MARK}_experts"
+            yield AddConstant.of(self.node.scope.ref, name, made)
+            yield SetInput(self.node.ref, self.index, name)
 
 
-def compared_with_one(node: Node, index: int, experts: int) -> Single | None:
-    """A comparison of numbers of experts with the number of one, None for other nodes."""
+def ranked(node: Node, listed: int, experts: int) -> StoredNumbers:
+    """The number that a choice lists, which are more experts than anything reads, as a sort lists all."""
+
+    def without(gone: Collection[int]) -> npt.NDArray[Any] | None:
+        left = experts - len(gone)
+        return np.full(1, left, np.int64) if left < listed else None
+
+    return StoredNumbers(node, COUNTED, without)
+
+
+def compared_with_one(node: Node, index: int, experts: int) -> tuple[StoredNumbers, int] | None:
+    """The number that numbers of experts are compared with, if it is that of one; None for other nodes."""
     stored = node.literal(1 - index) if is_a(node, "Equal") else None
     if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
         return None
     expert = int(stored.reshape(-1)[0])
-    return Single(node, 1 - index, expert) if 0 <= expert < experts else None
+
+    def without(gone: Collection[int]) -> npt.NDArray[Any] | None:
+        before = sum(other < expert for other in gone)
+        return np.full_like(stored, expert - before) if before and expert not in gone else None
+
+    return (StoredNumbers(node, 1 - index, without), expert) if 0 <= expert < experts else None
 
 
-def one_hot(node: Node, experts: int) -> Renumbered | None:
-    """A OneHot of numbers of experts, None for other nodes and where its axis is too short for all of them."""
+def one_hot(node: Node, experts: int) -> tuple[StoredNumbers, ExpertScores] | None:
+    """The axis of a OneHot of numbers of experts, None for other nodes and where it is too short for all of them."""
     shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
     if not is_a(node, "OneHot") or shape is None or depth is None or values is None:
         return None
@@ -116,11 +90,12 @@ def one_hot(node: Node, experts: int) -> Renumbered | None:
     axis = int(node.attribute("axis", -1)) % len(shape)
     if length < experts or shape[axis] != length:
         return None
-    return Renumbered(node, 1, Live.numbered(axis, length), float(values[0]), length)
+    numbers = StoredNumbers(node, 1, lambda gone: np.full_like(depth, length - len(gone)))
+    return numbers, ExpertScores(Live.numbered(axis, length), float(values[0]))
 
 
-def compared(node: Node, index: int, experts: int) -> Renumbered | None:
-    """A comparison of numbers of experts with all of them in a row, None for other nodes."""
+def compared(node: Node, index: int, experts: int) -> tuple[StoredNumbers, ExpertScores] | None:
+    """The axis of a comparison of numbers of experts with all of them in a row, None for other nodes."""
     shape, source = node.out.shape, node.shape(index)
     if not is_a(node, "Equal") or shape is None or source is None:
         return None
@@ -133,7 +108,13 @@ def compared(node: Node, index: int, experts: int) -> Renumbered | None:
     own = axis - (len(shape) - len(source))
     if shape[axis] != experts or (own >= 0 and source[own] != 1):
         return None
-    return Renumbered(node, 1 - index, Live.numbered(axis, experts), 0.0, None)
+    # In a row, the first ones are the numbers of those that are left.
+    numbers = StoredNumbers(
+        node,
+        1 - index,
+        lambda gone: np.delete(listed, slice(experts - len(gone), None), int(np.argmax(listed.shape))),
+    )
+    return numbers, ExpertScores(Live.numbered(axis, experts), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +154,7 @@ class Routing:
     meetings: list[Meeting] = field(default_factory=list)  # inputs along which experts lie
     # per node that no rule lets them pass, the labels of its output and of inputs with the same axis
     through: dict[Node, tuple[Live, Mapping[int, Live]]] = field(default_factory=dict)
-    renumbered: list[Renumbered] = field(default_factory=list)  # stored numbers that name all experts
-    singles: list[Single] = field(default_factory=list)  # stored numbers that name one
-    ranked: list[Ranked] = field(default_factory=list)  # choices that list more experts than anything reads
+    numbers: list[StoredNumbers] = field(default_factory=list)  # that name experts, or count those listed
     ends: list[End] = field(default_factory=list)  # where experts that are networks of their own are added up
     scored: set[Value] = field(default_factory=set)  # scores of all experts or of single ones
     picks: list[Picks] = field(default_factory=list)  # what tells which are chosen for a token

@@ -20,11 +20,11 @@ from onnxheadprune.attention.sites.routing import (
     COUNTED,
     Meeting,
     Picks,
-    Ranked,
     Routing,
     compared,
     compared_with_one,
     one_hot,
+    ranked,
 )
 from onnxheadprune.attention.sites.routing_values import (
     MATRIX,
@@ -210,7 +210,7 @@ class _Walk:
         numbers, is_whole = node.outputs[-1], in_order(scores.live, self.found.experts)
         ranks = [_ranks(value, axis, chosen) for value in node.outputs if value is not None and value.is_read]
         if is_whole and max(ranks, default=0) < chosen and node.input(COUNTED) is not None:
-            self.found.ranked.append(Ranked(node, chosen))
+            self.found.numbers.append(ranked(node, chosen, self.found.experts))
             chosen = max(ranks, default=1)
         self.found.least.append((scores.live, axis, chosen))
         if numbers is None or not numbers.is_read:
@@ -360,14 +360,15 @@ class _Walk:
             hot = compared(node, named[0], self.found.experts)
             single = compared_with_one(node, named[0], self.found.experts)
             if single is not None:
-                self.found.singles.append(single)
-                self._part(node.out, Part(frozenset([single.expert])))
+                self.found.numbers.append(single[0])
+                self._part(node.out, Part(frozenset([single[1]])))
                 return None
         if hot is None:
             return self._refused(node, "reads the numbers of experts in a way that no rule knows")
-        self.found.renumbered.append(hot)
-        self._pass(node, hot.live, {})
-        self._score(node.out, ExpertScores(hot.live, hot.out))
+        numbers, scores = hot
+        self.found.numbers.append(numbers)
+        self._pass(node, scores.live, {})
+        self._score(node.out, scores)
         return None
 
     def _narrow(self, node: Node) -> None:
