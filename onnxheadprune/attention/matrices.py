@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.quantized import Grid, Levels, StoredLevels, limits_of, numbers_of
+from onnxheadprune.attention.quantized import Grid, Levels, PackedMatrix, StoredLevels, limits_of, numbers_of
 from onnxheadprune.liveness.consumers import is_shared
 from onnxheadprune.model.graph.operator import DEQUANTIZES, REREADS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
@@ -33,43 +33,6 @@ STORABLE = (
     TensorProto.INT64,
 )
 """Types that hold weights which can be written."""
-
-
-class Weights(Protocol):
-    """Stored weights seen as a matrix [in, out], whatever form they are stored in."""
-
-    @property
-    def stored(self) -> Value:
-        """The initializer (or Constant) that holds them."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of what the contraction reads."""
-
-    @property
-    def shared(self) -> bool:
-        """True if something else reads them too."""
-
-    @property
-    def rows(self) -> int:
-        """Inputs of the layer."""
-
-    @property
-    def columns(self) -> int:
-        """Outputs of the layer."""
-
-    @property
-    def is_quantized(self) -> bool:
-        """True if they can hold few numbers only."""
-
-    def grid(self) -> Grid | None:
-        """The numbers that they can hold, None where they are floats."""
-
-    def read(self, array: Array | None = None) -> npt.NDArray[np.float64]:
-        """The numbers, [in, out]; of other contents than the model's where some are given."""
-
-    def written(self, matrix: npt.NDArray[np.float64]) -> Array:
-        """The stored form of a new matrix [in, out]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +132,10 @@ class Matrix:
         if self.is_quantized:
             value = np.clip(np.rint(value), *limits_of(tensor.data_type))
         return np.ascontiguousarray(value.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)))
+
+
+Weights: TypeAlias = Matrix | PackedMatrix
+"""Stored weights seen as a matrix [in, out], whatever form they are stored in."""
 
 
 def matrix_of(
