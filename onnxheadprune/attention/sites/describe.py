@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -32,41 +32,28 @@ from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import Array
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """The values upstream of the cores of a block."""
-
-    groups: tuple[tuple[int, ...], ...]  # heads per KV head, in order of their first head
-    head_size: int  # width of a query or key head; that of a value head where there are no queries and keys
-    v_head_size: int  # width of a context head
-    free: frozenset[Value]  # graph inputs and outputs on the key and value paths
-    scores: frozenset[Node]  # the products of queries and keys
-    probability_nodes: frozenset[Node]  # nodes between these and the core
-    maps: frozenset[Value] = frozenset()  # graph outputs with attention maps of fused cores
-    # the head at each position of these, one bit per head, where known
-    lying: Mapping[Value, Live] = field(default_factory=dict)
-    kv_known: bool = True  # whether the sharing of values is known; else each head is assumed to have its own
-
-
 def anatomy(block: Block) -> Anatomy | Refusal:
     """Walk from the cores of a block up both operands. A refusal if inputs of heads cannot be distinguished."""
-    survey = _Survey(block)
+    found = Anatomy(block)
     for core in block.cores:
         if is_fused(core.node):
-            survey.read_fused(core)
+            found.read_fused(core)
         else:
-            survey.read_product(core)
-    return survey.refusal or survey.summary()
+            found.read_product(core)
+    return found.refusal or found
 
 
-class _Survey:
-    """Collects properties of a block's heads, core by core.
+class Anatomy:
+    """The values upstream of the cores of a block, collected core by core.
 
     Attributes:
-        block: the block.
-        groups: heads that are known to share a KV head.
-        head_size: width of a query or key head, once known.
-        free, maps, scores, probability_nodes, lying: as in `Anatomy`.
+        free: graph inputs and outputs on the key and value paths.
+        lying: the head at each position of these, one bit per head, where known.
+        maps: graph outputs with attention maps of fused cores.
+        scores: the products of queries and keys.
+        probability_nodes: nodes between these and the core.
+        shared: heads that are known to share a KV head.
+        query_size: width of a query or key head, once known.
         sharing: for each walked operand of values, which heads share it.
         weights: the value weights of heads with separate cores, by head.
         refusal: why a core cannot be analysed, None if all can.
@@ -74,16 +61,16 @@ class _Survey:
 
     def __init__(self, block: Block) -> None:
         self.block = block
-        self.groups: Partition[int] = Partition()
+        self.shared: Partition[int] = Partition()
         places: dict[tuple[int, int], list[int]] = defaultdict(list)
         for head, members in enumerate(block.members):
-            self.groups.root(head)
+            self.shared.root(head)
             for place in members:
                 places[place].append(head)
         for heads in places.values():
             # Heads of one context read the same values.
-            self.groups.join(heads)
-        self.head_size: int | None = None
+            self.shared.join(heads)
+        self.query_size: int | None = None
         self.free: set[Value] = set()
         self.maps: set[Value] = set()
         self.lying: dict[Value, Live] = {}
@@ -98,12 +85,12 @@ class _Survey:
         fused, owner = fused_anatomy(core.node), _owners(self.block, core)
         for shared in fused.groups:
             if heads := _known(owner[position] for position in shared):
-                self.groups.join(heads)
+                self.shared.join(heads)
         own = self._own_bits(owner)
         self.free |= fused.free
         self._add_ends(_fused_walk(core, fused.memory, owner, own), own)
         self.maps |= fused.maps
-        self.head_size = self.head_size or fused.head_size
+        self.query_size = self.query_size or fused.head_size
         if fused.value is not None:
             # What repeats KV heads before the node shows upstream of it.
             self._read_values(_fused_walk(core, (fused.value,), owner, own), own, _known(owner))
@@ -117,7 +104,7 @@ class _Survey:
             self.refusal = self.refusal or walks
             return
         values, weights = walks
-        self.head_size = self.head_size or query_width(core)
+        self.query_size = self.query_size or query_width(core)
         self._add_ends(values, own)
         self._read_values(values, own, _known(owner))
         scores = self._read_weights(weights, own)
@@ -137,20 +124,24 @@ class _Survey:
 
     def _read_values(self, walk: Sweep, own: int, heads: Set[int]) -> None:
         """Join heads that share values: within a core, or computed one by one from the same value weights."""
-        self.sharing.append(join_shared(self.groups, walk, self.block.num_heads, own))
+        self.sharing.append(join_shared(self.shared, walk, self.block.num_heads, own))
         if len(heads) == 1:
             self.weights.setdefault(min(heads), set()).update(weights_read(walk))
 
     def _read_weights(self, walk: Sweep, own: int) -> Node | None:
         """Read the nodes between scores and core, and the cache of the keys; return the product that makes scores."""
-        visited = _visited(walk)
+        made = {value.producer for value in walk.reached if value.producer and value.tensor is None}
+        visited = sorted(made, key=lambda node: -node.index)
         scores = next((node for node in visited if is_product(node) is not None), None)
         if scores is None:
             self._add_ends(walk, own)
             return None
         self.scores.add(scores)
         self.probability_nodes |= {node for node in visited if node.index > scores.index}
-        self._add_ends(_walk_from(scores, walk, own), own)
+        product = is_product(scores)
+        assert product is not None
+        lives = {index: walk.edges.get((scores.index, index), FULL) for index in product.indices}
+        self._add_ends(_walk(scores, lives, own), own)
         return scores
 
     def _add_shared_ends(self, node: Node, features: Collection[int]) -> None:
@@ -169,9 +160,9 @@ class _Survey:
                 size = None if operand is None or operand.shape is None else operand.shape[axis]
                 if not isinstance(size, int):
                     continue
-                labels = Labels(bits_of(range(size)))
-                walk = sweep([Seed(node, index, Live.over([axis], _bits(range(size))), "")], domain=labels)
-                ends = cache_ends(walk, labels)
+                everyone = bits_of(range(size))
+                walk = _walk(node, {index: Live.over([axis], _bits(range(size)))}, everyone)
+                ends = cache_ends(walk, Labels(everyone))
                 if any(value.is_graph_output for value in ends):
                     self.free |= ends.keys()
 
@@ -182,31 +173,31 @@ class _Survey:
             known = self.lying.get(value)
             self.lying[value] = live if known is None else Labels(own).united(known, live)
 
-    def summary(self) -> Anatomy:
-        """Return the combined result of all cores."""
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Heads per KV head, in order of their first head."""
         if self.sharing and all(found is Sharing.ONE for found in self.sharing):
             # One of several cores may read a table of relative positions, which has no heads: that groups none.
-            self.groups.join(range(self.block.num_heads))
+            self.shared.join(range(self.block.num_heads))
         alike: dict[frozenset[Hashable], list[int]] = defaultdict(list)
         for head, made in self.weights.items():
             alike[frozenset(made)].append(head)
         for weights, heads in alike.items():
-            self.groups.join(heads if weights else heads[:1])
-        groups = sorted(tuple(sorted(members)) for members in self.groups.sets())
-        v_head_size = self._value_width()
-        return Anatomy(
-            tuple(groups),
-            self.head_size or v_head_size,
-            v_head_size,
-            frozenset(self.free),
-            frozenset(self.scores),
-            frozenset(self.probability_nodes),
-            frozenset(self.maps),
-            self.lying,
-            Sharing.UNKNOWN not in self.sharing or Sharing.KNOWN in self.sharing,
-        )
+            self.shared.join(heads if weights else heads[:1])
+        return tuple(sorted(tuple(sorted(members)) for members in self.shared.sets()))
 
-    def _value_width(self) -> int:
+    @property
+    def kv_known(self) -> bool:
+        """True if the sharing of values is known; else each head is assumed to have its own."""
+        return Sharing.UNKNOWN not in self.sharing or Sharing.KNOWN in self.sharing
+
+    @property
+    def head_size(self) -> int:
+        """Width of a query or key head; that of a value head where there are no queries and keys."""
+        return self.query_size or self.v_head_size
+
+    @property
+    def v_head_size(self) -> int:
         """The width of a context head; where outputs of heads are summed or mixed, that width is not the head's own."""
         core, projection = self.block.cores[0], self.block.projections[0]
         own = features(core) if self.block.mixed else None
@@ -220,10 +211,8 @@ def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int | None],
     answer = ask(core.node, lives, Labels(everyone))
     if isinstance(answer, Refusal):
         return Sweep()
-    return sweep(
-        [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
-        domain=Labels(everyone),
-    )
+    inputs = {index: answer.inputs[index] for index in indices if index in answer.inputs}
+    return _walk(core.node, inputs, everyone)
 
 
 def _owners(block: Block, core: Core) -> list[int | None]:
@@ -257,31 +246,14 @@ def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]
     assert found is not None
     feature = found.out_axes[core.feature_axes[0]]
     value_index = found.owners(feature)[0]
-    others = [index for index in found.indices if index != value_index]
-    walks = [
-        sweep(
-            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices],
-            domain=Labels(everyone),
-        )
-        for indices in ([value_index], others)
-    ]
-    return walks[0], walks[1]
+    lives = {index: answer.inputs.get(index, FULL) for index in found.indices}
+    values = _walk(core.node, {value_index: lives.pop(value_index)}, everyone)
+    return values, _walk(core.node, lives, everyone)
 
 
-def _visited(walk: Sweep) -> list[Node]:
-    """Computing nodes of a walk, nearest to the core first."""
-    nodes = {value.producer for value in walk.reached if value.producer is not None and value.tensor is None}
-    return sorted(nodes, key=lambda node: -node.index)
-
-
-def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
-    """The walk continued from the operands of the score product alone."""
-    found = is_product(scores)
-    assert found is not None
-    return sweep(
-        [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],
-        domain=Labels(everyone),
-    )
+def _walk(node: Node, lives: Mapping[int, Live], everyone: int) -> Sweep:
+    """A label sweep up some inputs of a node, one bit per head."""
+    return sweep([Seed(node, index, live, "") for index, live in lives.items()], domain=Labels(everyone))
 
 
 def query_width(core: Core) -> int | None:
@@ -308,14 +280,12 @@ def score_products(core: Core) -> list[Node]:
 
 def _first_products(node: Node, index: int) -> list[Node]:
     """Products upstream of an operand, nearest first, that read no other products; stops at linear layers."""
-    above = upstream(node.inputs[index], MAX_UPSTREAM, _is_weighted)
+    # Linear layers, which multiply by weights, end the way.
+    above = upstream(
+        node.inputs[index], MAX_UPSTREAM, lambda item: is_contraction(item) and is_product(item) is None
+    )
     products = [item for item in above if is_product(item) is not None]
     return [item for item in products if not _reads_products(item)]
-
-
-def _is_weighted(node: Node) -> bool:
-    """Return whether a node is a linear layer: a contraction with weights."""
-    return is_contraction(node) and is_product(node) is None
 
 
 def _reads_products(node: Node) -> bool:

@@ -15,7 +15,7 @@ stream belongs to no head.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -210,7 +210,7 @@ MAX_MAKERS = 2**12
 
 
 def foreign(
-    block: Block, trial: Sweep, removed: Sequence[int], probability_nodes: frozenset[Node]
+    block: Block, trial: Sweep, removed: Sequence[int], probability_nodes: Collection[Node]
 ) -> Refusal | None:
     """Return a value other than heads in the channels of a projection, None if there is none."""
     cores = frozenset(core.node for core in block.cores)
@@ -241,7 +241,7 @@ class _Search:
     """
 
     def __init__(
-        self, cores: frozenset[Node], probability_nodes: frozenset[Node], trial: Sweep, gone: frozenset[int]
+        self, cores: frozenset[Node], probability_nodes: Collection[Node], trial: Sweep, gone: frozenset[int]
     ) -> None:
         self.cores = cores
         self.probability_nodes = probability_nodes

@@ -209,9 +209,9 @@ def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         block=block,
-        free=parts.free,
+        free=frozenset(parts.free),
         lying=parts.lying,
-        maps=parts.maps,
+        maps=frozenset(parts.maps),
         original_num_units=block.num_heads,
         original_kv_num_heads=kv,
     )
