@@ -21,6 +21,7 @@ from onnxheadprune.attention.cut_edits import (
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.caches import comes_or_goes
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, names_all, resolve_units
@@ -30,7 +31,6 @@ from onnxheadprune.edit.plan import (
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
-    RenamedIo,
     Role,
     fingerprint,
 )
@@ -46,7 +46,7 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.spelling import spelled as spelled_units
-from onnxheadprune.settings.units import HEAD, LAYER, UnitKind
+from onnxheadprune.settings.units import HEAD, LAYER, UnitKind, key_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,13 +125,13 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     require_apart(sites.losing(cut), cut)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
-    cuts = planned_cuts(view, sites, HEAD, chosen, present)
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named, other than the
     # ranks of products inside of attentions.
     apart = [site for site in dead if site.is_branch or site.only_named is None]
-    silent = () if apart else _silent(sites, cut)
+    whole = [] if apart else sites_losing_all(sites, cut)
+    silent = tuple(Use(item.node, item.activation[0]) for site in whole for item in site.projections)
     after = rewired(view.model, edits)
     lost = [*lost_content(view, after)]
     for output, name in lost_content(view, after, silent) if lost else ():
@@ -143,30 +143,46 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     if sites_losing_all(sites, present):
         # Layers keep their numbers, whatever is left of them.
         shifted.add(LAYER)
-    blocks = planned_block_cuts(view, sites, chosen, shifted)
-    records = site_records((*cuts, *blocks), view, sites, gone, bypass.names(edits))
+    cuts = planned_cuts(view, sites, chosen, present, shifted)
+    records = site_records(cuts, view, sites, gone, bypass.names(edits))
     edits |= dict.fromkeys(records, frozenset())
     if caches.sites:
         went = {*CACHES_ENTRY.read(view.model), *caches.sites}
         edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(tuple(sorted(went))))] = frozenset()
-    io = Interface(_narrowed_io(swept), caches.names)
+    io_live = ((value, live) for value, live in swept.narrowed() if comes_or_goes(value))
+    narrowed = {value.name: live for value, live in io_live if not value.holds_tensor}
+    io = Interface(narrowed, caches.names)
     interface = [_io_changes(view, name, live) for name, live in sorted(io.live.items())]
+    sentences = [
+        f"{changes[0].role} {changes[0].name}: "
+        + ", ".join(f"{change.before} -> {change.after} on axis {change.axis}" for change in changes)
+        for changes in interface
+    ]
     renamed = caches.changes(view)
+    for change in renamed:
+        what = "goes" if change.after is None else f"is called {change.after}"
+        sentences.append(f"{change.role} {change.name}: {what}")
+    left_out = (*sites.near_misses, *sites.no_heads) if names_all(heads) else ()
+    named = with_fresh_names(view, edits)
     plan = PrunePlan(
         model=analysis.name,
         fingerprint=fingerprint(analysis.model),
-        cuts=cuts,
-        edits=_planned_edits(view, edits),
-        io_changes=(*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
+        cuts=tuple(cut for cut in cuts if cut.units == HEADS),
+        edits=tuple(PlannedEdit(edit, tuple(sorted(owners))) for edit, owners in named.items()),
+        io_changes=tuple(sentences),
         elements_removed=elements_removed(view, edits),
-        left_out=_left_out(sites) if names_all(heads) else (),
+        left_out=tuple(LeftOutNode(item.node, item.reason.sentence) for item in left_out),
         interface=tuple(change for changes in interface for change in changes),
-        blocks=blocks,
+        blocks=tuple(cut for cut in cuts if cut.units != HEADS),
         renamed=renamed,
         notes=(
             *([spelled(caches.idle)] if caches.idle else []),
             *map(spelled, bypass.kept()),
-            *_held(sites.losing(cut), contract),
+            *(
+                f"the cache of {site.label} keeps all its heads: {site.held.sentence}"
+                for site in sites.losing(cut)
+                if site.held and contract.cache != "keep"
+            ),
             *(
                 f"a part of each removed head of {site.label} is still computed: {why}"
                 for site in sites
@@ -180,12 +196,6 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     return Planning(plan, view, sites, cut, io, silent)
 
 
-def _silent(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> tuple[Use, ...]:
-    """The reads of contexts without any unit left, outside of removed layers."""
-    whole = sites_losing_all(sites, heads)
-    return tuple(Use(item.node, item.activation[0]) for site in whole for item in site.projections)
-
-
 def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
     """The changes of one graph input or output, axis by axis."""
     value = view.main.values[name]
@@ -197,35 +207,9 @@ def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
         after = live.narrow(before, axis)
         # Rows of layers that keep other heads each stay as many.
         if after != before:
-            changes.append(IoChange(role, name, axis, _told(before), _told(after)))
+            sizes = (size if isinstance(size, int) else str(size) for size in (before, after))
+            changes.append(IoChange(role, name, axis, *sizes))
     return tuple(changes)
-
-
-def _told(size: object) -> int | str:
-    return size if isinstance(size, int) else str(size)
-
-
-def _io_sentence(changes: Sequence[IoChange]) -> str:
-    """The changes of one input or output in words."""
-    told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
-    return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
-
-
-def _renamed_sentence(change: RenamedIo) -> str:
-    """A new name in words."""
-    what = "goes" if change.after is None else f"is called {change.after}"
-    return f"{change.role} {change.name}: {what}"
-
-
-def _narrowed_io(swept: Sweep) -> dict[str, Live]:
-    """The kept part of each graph input and output that gets narrower."""
-    return {
-        value.name: live
-        for value, live in swept.narrowed()
-        if value.scope.parent is None
-        and (value.is_graph_input or value.is_graph_output)
-        and not value.holds_tensor
-    }
 
 
 def _vanishing(sites: Sites, swept: Sweep) -> list[Site]:
@@ -237,32 +221,6 @@ def _vanishing(sites: Sites, swept: Sweep) -> list[Site]:
         for site in sites.known
         if site.marks and all(swept.kept.get(value, FULL).is_dead for value in site.marks)
     ]
-
-
-def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:
-    """Edits under names that the model does not use yet, with the names of their sites in order."""
-    named = with_fresh_names(view, edits)
-    return tuple(PlannedEdit(edit, tuple(sorted(sites))) for edit, sites in named.items())
-
-
-def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
-    """Return why caches of sites that lose units keep their shape."""
-    return (
-        []
-        if contract.cache == "keep"
-        else [
-            f"the cache of {site.label} keeps all its heads: {site.held.sentence}"
-            for site in touched
-            if site.held
-        ]
-    )
-
-
-def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
-    """The attention that is no site."""
-    return tuple(
-        LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
-    )
 
 
 def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
@@ -288,66 +246,43 @@ def require_something(plan: PrunePlan) -> None:
 def planned_cuts(
     view: GraphView,
     sites: Sites,
-    kind: UnitKind,
     chosen: Mapping[int, tuple[int, ...]],
-    present: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+    present: Mapping[int, tuple[int, ...]],
+    shifted: Collection[UnitKind],
 ) -> tuple[SiteCut, ...]:
-    """The cuts of all sites of a kind, those included that are in the graph no longer.
+    """The cuts of all sites, those included that are in the graph no longer.
+
+    Sites of another kind than heads are there once one of them loses units or has lost some before.
 
     Args:
         chosen: the units that are removed per site index, as indices of the original.
         present: the same as indices of the model.
+        shifted: kinds whose sites would be found under other numbers after the cut.
     """
-    found, names = [], (kind.units, kind.title)
-    for site in (some := sites.of(kind.units)):
-        gone = set(present.get(site.index, ()))
-        cut = SiteCut(
-            number=site.number,
-            name=site.name,
-            num_units=site.original_num_units,
-            removed=chosen.get(site.index, ()),
-            removed_before=site.removed,
-            key=site.key,
-            kind=names,
-            kv_num_heads=site.recorded().kv_num_heads,
-            kv_removed=sum(1 for group in site.groups if gone.issuperset(group)) if gone else 0,
-        )
-        found.append(cut)
-    known = {site.number for site in some}
-    for entry in units_entry(kind.units).read(view.model):
-        if entry.number not in known:
+    cuts: list[SiteCut] = []
+    for kind in (HEAD, *sites.others):
+        before = units_entry(kind.units).read(view.model)
+        if kind is not HEAD and kind not in shifted and not any(map(kind.owns, chosen)) and not before:
+            continue
+        some = {site.number: site for site in sites.of(kind.units)}
+        entries = [site.recorded() for site in some.values()]
+        entries += [entry for entry in before if entry.number not in some]
+        for entry in sorted(entries, key=lambda entry: entry.number):
+            index, site = kind.first + entry.number, some.get(entry.number)
+            gone = set(present.get(index, ())) if entry.kv_num_heads else set[int]()
             cut = SiteCut(
                 number=entry.number,
                 name=entry.name,
                 num_units=entry.num_units,
-                removed=(),
+                removed=chosen.get(index, ()),
                 removed_before=entry.removed,
-                key=f"{kind.key}{entry.number}",
-                kind=names,
+                key=key_of(index) if site is None else site.key,
+                kind=(kind.units, kind.title),
                 kv_num_heads=entry.kv_num_heads,
+                kv_removed=sum(1 for group in (site.groups if site else ()) if gone.issuperset(group)),
             )
-            found.append(cut)
-    return tuple(sorted(found, key=lambda cut: cut.number))
-
-
-def planned_block_cuts(
-    view: GraphView,
-    sites: Sites,
-    chosen: Mapping[int, tuple[int, ...]],
-    shifted: Collection[UnitKind] = (),
-) -> tuple[SiteCut, ...]:
-    """The cuts of all sites of each other kind, once one of them loses units or has lost some before.
-
-    Args:
-        chosen: the units that are removed per site index, as indices of the original.
-        shifted: kinds whose sites would be found under other numbers after the cut.
-    """
-    concerned = (
-        kind
-        for kind in sites.others
-        if kind in shifted or any(map(kind.owns, chosen)) or units_entry(kind.units).read(view.model)
-    )
-    return tuple(cut for kind in concerned for cut in planned_cuts(view, sites, kind, chosen))
+            cuts.append(cut)
+    return tuple(cuts)
 
 
 def site_records(
@@ -395,32 +330,21 @@ def elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
     Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.
     Target shapes, bounds and single numbers are no weights.
     """
-    edits = list(edits)
     scopes = {scope.ref: scope for scope in view.scopes}
-    cuts = [edit for edit in edits if isinstance(edit, SliceTensor)]
-    total = sum(_cut_off(scopes[edit.scope].values[edit.name], edit) for edit in cuts)
-    copied = {scopes[edit.scope].values[edit.name] for edit in cuts if edit.target != edit.name}
-    return total + sum(_size(value) for value in _vanished(view, edits) if value not in copied)
-
-
-def _cut_off(value: Value, edit: SliceTensor) -> int:
-    size = _size(value)
-    return size - size // math.prod(edit.selection.sizes) * math.prod(edit.selection.kept)
-
-
-def _vanished(view: GraphView, edits: Iterable[Edit]) -> Iterator[Value]:
-    """Weights that nobody reads any more."""
-    scopes = {scope.ref: scope for scope in view.scopes}
+    removed, copied, vanished = 0, set[Value](), list[Value]()
     for edit in edits:
         match edit:
+            case SliceTensor():
+                value = scopes[edit.scope].values[edit.name]
+                size, selection = _size(value), edit.selection
+                removed += size - size // math.prod(selection.sizes) * math.prod(selection.kept)
+                copied.update([value] if edit.target != edit.name else [])
             case DropTensor(scope, name):
-                value = scopes[scope].values[name]
+                vanished.append(scopes[scope].values[name])
             case DropNode(node) if is_constant(view.by_ref[node]):
-                value = view.by_ref[node].out
-            case _:
-                continue
-        if value.shape and value.elements is None:
-            yield value
+                vanished.append(view.by_ref[node].out)
+    weights = (value for value in vanished if value.shape and value.elements is None)
+    return removed + sum(_size(value) for value in weights if value not in copied)
 
 
 def _size(value: Value) -> int:
