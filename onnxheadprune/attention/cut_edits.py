@@ -186,42 +186,130 @@ def _norm(node: Node, front: str) -> Iterator[Edit]:
             yield SetInput(node.ref, index, "")
 
 
-def swept_edits(
-    view: GraphView,
-    sites: Sites,
-    heads: Mapping[int, tuple[int, ...]],
-    contract: Contract,
-    caches: CacheCut,
-    bypass: Bypass,
-) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """The liveness without the heads, and the edits that follow, each with the sites that caused it.
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A cut of a viewed model."""
 
-    Args:
-        heads: what is removed, without what lies in a removed layer.
-    """
-    gone = _emptied_by(sites.losing(heads), heads)
-    swept = _sweep(view, sites, heads, contract)
-    for site in sites.losing(heads):
-        needed = site.needed(heads[site.index], swept)
-        if needed is not None:
-            raise RefusedError(
-                f"{site.label} cannot lose {site.listed(site.original(heads[site.index]), named=True)}: {needed}"
-            )
-    edits = _edits(view, sites, heads, swept, caches, gone, bypass)
-    if not _read_for_shape_only(swept, edits):
-        return swept, edits | caches.closing(view, edits)
-    # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
-    swept = _sweep(view, sites, heads, contract, gone)
-    edits = _edits(view, sites, heads, swept, caches, gone, bypass)
-    wide = [
-        site for site in sites_losing_all(sites, heads) if any(item.sums_more for item in site.projections)
-    ]
-    if wide and _read_for_shape_only(swept, edits):
-        raise RefusedError(
-            f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
-            f" least one {wide[0].KIND.unit}"
-        )
-    return swept, edits | caches.closing(view, edits)
+    view: GraphView
+    sites: Sites
+    units: Mapping[int, tuple[int, ...]]  # what each site loses, without what lies in a removed layer
+    contract: Contract
+    caches: CacheCut
+    bypass: Bypass
+
+    @cached_property
+    def losing(self) -> tuple[Site, ...]:
+        """The sites that lose units."""
+        return self.sites.losing(self.units)
+
+    @cached_property
+    def emptied(self) -> frozenset[Node]:
+        """The projections that sum over nothing, of several sites where those share one."""
+        return emptied((item, self.units[site.index]) for site in self.losing for item in site.projections)
+
+    def loses_all(self, site: Site) -> bool:
+        """Return whether a site loses all its units."""
+        return loses_all(site, self.units)
+
+    def edits(self) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
+        """The liveness without the units, and the edits that follow, each with the sites that caused it."""
+        swept = self._sweep()
+        for site in self.losing:
+            units = self.units[site.index]
+            needed = site.needed(units, swept)
+            if needed is not None:
+                raise RefusedError(
+                    f"{site.label} cannot lose {site.listed(site.original(units), named=True)}: {needed}"
+                )
+        edits = self._edits(swept)
+        if _read_for_shape_only(swept, edits):
+            # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
+            swept = self._sweep(self.emptied)
+            edits = self._edits(swept)
+            whole = filter(self.loses_all, self.losing)
+            wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+            if wide and _read_for_shape_only(swept, edits):
+                raise RefusedError(
+                    f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave"
+                    f" at least one {wide[0].KIND.unit}"
+                )
+        return swept, edits | self.caches.closing(self.view, edits)
+
+    def _edits(self, swept: Sweep) -> dict[Edit, frozenset[str]]:
+        """All edits of a sweep, those on the projections and around removed layers, and what dies with them."""
+        edits = dict(realize(self.view, swept).edits) | self._detached() | self.caches.opening()
+        for site in self.losing:
+            left = [item for item in site.projections if item.node not in self.emptied]
+            own = [edit for item in left for edit in item.edits(self.units[site.index])]
+            edits |= dict.fromkeys(own, frozenset({site.name}))
+        edits = self.bypass.after(edits)
+        gone = [value for value in self.caches.gone if value.is_graph_input]
+        return settled(self.view, edits, swept.kept, gone)
+
+    def _sweep(self, without: Collection[Node] = ()) -> Sweep:
+        units, contract = self.units, self.contract
+        seeds = [seed for site in self.losing for seed in site.seeds(units[site.index], without)]
+        for site in self.losing:
+            if site.maps and not contract.allow_io_change and not self.loses_all(site):
+                names = ", ".join(sorted(value.name for value in site.maps))
+                raise RefusedError(
+                    f"{site.label} cannot lose heads while the model outputs attention weights per head"
+                    f" ({names}); {named_setting('allow_io_change')} narrows that output"
+                )
+        free: set[Value] = set()
+        handed: Mapping[Value, Live] = {}
+        if contract.cache != "keep":
+            # A site removed as a whole leaves its cache as it was: nothing of its model contract changes.
+            partly = [site for site in self.losing if not self.loses_all(site)]
+            free.update(*(site.movable for site in partly))
+            handed = caller_demands(self.sites, {site.index: units[site.index] for site in partly})
+        if contract.allow_io_change:
+            free.update(v for v in self.view.main.values.values() if v.is_graph_input or v.is_graph_output)
+        called = {site.KIND.units for site in self.losing}
+        masks = Masks(called.pop()) if len(called) == 1 else MASKS
+        answers = {
+            node: answer for site in self.losing for node, answer in site.answers(units[site.index]).items()
+        }
+        return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
+
+    def _detached(self) -> dict[Edit, frozenset[str]]:
+        """Edits that take the branches of projections without any unit off the residual stream."""
+        edits: dict[Edit, frozenset[str]] = {}
+        owners: dict[Node, list[Site]] = {}
+        for site in self.losing:
+            for projection in site.projections:
+                if projection.node in self.emptied:
+                    owners.setdefault(projection.node, []).append(site)
+        if not owners:
+            return edits
+        from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches
+        from onnxheadprune.liveness.emptied_outputs import quantized_stand_in, stand_in
+
+        def add(made: Sequence[Edit] | Refusal, projections: Sequence[Node]) -> None:
+            names = frozenset(site.name for node in projections for site in owners[node])
+            if isinstance(made, Refusal):
+                site = owners[projections[0]][0]
+                if self.loses_all(site):
+                    raise RefusedError(
+                        f"{site.label} cannot be removed as a whole: {made}; leave at least one {site.KIND.unit}"
+                    )
+                raise RefusedError(
+                    f"the {site.KIND.unit}s of {site.label} that {projections[0].label} projects alone cannot go:"
+                    f" {made}"
+                )
+            for edit in made:
+                edits[edit] = edits.get(edit, frozenset()) | names
+
+        biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
+        found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
+        for node, bias in biases.items():
+            if isinstance(bias, Refusal):
+                add(bias if node.roles.scales is None else quantized_stand_in(node), [node])
+        for joint, remnant in found.joints:
+            add([*found.rejoined(joint, remnant)], [*remnant.projections])
+        for end in found.ends:
+            add(stand_in(end, list(found.readers(end))), [*end.projections])
+        return edits
 
 
 def caches_of(
@@ -232,7 +320,7 @@ def caches_of(
     Raises:
         RefusedError: if a cache would stay that an earlier call narrowed, which one call alone leaves as it is.
     """
-    whole = sites_losing_all(sites, heads)
+    whole = [site for site in sites.losing(heads) if loses_all(site, heads)]
     caches = (
         cache_cut(view, sites, whole, contract.renumbered_sites)
         if contract.cache == "renumber"
@@ -262,7 +350,7 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
     for site in sites:
         for projection in site.projections:
             shared.setdefault(projection.node, []).append(site)
-    gone = _emptied_by(sites, units)
+    gone = emptied((item, units[site.index]) for site in sites for item in site.projections)
     for node, readers in shared.items():
         if len(readers) > 1 and node not in gone and is_packed(node):
             names = " and ".join(site.label for site in readers)
@@ -271,124 +359,9 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
             )
 
 
-def _edits(
-    view: GraphView,
-    sites: Sites,
-    heads: Mapping[int, tuple[int, ...]],
-    swept: Sweep,
-    caches: CacheCut,
-    gone: Collection[Node],
-    bypass: Bypass,
-) -> dict[Edit, frozenset[str]]:
-    """All edits of a sweep, those on the projections and around removed layers, and what dies with them."""
-    edits = dict(realize(view, swept).edits)
-    edits |= _detached(sites, heads, gone)
-    edits |= caches.opening()
-    for site in sites.losing(heads):
-        left = [item for item in site.projections if item.node not in gone]
-        own = [edit for item in left for edit in item.edits(heads[site.index])]
-        edits |= dict.fromkeys(own, frozenset({site.name}))
-    edits = bypass.after(edits)
-    return settled(view, edits, swept.kept, [value for value in caches.gone if value.is_graph_input])
-
-
-def _sweep(
-    view: GraphView,
-    sites: Sites,
-    heads: Mapping[int, tuple[int, ...]],
-    contract: Contract,
-    without: Collection[Node] = (),
-) -> Sweep:
-    chosen = sites.losing(heads)
-    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], without)]
-    for site in chosen:
-        if site.maps and not contract.allow_io_change and not loses_all(site, heads):
-            names = ", ".join(sorted(value.name for value in site.maps))
-            raise RefusedError(
-                f"{site.label} cannot lose heads while the model outputs attention weights per head"
-                f" ({names}); {named_setting('allow_io_change')} narrows that output"
-            )
-    free: set[Value] = set()
-    handed: Mapping[Value, Live] = {}
-    if contract.cache != "keep":
-        # A site removed as a whole leaves its cache as it was: nothing of its model contract changes.
-        partly = [site for site in chosen if not loses_all(site, heads)]
-        free.update(*(site.movable for site in partly))
-        handed = caller_demands(sites, {site.index: heads[site.index] for site in partly})
-    if contract.allow_io_change:
-        free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
-    called = {site.KIND.units for site in chosen}
-    masks = Masks(called.pop()) if len(called) == 1 else MASKS
-    answers = {node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()}
-    return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
-
-
-def _emptied_by(sites: Iterable[Site], units: Mapping[int, tuple[int, ...]]) -> frozenset[Node]:
-    """Return the projections that sum over nothing without some units, of several sites where those share one."""
-    return emptied((item, units[site.index]) for site in sites for item in site.projections)
-
-
-def loses_all(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
+def loses_all(site: Site, units: Mapping[int, tuple[int, ...]]) -> bool:
     """Return whether a site loses all its units."""
-    return len(heads.get(site.index, ())) == site.num_units
-
-
-def sites_losing_all(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site]:
-    """The sites that lose all their units."""
-    return [site for site in sites.losing(heads) if loses_all(site, heads)]
-
-
-def _detached(
-    sites: Sites, heads: Mapping[int, tuple[int, ...]], gone: Collection[Node]
-) -> dict[Edit, frozenset[str]]:
-    """Edits that take the branches of projections without any unit off the residual stream."""
-    edits: dict[Edit, frozenset[str]] = {}
-    owners: dict[Node, list[Site]] = {}
-    for site in sites.losing(heads):
-        for projection in site.projections:
-            if projection.node in gone:
-                owners.setdefault(projection.node, []).append(site)
-    if not owners:
-        return edits
-    from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches
-    from onnxheadprune.liveness.emptied_outputs import quantized_stand_in, stand_in
-
-    def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
-        names = frozenset(site.name for node in projections for site in owners[node])
-        for edit in found:
-            edits[edit] = edits.get(edit, frozenset()) | names
-
-    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
-    found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
-    for node, bias in biases.items():
-        if isinstance(bias, Refusal):
-            quantized = bias if node.roles.scales is None else quantized_stand_in(node)
-            add(_or_refuse(quantized, node, owners, heads), [node])
-    for joint, remnant in found.joints:
-        add(found.rejoined(joint, remnant), remnant.projections)
-    for end in found.ends:
-        made = stand_in(end, list(found.readers(end)))
-        add(_or_refuse(made, end.projections[0], owners, heads), end.projections)
-    return edits
-
-
-def _or_refuse(
-    found: Sequence[Edit] | Refusal,
-    projection: Node,
-    owners: Mapping[Node, Sequence[Site]],
-    heads: Mapping[int, tuple[int, ...]],
-) -> Sequence[Edit]:
-    """The edits for a projection without units."""
-    if not isinstance(found, Refusal):
-        return found
-    site = owners[projection][0]
-    if loses_all(site, heads):
-        raise RefusedError(
-            f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.KIND.unit}"
-        )
-    raise RefusedError(
-        f"the {site.KIND.unit}s of {site.label} that {projection.label} projects alone cannot go: {found}"
-    )
+    return len(units.get(site.index, ())) == site.num_units
 
 
 def _read_for_shape_only(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:

@@ -12,11 +12,10 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.cut_edits import (
     Bypass,
+    Cut,
     caches_of,
     loses_all,
     require_apart,
-    sites_losing_all,
-    swept_edits,
 )
 from onnxheadprune.attention.dependence import lost_content, rewired
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
@@ -124,13 +123,13 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     cut = {index: units for index, units in present.items() if index not in {site.index for site in within}}
     require_apart(sites.losing(cut), cut)
     caches = caches_of(view, sites, present, contract)
-    swept, edits = swept_edits(view, sites, cut, contract, caches, bypass)
+    swept, edits = Cut(view, sites, cut, contract, caches, bypass).edits()
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named, other than the
     # ranks of products inside of attentions.
     apart = [site for site in dead if site.is_branch or site.only_named is None]
-    whole = [] if apart else sites_losing_all(sites, cut)
+    whole = [] if apart else [site for site in sites.losing(cut) if loses_all(site, cut)]
     silent = tuple(Use(item.node, item.activation[0]) for site in whole for item in site.projections)
     after = rewired(view.model, edits)
     lost = [*lost_content(view, after)]
@@ -140,7 +139,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
             " what is removed with it; remove less"
         )
     shifted = {site.KIND for site in gone}
-    if sites_losing_all(sites, present):
+    if any(loses_all(site, present) for site in sites.losing(present)):
         # Layers keep their numbers, whatever is left of them.
         shifted.add(LAYER)
     cuts = planned_cuts(view, sites, chosen, present, shifted)
