@@ -11,8 +11,7 @@ CPU as a second opinion, then measures:
   is not noise;
 * a model against itself: no measurable difference, 20 times of 20;
 * with CUDA graphs, the pruned model against the original once more;
-* a step of its recovery with products in float32, TF32 and float16: milliseconds, how far gradients are from those of
-  the CPU, and that the optimizer, which writes in place on the card, follows its formula.
+* a step of its recovery: milliseconds, and how far gradients are from those of the CPU.
 
 Needs the extras `cuda` and `samples` (torch on the CPU is enough, for the export; `--folder` keeps the models).
 `--provider cpu --layers 1 --batch 1,8 --seq 64 --budget 3 --times 1` tries the script itself without a card.

@@ -1,11 +1,10 @@
-"""What a step of a recovery takes in each precision that a device may have, and whether its numbers are right there.
+"""What a step of a recovery takes on a device, and whether its gradients are right there.
 
     python benchmarks/recovery_step.py model.onnx --heads "0:0-5" [--provider cuda] [--batch 16] [--seq 128] [--torch]
 
 With `--torch` whole steps (original, gradients, optimizer) take turns with those of a PyTorch encoder of the same
 widths.
-`cuda.py` shows the same rows for BERT-base. Gradients are compared with those of the CPU provider, steps of the
-optimizer with the formula in float64. A provider without float16 computes it in float32.
+`cuda.py` shows the same rows for BERT-base. Gradients are compared with those of the CPU provider.
 """
 
 from __future__ import annotations
@@ -21,27 +20,17 @@ import onnx
 from onnx import ModelProto
 from targets import Row
 
-from onnxheadprune import HeadPruneError, inspect, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, CUDA, Array, Provider
+from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.optimizer import BETAS, EPSILON, Adam
-from onnxheadprune.training.precision import (
-    Candidate,
-    Slopes,
-    Tensors,
-    candidates_of,
-    decided,
-    distance,
-    in_float16,
-)
-from onnxheadprune.training.recover import Ready, ready
+from onnxheadprune.training.optimizer import Adam
+from onnxheadprune.training.recover import ready
 from onnxheadprune.training.subject import Subject
 
 NEAR = 0.02
@@ -69,16 +58,6 @@ def subject_of(
     return Subject(view, require_main_output(view), pruned, made.plan, AS_BEFORE, {}), data
 
 
-def tensors_of(made: Ready, provider: Provider) -> Tensors:
-    """The student's numbers, and room for gradients."""
-    masters = {item.name: Resident(item.master(), provider) for item in made.trained}
-    room = {
-        made.gradient.outputs[name]: Resident(np.zeros(item.shape, np.float32), provider)
-        for name, item in masters.items()
-    }
-    return Tensors(masters, room)
-
-
 def milliseconds(run: Callable[[], object], repeats: int) -> float:
     """The median of a few runs, after one that does not count."""
     run()
@@ -90,30 +69,6 @@ def milliseconds(run: Callable[[], object], repeats: int) -> float:
     return 1000 * median(found)
 
 
-def numbers(tensors: Tensors) -> list[Array]:
-    """The gradients as they are now."""
-    return [item.copy() for item in tensors.gradients.values()]
-
-
-def optimizer_row(provider: Provider, size: str) -> Row:
-    """Whether steps that are written in place are those of the formula."""
-    random = np.random.default_rng(0)
-    start = random.standard_normal((301, 257)).astype(np.float32)
-    parameter, room = Resident(start, provider), Resident(np.zeros_like(start), provider)
-    adam = Adam([parameter], [room], provider)
-    expected, mean, square = start.astype(np.float64), np.zeros(start.shape), np.zeros(start.shape)
-    for step in range(1, 11):
-        gradient = random.standard_normal(start.shape).astype(np.float32)
-        room.take(gradient)
-        adam.step(1e-2)
-        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
-        square = BETAS[1] * square + (1 - BETAS[1]) * gradient.astype(np.float64) ** 2
-        fair = mean / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
-        expected -= 1e-2 * fair[0] / (np.sqrt(fair[1]) + EPSILON)
-    apart = float(np.abs(parameter.copy() - expected).max())
-    return Row("recovery: optimizer by formula", size, f"{apart:.1e} apart", "at most 2e-06", apart <= 2e-6)
-
-
 def recovery_rows(
     path: Path,
     heads: str | Mapping[int, list[int]],
@@ -121,7 +76,7 @@ def recovery_rows(
     size: tuple[int, int] = (16, 128),
     repeats: int = 10,
 ) -> Iterator[Row]:
-    """A row per precision, one of what crosses between host and device, one of what a training would take.
+    """What the original takes, and a step.
 
     Args:
         path: the original.
@@ -131,58 +86,33 @@ def recovery_rows(
         repeats: runs that are timed.
     """
     label = f"batch {size[0]}, sequence {size[1]}"
-    yield optimizer_row(provider, label)
     subject, data = subject_of(path, heads, tokens(*size))
     made = ready(subject, data, provider)
     feed = data.feeds[0]
     full = {**feed, **made.teacher.targets(feed)}
     aiming = milliseconds(lambda: made.teacher.targets(feed), repeats)
     yield Row("recovery: original and targets", label, f"{aiming:.1f} ms", "", None)
-    on_cpu = Provider(CPU, "to compare with")
-    exact = tensors_of(made, on_cpu)
-    Slopes(Candidate("float32", made.gradient.model), on_cpu, exact).at(full)
-    expected = numbers(exact)
-    ways = candidates_of(made.gradient, provider)
-    ways += [] if provider.name == CUDA else [in_float16(made.gradient)]
-    tensors = tensors_of(made, provider)
-    adam = Adam(
-        [tensors.inputs[item.name] for item in made.trained], list(tensors.gradients.values()), provider
-    )
-    for way in ways:
-        yield _row_of(way, provider, tensors, full, (adam, expected, label, repeats))
-    given = sum(array.nbytes for array in full.values()) / 1e6
-    told = sum(array.nbytes for array in made.teacher.session.run(feed).values()) / 1e6
-    stays = sum(4 * 4 * array.size for array in expected) / 1e6
-    figure = f"{given:.2f} MB of batch and targets in, {told:.2f} MB of what the original gives out"
-    yield Row("recovery: bytes per step", label, f"{figure}; {stays:.0f} MB stay on the device", "", None)
-    taken = decided(candidates_of(made.gradient, provider), provider, tensors_of(made, provider), full)
-    yield Row("recovery: precision by trial", label, taken.candidate.name, "", None)
-
-
-def _row_of(
-    way: Candidate,
-    provider: Provider,
-    tensors: Tensors,
-    feed: Feed,
-    beside: tuple[Adam, list[Array], str, int],
-) -> Row:
-    adam, expected, label, repeats = beside
-    what = f"recovery step, {way.name}"
-    try:
-        slopes = Slopes(way, provider, tensors)
-        found = slopes.at(feed)
-        while not found.usable and np.isfinite(found.loss) and not slopes.exhausted:
-            found = slopes.at(feed)
-        apart = distance(numbers(tensors), expected)
-        back = milliseconds(lambda: slopes.at(feed), repeats)
-        # At a rate of nothing the weights stay those that gradients are compared at.
-        step = milliseconds(lambda: adam.step(0.0), repeats)
-    except HeadPruneError as error:
-        return Row(what, label, f"does not run: {error}", "", False if way.name == "float32" else None)
+    _, expected = ready(subject, data, Provider(CPU, "to compare with")).student.slope(full)
+    _, found = made.student.slope(full)
+    apart = distance(found, expected)
+    back = milliseconds(lambda: made.student.slope(full), repeats)
+    # At a rate of nothing the weights stay those that gradients are compared at.
+    adam = Adam(made.student.masters)
+    step = milliseconds(lambda: adam.step(found, 0.0), repeats)
     figure = f"{back + step:.2f} ms (gradients {back:.2f}, optimizer {step:.2f}), {apart:.1e} from the CPU's"
-    if way.name == "float32":
-        return Row(what, label, figure, f"at most {NEAR:g} from the CPU's", apart <= NEAR)
-    return Row(what, label, figure, "", None)
+    yield Row("recovery step", label, figure, f"at most {NEAR:g} from the CPU's", apart <= NEAR)
+
+
+def distance(found: Sequence[Array], expected: Sequence[Array]) -> float:
+    """How far gradients are from what they should be, as a share of it, over tensors by their sizes."""
+    total = count = 0.0
+    for mine, other in zip(found, expected, strict=True):
+        length = np.linalg.norm(other.astype(np.float64))
+        apart = np.linalg.norm(mine.astype(np.float64) - other)
+        share = min(float(apart / length), 1.0) if length else float(apart > 0)
+        total += mine.size * share**2
+        count += mine.size
+    return float(np.sqrt(total / max(count, 1.0)))
 
 
 Shape = tuple[int, int, int]
@@ -252,11 +182,11 @@ def torch_row(path: Path, heads: str, provider: Provider, size: tuple[int, int],
     subject, data = subject_of(path, heads, tokens(*size))
     made = ready(subject, data, provider)
     feed, student = data.feeds[0], made.student
-    adam = Adam(student.masters, student.gradients, provider)
+    adam = Adam(student.masters)
 
     def ours() -> None:
-        student.slope({**feed, **made.teacher.targets(feed)})
-        adam.step(0.0)
+        _, gradients = student.slope({**feed, **made.teacher.targets(feed)})
+        adam.step(gradients, 0.0)
 
     theirs = torch_step(shapes_of(path), shapes_of(subject.pruned), size)
     seconds: dict[Callable[[], object], list[float]] = {ours: [], theirs: []}

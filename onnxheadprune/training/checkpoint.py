@@ -56,9 +56,7 @@ class State:
 
     epoch: Count = 0  # rounds that are done
     step: Count = 0  # steps that are done
-    taken: Count = 0  # steps of the optimizer: without those whose gradients were too large for float16
-    precision: str = ""  # of products in steps
-    scale: float = 1.0  # the loss scale
+    taken: Count = 0  # steps of the optimizer
     rate: float = 0.0  # the peak learning rate
     # held-out loss by each learning rate that was tried
     trials: Annotated[

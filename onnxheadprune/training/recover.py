@@ -169,7 +169,6 @@ def recover(
         resumed=training.resumed,
         seconds=round(state.seconds, 3),
         seed=how.seed,
-        precision=student.precision,
         unlearned=state.unlearned,
         unit=learn.unit,
         planned=how.budget,

@@ -58,7 +58,6 @@ class Recovery(JsonObject):
         resumed: the step at which an interrupted run was gone on with.
         seconds: that it took.
         seed: of the order of the data.
-        precision: the type of the operands of products in steps: "float32", "tf32" or "float16".
         rejected: why what was trained is not what is written, None where it is.
         unlearned: as `learned`, at the start.
         unit: what the user calls a sample.
@@ -87,7 +86,6 @@ class Recovery(JsonObject):
     resumed: Annotated[int, Key("resumed_at_step")]
     seconds: float
     seed: int
-    precision: str
     unlearned: Annotated[float, HIDDEN]
     unit: Annotated[str, HIDDEN]
     planned: Annotated[Budget | None, HIDDEN]

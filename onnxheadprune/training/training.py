@@ -64,10 +64,8 @@ class Training:
     def run(self, resume: bool = False) -> None:
         """Train until the budget is spent; Ctrl-C ends it with the best so far."""
         self._started = time.monotonic()
-        self.adam = Adam(self.student.masters, self.student.gradients, self.student.provider)
-        self._pull = None
-        if self.batches.neighbours is not None:
-            self._pull = Pull(self.student.masters, self.student.provider)
+        self.adam = Adam(self.student.masters)
+        self._pull = None if self.batches.neighbours is None else Pull(self.student.masters)
         try:
             if resume:
                 self._resume()
@@ -89,8 +87,6 @@ class Training:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
         self.state.unlearned = self._loss_on(self.shown)
-        first = next(self.batches.round(0, np.random.default_rng([self.plan.seed, 1])))
-        self.student.choose({**first, **self.teacher.targets(first)})
         self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
         self.state.trials = dict(trials)
         self._restart()
@@ -107,7 +103,6 @@ class Training:
         self.student.take(arrays["parameters"])
         self.best = [np.array(array) for array in arrays["best"]]
         self.adam.take([*arrays["means"], *arrays["squares"]], self.state.taken)
-        self.student.resume(self.state.precision, self.state.scale)
         self._started -= self.state.seconds
         self.resumed = self.state.step
         self.batches.left_out = Counter(self.state.left_out)
@@ -175,10 +170,10 @@ class Training:
         return Workers(2).each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
 
     def _step(self, feed: Feed, rate: float) -> float:
-        found = self.student.slope(feed)
-        if found.usable:
-            self.adam.step(rate)
-        return found.loss
+        loss, gradients = self.student.slope(feed)
+        if math.isfinite(loss):
+            self.adam.step(gradients, rate)
+        return loss
 
     def _is_due(self) -> bool:
         """Return whether enough samples were trained on since the last measurement of the held-out loss."""
@@ -206,13 +201,12 @@ class Training:
     def _kept(self) -> State:
         self.state.arrays = {
             "parameters": self.student.copy(),
-            "means": [item.copy() for item in self.adam.means],
-            "squares": [item.copy() for item in self.adam.squares],
+            "means": self.adam.means,
+            "squares": self.adam.squares,
             "best": self.best,
         }
         self.state.taken = self.adam.steps
         self.state.left_out = dict(self.batches.left_out)
-        self.state.precision, self.state.scale = self.student.precision, self.student.scale
         self.state.seconds = self._seconds()
         return self.state
 

@@ -197,7 +197,6 @@ def _recovery(chosen: Chosen) -> Iterator[Part]:
     if recovery is None:
         return
     how = f"{recovery.epochs:.3g} epochs of {recovery.kind}, learning rate {recovery.rate:g}"
-    how += "" if recovery.precision == "float32" else f", products in {recovery.precision}"
     trained = f"{many(len(recovery.trained), 'tensor')} in {many(recovery.steps, 'step')} ({how})"
     yield Fact("recovered", trained if recovery.rejected is None else f"nothing: {recovery.rejected}")
     has_refit = refit is not None and refit.samples

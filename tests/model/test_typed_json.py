@@ -83,7 +83,7 @@ EXAMPLES: Mapping[str, Any] = {
     "a checkpoint": Kept(
         "key",
         {"parameters": 2},
-        TrainingState(1, 2, 3, "float32", 1.0, 0.1, {0.1: 0.5}, 2, [Measured(1, 0.5)], left_out={"why": 1}),
+        TrainingState(1, 2, 3, 0.1, {0.1: 0.5}, 2, [Measured(1, 0.5)], left_out={"why": 1}),
     ),
 }
 

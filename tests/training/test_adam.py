@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.optimizer import BETAS, EPSILON, SHARED, STATES, STEP, Adam, model_of
+from onnxheadprune.training.optimizer import BETAS, BLOCK, EPSILON, Adam
 
-PROVIDER = Provider(CPU, "test")
-SHAPES = ((3, 4096), (7,), ())
+SHAPES = ((3, 4096), (7,), (), (2, BLOCK // 2 + 5))
 STEPS = 5
 Arrays = list[npt.NDArray[Any]]
 
@@ -36,16 +33,17 @@ class Trained:
     """Tensors with an optimizer."""
 
     def __init__(self) -> None:
-        self.parameters = [Resident(array, PROVIDER) for array in start()]
-        self.room = [Resident(np.zeros(shape, np.float32), PROVIDER) for shape in SHAPES]
-        self.adam = Adam(self.parameters, self.room, PROVIDER)
+        self.parameters = start()
+        self.adam = Adam(self.parameters)
 
     def steps(self, given: list[Arrays], rate: float = 1e-2) -> Arrays:
         for arrays in given:
-            for item, array in zip(self.room, arrays, strict=True):
-                item.take(array)
-            self.adam.step(rate)
+            self.adam.step(arrays, rate)
         return [item.copy() for item in self.parameters]
+
+    def take(self, numbers: Arrays) -> None:
+        for item, array in zip(self.parameters, numbers, strict=True):
+            np.copyto(item, array)
 
 
 def test_steps_are_those_of_the_paper() -> None:
@@ -64,33 +62,13 @@ def test_steps_are_those_of_the_paper() -> None:
         assert np.abs(found[number] - array).max() > 1e-3
 
 
-def test_writing_in_place_is_writing_elsewhere() -> None:
-    """A state is overwritten while the step runs: nothing of it may be read afterwards."""
-    session = Session(model_of(STEP, SHAPES, (*STATES, "gradient"), STATES, SHARED), PROVIDER)
-    states = {
-        f"{name}.{number}": array if name == "parameter" else np.zeros_like(array)
-        for name in STATES
-        for number, array in enumerate(start())
-    }
-    for step, arrays in enumerate(gradients(), 1):
-        given = {f"gradient.{number}": array for number, array in enumerate(arrays)}
-        first, second = ((1 - beta) / (1 - beta**step) for beta in BETAS)
-        scalars = {"size": 1e-2 * first / second**0.5, "floor": EPSILON / second**0.5}
-        numbers = {name: np.array(value, np.float32) for name, value in scalars.items()}
-        made = session.run({**states, **given, **numbers})
-        states = {name.removeprefix("new_"): array for name, array in made.items()}
-    found = Trained().steps(gradients())
-    assert all(np.array_equal(array, states[f"parameter.{number}"]) for number, array in enumerate(found))
-
-
 def test_what_goes_on_later_ends_in_the_same_bytes() -> None:
     whole = Trained().steps(gradients())
     one, other = Trained(), Trained()
     middle = one.steps(gradients()[:2])
     other.steps(gradients()[3:])
-    for item, array in zip(other.parameters, middle, strict=True):
-        item.take(array)
-    other.adam.take([item.copy() for item in (*one.adam.means, *one.adam.squares)], one.adam.steps)
+    other.take(middle)
+    other.adam.take([*one.adam.means, *one.adam.squares], one.adam.steps)
     assert all(map(np.array_equal, other.steps(gradients()[2:]), whole))
 
 
@@ -98,6 +76,5 @@ def test_a_reset_forgets() -> None:
     trained = Trained()
     expected = trained.steps(gradients())
     trained.adam.reset()
-    for item, array in zip(trained.parameters, start(), strict=True):
-        item.take(array)
+    trained.take(start())
     assert all(map(np.array_equal, trained.steps(gradients()), expected))

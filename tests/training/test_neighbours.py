@@ -10,9 +10,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.training.neighbours import MOST_NUMBERS, ROWS_EACH, Neighbours, neighbours_of
 from onnxheadprune.training.optimizer import EVERY, Pull
 from tests import toys_recovery
@@ -66,21 +64,20 @@ def test_a_table_of_few_rows_has_no_neighbours() -> None:
 
 
 def test_a_pull_goes_a_share_of_the_way_back() -> None:
-    where = Provider(CPU, "test")
     starts = [np.full((3, 2), 1.0, np.float32), np.full(4, -2.0, np.float32)]
-    weights = [Resident(array, where) for array in starts]
-    pull = Pull(weights, where)
+    weights = [array.copy() for array in starts]
+    pull = Pull(weights)
     for item in weights:
-        item.take(item.copy() + 8)
+        item += 8
     for step in range(1, EVERY):
         pull.add(0.01, step)
-    assert all(np.array_equal(item.copy(), start + 8) for item, start in zip(weights, starts, strict=True))
+    assert all(np.array_equal(item, start + 8) for item, start in zip(weights, starts, strict=True))
     pull.add(0.01, EVERY)
     pull.add(0.02, EVERY + 1)
     pull.settle()
     pull.settle()
     left = 8 * np.exp(-0.01 * EVERY - 0.02)
-    assert all(np.allclose(item.copy(), start + left) for item, start in zip(weights, starts, strict=True))
+    assert all(np.allclose(item, start + left) for item, start in zip(weights, starts, strict=True))
 
 
 def with_rows(count: int) -> ModelProto:

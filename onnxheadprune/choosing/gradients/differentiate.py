@@ -112,16 +112,15 @@ class Backward:
     # values that were held constant, with the reason, by name
     held: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[Term]] = field(default_factory=dict)  # contributions to the gradient of each value
-    seed: str = ""  # name of the constant that the pass starts with, once it has started
 
     def run(self, loss: str) -> None:
         """Run backwards from the loss to the parameters."""
         value = self.view.main.values[loss]
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
-        self.seed = self.writer.fresh("seed")
+        seed = self.writer.fresh("seed")
         one = np.ones((1,) * (value.rank or 0), dtype)
-        self.writer.constants.append(numpy_helper.from_array(one, self.seed))
-        self.parts[loss] = [Term(self.writer, self.seed, value.elem_type)]
+        self.writer.constants.append(numpy_helper.from_array(one, seed))
+        self.parts[loss] = [Term(self.writer, seed, value.elem_type)]
         for node in self.view.main.nodes:
             if is_a(node, "Transpose") and (order := node.attribute("perm")) and node.inputs[0] is not None:
                 self.writer.transposed[node.out.name] = (node.inputs[0].name, tuple(order))
@@ -188,7 +187,6 @@ class Gradient:
     # per parameter without a gradient the reason; per value that is held constant on the way the node and the
     # reason, even where a parameter after it has a gradient by other ways
     constant: Mapping[str, str]
-    seed: str  # name of the stored 1 that the backward pass starts with; nothing else reads it
 
 
 def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
@@ -279,7 +277,7 @@ def _assembled(
     for name, output in outputs.items():
         shape = [dim.dim_value for dim in dims[name].type.tensor_type.shape.dim]
         graph.output.append(helper.make_tensor_value_info(output, masters[name], shape))
-    return Gradient(made, loss, outputs, constant, walk.seed)
+    return Gradient(made, loss, outputs, constant)
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
