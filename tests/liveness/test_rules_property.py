@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from onnxheadprune.model.graph.operator import OPERATORS
 from tests.liveness.all_strategies import RUNNABLE
-from tests.liveness.one_node import check_drawn, check_in_runs
+from tests.liveness.one_node import Case, check_drawn, check_in_runs
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
+from tests.liveness.whole_numbers import UNDRAWN, Drawn, numbers_of
 from tests.operator_records import RULES
 
 FEW = settings(max_examples=settings().max_examples // 4)
 """For what another test of the same rule and strategy asks, too."""
-OPEN_BUGS: dict[Key, str] = {}
-"""Ops with a known bug, pinned in test_rule_counterexamples.py; the entry goes with the fix."""
 
 
 def _first(key: Key) -> Key:
@@ -33,11 +32,7 @@ def _law(key: Key) -> tuple[object, object]:
 
 
 def _params(keys: Sequence[Key] = RUNNABLE) -> list[Any]:
-    params = []
-    for key in keys:
-        marks = [pytest.mark.xfail(strict=False, reason=OPEN_BUGS[key])] if key in OPEN_BUGS else []
-        params.append(pytest.param(key, marks=marks, id=".".join(key).strip(".")))
-    return params
+    return [pytest.param(key, id=".".join(key).strip(".")) for key in keys]
 
 
 def test_every_rule_has_a_strategy() -> None:
@@ -52,17 +47,38 @@ def test_no_strategy_is_left_over() -> None:
 
 @pytest.mark.parametrize("key", _params())
 def test_rule_commutes_with_gather(key: Key) -> None:
-    """Rules that answer few demands are asked until one is answered, whatever Hypothesis draws first."""
+    """Rules that answer few demands are asked until one is answered, whatever Hypothesis draws first.
+
+    Whatever names positions by number is renumbered or refused: the strategy draws every number of the operator.
+    """
     outcomes: Counter[bool] = Counter()
+    numbers = Drawn(key)
+
+    def case(data: st.DataObject) -> Case:
+        made = STRATEGIES[key](data.draw, key[1])
+        numbers.note(made)
+        return made
 
     def commutes(data: st.DataObject) -> None:
-        case = STRATEGIES[key](data.draw, key[1])
-        outcomes[check_drawn(case, data.draw)] += 1
+        outcomes[check_drawn(case(data), data.draw)] += 1
 
-    for budget in (settings() if key == _first(key) else FEW, settings(max_examples=200)):
+    def draws(data: st.DataObject) -> None:
+        case(data)
+
+    more = settings(max_examples=200)
+    for budget in (settings() if key == _first(key) else FEW, more):
         if not outcomes[True]:
             budget(given(st.data())(commutes))()
     assert outcomes[True] > 0, f"the rule of {key} was hardly ever asked: {dict(outcomes)}"
+    for budget in (settings(max_examples=20), more):
+        if numbers.fixed:
+            budget(given(st.data())(draws))()
+    assert numbers.fixed == set()
+
+
+def test_no_excuse_is_left_over() -> None:
+    names = {(key[1], name) for key in RUNNABLE for name in numbers_of(key)}
+    assert set(UNDRAWN) <= names
 
 
 @pytest.mark.parametrize("key", _params([key for key in RUNNABLE if key == _first(key)]))

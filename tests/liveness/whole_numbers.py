@@ -1,8 +1,4 @@
-"""Whatever names positions by number is renumbered or refused: strategies draw every number that an operator has.
-
-The property test narrows what it is given, so a number (an axis, a size, a list of indices) that no strategy draws is a
-number that nobody checks. Which there are, the schemas say: of onnx in all opsets, and of ONNX Runtime.
-"""
+"""Whole numbers of operators by their schemas: axes, sizes, lists of indices, which a rule renumbers or refuses."""
 
 from __future__ import annotations
 
@@ -10,14 +6,11 @@ from collections import defaultdict
 from functools import cache
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import defs
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from tests.liveness.all_strategies import RUNNABLE
-from tests.liveness.strategies import STRATEGIES, Key
+from tests.liveness.one_node import Case
+from tests.liveness.strategies import Key
 
 OLDEST = 7
 """The first opset that is read."""
@@ -87,30 +80,27 @@ def numbers_of(key: Key) -> set[str]:
     return names - MANNER
 
 
-def drawn(key: Key, names: set[str]) -> dict[str, set[str]]:
-    """What the strategy of an operator draws for each of these numbers; leaving one out is a choice, too."""
-    seen: dict[str, set[str]] = defaultdict(set)
+def excused(op_type: str) -> set[str]:
+    """Numbers of an operator that no strategy draws."""
+    return {name for known, name in UNDRAWN if known == op_type}
 
-    def look(data: st.DataObject) -> None:
-        case = STRATEGIES[key](data.draw, key[1])
+
+class Drawn:
+    """What a strategy draws for each number of an operator; leaving one out is a choice, too.
+
+    A property narrows what it is given, so a number that no strategy draws is a number that nobody checks.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self._seen: dict[str, set[str]] = {name: set() for name in numbers_of(key) - excused(key[1])}
+
+    def note(self, case: Case) -> None:
+        """Add what is drawn in a case."""
         given = {f"input {index}": array for index, array in enumerate(case.inputs) if array is not None}
-        for name in names:
-            seen[name].add(str(case.attributes.get(name, given.get(name))))
+        for name, seen in self._seen.items():
+            seen.add(str(case.attributes.get(name, given.get(name))))
 
-    for examples in (settings().max_examples // 2, 200):
-        if any(len(seen[name]) < 2 for name in names):
-            settings(max_examples=examples)(given(st.data())(look))()
-    return seen
-
-
-@pytest.mark.parametrize("key", [pytest.param(key, id=".".join(key).strip(".")) for key in RUNNABLE])
-def test_every_number_of_an_operator_is_drawn(key: Key) -> None:
-    names = numbers_of(key)
-    seen = drawn(key, names)
-    excused = {name for op_type, name in UNDRAWN if op_type == key[1]}
-    assert {name for name in names if len(seen[name]) < 2} <= excused
-
-
-def test_no_excuse_is_left_over() -> None:
-    names = {(key[1], name) for key in RUNNABLE for name in numbers_of(key)}
-    assert set(UNDRAWN) <= names
+    @property
+    def fixed(self) -> set[str]:
+        """Numbers that were the same in all cases."""
+        return {name for name, seen in self._seen.items() if len(seen) < 2}
