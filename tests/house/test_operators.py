@@ -36,23 +36,26 @@ ELSEWHERE = {
     "attention/sites/attention_near_misses.py": ["Attention"],
     "model/bodies.py": ["Constant"],
     "model/graph/view.py": ["Concat", "Max", "Mean", "Min", "Sum", "Identity"],
-    "runtime/int8_saturation.py": ["MatMulInteger"],
 }
-"""Names of operators in other files that are in no call of `is_a` or `kind`, which know about domains: what users call
-the block, what any graph may hold, what is an Identity with one input (`tests/model/test_identities.py` finds all of
-these), the kernel that is tried.
+"""Names of operators in other files that are in no call that knows about domains: what users call the block, what any
+graph may hold, what is an Identity with one input (`tests/model/test_identities.py` finds all of these).
 """
 NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
     name.rpartition(".")[2] for name in OPERATORS
 }
 
 
+KNOWING = ("is_a", "kind", "new", "insert", "make_node")
+"""Functions that know about domains, or make a node of the standard."""
+
+
 def names_in(nodes: Iterable[ast.AST]) -> list[str]:
     """Strings that are names of operators, or lists of them; docstrings and `is_a(node, "Cast")` do not count."""
     nodes = list(nodes)
     said = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    asked = (node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
-    said |= {id(item) for call in asked if ast.unparse(call.func) in ("is_a", "kind") for item in call.args}
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    known = (call for call in calls if ast.unparse(call.func).rpartition(".")[2].lstrip("_") in KNOWING)
+    said |= {id(item) for call in known for item in call.args}
     words = [
         node.value.split()
         for node in nodes
