@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     from onnxheadprune.reporting.pictures.heads import plot_heads
     from onnxheadprune.reporting.pictures.latency import plot_latency
     from onnxheadprune.training.result import Recovery
-    from onnxheadprune.validation.metric import MetricResult
-    from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, MetricResult, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits
@@ -213,11 +212,11 @@ _HOMES = {
     ),
     "attention.sites.all_sites": ("AttentionSite", "Sites"),
     "attention.sites.site": ("NearMiss",),
-    "validation.metric": ("MetricResult",),
     "validation.result": (
         "Accuracy",
         "CaseResult",
         "Drift",
+        "MetricResult",
         "Validation",
     ),
 }

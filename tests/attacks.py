@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import Validation, apply_plan, plan_pruning, validate
 from tests import toys
@@ -105,17 +105,6 @@ def first_token_never_masked(model: ModelProto) -> None:
     )
 
 
-def clipped(model: ModelProto) -> None:
-    """Inputs beyond 8 standard deviations are clipped."""
-    add_constant(model, "evil/low", np.array(-8.0, dtype=np.float32))
-    add_constant(model, "evil/high", np.array(8.0, dtype=np.float32))
-    model.graph.node.insert(0, helper.make_node("Clip", ["x", "evil/low", "evil/high"], ["evil/x"]))
-    for item in list(model.graph.node)[1:]:
-        for index, name in enumerate(item.input):
-            if name == "x":
-                item.input[index] = "evil/x"
-
-
 def table_cut(model: ModelProto) -> None:
     """The embedding has 12 rows of 19, under another name; later ids read the last."""
     table = toys.get_initializer(model, "embed.weight")
@@ -165,6 +154,13 @@ def rename(model: ModelProto, old: str, new: str) -> None:
         info.name = new if info.name == old else info.name
 
 
+def unnamed(model: ModelProto) -> ModelProto:
+    """The model with other names of all tensors, as other tools write it: numbers alone decide."""
+    for position, tensor in enumerate(list(model.graph.initializer)):
+        rename(model, tensor.name, f"tensor_{position}")
+    return model
+
+
 def attribute_changed(model: ModelProto) -> None:
     """The softmax runs over the wrong axis."""
     node(model, "Softmax").attribute[0].i = 2
@@ -202,31 +198,6 @@ def residual_dropped(model: ModelProto) -> None:
     last = next(item for item in model.graph.node if "y" in item.output)
     last.op_type, last.name = "Identity", "evil"
     del last.input[0]
-
-
-def doubled_where(condition: str) -> Attack:
-    """The result is doubled where a condition holds: ONNX text over the number of samples, the length and the inputs.
-
-    Args:
-        condition: statements that make `evil`, a bool, out of `batch`, `length` and the names of inputs.
-    """
-
-    def attack(model: ModelProto) -> None:
-        names = [info.name for info in model.graph.input]
-        body = parser.parse_graph(
-            f"evil ({', '.join(f'float[n] {name}' for name in names)}) => (float scale) {{"
-            f" batch = Shape<start = 0, end = 1>({names[0]}) length = Shape<start = 1, end = 2>({names[0]})"
-            f" {condition} one = Constant<value_float = 1.0>() two = Constant<value_float = 2.0>()"
-            " scale = Where(evil, two, one) }"
-        )
-        steps = []
-        for item in body.node:
-            item.input[:] = [name if name in names else f"evil/{name}" for name in item.input]
-            item.output[:] = [f"evil/{name}" for name in item.output]
-            steps.append(item)
-        behind(model, "y", *steps, helper.make_node("Mul", ["y/raw", "evil/scale"], ["y"]))
-
-    return attack
 
 
 def with_body(model: ModelProto, bias: float = 0.0) -> ModelProto:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx import NodeProto, TensorProto, helper, parser
+from onnx import NodeProto, helper, parser
 
 from onnxheadprune.edit.edits import MARK, Attribute, InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.operator import schema_of
 from onnxheadprune.model.graph.view import Node
 
-HAS_NO_RANDOM_KERNELS = 22
-"""The opset since which ONNX Runtime (1.31) has no kernel for RandomUniformLike and its like."""
 COMPARES_INTEGERS = 12
 """The opset since which Max and Min take integers."""
 
@@ -30,57 +28,6 @@ def nodes_of_text(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
 def new(before: str, op_type: str, inputs: Sequence[str], output: str, **attributes: Attribute) -> InsertNode:
     """A node with one output, before another one."""
     return InsertNode(before, op_type, tuple(inputs), (output,), tuple(attributes.items()))
-
-
-def with_noise(
-    place: tuple[str, int], source: str, elem_type: int, size: float, seed: int, output: str
-) -> list[InsertNode]:
-    """A float value and noise, different in each run.
-
-    Args:
-        place: the node that the new ones go before, and the opset.
-        source: the value.
-        elem_type: its type.
-        size: of the noise, relative to the largest absolute element of the value.
-        seed: of the random numbers.
-        output: the name of what it gives.
-    """
-    before, _ = place
-    random, narrow, absolute, scale, noise = (f"{source}_noise{part}" for part in range(5))
-    return [
-        *_drawn(place, source, size, seed, random),
-        new(before, "Cast", (random,), narrow, to=elem_type),
-        InsertNode(before, "Abs", (source,), (absolute,)),
-        InsertNode(before, "ReduceMax", (absolute,), (scale,), (("keepdims", 0),)),
-        new(before, "Mul", (narrow, scale), noise),
-        new(before, "Add", (source, noise), output),
-    ]
-
-
-def _drawn(place: tuple[str, int], source: str, size: float, seed: int, output: str) -> list[InsertNode]:
-    """Random floats of the shape of a float value, between `-size` and `size`."""
-    before, opset = place
-    if opset < HAS_NO_RANDOM_KERNELS:
-        limits = (("dtype", TensorProto.FLOAT), ("low", -size), ("high", size), ("seed", float(seed)))
-        return [InsertNode(before, "RandomUniformLike", (source,), (output,), limits)]
-    names = ("size", "double", "half", "yes", "floats", "kept", "mask", "ones", "wide")
-    own, double, half, yes, floats, kept, mask, ones, wide = (f"{output}_{name}" for name in names)
-
-    def constant(name: str, value: float) -> InsertNode:
-        return InsertNode(before, "Constant", (), (name,), (("value_float", value),))
-
-    # What Dropout drops while it trains is random, and ONNX Runtime runs it in every opset.
-    return [
-        constant(own, size),
-        constant(double, 2 * size),
-        constant(half, 0.5),
-        new(before, "Cast", (half,), yes, to=TensorProto.BOOL),
-        new(before, "Cast", (source,), floats, to=TensorProto.FLOAT),
-        InsertNode(before, "Dropout", (floats, half, yes), (kept, mask), (("seed", seed),)),
-        new(before, "Cast", (mask,), ones, to=TensorProto.FLOAT),
-        new(before, "Mul", (ones, double), wide),
-        new(before, "Sub", (wide, own), output),
-    ]
 
 
 def normalized(before: str, skip: Node, total: str, learned: Sequence[str], output: str) -> InsertNode:

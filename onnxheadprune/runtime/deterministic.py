@@ -24,8 +24,6 @@ from onnxheadprune.model.graph.operator import (
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes
 
-NOISE = "/onnxheadprune_noise"
-"""In the outputs of random nodes that measure rounding: these stay random."""
 RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | kind("Dropout")
 """The operators that draw random numbers, some of them in training mode only."""
 
@@ -40,7 +38,7 @@ def random_nodes(model: ModelProto) -> list[NodeProto]:
 
 def label(node: NodeProto) -> str:
     """A node as messages name it."""
-    return f"{node.op_type} ({node.name or node.output[0]})"
+    return f"{node.op_type} ({node.name or next(filter(None, node.output), 'without outputs')})"
 
 
 def without_randomness(model: LoadedModel) -> LoadedModel:
@@ -97,8 +95,8 @@ def _mode_of(node: NodeProto) -> int | None:
 
 
 def _is_fixed(node: NodeProto) -> bool:
-    """Return whether a random node gets fixed numbers: all but those that measure rounding and ONNX Runtime's own."""
-    return node in DRAWS | kind("Dropout") and not any(NOISE in name for name in node.output)
+    """Return whether a random node gets fixed numbers: all but ONNX Runtime's own."""
+    return node in DRAWS | kind("Dropout")
 
 
 def _declared_types(model: ModelProto) -> dict[str, int]:

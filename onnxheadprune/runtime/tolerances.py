@@ -32,9 +32,6 @@ class Tolerance(JsonObject):
     deployed: float  # as ONNX Runtime runs it by default; fused kernels sum in another order
     # the relative distance of neighboring floats. Outputs that move by this much are rounded differently.
     epsilon: Annotated[float, HIDDEN]
-    noise: Annotated[
-        float, HIDDEN
-    ]  # what summing in another order changes at most, relative to the scale of a value
     # activations are rounded to a few levels when deployed, so two right results may be a level apart
     has_levels: Annotated[bool, HIDDEN] = False
 
@@ -43,13 +40,13 @@ class Tolerance(JsonObject):
         return max(self.deployed, FLOAT16.deployed) if tf32 and self.precision == "float32" else self.deployed
 
 
-FLOAT64 = Tolerance("float64", 1e-10, 1e-8, 2.0**-52, 1e-11)
-FLOAT32 = Tolerance("float32", 1e-5, 1e-3, 2.0**-23, 1e-6)
-FLOAT16 = Tolerance("float16", 4e-3, 2e-2, 2.0**-10, 4e-4)
-BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1, 2.0**-7, 3e-3)
+FLOAT64 = Tolerance("float64", 1e-10, 1e-8, 2.0**-52)
+FLOAT32 = Tolerance("float32", 1e-5, 1e-3, 2.0**-23)
+FLOAT16 = Tolerance("float16", 4e-3, 2e-2, 2.0**-10)
+BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1, 2.0**-7)
 # A float that rounds to the other side becomes one whole quantization step further on. The floats between the steps
 # are as exact as those of any other model.
-QUANTIZED = Tolerance("quantized", 5e-3, 5e-2, FLOAT32.epsilon, FLOAT32.noise, has_levels=True)
+QUANTIZED = Tolerance("quantized", 5e-3, 5e-2, FLOAT32.epsilon, has_levels=True)
 
 _COARSEST_FIRST = (
     (TensorProto.BFLOAT16, BFLOAT16),
@@ -72,7 +69,7 @@ def tolerance_for(view: GraphView) -> Tolerance:
     known = computed or {value.elem_type for value in view.values()}
     found = next((tolerance for elem_type, tolerance in _COARSEST_FIRST if elem_type in known), FLOAT32)
     if any(_rounds_activations(node) for node in view.nodes):
-        return replace(QUANTIZED, epsilon=found.epsilon, noise=found.noise)
+        return replace(QUANTIZED, epsilon=found.epsilon)
     if any(_rounds_for_speed(node) for node in view.nodes):
         return replace(found, deployed=max(found.deployed, QUANTIZED.deployed), has_levels=True)
     return found

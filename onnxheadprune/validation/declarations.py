@@ -17,12 +17,10 @@ from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfo
 
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.runtime import Array
-from onnxheadprune.validation.producers import Producer, ProducerKind, Scope
+from onnxheadprune.validation.result import KnownSizes
 
 Inferred: TypeAlias = Callable[[str], Shape | None]
 """The shape that the planned graph gives one of its values, None where that is not known."""
-Pairs: TypeAlias = Mapping[tuple[int, int], Producer]
-"""Producers of planned values, by the identity and the output of the producer in the pruned model."""
 Known: TypeAlias = Callable[[], Shape | None]
 Tensor: TypeAlias = TypeProto.Tensor | TypeProto.SparseTensor
 Dimension: TypeAlias = TensorShapeProto.Dimension
@@ -43,7 +41,7 @@ class Declarations:
     def __init__(self, planned: ModelProto, pruned: ModelProto, inferred: Inferred) -> None:
         """Compare nothing yet."""
         self.planned, self.pruned = planned, pruned
-        self.fixed: dict[str, tuple[int | None, ...]] = {}
+        self.fixed: dict[str, KnownSizes] = {}
         self._inferred = inferred
         self._ours_of: dict[str, str] = {}
         self._theirs_of: dict[str, str] = {}
@@ -68,16 +66,20 @@ class Declarations:
             if role == "output":
                 self._note_fixed(ours, theirs)
 
-    def inside(self, ours: Iterable[Scope], theirs: Iterable[Scope], pairs: Pairs) -> Iterator[str]:
-        """Differences of what is said of values in between, and in bodies."""
-        known = {(id(made.thing), made.index): info for made, info in _infos(ours)}
-        for made, info in _infos(theirs):
-            partner = pairs.get((id(made.thing), made.index))
-            if partner is None:
+    def between(self, ours: Mapping[str, bytes], theirs: Mapping[str, bytes]) -> Iterator[str]:
+        """Differences of what is declared of values in between.
+
+        Args:
+            ours: the digests of the planned values of the main graph, by name.
+            theirs: those of the pruned model.
+        """
+        known = {ours[info.name]: info.type for info in self.planned.graph.value_info if info.name in ours}
+        names = {digest: name for name, digest in ours.items()}
+        for info in self.pruned.graph.value_info:
+            digest = theirs.get(info.name)
+            if digest not in names:
                 continue
-            wanted = known.get((id(partner.thing), partner.index))
-            shape = self._shape_of(partner.name if partner.scope.parent is None else "")
-            if not self._holds(info.type, None if wanted is None else wanted.type, shape):
+            if not self._holds(info.type, known.get(digest), self._shape_of(names[digest])):
                 yield f"{info.name} is declared as {_spelled(info.type)}, which the planned graph does not show"
 
     def _shape_of(self, name: str) -> Known:
@@ -158,7 +160,7 @@ class Declarations:
         )
 
 
-def contradicted(outputs: Mapping[str, Array], fixed: Mapping[str, tuple[int | None, ...]]) -> Iterator[str]:
+def contradicted(outputs: Mapping[str, Array], fixed: Mapping[str, KnownSizes]) -> Iterator[str]:
     """Outputs of other sizes than only the pruned model declares."""
     for name, sizes in fixed.items():
         shape = outputs[name].shape if name in outputs else sizes
@@ -185,17 +187,6 @@ def _stored(model: ModelProto) -> set[str]:
 def _replaceable(model: ModelProto) -> set[str]:
     """Stored tensors that callers may replace."""
     return _stored(model) & {info.name for info in model.graph.input if model.ir_version >= REPLACEABLE}
-
-
-def _infos(scopes: Iterable[Scope]) -> Iterator[tuple[Producer, ValueInfoProto]]:
-    """All that is said of values in between, and of what goes into bodies and comes out."""
-    for scope in scopes:
-        graph = scope.graph
-        outside = () if scope.parent is None else (*graph.input, *graph.output)
-        for info in (*graph.value_info, *outside):
-            made = scope.source(info.name)
-            if made.place is not ProducerKind.UNKNOWN:
-                yield made, info
 
 
 def shadowed(original: ModelProto, pruned: ModelProto) -> Iterator[str]:

@@ -13,7 +13,6 @@ from onnxheadprune.attention.dependence import lost_content
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit.model_records import EXITS_KEY
-from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
 from onnxheadprune.edit.submodel import Restored
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, named_setting, spelled
@@ -29,20 +28,16 @@ from onnxheadprune.model.load import (
 )
 from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.runtime import CPU, Provider, Session, versions
-from onnxheadprune.runtime.deterministic import label, random_nodes
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.settings.units import KINDS
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
-from onnxheadprune.validation.deployment import Models
-from onnxheadprune.validation.expected_model import find_likeness
-from onnxheadprune.validation.graph_comparison import Likeness, undocumented
+from onnxheadprune.validation.graph import compared, undocumented
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
-from onnxheadprune.validation.runs import NOTHING_RAN, run_all
-from onnxheadprune.validation.stored_tensors import Weights
+from onnxheadprune.validation.result import Likeness, RefitDrift, Validation, Verdict
+from onnxheadprune.validation.runs import Findings, Models, run_all
 from onnxheadprune.validation.verdict import judge, tried_on, words_for
 
 WORSE = 2.0
@@ -127,7 +122,7 @@ def _proven(
 ) -> Validation:
     meter = None
     if request.metric is not None:
-        from onnxheadprune.validation.metric import MetricMeter
+        from onnxheadprune.validation.measure import MetricMeter
 
         meter = MetricMeter(request.metric)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
@@ -152,27 +147,23 @@ def _proven(
     problems = [*claim.problems, *invalid, *strange]
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = refits.into(before) if refits.tensors else before
-    planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
-    problems += _added_randomness(after.proto, alike, names)
+    planned, alike = compared(subject, after, plan, names[0], bool(claim.fused))
+    problems += [
+        f"{node} of {names[1]} outputs random numbers, and {names[0]} has no such node there"
+        for node in alike.random
+    ]
     problems += [
         f"output {output} of {names[1]} does not depend on input {name}, and in {names[0]} it does"
         for output, name in lost_content(planning.view, after.proto, planning.silent)
     ]
-    compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
     strange, numbered = _record_problems(planned, after.proto, names[1], alike)
     problems += strange
-    notes += [*numbered, *_sentences(alike)]
-    numbers_decide = not (problems or alike.identical)
-    wide = None
-    if numbers_decide:
-        from onnxheadprune.validation.extra_inputs import Wide
-
-        wide = Wide(before, planned, after, planning.view, tolerance.exact, alike.differing)
+    notes += [*numbered, *alike.notes]
     # Nothing that runs reads it, and while models run there should be as few in memory as can be.
     del planned
 
-    found = NOTHING_RAN
+    found = Findings()
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         # The masked reference refers to the original's weights where they lie.
@@ -190,13 +181,12 @@ def _proven(
             aside=None if oracle is None else oracle.aside,
             asked=planning.view if oracle is None else oracle.asked,
             unrefitted=before.changed(bare) if refits.tensors else None,
-            refits=refits,
-            wide=wide,
+            is_planned=alike.identical,
             fixed=alike.fixed,
         )
         found = run_all(models, request, meter)
 
-    problems += [*altered, *found.problems]
+    problems += [*_altered(alike, names), *found.problems]
     exits = () if ready is None else ready.exits
     tokens = None if ready is None else ready.tokens
     words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits, tokens is not None)
@@ -221,7 +211,7 @@ def _proven(
         drift=found.drift,
         accuracy=found.accuracy,
         metric=found.metric,
-        weights_compared=compared,
+        weights_compared=alike.tensors,
         provider=provider,
         placement=found.placement,
         versions=versions(),
@@ -232,7 +222,6 @@ def _proven(
         exits=exits,
         tokens=tokens,
         tried=tried,
-        sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
         without=(
             *planning.parts,
@@ -241,31 +230,13 @@ def _proven(
     ).on(known)
 
 
-def _added_randomness(pruned: ModelProto, alike: Likeness, names: tuple[str, str]) -> Iterator[str]:
-    """Yield the random nodes that are not planned ones; runs, which give them fixed numbers, show nothing of them."""
-    unplanned = {id(node) for node in alike.differing}
-    for node in random_nodes(pruned):
-        if id(node) in unplanned:
-            yield f"{label(node)} of {names[1]} outputs random numbers, and {names[0]} has no such node there"
-
-
-def weight_problems(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
-) -> tuple[int, list[str]]:
-    """The number of stored tensors compared bit by bit, and a sentence if some are not as planned.
-
-    Args:
-        alike: how far the graph is the planned one; its tensors have been compared already.
-    """
-    compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
-    if not altered:
-        return compared, []
-    listed = first_few(altered, 3)
-    sentence = (
-        f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
-        f" them: {listed}"
-    )
-    return compared, [sentence]
+def _altered(alike: Likeness, names: tuple[str, str]) -> Iterator[str]:
+    """Yield a sentence if tensors keep their name and not their bytes."""
+    if alike.altered:
+        yield (
+            f"{len(alike.altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
+            f" them: {first_few(alike.altered, 3)}"
+        )
 
 
 def _record_problems(
@@ -295,15 +266,6 @@ def _record_problems(
             elif entry.number != found.number:
                 notes.append(f"{what} is that of {kind.called(found.number)}")
     return problems, notes
-
-
-def _sentences(found: Likeness) -> Iterator[str]:
-    """Yield the sentences of a report about a graph that is not the planned one."""
-    yield from found.others
-    for difference in found.differences:
-        yield f"not as planned: {difference}"
-    if found.count > len(found.differences):
-        yield f"not as planned: {found.count - len(found.differences)} more places"
 
 
 def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:

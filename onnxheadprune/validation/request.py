@@ -10,7 +10,7 @@ from onnxheadprune.errors import UsageError, named_setting
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.validation.metric import Metric
+from onnxheadprune.validation.measure import Metric
 
 
 @dataclass(frozen=True)

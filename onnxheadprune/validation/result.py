@@ -14,15 +14,17 @@ from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, wri
 from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
-from onnxheadprune.validation.graph_comparison import Likeness
 from onnxheadprune.validation.headline import Exact, Headline, exactness, headline_of
 from onnxheadprune.validation.summary import Result
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import Benchmark
-    from onnxheadprune.validation.metric import MetricResult
 
 
+LISTED = 5
+"""Differences that are spelled out."""
+KnownSizes: TypeAlias = tuple[int | None, ...]
+"""A shape, None along axes of which nothing is known."""
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
 
@@ -42,14 +44,12 @@ class CaseResult(JsonObject):
     """Pruned against masked on inputs of one kind.
 
     Attributes:
-        source: "random"; "data" of the user; or "wide": lengths, tables and magnitudes that the usual feeds leave out,
-            for a pruned model whose graph is not the planned one.
+        source: "random"; or "data" of the user.
         settings: "exact" (graph optimizations and TF32 off), "deployed" (ONNX Runtime's defaults), "on the CPU" (exact,
             as a second opinion), "against the CPU" (the provider's pruned model against the CPU's).
         feeds: how many feeds were run.
         shapes: shape of each input (of the first feed).
-        tolerance: allowed error, relative to the output's scale; larger than usual where rounding alone moves the
-            masked reference that far on these inputs.
+        tolerance: allowed error, relative to the output's scale.
         max_abs_error: largest absolute difference of any output.
         max_rel_error: largest difference relative to the scale of its output.
         worst_output: the output where that is.
@@ -92,9 +92,9 @@ class CaseResult(JsonObject):
         )
 
     @property
-    def usual(self) -> bool:
-        """True if it is one of the feeds that every validation runs, at exact settings."""
-        return self.settings == "exact" and self.source != "wide"
+    def is_exact(self) -> bool:
+        """True if it ran at exact settings."""
+        return self.settings == "exact"
 
     @property
     @written()
@@ -186,6 +186,65 @@ class Accuracy(JsonObject):
     measured_on: str = USERS_DATA
 
 
+@one_line()
+@dataclass(frozen=True)
+class MetricResult(JsonObject):
+    """A metric before and after.
+
+    Attributes:
+        name: of the function.
+        samples: how many it was measured on.
+        original: with the original model.
+        pruned: with the pruned one.
+        measured_on: what the samples are, and what has seen them before.
+    """
+
+    name: str
+    samples: int
+    original: float
+    pruned: float
+    measured_on: str = USERS_DATA
+
+
+@dataclass(frozen=True)
+class Likeness(JsonObject):
+    """The degree to which a pruned model's graph is the expected one."""
+
+    nodes: int  # nodes of the pruned model, those of bodies included
+    same: int  # how many of them compute what a node of the expected graph computes
+    tensors: int  # stored tensors that hold the expected bytes
+    differences: tuple[str, ...]  # where the two differ first, one sentence each, the first few
+    count: int  # how many places there are
+    # how many of them are declarations; the others are nodes and tensors
+    declared: Annotated[int, HIDDEN] = 0
+    # sizes of outputs that only the pruned model declares, None along other axes
+    fixed: Annotated[Mapping[str, KnownSizes], HIDDEN] = field(default_factory=dict)
+    # tensors that keep their name and hold other bytes, nodes that draw random numbers and are not expected
+    altered: Annotated[tuple[str, ...], HIDDEN] = ()
+    random: Annotated[tuple[str, ...], HIDDEN] = ()
+
+    @property
+    @written()
+    def identical(self) -> bool:
+        """True if nothing differs but names and order."""
+        return not self.count
+
+    @property
+    def sentence(self) -> str:
+        """The likeness of the graph and the expected one, in words."""
+        if self.identical:
+            return f"{many(self.nodes, 'node')}, all as planned but for names and order"
+        same = f"{self.same} of {many(self.nodes, 'node')} are the planned ones"
+        return f"{same}; it differs from the plan in {many(self.count, 'place')}"
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """The differences as notes."""
+        yield from (f"not as planned: {difference}" for difference in self.differences)
+        if self.count > len(self.differences):
+            yield f"not as planned: {self.count - len(self.differences)} more places"
+
+
 def _kept_of(tokens: tuple[int, int] | None) -> dict[str, int] | None:
     return None if tokens is None else {"kept": tokens[0], "of": tokens[1]}
 
@@ -208,7 +267,7 @@ class Validation(Displayed):
         drift: pruned against original, None where nothing ran.
         accuracy: on the labels of the data, None without labels.
         metric: the user's own measure, None if there was none.
-        weights_compared: stored tensors that were compared with the original's bit by bit.
+        weights_compared: stored tensors that hold the bytes of the plan.
         provider: where it ran.
         placement: nodes of the pruned model per execution provider.
         versions: of onnx and onnxruntime.
@@ -217,8 +276,6 @@ class Validation(Displayed):
         refitted: names of the tensors that are taken from the pruned model.
         refit: what those do, None where there are none or nothing ran.
         exits: numbers of the early exits that the pruned model has for good and the original has not.
-        sensitivity: how far rounding alone moves the masked reference, relative to the scale of an output; None where
-            no difference asked for it.
         units: the removed units of all kinds, as a spec.
         tokens: how many tokens the pruned model has kept, and of how many; None where it has all of them.
         without: the same as people read it: layers and sublayers that are gone, units of others, exits.
@@ -248,7 +305,6 @@ class Validation(Displayed):
     refitted: tuple[str, ...] = ()
     refit: RefitDrift | None = None
     exits: tuple[int, ...] = ()
-    sensitivity: float | None = None
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     tokens: Annotated[tuple[int, int] | None, Spelled(Any, _kept_of)] = None
@@ -271,18 +327,18 @@ class Validation(Displayed):
     @written("max_rel_error")
     def error(self) -> float | None:
         """The largest relative error of the exact cases, None if nothing ran."""
-        return max((case.max_rel_error for case in self.cases if case.usual), default=None)
+        return max((case.max_rel_error for case in self.cases if case.is_exact), default=None)
 
     @property
     def allowed(self) -> float:
         """The tolerance at exact settings."""
-        return max((case.tolerance for case in self.cases if case.usual), default=self.tolerance.exact)
+        return max((case.tolerance for case in self.cases if case.is_exact), default=self.tolerance.exact)
 
     @property
     @written()
     def power(self) -> float:
         """The largest effect of silencing the heads in a finite exact case."""
-        return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)
+        return max((c.power for c in self.cases if c.is_exact and c.finite), default=0.0)
 
     def on(self, known: str) -> Validation:
         """The same verdict, where figures of the user's data say what that is and what has seen it before."""
@@ -358,15 +414,14 @@ class Validation(Displayed):
         return f"{self.verdict} {self.provider.label}{error} {self.tolerance.precision} {runtime}"
 
 
-def too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
+def too_far(cases: Sequence[CaseResult]) -> Iterator[str]:
     """A sentence for each case in which outputs differ by more than is allowed."""
-    alone = "" if moved is None else f"; rounding alone moves the masked reference by up to {moved:.1e}"
     for case in cases:
         if not case.passed and case.worst_output:
             yield (
                 f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
                 f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
-                f" {spell(case.shapes)}){alone}"
+                f" {spell(case.shapes)})"
             )
 
 

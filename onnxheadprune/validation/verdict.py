@@ -13,8 +13,7 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
-from onnxheadprune.validation.graph_comparison import Likeness
-from onnxheadprune.validation.result import Tried, Verdict, shows
+from onnxheadprune.validation.result import Likeness, Tried, Verdict, shows
 from onnxheadprune.validation.runs import Findings
 
 
@@ -58,9 +57,9 @@ def judge(
     """The verdict and its reason."""
     if problems:
         return "failed", problems[0]
-    if found.unsteady:
-        return "inconclusive", found.unsteady
-    usual = [case for case in found.cases if case.usual]
+    if found.obstacle:
+        return "inconclusive", found.obstacle
+    usual = [case for case in found.cases if case.is_exact]
     if not usual:
         reason = found.notes[0] if found.notes else "nothing could be run"
         return "inconclusive", f"{reason}; give real ones with {named_setting('data')}"
@@ -80,21 +79,21 @@ def judge(
         )
     power, error = max(case.power for case in finite), max(case.max_rel_error for case in usual)
     allowed = max(case.tolerance for case in usual)
-    unseen = _unseen(power, error, allowed, tolerance)
+    unseen = _unseen(power, error, tolerance)
     if unseen:
         return "inconclusive", (
             f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with {named_setting('data')}"
         )
     how = "to the last bit"
     if error:
-        alone = ", as far as rounding alone moves it" if allowed > tolerance.exact else ""
-        how = f"to {error:.1e} of the output's scale ({allowed:.0e} allowed{alone})"
+        rounding = ", a tenth of the effect, with quantized activations" if allowed > tolerance.exact else ""
+        how = f"to {error:.1e} of the output's scale ({allowed:.0e} allowed{rounding})"
     return "passed", (
         f"equals {words.reference} {how} on {provider.label}; {words.silencing} moves it by {power:.1e}"
     )
 
 
-def _unseen(power: float, error: float, allowed: float, tolerance: Tolerance) -> str:
+def _unseen(power: float, error: float, tolerance: Tolerance) -> str:
     """Return why a wrong cut would not have shown; nothing where it would have."""
     if not power:
         return "does not move the outputs at all"
@@ -103,8 +102,6 @@ def _unseen(power: float, error: float, allowed: float, tolerance: Tolerance) ->
         return f"{moves}, less than {POWER:.0f}x the {tolerance.epsilon:.1e} that rounding is"
     if not shows(power, error, tolerance.epsilon):
         return f"{moves}, less than {POWER:.0f}x the difference that is left, {error:.1e}"
-    if allowed > tolerance.exact and power <= allowed:
-        return f"{moves}, and rounding alone by {allowed:.1e}"
     return ""
 
 

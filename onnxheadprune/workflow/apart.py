@@ -17,9 +17,8 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed, rows_of
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
-from onnxheadprune.validation.compare import AccuracyMeter
-from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
-from onnxheadprune.validation.result import Accuracy
+from onnxheadprune.validation.measure import AccuracyMeter, Metric, MetricMeter
+from onnxheadprune.validation.result import Accuracy, MetricResult
 
 
 @dataclass(frozen=True)

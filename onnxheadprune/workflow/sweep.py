@@ -28,7 +28,7 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.settings.setting import Shares
-from onnxheadprune.validation.compare import AccuracyMeter
+from onnxheadprune.validation.measure import AccuracyMeter
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying

@@ -142,6 +142,41 @@ def output_twice(model: ModelProto) -> bool:
     return True
 
 
+def another_at_three_samples(model: ModelProto) -> bool:
+    """A literal of which only a batch of three tells."""
+    read = model.graph.input[0].name
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    info = model.graph.output[0]
+    if not shape or not shape[0].dim_param or info.type.tensor_type.elem_type != TensorProto.FLOAT:
+        return False
+    for name, value in (
+        ("start", [0]),
+        ("stop", [1]),
+        ("three", [3]),
+        ("two", np.float32(2)),
+        ("one", np.float32(1)),
+    ):
+        attacks.add_constant(model, f"evil/{name}", np.array(value))
+    attacks.behind(
+        model,
+        info.name,
+        helper.make_node("Shape", [read], ["evil/shape"]),
+        helper.make_node("Slice", ["evil/shape", "evil/start", "evil/stop"], ["evil/batch"]),
+        helper.make_node("Equal", ["evil/batch", "evil/three"], ["evil/is"]),
+        helper.make_node("Where", ["evil/is", "evil/two", "evil/one"], ["evil/factor"]),
+        helper.make_node("Mul", [f"{info.name}/raw", "evil/factor"], [info.name]),
+    )
+    return True
+
+
+def record_of_another(model: ModelProto) -> bool:
+    """The record of a stack with more sites, and neurons among them."""
+    before = [entry.value for entry in model.metadata_props]
+    del model.metadata_props[:]
+    model.metadata_props.extend(pruned("stack, grouped").metadata_props)
+    return before != [entry.value for entry in model.metadata_props]
+
+
 def forged_record(model: ModelProto) -> bool:
     """The record says that other units are removed."""
     for entry in model.metadata_props:
@@ -166,7 +201,8 @@ DAMAGES: Mapping[str, Damage] = {
     for damage in (
         bias_dropped, two_heads_swapped, weight_off, scale_off, not_a_number, not_a_number_in_one_feature,
         not_a_number_somewhere,
-        another_type, stale_literal, output_missing, output_twice, forged_record, attribute_changed,
+        another_type, stale_literal, output_missing, output_twice, forged_record,
+        attribute_changed, another_at_three_samples, record_of_another,
     )
 }  # fmt: skip
 

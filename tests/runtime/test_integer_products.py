@@ -16,7 +16,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Session, session
 from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unsaturated
 from onnxheadprune.runtime.session import onnx_runtime
-from onnxheadprune.validation import deployment
+from onnxheadprune.validation import runs
 from tests import toys
 
 RANDOM = np.random.default_rng(0)
@@ -176,7 +176,7 @@ def test_deployment_is_compared_without_saturation(
     if pretended:
         monkeypatch.setattr(session, "saturates", lambda runtime: True)
     here = pretended or saturates(onnx_runtime())
-    monkeypatch.setattr(deployment, "Session", Recording)
+    monkeypatch.setattr(runs, "Session", Recording)
     source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
     onnx.save(toys.attention(hidden=64, heads=4), source)
     quantize_dynamic(source, quantized, weight_type=QuantType.QInt8, per_channel=True)
@@ -185,7 +185,7 @@ def test_deployment_is_compared_without_saturation(
     verdict = validate(quantized, cut)
     assert verdict.verdict == "passed"
     assert ran == [not here] * 2
-    assert (deployment.SATURATES in verdict.notes) == here
+    assert (runs.SATURATES in verdict.notes) == here
     assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"
 
 
@@ -241,5 +241,5 @@ def test_products_of_dequantized_operands_are_compared_without_saturation(tmp_pa
     prune(quantized, cut, heads={0: [1]})
     verdict = validate(quantized, cut)
     assert verdict.verdict == "passed"
-    assert (deployment.SATURATES in verdict.notes) == saturates(onnx_runtime())
+    assert (runs.SATURATES in verdict.notes) == saturates(onnx_runtime())
     assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"

@@ -12,7 +12,7 @@ from onnxheadprune import prune, validate
 from onnxheadprune.model.graph.operator import is_random, operator_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.deterministic import NOISE, RANDOM, random_nodes
+from onnxheadprune.runtime.deterministic import RANDOM, random_nodes
 from tests import toys
 from tests.graph_text import model_of
 from tests.operator_records import key_of
@@ -305,14 +305,16 @@ def test_refit_and_recovery_see_the_same_numbers_in_both_models() -> None:
 # What stays random
 
 
-def unsteady() -> ModelProto:
-    """A model whose numbers are random where `scale` is not zero, drawn by a node that nothing replaces."""
+@pytest.fixture
+def unsteady(monkeypatch: pytest.MonkeyPatch) -> ModelProto:
+    """A model whose numbers are random where `scale` is not zero, as of an operator that nothing replaces."""
+    monkeypatch.setattr("onnxheadprune.runtime.session.without_randomness", lambda model: model)
     model = toys.attention()
     last = next(item for item in model.graph.node if "y" in item.output)
     last.output[0] = "steady"
     model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["batch", 1, 1]))
-    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], [f"drawn{NOISE}"]))
-    model.graph.node.append(helper.make_node("Mul", [f"drawn{NOISE}", "scale"], ["scaled"]))
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], ["drawn"]))
+    model.graph.node.append(helper.make_node("Mul", ["drawn", "scale"], ["scaled"]))
     model.graph.node.append(helper.make_node("Add", ["steady", "scaled"], ["y"]))
     return model
 
@@ -324,9 +326,9 @@ def rows(*scales: float) -> list[dict[str, Array]]:
 
 @pytest.mark.parametrize("scales", [(0.0,), (0.0, 1.0), (1.0, 0.0, 1.0)])
 def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it_does(
-    scales: tuple[float, ...],
+    scales: tuple[float, ...], unsteady: ModelProto
 ) -> None:
-    model = unsteady()
+    model = unsteady
     right, wrong = (
         prune(model, heads=heads, provider="cpu", validate=False).model for heads in ("0:1", "0:2")
     )
@@ -339,8 +341,8 @@ def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it
     assert validate(model, right, data=rows(*scales), provider="cpu").verdict == "failed"
 
 
-def test_without_such_inputs_nothing_is_decided() -> None:
-    model = unsteady()
+def test_without_such_inputs_nothing_is_decided(unsteady: ModelProto) -> None:
+    model = unsteady
     made = prune(model, heads="0:1", provider="cpu", validate=False).model
     found = validate(model, made, data=rows(1.0), provider="cpu")
     assert found.verdict == "inconclusive"

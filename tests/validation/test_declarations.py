@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
+from onnxheadprune.model.bodies import bodies_of
 from tests import attacks, toys
 from tests.attacks import with_body
 
@@ -199,8 +200,68 @@ def test_a_type_that_nobody_knows_is_a_difference(number: int) -> None:
     smaller = attacks.pruned(model)
     attacks.node(smaller, "If").attribute[0].g.output[0].type.tensor_type.elem_type = number
     found = validate(model, smaller, provider="cpu")
-    assert found.verdict == "failed"
-    assert any(f"declared as type {number}" in note for note in found.notes), found.notes
+    assert found.verdict == "failed" and found.likeness is not None
+    assert found.likeness.differences[0] == "If (if) is not planned"
+
+
+def declaring_body() -> ModelProto:
+    """The branches of an If declare a value in between, each another one."""
+    model = with_body(toys.attention())
+    for attribute in attacks.node(model, "If").attribute:
+        (add,) = attribute.g.node
+        add.output[0] = "between"
+        attribute.g.node.append(helper.make_node("Relu", ["between"], ["out"]))
+        attribute.g.value_info.append(helper.make_tensor_value_info("between", 1, ["b", None, toys.HIDDEN]))
+        attribute.g.output[0].type.tensor_type.shape.dim.add(dim_param="b")
+        attribute.g.output[0].type.tensor_type.shape.dim.add()
+        attribute.g.output[0].type.tensor_type.shape.dim.add(dim_value=toys.HIDDEN)
+    return model
+
+
+def looping_body() -> ModelProto:
+    """A loop whose body declares what it takes, what it makes and a value in between."""
+    model = toys.attention()
+    for item in model.graph.node:
+        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
+    more = parser.parse_graph(
+        """more (float[batch, sequence, 12] inner) => (float[batch, sequence, 12] y) {
+            times = Constant<value_int = 2>() yes = Constant<value = bool {1}>()
+            y = Loop(times, yes, inner)<body = turn (int64 i, bool go, float[b, s, 12] x)
+                => (bool on, float[b, s, 12] z) <float[b, s, 12] between> {
+                    on = Identity(go) between = Relu(x) z = Add(between, x) }>
+        }"""
+    )
+    model.graph.node.extend(more.node)
+    return model
+
+
+def of_bodies(model: ModelProto) -> list[tuple[str, ValueInfoProto]]:
+    graphs = [body for item in model.graph.node for body in bodies_of(item)]
+    return [
+        (f"{role} of {graph.name}", info)
+        for graph in graphs
+        for role in ("input", "output", "value_info")
+        for info in getattr(graph, role)
+    ]
+
+
+@pytest.mark.parametrize("source", [declaring_body, looping_body])
+def test_what_bodies_declare_is_compared(
+    source: Callable[[], ModelProto], pytestconfig: pytest.Config
+) -> None:
+    """Every field of every declaration; of a plain run one of each declaration."""
+    model = source()
+    smaller = attacks.pruned(model)
+    assert seen(model, smaller) == ""
+    unseen = []
+    for index, (where, info) in enumerate(of_bodies(smaller)):
+        every = [item for item in forgeries(info) if "name" not in item[0].split("=")[0]]
+        for what, change in every if pytestconfig.getoption("all") else every[index % 3 :: len(every) // 2]:
+            forged = ModelProto.FromString(smaller.SerializeToString())
+            change(of_bodies(forged)[index][1])
+            if forged != smaller and not seen(model, forged):
+                unseen.append(f"{where} {info.name}: {what}")
+    assert not unseen
 
 
 def test_the_forgeries_reach_every_kind_of_type() -> None:

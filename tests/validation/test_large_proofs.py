@@ -23,7 +23,7 @@ from onnxheadprune.model.storage.tensors import is_outside
 from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.deployment import SPARED
+from onnxheadprune.validation.runs import SPARED
 from tests import toys, toys_scores
 
 HEADS = "0:1 1:0,3"
@@ -38,7 +38,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
     for module in (wire, memory_limits, load, new_contents):
         monkeypatch.setattr(module, "BIG", 100)
-    monkeypatch.setattr("onnxheadprune.validation.deployment.SPARED", 0)
+    monkeypatch.setattr("onnxheadprune.validation.runs.SPARED", 0)
     path = tmp_path / "model.onnx"
     save_model(toys_scores.stack(), path, external=True)
     return path

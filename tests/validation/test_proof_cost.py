@@ -17,7 +17,7 @@ from benchmarks.planning import stack
 from onnxheadprune import validate
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.operators import view_of
-from onnxheadprune.validation.graph_comparison import undocumented
+from onnxheadprune.validation.graph import undocumented
 from tests import toys
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of

@@ -70,3 +70,13 @@ def test_the_limit_of_a_job_is_broken(found: Validation, pair: tuple[Path, Path]
     (gate,) = _gates_of(GateKeys(strict=True), {"validate": found.to_dict()}, *pair)
     assert not gate.passed and gate.sentence == "exactness of smaller.onnx is tried, yes was asked for"
     assert _gates_of(GateKeys(), {"validate": found.to_dict()}, *pair) == []
+
+
+def test_the_first_line_names_the_sizes_that_were_run(found: Validation) -> None:
+    exact = [case for case in found.cases if case.settings == "exact" and case.finite]
+    shapes = [case.shapes["input_ids"] for case in exact]
+    batches, lengths = ([shape[axis] for shape in shapes] for axis in (0, 1))
+    assert (min(lengths), max(lengths), max(batches)) == (1, 129, 9)
+    spans = f"lengths {min(lengths)} to {max(lengths)}, batches {min(batches)} to {max(batches)};"
+    feeds = sum(case.feeds for case in exact)
+    assert found.reason.startswith(f"the graph is not the planned one; equal on {feeds} inputs, {spans}")

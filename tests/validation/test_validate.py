@@ -26,10 +26,9 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.deterministic import NOISE
-from onnxheadprune.validation import deployment
+from onnxheadprune.validation import runs
 from onnxheadprune.validation.result import shows
-from tests import toys
+from tests import attacks, toys
 from tests.corruptions import (
     one_corrupted_weight,
     record,
@@ -178,15 +177,12 @@ def test_a_wrong_model_fails(corrupt: Corruption) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("corrupt", [one_corrupted_weight, one_corrupted_bias, swapped_heads])
-def test_a_wrong_weight_is_seen_in_the_outputs_alone(
-    corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bit-by-bit comparison of weights is a second net; the first must hold without it."""
-    monkeypatch.setattr("onnxheadprune.validation.proof.weight_problems", lambda *_: (0, []))
+def test_a_wrong_weight_is_seen_in_the_outputs_alone(corrupt: Corruption) -> None:
+    """Whatever its tensors are called."""
     model = toys.attention()
     smaller = pruned(model)
     corrupt(smaller)
-    result = check(model, smaller)
+    result = check(model, attacks.unnamed(smaller))
     assert result.verdict == "failed"
     assert "differs from the masked reference" in result.reason
 
@@ -246,7 +242,7 @@ def test_a_model_that_does_not_load_fails() -> None:
 
 
 def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(deployment.Session):
+    class Wrong(runs.Session):
         """Stands for an optimizer that breaks the pruned model."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -257,7 +253,7 @@ def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.Mon
             outputs = super().run(feed)
             return {name: value + 0.1 * self.broken for name, value in outputs.items()}
 
-    monkeypatch.setattr(deployment, "Session", Wrong)
+    monkeypatch.setattr(runs, "Session", Wrong)
     model = toys.attention()
     result = check(model, pruned(model))
     assert result.verdict == "failed"
@@ -392,7 +388,7 @@ def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
 
 
 def test_a_runtime_that_crashes_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "survives_optimization", lambda *_: False)
+    monkeypatch.setattr(runs, "survives_optimization", lambda *_: False)
     model = toys.attention(dtype=np.float16)
     result = check(model, pruned(model))
     assert result.verdict == "passed"
@@ -431,7 +427,7 @@ def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) ->
     assert 0.5 < result.drift.cosine < 1
     assert 0 < result.drift.mean < result.drift.max
     data = [case for case in result.cases if case.source == "data" and case.settings == "exact"]
-    assert [case.feeds for case in data] == [15]
+    assert [case.feeds for case in data] == [4]
 
 
 @pytest.mark.slow
@@ -522,14 +518,15 @@ def _stamp(path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_an_original_that_does_not_repeat_itself_says_so() -> None:
+def test_an_original_that_does_not_repeat_itself_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every difference of such a model would be blamed on the cut."""
+    # As of an operator that nothing replaces.
+    monkeypatch.setattr("onnxheadprune.runtime.session.without_randomness", lambda model: model)
     model = toys.attention()
     last = next(item for item in model.graph.node if "y" in item.output)
     last.output[0] = "steady"
-    # A node that measures rounding stays random, as one of an operator does that the standard does not have.
-    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], [f"drawn{NOISE}"]))
-    model.graph.node.append(helper.make_node("Add", ["steady", f"drawn{NOISE}"], ["y"]))
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], ["drawn"]))
+    model.graph.node.append(helper.make_node("Add", ["steady", "drawn"], ["y"]))
     found = check(model, pruned(model))
     assert found.verdict == "inconclusive"
     assert "the original is not deterministic: its outputs differ each time it runs" in found.reason

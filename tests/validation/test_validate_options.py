@@ -15,9 +15,9 @@ from onnxheadprune import ProviderError, apply_plan, plan_pruning, validate
 from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.validation import deployment, runs
+from onnxheadprune.validation import runs
 from onnxheadprune.validation.result import drift_gate
-from tests import toys
+from tests import attacks, toys
 from tests.conftest import Command
 from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
 
@@ -38,7 +38,6 @@ class Elsewhere(Session):
 
 def pretend(monkeypatch: pytest.MonkeyPatch, session: type[Session]) -> None:
     monkeypatch.setattr(runs, "Session", session)
-    monkeypatch.setattr(deployment, "Session", session)
 
 
 # Deployment
@@ -66,7 +65,7 @@ def test_an_optimizer_that_breaks_one_length_is_caught(monkeypatch: pytest.Monke
             off = 0.1 * (self.broken and feed["x"].shape[0] == 1)
             return {name: value + np.float32(off) for name, value in super().run(feed).items()}
 
-    monkeypatch.setattr(deployment, "Session", Wrong)
+    monkeypatch.setattr(runs, "Session", Wrong)
     model = toys.attention()
     result = validate(model, pruned(model), provider="cpu")
     assert result.verdict == "failed"
@@ -90,7 +89,7 @@ def test_the_cpu_gives_a_second_opinion(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_provider_that_makes_everything_equal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wrong head is gone, and the provider's kernels hide it: both models give the masked result there."""
     model = toys.attention()
-    wrong = pruned(model, "0:2")
+    wrong = attacks.unnamed(pruned(model, "0:2"))
     right = pruned(model, "0:1")
     entries = {entry.key: entry.value for entry in right.metadata_props}
     for entry in wrong.metadata_props:
@@ -101,7 +100,6 @@ def test_a_provider_that_makes_everything_equal_is_caught(monkeypatch: pytest.Mo
             hidden = provider.name == CUDA and "pruned" in options["name"]
             super().__init__(right if hidden else model, provider, **options)
 
-    monkeypatch.setattr("onnxheadprune.validation.proof.weight_problems", lambda *_: (0, []))
     pretend(monkeypatch, Hiding)
     result = validate(model, wrong, provider=ELSEWHERE)
     assert result.verdict == "failed"

@@ -22,7 +22,7 @@ from onnxheadprune.settings.cutting import Cut, Recovering, Scoring, units_of
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
 from onnxheadprune.settings.setting import declared, part_of
 from onnxheadprune.settings.writing import Storing
-from onnxheadprune.validation.metric import load_metric
+from onnxheadprune.validation.measure import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, measure_of

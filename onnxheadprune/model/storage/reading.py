@@ -282,24 +282,7 @@ def hydrated(model: ModelProto, sources: Sources) -> ModelProto:
     return copy
 
 
-def same_bytes(left: TensorProto, left_sources: Sources, right: TensorProto, right_sources: Sources) -> bool:
-    """Return whether two tensors with raw data hold the same bytes, compared a block at a time."""
-    with Opened(left_sources) as one, Opened(right_sources) as other:
-        streams = (_blocks(left, one), _blocks(right, other))
-        pending = [b"", b""]
-        while True:
-            for side in (0, 1):
-                if not pending[side]:
-                    pending[side] = next(streams[side], b"")
-            if not pending[0] or not pending[1]:
-                return pending[0] == pending[1]
-            count = min(len(pending[0]), len(pending[1]))
-            if pending[0][:count] != pending[1][:count]:
-                return False
-            pending = [pending[0][count:], pending[1][count:]]
-
-
-def _blocks(tensor: TensorProto, opened: Opened) -> Iterator[bytes]:
+def blocks(tensor: TensorProto, opened: Opened) -> Iterator[bytes]:
     """Non-empty blocks of a tensor's raw data."""
     if not is_outside(tensor):
         if tensor.raw_data:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,6 @@ GENERATED = 3
 """Tokens that a generation adds to its prompt."""
 HOLE_FROM = 6
 """Shorter masks get no hole."""
-TAILS = 3.0
-"""Floats of the tails are up to ten to this power times as large as usual."""
 
 
 class Padding(enum.Enum):
@@ -29,7 +26,6 @@ class Padding(enum.Enum):
     NONE = "none"
     RIGHT = "right"
     LEFT = "left, and a hole"
-    WHOLE = "the whole first sample"
 
 
 class Reading(enum.Enum):
@@ -74,9 +70,6 @@ class Style:
     # second try for models that choke on the first: floats between 0 and 1, and boolean masks the other way
     # round (True means "ignore" in some exports)
     plain: bool = False
-    tails: bool = False  # floats of all magnitudes up to a thousand
-    first_row: int | None = None  # ids count up from here, also from below zero; None draws them
-    value: float | None = None  # what about half of the floats are; None leaves that to chance
     # which ids among those that inputs are compared with stand in a row, None for none of them
     special: Special | None = USUAL
 
@@ -93,14 +86,7 @@ def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random
 def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
     match item.role:
         case Role.FLOATS:
-            if style.plain:
-                return generator.uniform(size=shape)
-            drawn = generator.standard_normal(shape) * (
-                10.0 ** generator.uniform(0, TAILS, shape) if style.tails else 1
-            )
-            return (
-                drawn if style.value is None else np.where(generator.random(shape) < 0.5, style.value, drawn)
-            )
+            return generator.uniform(size=shape) if style.plain else generator.standard_normal(shape)
         case Role.MASK:
             mask = _mask(shape, style.padding)
             return ~mask if style.plain and item.dtype == np.bool_ else mask
@@ -116,9 +102,6 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
             limits = np.iinfo(item.dtype)
             return generator.integers(limits.min, limits.max, shape, endpoint=True)
         case Role.IDS:
-            if style.first_row is not None:
-                counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
-                return np.where(counted < 0, counted, counted % (item.rows or UNKNOWN_ROWS))
             return _with_special(generator.integers(0, item.rows or UNKNOWN_ROWS, shape), item, style.special)
 
 
@@ -147,12 +130,9 @@ def length_of(item: Input, past: int, total: int) -> int:
 def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
     """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
 
-    Padding on the left comes with a hole: the place after the middle is lost too. Of a padded whole nothing is left.
+    Padding on the left comes with a hole: the place after the middle is lost too.
     """
     mask = np.ones(shape, dtype=np.bool_)
-    if padding is Padding.WHOLE and len(shape) > 1:
-        mask[0] = False
-        return mask
     if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:
         return mask
     length = shape[-1]

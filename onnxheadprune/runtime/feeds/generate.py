@@ -148,33 +148,6 @@ class FeedMaker:
             )
         return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag, special=None))
 
-    def wide(
-        self,
-        length: int,
-        *,
-        batch: int = 1,
-        past: int = 3,
-        padding: Padding = Padding.NONE,
-        tails: bool = False,
-        first_row: int | None = None,
-        value: float | None = None,
-    ) -> Feed | None:
-        """A feed of a given length for what the usual ones leave out; None where the model has no such size."""
-        length = min(length, self._largest) if self._roles.extent else length
-        sizes = self._holding(Sizes(batch, past if self._roles.past else 0, length, length, distinct=False))
-        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))
-        style = Style(
-            sizes.past,
-            length,
-            padding,
-            flag=True,
-            tails=tails,
-            first_row=first_row,
-            value=value,
-            special=self._special,
-        )
-        return None if shapes is None else self._feed(shapes, style)
-
     def _sizes(self, case: Case) -> Iterator[Sizes]:
         """From the wanted sizes to larger ones, one kind of symbol at a time.
 

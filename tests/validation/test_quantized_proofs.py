@@ -1,4 +1,4 @@
-"""Where rounding decides, the original itself says how far a right cut may lie from it; a wrong one still fails.
+"""Where rounding decides, the planned graph passes, another right one never fails, and a wrong one never passes.
 
 A toy with static quantization whose sums lie on the border between two quantized values far more often than those of
 trained models: half of the right cuts of neurons round some of them to the other side.
@@ -14,25 +14,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper, parser
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxheadprune import Validation, apply_plan, plan_pruning, validate
-from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse
-from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Session
-from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.runtime.tolerances import FLOAT32, POWER, QUANTIZED
-from onnxheadprune.validation.compare import worst
-from onnxheadprune.validation.rounding_sensitivity import Sensitivity, with_noise
-from tests import toys
+from onnxheadprune.runtime.tolerances import POWER, QUANTIZED
+from tests import attacks, toys
 from tests.toys_recovery import LAYER
 
 WIDTH, INNER, LAYERS = 32, 96, 2
 STEP = 32
 """Weights are multiples of it, so that sums are few numbers and often the same ones."""
-SEEDS = range(6)
+SEEDS = tuple(range(6))
 HEAD = f"""
 <ir_version: 8, opset_import: ["" : 17]>
 encoder (float[1, 1, {WIDTH}] x) => (float[1, 1, 7] y)
@@ -125,22 +118,12 @@ def third(seed: int) -> dict[str, list[int]]:
     }
 
 
-def renamed(model: ModelProto) -> ModelProto:
-    """The model as another tool writes it: no tensor has its name, so that numbers alone decide."""
-    names = {item.name: f"tensor_{position}" for position, item in enumerate(model.graph.initializer)}
-    for item in model.graph.initializer:
-        item.name = names[item.name]
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    return model
-
-
 def cut(model: ModelProto, spec: Any) -> ModelProto:
     return apply_plan(plan_pruning(model, heads=spec), model)
 
 
 def verdict(seed: int, smaller: ModelProto) -> Validation:
-    return validate(quantized(seed), renamed(smaller), provider="cpu", seed=seed)
+    return validate(quantized(seed), attacks.unnamed(smaller), provider="cpu", seed=seed)
 
 
 def wrong_neuron(seed: int) -> ModelProto:
@@ -173,68 +156,46 @@ def stale_scale(seed: int) -> ModelProto:
     return model
 
 
+def respelled(seed: int) -> ModelProto:
+    """A right cut in another graph."""
+    model = cut(quantized(seed), third(seed))
+    last = next(node for node in model.graph.node if "y" in node.output)
+    last.output[0] = "turned"
+    model.graph.node.append(helper.make_node("Neg", ["turned"], ["turned/once"]))
+    model.graph.node.append(helper.make_node("Neg", ["turned/once"], ["y"]))
+    return model
+
+
 @pytest.mark.slow
-def test_a_right_cut_passes_where_the_original_is_as_far_from_itself() -> None:
+def test_a_right_cut_passes_where_sums_are_rounded_to_the_other_side() -> None:
     found = [verdict(seed, cut(quantized(seed), third(seed))) for seed in SEEDS]
-    assert {item.verdict for item in found} == {"passed"}
+    assert {item.exact for item in found} == {"yes"}
     grown = [item for item in found if item.error is not None and item.error > QUANTIZED.exact]
     assert grown, "no seed rounds anything to the other side"
     for item in grown:
-        assert item.error is not None and item.sensitivity is not None
-        assert item.error <= item.allowed <= QUANTIZED.exact + item.sensitivity
-        assert "as far as rounding alone moves it" in item.reason
-        assert item.to_dict()["sensitivity"] == item.sensitivity
-    assert any(item.sensitivity is None for item in found) or len(grown) == len(found)
+        assert item.error is not None and item.error <= item.allowed <= item.power / POWER
+        assert "a tenth of the effect, with quantized activations" in item.reason
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [wrong_neuron, corrupted_weight, stale_scale])
-def test_a_wrong_cut_fails_on_numbers_alone(wrong: Any) -> None:
-    assert {verdict(seed, wrong(seed)).verdict for seed in SEEDS} == {"failed"}
+def test_a_right_cut_in_another_graph_never_fails() -> None:
+    found = [verdict(seed, respelled(seed)) for seed in SEEDS]
+    assert {item.exact for item in found} <= {"tried", "not shown"}
+    for item in found:
+        assert (
+            item.exact == "tried"
+            or "numbers cannot tell, and the graph is not the planned one" in item.reason
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [17, 23])
-def test_a_float_model_is_allowed_what_it_always_was(opset: int) -> None:
-    """Noise moves it by little more than noise, in opsets without kernels for random numbers, too."""
-    model = toys.attention()
-    model.opset_import[0].version = opset
-    model.ir_version = 10
-    wrong = cut(model, "0:1")
-    weight = array_of(wrong, "attn.v.weight")
-    weight[3, 5] += 1e-3
-    toys.set_initializer(wrong, "attn.v.weight", weight)
-    result = validate(model, renamed(wrong), provider="cpu")
-    assert result.verdict == "failed"
-    assert result.sensitivity is not None and 0 < result.sensitivity < POWER * FLOAT32.exact
-    assert {case.tolerance for case in result.cases if case.usual} == {FLOAT32.exact}
+def test_a_wrong_neuron_fails() -> None:
+    assert {verdict(seed, wrong_neuron(seed)).verdict for seed in SEEDS} == {"failed"}
 
 
-def test_a_steep_float_model_is_allowed_at_every_setting_what_rounding_moves() -> None:
-    """A difference among those of rounding alone is one of rounding, however the models run."""
-    model = toys.attention()
-    last = next(node for node in model.graph.node if "y" in node.output)
-    last.output[0] = "stream"
-    steep = parser.parse_graph(
-        "steep (float[batch, sequence, 12] stream) => (float[batch, sequence, 12] y)"
-        "{ factor = Constant<value_float = 20.0>() far = Mul(stream, factor) y = Sin(far) }"
-    )
-    model.graph.node.extend(steep.node)
-    planning = analyse(model, "0:1", "steep")
-    masked = LoadedModel.of(masked_reference(planning.view, planning.touched, planning.heads), "steep")
-    provider = resolve_provider("cpu")
-
-    def session(loaded: LoadedModel, name: str) -> Session:
-        return Session(loaded, provider, name=name, optimize=False)
-
-    feed = {"x": np.random.default_rng(0).standard_normal((2, 7, 12)).astype(np.float32)}
-    still, noisy = session(masked, "still"), session(with_noise(masked, planning, FLOAT32.noise), "noisy")
-    reference = still.run(feed)
-    far = max(
-        (noisy.run(feed) for _ in range(20)), key=lambda draw: float(abs(draw["y"] - reference["y"]).max())
-    )
-    error = worst(far, reference, ("y",))[1].relative
-    assert FLOAT32.deployed < error < POWER * FLOAT32.deployed
-    for usual in (FLOAT32.exact, FLOAT32.deployed):
-        found = Sensitivity(masked, planning, FLOAT32, session)
-        assert found.allowed(usual, error, feed, far, ["y"]) >= 0.9 * error
+@pytest.mark.parametrize("wrong", [corrupted_weight, stale_scale])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])])
+def test_a_wrong_number_fails_by_its_name_and_never_passes_without(wrong: Any, seed: int) -> None:
+    model = wrong(seed)
+    assert validate(quantized(seed), model, provider="cpu", seed=seed).verdict == "failed"
+    assert verdict(seed, model).verdict in ("failed", "inconclusive")
