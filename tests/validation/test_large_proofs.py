@@ -34,7 +34,7 @@ HERE = Provider(CPU, "test")
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A model that counts as larger than memory, its tensors of 100 bytes and more as large ones."""
-    for module in ("runtime.memory_limits", "model.save", "model.load"):
+    for module in ("runtime.memory_limits", "model.load"):
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
     for module in (wire, memory_limits, load, new_contents):
         monkeypatch.setattr(module, "BIG", 100)
@@ -85,8 +85,7 @@ def test_what_is_cut_is_mapped_from_a_file_that_goes_with_the_session(
     monkeypatch.setattr(tempfile, "tempdir", str(own))
     cut = prune(large, heads=HEADS, provider="cpu", validate=False)
     session = Session(cut.pruned, HERE)
-    (folder,) = own.iterdir()
-    assert sorted(item.name for item in folder.iterdir()) == ["lock", "weights"]
+    assert "weights" in {item.name for item in own.rglob("*") if item.is_file()}
     found = session.run(DATA[0])["logits"]
     assert np.array_equal(found, Session(cut.model, HERE).run(DATA[0])["logits"])
     del session
