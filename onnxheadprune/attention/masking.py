@@ -141,7 +141,8 @@ def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Inse
     """The mask in front of a projection, stored in a model."""
     place = _place(projection, alive)
     node, value = place.node, place.value
-    if value.tensor is not None and _is_scale(node, place.index):
+    layout = mixture_of(node)
+    if value.tensor is not None and layout is not None and place.index == layout.silent != layout.last:
         # A kernel that finds scales computed takes another way, which rounds otherwise.
         numbers = value.numbers()
         stored = numpy_helper.from_array(numbers * place.mask.astype(numbers.dtype), place.name)
@@ -163,12 +164,6 @@ def _before(place: _MaskPlace, created: InsertNode) -> Insert:
         *_rounded_again(place.name, place.rounding),
     ]
     return Insert(place.node, place.index, inserted, inserted[-1].output[0])
-
-
-def _is_scale(node: Node, index: int) -> bool:
-    """Return whether an input of a mixture has the scales of its last layer."""
-    layout = mixture_of(node)
-    return layout is not None and index == layout.silent != layout.last
 
 
 def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:

@@ -211,21 +211,16 @@ def _sources_of(node: Node) -> tuple[int, ...]:
     if node in REREADING:
         return (0,) if _is_static(node.inputs[0]) and _is_static(node.out) else ()
     if node in CASTING:
-        return (0,) if _keeps_numbers(node) else ()
+        # It only rounds, as floats do: one to whole numbers cuts off, or wraps.
+        source, target = node.inputs[0], node.out.elem_type
+        whole = source is not None and source.elem_type not in FLOATS and target in NEVER_WRAPS
+        return (0,) if whole or target in FLOATS else ()
     return tuple(index for index in (0, 1) if _is_affine(node, index)) if node in COMPUTING else ()
 
 
 def _is_static(value: Value | None) -> bool:
     shape = None if value is None else value.shape
     return shape is not None and all(isinstance(dim, int) for dim in shape)
-
-
-def _keeps_numbers(node: Node) -> bool:
-    """Return whether a Cast only rounds, as floats do: one to whole numbers cuts off, or wraps."""
-    source = node.inputs[0]
-    return node.out.elem_type in FLOATS or (
-        source is not None and source.elem_type not in FLOATS and node.out.elem_type in NEVER_WRAPS
-    )
 
 
 def _is_affine(node: Node, index: int) -> bool:

@@ -116,18 +116,18 @@ def _of_mapping(
         own = kind_of_key(key) or kind
         listed = isinstance(units, Iterable) and not isinstance(units, str)
         numbers: list[Any] = list(itertools.islice(units, MAX_LISTED + 1)) if listed else [None]
-        if not all(map(_is_unit, numbers)):
+        if not all(
+            not isinstance(number, bool)
+            and hasattr(number, "__index__")
+            and 0 <= operator.index(number) <= MAX_UNIT
+            for number in numbers
+        ):
             raise UsageError(
                 f"{where}: the {own.units} of {_short(key)} must be a list of numbers from 0 to {MAX_UNIT}"
             )
         if len(numbers) > MAX_LISTED:
             raise UsageError(f"{where} lists more than {MAX_LISTED:,} {own.units}")
         yield key, [operator.index(number) for number in numbers]
-
-
-def _is_unit(number: Any) -> bool:
-    is_number = not isinstance(number, bool) and hasattr(number, "__index__")
-    return is_number and 0 <= operator.index(number) <= MAX_UNIT
 
 
 def _short(text: str) -> str:

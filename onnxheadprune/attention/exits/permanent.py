@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from onnxheadprune.attention.exits.decisions import (
     GOING_OUT,
@@ -383,7 +383,11 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
 def _interface(left: DecidedModel) -> dict[IoChange, str]:
     changes = {}
     for info in left.inputs:
-        change = IoChange("input", info.name, None, _spelled(info), "gone")
+        shape = (
+            dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
+            for dim in info.type.tensor_type.shape.dim
+        )
+        change = IoChange("input", info.name, None, f"[{', '.join(shape)}]", "gone")
         changes[change] = f"input {info.name}: removed, since only removed nodes read it"
     for name, answer in left.constant.items():
         change = IoChange("output", name, None, "computed", f"always {str(answer).lower()}")
@@ -391,25 +395,17 @@ def _interface(left: DecidedModel) -> dict[IoChange, str]:
     return changes
 
 
-def _spelled(info: ValueInfoProto) -> str:
-    """The declared shape: "[batch, 3]"."""
-    dims = (
-        dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
-        for dim in info.type.tensor_type.shape.dim
-    )
-    return f"[{', '.join(dims)}]"
-
-
 def _names(site: Site, left: DecidedModel, facts: Settled) -> tuple[str, ...]:
     """Return the names that identify a site in the remaining model; empty if it is removed."""
     made = _made(left.model)
-    names = (left.names.get(value, value.name) for value in site.marks if not _is_passed_over(value, facts))
+    # Bodies that never run are passed over.
+    run = (
+        value
+        for value in site.marks
+        if all(facts.choices.get(owner, scope) is scope for owner, scope in value.scope.owners)
+    )
+    names = (left.names.get(value, value.name) for value in run)
     return tuple(dict.fromkeys(name for name in names if name in made))
-
-
-def _is_passed_over(value: Value, facts: Settled) -> bool:
-    """Return whether a value lies in a body that never runs."""
-    return any(facts.choices.get(owner, scope) is not scope for owner, scope in value.scope.owners)
 
 
 def _made(model: ModelProto) -> set[str]:

@@ -114,7 +114,6 @@ class AttentionSite(Site):
             "head_size": self.head_size,
             "v_head_size": self.v_head_size,
             **self._state(),
-            "projections": self._projections(),
         }
 
 

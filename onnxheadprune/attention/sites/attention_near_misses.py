@@ -47,7 +47,8 @@ def attention_products(view: GraphView) -> list[Node]:
             scored[node] = 0
         elif not indices and not fused and scored:
             _carry(node, scored)
-        if _is_map(node, scored):
+        maps_scores = node in MAPS_SCORES
+        if _distance(node.input(0), scored) < MAX_HOPS if maps_scores else sums_to_one(node):
             mapped[node] = 0
         elif not indices and not fused and mapped:
             _carry(node, mapped)
@@ -77,13 +78,6 @@ def _weighs_values(
         value for index in indices if (value := node.input(index)) is not None and not is_weight(value)
     ]
     return len(sources) > 1 and any(_distance(value, mapped) < MAX_HOPS for value in sources)
-
-
-def _is_map(node: Node, scored: dict[Node, int]) -> bool:
-    """Return whether a node turns scores into attention weights."""
-    if node in MAPS_SCORES:
-        return _distance(node.input(0), scored) < MAX_HOPS
-    return sums_to_one(node)
 
 
 def sums_to_one(node: Node) -> bool:
@@ -145,17 +139,14 @@ def left_out(view: GraphView, claimed: set[Node], stopped: Mapping[Node, Stop]) 
             refusal = Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)
             without.append(NearMiss(node.label, refusal))
         else:
-            missed.append(NearMiss(node.label, _missed(node, stop)))
+            why = "" if stop.why is None else f": {stop.why.sentence}"
+            sentence = (
+                "its heads cannot be followed to a linear layer with weights of each of them: they end at"
+                f" {stop.node.label}{why}"
+            )
+            refusal = Refusal(stop.reason, stop.node.label, node.out.name, sentence)
+            missed.append(NearMiss(node.label, refusal))
     return LeftOut(tuple(missed), tuple(without))
-
-
-def _missed(product: Node, stop: Stop) -> Refusal:
-    why = "" if stop.why is None else f": {stop.why.sentence}"
-    sentence = (
-        "its heads cannot be followed to a linear layer with weights of each of them: they end at"
-        f" {stop.node.label}{why}"
-    )
-    return Refusal(stop.reason, stop.node.label, product.out.name, sentence)
 
 
 def _has_heads_to_tell(node: Node) -> bool:

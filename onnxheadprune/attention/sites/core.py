@@ -69,6 +69,12 @@ class Core:
         """The head axes of its output, and the axes within a head."""
         return self.head_axes, self.feature_axes, self.runs
 
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The input with the values; none of a fused operator."""
+        found = core_product(self.node)
+        return () if found is None else found.owners(found.out_axes[self.feature_axes[0]])
+
     def labelled(self, labels: Array, width: int | None = None) -> Live:
         """Return labels of the head positions, or of each of `width` features of them, as a live set."""
         layout = layout_of(self.node)
@@ -244,12 +250,11 @@ def _lies_along_maps(core: Core, product: Notation, axis: int) -> bool:
     """Return whether an axis enumerates attention maps, or their rows: the values lack it."""
     (maps,) = product.owners(product.out_axes[axis])
     own = [letter for letter in product.out_axes if product.owners(letter) == (maps,)]
-    values = product.owners(product.out_axes[core.feature_axes[0]])
     # One axis is that of the rows: channels that attend to channels.
     return (
         len(own) > 1
         and makes_maps(core.node, maps)
-        and not any(makes_maps(core.node, index) for index in values)
+        and not any(makes_maps(core.node, index) for index in core.values)
     )
 
 
@@ -298,7 +303,10 @@ def within_heads(
         .reshape(-1)
     )
     fresh = np.arange(1, alike.size + 1).reshape([sizes[axis] for axis in order])
-    told = {int(bits): _members(int(bits)) for bits in heads.array.reshape(-1)}
+    told = {
+        bits: frozenset(label for label in range(1, bits.bit_length() + 1) if bits & _bit(label))
+        for bits in map(int, heads.array.reshape(-1))
+    }
     width = math.prod(sizes[axis] for axis in summed)
     classes = {label + 1: (told[int(bits)], label % width) for label, bits in enumerate(alike)}
     return Live.over(order, fresh), classes
@@ -344,7 +352,3 @@ def _label_sets(node: Node, index: int, live: Live) -> Live:
 
 def _bit(label: int) -> int:
     return 0 if label == 0 else 1 << (label - 1)
-
-
-def _members(bits: int) -> frozenset[int]:
-    return frozenset(label for label in range(1, bits.bit_length() + 1) if bits & _bit(label))

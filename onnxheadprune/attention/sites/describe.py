@@ -244,8 +244,7 @@ def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]
     if isinstance(answer, Refusal):
         return answer
     assert found is not None
-    feature = found.out_axes[core.feature_axes[0]]
-    value_index = found.owners(feature)[0]
+    value_index = core.values[0]
     lives = {index: answer.inputs.get(index, FULL) for index in found.indices}
     values = _walk(core.node, {value_index: lives.pop(value_index)}, everyone)
     return values, _walk(core.node, lives, everyone)
@@ -258,15 +257,13 @@ def _walk(node: Node, lives: Mapping[int, Live], everyone: int) -> Sweep:
 
 def query_width(core: Core) -> int | None:
     """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
-    found = is_product(core.node)
-    if found is None:
+    if is_product(core.node) is None:
         return None  # stored maps have neither queries nor keys
-    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
     scores = score_products(core)
     if scores:
         return _contracted_size(scores[0])
     # Queries read a summary of keys and values: the core itself sums over them.
-    return _contracted_size(core.node) if _first_products(core.node, values) else None
+    return _contracted_size(core.node) if _first_products(core.node, core.values[0]) else None
 
 
 def score_products(core: Core) -> list[Node]:
@@ -274,8 +271,8 @@ def score_products(core: Core) -> list[Node]:
     found = is_product(core.node)
     if found is None:
         return []
-    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
-    return [node for index in found.indices if index != values for node in _first_products(core.node, index)]
+    maps = (index for index in found.indices if index != core.values[0])
+    return [node for index in maps for node in _first_products(core.node, index)]
 
 
 def _first_products(node: Node, index: int) -> list[Node]:

@@ -259,8 +259,7 @@ def _weights_read(core: Core) -> tuple[Value, Live] | None:
     found = is_product(core.node)
     if found is None or len(found.indices) != 2 or not core.head_axes:
         return None
-    feature = found.out_axes[core.feature_axes[0]]
-    weights = next((index for index in found.indices if index not in found.owners(feature)), None)
+    weights = next((index for index in found.indices if index not in core.values), None)
     value = None if weights is None else core.node.input(weights)
     heads = core.labelled(np.arange(1, len(core.heads) + 1))
     answer = ask(core.node, [heads], POSITIONS)
@@ -316,7 +315,10 @@ def merge_branches(blocks: list[Block]) -> list[Block]:
         uses[(*place, weights)] = number + 1
         key = (place[0], weights, number)
         if key in first and merged[first[key]].num_heads == block.num_heads:
-            merged[first[key]] = _united(merged[first[key]], block)
+            other = merged[first[key]]
+            members = (mine | theirs for mine, theirs in zip(other.members, block.members, strict=True))
+            both = other.projections + block.projections, other.cores + block.cores
+            merged[first[key]] = Block(*both, tuple(members))
         else:
             first[key] = len(merged)
             merged.append(block)
@@ -333,8 +335,3 @@ def weight_name(projection: Projection) -> str:
     """The stored weight of a projection, with its graph; empty where there is none."""
     value = stored_behind(projection.operand)
     return "" if value is None else f"{value.scope.ref}/{value.name}"
-
-
-def _united(left: Block, right: Block) -> Block:
-    members = tuple(mine | theirs for mine, theirs in zip(left.members, right.members, strict=True))
-    return Block(left.projections + right.projections, left.cores + right.cores, members)

@@ -313,7 +313,8 @@ class _Search:
         """Return whether a value depends on contexts and constants alone."""
 
         def is_known(item: Value) -> bool:
-            return item.is_constant or item.producer in self.cores or _is_shape(item)
+            node = item.producer
+            return item.is_constant or node in self.cores or (node is not None and node in OBSERVES)
 
         def above(item: Value) -> list[Value]:
             return [] if is_known(item) else item.sources
@@ -332,10 +333,6 @@ def is_picked(node: Node) -> bool:
         value is not None and not value.is_constant and index not in reads
         for index, value in enumerate(node.inputs)
     )
-
-
-def _is_shape(value: Value) -> bool:
-    return value.producer is not None and value.producer in OBSERVES
 
 
 def _operands(node: Node) -> list[Value]:

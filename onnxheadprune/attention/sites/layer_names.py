@@ -76,8 +76,10 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         _Part(found, path, site.KIND.begins_layers, site)
         for site in sorted(sites, key=lambda site: min(item.node.index for item in site.projections))
         if begins or site.is_branch
+        for ends in ([item.node for item in site.projections],)
         # A projection without a name may have its bias behind it.
-        for path in (prefix(_nodes(site)) or prefix(_behind(site)),)
+        for behind in ([node.readers[0] for node in ends if len(node.readers) == 1],)
+        for path in (prefix([*ends, *site.cores]) or prefix(behind),)
         if (found := numbers.get(path, ()))
     ]
     counting = _counting(parts) if parts else set()
@@ -95,14 +97,6 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         for node, path in known.items()
         if (place := counted[path]) is not None
     }
-
-
-def _nodes(site: Site) -> list[Node]:
-    return [*(item.node for item in site.projections), *site.cores]
-
-
-def _behind(site: Site) -> list[Node]:
-    return [item.node.readers[0] for item in site.projections if len(item.node.readers) == 1]
 
 
 def common_prefix(paths: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:

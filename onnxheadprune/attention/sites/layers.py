@@ -144,12 +144,20 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """The layers of a model; of a pruned one its record decides."""
     record = units_entry(LAYER.units).read(view.model)
     flows = [Flow(scope, view.dead_ends) for scope in view.scopes]
-    layers = _recorded(flows, record) if record else _searched(view, flows, known)
+    some = [site for site in known if site.KIND.in_layers]
+    if record:
+        layers = _recorded(flows, record)
+    else:
+        named = labels(view, some)
+        layers = (
+            _named(flows, named) if named else _structural(flows, [site for site in some if site.is_branch])
+        )
+        layers = sorted((layer for layer in layers if layer.nodes), key=lambda layer: layer.place)
     prefixes = stack_labels(list(dict.fromkeys(layer.stack for layer in layers)))
     several = list(prefixes) if len(prefixes) > 1 else []
     sites = [
         _site(
-            known,
+            some,
             layer,
             layer.number + (SEVERAL * (1 + several.index(layer.stack)) if several else 0),
             f"{prefixes[layer.stack]}{layer.number}",
@@ -174,14 +182,6 @@ def _recorded(flows: Sequence[Flow], record: Sequence[RecordedUnits]) -> list[_L
                     layer.enclosed(flow, [State(pair[0], pair[1])])
         layers.append(layer)
     return layers
-
-
-def _searched(view: GraphView, flows: Sequence[Flow], known: Sequence[Site]) -> list[_Layer]:
-    """The layers that names number, or without any those that structure shows, in graph order."""
-    some = [site for site in known if site.KIND.in_layers]
-    named = labels(view, some)
-    layers = _named(flows, named) if named else _structural(flows, [site for site in some if site.is_branch])
-    return sorted((layer for layer in layers if layer.nodes), key=lambda layer: layer.place)
 
 
 def _named(flows: Sequence[Flow], named: Mapping[Node, NumberedPath]) -> list[_Layer]:
@@ -450,15 +450,16 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     return layers
 
 
-def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> LayerSite:
-    parts = tuple(
-        site
-        for site in known
-        if site.KIND.in_layers and all(item.node in layer.nodes for item in site.projections)
-    )
+def _site(some: Sequence[Site], layer: _Layer, number: int, label: str) -> LayerSite:
+    parts = tuple(site for site in some if all(item.node in layer.nodes for item in site.projections))
     free = {value for site in parts for value in site.free}
     gone = released(layer.states, free)
-    elements, size = size_of(value for node in gone for value in node.sources if _only_in(value, gone))
+    stored = (value for node in gone for value in node.sources if value.holds_tensor)
+    elements, size = size_of(
+        value
+        for value in stored
+        if not value.is_graph_output and all(use.node in gone for use in value.consumers)
+    )
     inside = outermost(parts)
     weights = (
         value
@@ -488,12 +489,6 @@ def _site(known: Sequence[Site], layer: _Layer, number: int, label: str) -> Laye
     )
 
 
-def _only_in(value: Value, nodes: set[Node]) -> bool:
-    return (
-        value.holds_tensor and not value.is_graph_output and all(use.node in nodes for use in value.consumers)
-    )
-
-
 def _why_not(layer: _Layer) -> Refusal | None:
     """Return why a layer cannot be the identity, None if it can."""
     first = min(layer.nodes, key=lambda node: node.index)
@@ -505,8 +500,12 @@ def _why_not(layer: _Layer) -> Refusal | None:
             why = f"{state.front.name}, which it reads, is computed behind {state.behind.name}: it has no identity"
             return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
         if not state.is_bypass:
-            front, behind = (f"{value.name} {_shape(value)}" for value in (state.front, state.behind))
-            why = f"the state in front of it is {front}, and the one behind it {behind}: it has no identity"
+            sizes = (["?"] if value.shape is None else value.shape for value in (state.front, state.behind))
+            front, behind = (f"[{', '.join(map(str, some))}]" for some in sizes)
+            why = (
+                f"the state in front of it is {state.front.name} {front}, and the one behind it"
+                f" {state.behind.name} {behind}: it has no identity"
+            )
             return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
         if is_fused_norm(state.behind) and not _is_normalized(state.front, layer.nodes):
             why = (
@@ -526,7 +525,3 @@ def _is_normalized(front: Value, inside: Collection[Node]) -> bool:
         or is_fused_norm(front)
         or any(use.node in inside and use.node in SUMS_PRODUCTS for use in front.consumers)
     )
-
-
-def _shape(value: Value) -> str:
-    return "[?]" if value.shape is None else f"[{', '.join(map(str, value.shape))}]"

@@ -94,7 +94,7 @@ def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
             hidden += unread(node, streams)
             continue
         traced = origins(read.value, read.activation[1], read.sizes, streams)
-        projection = _projection(read, traced)
+        projection = Projection(read.node, read.activation, read.weight, read.sizes, _channels(traced))
         if len(projection.channels) < 2:
             hidden += hidden_by(node, traced, streams)
         else:
@@ -105,11 +105,6 @@ def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
     for item in hidden:
         first.setdefault(item.key, item.miss)
     yield from first.values()
-
-
-def _projection(read: Summed, traced: Origins) -> Projection:
-    """A linear layer with the positions of each neuron that it sums over; without channels if it sums over none."""
-    return Projection(read.node, read.activation, read.weight, read.sizes, _channels(traced))
 
 
 def _add(blocks: dict[object, _Block], read: Summed, traced: Origins, projection: Projection) -> None:
@@ -152,15 +147,10 @@ def _identity(read: Summed, traced: Origins, projection: Projection) -> object:
     if table is not None:
         return table, len(projection.channels), frozenset(map(_all_tokens, _read(traced.makers)))
     owner = _owners(projection)
-    return tuple(
-        (maker.index, _held([owner.get(min(row, default=0), -1) for row in rows]))
-        for maker, rows in sorted(traced.makers.items(), key=lambda item: item[0].index)
-    )
-
-
-def _held(numbers: Sequence[int]) -> bytes:
-    """Return numbers as a key that takes little memory."""
-    return np.array(numbers, np.int64).tobytes()
+    rows_of = sorted(traced.makers.items(), key=lambda item: item[0].index)
+    read_by = ((maker, [owner.get(min(row, default=0), -1) for row in rows]) for maker, rows in rows_of)
+    # Bytes take little memory.
+    return tuple((maker.index, np.array(numbers, np.int64).tobytes()) for maker, numbers in read_by)
 
 
 def _table(projection: Projection) -> Value | None:

@@ -93,7 +93,8 @@ def _weighted_sum(node: Node) -> Notation | None:
     summed = {product.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
     if not summed or not summed <= product.batch:
         return None
-    if any(_is_softmax(node, index) for index in (0, 1)):
+    makers = (maker for index in (0, 1) for maker in back_through(node.inputs[index], CARRIERS, most=8))
+    if any(is_a(maker, "Softmax") for maker in makers):
         return product
     # A context times itself, as a norm has it, has no axis that only one of them has.
     apart = any(len(product.owners(letter)) == 1 for letter in product.out_axes)
@@ -130,10 +131,6 @@ def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
         None if dim == 1 and out[axis + missing] != 1 else f"a{axis + missing}"
         for axis, dim in enumerate(shape)
     )
-
-
-def _is_softmax(node: Node, index: int) -> bool:
-    return any(is_a(maker, "Softmax") for maker in back_through(node.inputs[index], CARRIERS, most=8))
 
 
 def _is_state(node: Node, index: int) -> bool:
@@ -247,10 +244,11 @@ def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bo
     letters = [letter for letter in contraction.axes_of(activation) if letter in over]
     on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
     on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
-    sizes = _sizes(value, on_activation)
-    if sizes is None:
+    shape = value.shape
+    dims = [] if shape is None else [dim for axis in on_activation if isinstance(dim := shape[axis], int)]
+    if len(dims) < len(on_activation) or not 1 < math.prod(dims) <= MAX_CONTRACTED:
         return None
-    return Summed(node, value, (activation, on_activation), (weight, on_weight), sizes)
+    return Summed(node, value, (activation, on_activation), (weight, on_weight), tuple(dims))
 
 
 def _added_up(node: Node, contraction: Notation) -> frozenset[str]:
@@ -265,14 +263,6 @@ def _added_up(node: Node, contraction: Notation) -> frozenset[str]:
         return frozenset()
     axes, letters = reduced_axes(readers[0]) or (), contraction.out_axes
     return contraction.batch & {letters[axis] for axis in axes}
-
-
-def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The sizes of summed axes, None unless all are known and plausible, and there are several positions."""
-    if value.shape is None:
-        return None
-    sizes = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
-    return tuple(sizes) if len(sizes) == len(axes) and 1 < math.prod(sizes) <= MAX_CONTRACTED else None
 
 
 PASSES_KEYS = CARRIERS | NORMALIZES | kind("Dropout", "Slice", "Split")

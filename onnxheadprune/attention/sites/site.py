@@ -243,7 +243,6 @@ class Site:
             **({"kind": self.kind} if self.kind else {}),
             f"num_{self.KIND.units}": self.num_units,
             **self._state(),
-            "projections": self._projections(),
         }
 
     def _state(self) -> dict[str, Any]:
@@ -257,12 +256,12 @@ class Site:
             "flops_per_token": self.flops_per_token,
             "removed": list(self.removed),
             "together": max((len(unit) for unit in self.units), default=1),
+            # By output, too, since nodes may be nameless and names repeated.
+            "projections": [
+                {"node": item.node.proto.name, "scope": item.node.scope.ref, "output": item.node.out.name}
+                for item in self.projections
+            ],
         }
-
-    def _projections(self) -> list[dict[str, str]]:
-        """The nodes that sum over the units: name, scope and output, since nodes may be nameless and names repeated."""
-        nodes = (projection.node for projection in self.projections)
-        return [{"node": node.proto.name, "scope": node.scope.ref, "output": node.out.name} for node in nodes]
 
     def present(self, units: Iterable[int]) -> tuple[int, ...]:
         """The present index of each unit, from its index in the original model."""

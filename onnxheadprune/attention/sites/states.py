@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.streams import CHOICES, contents, is_layer
-from onnxheadprune.model.graph.dims import Shape, is_unnamed
+from onnxheadprune.model.graph.dims import is_unnamed
 from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES
 from onnxheadprune.model.graph.view import Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
@@ -48,15 +48,12 @@ class State:
     @property
     def is_bypass(self) -> bool:
         """True if both have one shape and type."""
-        return self.front.elem_type == self.behind.elem_type and _alike(self.front.shape, self.behind.shape)
-
-
-def _alike(one: Shape | None, other: Shape | None) -> bool:
-    """Return whether two shapes may be equal: no number and no name of the model tells them apart."""
-    if one is None or other is None:
-        return one is other
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(a == b or is_unnamed(a) or is_unnamed(b) for a, b in pairs)
+        one, other = self.front.shape, self.behind.shape
+        if self.front.elem_type != self.behind.elem_type or one is None or other is None:
+            return self.front.elem_type == self.behind.elem_type and one is other
+        # No number and no name of the model tells them apart.
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(a == b or is_unnamed(a) or is_unnamed(b) for a, b in pairs)
 
 
 class Flow:
@@ -155,9 +152,9 @@ class Flow:
         return block.front in reachable(
             [block.behind], lambda vertex: known.intersection(back(vertex))
         ) and any(
-            State(one, other).is_bypass
+            isinstance(one, Value) and isinstance(other, Value) and State(one, other).is_bypass
             for vertex in block.inner
-            for one, other in combinations(_values(known.intersection(self.before.get(vertex, ()))), 2)
+            for one, other in combinations(known.intersection(self.before.get(vertex, ())), 2)
         )
 
     def leaves_more(self, inner: Collection[Vertex], behind: Value) -> bool:
@@ -185,10 +182,6 @@ class Flow:
             node = maker(vertex)
             if node is not None and not is_sum(vertex):
                 yield node
-
-
-def _values(some: Iterable[Vertex]) -> list[Value]:
-    return [vertex for vertex in some if isinstance(vertex, Value)]
 
 
 def vertices(values: Iterable[Value]) -> list[Vertex]:
@@ -245,7 +238,8 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
     All that lies between them is the module's, and nothing outside joins the state in front with the one behind: a sum
     around the module would double the stream.
     """
-    made = {value for node in nodes for value in _vertices(node)}
+    made: set[Vertex] = {value for node in nodes for value in node.results}
+    made |= {sum_of(node) for node in nodes if node in ADDS_AND_NORMALIZES}
     read = dict.fromkeys(
         item
         for vertex in made
@@ -283,11 +277,6 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
         if not nodes >= set(flow.inside(states[-1])):
             return []
     return states if len({state.front for state in states}) == len(states) else []
-
-
-def _vertices(node: Node) -> list[Vertex]:
-    values: list[Vertex] = list(node.results)
-    return [*values, sum_of(node)] if node in ADDS_AND_NORMALIZES else values
 
 
 def _last(flow: Flow, values: Sequence[Value]) -> list[Value]:

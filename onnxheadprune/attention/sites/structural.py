@@ -170,26 +170,22 @@ def _attends(core: Core) -> bool:
     found = is_product(node)
     if found is None:
         return False
-    owner = found.owners(found.out_axes[core.feature_axes[0]])[0]
     return any(
         reaches(node, values, lambda other: weight_contraction(other) is not None)
         and (
             reaches(node, weights, lambda other: is_product(other) is not None) or _weighs_keys(node, weights)
         )
-        and (values == owner or reaches(node, weights, lambda other: other in WEIGHS))
+        and (values == core.values[0] or reaches(node, weights, lambda other: other in WEIGHS))
         for values, weights in permutations(found.indices, 2)
     )
 
 
 def _weighs_keys(node: Node, index: int) -> bool:
     """Return whether attention weights are normalised scores of stored queries; gates of streams are not normalised."""
-    return reaches(node, index, lambda other: other in WEIGHS) and reaches(node, index, _reads_keys)
-
-
-def _reads_keys(node: Node) -> bool:
-    """Return whether a node multiplies several stored queries by the output of a linear layer."""
-    rows = rows_of_stored_queries(node)
-    return rows != [] and 1 not in rows
+    # Several stored queries are multiplied by the output of a linear layer.
+    return reaches(node, index, lambda other: other in WEIGHS) and reaches(
+        node, index, lambda other: 1 not in (rows_of_stored_queries(other) or [1])
+    )
 
 
 def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:

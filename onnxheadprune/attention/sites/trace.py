@@ -34,7 +34,7 @@ from onnxheadprune.attention.sites.products import (
     without_blind,
 )
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of
+from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of, operands
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
@@ -328,13 +328,8 @@ def _by_stored_maps(value: Value, live: Live) -> Trace:
     if node is None or found is None:
         return Trace()
     letters = {found.out_axes[axis] for axis in live.axes}
-    mixed = next(index for index in found.indices if not is_weight(_operand(node, index)))
+    inputs = zip(found.indices, operands(node, found), strict=True)
+    mixed = next(index for index, value in inputs if not is_weight(value))
     owners = {found.owners(letter) for letter in letters - found.batch}
     is_own = owners == {(mixed,)} or (len(owners) == 1 and (mixed,) not in owners and makes_maps(node, mixed))
     return _classify(node, found, live) if letters & found.batch and is_own else Trace()
-
-
-def _operand(node: Node, index: int) -> Value:
-    value = node.inputs[index]
-    assert value is not None
-    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from onnxheadprune.attention.vocabulary.ids import (
 from onnxheadprune.attention.vocabulary.logits import Axis, Logits, Meaning, Tokens, holds_others, origin_of
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.model.graph.operator import GENERATES, is_a
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.storage.tensors import bytes_needed
 
 TOKENS = re.compile(r"input_ids|token")
@@ -46,7 +46,8 @@ class Vocabulary:
 
     def to_dict(self, total: int) -> dict[str, Any]:
         """JSON-ready data: what `inspect --json` has under "vocabularies"."""
-        bytes_of = {value: _bytes(value) for value in self.tables}
+        tensors = [value.tensor for value in self.tables]
+        sizes = [bytes_needed(item.data_type, tuple(item.dims)) if item else 0 for item in tensors]
         return {
             "rows": self.rows,
             "inputs": list(self.inputs),
@@ -58,10 +59,10 @@ class Vocabulary:
                     "bytes": size,
                     "share": size / total if total else 0.0,
                 }
-                for value, size in bytes_of.items()
+                for value, size in zip(self.tables, sizes, strict=True)
             ],
-            "bytes": sum(bytes_of.values()),
-            "share": sum(bytes_of.values()) / total if total else 0.0,
+            "bytes": sum(sizes),
+            "share": sum(sizes) / total if total else 0.0,
         }
 
 
@@ -143,17 +144,13 @@ def why_none(view: GraphView) -> str:
             if blocker is not None:
                 return blocker
     for value in integer_inputs(view):
-        marking = next((node for node in _behind(value) if is_a(node, "OneHot")), None)
+        readers = (use.node for item in carried(value)[0] for use in item.consumers)
+        marking = next((node for node in readers if is_a(node, "OneHot")), None)
         if marking is not None:
             return (
                 f"{marking.label} makes vectors of the ids in {value.name}, and no node picks rows of a table"
             )
     return "no integer input picks rows of a stored table"
-
-
-def _behind(value: Value) -> Iterator[Node]:
-    """The readers of the ids in a value, wherever they are moved to."""
-    return (use.node for item in carried(value)[0] for use in item.consumers)
 
 
 def _vocabulary(
@@ -189,8 +186,3 @@ def _vocabulary(
         meaning.others,
         meaning.obstacle,
     )
-
-
-def _bytes(value: Value) -> int:
-    assert value.tensor is not None
-    return bytes_needed(value.tensor.data_type, tuple(value.tensor.dims))

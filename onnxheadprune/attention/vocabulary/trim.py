@@ -33,7 +33,6 @@ from onnxheadprune.edit.edits import (
     AddConstant,
     DropNode,
     Edit,
-    InsertNode,
     Rename,
     SetInput,
     SliceTensor,
@@ -201,7 +200,12 @@ def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Id
 
 def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept: Ids) -> Trimming:
     # A Gather would tell the sweep that the original does not need the other logits.
-    proto = translated(view, vocabulary, kept, _all_of)
+    proto = translated(
+        view,
+        vocabulary,
+        kept,
+        lambda item, _: nodes.new(MAIN, "Identity", (all_logits(item.name),), item.name),
+    )
     edits = _edits(view_of(loaded.changed(proto)), vocabulary, kept)
     made = apply.apply_edits(edits, proto)
     before = VOCABULARY_ENTRY.read(loaded.proto)
@@ -224,10 +228,6 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
     return Trimming(loaded.changed(made), cut, vocabulary, kept)
 
 
-def _all_of(item: Logits, _: str) -> InsertNode:
-    return nodes.new(MAIN, "Identity", (all_logits(item.name),), item.name)
-
-
 def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
     """All edits on the model that answers to new ids."""
     mask = np.zeros(vocabulary.rows, np.bool_)
@@ -244,7 +244,15 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
         if node not in narrowed:
             # Something mixes all logits, after which they are picked.
             _, columns = indices_of(item, vocabulary.rows, kept)
-            edits |= dict.fromkeys(_picked_behind(node, item.axis, columns), frozenset({SITE}))
+            value = _source(node)
+            output, indices = f"{value.name}/{MARK}_kept", f"{value.name}/{MARK}_columns"
+            gather = nodes.new(node.ref, "Gather", (value.name, indices), output, axis=item.axis)
+            behind: list[Edit] = [
+                AddConstant.of(MAIN, indices, columns),
+                gather,
+                SetInput(node.ref, 0, output),
+            ]
+            edits |= dict.fromkeys(behind, frozenset({SITE}))
     edits = settled(view, edits, swept.kept)
     for node in narrowed:
         # What it hands on takes its name; to drop it before would drop what makes that.
@@ -260,14 +268,6 @@ def _within(flow: Flow, mask: Mask) -> Flow:
     """Return the uses of ids by lookups whose tables lose rows: the first rows of a larger table have ids."""
     lookups = (item for item in flow.lookups if item.rows is not None and item.rows <= len(mask))
     return replace(flow, lookups=tuple(item for item in lookups if mask[: item.rows].any()))
-
-
-def _picked_behind(node: Node, axis: int, columns: Ids) -> list[Edit]:
-    """A Gather between logits and the node that outputs them."""
-    value = _source(node)
-    output, indices = f"{value.name}/{MARK}_kept", f"{value.name}/{MARK}_columns"
-    gather = nodes.new(node.ref, "Gather", (value.name, indices), output, axis=axis)
-    return [AddConstant.of(MAIN, indices, columns), gather, SetInput(node.ref, 0, output)]
 
 
 def _swept(
