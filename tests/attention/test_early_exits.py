@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune import apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
+from onnxheadprune import apply_plan, find_exits, plan_pruning, prune, recover, validate
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
@@ -318,7 +318,7 @@ def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path: Path) -> None:
-    """Fused in the same call, trained afterwards, measured beside the original; combined only from the exit on."""
+    """Fused in the same call, trained afterwards, measured beside the original."""
     path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
     onnx.save(toys_exits.nested(), path)
     assert prune(path, output, heads={"0": [1]}, exit=2, fuse="contrib").validation is not None
@@ -336,8 +336,6 @@ def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path:
     assert made.validation is not None and made.validation.passed and made.validation.exits == (2,)
     measured = command("bench", path, trained, "--seq", "4", "--batch", "1", "--repeats", "5", "--json")
     assert measured.exit_code == 0
-    with pytest.raises(UsageError, match="make it permanent alone"):
-        combine(path, output, to="int8-dynamic", data=feeds)
 
 
 def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
