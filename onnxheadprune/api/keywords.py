@@ -209,6 +209,11 @@ def keywords_of(call: Call[Any]) -> Callable[[Function], Function]:
                     from onnxheadprune.model.storage.claims import replacing
 
                     stack.enter_context(replacing(settings.get("force") is True))
+                if settings.get("custom_ops") is not None:
+                    from onnxheadprune.runtime.custom_ops import custom_operators
+
+                    library: Any = _read(call.keywords["custom_ops"], settings["custom_ops"])
+                    stack.enter_context(custom_operators(library))
                 if "progress" in own.parameters:
                     settings["progress"] = stack.enter_context(_heard(settings.get("progress")))
                 return function(*arguments, **settings)

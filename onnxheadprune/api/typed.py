@@ -53,6 +53,7 @@ class _Running(TypedDict, total=False):
     data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
     data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
     provider: str | Provider
+    custom_ops: str | os.PathLike[str] | None
     seed: int
 
 
@@ -190,7 +191,7 @@ class SweepKeywords(_Selecting, _Samples, _Running, total=False):
     dask: str | None
 
 
-class SelectHeadsKeywords(_Samples, _Running, total=False):
+class SelectHeadsKeywords(_Samples, total=False):
     """Keywords of `select_heads`."""
 
     ratio: float | str | None
@@ -202,6 +203,10 @@ class SelectHeadsKeywords(_Samples, _Running, total=False):
     multiple_of: Mapping[Literal["heads", "neurons", "experts"], int] | str
     uniform: bool
     drift: str | Callable[..., float] | None
+    data: os.PathLike[str] | str | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration | None
+    data_format: Literal["npz", "text", "jsonl", "parquet", "images"] | None
+    provider: str | Provider
+    seed: int
 
 
 class PlanPruningKeywords(TypedDict, total=False):
@@ -235,6 +240,7 @@ class BenchKeywords(_Timing, total=False):
     memory: bool
     min_speedup: float | str | None
     provider: str | Provider
+    custom_ops: str | os.PathLike[str] | None
     seed: int
     follow_links: bool
 

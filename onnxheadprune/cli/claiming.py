@@ -27,8 +27,13 @@ def guarded(context: click.Context) -> Iterator[None]:
     """Check the inputs, then the outputs, of a command; what it writes within is the output of one call."""
     from onnxheadprune.model.storage.claims import check_makings, replacing
 
-    with replacing(bool(context.params.get("force"))):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replacing(bool(context.params.get("force"))))
         _require_inputs(context)
+        if context.params.get("custom_ops") is not None:
+            from onnxheadprune.runtime.custom_ops import custom_operators
+
+            stack.enter_context(custom_operators(context.params["custom_ops"]))
         if any(isinstance(option.type, Output) for option in context.command.params):
             check_makings(list(_makings(context)), lambda: _readings(context))
         yield

@@ -37,6 +37,7 @@ from onnxheadprune.model.storage.claims import (
 )
 from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.typed_json import JsonObject, Name, json_text, parsed, written
+from onnxheadprune.runtime.custom_ops import custom_ops
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.requests import Request
@@ -169,7 +170,7 @@ def prune_batch(
 
     def job_of(name: str, budget: Budget | None) -> Job:
         mine = dataclasses.replace(request, choice=dataclasses.replace(request.choice, recover=budget))
-        return Job(str(source / name), mine, str(target / name), book.proof(name), read, force)
+        return Job(str(source / name), mine, str(target / name), book.proof(name), read, force, custom_ops())
 
     budget, force = request.choice.recover, is_forced()
 

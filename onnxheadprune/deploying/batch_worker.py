@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, settings_spelled, shortage
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files, replacing
+from onnxheadprune.runtime.custom_ops import custom_operators
 from onnxheadprune.settings.words import option
 from onnxheadprune.workflow.executors import end_with_parent
 from onnxheadprune.workflow.requests import Request
@@ -62,6 +63,7 @@ class Job:
     proof: Proof | None  # of an earlier run, None if there was none
     read: Reader | None = None  # reads the data for the model, None where the request brings it
     force: bool = False  # replace an output that this tool has not written, too
+    custom_ops: Path | None = None  # the library of custom operators that sessions load
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _pruned(job: Job) -> Outcome:
     request = replace(job.request, writing=replace(job.request.writing, output=job.output))
     if job.read is not None:
         request = replace(request, run=replace(request.run, data=job.read(Path(job.model))))
-    with replacing(job.force):
+    with replacing(job.force), custom_operators(job.custom_ops):
         result = run_prune(job.model, request)
     verdict = result.validation
     if verdict is None:

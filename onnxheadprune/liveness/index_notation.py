@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from onnxheadprune.liveness.answers import Answer
-from onnxheadprune.liveness.live import Live, fits, together
+from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusals import Reason, Refusal, coupled, inexpressible, refuse, unknown_shape
 from onnxheadprune.model.graph.dims import Dim, Shape, Symbolic, broadcast_dim
 from onnxheadprune.model.graph.operator import CONVOLVES, Shapes
@@ -166,8 +166,6 @@ def rule_in_letters(axes: Axes, node: Node, lives: Sequence[Live]) -> Answer | R
         back = _along(asked, found.out_axes, own)
         if back is None:
             return inexpressible(node)
-        if not fits(back, shape):
-            return unknown_shape(node)
         inputs[index] = back
     return Answer(inputs, kept=(asked, *([asked] * (len(lives) - 1) if found.alike else lives[1:])))
 

@@ -14,15 +14,18 @@ from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.settings import plugins
 
 GRADIENTS = "_gradients"
 
 
 def load(gradients: bool = False) -> None:
-    """Import the files of operators, or those of their gradients."""
+    """Import the files of operators, with those of other packages, or the files of gradients."""
     for module in pkgutil.iter_modules(__path__):
         if module.name.endswith(GRADIENTS) == gradients:
             importlib.import_module(f"{__name__}.{module.name}")
+    if not gradients:
+        plugins.load("operators")
 
 
 def view_of(model: ModelProto | LoadedModel) -> GraphView:

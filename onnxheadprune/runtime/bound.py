@@ -18,6 +18,7 @@ from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.model.storage.writing import temporary_folder_of
 from onnxheadprune.model.tensors import Array
+from onnxheadprune.runtime.custom_ops import custom_ops, load_custom_ops
 from onnxheadprune.runtime.session import (
     CUDA,
     FATAL_ONLY,
@@ -92,6 +93,7 @@ class BoundSession:
         # Threads may spin within a run, as they do in a deployment, but not while another model is measured.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        load_custom_ops(options, custom_ops())
         if self._options.threads is not None:
             options.intra_op_num_threads = self._options.threads
         if self._optimized is not None:

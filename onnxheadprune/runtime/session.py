@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed
+from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed, named_setting
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel, stored_bytes
@@ -27,6 +27,7 @@ from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject
+from onnxheadprune.runtime.custom_ops import custom_ops, load_custom_ops
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import fuses_int8, may_saturate, saturates, unrounded, unsaturated
@@ -53,12 +54,16 @@ _LOAD = """
 import sys, onnxruntime
 if sys.argv[1] == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
     onnxruntime.preload_dlls()
-for path in sys.argv[2:]:
-    onnxruntime.InferenceSession(path, providers=[sys.argv[1], "CPUExecutionProvider"], enable_fallback=0)
+options = onnxruntime.SessionOptions()
+if sys.argv[2]:
+    options.register_custom_ops_library(sys.argv[2])
+for path in sys.argv[3:]:
+    onnxruntime.InferenceSession(path, options, providers=[sys.argv[1], "CPUExecutionProvider"], enable_fallback=0)
 """
 NO_KERNEL = ("NotImplemented", "RuntimeException")
 """Names of exceptions, each that of a status of ONNX Runtime. A kernel that finds its inputs wrong says Fail or
 InvalidArgument; what it does not implement it throws, and that arrives as a RuntimeException."""
+UNREGISTERED = "is not a registered function/op"
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -255,7 +260,10 @@ def create(
             session = onnx_runtime().InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         heed(error)
-        raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
+        why = sentence(error)
+        if custom_ops() is None and UNREGISTERED in why:
+            why = f"{why}; if a library has it, name that: {named_setting('custom_ops', 'FILE')}"
+        raise InferenceError(f"{name} does not load in ONNX Runtime: {why}") from error
     if provider.name not in session.get_providers():
         raise ProviderError(f"{name} fell back from {provider.name} to {', '.join(session.get_providers())}")
     placed = placement_of(session)
@@ -292,7 +300,7 @@ def survives_optimization(models: Sequence[ModelProto | LoadedModel], provider: 
 
 def loads_without_crash(paths: Sequence[Path], provider: Provider) -> bool:
     """The same for model files."""
-    command = [sys.executable, "-c", _LOAD, provider.name, *map(str, paths)]
+    command = [sys.executable, "-c", _LOAD, provider.name, str(custom_ops() or ""), *map(str, paths)]
     result = subprocess.run(command, capture_output=True, check=False)
     # A Python exception ends with 1. It will be met again here, with its message.
     return result.returncode in (0, 1)
@@ -326,6 +334,7 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
     # Several sessions live side by side; idle ones must not burn the cores the running one needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    load_custom_ops(options, custom_ops())
     return options
 
 

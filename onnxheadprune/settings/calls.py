@@ -17,7 +17,7 @@ from onnxheadprune.settings.cutting import (
     Unit,
     unit_kinds,
 )
-from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Running
+from onnxheadprune.settings.inputs import SEED_HELP, CustomOps, Dask, Jobs, Provider, Running
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.setting import (
     BENCHMARK,
@@ -169,6 +169,7 @@ class BenchCall(Benching):
     """`bench`."""
 
     provider: Provider = "auto"
+    custom_ops: CustomOps = None
     seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0
     min_speedup: Annotated[
         Factor | None,

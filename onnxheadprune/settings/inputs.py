@@ -70,6 +70,16 @@ Provider = Annotated[
         offers="auto cpu cuda",
     ),
 ]
+CustomOps = Annotated[
+    Path | None,
+    Setting(
+        "A library of custom operators, which every session loads: its code runs with your rights.",
+        metavar="FILE",
+        section=EXECUTION,
+        also="custom-op-library custom-operators",
+        offers=FILES,
+    ),
+]
 DASK_HELP = (
     "Work on the Dask cluster whose scheduler has this address; local starts one here, of {jobs} processes."
 )
@@ -179,4 +189,5 @@ class Running(Samples):
     data: Data = None
     data_format: Format = None
     provider: Provider = "auto"
+    custom_ops: CustomOps = None
     seed: Seed = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnxheadprune.settings import plugins
 from onnxheadprune.settings.units import SCORED
 
 SHARE = "share of the site"
@@ -49,7 +50,7 @@ class Method:
 
 _SCORING = "onnxheadprune.choosing.scoring"
 _BOTH = ("contexts", "router")
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("weight", f"{_SCORING}.weight:weight", "share of the site's weights", data=""),
@@ -71,9 +72,7 @@ METHODS: Mapping[str, Method] = {
     )
 }
 """The scoring methods by name; the first one that needs data is the default for a signal."""
-WITHOUT_DATA = tuple(name for name, method in METHODS.items() if not method.data)
-"""Those that need no data."""
-RUNTIMES: Mapping[str, str] = {
+RUNTIMES: dict[str, str] = {
     name: f"onnxheadprune.deploying.clients.{module}"
     for name, module in {
         "fastembed": "fastembed",
@@ -87,6 +86,33 @@ RUNTIMES: Mapping[str, str] = {
     }.items()
 }
 """The modules with a `CLIENT`, by the name of the runtime."""
+
+
+def register(method: Method) -> None:
+    """Add a scoring method, from the module of an entry point `settings` in the group `onnxheadprune`.
+
+    Raises:
+        ValueError: if there is one of that name.
+    """
+    if method.name in METHODS:
+        raise ValueError(f"there is a scoring method {method.name} already")
+    METHODS[method.name] = method
+
+
+def register_runtime(name: str, module: str) -> None:
+    """Add a runtime, by the module that has its `CLIENT`, from the same place.
+
+    Raises:
+        ValueError: if there is one of that name.
+    """
+    if name in RUNTIMES:
+        raise ValueError(f"there is a runtime {name} already")
+    RUNTIMES[name] = module
+
+
+plugins.load("settings")
+WITHOUT_DATA = tuple(name for name, method in METHODS.items() if not method.data)
+"""Those that need no data."""
 SCORED_BY = {
     reads: next(units for units, kind in SCORED.items() if kind.scored_by == reads)
     for reads in dict.fromkeys(kind.scored_by for kind in SCORED.values())

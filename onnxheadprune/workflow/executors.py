@@ -8,10 +8,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxheadprune.errors import RefusedError, UsageError, named_setting, require_packages
 from onnxheadprune.model.storage.writing import temporary_folder
+from onnxheadprune.runtime.custom_ops import custom_operators, custom_ops
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,7 +39,7 @@ def run_all(
         for position, task in enumerate(tasks):
             keep(position, function(task))
     else:
-        futures = [executor.submit(function, task) for task in tasks]
+        futures = [executor.submit(_with_library, custom_ops(), function, task) for task in tasks]
         positions = {id(future): position for position, future in enumerate(futures)}
         try:
             for future in _completed(futures):
@@ -51,6 +53,12 @@ def run_all(
                 future.cancel()
             raise
     return [results[position] for position in range(len(tasks))]
+
+
+def _with_library(library: Path | None, function: Callable[[Task], Result], task: Task) -> Result:
+    """Work on a task in another process, whose sessions load what those of this call do."""
+    with custom_operators(library):
+        return function(task)
 
 
 def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:

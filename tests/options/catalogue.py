@@ -138,6 +138,7 @@ CALIBRATING = {
     "image_mean": shown("--image-mean", "0.1", along=SIZED, model="vision", instead="data"),
     "image_std": shown("--image-std", "0.1", along=SIZED, model="vision", instead="data"),
     "provider": shown("--provider", "nowhere"),
+    "custom_ops": shown("--custom-ops", "{model}.onnx"),
 }
 LINKS = {"follow_links": shown("--follow-links", model="linked")}
 MEASURING = {
@@ -320,6 +321,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "pruned": shown("{model}-less.onnx"),
         "provider": shown("--provider", "nowhere"),
+        "custom_ops": shown("--custom-ops", "{model}.onnx"),
         "cuda_graph": shown("--cuda-graph"),
         "memory": shown("--no-memory"),
         "seed": shown("--seed", "7"),
