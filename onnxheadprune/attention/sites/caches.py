@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
@@ -21,7 +20,6 @@ from onnxheadprune.attention.sites.products import stored_weights
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.consumers import MAX_CARRIERS
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
@@ -243,44 +241,3 @@ def _loses(node: Node, walk: Sweep) -> bool:
     answer = walk.answers[node]
     passed = [live for live in (*answer.inputs.values(), *answer.bodies.values()) if not live.is_mask]
     return bool(wanted & ~reduce(or_, (bits for live in passed for bits in _bits(live)), 0))
-
-
-@dataclass(frozen=True)
-class FusedAnatomy:
-    """The heads, sizes and caches that a fused node's attributes and inputs show."""
-
-    groups: tuple[tuple[int, ...], ...]  # query heads per KV head
-    head_size: int | None  # width of a query or key head
-    free: frozenset[Value]  # cache inputs and outputs of the model
-    # index of the input with one value head per query head, None where there is none
-    value: int | None = None
-    memory: tuple[int, ...] = ()  # indices of the inputs with keys, values and their past
-    maps: frozenset[Value] = frozenset()  # outputs of the model that are attention maps, one per head
-
-
-def fused_anatomy(node: Node) -> FusedAnatomy:
-    """Groups, head size and cache of a fused attention node."""
-    layout = layout_of(node)
-    if layout is None:
-        return FusedAnatomy((), None, frozenset())
-    groups = tuple(
-        tuple(range(first, first + layout.group)) for first in range(0, layout.num_heads, layout.group)
-    )
-    presents = [value for index in layout.caches if (value := node.outputs[index]) is not None]
-    free = {*presents, *(output for value in presents for output in carrier_outputs(value))}
-    free |= {
-        value
-        for index, carrier in layout.inputs.items()
-        if index in layout.memory and carrier.runs[0].width == 1 and (value := node.inputs[index]) is not None
-    }
-    drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
-    maps = frozenset(
-        value
-        for made in drawn
-        for value in (made, *carrier_outputs(made))
-        if value.is_graph_output and value.scope.parent is None
-    )
-    own = frozenset(value for value in free if comes_or_goes(value))
-    values = layout.inputs.get(2)
-    repeats = layout.kv_num_heads == layout.num_heads and values is not None and len(values.runs) == 1
-    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)

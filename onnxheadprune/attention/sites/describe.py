@@ -13,13 +13,14 @@ from onnxheadprune.attention.sites.caches import (
     Sharing,
     bits_of,
     cache_ends,
-    fused_anatomy,
+    comes_or_goes,
     join_shared,
     weights_read,
 )
 from onnxheadprune.attention.sites.core import MAX_UPSTREAM, MAX_VIEWS, Core
-from onnxheadprune.attention.sites.grouping import Block, Partition
+from onnxheadprune.attention.sites.grouping import VALUES, Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_contraction, is_product, upstream
+from onnxheadprune.liveness.carriers import carrier_outputs
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.layouts import is_fused, layout_of
@@ -82,18 +83,28 @@ class Anatomy:
 
     def read_fused(self, core: Core) -> None:
         """Read a fused operator, mostly from its attributes."""
-        fused, owner = fused_anatomy(core.node), _owners(self.block, core)
-        for shared in fused.groups:
-            if heads := _known(owner[position] for position in shared):
+        node, layout, owner = core.node, layout_of(core.node), _owners(self.block, core)
+        if layout is None:
+            return
+        for first in range(0, layout.num_heads, layout.group):
+            if heads := _known(owner[first : first + layout.group]):
                 self.shared.join(heads)
         own = self._own_bits(owner)
-        self.free |= fused.free
-        self._add_ends(_fused_walk(core, fused.memory, owner, own), own)
-        self.maps |= fused.maps
-        self.query_size = self.query_size or fused.head_size
-        if fused.value is not None:
+        made = [value for index in layout.caches if (value := node.outputs[index]) is not None]
+        free = {*made, *(output for value in made for output in carrier_outputs(value))}
+        apart = [index for index in layout.memory if index in layout.inputs]
+        apart = [index for index in apart if layout.inputs[index].runs[0].width == 1]
+        free |= {value for index in apart if (value := node.inputs[index]) is not None}
+        self.free |= set(filter(comes_or_goes, free))
+        self._add_ends(_fused_walk(core, layout.memory, owner, own), own)
+        drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
+        outputs = (value for made in drawn for value in (made, *carrier_outputs(made)))
+        self.maps |= {value for value in outputs if value.is_graph_output and value.scope.parent is None}
+        self.query_size = self.query_size or layout.head_size
+        values = layout.inputs.get(VALUES)
+        if layout.kv_num_heads == layout.num_heads and values is not None and len(values.runs) == 1:
             # What repeats KV heads before the node shows upstream of it.
-            self._read_values(_fused_walk(core, (fused.value,), owner, own), own, _known(owner))
+            self._read_values(_fused_walk(core, (VALUES,), owner, own), own, _known(owner))
 
     def read_product(self, core: Core) -> None:
         """Read a product of attention weights and values."""

@@ -10,7 +10,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, is_alike
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.products import Summed, is_product
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
@@ -58,12 +58,9 @@ class Partition(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A node that sums over axes leading to cores: a contraction with weights, or a reduction without any."""
+    """A linear layer that sums over axes leading to cores."""
 
-    node: Node
-    activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]] | None
-    sizes: tuple[int, ...]
+    read: Summed
     cores: tuple[Core, ...]
 
 
@@ -129,7 +126,7 @@ def _telling_apart(candidates: list[Candidate]) -> list[Candidate]:
         several = sum(1 for core in item.cores for labels in core.heads if labels) > 1
         return several and is_alike(item.cores) and apart.issuperset(core.node for core in item.cores)
 
-    return [item for item in candidates if item.node not in between and not mixes(item)]
+    return [item for item in candidates if item.read.node not in between and not mixes(item)]
 
 
 def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
@@ -172,13 +169,7 @@ def _build(candidates: list[Candidate]) -> Block:
     read = [_channels(candidate) for candidate in candidates]
     members = _in_order([frozenset(some) for some in heads.sets()], read)
     projections = tuple(
-        Projection(
-            candidate.node,
-            candidate.activation,
-            candidate.weight,
-            candidate.sizes,
-            tuple(tuple(sorted(_joined(own, some))) for some in members),
-        )
+        Projection.of(candidate.read, tuple(tuple(sorted(_joined(own, some))) for some in members))
         for candidate, own in zip(candidates, read, strict=True)
     )
     cores: dict[int, Core] = {}

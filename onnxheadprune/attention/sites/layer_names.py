@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby, takewhile
-from typing import NamedTuple, TypeAlias, TypeVar
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
 
-from onnxheadprune.attention.sites.projection import node_path, weight_path
+from onnxheadprune.attention.sites.projection import common_prefix, node_path, weight_path
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import stored_behind
 
-_Item = TypeVar("_Item")
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
 
@@ -97,12 +96,6 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         for node, path in known.items()
         if (place := counted[path]) is not None
     }
-
-
-def common_prefix(paths: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:
-    """Return the longest common prefix of some module paths, or other sequences."""
-    pieces = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-    return tuple(parts[0] for parts in pieces)
 
 
 def _numbers(paths: Collection[Stack]) -> dict[Stack, tuple[NumberedPath, ...]]:

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, common_prefix, labels, stack_labels
-from onnxheadprune.attention.sites.projection import node_path
+from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
+from onnxheadprune.attention.sites.projection import common_prefix, node_path
 from onnxheadprune.attention.sites.site import Findings, Site, outermost
 from onnxheadprune.attention.sites.states import (
     Block,

@@ -173,7 +173,14 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 def _layers(matrices: Value) -> Iterator[Node]:
     """Yield the nodes that multiply activations by stored matrices, or by those that are picked of them."""
-    for value in reachable([matrices], _same_matrices, MAX_BELOW):
+
+    def same(value: Value) -> Iterable[Value]:
+        for use in value.consumers:
+            is_same = use.input_index == 0 and use.node in PICKED_FROM | kind("Expand", "Slice", "Split")
+            if is_same or use.node.out.is_constant:
+                yield from use.node.results
+
+    for value in reachable([matrices], same, MAX_BELOW):
         for use in value.consumers:
             product = contraction_of(use.node)
             if mixture_of(use.node) is not None:
@@ -184,13 +191,6 @@ def _layers(matrices: Value) -> Iterator[Node]:
                 reads = any(not item.is_constant for item in operands(use.node, product) if item is not value)
                 if is_matrix and reads and not product.contracted.isdisjoint(letters):
                     yield use.node
-
-
-def _same_matrices(value: Value) -> Iterable[Value]:
-    for use in value.consumers:
-        is_same = use.input_index == 0 and use.node in PICKED_FROM | kind("Expand", "Slice", "Split")
-        if is_same or use.node.out.is_constant:
-            yield from use.node.results
 
 
 def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int, bool]]:
@@ -334,7 +334,14 @@ def _chooses_networks(routing: Routing) -> bool:
         return False
     layers: list[tuple[object, ...]] = []
     own = _weight_shape(routing.router)
-    for value in reachable(near(routing.router.computed[0]), _same_tokens, MAX_BESIDE):
+
+    def tokens(value: Value) -> Iterable[Value]:
+        """Yield values with the same tokens, or some of these."""
+        for use in value.consumers:
+            if use.node in TOKENS and use.input_index == 0:
+                yield from use.node.results
+
+    for value in reachable(near(routing.router.computed[0]), tokens, MAX_BESIDE):
         for node in (use.node for use in value.consumers):
             # What is as large as the router may be a layer like it.
             shape = _weight_shape(node)
@@ -374,13 +381,6 @@ def _weight_shape(layer: Node) -> tuple[object, ...] | None:
 def _has_more(layer: Node) -> bool:
     """Return whether the weight has axes behind its matrix: windows of a convolution, or the bytes of a block."""
     return kernel_of(layer) is not None or is_packed(layer)
-
-
-def _same_tokens(value: Value) -> Iterable[Value]:
-    """Yield values with the same tokens, or some of these."""
-    for use in value.consumers:
-        if use.node in TOKENS and use.input_index == 0:
-            yield from use.node.results
 
 
 def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:

@@ -94,7 +94,7 @@ def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
             hidden += unread(node, streams)
             continue
         traced = origins(read.value, read.activation[1], read.sizes, streams)
-        projection = Projection(read.node, read.activation, read.weight, read.sizes, _channels(traced))
+        projection = Projection.of(read, _channels(traced))
         if len(projection.channels) < 2:
             hidden += hidden_by(node, traced, streams)
         else:

@@ -7,10 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, TypeVar
 
 import numpy as np
 
+from onnxheadprune.attention.sites.products import Summed
 from onnxheadprune.edit.edits import Edit, SetAttribute, SetDim
 from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.live import Live
@@ -39,6 +41,11 @@ class Projection:
     sizes: tuple[int, ...]
     # for each unit, the row-major positions on the contracted axes that belong to it
     channels: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, read: Summed, channels: tuple[tuple[int, ...], ...]) -> Projection:
+        """A linear layer with the channels of each unit."""
+        return cls(read.node, read.activation, read.weight, read.sizes, channels)
 
     @property
     def sums_more(self) -> bool:
@@ -101,20 +108,17 @@ class Projection:
         mask = self.live_without(units)
         if is_packed(self.node):
             return [SetAttribute(self.node.ref, "K", int(mask.sum()))]
-        return list(self._declared(mask))
-
-    def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:
-        """Yield edits of declared sizes of summed axes that the output still has, because the next node sums them."""
-        found = contraction_of(self.node)
-        if found is None or not mask.any():
-            return
-        letters = found.axes_of(self.activation[0])
+        edits: list[Edit] = []
+        found = contraction_of(self.node) if mask.any() else None
+        letters = () if found is None else found.axes_of(self.activation[0])
         for position, axis in enumerate(self.activation[1]):
-            if letters[axis] in found.out_axes:
+            # The output still has a summed axis where the next node sums it.
+            if found is not None and letters[axis] in found.out_axes:
                 others = tuple(other for other in range(mask.ndim) if other != position)
                 left = int(np.count_nonzero(mask.any(axis=others)))
                 out_axis = found.out_axes.index(str(letters[axis]))
-                yield SetDim(self.node.scope.ref, self.node.out.name, out_axis, left)
+                edits.append(SetDim(self.node.scope.ref, self.node.out.name, out_axis, left))
+        return edits
 
     def packed_together(self) -> Iterator[set[int]]:
         """Units that share blocks of a packed weight, so they can only be removed together."""
@@ -134,21 +138,16 @@ class Projection:
         return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
-def emptied(projections: Iterable[Projection | tuple[Projection, Iterable[int]]]) -> frozenset[Node]:
-    """Return the nodes that sum over nothing once some projections lose units; several may be one node.
-
-    Args:
-        projections: with the units that each loses, or alone if it loses all.
-    """
+def emptied(losing: Iterable[tuple[Projection, Iterable[int]]]) -> frozenset[Node]:
+    """Return the nodes that sum over nothing once projections lose units; several may be one node."""
     left: dict[Node, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-    for entry in projections:
-        item, units = entry if isinstance(entry, tuple) else (entry, range(len(entry.channels)))
-        alive = item.live_without(units)
-        left[item.node] = left[item.node] & alive if item.node in left else alive
+    for item, units in losing:
+        left[item.node] = item.live_without(units) & left.get(item.node, np.True_)
     return frozenset(node for node, alive in left.items() if not alive.any())
 
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+_Item = TypeVar("_Item")
 GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)")
 
 
@@ -183,16 +182,18 @@ def _name(projections: Sequence[Projection], makers: Sequence[Node], scopes: boo
     known = [path for path in paths if path]
     if not known:
         return ""
-    common = list(known[0])
+    common = known[0]
     for path in known[1:]:
-        length = 0
-        while length < min(len(common), len(path)) and common[length] == path[length]:
-            length += 1
-        if length:
-            common = common[:length]
+        common = [*common_prefix([tuple(common), tuple(path)])] or common
     if len(known) == 1 and len(common) > 1 and projections:
         common = common[:-1]  # the module of the layer itself
     return ".".join(common)
+
+
+def common_prefix(paths: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:
+    """Return the longest common prefix of some module paths, or other sequences."""
+    pieces = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return tuple(parts[0] for parts in pieces)
 
 
 def module_path(node: Node) -> list[str]:

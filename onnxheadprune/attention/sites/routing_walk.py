@@ -146,7 +146,8 @@ class _Walk:
             for value, expert in apart.items():
                 self._part(value, Part(frozenset([expert])))
             return None
-        if node in PICKS and self._along(node, index, scores):
+        shape = node.shape(0) or ()
+        if node in PICKS and index == 0 and shape and axis_of(node, len(shape)) in scores.live.axes:
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
@@ -192,10 +193,6 @@ class _Walk:
 
     def _meet(self, node: Node, index: int, live: Live, chooses: bool = False, moved: bool = False) -> None:
         self.found.meetings.append(Meeting(node, index, live, chooses, moved))
-
-    def _along(self, node: Node, index: int, scores: ExpertScores) -> bool:
-        shape = node.shape(0)
-        return index == 0 and bool(shape) and axis_of(node, len(shape or ())) in scores.live.axes
 
     def _choice(self, node: Node, scores: ExpertScores, choice: Choice) -> Refusal | None:
         """A TopK or an ArgMax: with experts on its axis, it outputs their numbers."""

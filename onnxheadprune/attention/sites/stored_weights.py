@@ -92,7 +92,9 @@ def weights_of(walk: Sweep, within: Container[Node] | None = None) -> tuple[int,
     for value in walk.reached:
         if value.tensor is None or value.shape is None:
             continue
-        if within is not None and not _is_weight_of(value, within):
+        # As a weight, not as a shape or a single number.
+        several = value.elem_type != onnx.TensorProto.INT64 and math.prod(_sizes(value)) > 1
+        if within is not None and not (several and any(use.node in within for use in value.consumers)):
             continue
         uses = [use for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
         # A value without a consumer is an output of an `If` branch.
@@ -112,12 +114,6 @@ def size_of(values: Iterable[Value]) -> tuple[int, int]:
     some = [(value, math.prod(_sizes(value))) for value in dict.fromkeys(values)]
     elements = sum(round(count * _per_element(value)) for value, count in some)
     return elements, sum(count * _element_bits(value.elem_type) // 8 for value, count in some)
-
-
-def _is_weight_of(value: Value, nodes: Container[Node]) -> bool:
-    """Return whether some nodes read a stored tensor as a weight, not as a shape or a single number."""
-    several = value.elem_type != onnx.TensorProto.INT64 and math.prod(_sizes(value)) > 1
-    return several and any(use.node in nodes for use in value.consumers)
 
 
 def weights_in(model: ModelProto, view: GraphView) -> int:

@@ -12,8 +12,7 @@ from itertools import chain, zip_longest
 from onnx import TensorProto
 
 from onnxheadprune.attention.sites.products import is_product
-from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of, operand_indices
-from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.liveness.index_notation import contraction_of, kernel_of, operand_indices
 from onnxheadprune.model.graph.operator import (
     ADDS_AND_NORMALIZES,
     OBSERVES,
@@ -89,17 +88,14 @@ def near(value: Value) -> Collection[Value]:
             return ()
         if len(addends(node)) > 1:
             return node.results if node in ADDS_AND_NORMALIZES else ()
-        return contents(node) if mixed is None else _with_channels(node, mixed)
+        if mixed is None:
+            return contents(node)
+        # Of a product, the operand that alone has the last axis of the output.
+        owners = mixed.owners(mixed.out_axes[-1]) if mixed.out_axes else ()
+        own = node.input(owners[0]) if len(owners) == 1 else None
+        return [] if own is None or own.is_constant else [own]
 
     return frozenset(reachable([value], above, MAX_NEAR))
-
-
-def _with_channels(node: Node, product: Notation) -> Iterator[Value]:
-    """Yield the operand of a product that alone has the last axis of the output."""
-    owners = product.owners(product.out_axes[-1]) if product.out_axes else ()
-    value = node.input(owners[0]) if len(owners) == 1 else None
-    if value is not None and not value.is_constant:
-        yield value
 
 
 def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
@@ -140,19 +136,15 @@ def is_layer(node: Node) -> bool:
     if not operand_indices(node):
         return False
     found = contraction_of(node)
-    if found is not None and not found.contracted - _of_size_one(node, found):
-        return False
+    if found is not None:
+        sizes: dict[str | None, set[int]] = {letter: set() for letter in found.contracted}
+        for index in found.indices:
+            for dim, letter in zip(node.shape(index) or (), found.axes_of(index), strict=False):
+                sizes.setdefault(letter, set()).update([dim] if isinstance(dim, int) else [])
+        # A sum over axes of size 1 adds nothing up. A single block of packed weights holds many rows.
+        if all(sizes[letter] == {1} for letter in found.contracted):
+            return False
     return node.out.shape is None or found is not None or is_grouped(node)
-
-
-def _of_size_one(node: Node, product: Notation) -> set[str | None]:
-    """The letters of axes of size 1 of a product: a sum over them adds nothing up."""
-    sizes: dict[str | None, set[Dim]] = {}
-    for index in product.indices:
-        for dim, letter in zip(node.shape(index) or (), product.axes_of(index), strict=False):
-            sizes.setdefault(letter, set()).add(dim)
-    # A single block of packed weights holds many rows.
-    return {letter for letter, dims in sizes.items() if {dim for dim in dims if isinstance(dim, int)} == {1}}
 
 
 def is_grouped(node: Node) -> bool:

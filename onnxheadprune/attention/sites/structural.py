@@ -108,7 +108,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], dict[Node, Stop]
             for core in trace.cores:
                 stopped.setdefault(core.node, Stop(node, Reason.NO_PROJECTION))
         elif trace.cores and all(_is_of_contents(core.node) for core in trace.cores):
-            candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
+            candidates.append(Candidate(read, trace.cores))
         else:
             stopped = dict(_stopped(trace)) | stopped
     return candidates, mixers, stopped
