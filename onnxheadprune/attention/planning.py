@@ -17,8 +17,7 @@ from onnxheadprune.attention.cut_edits import (
     loses_all,
     require_apart,
 )
-from onnxheadprune.attention.dependence import lost_content, rewired
-from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
+from onnxheadprune.attention.io_changes import AS_IT_IS, Contract, lost_content, rewired
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.caches import comes_or_goes
 from onnxheadprune.attention.sites.find import Analysis, analysis_of

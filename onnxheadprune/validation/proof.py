@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.dependence import lost_content
+from onnxheadprune.attention.io_changes import lost_content
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit.model_records import EXITS_KEY

@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, compose, helper
 
 from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning, prune, validate
-from onnxheadprune.attention.dependence import dependence
+from onnxheadprune.attention.io_changes import dependence
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from tests import attacks, toys, toys_layers
