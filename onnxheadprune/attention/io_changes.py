@@ -1,4 +1,4 @@
-"""The changes of a model's inputs and outputs: those that a cut may make, and those that it makes; dependence on inputs.
+"""Changes of inputs and outputs: those that a cut may make, and those that it makes; what outputs depend on.
 
 The cache of attention that is removed as a whole keeps its shape, so that nothing changes for callers. On request its
 inputs and outputs are dropped, and the layer numbers in the names of the others run on without a gap.
