@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,44 +16,30 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
+from tests.conftest import ROOT
+from tests.documents.blocks import blocks_of
 from tests.graph_text import model_of
 from tests.vocabulary.graphs import ATTENTION, PLAIN, WEIGHTS
 
-SOURCE = Path(__file__).parents[1] / "custom_ops" / "bend.c"
+SOURCE = ROOT / "tests" / "custom_ops" / "bend.c"
 """The kernel of the operator."""
+PAGE = ROOT / "docs" / "extending.md"
+"""The package is that of the page."""
+_POINTS, _OPERATORS, _SETTINGS, _METHOD = (
+    block.code for block in blocks_of(PAGE) if block.language in ("text", "python")
+)
 FILES = {
     "mylib-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: mylib\nVersion: 1.0\n",
-    "mylib-1.0.dist-info/entry_points.txt": """
-        [onnxheadprune]
-        operators = mylib.operators
-        settings = mylib.settings
-        """,
+    "mylib-1.0.dist-info/entry_points.txt": _POINTS.replace("project.entry-points.", "").replace('"', ""),
     "mylib/__init__.py": "",
-    "mylib/operators.py": """
-        from onnxheadprune.operators.record import operator
+    "mylib/operators.py": _OPERATORS,
+    "mylib/settings.py": _SETTINGS,
+    "mylib/late.py": _METHOD,
+    "mylib/runtime.py": """\
+from onnxheadprune.deploying.clients.contract import Client
 
-        operator("mylib.Bend", axes="...->...")
-        """,
-    "mylib/settings.py": """
-        from onnxheadprune.settings.registry import Method, register, register_runtime
-
-        register(Method("late", "mylib.late:late", "share of the site by place", data=""))
-        register_runtime("mylib", "mylib.client")
-        """,
-    "mylib/late.py": """
-        import numpy as np
-
-        from onnxheadprune.choosing.scoring.method import Scored
-
-
-        def late(subject):
-            return Scored({site.index: np.arange(1.0, site.num_units + 1) for site in subject.sites})
-        """,
-    "mylib/client.py": """
-        from onnxheadprune.deploying.clients.contract import Client
-
-        CLIENT = Client("mylib", "My library", reads=("config.json",))
-        """,
+CLIENT = Client("mylib", "My library", reads=("config.json",))
+""",
 }
 NARROW = {"w_q": [6, 3], "w_k": [6, 3], "w_v": [6, 3], "w_o": [3, 6]}
 
@@ -75,7 +60,7 @@ def call(folder: Path, *line: str, files: Mapping[str, str] = FILES) -> subproce
     for name, text in files.items():
         path = site / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        path.write_text(text)
     onnx.save(bending(), folder / "bend.onnx")
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-m", "onnxheadprune", *line]
