@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
 
 Inputs = TypeVar("Inputs", bound=Running)
-VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+VOCABULARY = ("tokenizer.json", "tokenizer_config.json")
 BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.onnx*")
 """Files beside a model that complete text and data."""
 

@@ -472,10 +472,3 @@ def _of_folder(document: Document) -> Iterator[Fact]:
         yield Fact("config", f"no update needed for {document['runtime']}")
     if document.get("rewritten"):
         yield Fact("tokenizer", f"rewritten: {', '.join(document['rewritten'])}")
-    otherwise = document.get("spelled_otherwise") or {}
-    if otherwise.get("reason"):
-        yield Fact("spelling", f"texts with other tokens are not compared: {otherwise['reason']}", "doubtful")
-    elif otherwise:
-        texts = many(otherwise["texts"], "text")
-        cosines = f"mean cosine {otherwise['mean_cosine']:.4f}, worst {otherwise['worst_cosine']:.4f}"
-        yield Fact("spelling", f"{texts} with other tokens, each model with its own tokenizer: {cosines}")

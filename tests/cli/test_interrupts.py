@@ -57,10 +57,9 @@ LINES = {
     "threadpoolctl": "prune model.onnx --ratio 0.5 --data random -o out.onnx",
     "markupsafe": f"{CUT} --report r.html",
     "PIL": f"score {SAMPLES / 'digits_vit.onnx'} --data pictures",
-    "tokenizers": "score ids.onnx --data text.txt --tokenizer words",
     "pyarrow": "score ids.onnx --data text.parquet",
-    "dask": f"{SCORED} --method ablation --data random --dask local",
-    "distributed": f"{SCORED} --method ablation --data random --dask local",
+    "dask": "sweep model.onnx 0:0.5:0.5 --data random --dask local",
+    "distributed": "sweep model.onnx 0:0.5:0.5 --data random --dask local",
     "onnx_ir": "quantize model.onnx -o out.onnx --to int4",
     "yaml": "run job.yaml --junit j.xml",
     "pydantic_core": "run job.yaml --junit j.xml",
@@ -68,8 +67,9 @@ LINES = {
     "junitparser": "run job.yaml --junit j.xml",
 }
 JOB = 'model: model.onnx\noutput: out\nprune: {heads: {"0": [1]}}\n'
-ELSEWHERE = {"click", "olive", "onnx_graphsurgeon"}
-"""What the command line itself is made of, what imports us, and what only the Python API takes."""
+ELSEWHERE = {"click", "olive", "onnx_graphsurgeon", "tokenizers"}
+"""What the command line itself is made of, what imports us, what only the Python API takes, and what runs in a process of
+its own."""
 
 
 def roots() -> set[str]:
@@ -93,12 +93,8 @@ def test_every_library_is_interrupted() -> None:
 def place(tmp_path: Path) -> Path:
     onnx.save(toys.attention(), tmp_path / "model.onnx")
     onnx.save(toys.attention(ids=True), tmp_path / "ids.onnx")
-    # A tokenizer.json runs in a process of its own; here one is made from a list of words.
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nline\n")
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "one.png")
-    (tmp_path / "text.txt").write_text("".join(f"line {n}\n" for n in range(20)))
     (tmp_path / "text.parquet").write_bytes(b"PAR1")
     (tmp_path / "job.yaml").write_text(JOB)
     return tmp_path

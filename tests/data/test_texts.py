@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser, save
-from tokenizers import ByteLevelBPETokenizer
 
 from onnxheadprune.data.lines import Reading, Text, Texts
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.data.vocabulary import Vocabulary, has_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
@@ -94,63 +91,13 @@ def test_columns_of_parquet(tmp_path: Path) -> None:
 # Tokenizers
 
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", ","]
-
-
-def test_the_word_pieces_of_bert(tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("\r\n".join(WORDS) + "\r\n", encoding="utf-8")
-    assert has_tokenizer(tmp_path) and not has_tokenizer(tmp_path.parent)
-    assert Vocabulary(tmp_path, 8).tokens(["Hello, worlds", "hello " * 20]) == [
-        [2, 4, 7, 5, 6, 3],
-        [2, 4, 4, 4, 4, 4, 4, 3],
-    ]
-    settings = tmp_path / "tokenizer_config.json"
-    settings.write_text('{"do_lower_case": false, "tokenizer_class": "DistilBertTokenizer"}')
-    assert Vocabulary(tmp_path, 8).tokens(["Hello worlds"]) == [[2, 1, 5, 6, 3]]
-    settings.write_text('{"tokenizer_class": "MPNetTokenizer"}')
-    with pytest.raises(
-        UsageError, match=r"holds no tokenizer.json, and its MPNetTokenizer is none that can be made"
-    ):
-        Vocabulary(tmp_path, 8)
-    settings.write_text("[]")
-    with pytest.raises(UsageError, match=r"tokenizer_config.json is no JSON object"):
-        Vocabulary(tmp_path, 8)
-
-
 def test_inspect_suggests_text_where_a_tokenizer_lies_beside_the_model(
     tmp_path: Path, command: Command
 ) -> None:
     onnx.save(toys.attention(ids=True), tmp_path / "model.onnx")
     assert "--data YOURS.npz" in command("inspect", tmp_path / "model.onnx").stdout
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert "--data YOURS.txt" in command("inspect", tmp_path / "model.onnx").stdout
-
-
-def test_the_byte_pairs_of_gpt_2_and_roberta(tmp_path: Path) -> None:
-    trained: Any = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>"]
-    trained.train_from_iterator(
-        ["hello world hello worlds"] * 9, vocab_size=280, special_tokens=special, show_progress=False
-    )
-    trained.save_model(str(tmp_path))
-    assert has_tokenizer(tmp_path)
-    plain = trained.encode("hello worlds").ids
-    assert 0 < len(plain) < 9
-    settings = tmp_path / "tokenizer_config.json"
-    for kind, wanted in {"GPT2Tokenizer": plain, "RobertaTokenizerFast": [0, *plain, 2]}.items():
-        settings.write_text(json.dumps({"tokenizer_class": kind}))
-        assert Vocabulary(tmp_path, 16).tokens(["hello worlds"]) == [wanted]
-    for other in (
-        {"tokenizer_class": "CLIPTokenizer"},
-        {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True},
-    ):
-        settings.write_text(json.dumps(other))
-        with pytest.raises(UsageError, match=r"holds no tokenizer.json, and its .* save one with"):
-            Vocabulary(tmp_path, 16)
-    settings.unlink()
-    (tmp_path / "vocab.json").write_text('{"a": "b"}')
-    with pytest.raises(UsageError, match=r"vocab.json is no tokenizer of the tokenizers library"):
-        Vocabulary(tmp_path, 16)
 
 
 # The command line

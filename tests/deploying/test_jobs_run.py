@@ -422,7 +422,13 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
 
 def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
     """A tokenizer that is not named, an encoder that makes states: another one is another job."""
-    for name in ("tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx", "notes.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "encoder_model.onnx",
+        "notes.json",
+    ):
         (place / name).write_text("{}")
     (place / "words").mkdir()
     (place / "words" / "tokenizer.json").write_text("{}")
@@ -434,7 +440,7 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
         }
 
     assert read("data={path: lines.txt}") == {
-        "lines.txt", "tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx",
+        "lines.txt", "tokenizer.json", "tokenizer_config.json", "config.json", "encoder_model.onnx",
     }  # fmt: skip
     assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
     assert read("data={path: pictures, format: images}") == {"pictures"}

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from onnxheadprune.data.vocabulary import Vocabulary
 from tests.conftest import Command
 from tests.vocabulary.graphs import session
 from tests.vocabulary.tokenizers_made import byte_pairs, texts, unigram, word_piece
@@ -186,24 +185,3 @@ def test_it_is_the_sliced_model(
 PIECES = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the Cat cat café cafe un ##able ##a ##b a b 中 国 . , ! 中国 ##s".split()
 )
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"do_lower_case": False},
-        {"do_lower_case": True, "strip_accents": False},
-        {"do_lower_case": False, "strip_accents": True},
-        {"tokenize_chinese_chars": False},
-        {"do_lower_case": False, "unk_token": "the"},
-    ],
-)
-def test_a_list_of_words_is_read_as_transformers_reads_it(settings: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES), "utf-8")
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", **settings}), "utf-8"
-    )
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), Vocabulary(tmp_path, 512)
-    for text in ("The Cat café, 中国!", "unable cats [MASK] a.", "CAFÉ the  [SEP] x"):
-        assert ours.tokens([text]) == [theirs(text)["input_ids"]]

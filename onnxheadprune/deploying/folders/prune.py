@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.specs import HeadSpec, kinds_named, resolve_units
 from onnxheadprune.choosing.targets import PruningTarget
@@ -38,9 +37,6 @@ from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_nam
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.units import DEFAULT_UNITS, HEAD, KINDS, UnitKind, with_parts
 from onnxheadprune.workflow.requests import Choice
-
-if TYPE_CHECKING:
-    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 _UNPRUNED = (
     "model*.safetensors",
@@ -193,15 +189,14 @@ def prune_folder(
         )
         results, gone = _cut(heads, cutting)
         results += cut_vocabularies(results, cutting)
-        otherwise = _otherwise(results, tokens, asked)
         deploying.require(gone)
         changes = (*deploying.changes(gone), *tokens.changes)
         following = {**deploying.patched(changes), **tokens.contents}
-        copied = _unchanged(export, {item.name for item in results}, following)
+        copied = _unchanged(export, {item.name for item in results}, {*following, *tokens.left_out})
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
         warnings += [
-            *tokens.warnings,
+            *_left_out(tokens),
             *deploying.unasked(gone),
             *deploying.told_widths(gone),
             *_made_again(export, match, target),
@@ -231,7 +226,6 @@ def prune_folder(
             has_card,
             told,
             tuple(tokens.contents),
-            otherwise,
             kept,
         )
         if assembly is not None and card is not None:
@@ -284,18 +278,11 @@ def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
     return tokens_of_folder(export, asked)
 
 
-def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: FolderRequest) -> Otherwise | None:
-    """Return how far the first model moves on texts that are spelled otherwise; None without a tokenizer or data."""
-    trimmed = next((item.result for item in results if item.result.plan.vocabulary is not None), None)
-    if trimmed is None or trimmed.original is None or tokens.respelling is None or asked.read is None:
-        return None
-    data = asked.read(trimmed.original)
-    if data is None:
-        return None
-    from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
-
-    return Otherwise.of(trimmed, tokens.respelling, data, resolve_provider(asked.request.run.provider))
+def _left_out(tokens: FolderTokens) -> Iterator[str]:
+    """A sentence on the files that the new folder lacks, if there are any."""
+    if tokens.left_out:
+        listed = ", ".join(tokens.left_out)
+        yield f"left out, since they hold the tokenizer before the cut: {listed}; tokenizer.json has the new one"
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:

@@ -22,7 +22,6 @@ from onnxheadprune.workflow.result import PruneResult
 if TYPE_CHECKING:
     from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.validation.result import Validation
-    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 _SHOWN = 8
 """Files that are listed by name."""
@@ -55,7 +54,6 @@ class FolderResult(Displayed):
         warnings: what its user should know.
         rewritten: files of tokenizers that followed.
         backup: where the folder is kept that the output replaces, None if it replaces none.
-        otherwise: how far outputs move on texts that are spelled otherwise; None where there are none, or no data.
     """
 
     folder: str
@@ -69,7 +67,6 @@ class FolderResult(Displayed):
     card: bool
     warnings: tuple[str, ...]
     rewritten: tuple[str, ...] = ()
-    otherwise: Otherwise | None = None
     backup: Backup | None = None
 
     @property
@@ -133,7 +130,6 @@ class FolderResult(Displayed):
             "config_changes": [change.to_dict() for change in self.changes],
             "rewritten": list(self.rewritten),
             "spelling": None if self.spelling is None else self.spelling.to_dict(),
-            "spelled_otherwise": None if self.otherwise is None else self.otherwise.to_dict(),
             "card": self.card,
             "warnings": list(self.warnings),
         }

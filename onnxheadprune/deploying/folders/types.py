@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
@@ -14,9 +14,6 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.workflow.requests import Request, Tokens
-
-if TYPE_CHECKING:
-    from onnxheadprune.workflow.vocabulary.otherwise import Respelling
 
 Data: TypeAlias = "DataSource | Calibration | None"
 Reader: TypeAlias = Callable[[LoadedModel], "Data"]
@@ -44,8 +41,7 @@ class FolderTokens:
     changes: tuple[ConfigChange, ...] = ()  # fields of configuration files that follow
     # the other files that follow, by their names: of tokenizers
     contents: Mapping[str, bytes] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()  # what the user should know
-    respelling: Respelling | None = None  # the tokenizer that the models share, None without
+    left_out: tuple[str, ...] = ()  # files that hold the tokenizer in another form
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
 from onnxheadprune.data.respelled import lines_of
-from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER, content_in
+from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.types import FolderRequest, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.model.documents import CONFIGURATION, read_object, read_text
+from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.typed_json import json_text
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, counted, kept_ids
-from onnxheadprune.workflow.vocabulary.otherwise import Respelling, require_same_spelling
-from onnxheadprune.workflow.vocabulary.tokenizer import (
-    TokenizerFile,
-    pair_of,
-    survives,
-    tokenizer_path,
-    trimmed_pieces,
-)
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, require_same_spelling
 
 CONFIGS = (
     "config.json",
@@ -120,24 +112,11 @@ def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
     return value
 
 
-SENTENCE_PIECES = (".model", ".spm")
-UNKNOWN_FORMS = (
-    ".tiktoken",
-    "tekken.json",
-    "bpe.codes",
-    "dict.txt",
-    "tokenizer.onnx",
-    "openvino_tokenizer.bin",
-    "tokenizer.bin",
+OTHER_FORMS = tuple(
+    "vocab.txt vocab.json merges.txt added_tokens.json .model .spm .tiktoken tekken.json bpe.codes dict.txt"
+    " tokenizer.onnx openvino_tokenizer.bin tokenizer.bin".split()
 )
-"""Endings of files with a tokenizer that are not written anew."""
-OTHER_FORMS = (
-    "vocab.txt",
-    "vocab.json",
-    *SENTENCE_PIECES,
-    *UNKNOWN_FORMS,
-)
-"""Endings of files that hold a tokenizer in another form."""
+"""Endings of files that hold a tokenizer in another form than tokenizer.json; a smaller vocabulary leaves them out."""
 PIECES_ALONE = "Bartpho BertGeneration Cpm GPTSw3 M2M100 Marian PLBart Siglip Speech2Text SpeechT5".split()
 """Tokenizers of transformers that have no tokenizer.json."""
 
@@ -173,22 +152,21 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     changed = (
         change for name, document in documents.items() for change in changes(name, document, new, sizes)
     )
-    following = _Following(export, kept, new, tokenizer)
-    smaller: dict[str, Mapping[str, Any]] = {}
-    contents = following.contents
+    contents = {}
     for name, item in tokenizers.items():
-        if PurePosixPath(name).name == TOKENIZER:
-            smaller[name] = item.trimmed(kept)
-            contents[name] = _text(smaller[name])
-        else:
-            smaller[name] = _older_form(export.root / name, name, contents)
-        require_same_spelling(item, smaller[name], kept)
+        smaller = item.trimmed(kept)
+        require_same_spelling(item, smaller, kept)
+        contents[name] = _text(smaller)
+    others = export.others if tokenizers else ()
+    contents |= {
+        name: _settings(export.root / name, new) for name in others if PurePosixPath(name).name == SETTINGS
+    }
+    left_out = tuple(name for name in others if name.endswith(OTHER_FORMS))
     each = {
         file.name: Tokens(kept, inputs=_named_in(file, tokens), rows=rows, logits=named)
         for file, (_, named) in holding.items()
     }
-    respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
-    return FolderTokens(each, tuple(changed), contents, following.warnings, respelling)
+    return FolderTokens(each, tuple(changed), contents, left_out)
 
 
 def _holding(
@@ -254,25 +232,9 @@ def _sizes(document: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _tokenizers(export: Export) -> list[str]:
-    """The names of the files that tokenizers are read from: those of older forms only without a tokenizer.json."""
-    places = sorted(
-        {str(PurePosixPath(name).parent) for name in export.others}, key=lambda name: name.count("/")
-    )
-    paths = [path for place in places if (path := tokenizer_path(export.root / place)) is not None]
-    first = [path for path in paths if path.name == TOKENIZER]
-    return [path.relative_to(export.root).as_posix() for path in first or paths]
-
-
-def _older_form(path: Path, name: str, contents: Mapping[str, bytes]) -> Mapping[str, Any]:
-    """Return the tokenizer of a folder in an older form, with what will be written, as a tokenizer.json."""
-    folder = PurePosixPath(name).parent
-    replaced = {
-        PurePosixPath(other).name: content
-        for other, content in contents.items()
-        if PurePosixPath(other).parent == folder
-    }
-    document: dict[str, Any] = json.loads(content_in(path.parent, replaced))
-    return document
+    """The names of the tokenizers, those of the outermost folder first."""
+    found = (name for name in export.others if PurePosixPath(name).name == TOKENIZER)
+    return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
@@ -334,94 +296,16 @@ def _counts(leader: ModelFile, vocabulary: Vocabulary, asked: FolderRequest) -> 
     return counted(list(load_data(lines_of(data), inputs)), inputs, vocabulary)
 
 
-class _Following:
-    """The files beside tokenizer.json that hold its tokens."""
-
-    def __init__(
-        self, export: Export, kept: Sequence[int], new: Mapping[int, int], tokenizer: TokenizerFile | None
-    ) -> None:
-        self.root, self.tokenizer, self.new = export.root, tokenizer, new
-        names = {} if tokenizer is None else tokenizer.tokens
-        self.tokens = {names[place] for place in kept if place in names}
-        self.gone = set(names.values()) - self.tokens
-        self.prefix = "" if tokenizer is None else tokenizer.model.get("continuing_subword_prefix") or ""
-        self.contents: dict[str, bytes] = {}
-        self.warnings: tuple[str, ...] = ()
-        makers: dict[str, Callable[[Path], bytes | None]] = {
-            "vocab.txt": self._lines,
-            "vocab.json": self._ids,
-            "added_tokens.json": self._ids,
-            "merges.txt": self._merges,
-            "tokenizer_config.json": self._settings,
+def _settings(path: Path, new: Mapping[int, int]) -> bytes:
+    """The settings of a tokenizer under new ids."""
+    settings = dict(read_object(path, CONFIGURATION, MAX_LIST))
+    listed = settings.get("added_tokens_decoder")
+    if isinstance(listed, dict):
+        places = {str(old): str(place) for old, place in new.items()}
+        settings["added_tokens_decoder"] = {
+            places[place]: token for place, token in listed.items() if place in places
         }
-        for name in export.others if tokenizer is not None else ():
-            base = PurePosixPath(name).name
-            content = None
-            if base in makers:
-                content = makers[base](self.root / name)
-            elif base.endswith(SENTENCE_PIECES):
-                content = self._pieces(self.root / name)
-            if content is not None:
-                self.contents[name] = content
-            elif base in makers or base.endswith(UNKNOWN_FORMS):
-                stale = f"{name} holds the tokenizer before the cut: make sure that nothing loads it"
-                self.warnings = (*self.warnings, stale)
-
-    def _lines(self, path: Path) -> bytes | None:
-        rows = _text_of(path, "the vocabulary")
-        if not rows[-1]:
-            rows.pop()
-        if not self._belongs(path, {line: row for row, line in enumerate(rows) if line}):
-            return None
-        return "".join(f"{line}\n" for row, line in enumerate(rows) if row in self.new).encode()
-
-    def _ids(self, path: Path) -> bytes | None:
-        document = read_object(path, CONFIGURATION, MAX_LIST)
-        if not self._belongs(path, document):
-            return None
-        left = {token: self.new[place] for token, place in document.items() if place in self.new}
-        return json_text(dict(sorted(left.items(), key=lambda item: item[1])), ascii_only=False).encode()
-
-    def _belongs(self, path: Path, ids: Mapping[str, int]) -> bool:
-        """Return whether a file is about the tokens of the tokenizer."""
-        assert self.tokenizer is not None
-        if any(type(place) is not int for place in ids.values()):
-            raise UsageError(f"{path} is no mapping from tokens to ids")
-        known = {token: place for token, place in ids.items() if token in self.tokenizer.ids}
-        other = next((token for token, place in known.items() if place != self.tokenizer.ids[token]), None)
-        if other is not None:
-            raise UsageError(
-                f"{path} and {self.tokenizer.place} are different tokenizers: {other!r:.80} is the token {ids[other]}"
-                f" and {self.tokenizer.ids[other]}; remove one of them"
-            )
-        return 2 * len(known) >= len(ids)
-
-    def _merges(self, path: Path) -> bytes:
-        left = [
-            row
-            for row in _text_of(path, "the merges")
-            if row.startswith("#version") or (" " in row and survives(pair_of(row), self.tokens, self.prefix))
-        ]
-        return "".join(f"{row}\n" for row in left).encode()
-
-    def _settings(self, path: Path) -> bytes:
-        settings = dict(read_object(path, CONFIGURATION, MAX_LIST))
-        listed = settings.get("added_tokens_decoder")
-        if isinstance(listed, dict):
-            new = {str(old): str(place) for old, place in self.new.items()}
-            left = {new[place]: token for place, token in listed.items() if place in new}
-            settings["added_tokens_decoder"] = left
-        return _text(settings)
-
-    def _pieces(self, path: Path) -> bytes:
-        try:
-            return trimmed_pieces(path.read_bytes(), self.gone)
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{path} cannot follow the vocabulary: {error}") from error
-
-
-def _text_of(path: Path, what: str) -> list[str]:
-    return read_text(path, what, MAX_LIST).replace("\r\n", "\n").split("\n")
+    return _text(settings)
 
 
 def _text(document: Mapping[str, Any]) -> bytes:

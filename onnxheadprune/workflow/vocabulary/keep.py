@@ -91,7 +91,7 @@ def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
 
 def _closed(some: Collection[int], tokenizer: TokenizerFile | None) -> set[int]:
     """Some tokens, and all that they need."""
-    return set(some) if tokenizer is None else tokenizer.closed(some)
+    return {part for place in some for part in ({place} if tokenizer is None else tokenizer.made_of(place))}
 
 
 def _most_frequent(
@@ -106,15 +106,7 @@ def _most_frequent(
     order = [
         place for place in _in_order(counts, tokenizer) if tokenizer is None or place in tokenizer.tokens
     ]
-    hide = frozenset() if tokenizer is None else tokenizer.passing
-    for some in (order, [place for place in order if place not in hide]):
-        # Where a kept token needs many others, it is one too many.
-        kept = _closed(_first(size, basic, some, tokenizer), tokenizer)
-        if len(kept) <= size:
-            return sorted(kept)
-    raise UsageError(
-        f"a vocabulary of {size:,} is too small: for unknown words to stay so {len(kept):,} are needed"
-    )
+    return sorted(_first(size, basic, order, tokenizer))
 
 
 def _first(

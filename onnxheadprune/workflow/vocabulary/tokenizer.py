@@ -3,50 +3,42 @@
 For a text whose tokens are all kept, the smaller tokenizer gives the same tokens. WordPiece takes the longest match,
 and Unigram the best path: fewer tokens leave fewer candidates, of which the one that was chosen is left. BPE merges
 pairs in the order of their ranks: merges that lead to a kept token are kept, with all that lies on the way. A word that
-WordPiece does not know stays unknown (`unknown.py`).
+is unknown has no tokens of its own, and may be spelled in kept ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import json
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from onnxheadprune.data.tokenizing import Tokenizer
-from onnxheadprune.data.vocabulary import (
-    BYTE_PAIRS,
-    TOKENIZER,
-    WORD_PIECES,
-    content_in,
-    has_tokenizer,
-)
-from onnxheadprune.errors import UsageError
+from onnxheadprune.data.vocabulary import TOKENIZER, has_tokenizer
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import json_of, read_text
-from onnxheadprune.workflow.vocabulary.unknown import hiding, passing
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
 """Marks of a token at the beginning of a word, or within it."""
 SUFFIXES = ("</w>", "@@")
 KINDS = ("WordPiece", "Unigram", "BPE", "WordLevel")
-OLDER = (WORD_PIECES, BYTE_PAIRS[0])
-"""Names of files with a vocabulary in folders without a tokenizer.json."""
-PIECE = 1 << 3 | 2
-"""Tag of a piece in the model, and of the text in a piece."""
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+TEXTS = 2000
+"""Texts that are compared."""
+LONGEST = 8
+"""Tokens of a text."""
 
 
 def tokenizer_path(folder: Path) -> Path | None:
     """The file that the tokenizer of a folder is read from, None without."""
-    if not has_tokenizer(folder):
-        return None
-    return next(path for name in (TOKENIZER, *OLDER) if (path := folder / name).is_file())
+    return folder / TOKENIZER if has_tokenizer(folder) else None
 
 
 class TokenizerFile:
-    """The content of a tokenizer.json, or of the files of an older form as one.
+    """The content of a tokenizer.json.
 
     Attributes:
         place: where it was read.
@@ -57,8 +49,7 @@ class TokenizerFile:
     def __init__(self, path: Path) -> None:
         """Read a file."""
         self.place = str(path)
-        older = path.name in OLDER
-        content = content_in(path.parent) if older else read_text(path, "the tokenizer", MAX_TOKENIZER)
+        content = read_text(path, "the tokenizer", MAX_TOKENIZER)
         self.document: dict[str, Any] = json_of(content, f"the tokenizer {path}")
         model = self.document.get("model") if isinstance(self.document, dict) else None
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):
@@ -98,14 +89,18 @@ class TokenizerFile:
     @cached_property
     def special(self) -> frozenset[int]:
         """Ids that the tokenizer itself uses: added tokens, the unknown one, and those that it puts around a text."""
-        ids = set(self.added.values())
-        unknown = self.model.get("unk_token")
-        ids |= {self.ids[unknown]} if isinstance(unknown, str) and unknown in self.ids else set()
-        if isinstance(self.model.get("unk_id"), int):
-            ids.add(self.model["unk_id"])
+        ids = {*self.added.values(), *(() if self.unknown is None else (self.unknown,))}
         if self.document.get("padding"):
             ids.add(self.document["padding"]["pad_id"])
         return frozenset(ids | set(_processed(self.document.get("post_processor"))))
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The id of what has no spelling, None without one."""
+        named, numbered = self.model.get("unk_token"), self.model.get("unk_id")
+        if isinstance(numbered, int):
+            return numbered
+        return self.ids.get(named) if isinstance(named, str) else None
 
     @cached_property
     def always(self) -> frozenset[int]:
@@ -137,30 +132,6 @@ class TokenizerFile:
         pieces = self.library.pieces(list(plain.values()))
         return frozenset(place for place, count in zip(plain, pieces, strict=True) if count > 1)
 
-    def closed(self, some: Iterable[int]) -> set[int]:
-        """Some tokens, and all without which a text of kept tokens would be spelled otherwise."""
-        ids = {item for place in some for item in self.made_of(place)}
-        if self.kind != "WordPiece":
-            return ids
-        fresh: Collection[str] = self.ids.keys()
-        while fresh:
-            kept = {self.tokens[place] for place in ids if place in self.tokens}
-            fresh = hiding(self.ids.keys(), kept, self._prefix)
-            ids |= {self.ids[token] for token in fresh}
-        return ids
-
-    @cached_property
-    def passing(self) -> frozenset[int]:
-        """Ids of tokens that need others to be kept, so that unknown words stay unknown."""
-        every = self.ids.keys()
-        return frozenset(
-            self.ids[token] for token in passing(every, every, self._prefix) if self.kind == "WordPiece"
-        )
-
-    @property
-    def _prefix(self) -> str:
-        return str(self.model.get("continuing_subword_prefix") or "")
-
     def made_of(self, place: int) -> set[int]:
         """A token and all that BPE merges on the way to it."""
         token = self.tokens.get(place)
@@ -170,7 +141,7 @@ class TokenizerFile:
 
     def _merged(self, token: str) -> Iterator[str]:
         """Yield what BPE makes of the characters of a token on its way to it; nothing if it does not get there."""
-        prefix = self._prefix
+        prefix = self.model.get("continuing_subword_prefix") or ""
         suffix = self.model.get("end_of_word_suffix") or ""
         ends = bool(suffix) and token.endswith(suffix)
         bare = token.removesuffix(suffix) if ends else token
@@ -270,46 +241,29 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
     return renumbered
 
 
-def trimmed_pieces(content: bytes, gone: Collection[str]) -> bytes:
-    """A SentencePiece model without some pieces."""
-    parts = []
-    for tag, start, body, end in _fields(content):
-        text = None
-        if tag == PIECE:
-            inner = content[body:end]
-            text = next((inner[at:last].decode() for key, _, at, last in _fields(inner) if key == PIECE), "")
-        if text is None or text not in gone:
-            parts.append(content[start:end])
-    return b"".join(parts)
+def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept: Sequence[int]) -> int:
+    """Check a smaller tokenizer: its ids, and what it makes of texts whose tokens are all kept."""
+    place = {token: position for position, token in enumerate(kept)}
+    before, after = (Tokenizer(old.place, json.dumps(one)) for one in (old.document, document))
+    if after.vocabulary() != {token: place[number] for token, number in old.ids.items() if number in place}:
+        raise RefusedError(
+            f"{old.place} cannot lose these tokens: the ids of its added tokens would not follow"
+        )
+    spelled = place.keys() - {old.unknown}
+    texts = _texts(old, [number for number in kept if number in old.tokens])
+    compared = 0
+    for text, one, other in zip(texts, before.encode(texts), after.encode(texts), strict=True):
+        if spelled >= set(one.ids):
+            compared += 1
+            if other.ids != [place[number] for number in one.ids]:
+                raise RefusedError(
+                    f"{old.place} cannot lose these tokens: {text!r:.80} would be spelled otherwise, and all of"
+                    " its tokens are kept"
+                )
+    return compared
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field of a message: its tag, where it starts, where its content starts, and where it ends."""
-    at = 0
-    while at < len(content):
-        start = at
-        tag, at = _varint(content, at)
-        if tag & 7 == VARINT:
-            body, (_, end) = at, _varint(content, at)
-        elif tag & 7 == LENGTH:
-            size, body = _varint(content, at)
-            end = body + size
-        elif tag & 7 in (FIXED32, FIXED64):
-            body, end = at, at + (4 if tag & 7 == FIXED32 else 8)
-        else:
-            raise ValueError("it is no SentencePiece model")
-        if end > len(content):
-            raise ValueError("it is no SentencePiece model, or is cut off")
-        yield tag, start, body, end
-        at = end
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while at < len(content) and shift < 70:
-        byte = content[at]
-        number |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return number, at
-    raise ValueError("it is no SentencePiece model, or is cut off")
+def _texts(old: TokenizerFile, kept: Sequence[int]) -> list[str]:
+    """Texts of kept tokens; the same ones each time."""
+    chooser = random.Random(0)
+    return old.library.decode([chooser.choices(kept, k=chooser.randint(1, LONGEST)) for _ in range(TEXTS)])
