@@ -68,8 +68,7 @@ LINES = {
 }
 JOB = 'model: model.onnx\noutput: out\nprune: {heads: {"0": [1]}}\n'
 ELSEWHERE = {"click", "olive", "onnx_graphsurgeon", "tokenizers"}
-"""What the command line itself is made of, what imports us, what only the Python API takes, and what runs in a process of
-its own."""
+"""What the command line is made of, what imports us, what only Python takes, and what runs in a process of its own."""
 
 
 def roots() -> set[str]:
