@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from onnx import TensorProto
@@ -47,7 +47,14 @@ def _matmul(node: Node, columns: tuple[int, ...] = ()) -> Notation | None:
     if not left or not right:
         return None
     # MatMul has none of these; asked for one by one they would cost more than all the rest.
-    turned = {item.name for item in node.proto.attribute if item.i}
+    turned = frozenset(item.name for item in node.proto.attribute if item.i)
+    left_axes, right_axes, out = _letters(left, right, turned)
+    return Notation(((first, left_axes), (second, right_axes)), out, _along_columns(node, columns))
+
+
+@lru_cache(maxsize=1024)  # A model has many products of few shapes, and each is asked dozens of times.
+def _letters(left: Shape, right: Shape, turned: frozenset[str]) -> tuple[Letters, Letters, tuple[str, ...]]:
+    """Letters of the operands' axes and of the output's."""
     left_batch = left[1:-1] if "transBatchA" in turned else left[:-2]
     right_batch = right[1:-1] if "transBatchB" in turned else right[:-2]
     rank = max(len(left_batch), len(right_batch))
@@ -60,8 +67,7 @@ def _matmul(node: Node, columns: tuple[int, ...] = ()) -> Notation | None:
         if f"transBatch{name}" in turned:
             axes.insert(0, axes.pop(-2))  # [M, batch..., K] in place of [batch..., M, K]
     out = (*(f"b{axis}" for axis in range(rank)), *rows, *free_letter)
-    terms = ((first, tuple(left_axes)), (second, tuple(right_axes)))
-    return Notation(terms, out, _along_columns(node, columns))
+    return tuple(left_axes), tuple(right_axes), out
 
 
 def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:

@@ -134,6 +134,10 @@ def divide(left: Dim, right: Dim) -> Dim | None:
         return None
     if left == right:
         return 1
+    if isinstance(left, int) and isinstance(right, int):
+        return None if left % right else left // right
+    if right == 1:
+        return left
     rest, divisor_terms = _terms(left), _terms(right)
     names = sorted({atom for terms in (rest, divisor_terms) for atoms in terms for atom in atoms})
     leading = max(divisor_terms, key=lambda atoms: _rank(atoms, names))

@@ -58,7 +58,11 @@ class Kind:
 
     def __contains__(self, node: Operation) -> bool:
         name = name_of(node)
-        return any(name in names for names in self._names)
+        # Asked more often than anything else: a generator would take twice as long.
+        for names in self._names:  # noqa: SIM110
+            if name in names:
+                return True
+        return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(set().union(*self._names))
