@@ -11,11 +11,9 @@ from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.consumers import selecting_answer
-from onnxheadprune.liveness.frozen_shapes import freeze_observers
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.rule_calls import makes_chunks
-from onnxheadprune.liveness.shape_literals import reads_own_shape
+from onnxheadprune.liveness.shapes import freeze_observers
 from onnxheadprune.liveness.sweep_result import Sweep, observes
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
@@ -46,11 +44,8 @@ class _Realizer:
         self.sweep = sweep
         self.out = Realization()
         self.available: dict[tuple[int, int], Live] = {}
-        self.repeated: dict[tuple[int, int], Live] = {}
 
     def run(self) -> Realization:
-        # Copies of stored tensors come before these are cut in place.
-        self._repeat()
         for value in sorted(self.sweep.reached, key=_order):
             if value.holds_tensor:
                 self._tensor(value)
@@ -69,26 +64,6 @@ class _Realizer:
         for node in sorted(self.sweep.answers, key=lambda node: node.index):
             self._rewrite(node, self.sweep.answers[node])
         return self.out
-
-    def _repeat(self) -> None:
-        """Values that are computed once more, narrower, instead of gathered from."""
-        repeats = Repeats(self.sweep.kept)
-        asking = [
-            (use, value, wanted)
-            for value in self.sweep.reached
-            if not value.holds_tensor and value.producer is not None
-            for use, wanted, picking in self._demands(value)
-            if picking is None and not wanted.is_dead and wanted != self.sweep.kept.get(value, FULL)
-        ]
-        for use, value, wanted in sorted(asking, key=lambda item: (item[0].node.index, item[0].input_index)):
-            copy = repeats.of(value, wanted, use)
-            if copy is None:
-                continue
-            name, edits = copy
-            sites = self.sweep.asked.get(use.node, NOBODY)
-            for edit in (*edits, SetInput(use.node.ref, use.input_index, name)):
-                self.out.add(edit, sites)
-            self.repeated[(use.node.index, use.input_index)] = wanted
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:
         """Narrow the branch outputs of each narrowed output of an `If`."""
@@ -161,9 +136,7 @@ class _Realizer:
         have = self.sweep.kept.get(value, FULL)
         for use, wanted, picking in self._demands(value):
             key = (use.node.index, use.input_index)
-            self.available[key] = self.repeated.get(key, have)
-            if key in self.repeated:
-                continue
+            self.available[key] = have
             sites = self.sweep.asked.get(use.node, NOBODY)
             if picking is not None and picking.accepts(have):
                 if use.node not in self.sweep.answers and picking.rewrite is not None and not have.is_full:
@@ -199,7 +172,7 @@ class _Realizer:
         return f"{value.name} is shared with consumers that need more of it"
 
     def _rewrite(self, node: Node, answer: Answer) -> None:
-        if answer.rewrite is None or reads_own_shape(node, self.sweep.kept):
+        if answer.rewrite is None:
             return
         kept: Mapping[int, Live] = {
             index: self.available.get((node.index, index), FULL) for index in range(len(node.inputs))

@@ -13,7 +13,6 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.consumers import selecting_answer
-from onnxheadprune.liveness.covering_blocks import covering
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
@@ -127,7 +126,7 @@ class _Sweeper:
             self._keep(node, lives)
             self._ask_all(node, dict.fromkeys(range(len(node.inputs)), DEAD))
             return
-        answer = self._answer(node, lives)
+        answer = ask(node, lives, self.domain)
         if isinstance(answer, Refusal):
             self.result.refusals[node] = answer
             self._keep(node, [self.domain.refused(live) for live in lives])
@@ -147,12 +146,6 @@ class _Sweeper:
         self._keep(node, kept)
         self.result.answers[node] = answer
         self._ask_all(node, answer.inputs)
-
-    def _answer(self, node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-        answer = ask(node, lives, self.domain)
-        if isinstance(answer, Refusal) and self.domain.cuts:
-            return covering(node, lives[0]) or answer
-        return answer
 
     def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
         for index, live in inputs.items():

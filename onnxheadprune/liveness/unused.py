@@ -29,7 +29,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.edit.submodel import values_read
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.shape_sources import ShapeSources
+from onnxheadprune.liveness.shapes import ShapeSources
 from onnxheadprune.model.graph.operator import OBSERVES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 from onnxheadprune.model.graph.walks import reachable

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axis_masks import rows
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shape_literals import scaled
+from onnxheadprune.liveness.shapes import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of

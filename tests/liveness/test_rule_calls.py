@@ -11,7 +11,6 @@ import pytest
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
@@ -140,14 +139,6 @@ def test_ragged_masks_need_their_first_axes_everywhere(view: GraphView) -> None:
     assert got.reason is Reason.INEXPRESSIBLE
     assert isinstance(ask(dequantize, [ROWS], MASKS), Answer)
     assert isinstance(ask(dequantize, [Live.over((1, 2), RAGGED.array.astype(int))], POSITIONS), Answer)
-
-
-def test_nothing_is_computed_once_more_against_its_law(view: GraphView) -> None:
-    """A stored tensor could be cut to the ragged mask, but not the scales along its last axis."""
-    real = view.main.values["real"]
-    reader = next(use for use in real.consumers if use.node is node_of(view, "Mul"))
-    assert Repeats({}).of(real, RAGGED, reader) is None
-    assert Repeats({}).of(real, ROWS, reader) is not None
 
 
 def test_pieces_of_a_split_ask_for_nothing_of_each_other(view: GraphView) -> None:
