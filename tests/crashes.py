@@ -67,24 +67,30 @@ def pruned_and_killed_after(seconds: float, source: Path, target: Path, heads: s
     return os.WIFSIGNALED(status)
 
 
-def killed_at(step: int, action: Callable[[], Any]) -> bool:
-    """Kills a process that does something just before (even steps) or after (odd ones) a call of the system.
+def stopped_at(step: int, action: Callable[[], Any], sent: signal.Signals = signal.SIGKILL) -> bool:
+    """Kill or interrupt a process just before (even steps) or after (odd ones) a call of the system.
 
     Returns:
         Whether it had that many steps.
     """
 
     def watched() -> None:
-        with _watched(_counted(), step):
-            action()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with _watched(_counted(), step, sent):
+                action()
+        except KeyboardInterrupt:
+            os._exit(130)
 
     _, status = os.waitpid(in_child(watched), 0)
-    return os.WIFSIGNALED(status)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, 130, -signal.SIGKILL)
+    return code != 0
 
 
 def pruned_and_killed_at(step: int, source: Path, target: Path | None, heads: str, **settings: Any) -> bool:
     """Kills a pruning process at a step."""
-    return killed_at(step, lambda: prune(source, target, heads=heads, validate=False, **settings))
+    return stopped_at(step, lambda: prune(source, target, heads=heads, validate=False, **settings))
 
 
 def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:
@@ -112,7 +118,7 @@ def _counted() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _watched(counter: Iterator[int], step: int, sent: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+def _watched(counter: Iterator[int], step: int, sent: signal.Signals) -> Iterator[None]:
     def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if next(counter) == step:
@@ -137,7 +143,7 @@ def _watched(counter: Iterator[int], step: int, sent: signal.Signals = signal.SI
 def litter(folder: Path, target: Path) -> set[str]:
     """Names in a folder that do not belong to the model."""
     names = {path.name for path in folder.iterdir()} - {target.name}
-    if not target.exists():
+    if target.suffix != ".onnx" or not target.exists():
         return names
     with target.open("rb") as stream:
         model = onnx.ModelProto.FromString(structure(stream.fileno(), own_location(target))[0])

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 from onnxheadprune import UsageError, prune
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model
-from onnxheadprune.model.storage.writing import uninterrupted
+from onnxheadprune.model.storage.writing import WRITER, Assembly, temporary_folder, write_file
 from onnxheadprune.settings.writing import Storing
 from tests import toys
 from tests.conftest import ROOT, Outcome
@@ -28,10 +30,9 @@ from tests.crashes import (
     complete,
     in_child,
     interrupted_at,
-    killed_at,
     litter,
     pruned_and_killed_after,
-    pruned_and_killed_at,
+    stopped_at,
 )
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -63,53 +64,79 @@ def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], d
     return complete(target), new
 
 
-@pytest.mark.parametrize("external", ["never", "always"])
-def test_killed_at_every_step(source: Path, target: Path, external: Any) -> None:
-    """Not at random: before and after every call that changes something.
+def _assembled(target: Path) -> None:
+    with Assembly(target) as assembly:
+        assembly.write("a/text", b"newer")
+        assembly.copy(Path(__file__), "a/copy")
+        assembly.commit()
 
-    What is written is planned once, so that a step costs the writing alone.
-    """
+
+def _written(model: LoadedModel, target: Path, external: Any) -> None:
+    with stage_model(model, target, Storing(external_data=external)) as stage:
+        sealed_bytes(stage, ("stamp", "a verdict"))
+        commit(stage)
+
+
+def _used() -> None:
+    with temporary_folder() as folder:
+        (folder / "weights").write_bytes(b"x")
+
+
+def actions(kind: str, source: Path, target: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What takes a folder back to an older state, and what writes the newer one."""
+    if kind == "temporary":
+        return target.exists, _used
+    if kind == "text":
+        return partial(write_file, target, b"older"), partial(write_file, target, b"newer" * 1000)
+    if kind == "folder":
+        return partial(shutil.rmtree, target, ignore_errors=True), partial(_assembled, target)
+    # Planned once, so that a step costs the writing alone.
+    external = "never" if kind == "inside" else "always"
     older, newer = (prune(source, heads=heads, validate=False).pruned for heads in ("0:1", "0:2"))
+    return partial(_written, older, target, external), partial(_written, newer, target, external)
 
-    def write(model: LoadedModel) -> None:
-        with stage_model(model, target, Storing(external_data=external)) as stage:
-            sealed_bytes(stage, ("stamp", "a verdict"))
-            commit(stage)
 
-    write(newer)
-    new = complete(target)
-    for path in target.parent.iterdir():
-        path.unlink()
-    write(older)
-    old = complete(target)
+def state(target: Path) -> dict[str, str]:
+    """Digests of all that has a name and belongs to a file or folder."""
+    if target.is_dir():
+        return {
+            str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()
+        }
+    if target.suffix == ".onnx" and target.exists():
+        return complete(target)
+    return {"text": target.read_text()} if target.exists() else {}
+
+
+@pytest.mark.each_choice
+@pytest.mark.parametrize("kind", ["temporary", "text", "inside", "folder", "beside"])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_at_every_step(
+    kind: str, sent: signal.Signals, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at random: before and after every call that changes something. The older one or the newer one is there.
+
+    An interrupt leaves nothing else, and what a kill leaves the next call for the same file or folder removes.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(target.parent))
+    target = target if kind in ("inside", "beside") else target.with_name(WRITER)
+    back, write = actions(kind, source, target)
+    write()
+    new = state(target)
+    back()
+    old = state(target)
     step, seen = 0, []
-    while killed_at(step, partial(write, newer)):
-        seen.append(complete(target) == new)
-        assert seen[-1] or complete(target) == old, f"step {step}"
-        assert len(litter(target.parent, target)) <= 2
-        write(older)
-        assert complete(target) == old
-        assert not litter(target.parent, target), f"step {step}"
+    while stopped_at(step, write, sent):
+        seen.append(state(target))
+        assert seen[-1] in (old, new), step
+        if sent == signal.SIGKILL:
+            assert len(litter(target.parent, target)) <= 2
+            back()
+            write()
+        assert not litter(target.parent, target), step
+        back()
         step += 1
-    assert complete(target) == new
-    assert step > 10
-    assert True in seen and False in seen
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("external", ["never", "always"])
-def test_killed_before_there_is_an_older_one(source: Path, target: Path, external: Any) -> None:
-    prune(source, target, heads="0:2", validate=False, external_data=external)
-    new = complete(target)
-    for step in range(0, 60, 3):
-        for path in target.parent.iterdir():
-            path.unlink()
-        if not pruned_and_killed_at(step, source, target, "0:2", external_data=external):
-            break
-        assert not target.exists() or complete(target) == new
-    prune(source, target, heads="0:2", validate=False, external_data=external)
-    assert complete(target) == new
-    assert not litter(target.parent, target)
+    assert state(target) == new
+    assert step > 10 and old in seen and new in seen
 
 
 @pytest.mark.slow
@@ -143,7 +170,8 @@ def test_the_check_can_fail(target: Path) -> None:
         complete(target)
 
 
-@pytest.mark.parametrize("external", ["never", "always"])
+@pytest.mark.first_case
+@pytest.mark.parametrize("external", ["always", "never"])
 def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, external: str) -> None:
     old, new = states(source, target, external)
     arguments = (
@@ -197,22 +225,6 @@ def test_interrupted_whenever(source: Path, target: Path) -> None:
             assert errors.strip() == "error: interrupted"
         assert complete(target) in (old, new)
         assert not litter(target.parent, target)
-
-
-def test_an_interrupt_waits_for_the_names_of_all_files() -> None:
-    done = []
-
-    def naming() -> None:
-        with uninterrupted():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-            done.append("names")
-        done.append("more")
-
-    with pytest.raises(KeyboardInterrupt):
-        naming()
-    assert done == ["names"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from onnxheadprune.model.storage.writing import (
     HiddenFolder,
     temporary_folder,
     temporary_folder_of,
-    write_file,
     write_text,
 )
 from onnxheadprune.reporting.pictures import save_figure
@@ -32,31 +31,10 @@ from onnxheadprune.reporting.pictures.heads import heads_picture
 from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
-from tests.crashes import complete, in_child, killed_at
+from tests.crashes import complete, in_child
 from tests.files.filesystems import POSIX, no_links
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("older", [b"an older one", None])
-def test_texts_are_whole_at_every_step(tmp_path: Path, older: bytes | None) -> None:
-    target, newer = tmp_path / "r.html", b"a newer one" * 1000
-    step, seen = 0, set()
-    while True:
-        target.unlink(missing_ok=True)
-        if older is not None:
-            target.write_bytes(older)
-        killed = killed_at(step, partial(write_file, target, newer))
-        found = target.read_bytes() if target.exists() else None
-        assert found in (older, newer), step
-        seen.add(found)
-        if not killed:
-            break
-        write_file(target, b"the next one")
-        assert [path.name for path in tmp_path.iterdir()] == ["r.html"], step
-        step += 1
-    assert seen == {older, newer} and step > 5
 
 
 @pytest.mark.slow
@@ -377,20 +355,3 @@ def test_temporary_folders_of_killed_calls_are_removed_by_the_next(
         with temporary_folder() as other:
             assert set(tmp_path.iterdir()) == stay | {living.parent, other.parent}
     assert set(tmp_path.iterdir()) == stay
-
-
-@pytest.mark.slow
-def test_every_killed_call_is_swept_up_after(tmp_path: Path) -> None:
-    """Killed just before and just after each call of the system with which a temporary folder is made and removed."""
-
-    def used() -> None:
-        tempfile.tempdir = str(tmp_path)
-        with temporary_folder() as folder:
-            (folder / "weights").write_bytes(b"x")
-
-    step = 0
-    while killed_at(step, used):
-        os.waitpid(in_child(used), 0)
-        assert not list(tmp_path.iterdir()), step
-        step += 1
-    assert step > 3
