@@ -82,7 +82,7 @@ def _letters(core: Core, product: Notation) -> dict[str, Axis] | None:
     """The atoms along each axis of the core's output."""
     shape = core.node.out.shape
     assert shape is not None
-    if core.runs:
+    if core.repeats:
         return None
     letters: dict[str, Axis] = {}
     several = len(core.head_axes) > 1

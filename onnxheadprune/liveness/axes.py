@@ -138,10 +138,10 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
         In `heads * batch` all samples of one head follow each other: each entry stands for a run of them:
 
         >>> heads = reshape_back(Live.over((0,), np.array([1, 2, 0, 4])), (dims.multiply(batch, 4), 7), (4, batch, 7))
-        >>> heads, str(heads.run(0))
+        >>> heads, str(heads.repeat(0))
         (Live(axes=(0,), array=array([1, 2, 0, 4])), 'batch')
     """
-    found = None if live.runs else _reshaped(live, in_shape, out_shape)
+    found = None if live.repeats else _reshaped(live, in_shape, out_shape)
     return _in_runs(live, in_shape, out_shape) if found is None else found
 
 
@@ -156,15 +156,15 @@ def _in_runs(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
     """
     cuts = [_cut_across(out_shape, dims.product(in_shape[axis + 1 :])) for axis in range(len(in_shape))]
     whole = {axis: run for cut in cuts for axis, run in cut.items() if axis not in live.axes}
-    apart = _apart(out_shape, whole | dict(live.runs))
+    apart = _apart(out_shape, whole | dict(live.repeats))
     if apart is None:
         return None
     outer, owners = apart
     plain = Live.over([owners.index(axis) for axis in live.axes], live.array)
-    runs: dict[int, Dim] = {}
+    repeats: dict[int, Dim] = {}
     for axis in plain.axes:
-        runs |= _cut_across(in_shape, dims.product(outer[axis + 1 :]))
-    apart = _apart(in_shape, runs) if runs or whole or live.runs else None
+        repeats |= _cut_across(in_shape, dims.product(outer[axis + 1 :]))
+    apart = _apart(in_shape, repeats) if repeats or whole or live.repeats else None
     back = None if apart is None else _reshaped(plain, apart[0], outer)
     if apart is None or back is None:
         return None
@@ -172,10 +172,10 @@ def _in_runs(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
     if len(set(places)) != len(places):
         return None
     slow = [place for place, axis in zip(places, back.axes, strict=True) if apart[1].index(place) == axis]
-    return Live.over(places, back.array, tuple((place, runs[place]) for place in slow if place in runs))
+    return Live.over(places, back.array, tuple((place, repeats[place]) for place in slow if place in repeats))
 
 
-def _apart(shape: Shape, runs: Mapping[int, Dim]) -> tuple[Shape, list[int]] | None:
+def _apart(shape: Shape, repeats: Mapping[int, Dim]) -> tuple[Shape, list[int]] | None:
     """The shape with each axis of runs as two axes, and for each of its axes the one that it comes from.
 
     >>> _apart((7, 12), {1: 3})
@@ -183,11 +183,11 @@ def _apart(shape: Shape, runs: Mapping[int, Dim]) -> tuple[Shape, list[int]] | N
     """
     found: list[tuple[Dim, int]] = []
     for axis, dim in enumerate(shape):
-        run = runs.get(axis, 1)
-        many = dims.divide(dim, run) if axis in runs else dim
+        run = repeats.get(axis, 1)
+        many = dims.divide(dim, run) if axis in repeats else dim
         if many is None:
             return None
-        found += [(many, axis), (run, axis)] if axis in runs else [(dim, axis)]
+        found += [(many, axis), (run, axis)] if axis in repeats else [(dim, axis)]
     return tuple(dim for dim, _ in found), [axis for _, axis in found]
 
 
@@ -322,7 +322,7 @@ def broadcast_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None
         if axis < offset or in_shape[axis - offset] == 1:
             continue
         dim, period = in_shape[axis - offset], live.period(axis)
-        if dim != out_shape[axis] and (isinstance(dim, int) or live.runs or dims.divisor(dim) % period):
+        if dim != out_shape[axis] and (isinstance(dim, int) or live.repeats or dims.divisor(dim) % period):
             return None
         if isinstance(dim, int) and dim != period:
             return None

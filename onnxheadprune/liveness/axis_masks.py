@@ -13,15 +13,17 @@ from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.tensors import Array
 
-NO_RUNS: Mapping[int, Dim] = MappingProxyType({})
+NO_REPEATS: Mapping[int, Dim] = MappingProxyType({})
 
 
-def place(live: Live, picked: Mapping[int, tuple[Array, int]], runs: Mapping[int, Dim] = NO_RUNS) -> Live:
+def place(
+    live: Live, picked: Mapping[int, tuple[Array, int]], repeats: Mapping[int, Dim] = NO_REPEATS
+) -> Live:
     """The mask of a tensor from the mask of what was picked from it.
 
     Args:
         picked: per axis the indices that were picked from it, and its size.
-        runs: of the axes where these count runs of positions, how many each of them has.
+        repeats: of the axes where these count runs of positions, how many each of them has.
 
     Examples:
         Number 4, 2 and 0 of five were picked, and the last of these is dead.
@@ -49,7 +51,9 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]], runs: Mapping[int
             # Where positions repeat, all that is picked from one is needed of it.
             np.bitwise_or.at(placed, tuple(index), array)
         array = placed
-    return Live.over(axes, array, (*live.runs, *(item for item in runs.items() if item not in live.runs)))
+    return Live.over(
+        axes, array, (*live.repeats, *(item for item in repeats.items() if item not in live.repeats))
+    )
 
 
 def ranks_within(wanted: Live, have: Live, axis: int) -> Array:

@@ -122,7 +122,7 @@ class Labels(Domain):
         labels = np.empty(live.array.shape, dtype=object)
         labels[...] = 0
         labels[live.array] = self.everyone
-        return Live(live.axes, labels, live.runs)
+        return Live(live.axes, labels, live.repeats)
 
     def narrowed(self, live: Live) -> Live:
         """The same: nothing is cut, so any form is allowed."""

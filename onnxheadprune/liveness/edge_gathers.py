@@ -151,9 +151,11 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
         if isinstance(dim, Symbolic):
             dim = max(have.period(axis), wanted.period(axis))
         sizes.append(dim)
-    kinds = {live.runs for live in (have, wanted) if live.axes}
-    runs = any(kinds)
-    if runs and (len(kinds) > 1 or [multiply(sizes[0], wanted.run(first))] != [of[axis] for axis in span]):
+    kinds = {live.repeats for live in (have, wanted) if live.axes}
+    repeats = any(kinds)
+    if repeats and (
+        len(kinds) > 1 or [multiply(sizes[0], wanted.repeat(first))] != [of[axis] for axis in span]
+    ):
         raise RefusedError(
             f"axis {first} of {source} has no fixed size, so that nothing can be picked from it"
         )
@@ -179,11 +181,11 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
     edits.append(nodes.new(before, "Shape", (source,), shape))
     head, tail = cut_shape("head", 0, first), cut_shape("tail", last, rank)
     repeated = -1 if inferred else 1
-    whole = constant("period", *((int(kept.sum()), repeated) if runs else (repeated, int(kept.sum()))))
+    whole = constant("period", *((int(kept.sum()), repeated) if repeats else (repeated, int(kept.sum()))))
     edits.append(nodes.new(before, "Concat", (head, whole, tail), flat, axis=0))
     edits.append(nodes.new(before, "Reshape", (source, flat), rows))
     indices = constant("indices", *(int(rank) for rank in ranks))
-    edits.append(nodes.new(before, "Gather", (rows, indices), picked, axis=first + (not runs)))
+    edits.append(nodes.new(before, "Gather", (rows, indices), picked, axis=first + (not repeats)))
     sizes_left = constant("sizes", -1 if inferred else counts[0], *counts[1:])
     edits.append(nodes.new(before, "Concat", (head, sizes_left, tail), target, axis=0))
     edits.append(nodes.new(before, "Reshape", (picked, target), result))

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
 from onnxheadprune.model.tensors import Array
 
-Runs: TypeAlias = tuple[tuple[int, Dim], ...]
+Repeats: TypeAlias = tuple[tuple[int, Dim], ...]
 DIGESTED = 256
 """Bytes of an array beyond which a key has its digest."""
 
@@ -39,15 +39,15 @@ class Live:
     Attributes:
         axes: strictly increasing axis numbers.
         array: one dimension per axis of `axes`; zero is dead.
-        runs: of the axes whose entries each stand for several positions in a row, how many; a symbolic length.
+        repeats: of the axes whose entries each stand for several positions in a row, how many; a symbolic length.
     """
 
     axes: tuple[int, ...]
     array: Array
-    runs: Runs = field(default=(), repr=False)
+    repeats: Repeats = field(default=(), repr=False)
 
     @classmethod
-    def over(cls, axes: Sequence[int], array: Array, runs: Runs = ()) -> Live:
+    def over(cls, axes: Sequence[int], array: Array, repeats: Repeats = ()) -> Live:
         """A canonical `Live`: axes sorted, axes without variation dropped."""
         if not array.size:
             # An axis without positions: there is nothing that could be needed.
@@ -57,12 +57,12 @@ class Live:
             if not _varies(array, position):
                 array = array.take(0, axis=position)
                 del kept[position]
-        return cls(tuple(kept), np.asarray(array), tuple(sorted(item for item in runs if item[0] in kept)))
+        return cls(tuple(kept), np.asarray(array), tuple(sorted(item for item in repeats if item[0] in kept)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Live):
             return NotImplemented
-        same = self.axes == other.axes and self.runs == other.runs
+        same = self.axes == other.axes and self.repeats == other.repeats
         return same and np.array_equal(self.array, other.array)
 
     __hash__ = None  # type: ignore[assignment]
@@ -72,7 +72,7 @@ class Live:
         """A key that only equal live sets have; long arrays are digested, since thousands of keys are kept."""
         data = self.array.tobytes()
         short = data if len(data) <= DIGESTED else hashlib.blake2b(data, digest_size=32).digest()
-        return self.axes, self.runs, self.array.shape, short
+        return self.axes, self.repeats, self.array.shape, short
 
     @property
     def is_mask(self) -> bool:
@@ -111,7 +111,7 @@ class Live:
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
-        return self if self.is_mask else Live.over(self.axes, self.mask, self.runs)
+        return self if self.is_mask else Live.over(self.axes, self.mask, self.repeats)
 
     def only(self, axes: Iterable[int]) -> Live:
         """Projected onto `axes`: a position is live if it is so anywhere along the other axes.
@@ -127,7 +127,7 @@ class Live:
             if left[position] not in keep:
                 array = unite(array, position)
                 del left[position]
-        return Live.over(left, array, self.runs)
+        return Live.over(left, array, self.repeats)
 
     def renumbered(self, mapping: dict[int, int]) -> Live:
         """The same array with each axis `a` called `mapping[a]`."""
@@ -136,7 +136,7 @@ class Live:
             return self
         # The array varies along each of its axes, whatever they are called.
         kept, array = _sorted(axes, self.array)
-        return Live(tuple(kept), array, tuple(sorted((mapping[axis], run) for axis, run in self.runs)))
+        return Live(tuple(kept), array, tuple(sorted((mapping[axis], run) for axis, run in self.repeats)))
 
     def aligned(self, axes: Sequence[int], sizes: Sequence[int]) -> Array:
         """The array broadcast and tiled to `sizes` over `axes` (a superset of its own, sorted)."""
@@ -151,28 +151,30 @@ class Live:
 
     def __or__(self, other: Live) -> Live:
         """The union."""
-        axes, mine, theirs, runs = self._paired(other)
+        axes, mine, theirs, repeats = self._paired(other)
         # Sets of labels are Python integers, and numpy gives the number itself where there are no axes.
         either = np.asarray(mine | theirs, dtype=np.result_type(mine, theirs))
-        return Live.over(axes, either, runs)
+        return Live.over(axes, either, repeats)
 
     def __and__(self, other: Live) -> Live:
         """The intersection, without labels."""
-        axes, mine, theirs, runs = self._paired(other)
-        return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)), runs)
+        axes, mine, theirs, repeats = self._paired(other)
+        return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)), repeats)
 
-    def _paired(self, other: Live) -> tuple[list[int], Array, Array, Runs]:
+    def _paired(self, other: Live) -> tuple[list[int], Array, Array, Repeats]:
         """Return both over the same axes; an axis with different runs is needed where either needs it."""
-        unlike = {axis for axis in self.axes if axis in other.axes and self.run(axis) != other.run(axis)}
+        unlike = {
+            axis for axis in self.axes if axis in other.axes and self.repeat(axis) != other.repeat(axis)
+        }
         pair = [live.only(set(live.axes) - unlike) for live in (self, other)]
         axes = sorted({*pair[0].axes, *pair[1].axes})
         sizes = [math.lcm(*(live.period(axis) for live in pair)) for axis in axes]
         mine, theirs = (live.aligned(axes, sizes) for live in pair)
-        return axes, mine, theirs, tuple({*pair[0].runs, *pair[1].runs})
+        return axes, mine, theirs, tuple({*pair[0].repeats, *pair[1].repeats})
 
-    def run(self, axis: int) -> Dim:
+    def repeat(self, axis: int) -> Dim:
         """Positions along `axis` that one entry stands for."""
-        return dict(self.runs).get(axis, 1)
+        return dict(self.repeats).get(axis, 1)
 
     def period(self, axis: int) -> int:
         """Number of entries along `axis` (1 where the array does not vary)."""
@@ -206,7 +208,7 @@ class Live:
         for position in range(mask.ndim):
             others = tuple(i for i in range(mask.ndim) if i != position)
             closed &= np.any(mask, axis=others, keepdims=True)
-        return Live.over(self.axes, closed, self.runs)
+        return Live.over(self.axes, closed, self.repeats)
 
     def dense_shape(self) -> tuple[int, ...] | None:
         """Sizes per axis after compaction, None if the live part is not rectangular.
@@ -308,7 +310,7 @@ def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
     for axis in live.axes:
         if axis >= len(shape):
             return False
-        dim, period = divide(shape[axis], live.run(axis)), live.period(axis)
+        dim, period = divide(shape[axis], live.repeat(axis)), live.period(axis)
         if dim is None or (dim != period if isinstance(dim, int) else divisor(dim) % period):
             return False
     return True

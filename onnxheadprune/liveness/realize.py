@@ -146,7 +146,7 @@ class _Realizer:
             if wanted == have or wanted.is_dead:
                 continue
             # Rows of unknown length that a reader picks by itself need no gather.
-            beside = wanted.only([axis for axis in wanted.axes if wanted.run(axis) == 1]) & have
+            beside = wanted.only([axis for axis in wanted.axes if wanted.repeat(axis) == 1]) & have
             wanted = beside if picking is not None and picking.accepts(beside) else wanted
             self.available[key] = wanted
             if picking is not None and use.node not in self.sweep.answers and picking.rewrite is not None:

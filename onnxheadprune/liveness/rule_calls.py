@@ -42,7 +42,7 @@ def _answer(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refus
     for live, output in zip(lives, node.outputs, strict=True):
         if output is not None and not fits(live, output.shape):
             return unknown_shape(node)
-    if not operator.runs and any(live.runs for live in lives):
+    if not operator.repeats and any(live.repeats for live in lives):
         return inexpressible(node)
     if not operator.ragged and any(domain.is_ragged(live) for live in lives):
         return inexpressible(node)

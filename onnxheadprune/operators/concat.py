@@ -69,11 +69,11 @@ def _concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         size = value.shape[axis]
         piece = live
         if axis in live.axes:
-            count = dims.divide(size, live.run(axis))
+            count = dims.divide(size, live.repeat(axis))
             if not isinstance(count, int) or start + count > live.period(axis):
                 return inexpressible(node)
             array = live.array.take(range(start, start + count), axis=live.axes.index(axis))
-            piece = Live.over(live.axes, array, live.runs)
+            piece = Live.over(live.axes, array, live.repeats)
             start += count
         if size == 0 and out_shape[axis] != 0:
             # It adds nothing, and need not follow what becomes of the others.
@@ -104,7 +104,7 @@ def _copies(node: Node, live: Live, axis: int) -> Live | None:
     if not all(value is not None and _are_twins(first, value) for value in node.inputs):
         return None
     row = np.arange(live.period(axis)) < shape[-1]
-    return Live.over(live.axes, live.mask.any(axis=-1, keepdims=True) & row, live.runs)
+    return Live.over(live.axes, live.mask.any(axis=-1, keepdims=True) & row, live.repeats)
 
 
 def _are_twins(first: Value, second: Value) -> bool:
@@ -120,4 +120,4 @@ def _are_twins(first: Value, second: Value) -> bool:
     )
 
 
-operator("Concat", shape=_concat_shape, elements=_concat_numbers, rule=_concat, ragged=True, runs=True)
+operator("Concat", shape=_concat_shape, elements=_concat_numbers, rule=_concat, ragged=True, repeats=True)

@@ -144,7 +144,7 @@ def _constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 operator(
-    "Expand", roles=Roles(places=(1,), target=1), shape=_expand_shape, rule=_expand, ragged=True, runs=True
+    "Expand", roles=Roles(places=(1,), target=1), shape=_expand_shape, rule=_expand, ragged=True, repeats=True
 )
 operator("Tile", roles=Roles(places=(1,)), shape=_tile_shape, rule=_tile, ragged=True)
 operator(

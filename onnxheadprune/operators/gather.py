@@ -263,7 +263,7 @@ operator(
     elements=_gather_numbers,
     rule=_gather,
     ragged=True,
-    runs=True,
+    repeats=True,
 )
 operator(
     "GatherND", roles=Roles(contents=(0,), places_in={1: 0}), shape=_nd_shape, rule=_gather_nd, ragged=True

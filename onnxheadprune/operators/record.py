@@ -22,7 +22,7 @@ def operator(
     shape: Callable[[Node], Shapes] | None = None,
     rule: Rule | None = None,
     ragged: bool = False,
-    runs: bool = False,
+    repeats: bool = False,
     operands: tuple[int, ...] | None = None,
     inputs: Callable[[Node], Shapes] | None = None,
     elements: Callable[[Node], Elements | list[Elements | None] | None] | None = None,
@@ -50,7 +50,7 @@ def operator(
     """
     read = spelled(axes) if isinstance(axes, str) else axes
     if read is not None and rule is None:
-        rule, ragged, runs = partial(rule_in_letters, read), True, True
+        rule, ragged, repeats = partial(rule_in_letters, read), True, True
     if read is not None and shape is None:
         shape = partial(shape_in_letters, read)
     for name in names:
@@ -65,7 +65,7 @@ def operator(
             shape=shape,
             rule=rule,
             ragged=ragged,
-            runs=runs,
+            repeats=repeats,
             operands=operands,
             inputs=inputs,
             elements=elements,

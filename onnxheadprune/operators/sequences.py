@@ -52,7 +52,7 @@ class _Chunks:
                 padded = axes.index(self.axis + 1)
                 array = array.take(range(self.sizes[index]), axis=padded)
         return Live.over(
-            [back[axis] for axis in axes], array, tuple((back[axis], run) for axis, run in live.runs)
+            [back[axis] for axis in axes], array, tuple((back[axis], run) for axis, run in live.repeats)
         )
 
 
@@ -178,5 +178,5 @@ def _sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     )
 
 
-operator("SequenceAt", shape=_at_shape, rule=_sequence_at, ragged=True, runs=True)
-operator("SplitToSequence", shape=_sequence_shape, rule=_split_to_sequence, ragged=True, runs=True)
+operator("SequenceAt", shape=_at_shape, rule=_sequence_at, ragged=True, repeats=True)
+operator("SplitToSequence", shape=_sequence_shape, rule=_split_to_sequence, ragged=True, repeats=True)

@@ -162,26 +162,26 @@ def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if shape is None or taken is None:
         return unknown_shape(node)
     picked: dict[int, tuple[Array, int]] = {}
-    runs: dict[int, Dim] = {}
+    repeats: dict[int, Dim] = {}
     for axis, stretch in taken.items():
         size = shape[axis]
-        run = live.run(axis) if axis in live.axes else stretch.length(size)
+        run = live.repeat(axis) if axis in live.axes else stretch.length(size)
         if isinstance(size, Symbolic) and isinstance(run, Symbolic) and not stretch.is_whole:
             whole_runs = stretch.in_runs(size, run)
             if whole_runs is not None:
                 picked[axis] = (np.array(whole_runs[0], dtype=np.int64), whole_runs[1])
-                runs[axis] = run
+                repeats[axis] = run
                 continue
         positions = stretch.positions(size) if isinstance(size, int) else None
         if isinstance(size, int) and positions is not None and positions.step > 0:
             picked[axis] = (np.array(positions, dtype=np.int64), size)
         elif axis in live.axes and not stretch.is_whole:
             return inexpressible(node)
-    read = place(live, picked, runs)
+    read = place(live, picked, repeats)
     moving = tuple(axis for axis in picked if taken[axis].step != 1 or axis in read.axes)
-    if any(axis in read.axes for axis in moving if axis not in runs) and not _can_move(node):
+    if any(axis in read.axes for axis in moving if axis not in repeats) and not _can_move(node):
         return inexpressible(node)
-    cut = _Cut(node, len(shape), read, place(FULL, picked, runs), moving)
+    cut = _Cut(node, len(shape), read, place(FULL, picked, repeats), moving)
     return Answer({0: read}, cut.rewrite, selects=frozenset({0}), accepts=cut.accepts)
 
 
@@ -211,15 +211,15 @@ class _Cut:
         """The edits that move the bounds to where `read` lies in what the input finally keeps."""
         have = kept[0]
         bounds: dict[int, tuple[int, int]] = {}
-        runs: dict[int, tuple[Array, Array]] = {}
+        repeats: dict[int, tuple[Array, Array]] = {}
         for axis in self.moving:
             if axis in have.axes:
                 ranks = ranks_within(self.read, have, axis)
                 bounds[axis] = (int(ranks[0]), int(ranks[0]) + len(ranks))
-                if self.read.run(axis) != 1:
+                if self.read.repeat(axis) != 1:
                     before = np.flatnonzero(self.within.only([axis]).mask)
-                    runs[axis] = before[[0, -1]] + [0, 1], np.array(bounds.pop(axis))
-        return [*_moved(self.node, self.rank, bounds), *_scaled_bounds(self.node, self.rank, runs)]
+                    repeats[axis] = before[[0, -1]] + [0, 1], np.array(bounds.pop(axis))
+        return [*_moved(self.node, self.rank, bounds), *_scaled_bounds(self.node, self.rank, repeats)]
 
 
 def _can_move(node: Node) -> bool:
@@ -228,14 +228,14 @@ def _can_move(node: Node) -> bool:
     return steps and None not in (node.int_list("starts", 1), node.int_list("ends", 2))
 
 
-def _scaled_bounds(node: Node, rank: int, runs: Mapping[int, tuple[Array, Array]]) -> Iterator[Edit]:
+def _scaled_bounds(node: Node, rank: int, repeats: Mapping[int, tuple[Array, Array]]) -> Iterator[Edit]:
     """Yield edits that give some axes other bounds `(start, end)`, which are multiples of an unknown length."""
     listed = _numbers(node, "starts", 1)
-    if not runs or listed is None:
+    if not repeats or listed is None:
         return
     axes = node.int_list("axes", 3) or list(range(len(listed)))
     for index, which in ((1, 0), (2, 1)):
-        pairs = [runs.get(axis % rank, ((0, 0), (0, 0))) for axis in axes]
+        pairs = [repeats.get(axis % rank, ((0, 0), (0, 0))) for axis in axes]
         # A start of 0 stays where it is.
         before = [int(old[which]) or 1 for old, _ in pairs]
         now = [int(new[which]) if old[which] else 1 for old, new in pairs]
@@ -282,5 +282,5 @@ operator(
     elements=_slice_numbers,
     rule=_slice_rule,
     ragged=True,
-    runs=True,
+    repeats=True,
 )

@@ -116,22 +116,22 @@ def _piece_sizes(node: Node, lives: Sequence[Live], axis: int) -> tuple[Dim, lis
         sizes.append(output.shape[axis])
     run: Dim = 1
     if any(not isinstance(size, int) for size in sizes):
-        runs = [live.run(axis) for live in lives if axis in live.axes]
-        run = runs[0] if runs else sizes[0]
+        repeats = [live.repeat(axis) for live in lives if axis in live.axes]
+        run = repeats[0] if repeats else sizes[0]
     numbers = [number for size in sizes if isinstance(number := dims.divide(size, run), int)]
     return run, numbers if len(numbers) == len(sizes) else None
 
 
 def join(lives: Sequence[Live], sizes: Sequence[int], axis: int, run: Dim = 1) -> Live:
-    """Masks of pieces of `axis`, of the given sizes in runs of a length, as one mask of the whole."""
+    """Masks of pieces of `axis`, of the given sizes in repeats of a length, as one mask of the whole."""
     axes = sorted({axis}.union(*(live.axes for live in lives)))
     periods = [int(np.lcm.reduce([live.period(other) for live in lives])) for other in axes]
     blocks = []
     for live, size in zip(lives, sizes, strict=True):
         periods[axes.index(axis)] = size
         blocks.append(live.aligned(axes, periods))
-    runs = {run for live in lives for run in live.runs} | ({(axis, run)} if run != 1 else set())
-    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)), tuple(runs))
+    repeats = {run for live in lives for run in live.repeats} | ({(axis, run)} if run != 1 else set())
+    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)), tuple(repeats))
 
 
 def _is_dead_piece_observed(node: Node, counts: Sequence[int]) -> bool:
@@ -191,5 +191,5 @@ operator(
     elements=_split_numbers,
     rule=_split,
     ragged=True,
-    runs=True,
+    repeats=True,
 )

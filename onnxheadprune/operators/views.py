@@ -161,9 +161,9 @@ operator(
     elements=_reshape_numbers,
     rule=_reshape,
     ragged=True,
-    runs=True,
+    repeats=True,
 )
-operator("Flatten", shape=_flatten_shape, rule=_flatten, ragged=True, runs=True)
+operator("Flatten", shape=_flatten_shape, rule=_flatten, ragged=True, repeats=True)
 operator("Transpose", axes=_transpose, elements=_transpose_numbers)
 operator(
     "Unsqueeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_unsqueeze, elements=_unsqueeze_numbers

@@ -26,7 +26,7 @@ def compact(array: Array, live: Live) -> Array:
     for position, axis in enumerate(live.axes):
         repeats, rest = divmod(front.shape[position], mask.shape[position])
         assert rest == 0, f"period {mask.shape[position]} on an axis of {front.shape[position]}"
-        in_runs = live.run(axis) != 1
+        in_runs = live.repeat(axis) != 1
         mask = mask.repeat(repeats, position) if in_runs else np.concatenate([mask] * repeats, axis=position)
     return np.moveaxis(_rows(front, mask), range(count), live.axes)
 
@@ -61,8 +61,8 @@ def lives_in_runs(draw: Draw, shape: Shape) -> Live:
     """The same, where entries along an axis of unknown length stand for runs of positions."""
     live = draw(lives(shape))
     wholes = ((axis, divide(shape[axis], live.period(axis))) for axis in live.axes)
-    runs = [(axis, run) for axis, run in wholes if isinstance(run, Symbolic)]
-    return replace(live, runs=tuple(runs)) if draw(st.integers(0, 4)) else live
+    repeats = [(axis, run) for axis, run in wholes if isinstance(run, Symbolic)]
+    return replace(live, repeats=tuple(repeats)) if draw(st.integers(0, 4)) else live
 
 
 @st.composite

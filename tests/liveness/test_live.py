@@ -128,11 +128,11 @@ def test_full_and_dead() -> None:
 def test_keys_tell_live_sets_apart_and_stay_short() -> None:
     """A decoder of 7 billion weights has 800 keys of 4,096 or 11,008 labels."""
     labels = np.arange(1, 11_009)
-    parts, runs = (labels, labels[:4], -labels), ((), ((0, symbol("batch")),))
+    parts, repeats = (labels, labels[:4], -labels), ((), ((0, symbol("batch")),))
     apart = [
-        *(Live((axis,), *item) for axis in (0, 1) for item in itertools.product(parts, runs)),
+        *(Live((axis,), *item) for axis in (0, 1) for item in itertools.product(parts, repeats)),
         *(Live.over((0, 1), labels.reshape(shape)) for shape in ((2, -1), (4, -1))),
     ]
     assert len({live.key for live in apart}) == len(apart)
-    assert all(Live(live.axes, live.array.copy(), live.runs).key == live.key for live in apart)
+    assert all(Live(live.axes, live.array.copy(), live.repeats).key == live.key for live in apart)
     assert max(len(pickle.dumps(live.key)) for live in apart) < 512

@@ -222,7 +222,7 @@ def _insert(model: ModelProto, node: Node, alive: Live) -> None:
     graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
     created: list[InsertNode] = []
     for axis in [axis for axis in alive.axes if not isinstance(shape[axis], int)]:
-        created += _tiled(graph, raw, stem, mask.shape, axis, alive.run(axis) != 1)
+        created += _tiled(graph, raw, stem, mask.shape, axis, alive.repeat(axis) != 1)
         held = created[-1].outputs[0]
     if counted:
         created.append(nodes.new(node.ref, "Mul", (raw, held), name))

@@ -32,7 +32,7 @@ from onnxheadprune.attention.sites.products import (
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.live import FULL, Live, Runs
+from onnxheadprune.liveness.live import FULL, Live, Repeats
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import Shape, divisor
@@ -59,15 +59,15 @@ class Core:
     feature_axes: tuple[int, ...]  # axes of the core's output that lie within a head
     # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
-    runs: Runs = ()  # for head axes along which a head is a run of positions, the number of positions
+    repeats: Repeats = ()  # for head axes along which a head is a run of positions, the number of positions
     # for each position the channels of layers on the way to the labels; empty without such a layer
     channels: tuple[frozenset[Channels], ...] = ()
     layers: frozenset[Node] = frozenset()  # these layers, which keep an axis of heads
 
     @property
-    def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
+    def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Repeats]:
         """The head axes of its output, and the axes within a head."""
-        return self.head_axes, self.feature_axes, self.runs
+        return self.head_axes, self.feature_axes, self.repeats
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class Core:
             return Live.over(self.head_axes, np.repeat(labels, layout.v_head_size))
         features = () if width is None else (width,)
         axes = (*self.head_axes, *self.feature_axes[: len(features)])
-        return Live.over(axes, labels.reshape((*self.head_sizes, *features)), self.runs)
+        return Live.over(axes, labels.reshape((*self.head_sizes, *features)), self.repeats)
 
 
 def is_alike(cores: Iterable[Core]) -> bool:
@@ -217,7 +217,7 @@ def _tells_apart(core: Core) -> bool:
     if shape is None or product is None:
         return False
     for axis in _varying(core, shape):
-        size, run = divisor(shape[axis]), dict(core.runs).get(axis, 1)
+        size, run = divisor(shape[axis]), dict(core.repeats).get(axis, 1)
         if not 1 < size <= MAX_TOLD_APART:
             continue
         in_batch = product.out_axes[axis] in product.batch
@@ -344,7 +344,7 @@ def _lies_along(found: Notation, labelled: Set[str], index: int, shared: Contain
 def _label_sets(node: Node, index: int, live: Live) -> Live:
     """Apply the propagation rule to labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
     bits = np.array([_bit(int(label)) for label in live.array.reshape(-1)], dtype=object)
-    answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape), live.runs)], Labels())
+    answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape), live.repeats)], Labels())
     found = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
     # What lies in the weights alone says of all of the other operand that everybody reads it.
     return Live((), np.asarray(np.bitwise_or.reduce(bits), dtype=object)) if found.is_mask else found

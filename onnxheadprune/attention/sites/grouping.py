@@ -150,7 +150,7 @@ def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
 def _lie_alike(first: Core, second: Core) -> bool:
     """Return whether two readings of one core have its heads along the same axes; each may read other features."""
     some, others = {*first.feature_axes}, {*second.feature_axes}
-    alike = (first.head_axes, first.runs) == (second.head_axes, second.runs)
+    alike = (first.head_axes, first.repeats) == (second.head_axes, second.repeats)
     return alike and (some == others or not some.isdisjoint(others))
 
 
@@ -219,7 +219,7 @@ def _of_one_map(cores: Iterable[Core]) -> Iterator[list[tuple[int, int]]]:
         read = _weights_read(core)
         if read is not None:
             value, live = read
-            readers.setdefault((value, live.axes, live.runs), []).append((core, live))
+            readers.setdefault((value, live.axes, live.repeats), []).append((core, live))
     for sharing in fused.values():
         for position in range(len(sharing[0].heads)):
             yield [(core.node.index, position) for core in sharing if core.heads[position]]

@@ -307,7 +307,7 @@ class _Search:
 
     def _gone(self, live: Live) -> Live:
         """The positions that belong to the heads."""
-        return Live.over(live.axes, np.isin(live.array, list(self.gone)), live.runs)
+        return Live.over(live.axes, np.isin(live.array, list(self.gone)), live.repeats)
 
     def _is_of_cores(self, value: Value) -> bool:
         """Return whether a value depends on contexts and constants alone."""

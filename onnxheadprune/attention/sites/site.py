@@ -379,10 +379,10 @@ def caller_demands(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -
         dead = sum(1 << unit for unit in gone.get(site.index, ()))
         for value, live in site.lying.items():
             if not live.is_mask:
-                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_), live.runs)
+                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_), live.repeats)
                 needed[value] = needed.get(value, DEAD) | alive
                 owned[value] = owned.get(value, DEAD) | live.as_mask()
     return {
-        value: alive | Live.over(owned[value].axes, ~owned[value].mask, owned[value].runs)
+        value: alive | Live.over(owned[value].axes, ~owned[value].mask, owned[value].repeats)
         for value, alive in needed.items()
     }

@@ -56,7 +56,7 @@ def _classify(node: Node, product: Notation, live: Live) -> Trace:
     # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
     own = product.owners(product.out_axes[feature])
     rows = [axis for axis in free if product.owners(product.out_axes[axis]) != own]
-    weights = {axis: told_apart(node, axis, live.period(axis), live.run(axis)) for axis in rows}
+    weights = {axis: told_apart(node, axis, live.period(axis), live.repeat(axis)) for axis in rows}
     tokens = [axis for axis in rows if _are_alike(weights[axis])]
     folded = [axis for axis in rows if axis not in tokens]
     head_axes = (*batch, *folded)
@@ -64,8 +64,8 @@ def _classify(node: Node, product: Notation, live: Live) -> Trace:
     sizes = tuple(live.period(axis) for axis in head_axes)
     heads = _sharing(_head_sets(live, head_axes), sizes, classes)
     features = tuple(axis for axis in free if axis not in rows) or (feature,)
-    runs = tuple((axis, run) for axis, run in live.runs if axis in head_axes)
-    return Trace((Core(node, heads, head_axes, sizes, features, tokens_of(live, tokens), runs),))
+    repeats = tuple((axis, run) for axis, run in live.repeats if axis in head_axes)
+    return Trace((Core(node, heads, head_axes, sizes, features, tokens_of(live, tokens), repeats),))
 
 
 def _are_alike(classes: Sequence[int] | None) -> bool:
@@ -85,7 +85,7 @@ def _without_positions(node: Node, product: Notation, live: Live) -> Live:
         letter = product.out_axes[axis]
         if axis not in seen.axes and (letter in product.batch or product.owners(letter) == queries):
             stacked = letter in product.batch
-            classes = told_apart(node, axis, live.period(axis), live.run(axis), stacked=stacked)
+            classes = told_apart(node, axis, live.period(axis), live.repeat(axis), stacked=stacked)
             picked += [axis] if len(set(classes or ())) > 1 else []
     return live.only([axis for axis in live.axes if axis in seen.axes or axis in picked])
 
@@ -112,7 +112,7 @@ def _feature(node: Node, product: Notation, live: Live, free: Sequence[int]) -> 
     if single is None or product.owners(product.out_axes[single]) in owners:
         return free[0] if free else None
     # Beside heads of one channel each, the free axes are rows of an attention map, unless their weights differ.
-    tokens = all(_are_alike(told_apart(node, axis, live.period(axis), live.run(axis))) for axis in free)
+    tokens = all(_are_alike(told_apart(node, axis, live.period(axis), live.repeat(axis))) for axis in free)
     return single if tokens else free[0]
 
 

@@ -159,7 +159,7 @@ class Operator:
         axes: reads a node in index notation.
         shape: the shapes of outputs, given annotated inputs.
         rule: the propagation rule; whether it takes masks that are no outer product of axes (`ragged`), and live sets
-            with runs (`runs`).
+            with repeats (`repeats`).
         operands: the inputs that it multiplies and sums over; none listed if it multiplies all of them.
         inputs: the shapes of inputs that follow from each other; asked before `shape`.
         elements: small whole numbers of the output, or of each (`elements.py`).
@@ -177,7 +177,7 @@ class Operator:
     shape: Callable[[Any], Shapes] | None = None
     rule: Callable[..., Any] | None = None
     ragged: bool = False
-    runs: bool = False
+    repeats: bool = False
     operands: tuple[int, ...] | None = None
     inputs: Callable[[Any], Shapes] | None = None
     elements: Callable[[Any], Any] | None = None
