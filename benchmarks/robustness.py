@@ -185,8 +185,8 @@ def kill(count: int, megabytes: int) -> None:
     import onnx
 
     from onnxheadprune import prune
-    from tests import toys
     from tests.crashes import complete, litter, pruned_and_killed_after
+    from tests.graphs import toys
 
     rng = random.Random(0)
     tally: Counter[str] = Counter()

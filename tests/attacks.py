@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import Validation, apply_plan, plan_pruning, validate
-from tests import toys
+from tests.graphs import toys
 
 Attack = Callable[[ModelProto], None]
 

@@ -9,7 +9,7 @@ from typing import ParamSpec
 from onnx import ModelProto
 
 from onnxheadprune import RefusedError
-from tests import toys
+from tests.graphs import toys
 
 HEADS = 16
 TRIES = 4

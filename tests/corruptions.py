@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.edit.records import HEADS, units_entry
-from tests import toys
+from tests.graphs import toys
 
 
 def record(model: ModelProto) -> Any:

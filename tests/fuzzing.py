@@ -23,7 +23,7 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from tests import toys
+from tests.graphs import toys
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 16, 255, 4096, 65536, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1)
 TEXTS = (

@@ -12,8 +12,9 @@ from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.io_changes import dependence
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
-from tests import attacks, toys, toys_layers
+from tests import attacks
 from tests.graph_text import model_of
+from tests.graphs import toys
 
 STREAM = {
     "heads": """
@@ -141,7 +142,7 @@ MODELS: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "tokens and mask": (attacks.text_model, "0:1"),
     "features": (toys.attention, "0:1"),
     "cache": (lambda: toys.attention(cache=True), "0:1"),
-    "decoder": (toys_layers.decoder, "0:1"),
+    "decoder": (toys.decoder, "0:1"),
 }
 
 

@@ -18,8 +18,8 @@ from onnxheadprune import apply_plan, find_exits, plan_pruning, prune, recover, 
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
-from tests import toys_exits, toys_seq2seq
 from tests.conftest import Command, Outcome
+from tests.graphs import exits, pairs
 from tests.liveness.one_node import run
 
 NEVER = 2.0
@@ -30,7 +30,7 @@ def _decided_after(
     form: str, layers: int, feed: dict[str, npt.NDArray[np.float32]]
 ) -> npt.NDArray[np.float32]:
     """What a model with as many layers answers that has no exits at all."""
-    whole = toys_exits.FORMS[form]()
+    whole = exits.FORMS[form]()
     if form.endswith("loop"):
         for node in whole.graph.node:
             if node.name == "until_sure":
@@ -38,7 +38,7 @@ def _decided_after(
                 node.input[0] = "few_turns"
     else:
         # The first layers draw the same weights, however many follow.
-        whole = toys_exits.nested(layers)
+        whole = exits.nested(layers)
     read = {item.name for item in whole.graph.input}
     outputs = run(whole, {name: value for name, value in feed.items() if name in read})
     return next(value for value in outputs.values() if value.dtype == np.float32)
@@ -46,11 +46,11 @@ def _decided_after(
 
 @pytest.mark.parametrize(
     ("form", "number"),
-    [("nested", 1), *((form, 2) for form in toys_exits.FORMS if form != "shared head")],
+    [("nested", 1), *((form, 2) for form in exits.FORMS if form != "shared head")],
 )
 def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, number: int) -> None:
-    result = prune(toys_exits.FORMS[form](), exit=number, validate=False)
-    feed = toys_exits.feed(NEVER)
+    result = prune(exits.FORMS[form](), exit=number, validate=False)
+    feed = exits.feed(NEVER)
     answer = next(
         value for value in run(result.model, {"x": feed["x"]}).values() if value.dtype == np.float32
     )
@@ -62,7 +62,7 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
     "form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"]
 )
 def test_an_exit_and_units_go_in_one_call(form: str) -> None:
-    model = toys_exits.FORMS[form]()
+    model = exits.FORMS[form]()
     result = prune(model, heads={"0": [1, 3], "ffn.0": range(4)}, exit=2)
     assert result.validation is not None and result.validation.passed
     assert result.validation.likeness is not None and result.validation.likeness.identical
@@ -75,7 +75,7 @@ def test_an_exit_and_units_go_in_one_call(form: str) -> None:
 
 @pytest.mark.slow
 def test_what_is_behind_is_gone_and_numbers_stay() -> None:
-    result = prune(toys_exits.nested(), exit=1)
+    result = prune(exits.nested(), exit=1)
     names = {tensor.name for tensor in result.model.graph.initializer}
     assert not {name for name in names if name.startswith(("l1", "l2"))}
     assert result.plan.exit is not None
@@ -84,26 +84,26 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     assert again.plan.removed == {0: (0,)}
     states = {entry.number: entry.state for entry in EXITS_ENTRY.read(again.model)}
     assert states == {1: "taken", 2: "behind"}
-    both = validate(toys_exits.nested(), again.model)
+    both = validate(exits.nested(), again.model)
     assert both.passed and both.exits == (1,) and both.heads == {0: (0,)}
     with pytest.raises(UsageError, match="swapped"):
-        validate(again.model, toys_exits.nested(), heads="0:1")
+        validate(again.model, exits.nested(), heads="0:1")
     with pytest.raises(RefusedError, match=r"no exit 2: exit 1 was made permanent before"):
         prune(result.model, exit=2)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_decision_that_a_branch_gives_out_is_constant(number: int) -> None:
-    result = prune(toys_exits.telling(), heads={"0": [1]}, exit=number)
+    result = prune(exits.telling(), heads={"0": [1]}, exit=number)
     assert result.validation is not None and result.validation.passed
     told = next(change for change in result.plan.interface if change.role == "output")
     assert (told.name, told.before, told.after) == ("went_on", "computed", "always false")
-    assert not run(result.model, {"x": toys_exits.feed()["x"]})["went_on"]
+    assert not run(result.model, {"x": exits.feed()["x"]})["went_on"]
 
 
 @pytest.mark.slow
 def test_two_towers_keep_the_numbers_of_their_exits() -> None:
-    original = toys_exits.towers()
+    original = exits.towers()
     first = prune(original, exit=1)
     assert first.validation is not None and first.validation.passed
     assert [item.number for item in find_exits(first.model).exits] == [2]
@@ -115,15 +115,15 @@ def test_two_towers_keep_the_numbers_of_their_exits() -> None:
 
 
 def test_layers_that_are_skipped_are_no_exits() -> None:
-    found = find_exits(toys_exits.skipping())
+    found = find_exits(exits.skipping())
     assert not found.exits and not found.refused
     with pytest.raises(RefusedError, match="no If or Loop decides whether further layers run"):
-        prune(toys_exits.skipping(), exit=1)
+        prune(exits.skipping(), exit=1)
 
 
 def test_inspect_looks_for_sites_once(tmp_path: Path, command: Callable[..., Outcome]) -> None:
     """Also in a model with bodies, which may have exits."""
-    onnx.save(toys_exits.skipping(), tmp_path / "model.onnx")
+    onnx.save(exits.skipping(), tmp_path / "model.onnx")
     profile = cProfile.Profile()
     assert profile.runcall(command, "inspect", tmp_path / "model.onnx").exit_code == 0
     calls = {name: count for (_, _, name), (count, *_) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
@@ -133,8 +133,8 @@ def test_inspect_looks_for_sites_once(tmp_path: Path, command: Callable[..., Out
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (toys_exits.loop("most"), "how often it runs at most is computed at run time"),
-        (toys_exits.loop(reads_decision=True), "for something else, too"),
+        (exits.loop("most"), "how often it runs at most is computed at run time"),
+        (exits.loop(reads_decision=True), "for something else, too"),
     ],
     ids=["limit", "read"],
 )
@@ -147,26 +147,26 @@ def test_a_loop_that_cannot_be_fixed_is_named_with_the_reason(model: ModelProto,
 
 @pytest.mark.slow
 def test_a_loop_without_an_end_may_be_left_after_any_turn() -> None:
-    endless, ended = toys_exits.loop(None), toys_exits.loop(9)
+    endless, ended = exits.loop(None), exits.loop(9)
     (only,) = find_exits(endless).exits
     assert only.endless and only.number == 1
     result = prune(endless, exit=5)
     assert result.validation is not None and result.validation.passed
-    feed = {"x": toys_exits.feed()["x"]}
+    feed = {"x": exits.feed()["x"]}
     np.testing.assert_array_equal(
         run(result.model, feed)["answer"], run(prune(ended, exit=5).model, feed)["answer"]
     )
 
 
 def test_a_loop_that_may_run_long_is_listed_once_and_has_an_end() -> None:
-    model = toys_exits.loop(1000)
+    model = exits.loop(1000)
     assert [(item.number, item.endless) for item in find_exits(model).exits] == [(1, True)]
     with pytest.raises(RefusedError, match="ends after 1000 turns"):
         prune(model, exit=1000)
 
 
 def test_what_only_the_decision_needed_leaves_the_loop_as_well() -> None:
-    model = prune(toys_exits.loop(counted=True), exit=2).model
+    model = prune(exits.loop(counted=True), exit=2).model
     (node,) = [node for node in model.graph.node if node.op_type == "Loop"]
     (body,) = bodies_of(node)
     assert [item.name for item in body.input] == ["turn", "told", "state", "last"]
@@ -176,12 +176,12 @@ def test_what_only_the_decision_needed_leaves_the_loop_as_well() -> None:
 @pytest.mark.parametrize("number", [3, 99])
 def test_a_number_out_of_range_is_refused_with_what_there_is(number: int) -> None:
     with pytest.raises(RefusedError, match=rf"no exit {number}: there are 2 exits \(1, 2\)"):
-        prune(toys_exits.nested(), exit=number)
+        prune(exits.nested(), exit=number)
 
 
 @pytest.mark.slow
 def test_one_name_in_two_bodies_means_two_things() -> None:
-    model = toys_exits.chain(4, tagged=False)
+    model = exits.chain(4, tagged=False)
     result = prune(model, heads={"1": [0], "2": [1]}, exit=3)
     assert result.validation is not None and result.validation.passed
     assert validate(model, prune(result.model, heads={"2": [0]}).model).heads == {1: (0,), 2: (0, 1)}
@@ -191,20 +191,20 @@ def test_one_name_in_two_bodies_means_two_things() -> None:
 
 @pytest.mark.slow
 def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
-    model = toys_exits.nested()
+    model = exits.nested()
     plan = plan_pruning(model, heads={"0": [2]}, exit=2)
     assert "exit 2 permanent" in str(plan)
     made = apply_plan(plan, model)
     assert made.graph == prune(model, heads={"0": [2]}, exit=2).model.graph
     assert validate(model, made).passed
     with pytest.raises(RefusedError):
-        apply_plan(plan, toys_exits.skipping())
+        apply_plan(plan, exits.skipping())
 
 
 @pytest.mark.slow
 def test_the_wrong_exit_is_seen() -> None:
     """A file that says exit 1 and was left at exit 2."""
-    model = toys_exits.nested()
+    model = exits.nested()
     other = prune(model, exit=2).model
     claim = prune(model, exit=1).model
     for entry in other.metadata_props:
@@ -226,19 +226,19 @@ def test_a_reference_that_is_forced_elsewhere_fails_the_proof(monkeypatch: pytes
 
     monkeypatch.setattr(made, "forced", wrong)
     with pytest.raises(ValidationFailedError, match="differs"):
-        prune(toys_exits.nested(), exit=1)
+        prune(exits.nested(), exit=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["nested", "loop"])
 def test_a_corrupted_weight_is_seen(form: str) -> None:
-    model = toys_exits.FORMS[form]()
+    model = exits.FORMS[form]()
     left = prune(model, exit=2).model
     tensors = [
         *left.graph.initializer,
         *(t for n in left.graph.node for b in bodies_of(n) for t in b.initializer),
     ]
-    tensor = next(item for item in tensors if item.name.endswith(".fc1"))
+    tensor = next(item for item in tensors if item.name.endswith(".ffn.up.weight"))
     array = numpy_helper.to_array(tensor).copy()
     array[0, 0] += 1
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -249,20 +249,20 @@ def test_a_corrupted_weight_is_seen(form: str) -> None:
 
 def test_an_exit_that_changes_nothing_is_inconclusive() -> None:
     """Where all answers are the same, no proof by numbers tells the exits apart."""
-    model = toys_exits.nested()
+    model = exits.nested()
     waiting = [model.graph]
     while waiting:
         body = waiting.pop()
         waiting += [inner for node in body.node for inner in bodies_of(node)]
         for tensor in body.initializer:
-            if tensor.name.endswith(".head"):
+            if tensor.name.endswith(".head.weight"):
                 tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
     with pytest.raises(ValidationFailedError, match="a wrong exit would not show"):
         prune(model, exit=1)
 
 
 def test_a_record_of_exits_that_cannot_be_read_is_refused() -> None:
-    left = prune(toys_exits.nested(), exit=1).model
+    left = prune(exits.nested(), exit=1).model
     next(
         entry for entry in left.metadata_props if entry.key == EXITS_KEY
     ).value = '{"exits": [{"state": "x"}]}'
@@ -272,7 +272,7 @@ def test_a_record_of_exits_that_cannot_be_read_is_refused() -> None:
 
 def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(toys_exits.nested(), path)
+    onnx.save(exits.nested(), path)
     told = json.loads(command("inspect", path, "--json").stdout)["early_exits"]
     first, second = told["exits"]
     assert (first["condition"], first["sites"], first["heads"], first["inputs"]) == (
@@ -289,16 +289,16 @@ def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None
 
 
 def test_operations_behind_a_loop_are_those_of_the_turns_that_are_saved() -> None:
-    shares = [item.operations_share for item in find_exits(toys_exits.loop(4)).exits]
+    shares = [item.operations_share for item in find_exits(exits.loop(4)).exits]
     assert shares == pytest.approx([0.75, 0.5, 0.25], abs=0.01)
-    assert [item.operations_share for item in find_exits(toys_exits.loop(None)).exits] == [None]
+    assert [item.operations_share for item in find_exits(exits.loop(None)).exits] == [None]
 
 
 @pytest.mark.slow
 def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
-    model = toys_exits.nested()
-    big = numpy_helper.from_array(np.ones((1000, toys_exits.WIDTH), dtype=np.float32), "table")
+    model = exits.nested()
+    big = numpy_helper.from_array(np.ones((1000, exits.WIDTH), dtype=np.float32), "table")
     model.graph.initializer.append(big)
     rows = numpy_helper.from_array(np.array([3]), "row")
     model.graph.initializer.append(rows)
@@ -320,14 +320,14 @@ def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
 def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path: Path) -> None:
     """Fused in the same call, trained afterwards, measured beside the original."""
     path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
-    onnx.save(toys_exits.nested(), path)
+    onnx.save(exits.nested(), path)
     assert prune(path, output, heads={"0": [1]}, exit=2, fuse="contrib").validation is not None
     cut = prune(path, tmp_path / "cut.onnx", heads={"0": [1]}, exit=2)
     assert cut.validation is not None and cut.validation.passed
     random = np.random.default_rng(0)
     feeds = [
         {
-            "x": random.uniform(-1, 1, (2, 9, toys_exits.WIDTH)).astype(np.float32),
+            "x": random.uniform(-1, 1, (2, 9, exits.WIDTH)).astype(np.float32),
             "sure": np.array(0.5, dtype=np.float32),
         }
         for _ in range(24)
@@ -341,7 +341,7 @@ def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path:
 def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     folder.mkdir()
-    onnx.save(toys_exits.nested(2), folder / "model.onnx")
+    onnx.save(exits.nested(2), folder / "model.onnx")
     refused = command("prune", folder, "--exit", "1", "-o", tmp_path / "out")
     assert refused.exit_code == 2 and "--exit is for single models" in refused.stderr
 
@@ -349,7 +349,7 @@ def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
-    onnx.save(toys_exits.chain(), path)
+    onnx.save(exits.chain(), path)
     words = ("--exit", "2", "--heads", "0:1", "--neurons", "1:0-3", "--layers", "attn.1")
     done = command("prune", path, *words, "-o", output)
     assert done.exit_code == 0 and "2 of 2" in done.stdout and "permanent, without the others" in done.stdout
@@ -361,6 +361,6 @@ def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: 
 
 def test_a_merged_decoder_has_no_exits() -> None:
     """Both of its branches hold the layers."""
-    model = toys_seq2seq.merged()
+    model = pairs.merged()
     assert [node for node in model.graph.node if node.op_type == "If"]
     assert not find_exits(model).exits

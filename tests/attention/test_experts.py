@@ -21,10 +21,10 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.messages import copied
-from tests import toys_mixture
 from tests.conftest import Command
+from tests.graphs import mixtures
+from tests.graphs.experts import TOYS, Experts, tokens
 from tests.liveness.one_node import run
-from tests.toys_experts import TOYS, Experts, tokens
 
 PAIRS = ([1, 4], [0, 5])
 """Sets that leave two groups of experts equal."""
@@ -213,7 +213,7 @@ def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Experts, st
 
 def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
     """They are numbered by expert, so that one call or another order would give them other numbers."""
-    model, path = toys_mixture.Mixture().model(), tmp_path / "cut.onnx"
+    model, path = mixtures.Mixture().model(), tmp_path / "cut.onnx"
     neurons = [0, 32, 64]
     with pytest.raises(
         RefusedError, match="are one operator, which numbers neurons by expert: remove experts"

@@ -10,7 +10,7 @@ import pytest
 from onnxheadprune import prune, validate
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
-from tests import toys_genai as toys
+from tests.graphs import fused as toys
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -11,7 +11,7 @@ from onnxheadprune import apply_plan, plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from tests.graph_builder import GraphBuilder
 from tests.graphs.blueprint import PLAIN
-from tests.toys import get_initializer
+from tests.graphs.toys import get_initializer
 
 STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic, opset=23) for symbolic in (False, True))
 

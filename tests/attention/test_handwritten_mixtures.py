@@ -18,8 +18,8 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import inspect
 from tests.conftest import Command
+from tests.graphs.experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
 from tests.liveness.one_node import run
-from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
 
 
 @pytest.mark.parametrize("routing", ["sorted", "softmax", "all, softmax"])

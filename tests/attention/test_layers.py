@@ -20,7 +20,6 @@ from onnxheadprune.attention.sites.find import analysis_of, inspect
 from onnxheadprune.edit.records import LAYERS, units_entry
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
-from tests import toys_exits, toys_parallel, toys_scores
 from tests.attention.layered import (
     BRANCHES,
     FEED,
@@ -36,8 +35,8 @@ from tests.attention.layered import (
     renamed,
 )
 from tests.conftest import ROOT, Command
+from tests.graphs import exits, toys
 from tests.liveness.one_node import run
-from tests.toys_seq2seq import HIDDEN, Block
 
 DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 KINDS = [kind for kind in BRANCHES if kind not in GIVEN]
@@ -302,7 +301,7 @@ def test_a_layer_behind_one_that_went_keeps_its_number() -> None:
 
 def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
     """Two networks: the second layer of the first lies behind its exit."""
-    left = ohp.prune(toys_exits.towers(), exit=1, validate=False).model
+    left = ohp.prune(exits.towers(), exit=1, validate=False).model
     assert held(left) == {"x.0": ["attn.0", "ffn.0"], "y.0": ["attn.2", "ffn.2"], "y.1": ["attn.3", "ffn.3"]}
 
 
@@ -326,7 +325,7 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
 @pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
 @pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
-    result = ohp.prune(toys_scores.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
+    result = ohp.prune(toys.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
 
 
@@ -349,9 +348,7 @@ def test_where_no_site_is_removed_as_a_whole_there_is_no_record(spec: dict[str, 
     assert units_entry(LAYERS).read(made) == ()
 
 
-@pytest.mark.parametrize(
-    "model", [Network(PLAIN).model(), toys_parallel.decoder(), toys_parallel.decoder(bias=True)]
-)
+@pytest.mark.parametrize("model", [Network(PLAIN).model(), toys.parallel(), toys.parallel(bias=True)])
 def test_of_a_layer_whose_branches_all_go_nothing_is_left(model: onnx.ModelProto) -> None:
     made = ohp.prune(model, heads={"attn.1": "*", "ffn.1": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"
@@ -367,7 +364,7 @@ def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: 
     folder, once, twice = (tmp_path / name for name in ("in", "once", "twice"))
     folder.mkdir()
     for name in ("model.onnx", "model_fp16.onnx"):
-        onnx.save(toys_scores.stack(layers=3), folder / name)
+        onnx.save(toys.stack(layers=3), folder / name)
     for source, out, number in ((folder, once, 0), (once, twice, 1)):
         outcome = command("prune", source, "-o", out, "--layers", str(number), "--json")
         assert outcome.exit_code == 0, outcome.stderr
@@ -379,27 +376,22 @@ def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: 
 
 def two_stacks(tangled: bool) -> onnx.ModelProto:
     """Two layers of an encoder and of a decoder; `tangled`, the decoder's first attention comes before the encoder."""
-    block = Block()
-    nothing = block.toy.constant("nothing", np.zeros((1, 1, 1, 1), np.float32))
+    net = toys.Stack(inner=24, biases=())
 
     def attended(stream: str, source: str, name: str) -> str:
-        keys, values = (block.heads(source, f"{name}.{part}") for part in "kv")
-        return block.attended(stream, name, keys, values, nothing)
+        return net.crossed(stream, name, *(net.heads(source, f"{name}.{part}") for part in "kv"))
 
     encoded, decoded = "source", "target"
     if tangled:
         decoded = attended(decoded, decoded, "decoder.0")
     for number in range(2):
-        encoded = block.fed(attended(encoded, encoded, f"encoder.{number}"), f"encoder.{number}.mlp")
+        encoded = net.networked(attended(encoded, encoded, f"encoder.{number}"), f"encoder.{number}.mlp")
     for number in range(2):
         if number or not tangled:
             decoded = attended(decoded, decoded, f"decoder.{number}")
-        decoded = block.fed(attended(decoded, encoded, f"cross.{number}"), f"decoder.{number}.mlp")
-    info = block.toy.info
-    return block.toy.model(
-        [info("source", [1, "s", HIDDEN]), info("target", [1, "t", HIDDEN])],
-        [info(decoded, [1, "t", HIDDEN])],
-    )
+        decoded = net.networked(attended(decoded, encoded, f"cross.{number}"), f"decoder.{number}.mlp")
+    infos = [net.info("source", [1, "s", toys.HIDDEN]), net.info("target", [1, "t", toys.HIDDEN])]
+    return net.model(infos, [net.info(decoded, [1, "t", toys.HIDDEN])])
 
 
 @pytest.mark.parametrize("tangled", [False, True])
@@ -424,7 +416,7 @@ def test_a_block_whose_nodes_have_no_path_has_that_of_the_sum_behind_it() -> Non
 
 def test_calls_of_one_module_are_numbered_as_layers_are() -> None:
     """Each runs on the same weights, so its number is no layer's."""
-    model = toys_scores.stack(layers=3)
+    model = toys.stack(layers=3)
     stored = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         call = re.search(r"layer(\d)", node.output[0])

@@ -22,9 +22,19 @@ from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from tests.graph_text import model_of
+from tests.graphs.mixtures import (
+    EXPERTS,
+    HIDDEN,
+    INPUTS,
+    RUNNABLE,
+    TOKENS,
+    UNRUNNABLE,
+    WIDTH,
+    Mixture,
+    tokens,
+)
+from tests.graphs.toys import packed
 from tests.liveness.one_node import run
-from tests.toys_mixture import EXPERTS, HIDDEN, INPUTS, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Mixture, tokens
-from tests.toys_nbits import packed
 from tests.zoo.core_masks import silenced_cores
 
 

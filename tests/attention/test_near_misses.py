@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.attention_near_misses import attention_produc
 from onnxheadprune.operators import view_of
 from tests.attention.toy_parts import HIDDEN, WIDTH, D, attended, merged, operands, projected, softmax
 from tests.graph_builder import GraphBuilder
-from tests.toys_generation import generator
+from tests.graphs.fused import generator
 
 Made = Callable[[GraphBuilder], str]
 

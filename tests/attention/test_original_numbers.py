@@ -12,8 +12,8 @@ from onnx import ModelProto
 from onnxheadprune import apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.edit.records import HEADS, units_entry
 from onnxheadprune.errors import ModelError
-from tests import toys_scores
 from tests.conftest import ROOT
+from tests.graphs import toys
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -21,7 +21,7 @@ Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 @pytest.fixture(scope="module")
 def models() -> tuple[ModelProto, ModelProto]:
     """Two layers of four heads, and the same without heads 0 and 2 of the second."""
-    original = toys_scores.stack()
+    original = toys.stack()
     return original, apply_plan(plan_pruning(original, heads={1: [0, 2]}), original)
 
 

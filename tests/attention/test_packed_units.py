@@ -16,8 +16,8 @@ from onnxheadprune.errors import RefusedError
 from tests.attention.cuts import check_cut
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.net import Net
+from tests.graphs.toys import packed
 from tests.liveness.masks import Array
-from tests.toys_nbits import packed
 
 WIDTH, SIZE, LENGTH = 16, 8, 3
 """Two heads fill a block of 16."""

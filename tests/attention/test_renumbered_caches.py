@@ -23,8 +23,8 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.runtime import CPU, Provider, Session
-from tests import toys_layers
 from tests.conftest import Command
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 ATTENTION: dict[str, Any] = {"1": "*"}
@@ -47,7 +47,7 @@ def cut(model: ModelProto, spec: Any = ATTENTION, **more: Any) -> ModelProto:
 
 def feed(layers: int, past: int = 3) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    shape = (2, toys_layers.HEADS, past, toys_layers.SIZE)
+    shape = (2, toys.DECODER["heads"], past, toys.HEAD_SIZE)
     pasts = {name: random.standard_normal(shape).astype(np.float32) for name in caches(range(layers))}
     return {"input_ids": random.integers(0, 19, (2, 4)), **pasts}
 
@@ -64,7 +64,7 @@ def unrecorded(model: ModelProto) -> ModelProto:
 
 @pytest.mark.slow
 def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     made = cut(model, {"layer.1": "*"})
     inputs, outputs = names(made)
     assert inputs == ["input_ids", *caches(range(3))]
@@ -76,7 +76,7 @@ def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
 
 @pytest.mark.slow
 def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     planning = analyse(model, ATTENTION, "the model")
     before = Session(masked_reference(planning.view, planning.touched, planning.heads), HERE).run(feed(4))
     moved = {2: 1, 3: 2, 0: 0}
@@ -92,7 +92,7 @@ def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
 
 
 def test_the_change_is_told_as_data() -> None:
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     plan = plan_pruning(model, heads=ATTENTION, cache="renumber")
     assert [(item.role, item.name, item.after) for item in plan.renamed if item.name.endswith("key")] == [
         ("input", "past_key_values.1.key", None),
@@ -105,19 +105,19 @@ def test_the_change_is_told_as_data() -> None:
 
 
 def test_heads_of_other_layers_go_along() -> None:
-    made = cut(toys_layers.decoder(3, cache=True), {"1": "*", "2": [0]})
+    made = cut(toys.decoder(3, cache=True), {"1": "*", "2": [0]})
     (info,) = (item for item in made.graph.input if item.name == "past_key_values.1.key")
-    assert info.type.tensor_type.shape.dim[1].dim_value == toys_layers.HEADS - 1
+    assert info.type.tensor_type.shape.dim[1].dim_value == toys.DECODER["heads"] - 1
 
 
 @pytest.mark.parametrize("pattern", ["past_{}_{}", "past_key_values.{}.{}", "model.decoder2.past{}_{}"])
 def test_the_number_is_found_in_names_of_several_kinds(pattern: str) -> None:
-    made = cut(toys_layers.decoder(3, cache=True, pattern=pattern, first=2))
+    made = cut(toys.decoder(3, cache=True, pattern=pattern, first=2))
     assert names(made)[0] == ["input_ids", *caches((2, 3), pattern)]
 
 
 def test_a_merged_decoder_loses_the_outputs_of_both_branches() -> None:
-    model = toys_layers.merged()
+    model = toys.merged()
     made = cut(model)
     assert names(made)[0] == ["input_ids", *caches(range(2)), "use_cache_branch"]
     (choice,) = made.graph.node
@@ -128,14 +128,14 @@ def test_a_merged_decoder_loses_the_outputs_of_both_branches() -> None:
 
 def test_the_length_of_the_past_is_read_off_another_cache() -> None:
     """Exporters read it off the first one."""
-    made = cut(toys_layers.decoder(3, cache=True, measured=0), {"0": "*"})
+    made = cut(toys.decoder(3, cache=True, measured=0), {"0": "*"})
     (reader,) = (node for node in made.graph.node if node.op_type == "Shape")
     assert reader.input[0] == "past_key_values.0.key" and names(made)[0] == ["input_ids", *caches(range(2))]
 
 
 @pytest.mark.slow
 def test_the_length_is_read_off_a_cache_that_gets_narrower_elsewhere() -> None:
-    model = toys_layers.decoder(3, cache=True, measured=0)
+    model = toys.decoder(3, cache=True, measured=0)
     for spec in ({"0": "*", "1": [0], "2": [1]}, {"0": "*", "1": [0]}):
         made = cut(model, spec)
         (reader,) = (node for node in made.graph.node if node.op_type == "Shape")
@@ -147,7 +147,7 @@ def test_the_length_is_read_off_a_cache_that_gets_narrower_elsewhere() -> None:
 
 @pytest.mark.slow
 def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     first = cut(model)
     assert CACHES_ENTRY.read(first) == (1,)
     second = cut(first, {"2": "*"})
@@ -160,7 +160,7 @@ def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
 
 @pytest.mark.slow
 def test_a_cache_that_an_earlier_cut_left_stays() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     kept = prune(model, heads=ATTENTION, provider="cpu").model
     second = cut(kept, {"3": "*"})
     assert names(second)[0] == ["input_ids", *caches(range(3))] and CACHES_ENTRY.read(second) == (3,)
@@ -169,8 +169,8 @@ def test_a_cache_that_an_earlier_cut_left_stays() -> None:
 
 @pytest.mark.slow
 def test_a_refit_and_data_with_caches() -> None:
-    model = toys_layers.decoder(3, cache=True, norms="pre")
-    data: Any = [feed(3) | {"input_ids": ids["input_ids"][:2, :4]} for ids in toys_layers.ids(30)]
+    model = toys.decoder(3, cache=True, norms="pre")
+    data: Any = [feed(3) | {"input_ids": ids["input_ids"][:2, :4]} for ids in toys.ids(30)]
     made = cut(model, {"layer.1": "*"}, data=data, refit=True)
     again = validate(model, made, data=data, provider="cpu")
     assert again.verdict == "passed" and again.drift is not None and again.drift.source == "data"
@@ -181,7 +181,7 @@ def test_a_refit_and_data_with_caches() -> None:
 
 @pytest.mark.slow
 def test_caches_under_each_others_names_fail() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     made = cut(model)
     swap = {
         "past_key_values.1.key": "past_key_values.2.key",
@@ -194,7 +194,7 @@ def test_caches_under_each_others_names_fail() -> None:
 
 @pytest.mark.slow
 def test_outputs_under_each_others_names_fail() -> None:
-    model = toys_layers.decoder(4, cache=True)
+    model = toys.decoder(4, cache=True)
     made = cut(model)
     swap = {"present.1.key": "present.2.key", "present.2.key": "present.1.key"}
     for node in made.graph.node:
@@ -204,13 +204,13 @@ def test_outputs_under_each_others_names_fail() -> None:
 
 
 def test_a_model_without_its_record_does_not_belong_to_the_original() -> None:
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     with pytest.raises(UsageError, match=r"has an input 'past_key_values\.2\."):
         validate(model, unrecorded(cut(model)), provider="cpu")
 
 
 def test_a_record_of_caches_that_are_there_is_refused() -> None:
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     kept = prune(model, heads=ATTENTION, provider="cpu").model
     kept.metadata_props.add(key=CACHES_KEY, value='{"version": 2, "sites": [1]}')
     with pytest.raises(UsageError, match="do not belong together"):
@@ -240,12 +240,12 @@ def with_io(model: ModelProto, name: str, after: str) -> ModelProto:
 
 
 def test_a_layer_that_keeps_a_part_of_its_cache_is_refused() -> None:
-    model = with_io(toys_layers.decoder(3, cache=True), "past_key_values.1.state", "state")
+    model = with_io(toys.decoder(3, cache=True), "past_key_values.1.state", "state")
     assert "past_key_values.1.state belongs to the same layer" in refusal(model)
 
 
 def test_numbers_with_gaps_are_refused() -> None:
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     for kind in (model.graph.input, model.graph.output):
         for info in kind:
             info.name = info.name.replace(".2.", ".7.")
@@ -264,7 +264,7 @@ def test_numbers_with_gaps_are_refused() -> None:
 )
 def test_keys_that_something_else_reads_are_refused(branch: str, told: str) -> None:
     """With a past, the past cannot go then; for the first tokens the name of the present stays taken."""
-    model = toys_layers.merged()
+    model = toys.merged()
     (body,) = (item.g for item in model.graph.node[0].attribute if item.name == branch)
     body.node[-1].output[0] = "straight"
     body.node.append(helper.make_node("ReduceMean", ["present.1.key"], ["level"], keepdims=0, name="level"))
@@ -274,7 +274,7 @@ def test_keys_that_something_else_reads_are_refused(branch: str, told: str) -> N
 
 @pytest.mark.parametrize("dims", [("batch", "other_past"), (None, None)])
 def test_a_length_that_only_that_cache_tells_is_refused(dims: tuple[str | None, str | None]) -> None:
-    model = toys_layers.decoder(3, cache=True, measured=1)
+    model = toys.decoder(3, cache=True, measured=1)
     for info in model.graph.input:
         if info.name == "past_key_values.1.key":
             for axis, name in zip((0, 2), dims, strict=True):
@@ -285,13 +285,13 @@ def test_a_length_that_only_that_cache_tells_is_refused(dims: tuple[str | None, 
 
 
 def test_two_numbers_that_may_both_be_the_layers_are_refused() -> None:
-    model = toys_layers.decoder(3, cache=True, pattern="past.{0}.{0}.{1}")
+    model = toys.decoder(3, cache=True, pattern="past.{0}.{0}.{1}")
     assert "does not show which number" in refusal(model)
 
 
 def test_numbers_that_count_values_are_refused() -> None:
     """Names like 12 for the key and 13 for the value of one layer."""
-    model = toys_layers.decoder(3, cache=True, pattern="past_{}_{}")
+    model = toys.decoder(3, cache=True, pattern="past_{}_{}")
     renamed = {
         f"past_{at}_{what}": f"{10 + 2 * at + (what == 'value')}"
         for at in range(3)
@@ -310,7 +310,7 @@ def test_numbers_that_count_values_are_refused() -> None:
 @pytest.mark.slow
 def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(toys_layers.decoder(3, cache=True), path)
+    onnx.save(toys.decoder(3, cache=True), path)
     ahead = command("prune", path, "--layers", "1", "--cache", "renumber", "--dry-run", "--json").document
     outcome = command("prune", path, "-o", out, "--layers", "1", "--cache", "renumber", "--json")
     assert outcome.exit_code == 0, outcome
@@ -334,7 +334,7 @@ def test_where_there_is_nothing_to_renumber_the_command_says_so(
     command: Command, tmp_path: Path, cache: bool, spec: str, told: str
 ) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(toys_layers.decoder(3, cache=cache), path)
+    onnx.save(toys.decoder(3, cache=cache), path)
     words = ("prune", path, "-o", out, "--heads", spec)
     outcome = command(*words, "--cache", "renumber")
     assert outcome.exit_code == 0, outcome

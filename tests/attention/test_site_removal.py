@@ -13,9 +13,9 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from tests import toys, toys_seq2seq
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
+from tests.graphs import toys
 from tests.liveness.one_node import check_equal, run
 
 B, S, H, D, HIDDEN = 2, 3, 2, 4, 6
@@ -101,17 +101,16 @@ def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool)
 @pytest.mark.parametrize("also", [{}, {0: [1]}])
 def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]]) -> None:
     """An encoder behind a cross-attention that goes, whether heads of it are named or not."""
-    block = toys_seq2seq.Block()
-    toy, dims = block.toy, ["b", "s", toys_seq2seq.HIDDEN]
-    bias, stream = toy.constant("nothing", np.zeros((1, 1, 1, 1), np.float32)), "source"
-    for name, read in (("enc", "source"), ("cross", "x"), ("dec", "cross.stream")):
-        source = {"enc": "source", "cross": "enc.mlp.stream", "dec": "cross.stream"}[name]
-        keys, values = (block.heads(source, f"{name}.{what}") for what in "kv")
-        stream = block.attended(read, name, keys, values, bias)
+    net, dims = toys.Stack(inner=24, biases=()), ["b", "s", toys.HIDDEN]
+    for name, read, source in (
+        ("enc", "source", "source"),
+        ("cross", "x", "enc.mlp.stream"),
+        ("dec", "cross.stream", "cross.stream"),
+    ):
+        stream = net.crossed(read, name, *(net.heads(source, f"{name}.{what}") for what in "kv"))
         if name == "enc":
-            block.fed(stream, "enc.mlp")
-    toy.node("Identity", [stream], "y")
-    model = toy.model([toy.info("x", dims), toy.info("source", dims)], [toy.info("y", dims)])
+            net.networked(stream, "enc.mlp")
+    model = net.model([net.info("x", dims), net.info("source", dims)], [net.info(stream, dims)])
     notes = analyse(model, {1: range(toys.HEADS), **also}, "the model").plan.notes
     assert notes == tuple(
         f"{site} is removed, too: nothing reads its output any more"

@@ -13,7 +13,8 @@ from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.specs import MAX_LISTED, parsed, resolved
 from onnxheadprune.errors import RefusedError, UsageError
-from tests import golden_file, toys
+from tests import golden_file
+from tests.graphs import toys
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

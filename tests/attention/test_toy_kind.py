@@ -24,9 +24,9 @@ from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import KINDS, UnitKind
-from tests import toys, toys_scores
 from tests.conftest import Command, PackageCopy
 from tests.deploying import exports
+from tests.graphs import toys
 from tests.liveness.one_node import run
 from tests.sources import PACKAGE
 
@@ -84,7 +84,7 @@ def known() -> Iterator[None]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
-    onnx.save(toys_scores.stack(), path)
+    onnx.save(toys.stack(), path)
     return path
 
 
@@ -95,7 +95,7 @@ def test_it_is_found_and_named(model: Path) -> None:
     sites = inspect(model)
     (first, _) = sites.of("channels")
     assert (first.key, first.label) == ("width.0", "width.0 (layer0.attn.width)")
-    assert [item["num_channels"] for item in sites.to_dict()["widths"]] == [toys_scores.SIZE] * 2
+    assert [item["num_channels"] for item in sites.to_dict()["widths"]] == [toys.HEAD_SIZE] * 2
     keys = [site.key for site in sites.every]
     assert keys[:4] == ["0", "1", "ffn.0", "ffn.1"] and keys[-2:] == ["width.0", "width.1"]
 
@@ -109,7 +109,7 @@ def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
     for layer, gone in ((0, (1,)), (1, (0, 3))):
         name = f"layer{layer}.attn.out.weight"
         weights = toys.get_initializer(other, name)
-        weights.reshape(-1, toys_scores.SIZE, toys_scores.HIDDEN)[:, gone] = 0
+        weights.reshape(-1, toys.HEAD_SIZE, toys.HIDDEN)[:, gone] = 0
         toys.set_initializer(other, name, weights)
     wanted, got = (run(item, FEED)["logits"] for item in (other, made.model))
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
@@ -197,7 +197,7 @@ def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> No
     missing = copied.run("prune", "--help")
     assert "Cut declares no option for units that may be selected: channels" in missing.stderr
     copied.add(place, declared.replace(BEFORE_OPTION, OPTION + BEFORE_OPTION))
-    onnx.save(toys_scores.stack(), copied.folder / "model.onnx")
+    onnx.save(toys.stack(), copied.folder / "model.onnx")
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))
     np.savez(copied.folder / "ids.npz", input_ids=ids)
     target = ("prune", "model.onnx", "-o", "out.onnx", "--ratio", "0.3", "--data", "ids.npz")

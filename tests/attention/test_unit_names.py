@@ -15,9 +15,9 @@ import pytest
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import KINDS, SPAN, UnitKind, called
-from tests import toys_layers
 from tests.attention.layered import Network, renamed
 from tests.conftest import ROOT, Command
+from tests.graphs import toys
 from tests.sources import nodes
 
 INSIDE = re.compile(r"(?<![\d.])[1-9]\d{6}(?!\d)")
@@ -28,7 +28,7 @@ SOURCES = sorted((ROOT / "onnxheadprune").rglob("*.py"))
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "toy.onnx"
-    onnx.save(toys_layers.decoder(), path)
+    onnx.save(toys.decoder(), path)
     return path
 
 
@@ -45,7 +45,7 @@ def kinds() -> list[UnitKind]:
 
 def with_options() -> list[UnitKind]:
     """The kinds of which the small decoder has units, and an option to name them."""
-    found = inspect(toys_layers.decoder())
+    found = inspect(toys.decoder())
     return [kind for kind in kinds() if kind.scored_by and found.of(kind.units)]
 
 
@@ -168,7 +168,7 @@ def test_many_layers_are_listed_by_their_stacks(command: Command, tmp_path: Path
 @pytest.mark.parametrize("many", [3, 12])
 def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
     path = tmp_path / "deep.onnx"
-    onnx.save(toys_layers.decoder(many), path)
+    onnx.save(toys.decoder(many), path)
     for kind in with_options():
         told = command("prune", path, "--dry-run", f"--{kind.units}", "99:1").stderr
         assert (f"{kind.called(0)}-{many - 1}" in told) == (many == 12)

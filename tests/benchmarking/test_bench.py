@@ -23,10 +23,10 @@ from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.memory import footprint, kernels_in
 from onnxheadprune.settings.measuring import Timing
-from tests import toys
 from tests.clocks import patient
 from tests.conftest import Command
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
 """One thread: test workers share the cores."""

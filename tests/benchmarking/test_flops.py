@@ -16,8 +16,8 @@ from onnxheadprune.model.load import open_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes
-from tests import toys
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 
 def counted(model: Any, feed: dict[str, Any]) -> int:

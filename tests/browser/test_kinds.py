@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import group
-from tests import toys
 from tests.conftest import Command
 from tests.deploying import exports
-from tests.toys_experts import TOYS
+from tests.graphs import toys
+from tests.graphs.experts import TOYS
 from tests.vocabulary.graphs import GRAPHS
 
 pytestmark = pytest.mark.browser

@@ -8,17 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
-from tests import toys_scores
 from tests.conftest import Outcome
+from tests.graphs import toys
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder of plain heads, one of grouped heads, and data with labels for both."""
     folder = tmp_path_factory.mktemp("models")
-    onnx.save(toys_scores.stack(), folder / "toy.onnx")
-    onnx.save(toys_scores.stack(heads=6, kv_heads=2), folder / "gqa.onnx")
-    ids = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(24)])
+    onnx.save(toys.stack(), folder / "toy.onnx")
+    onnx.save(toys.stack(heads=6, kv_heads=2), folder / "gqa.onnx")
+    ids = np.concatenate([feed["input_ids"] for feed in toys.ids(24)])
     np.savez(folder / "data.npz", input_ids=ids, labels=ids)
     return folder
 

@@ -22,7 +22,7 @@ from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from tests import toys_scores
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 Feeds = list[dict[str, Any]]
@@ -195,7 +195,7 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
     """A walk over more and more layers: what it asks of ONNX Runtime grows with the layers, not with their square."""
 
     def nodes_run(layers: int) -> int:
-        view, _, calibration = toys_scores.parts(toys_scores.stack(layers=layers), toys_scores.ids(8))
+        view, _, calibration = toys.parts(toys.stack(layers=layers), toys.ids(8))
         ran = 0
 
         class Counting(Parts):
@@ -217,7 +217,7 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
 
 @pytest.mark.parametrize("form", [{}, {"heads": 6, "kv_heads": 2}, {"quantized": True}, {"shared": True}])
 def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str, Any]) -> None:
-    view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3, **form))
+    view, sites, calibration = toys.parts(toys.stack(layers=3, **form))
     cuts = [Cut(site.index, (2,)) for site in sites]
     masked = [Session(masked_reference(view, sites, {site.index: (2,)}), HERE) for site in sites]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]])
@@ -233,7 +233,7 @@ def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str,
 
 @pytest.mark.slow
 def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
-    view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3))
+    view, sites, calibration = toys.parts(toys.stack(layers=3))
     names = [f"layer{layer}.attn.out.weight" for layer in range(3)]
     changed = [{name: 1.3 * view.main.values[name].numbers()} for name in names]
     cuts = [Cut(site.index, (), weights) for site, weights in zip(sites, changed, strict=True)]
@@ -245,14 +245,14 @@ def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
 
 def test_sites_of_two_towers_are_cut_each_in_its_own() -> None:
     """The second tower reads nothing of the first: its blocks lie behind the first one's only in the chain."""
-    one, two = toys_scores.stack(layers=1), toys_scores.stack(layers=1, seed=1)
+    one, two = toys.stack(layers=1), toys.stack(layers=1, seed=1)
     model = beside(one, two)
     view = view_of(model)
     sites = sites_of(view, "the model")
     assert len(sites) == 2
     cuts = [Cut(site.index, (1,)) for site in sites]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values[name] for name in ("logits", "b.logits")])
-    feeds = toys_scores.ids(2)
+    feeds = toys.ids(2)
     for item in chain.outcomes(cuts, feeds, "the data", itself):
         mine, other = ("logits", "b.logits") if item.cut == 0 else ("b.logits", "logits")
         assert np.array_equal(item.after[other], item.before[other])
@@ -324,7 +324,7 @@ def test_a_shelf_is_a_mapping() -> None:
 
 @pytest.mark.slow
 def test_a_refit_is_the_same_whatever_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
+    view, sites, calibration = toys.parts(toys.stack(layers=3), toys.ids(30))
     found = []
     for left in (2**29, 0):
         for module in (kept_module, sys.modules[compensate.__module__]):

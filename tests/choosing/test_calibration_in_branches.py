@@ -22,14 +22,14 @@ from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.edit.model_records import EXITS_ENTRY
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from tests import toys, toys_exits
 from tests.conftest import Outcome
+from tests.graphs import exits, toys
 from tests.liveness.one_node import run
 
 HERE = Provider(CPU, "a test")
 FORMS: dict[str, Callable[[], ModelProto]] = {
-    **{name: make for name, make in toys_exits.FORMS.items() if not name.endswith("loop")},
-    "skipping": toys_exits.skipping,
+    **{name: make for name, make in exits.FORMS.items() if not name.endswith("loop")},
+    "skipping": exits.skipping,
 }
 
 
@@ -38,7 +38,7 @@ def _feeds(count: int, least: float, most: float) -> list[dict[str, Any]]:
     random = np.random.default_rng(3)
     return [
         {
-            "x": random.uniform(-1, 1, (2, 9, toys_exits.WIDTH)).astype(np.float32),
+            "x": random.uniform(-1, 1, (2, 9, exits.WIDTH)).astype(np.float32),
             "sure": np.array(sure, dtype=np.float32),
         }
         for sure in np.linspace(least, most, count)
@@ -68,7 +68,7 @@ def test_both_branches_beside_each_other_give_what_the_one_gives(form: str) -> N
     model = FORMS[form]()
     beside = _beside(model)
     for sure in (0.3, 0.45, 0.5, 0.55, 0.6, 2.0):
-        feed = toys_exits.feed(sure)
+        feed = exits.feed(sure)
         want, got = run(model, feed), run(beside.model, feed)
         for name, array in want.items():
             np.testing.assert_array_equal(got[name], array)
@@ -76,7 +76,7 @@ def test_both_branches_beside_each_other_give_what_the_one_gives(form: str) -> N
 
 def test_a_layer_counts_on_the_samples_that_run_it() -> None:
     """Moments are those of the model that really takes its branches, feed by feed."""
-    beside = _beside(toys_exits.nested())
+    beside = _beside(exits.nested())
     feeds = _feeds(12, 0.8, 1.2)
     data = calibration_data(feeds, beside.view)
     found = context_moments(beside.view, beside.sites.sites, data, HERE)
@@ -122,17 +122,17 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
 
 @pytest.mark.slow
 def test_what_no_sample_runs_is_left_alone_and_named() -> None:
-    result = prune(toys_exits.nested(), ratio=0.2, data=_feeds(12, 0.3, 0.31))
+    result = prune(exits.nested(), ratio=0.2, data=_feeds(12, 0.3, 0.31))
     assert result.chosen is not None
     assert result.chosen.unreached == ("attn.1 (l1)", "attn.2 (l2)", "ffn.1 (l1)", "ffn.2 (l2)")
     assert set(result.plan.removed) == {0}
     with pytest.raises(RefusedError, match="only 3 can go"):
-        prune(toys_exits.nested(), ratio=0.5, data=_feeds(12, 0.3, 0.31))
+        prune(exits.nested(), ratio=0.5, data=_feeds(12, 0.3, 0.31))
 
 
 @pytest.mark.slow
 def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
-    model = toys_exits.nested()
+    model = exits.nested()
     pruned = prune(model, ratio=0.3, data=_feeds(20, 0.3, 2.0)).model
     names = set(validate(model, pruned).refitted)
     (choice,) = [node for node in pruned.graph.node if node.op_type == "If"]
@@ -145,7 +145,7 @@ def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
 
 @pytest.mark.slow
 def test_scores_of_branches_and_where_there_are_none() -> None:
-    model = toys_exits.nested()
+    model = exits.nested()
     methods: tuple[str, ...] = ("reconstruction", "ablation")
     for method in methods:
         scores = score(model, method=method, data=_feeds(12, 0.3, 2.0))
@@ -157,16 +157,16 @@ def test_scores_of_branches_and_where_there_are_none() -> None:
 
 
 def test_what_is_not_measured_on_branches_is_refused_with_the_way_out() -> None:
-    model, feeds = toys_exits.nested(), _feeds(12, 0.3, 2.0)
+    model, feeds = exits.nested(), _feeds(12, 0.3, 2.0)
     with pytest.raises(RefusedError, match="make an exit permanent with exit="):
         prune(model, target_speedup=1.1, data=feeds)
     with pytest.raises(RefusedError, match="inside the body of a control-flow operator"):
-        prune(toys_exits.loop(), ratio=0.25, data=feeds)
+        prune(exits.loop(), ratio=0.25, data=feeds)
 
 
 @pytest.mark.slow
 def test_an_exit_is_taken_before_anything_is_chosen() -> None:
-    result = prune(toys_exits.nested(), exit=2, max_drift=0.5, data=_feeds(20, 0.3, 2.0))
+    result = prune(exits.nested(), exit=2, max_drift=0.5, data=_feeds(20, 0.3, 2.0))
     assert result.validation is not None and result.validation.passed
     assert result.plan.exit is not None and result.plan.removed and set(result.plan.removed) <= {0, 1}
 
@@ -174,7 +174,7 @@ def test_an_exit_is_taken_before_anything_is_chosen() -> None:
 @pytest.mark.slow
 def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
     feeds = _feeds(20, 0.3, 2.0)
-    result = prune(toys_exits.nested(), heads={"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
+    result = prune(exits.nested(), heads={"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
     assert result.validation is not None and result.validation.passed
     assert {name.split(".")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 
@@ -182,7 +182,7 @@ def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
 @pytest.mark.slow
 def test_layers_in_branches_can_be_trained() -> None:
     feeds = _feeds(40, 0.3, 2.0)
-    result = prune(toys_exits.nested(), ratio=0.25, data=feeds, recover=1)
+    result = prune(exits.nested(), ratio=0.25, data=feeds, recover=1)
     assert result.chosen is not None and result.chosen.recovery is not None
     assert result.validation is not None and result.validation.passed
 
@@ -190,8 +190,8 @@ def test_layers_in_branches_can_be_trained() -> None:
 @pytest.mark.slow
 def test_the_command_says_what_no_sample_runs(command: Callable[..., Outcome], tmp_path: Path) -> None:
     path, data = tmp_path / "model.onnx", tmp_path / "data.npz"
-    onnx.save(toys_exits.nested(), path)
-    np.savez(data, x=toys_exits.samples(16)["x"], sure=np.array(0.3, dtype=np.float32))
+    onnx.save(exits.nested(), path)
+    np.savez(data, x=exits.samples(16)["x"], sure=np.array(0.3, dtype=np.float32))
     words = ("--ratio", "0.2", "--data", data, "-o", tmp_path / "out.onnx")
     done = command("prune", path, *words, "-v")
     assert done.exit_code == 0 and "no sample of the data runs these" in done.stdout

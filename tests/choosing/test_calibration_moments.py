@@ -19,7 +19,7 @@ from onnxheadprune.choosing.compensation import pair
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from tests import toys_scores
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 SAMPLES = Path(__file__).parents[2] / "sample_models"
@@ -152,17 +152,19 @@ def test_ridge_leaves_weights_alone_that_the_data_say_nothing_about() -> None:
 
 
 def test_context_moments_are_those_of_the_real_context() -> None:
-    model = toys_scores.stack(layers=2)
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack(layers=2)
+    view, sites, data = toys.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
     watched = ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(
-        onnx.helper.make_tensor_value_info(f"layer{layer}.merged", 1, None) for layer in (0, 1)
+        onnx.helper.make_tensor_value_info(f"layer{layer}.attn.merged", 1, None) for layer in (0, 1)
     )
     runs = [Session(watched, HERE).run(feed) for feed in data.feeds]
     for layer, site in enumerate(sites):
-        rows = np.concatenate([run[f"layer{layer}.merged"].reshape(-1, 16) for run in runs]).astype(float)
+        rows = np.concatenate([run[f"layer{layer}.attn.merged"].reshape(-1, 16) for run in runs]).astype(
+            float
+        )
         np.testing.assert_allclose(moments[layer][0].gram, rows.T @ rows, rtol=1e-5, atol=1e-5)
         weight = next(t for t in model.graph.initializer if t.name == f"layer{layer}.attn.out.weight")
         np.testing.assert_array_equal(projection_matrix(site.projections[0]), numpy_helper.to_array(weight))
@@ -205,7 +207,7 @@ def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
     found = []
     for wide in (1.0, np.inf):
         monkeypatch.setattr(pair, "WIDE", wide)
-        view, sites, data = toys_scores.parts(model, feeds)
+        view, sites, data = toys.parts(model, feeds)
         found.append(compensate(view, sites, {0: (1,)}, data, HERE))
     assert len(found[0].stored) > 3 and set(found[0].stored) == set(found[1].stored)
     for name, array in found[0].stored.items():
@@ -217,7 +219,7 @@ def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
 
 @pytest.mark.slow
 def test_two_maps_that_read_the_same_learn_from_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(gated=True, inner=40), toys_scores.ids(30))
+    view, sites, data = toys.parts(toys.stack(gated=True, inner=40), toys.ids(30))
     reads: list[str] = []
     gathered = pair.Pair._gathered
 
@@ -227,10 +229,13 @@ def test_two_maps_that_read_the_same_learn_from_it_once(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pair.Pair, "_gathered", counted)
     found = compensate(view, sites, {0: (1,)}, data, HERE).stored
-    assert reads.count("layer1.stream") == 1 and {"layer1.up.weight", "layer1.gate.weight"} <= set(found)
+    assert reads.count("layer1.attn.stream") == 1 and {
+        "layer1.ffn.up.weight",
+        "layer1.ffn.gate.weight",
+    } <= set(found)
     once = pair.Pair._of_inputs
     monkeypatch.setattr(pair.Pair, "_of_inputs", lambda self, linear: (self.forget(), once(self, linear))[1])
     again = compensate(view, sites, {0: (1,)}, data, HERE).stored
-    assert reads.count("layer1.stream") == 3
+    assert reads.count("layer1.attn.stream") == 3
     for name, array in found.items():
         np.testing.assert_array_equal(array, again[name])

@@ -14,9 +14,9 @@ from onnxheadprune import inspect
 from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
-from tests import toys_scores
 from tests.choosing.conftest import is_picture
 from tests.conftest import Command
+from tests.graphs import toys
 
 CPU = ("--provider", "cpu")
 
@@ -237,7 +237,7 @@ def test_a_wrong_target_is_known_before_any_work(
 @pytest.mark.slow
 def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared.onnx"
-    onnx.save(toys_scores.stack(shared=True), shared)
+    onnx.save(toys.stack(shared=True), shared)
     outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--refit", "--dry-run", "-v", *CPU)
     words = " ".join(outcome.stdout.split())
     assert outcome.exit_code == 0, outcome.stderr

@@ -32,8 +32,8 @@ from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
-from tests import toys, toys_scores
 from tests.conftest import SAMPLES
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 CALIBRATION, TEST = SAMPLES / "digits_calibration.npz", SAMPLES / "digits_test.npz"
@@ -95,25 +95,25 @@ def test_half_of_the_heads_of_the_digits_cost_at_most_half_a_point(refitted: Any
 
 
 def test_nothing_moves_where_nothing_is_removed() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack())
+    view, sites, data = toys.parts(toys.stack())
     assert compensate(view, sites, {}, data, HERE).refits == ()
 
 
 @pytest.mark.slow
 def test_no_map_before_the_first_cut_is_touched() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
+    view, sites, data = toys.parts(toys.stack(layers=3), toys.ids(30))
     found = compensate(view, sites, {1: (0, 2)}, data, HERE)
     assert sorted(found.stored) == [
         "head.weight",
         "layer1.attn.out.bias",
         "layer1.attn.out.weight",
         "layer1.attn.v.weight",
-        "layer1.down.weight",
-        "layer1.up.weight",
+        "layer1.ffn.down.weight",
+        "layer1.ffn.up.weight",
         "layer2.attn.out.bias",
         "layer2.attn.out.weight",
-        "layer2.down.weight",
-        "layer2.up.weight",
+        "layer2.ffn.down.weight",
+        "layer2.ffn.up.weight",
     ]
     alone = compensate(view, sites, {1: (0, 2)}, data, HERE, how=Refitting("own"))
     assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight", "layer1.attn.v.weight"]
@@ -121,8 +121,8 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
 
 @pytest.mark.slow
 def test_rows_of_removed_heads_stay_as_they_were() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model, toys_scores.ids(30))
+    model = toys.stack()
+    view, sites, data = toys.parts(model, toys.ids(30))
     found = compensate(view, sites, {0: (1,)}, data, HERE)
     new, old = found.stored["layer0.attn.out.weight"], toys.get_initializer(model, "layer0.attn.out.weight")
     assert np.array_equal(new[4:8], old[4:8]) and not np.allclose(new[:4], old[:4])
@@ -188,12 +188,12 @@ def replaced(tensor: Any, array: Any) -> None:
 
 
 def another_type(model: ModelProto) -> None:
-    tensor = initializer(model, "layer0.down.weight")
+    tensor = initializer(model, "layer0.ffn.down.weight")
     replaced(tensor, numpy_helper.to_array(tensor).astype(np.float64))
 
 
 def another_shape(model: ModelProto) -> None:
-    tensor = initializer(model, "layer0.down.weight")
+    tensor = initializer(model, "layer0.ffn.down.weight")
     replaced(tensor, numpy_helper.to_array(tensor)[:, :-1])
 
 
@@ -228,8 +228,8 @@ def record_of_nothing(model: ModelProto) -> None:
 
 @pytest.fixture(scope="module")
 def compensated() -> tuple[ModelProto, ModelProto]:
-    original = toys_scores.stack()
-    made = prune(original, heads="0:1 1:0,3", data=toys_scores.ids(24), refit=True, provider="cpu")
+    original = toys.stack()
+    made = prune(original, heads="0:1 1:0,3", data=toys.ids(24), refit=True, provider="cpu")
     return original, made.model
 
 
@@ -262,10 +262,10 @@ def test_a_record_that_cannot_be_read(compensated: tuple[ModelProto, ModelProto]
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         prune(
-            toys_scores.stack(),
+            toys.stack(),
             output=tmp_path / f"{name}.onnx",
             ratio=0.5,
-            data=toys_scores.ids(24),
+            data=toys.ids(24),
             provider="cpu",
         )
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -274,8 +274,8 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     original, first, second = (tmp_path / f"{name}.onnx" for name in ("original", "first", "second"))
-    onnx.save(toys_scores.stack(), original)
-    data: Any = toys_scores.ids(24)
+    onnx.save(toys.stack(), original)
+    data: Any = toys.ids(24)
     prune(original, first, heads="0:1", data=data, refit=True, provider="cpu")
     prune(first, second, heads="1:2", data=data, refit=True, provider="cpu")
     assert validate(first, second, provider="cpu").verdict == "passed"
@@ -285,7 +285,7 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Path) -> None:
     """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
-    once = prune(toys_scores.stack(), heads="0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
+    once = prune(toys.stack(), heads="0:1", data=toys.ids(24), refit=True, provider="cpu")
     renamed = onnx.compose.add_prefix(once.model, "a_")
     assert REFIT_ENTRY.read(renamed) is not None
     twice = prune(renamed, tmp_path / "twice.onnx", heads="1:2", provider="cpu")
@@ -294,7 +294,7 @@ def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Pat
     forged = onnx.load(tmp_path / "twice.onnx")
     for entry in forged.metadata_props:
         if entry.key == COMPENSATED_KEY:
-            entry.value = entry.value.replace("layer0.down.weight", "layer0.nothing.weight")
+            entry.value = entry.value.replace("layer0.ffn.down.weight", "layer0.nothing.weight")
     onnx.save(forged, tmp_path / "forged.onnx")
     verdict = validate(renamed, tmp_path / "forged.onnx", provider="cpu")
     assert verdict.verdict == "failed" and "which is not in both models" in verdict.reason
@@ -304,13 +304,13 @@ def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Pat
 
 
 def test_shared_weights_are_left_alone_with_the_reason() -> None:
-    model = toys_scores.stack(shared=True)
-    found = prune(model, heads="0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
+    model = toys.stack(shared=True)
+    found = prune(model, heads="0:1", data=toys.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert set(found.chosen.compensation.stored) == {"head.weight"}
     assert {item.node: item.skipped for item in found.chosen.compensation.refits}.items() >= {
-        "MatMul_layer0.projected (MatMul)": "its weights are shared with another node",
-        "MatMul_layer0.up (MatMul)": "its weights are shared with another node",
+        "MatMul_layer0.attn.projected (MatMul)": "its weights are shared with another node",
+        "MatMul_layer0.ffn.up (MatMul)": "its weights are shared with another node",
         "MatMul_logits (MatMul)": None,
     }.items()
     assert found.validation is not None and found.validation.verdict == "passed"
@@ -319,9 +319,9 @@ def test_shared_weights_are_left_alone_with_the_reason() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [{"quantized": True}, {"dtype": np.float16}, {"heads": 6, "kv_heads": 2}])
 def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> None:
-    model = toys_scores.stack(**form)
+    model = toys.stack(**form)
     heads = "0:0-2" if "kv_heads" in form else "0:1 1:3"
-    found = prune(model, heads=heads, data=toys_scores.ids(24), refit=True, provider="cpu")
+    found = prune(model, heads=heads, data=toys.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert found.validation is not None and found.validation.verdict == "passed"
     new = found.chosen.compensation.stored["layer0.attn.out.weight"]
@@ -331,7 +331,7 @@ def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> Non
 
 @pytest.mark.slow
 def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(30))
+    view, sites, data = toys.parts(toys.stack(), toys.ids(30))
     found = compensate(view, sites, {0: (0, 1, 2, 3), 1: (0,)}, data, HERE)
     assert {item.site for item in found.refits if item.site is not None} == {1}
     feed = data.feeds[0]
@@ -341,8 +341,8 @@ def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
 @pytest.mark.slow
 def test_maps_are_refitted_on_what_is_left_when_a_site_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the refits run on, the pruned model in the original's shapes, is the masked refitted model."""
-    model = toys_scores.stack(layers=3)
-    view, sites, data = toys_scores.parts(model, toys_scores.ids(30))
+    model = toys.stack(layers=3)
+    view, sites, data = toys.parts(model, toys.ids(30))
     heads = {0: (1,), 1: (0, 1, 2, 3), 2: (0,)}
     changed: list[Mapping[str, Array]] = []
 

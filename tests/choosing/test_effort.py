@@ -23,7 +23,7 @@ from onnxheadprune.choosing.scoring.reconstruction import paths as reconstructio
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
-from tests import toys_mixture, toys_scores
+from tests.graphs import mixtures, toys
 
 HERE = Provider(CPU, "test")
 
@@ -39,7 +39,7 @@ class Sized(Work):
 
 
 def test_a_map_counts_once_and_a_late_site_runs_less() -> None:
-    view, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    view, sites, _ = toys.parts(toys.stack(layers=3))
     work = Work(view)
     matrices = [item for item in view.model.graph.initializer if len(item.dims) == 2]
     multiplied = sum(math.prod(item.dims) for item in matrices if "embed" not in item.name)
@@ -48,16 +48,16 @@ def test_a_map_counts_once_and_a_late_site_runs_less() -> None:
     assert work.whole > behind[0] > behind[1] > behind[2] > 0
 
 
-@pytest.mark.parametrize("op", toys_mixture.INPUTS)
+@pytest.mark.parametrize("op", mixtures.INPUTS)
 def test_a_mixture_in_one_operator_counts_the_experts_that_a_token_goes_through(op: str) -> None:
-    toy = toys_mixture.Mixture(op, fused=1, activation="swiglu")
+    toy = mixtures.Mixture(op, fused=1, activation="swiglu")
     work = Work(view_of(toy.model()))
-    router = toys_mixture.HIDDEN * toys_mixture.EXPERTS
-    assert work.whole == router + toy.attributes["k"] * 3 * toys_mixture.HIDDEN * toys_mixture.WIDTH
+    router = mixtures.HIDDEN * mixtures.EXPERTS
+    assert work.whole == router + toy.attributes["k"] * 3 * mixtures.HIDDEN * mixtures.WIDTH
 
 
 def test_a_small_model_is_measured_on_what_there_is() -> None:
-    _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    _, sites, _ = toys.parts(toys.stack(layers=3))
     paths = {site.index: [(), ()] for site in sites}
     assert Effort.of(Sized(1e7), sites.sites, paths, 500, 30.0) == Effort(POINTS, 128)
     assert Effort.of(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
@@ -69,7 +69,7 @@ def test_a_small_model_is_measured_on_what_there_is() -> None:
 def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
     weights: float, positions: float
 ) -> None:
-    _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    _, sites, _ = toys.parts(toys.stack(layers=3))
     paths = {site.index: [(), (), ()] for site in sites}
     how = Effort.of(Sized(weights), sites.sites, paths, 500, positions)
     cuts = len(sites) * (3 * how.points or 1)
@@ -82,7 +82,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
 
 @pytest.mark.slow
 def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
+    view, sites, data = toys.parts(toys.stack(layers=3), toys.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] * 2 for site in sites}
     evidence, folds = Evidence(data, HERE), [Fold(moments, data)]
@@ -101,7 +101,7 @@ def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> No
 
 
 def test_data_is_looked_at_in_part_only_where_a_pass_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))
+    view, sites, data = toys.parts(toys.stack(), toys.ids(20))
     work, widest = Work(view), 16
     assert data.positions == sum(feed["input_ids"].size for feed in data.feeds)
     assert work.to_look_at(data, widest) is data and work.to_run(data) is data

@@ -22,14 +22,14 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.settings.registry import methods_of
 from onnxheadprune.settings.units import EXPERT
-from tests import toys_experts, toys_mixture, toys_scores
 from tests.conftest import Command
+from tests.graphs import experts, mixtures, toys
+from tests.graphs.experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Experts
 from tests.liveness.one_node import run
-from tests.toys_experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Experts
 
 HERE = Provider(CPU, "test")
 ONLY = frozenset({"experts"})
-FEEDS = [{"x": toys_experts.tokens(seed)} for seed in range(4)]
+FEEDS = [{"x": experts.tokens(seed)} for seed in range(4)]
 FAR = 0.2
 """The share of a score by which others may be lower and still have a part in its weight."""
 Routed = tuple[Sequence[int], Array, Sequence[Array]]
@@ -49,7 +49,7 @@ def routed(toy: Experts, tokens: Array) -> Iterator[Routed]:
         yield chosen.tolist(), weights, outputs
 
 
-def in_one_operator(toy: toys_mixture.Mixture, tokens: Array) -> Iterator[Routed]:
+def in_one_operator(toy: mixtures.Mixture, tokens: Array) -> Iterator[Routed]:
     """The same of a MoE or QMoE."""
     stored = toy.tensors()
     for token in tokens:
@@ -79,7 +79,7 @@ def scored(model: ModelProto, method: Any, data: Any = FEEDS) -> Array:
 def test_experts_run_one_by_one_without_what_lies_before_their_mixture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    toy = toys_mixture.Mixture()
+    toy = mixtures.Mixture()
     model = toy.model()
     model.graph.node.insert(0, helper.make_node("Tanh", ["x"], ["before"]))
     for node in model.graph.node[1:]:
@@ -93,7 +93,7 @@ def test_experts_run_one_by_one_without_what_lies_before_their_mixture(
         return made
 
     monkeypatch.setattr(Parts, "session", recorded)
-    scored(model, "reap", [{"x": toys_mixture.tokens()}])
+    scored(model, "reap", [{"x": mixtures.tokens()}])
     # The router's scores are given where experts run one by one.
     chosen = [inputs for inputs in starts if "r" in inputs]
     assert chosen and not any("x" in inputs for inputs in chosen)
@@ -106,10 +106,10 @@ def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
     np.testing.assert_allclose(scored(toy.model(), "reap"), expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
-def test_scores_of_experts_in_one_operator(toy: toys_mixture.Mixture) -> None:
-    rows = np.random.default_rng(3).standard_normal((40, toys_mixture.HIDDEN)).astype(np.float32)
-    expected = defined(in_one_operator(toy, rows), toys_mixture.EXPERTS)
+@pytest.mark.parametrize("toy", mixtures.RUNNABLE.values(), ids=mixtures.RUNNABLE)
+def test_scores_of_experts_in_one_operator(toy: mixtures.Mixture) -> None:
+    rows = np.random.default_rng(3).standard_normal((40, mixtures.HIDDEN)).astype(np.float32)
+    expected = defined(in_one_operator(toy, rows), mixtures.EXPERTS)
     # The kernel of MoE writes over tokens that nobody else reads (docs/units.md), and these have one more reader.
     found = scored(toy.model(), "reap", [{"x": rows}])
     np.testing.assert_allclose(found, expected, rtol=2e-3 if toy.op == "QMoE" else 2e-5)
@@ -150,7 +150,7 @@ def twice(toy: Experts) -> ModelProto:
     parts = [onnx.compose.add_prefix(toy.model(), prefix) for prefix in ("a/", "b/")]
     model = onnx.compose.merge_models(*parts, io_map=[("a/out", "b/x")])
     behind = parser.parse_graph(f"""
-behind (float[{TOKENS}, {toys_experts.HIDDEN}] stream) => (float[{TOKENS}, {toys_experts.HIDDEN}] y)
+behind (float[{TOKENS}, {experts.HIDDEN}] stream) => (float[{TOKENS}, {experts.HIDDEN}] y)
 {{
   made = MatMul (stream, first)
   active = Relu (made)
@@ -158,7 +158,7 @@ behind (float[{TOKENS}, {toys_experts.HIDDEN}] stream) => (float[{TOKENS}, {toys
   y = Add (stream, update)
 }}""")
     random = np.random.default_rng(5)
-    shapes = {"first": (toys_experts.HIDDEN, 12), "second": (12, toys_experts.HIDDEN)}
+    shapes = {"first": (experts.HIDDEN, 12), "second": (12, experts.HIDDEN)}
     for name, shape in shapes.items():
         array = random.standard_normal(shape).astype(np.float32)
         behind.initializer.append(numpy_helper.from_array(array, name))
@@ -244,7 +244,7 @@ def test_limits_of_a_choice(target: dict[str, Any], gone: list[int]) -> None:
 @pytest.mark.slow
 def test_a_refit_knows_which_experts_are_out() -> None:
     """The layers behind learn from what the router then chooses: outputs drift less than without."""
-    model, data = twice(TOYS["picked"]), [{"a/x": toys_experts.tokens(seed)} for seed in range(24)]
+    model, data = twice(TOYS["picked"]), [{"a/x": experts.tokens(seed)} for seed in range(24)]
     drifts = []
     for refit in (False, True):
         made = ohp.prune(model, heads={"moe.0": [0, 1, 4]}, data=data, refit=refit, provider="cpu")
@@ -271,7 +271,7 @@ def test_neurons_of_experts_that_may_go_are_no_choice_of_their_own() -> None:
 def test_methods_are_those_of_the_kind() -> None:
     """Every method scores what says so, and is refused for all else by name."""
     with pytest.raises(UsageError, match="reap does not score heads; weight, reconstruction"):
-        score(toys_scores.stack(), method="reap", data=toys_scores.ids(), provider=HERE)
+        score(toys.stack(), method="reap", data=toys.ids(), provider=HERE)
     with pytest.raises(UsageError, match="taylor does not score experts; reap, ablation"):
         PruningTarget(ratio=0.5, units=ONLY, method="taylor")
     assert score(TOYS["picked"].model(), data=FEEDS, provider=HERE, units=ONLY).method == "reap"
@@ -323,7 +323,7 @@ def _weights(steps: str, scores: Array) -> Array:
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_experts_that_are_chosen_one_by_one(steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(toys_experts.ROUTINGS, steps, _ONE_BY_ONE + STEPS[steps])
+    monkeypatch.setitem(experts.ROUTINGS, steps, _ONE_BY_ONE + STEPS[steps])
     model = Experts(steps).model()
     for name, number in {"large": 1e35, "far": FAR, "never": -1e35}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.float32([number]), name))

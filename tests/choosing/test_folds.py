@@ -16,7 +16,7 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.progress import silent
-from tests import toys_scores
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 MUCH = round(samples_to_measure(2) / MOST_APART) // 8
@@ -24,7 +24,7 @@ MUCH = round(samples_to_measure(2) / MOST_APART) // 8
 
 
 def looked(feeds: Any) -> tuple[Any, Sites, Calibration, Looked]:
-    view, sites, data = toys_scores.parts(toys_scores.stack(), feeds)
+    view, sites, data = toys.parts(toys.stack(), feeds)
     found = look_at(view, sites.sites, Evidence(data, HERE), Work(view), silent)
     return view, sites, data, found
 
@@ -39,7 +39,7 @@ def seen(fold: Fold) -> int:
 
 
 def test_much_data_is_divided_once() -> None:
-    _, _, data, found = looked(toys_scores.ids(MUCH))
+    _, _, data, found = looked(toys.ids(MUCH))
     (fold,) = found.folds
     assert fold.data.count == samples_to_measure(2)
     assert samples(found.data) | samples(fold.data) == samples(data)
@@ -49,7 +49,7 @@ def test_much_data_is_divided_once() -> None:
 
 @pytest.mark.parametrize("feeds", [MUCH - 1, 9, 2, 1])
 def test_little_data_is_measured_by_halves(feeds: int) -> None:
-    _, _, data, found = looked(toys_scores.ids(feeds))
+    _, _, data, found = looked(toys.ids(feeds))
     one, other = found.folds
     assert samples(one.data) | samples(other.data) == samples(data) and found.data is data
     assert not samples(one.data) & samples(other.data)
@@ -57,7 +57,7 @@ def test_little_data_is_measured_by_halves(feeds: int) -> None:
     assert found.moments[0][0].count == data.positions
 
 
-@pytest.mark.parametrize("feeds", [toys_scores.ids(2, rows=1), toys_scores.ids(1, rows=1, length=20)])
+@pytest.mark.parametrize("feeds", [toys.ids(2, rows=1), toys.ids(1, rows=1, length=20)])
 def test_too_little_data_is_used_for_both(feeds: Any) -> None:
     _, _, data, found = looked(feeds)
     (fold,) = found.folds
@@ -66,7 +66,7 @@ def test_too_little_data_is_used_for_both(feeds: Any) -> None:
 
 @pytest.mark.parametrize("feeds", [MUCH, 9])
 def test_progress_counts_the_sites_of_both_halves_once(feeds: int) -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds))
+    view, sites, data = toys.parts(toys.stack(), toys.ids(feeds))
     told: list[tuple[int, int]] = []
     look_at(view, sites.sites, Evidence(data, HERE), Work(view), lambda _, done, of: told.append((done, of)))
     total = len(sites.sites) * (2 if feeds < MUCH else 1)
@@ -75,9 +75,9 @@ def test_progress_counts_the_sites_of_both_halves_once(feeds: int) -> None:
 
 def test_a_refit_that_has_seen_its_judge_looks_better_than_it_is() -> None:
     """On sentences that nothing has seen cuts cost what halves measure, and more than the same samples show."""
-    view, sites, data, found = looked(toys_scores.ids(3))
+    view, sites, data, found = looked(toys.ids(3))
     paths = {site.index: [reconstruction_paths(site, found.moments[site.index])[0]] for site in sites}
-    _, _, fresh = toys_scores.parts(toys_scores.stack(), toys_scores.ids(40, seed=11))
+    _, _, fresh = toys.parts(toys.stack(), toys.ids(40, seed=11))
     how = Effort(POINTS, 10_000)
 
     def costs(*folds: Fold) -> float:

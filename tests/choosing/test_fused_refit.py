@@ -13,8 +13,8 @@ from onnx import ModelProto, helper
 from onnxruntime.transformers import optimizer
 
 from onnxheadprune import prune
-from tests import toys
 from tests.conftest import SAMPLES, Outcome
+from tests.graphs import toys
 
 HEADS = {0: [0, 1], 1: [2]}
 

@@ -19,8 +19,8 @@ from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from tests import toys_scores
 from tests.graph_text import model_of
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 STEP = 1e-5
@@ -44,8 +44,8 @@ def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_masks_are_central_differences(form: dict[str, Any]) -> None:
     """In float64, for every head and every neuron."""
-    model = toys_scores.stack(**form, dtype=np.float64)
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack(**form, dtype=np.float64)
+    view, sites, data = toys.parts(model)
     feed = data.feeds[0]
     (before,) = Session(model, HERE).run(feed).values()
     vectors = np.random.default_rng(0).normal(size=before.shape)
@@ -117,7 +117,7 @@ def test_a_random_projection_lies_across_the_output() -> None:
 
 
 def test_how_samples_are_put_into_feeds_changes_nothing() -> None:
-    model, (feed,) = toys_scores.stack(), toys_scores.ids(1, rows=6)
+    model, (feed,) = toys.stack(), toys.ids(1, rows=6)
     whole = score(model, method="taylor", data=[feed], provider=HERE)
     alone = [{"input_ids": feed["input_ids"][row : row + 1]} for row in range(6)]
     split = score(model, method="taylor", data=alone, provider=HERE)
@@ -127,8 +127,8 @@ def test_how_samples_are_put_into_feeds_changes_nothing() -> None:
 
 def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
     """The mean over samples of the absolute sum over positions, per position: by hand from the gradients."""
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=3, length=5))
+    model = toys.stack()
+    view, sites, data = toys.parts(model, toys.ids(2, rows=3, length=5))
     scores = score(model, method="taylor", data=data, provider=HERE)
     gradients, session = MaskGradients(view, sites.sites, "logits", HERE), Session(model, HERE)
     total = {site.index: np.zeros(site.num_units) for site in sites}
@@ -145,12 +145,12 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
 @pytest.mark.each_choice
 @pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
 def test_heads_and_neurons_are_told_apart(form: dict[str, Any]) -> None:
-    model = toys_scores.stack(**form)
-    scores = score(model, method="taylor", data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"})
+    model = toys.stack(**form)
+    scores = score(model, method="taylor", data=toys.ids(), provider=HERE, units={"heads", "neurons"})
     assert [site.key for site in scores.sites] == ["0", "1", "ffn.0", "ffn.1"]
     for site in scores.sites:
         assert min(site.scores) > 0 and len(set(site.scores)) == len(site.scores)  # type: ignore[type-var]
-    assert score(model, method="taylor", data=toys_scores.ids(), provider=HERE).sites == scores.heads
+    assert score(model, method="taylor", data=toys.ids(), provider=HERE).sites == scores.heads
 
 
 NO_GRADIENT = """
@@ -196,9 +196,9 @@ def test_what_is_held_constant_on_the_way_is_named() -> None:
 def test_a_measure_of_ones_own_has_no_gradient() -> None:
     with pytest.raises(UsageError, match="has no gradient that taylor could take"):
         score(
-            toys_scores.stack(),
+            toys.stack(),
             method="taylor",
-            data=toys_scores.ids(),
+            data=toys.ids(),
             provider=HERE,
             effect=lambda *_: 1.0,
         )

@@ -16,9 +16,9 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.main_graph_copy import MADE, with_switches
 from onnxheadprune.attention.sites.find import analysis_of, inspect
 from onnxheadprune.errors import RefusedError, UsageError
-from tests import toys_layers
 from tests.attention.layered import BRANCHES, FEED, SUMMED, Joint, Network, pyramid
 from tests.conftest import Command
+from tests.graphs import toys
 from tests.liveness.one_node import run
 
 FEEDS: Any = [
@@ -103,9 +103,9 @@ def test_the_cheapest_bypasses_of_two_streams_are_chosen(both: bool) -> None:
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.6])
 def test_a_layer_counts_once_and_goes_in_place_of_what_is_inside(ratio: float) -> None:
     """Never a layer with units inside, and the share is of what a layer saves."""
-    model = toys_layers.decoder(4, norms="pre")
+    model = toys.decoder(4, norms="pre")
     sites = inspect(model)
-    found = chosen(model, ratio=ratio, units=("heads", "neurons", "layers"), data=toys_layers.ids())
+    found = chosen(model, ratio=ratio, units=("heads", "neurons", "layers"), data=toys.ids(12))
     gone = found.selection.heads
     layers = sites.of("layers")
     for layer in layers:
@@ -119,16 +119,16 @@ def test_a_layer_counts_once_and_goes_in_place_of_what_is_inside(ratio: float) -
 
 
 def test_what_is_protected_inside_protects_the_layer() -> None:
-    model = toys_layers.decoder(3)
-    free = chosen(model, keep=2, data=toys_layers.ids()).selection.heads
+    model = toys.decoder(3)
+    free = chosen(model, keep=2, data=toys.ids(12)).selection.heads
     (taken,) = free
     number = next(layer.number for layer in inspect(model).of("layers") if layer.index == taken)
     for spec in (f"layer.{number}", f"{number}:0", f"ffn.{number}"):
-        kept = chosen(model, keep=2, data=toys_layers.ids(), protect=spec).selection.heads
+        kept = chosen(model, keep=2, data=toys.ids(12), protect=spec).selection.heads
         assert len(kept) == 1 and taken not in kept
     for spec in ("*", "*:1"):
         with pytest.raises(RefusedError, match="fewer than the first cut"):
-            chosen(model, keep=2, data=toys_layers.ids(), protect=spec)
+            chosen(model, keep=2, data=toys.ids(12), protect=spec)
 
 
 def test_a_layer_without_identity_is_left_alone_and_named_once(command: Command, tmp_path: Any) -> None:
@@ -142,8 +142,8 @@ def test_a_layer_without_identity_is_left_alone_and_named_once(command: Command,
 
 
 def test_the_same_share_of_every_site_is_no_layer() -> None:
-    model = toys_layers.decoder(3)
-    target: Any = {"ratio": 0.4, "uniform": True, "data": toys_layers.ids()}
+    model = toys.decoder(3)
+    target: Any = {"ratio": 0.4, "uniform": True, "data": toys.ids(12)}
     with pytest.raises(RefusedError, match="a layer has no share"):
         chosen(model, **target)
     selection = chosen(model, units=("heads", "layers"), **target).selection
@@ -155,7 +155,7 @@ def test_counts_that_cannot_be_kept_are_refused(keep: int, units: tuple[str, ...
     with pytest.raises(
         (RefusedError, UsageError), match=r"leaves nothing to remove|counts units of one kind"
     ):
-        chosen(toys_layers.decoder(3), keep=keep, units=units, data=toys_layers.ids())
+        chosen(toys.decoder(3), keep=keep, units=units, data=toys.ids(12))
 
 
 @pytest.mark.slow

@@ -26,8 +26,8 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from onnxheadprune.settings.units import NEURON
-from tests import toys_scores
 from tests.conftest import Command
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 BOTH = frozenset({"heads", "neurons"})
@@ -35,13 +35,13 @@ CPU_ONLY = ("--provider", "cpu")
 
 
 def scored(model: Any, method: Any, **options: Any) -> HeadScores:
-    data = None if method in WITHOUT_DATA else toys_scores.ids()
+    data = None if method in WITHOUT_DATA else toys.ids()
     return score(model, method=method, data=data, provider=HERE, units=BOTH, **options)
 
 
 def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack()
+    view, sites, data = toys.parts(model)
     moments = context_moments(view, sites.neurons, data, HERE)
     scores = scored(model, "reconstruction")
     for site in sites.neurons:
@@ -56,8 +56,8 @@ def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
 
 @pytest.mark.slow
 def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack()
+    view, sites, data = toys.parts(model)
     scores, moments = scored(model, "ablation"), context_moments(view, sites.neurons, data, HERE)
     assert scores.unit == "kl"
     main, original = require_main_output(view), Session(model, HERE)
@@ -78,7 +78,7 @@ def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() ->
 
 
 def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
-    (site, _) = toys_scores.parts(toys_scores.stack())[1].neurons
+    (site, _) = toys.parts(toys.stack())[1].neurons
     worth = np.random.default_rng(0).random(site.num_units)
     path = wide_path_by_worth(site, worth.tolist(), 4, protected=(3, 4))
     assert [site.num_units - len(step.removed) for step in path] == [16, 12, 8, 4]
@@ -95,12 +95,12 @@ def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
 @pytest.mark.parametrize("name", ["scores.json", "scores.csv"])
 @pytest.mark.parametrize("method", ["weight", "taylor"])
 def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path: Path) -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     scores = scored(model, method)
     store_scores(scores, tmp_path / name)
     back = read_scores(tmp_path / name)
     assert (back.method, back.unit, back.are_shares) == (method, scores.unit, method == "weight")
-    sites = toys_scores.parts(model)[1]
+    sites = toys.parts(model)[1]
     for site in (*sites.of("heads"), *sites.of("neurons")):
         assert back.of(site) == scores.of(site)
     if name == "scores.json":
@@ -112,7 +112,7 @@ def test_scores_of_heads_and_neurons_come_back(name: str, method: str, tmp_path:
 
 
 def test_scores_of_others_name_blocks_too(tmp_path: Path) -> None:
-    sites = toys_scores.parts(toys_scores.stack())[1]
+    sites = toys.parts(toys.stack())[1]
     rows = [f"{site.key},{unit},{unit + 1}" for site in sites.every for unit in range(site.num_units)]
     for column in ("head", "unit"):
         (tmp_path / "s.csv").write_text(f"site,{column},score\n" + "\n".join(rows), encoding="utf-8")
@@ -142,8 +142,8 @@ def test_tables_that_make_no_sense_are_refused(text: str, tmp_path: Path) -> Non
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with a model and its data."""
-    onnx.save(toys_scores.stack(), tmp_path / "toy.onnx")
-    rows = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(20)])
+    onnx.save(toys.stack(), tmp_path / "toy.onnx")
+    rows = np.concatenate([feed["input_ids"] for feed in toys.ids(20)])
     np.savez(tmp_path / "ids.npz", input_ids=rows)
     return tmp_path
 

@@ -12,7 +12,7 @@ from onnxheadprune import UsageError, prune, score
 from onnxheadprune.data.calibration import Feeds
 from onnxheadprune.settings.registry import methods_of
 from onnxheadprune.settings.units import HEAD
-from tests import toys, toys_scores
+from tests.graphs import toys
 
 BOTH = frozenset({"heads", "neurons"})
 TOKEN = 7
@@ -22,7 +22,7 @@ REASON = "the model computes NaN or infinite values"
 
 def overflowing() -> ModelProto:
     """Two layers, of which the second one's attention overflows on one token, and with it all behind."""
-    model = toys_scores.stack()
+    model = toys.stack()
 
     def changed(name: str, change: Any) -> None:
         array = np.array(toys.get_initializer(model, name))
@@ -39,13 +39,13 @@ def overflowing() -> ModelProto:
         return change
 
     changed("embed.weight", column)
-    for name in ("attn.out.weight", "attn.out.bias", "down.weight"):
+    for name in ("attn.out.weight", "attn.out.bias", "ffn.down.weight"):
         changed(f"layer0.{name}", column)
     for name in (
         "layer0.attn.q",
         "layer0.attn.k",
         "layer0.attn.v",
-        "layer0.up",
+        "layer0.ffn.up",
         "layer1.attn.q",
         "layer1.attn.k",
     ):
@@ -61,7 +61,7 @@ def overflowing() -> ModelProto:
 
 def data(*, bad: int = 1) -> Feeds:
     """Samples without the token, and some with it."""
-    feeds = toys_scores.ids(12, 2, 6)
+    feeds = toys.ids(12, 2, 6)
     for feed in feeds:
         feed["input_ids"][feed["input_ids"] == TOKEN] = TOKEN + 1
     for feed in feeds[3 : 3 + bad]:

@@ -34,7 +34,7 @@ from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.settings.units import NEURON
-from tests import toys_scores
+from tests.graphs import toys
 from tests.wrong_documents import wrong_documents
 
 HERE = Provider(CPU, "test")
@@ -77,8 +77,8 @@ def brute_force(view: Any, sites: Any, data: Calibration, effect: Any = None) ->
     "form", [{}, GQA, {"heads": 4, "kv_heads": 1}, {"quantized": True}, {"shared": True}]
 )
 def test_ablation_is_the_brute_force_on_toys(form: dict[str, Any]) -> None:
-    model = toys_scores.stack(**form)
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack(**form)
+    view, sites, data = toys.parts(model)
     scores = score(model, method="ablation", data=data, provider=HERE)
     assert scores.unit == "kl"
     np.testing.assert_allclose(
@@ -108,8 +108,8 @@ def largest_change(before: Mapping[str, Any], after: Mapping[str, Any], _feed: A
 
 
 def test_ablation_by_the_users_own_measure() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack()
+    view, sites, data = toys.parts(model)
     scores = score(model, method="ablation", data=data, provider=HERE, effect=largest_change)
     assert scores.unit == "largest_change"
     np.testing.assert_allclose(
@@ -141,8 +141,8 @@ def refit_error(site: Any, moments: Any, removed: frozenset[int]) -> float:
 
 @pytest.mark.parametrize("form", [{}, GQA, {"heads": 4, "kv_heads": 1}, {"quantized": True}])
 def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
-    model = toys_scores.stack(**form)
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack(**form)
+    view, sites, data = toys.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
         steps = reconstruction_paths(site, moments[site.index])[0]
@@ -155,7 +155,7 @@ def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
 
 
 def test_the_first_step_is_the_cheapest_head_of_all() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack())
+    view, sites, data = toys.parts(toys.stack())
     moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
         errors = [refit_error(site, moments[site.index], frozenset((head,))) for head in range(4)]
@@ -163,8 +163,8 @@ def test_the_first_step_is_the_cheapest_head_of_all() -> None:
 
 
 def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept() -> None:
-    model = toys_scores.stack()
-    view, sites, data = toys_scores.parts(model)
+    model = toys.stack()
+    view, sites, data = toys.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
     scores = score(model, data=data, provider=HERE)
     for site, entry in zip(sites, scores.sites, strict=True):
@@ -181,13 +181,13 @@ def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept
 
 def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() -> None:
     """A copy of a head in the same weights: what one computes, the other can take over."""
-    model = toys_scores.stack(layers=1)
+    model = toys.stack(layers=1)
     for tensor in model.graph.initializer:
         if tensor.name in [f"layer0.attn.{letter}.weight" for letter in "qkv"]:
             array = np.frombuffer(tensor.raw_data, np.float32).reshape(12, 16).copy()
             array[:, 4:8] = array[:, :4]
             tensor.raw_data = array.tobytes()
-    view, sites, data = toys_scores.parts(model)
+    view, sites, data = toys.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
     steps = reconstruction_paths(sites[0], moments[0])[0]
     assert steps[0].removed in ({0}, {1}) and steps[0].error < 1e-2 < steps[1].error
@@ -280,7 +280,7 @@ def test_protected_heads(digits: Path) -> None:
 
 
 def test_the_least_worthy_go_first() -> None:
-    sites = toys_scores.parts(toys_scores.stack(layers=1))[1]
+    sites = toys.parts(toys.stack(layers=1))[1]
     steps = path_by_worth(sites[0], [3.0, 1.0, 2.0, 9.0], protected=frozenset((1,)))
     assert [(sorted(step.removed), step.error) for step in steps] == [([2], 2), ([0, 2], 5), ([0, 2, 3], 14)]
 

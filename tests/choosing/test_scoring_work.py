@@ -21,7 +21,7 @@ from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow import sweep as sweeping
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.executors import open_executor, run_all
-from tests import toys_scores
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 
@@ -110,10 +110,10 @@ def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor) -> None:
-    model: Any = open_structure(toys_scores.stack())
+    model: Any = open_structure(toys.stack())
 
     def curve(executor: Executor | None) -> sweeping.Curve:
-        cutter = Cutter(model, toys_scores.ids(24), HERE, Trying(effect=largest_change))
+        cutter = Cutter(model, toys.ids(24), HERE, Trying(effect=largest_change))
         return sweeping.sweep_ratios(cutter, Requirements(), (0.0, 0.25, 0.5), executor)
 
     alone, shared = curve(None), curve(pool)

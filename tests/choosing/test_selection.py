@@ -30,14 +30,12 @@ from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from tests import toys_scores
+from tests.choosing.searched import removed
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 SHAPES = [(4, 4), (6, 2), (6, 3), (4, 1), (8, 2)]
-SITES = {
-    shape: toys_scores.parts(toys_scores.stack(layers=3, heads=shape[0], kv_heads=shape[1]))[1]
-    for shape in SHAPES
-}
+SITES = {shape: toys.parts(toys.stack(layers=3, heads=shape[0], kv_heads=shape[1]))[1] for shape in SHAPES}
 FORMS: list[dict[str, Any]] = [
     {},
     {"heads": 6, "kv_heads": 2},
@@ -116,9 +114,9 @@ def test_the_allocation_is_the_cheapest_of_all(
     reachable = max(count for count in tried if count <= wanted)
     if not reachable:
         with pytest.raises(RefusedError, match="fewer than the first cut"):
-            toys_scores.removed(SITES[shape], paths, wanted, limits)
+            removed(SITES[shape], paths, wanted, limits)
         return
-    choice = toys_scores.removed(SITES[shape], paths, wanted, limits)
+    choice = removed(SITES[shape], paths, wanted, limits)
     assert head_count(choice) == reachable
     cost = 0.0
     for site in sites:
@@ -138,15 +136,15 @@ def plain_paths(shape: tuple[int, int]) -> Any:
 
 @pytest.mark.parametrize(("wanted", "each"), [(3, 1), (5, 1), (6, 2), (9, 3), (11, 3), (12, 3)])
 def test_uniform_takes_the_same_share_of_every_site(wanted: int, each: int) -> None:
-    choice = toys_scores.removed(SITES[4, 4], plain_paths((4, 4)), wanted, Limits(uniform=True))
+    choice = removed(SITES[4, 4], plain_paths((4, 4)), wanted, Limits(uniform=True))
     assert [len(choice[index]) for index in range(3)] == [each] * 3
 
 
 def test_uniform_with_groups_takes_what_every_site_can_lose() -> None:
-    choice = toys_scores.removed(SITES[8, 2], plain_paths((8, 2)), 14, Limits(uniform=True))
+    choice = removed(SITES[8, 2], plain_paths((8, 2)), 14, Limits(uniform=True))
     assert [len(choice[index]) for index in range(3)] == [4] * 3
     with pytest.raises(RefusedError, match="fewer than the first cut"):
-        toys_scores.removed(SITES[8, 2], plain_paths((8, 2)), 3, Limits(uniform=True))
+        removed(SITES[8, 2], plain_paths((8, 2)), 3, Limits(uniform=True))
 
 
 @pytest.mark.parametrize(
@@ -164,9 +162,9 @@ def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limit
     sites = SITES[shape].sites
     if left == sites[0].num_heads:
         with pytest.raises(RefusedError, match="fewer than the first cut"):
-            toys_scores.removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
+            removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
         return
-    choice = toys_scores.removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
+    choice = removed(SITES[shape], plain_paths(shape), keep, limits, each=True)
     found = {sites[index].num_heads - len(heads) for index, heads in choice.items()}
     assert min(found) >= keep and len(choice) == 3
     assert found == {left} or shape == (8, 2)
@@ -184,7 +182,7 @@ def test_wrong_targets() -> None:
     ):
         with pytest.raises(UsageError, match=r"must be (at least|a mapping with the keys heads and neurons)"):
             Limits(**settings_)
-    model = toys_scores.stack()
+    model = toys.stack()
     with pytest.raises(UsageError, match="the number of heads that every site keeps"):
         select_heads(model)
     with pytest.raises(UsageError, match="ratio= and keep= are mutually exclusive"):
@@ -204,8 +202,8 @@ def chosen(model: Any, **settings_: Any) -> Selection:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_a_ratio_on_data_is_legal_and_the_same_every_time(shape: tuple[int, int], ratio: float) -> None:
-    model = toys_scores.stack(heads=shape[0], kv_heads=shape[1])
-    data = toys_scores.ids(20)
+    model = toys.stack(heads=shape[0], kv_heads=shape[1])
+    data = toys.ids(20)
     first, second = (chosen(model, ratio=ratio, data=data) for _ in range(2))
     assert first == second and first.basis == "measured drift after refit"
     assert 0 < first.count <= round(2 * shape[0] * ratio)
@@ -218,7 +216,7 @@ def test_a_ratio_on_data_is_legal_and_the_same_every_time(shape: tuple[int, int]
 
 
 def test_by_weights_and_by_scores() -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     assert chosen(model, ratio=0.25).basis == "weights (no data was given)"
     scores = HeadScores.from_dict({"0": [5, 1, 6, 7], "1": [2, 8, 9, 4]})
     found = chosen(model, ratio=0.4, scores=scores)
@@ -227,18 +225,18 @@ def test_by_weights_and_by_scores() -> None:
 
 
 def test_a_small_cut_of_grouped_queries_does_not_hide_behind_a_large_one() -> None:
-    model = toys_scores.stack(layers=1, heads=8, kv_heads=2)
+    model = toys.stack(layers=1, heads=8, kv_heads=2)
     scores = HeadScores.from_dict({"0": [0, 0, 0, 0, 1, 1, 1, 1]})
     # Per head the first KV head is cheapest, and takes four query heads with it.
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.25, scores=scores).heads == {0: (0, 4)}
     assert chosen(model, keep=6, scores=scores).heads == {0: (0, 4)}
-    on_data = chosen(model, ratio=0.25, data=toys_scores.ids(20))
-    assert on_data.count == 2 and is_legal(toys_scores.parts(model)[1][0].groups, set(on_data.heads[0]))
+    on_data = chosen(model, ratio=0.25, data=toys.ids(20))
+    assert on_data.count == 2 and is_legal(toys.parts(model)[1][0].groups, set(on_data.heads[0]))
 
 
 def test_protected_heads_and_floors_are_kept() -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     scores = HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.375, scores=scores, protect="0:0").heads == {0: (1, 2, 3)}
     assert chosen(model, ratio=0.375, scores=scores, protect="0").heads == {1: (0, 1, 2)}
@@ -249,7 +247,7 @@ def test_protected_heads_and_floors_are_kept() -> None:
 
 
 def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     scores = HeadScores.from_dict({"0": [0.0, 0.0, 0.1, 0.1], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.5, scores=scores, min_heads=0).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2), 1: (0,)}
@@ -261,15 +259,15 @@ def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
 def test_a_model_that_was_pruned_before_is_spoken_of_in_its_old_heads() -> None:
     from onnxheadprune import prune
 
-    model = prune(toys_scores.stack(), heads="0:1", provider="cpu").model
+    model = prune(toys.stack(), heads="0:1", provider="cpu").model
     scores = HeadScores.from_dict({"0": [5, None, 0, 7], "1": [2, 8, 9, 4]})
     found = chosen(model, ratio=2 / 7, scores=scores)
     assert found.heads == {0: (2,), 1: (0,)} and found.scores[0] == (5, None, 0, None)
-    assert chosen(model, ratio=2 / 7, data=toys_scores.ids(20)).count == 2
+    assert chosen(model, ratio=2 / 7, data=toys.ids(20)).count == 2
 
 
 def test_no_site_can_lose_heads() -> None:
-    from tests import toys
+    from tests.graphs import toys
 
     with pytest.raises(RefusedError, match="no attention site was found"):
         chosen(toys.no_attention(), ratio=0.5)
@@ -283,7 +281,7 @@ ALL = Effort(6, 1000)
 
 @pytest.mark.parametrize("form", FORMS)
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
+    view, sites, data = toys.parts(toys.stack(**form), toys.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] for site in sites}
     measured = measured_paths(view, sites.sites, paths, [Fold(moments, data)], Evidence(data, HERE), ALL)
@@ -305,7 +303,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     from onnxheadprune.edit.submodel import with_stored
     from onnxheadprune.runtime import Session
 
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))
+    view, sites, data = toys.parts(toys.stack(), toys.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     main = main_output(view, ())
     assert main is not None
@@ -349,7 +347,7 @@ def test_trial_refits_are_the_ridge_towards_the_outputs_of_all_heads(outputs: in
 
 def test_the_search_space_answers_targets_of_any_size() -> None:
     requirements = Requirements(scores=HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
-    base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
+    base = search_space(analysis_of(toys.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
     counts = [base.removing(count).count for count in range(1, 9)]
     assert counts == [1, 2, 3, 4, 5, 6, 6, 6]

@@ -23,10 +23,10 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice import latency as speeding
 from onnxheadprune.workflow.choice.latency import smallest_reaching, speedups
-from tests import toys
 from tests.choosing.conftest import is_picture, said
 from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Command
+from tests.graphs import toys
 
 HERE = Provider(CPU, "for the test")
 SHORT: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False}

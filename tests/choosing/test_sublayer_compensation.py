@@ -25,12 +25,12 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
-from tests import toys, toys_layers, toys_scores
 from tests.conftest import SAMPLES
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
-DATA: Any = toys_layers.ids()
+DATA: Any = toys.ids(12)
 LAYER: dict[str, Any] = {"layer.1": "*"}
 BLOCKS: dict[str, Any] = {"1": "*", "ffn.1": "*"}
 
@@ -82,13 +82,13 @@ def test_a_map_adds_to_a_stream_where_neither_is_spread_over_the_other(key: str)
 
 
 def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_gave() -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     model.graph.node[-1].output[0] = "classes"
     quality = numpy_helper.from_array(np.linspace(-1, 1, 12, dtype=np.float32)[:, None], "quality.weight")
     model.graph.initializer.append(quality)
-    model.graph.node.append(helper.make_node("MatMul", ["layer1.out", "quality.weight"], ["quality"]))
+    model.graph.node.append(helper.make_node("MatMul", ["layer1.ffn.stream", "quality.weight"], ["quality"]))
     model.graph.node.append(helper.make_node("Add", ["classes", "quality"], ["logits"]))
-    result = prune(model, heads="0:1 1:3", data=toys_scores.ids(24), refit=True, provider="cpu")
+    result = prune(model, heads="0:1 1:3", data=toys.ids(24), refit=True, provider="cpu")
     assert result.chosen is not None and result.chosen.compensation is not None
     assert "quality.weight" in result.chosen.compensation.stored
     assert result.validation is not None and result.validation.verdict == "passed"
@@ -100,10 +100,10 @@ def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_ga
 @pytest.mark.slow
 @pytest.mark.parametrize("norms", ["", "pre", "post"])
 def test_the_last_map_in_front_stands_in_for_what_goes_one_behind_the_other(norms: Any) -> None:
-    model = toys_layers.decoder(4, norms=norms)
-    assert list(map(told, found(model, "1", "ffn.1"))) == [("layer0.ffn.out.weight", ("attn.1", "ffn.1"))]
+    model = toys.decoder(4, norms=norms)
+    assert list(map(told, found(model, "1", "ffn.1"))) == [("layer0.ffn.down.weight", ("attn.1", "ffn.1"))]
     assert list(map(told, found(model, "1", "ffn.1", "2"))) == [
-        ("layer0.ffn.out.weight", ("attn.1", "ffn.1", "attn.2"))
+        ("layer0.ffn.down.weight", ("attn.1", "ffn.1", "attn.2"))
     ]
     assert list(map(told, found(model, "ffn.0", "ffn.2"))) == [
         ("layer0.attn.out.weight", ("ffn.0",)),
@@ -112,25 +112,25 @@ def test_the_last_map_in_front_stands_in_for_what_goes_one_behind_the_other(norm
 
 
 def test_nothing_stands_in_for_the_first_sublayer() -> None:
-    assert found(toys_layers.decoder(3, norms="pre"), "0", "ffn.0") == []
-    assert list(map(told, found(toys_layers.decoder(3, norms="pre"), "0", "1"))) == [
-        ("layer0.ffn.out.weight", ("attn.1",))
+    assert found(toys.decoder(3, norms="pre"), "0", "ffn.0") == []
+    assert list(map(told, found(toys.decoder(3, norms="pre"), "0", "1"))) == [
+        ("layer0.ffn.down.weight", ("attn.1",))
     ]
 
 
 def test_nothing_stands_in_where_others_read_the_stream_in_between() -> None:
     """An early exit behind layer 0 wants the stream as it was; one behind the run gets what stands in."""
-    assert found(toys_layers.decoder(3, norms="pre", also_reads=0), "1", "ffn.1") == []
-    assert found(toys_layers.decoder(3, norms="pre", also_reads=1), "1", "ffn.1")
+    assert found(toys.decoder(3, norms="pre", also_reads=0), "1", "ffn.1") == []
+    assert found(toys.decoder(3, norms="pre", also_reads=1), "1", "ffn.1")
 
 
 def test_a_cache_of_what_goes_is_no_reader() -> None:
-    assert found(toys_layers.decoder(3, norms="pre", cache=True), "1", "ffn.1")
+    assert found(toys.decoder(3, norms="pre", cache=True), "1", "ffn.1")
 
 
 @pytest.mark.slow
 def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
-    names = {item.node for item in refit(toys_layers.decoder(3), "behind").refits}
+    names = {item.node for item in refit(toys.decoder(3), "behind").refits}
     assert names == {
         "MatMul_layer2.attn.projected (MatMul)",
         "MatMul_layer2.ffn.up (MatMul)",
@@ -149,7 +149,7 @@ def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
 def test_the_stream_behind_comes_nearer_to_the_originals(
     spec: dict[str, Any], keys: tuple[str, ...], norms: Any, spelled: bool
 ) -> None:
-    model = toys_layers.decoder(3, norms=norms, spelled=spelled)
+    model = toys.decoder(3, norms=norms, spelled=spelled)
     (front,) = standing(refit(model, **spec))
     assert front.stands_in == keys and front.site is None
     assert front.after < 0.8 * front.before
@@ -198,7 +198,7 @@ def test_what_lies_between_is_told_by_what_it_does() -> None:
 
 def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
     """A tanh on the stream itself is passed by dataflow, and is nothing that can be gone through backwards."""
-    model = toys_layers.decoder(3)
+    model = toys.decoder(3)
     for node in model.graph.node:
         if node.name.startswith("Add_layer0.ffn.stream"):
             node.output[0] = "straight"
@@ -218,33 +218,33 @@ def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norms", ["pre", "post"])
 def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> None:
-    model = toys_layers.decoder(3, norms=norms, seed=2)
+    model = toys.decoder(3, norms=norms, seed=2)
     result = prune(model, heads=LAYER, data=DATA, refit=True, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     (front,) = standing(result.chosen.compensation)
     record = REFIT_ENTRY.read(result.model)
-    assert record is not None and "layer0.ffn.out.weight" in record.tensors
+    assert record is not None and "layer0.ffn.down.weight" in record.tensors
     assert len(result.model.graph.node) < len(model.graph.node)
     assert result.to_dict()["choice"]["compensation"]["refits"][0]["stands_in"] == list(front.stands_in)
     again = validate(model, result.model, provider="cpu")
-    assert again.verdict == "passed" and "layer0.ffn.out.weight" in again.refitted
+    assert again.verdict == "passed" and "layer0.ffn.down.weight" in again.refitted
 
 
 @pytest.mark.slow
 def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None:
     """The same tensor, in a cut that has no run behind it, is an altered weight."""
-    model = toys_layers.decoder(3, norms="pre")
+    model = toys.decoder(3, norms="pre")
     result = prune(model, heads=LAYER, data=DATA, refit=True, provider="cpu")
-    changed = toys.get_initializer(result.model, "layer0.ffn.out.weight")
+    changed = toys.get_initializer(result.model, "layer0.ffn.down.weight")
     other = prune(model, heads={"layer.0": "*"}, data=DATA, refit=True, provider="cpu").model
-    assert all(tensor.name != "layer0.ffn.out.weight" for tensor in other.graph.initializer)
+    assert all(tensor.name != "layer0.ffn.down.weight" for tensor in other.graph.initializer)
     part = {"1": [0]}
     partly = prune(model, heads=part, data=DATA, refit=True, provider="cpu").model
-    toys.set_initializer(partly, "layer0.ffn.out.weight", changed)
+    toys.set_initializer(partly, "layer0.ffn.down.weight", changed)
     for entry in partly.metadata_props:
         if entry.key == "onnxheadprune.compensated":
             content = json.loads(entry.value)
-            content["tensors"].append("layer0.ffn.out.weight")
+            content["tensors"].append("layer0.ffn.down.weight")
             entry.value = json.dumps(content)
     sealed(open_structure(partly), plan_pruning(model, heads=part))
     refused = validate(model, partly, provider="cpu")
@@ -253,7 +253,7 @@ def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None
 
 @pytest.mark.slow
 def test_a_second_cut_finds_its_own_stand_in() -> None:
-    model = toys_layers.decoder(4, norms="pre")
+    model = toys.decoder(4, norms="pre")
     first = prune(model, heads={"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
     second = prune(first.model, heads={"layer.1": "*"}, data=DATA, refit=True, provider="cpu")
     assert second.validation is not None and second.validation.verdict == "passed"
@@ -274,7 +274,7 @@ def test_a_stand_in_that_makes_the_outputs_drift_more_is_given_up() -> None:
 @pytest.mark.slow
 def test_the_report_says_which_map_stands_in(command: Any, tmp_path: Any) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(toys_layers.decoder(3, norms="pre"), path)
+    onnx.save(toys.decoder(3, norms="pre"), path)
     np.savez(tmp_path / "data.npz", input_ids=np.concatenate([feed["input_ids"] for feed in DATA]))
     outcome = command(
         "prune",

@@ -20,8 +20,8 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Note
 from onnxheadprune.settings.registry import METHODS, methods_of
 from onnxheadprune.settings.units import NEURON
-from tests import toys_scores
 from tests.conftest import Command
+from tests.graphs import toys
 
 BOTH = frozenset({"heads", "neurons"})
 INNER, CONTEXT = 20, 16
@@ -31,12 +31,12 @@ LENGTH = 4
 
 def data(count: int, unit: str = "sample") -> Feeds:
     """Samples of 4 tokens, two a batch."""
-    feeds = toys_scores.ids(count // 2, 2, LENGTH) if count > 1 else toys_scores.ids(1, 1, LENGTH)
+    feeds = toys.ids(count // 2, 2, LENGTH) if count > 1 else toys.ids(1, 1, LENGTH)
     return Feeds(feeds, unit)
 
 
 def chosen(count: int, **target: Any) -> Any:
-    made = prune(toys_scores.stack(), **target, data=data(count), provider="cpu", validate=False)
+    made = prune(toys.stack(), **target, data=data(count), provider="cpu", validate=False)
     return made.chosen
 
 
@@ -49,7 +49,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, ta
     told: list[str] = []
     with pytest.raises(UsageError) as caught:
         prune(
-            toys_scores.stack(),
+            toys.stack(),
             **target,
             data=data(2, unit),
             provider="cpu",
@@ -99,7 +99,7 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     units: dict[str, Any], method: Any
 ) -> None:
     told: list[str] = []
-    model = toys_scores.stack(heads=8, kv_heads=8)
+    model = toys.stack(heads=8, kv_heads=8)
     # The sites of one kind are not alike: 32 inputs, and 16.
     model = prune(model, heads={1: range(4)}, provider="cpu", validate=False).model
     with pytest.raises(
@@ -120,12 +120,12 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
 @pytest.mark.parametrize("method", ["reconstruction", "ablation", "taylor"])
 def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
     if method != "reconstruction":
-        assert score(toys_scores.stack(), method=method, data=data(2), provider="cpu").method == method
+        assert score(toys.stack(), method=method, data=data(2), provider="cpu").method == method
         return
     with pytest.raises(
         UsageError, match="about 2 more samples of this length are needed; the methods ablation"
     ):
-        score(toys_scores.stack(), method=method, data=data(2), provider="cpu")
+        score(toys.stack(), method=method, data=data(2), provider="cpu")
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
 def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     told: list[str] = []
     found = prune(
-        toys_scores.stack(),
+        toys.stack(),
         heads={0: [1]},
         refit=True,
         data=data(count, "line"),
@@ -161,7 +161,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
 @pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -> None:
     model, archive = tmp_path / "model.onnx", tmp_path / "few.npz"
-    onnx.save(toys_scores.stack(), model)
+    onnx.save(toys.stack(), model)
     np.savez(archive, **data(2)[0])
     failed = command("prune", model, "--ratio", 0.25, "--data", archive, "-o", tmp_path / "out.onnx")
     assert (
@@ -193,7 +193,7 @@ def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -
 
 def test_what_follows_from_the_tokens_needs_no_run() -> None:
     """A decoder has a position per token, so that too few are counted, not run."""
-    analysis = analysis_of(LoadedModel.of(toys_scores.stack(), "toy"))
+    analysis = analysis_of(LoadedModel.of(toys.stack(), "toy"))
     sites = tuple(analysis.sites)
     nowhere = Provider("NoExecutionProvider", "runs nothing")
     few, enough = (calibration_data(data(count), analysis.view) for count in (2, 40))
@@ -206,7 +206,7 @@ def test_progress_moves_with_the_runs() -> None:
     """No step of a choice stands for more than a tenth of what is measured."""
     told: list[tuple[str, int, int]] = []
     prune(
-        toys_scores.stack(),
+        toys.stack(),
         ratio=0.25,
         data=data(40),
         provider="cpu",

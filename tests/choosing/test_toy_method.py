@@ -12,8 +12,8 @@ import pytest
 
 from onnxheadprune.settings import registry
 from onnxheadprune.settings.registry import METHODS, Method
-from tests import toys_scores
 from tests.conftest import PackageCopy
+from tests.graphs import toys
 
 TOY = '''
 """Scores by position."""
@@ -41,8 +41,8 @@ def test_a_method_is_a_function_and_its_line(copied: PackageCopy) -> None:
     declared = Path(registry.__file__).read_text(encoding="utf-8")
     last = '        Method("random"'
     copied.add("settings/registry.py", declared.replace(last, f"        {LINE}\n{last}"))
-    onnx.save(toys_scores.stack(), copied.folder / "toy.onnx")
-    rows = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(20)])
+    onnx.save(toys.stack(), copied.folder / "toy.onnx")
+    rows = np.concatenate([feed["input_ids"] for feed in toys.ids(20)])
     np.savez(copied.folder / "ids.npz", input_ids=rows)
     run = copied.run
     assert "taylor, position or random; of experts reap" in " ".join(run("score", "--help").stdout.split())

@@ -24,8 +24,8 @@ from onnxheadprune.choosing.compensation.values import Context, Values
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.runtime import CPU, Provider, Session
-from tests import toys_scores
 from tests.conftest import SAMPLES
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 
@@ -114,7 +114,7 @@ def feeds(count: int = 12, width: int = 12) -> list[dict[str, Any]]:
 
 
 def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any, Any, Any, Values | None]:
-    view, sites, calibration = toys_scores.parts(model, data)
+    view, sites, calibration = toys.parts(model, data)
     projection = sites[0].projections[0]
     linear = Linear.of(projection)
     assert linear is not None
@@ -130,14 +130,14 @@ def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any,
 
 FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
     "separate": (
-        lambda: toys_scores.stack(),
-        toys_scores.ids,
+        lambda: toys.stack(),
+        toys.ids,
         "layer0.attn.v.weight",
         [0, 1, 2, 3, 8, 9, 10, 11],
     ),
     "grouped": (
-        lambda: toys_scores.stack(heads=6, kv_heads=2),
-        toys_scores.ids,
+        lambda: toys.stack(heads=6, kv_heads=2),
+        toys.ids,
         "layer0.attn.v.weight",
         [0, 1, 2, 3],
     ),
@@ -287,7 +287,7 @@ def test_values_that_a_second_site_reads_stay() -> None:
     model.graph.node[-1].input[0] = "x2"
     weights = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weights, "o2"))
-    view, sites, data = toys_scores.parts(model, feeds(30))
+    view, sites, data = toys.parts(model, feeds(30))
     assert len(sites) == 2
     found = compensate(view, sites, {0: (1,), 1: (0,)}, data, HERE)
     assert set(found.stored) == {"o", "o2"}
@@ -295,7 +295,7 @@ def test_values_that_a_second_site_reads_stay() -> None:
 
 def test_the_columns_of_other_heads_stay_as_they_were() -> None:
     model = packed(CORES["softmax"])
-    view, sites, data = toys_scores.parts(model, feeds(30))
+    view, sites, data = toys.parts(model, feeds(30))
     found = compensate(view, sites, {0: (1,)}, data, HERE)
     old = numpy_helper.to_array(next(item for item in model.graph.initializer if item.name == "w"))
     moved = np.flatnonzero(np.abs(found.stored["w"] - old).max(axis=0) > 0)
@@ -303,7 +303,7 @@ def test_the_columns_of_other_heads_stay_as_they_were() -> None:
 
 
 def test_a_context_is_made_of_its_own_maps_not_of_those_whose_shapes_it_looks_at(digits: Path) -> None:
-    _, sites, _ = toys_scores.parts(onnx.load(digits), str(SAMPLES / "digits_calibration.npz"))
+    _, sites, _ = toys.parts(onnx.load(digits), str(SAMPLES / "digits_calibration.npz"))
     for site in sites:
         (projection,) = site.projections
         context = projection.node.inputs[projection.activation[0]]

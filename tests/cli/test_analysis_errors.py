@@ -19,15 +19,15 @@ from onnxheadprune.attention.exits.permanent import exits_of
 from onnxheadprune.attention.vocabulary.find import vocabularies, vocabulary_of
 from onnxheadprune.settings.units import KINDS
 from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
-from tests import toys_exits, toys_experts, toys_layers
 from tests.conftest import Command
+from tests.graphs import exits, experts, toys
 
 FUNCTIONS: Mapping[str, Sequence[Callable[..., Any]]] = {
     EXITS: [exits_of],
     VOCABULARY: [vocabularies, vocabulary_of],
 }
 ALL = [*dict.fromkeys([*(f"{kind.title}s" for kind in KINDS[1:]), *SEARCHES])]
-DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Experts().model
+DECODER, EXITING, MIXTURE = toys.decoder, exits.chain, experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
     "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
     "mixture-of-experts blocks": (MIXTURE, ["--experts", "0:0"]),

@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import main
-from tests import toys
 from tests.conftest import ROOT, Command
+from tests.graphs import toys
 
 
 @pytest.fixture

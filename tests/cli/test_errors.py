@@ -20,9 +20,9 @@ import pytest
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect, prune
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
-from tests import toys, toys_scores
 from tests.conftest import ROOT, Command
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 from tests.limits import bounded
 
 
@@ -225,8 +225,8 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
 def test_a_temporary_folder_without_room_is_named(tmp_path: Path) -> None:
     """A real shortage: what is kept between blocks goes to a file, and the system allows 100 bytes in one."""
     model, data = tmp_path / "stack.onnx", tmp_path / "data.npz"
-    onnx.save(toys_scores.stack(), model)
-    np.savez(data, **toys_scores.ids(1)[0])
+    onnx.save(toys.stack(), model)
+    np.savez(data, **toys.ids(1)[0])
     code = (
         "import sys; from onnxheadprune.choosing.activations import chain; chain.IN_MEMORY = 0;"
         "from onnxheadprune.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -15,8 +15,8 @@ from onnxheadprune.cli import EPILOG, LOUDNESS, NAMES, group
 from onnxheadprune.cli.deriving import SPECS, DerivedCommand
 from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
 from onnxheadprune.settings.setting import Declared
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 MOST = 13
 """Options that --help shows of a command that has more."""

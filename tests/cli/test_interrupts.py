@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from onnxheadprune.cli.outcome import INTERRUPTED
-from tests import toys
 from tests.conftest import ROOT, SAMPLES
+from tests.graphs import toys
 from tests.sources import FILES, nodes
 
 PACKAGE = ROOT / "onnxheadprune"

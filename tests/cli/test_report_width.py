@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import group
-from tests import toys
 from tests.conftest import Command, Outcome
+from tests.graphs import toys
 
 TIMED = "--batch 1 --repeats 5"
 QUICK = {

@@ -15,8 +15,8 @@ import pytest
 from onnxheadprune import prune, validate
 from onnxheadprune.cli import main
 from onnxheadprune.cli.guides import COMMANDS
-from tests import toys
 from tests.conftest import ROOT, Command, Outcome
+from tests.graphs import toys
 
 TOOL = f"{sys.executable} -m onnxheadprune"
 

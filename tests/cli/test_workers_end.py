@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests import toys
 from tests.files.filesystems import POSIX
+from tests.graphs import toys
 
 SLEEPS = """
 import os, pathlib, time

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune.model.storage.wire import BIG
-from tests import toys_scores
+from tests.graphs import toys
 
 SAMPLES, LENGTH = 40, 6
 
@@ -18,14 +18,14 @@ def one_sample(*, fails: bool) -> ModelProto:
 
     Its table of tokens is large enough to stay on disk while it is read.
     """
-    model = toys_scores.stack()
+    model = toys.stack()
     embedding = next(node for node in model.graph.node if node.op_type == "Gather")
     table = next(tensor for tensor in model.graph.initializer if tensor.name == embedding.input[0])
     rows = np.resize(numpy_helper.to_array(table), (BIG // table.dims[1], table.dims[1]))
     table.CopyFrom(numpy_helper.from_array(rows, table.name))
     read = embedding.output[0]
     embedding.output[0] = "looked_up"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1, toys_scores.HIDDEN]), "one"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1, toys.HIDDEN]), "one"))
     new = [helper.make_node("Reshape", ["looked_up", "one"], ["together"], name="together")]
     other = "looked_up" if fails else "together"
     new.append(helper.make_node("Add", ["together", other], [read], name="doubled"))
@@ -37,4 +37,4 @@ def one_sample(*, fails: bool) -> ModelProto:
 
 def tokens() -> dict[str, Any]:
     random = np.random.default_rng(0)
-    return {"input_ids": random.integers(0, toys_scores.VOCABULARY, (SAMPLES, LENGTH))}
+    return {"input_ids": random.integers(0, toys.VOCABULARY, (SAMPLES, LENGTH))}

@@ -27,9 +27,9 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.settings.inputs import Running
-from tests import toys, toys_scores
 from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Command
+from tests.graphs import toys
 
 
 def inputs_of(path: Path | ModelProto) -> tuple[Input, ...]:
@@ -66,7 +66,7 @@ def test_feature_axes_come_last_in_their_order_and_a_mask_of_another_shape_is_no
 
 
 def made(feeds: int, rows: int = 4) -> Calibration:
-    return toys_scores.parts(toys_scores.stack(layers=1), toys_scores.ids(feeds, rows))[2]
+    return toys.parts(toys.stack(layers=1), toys.ids(feeds, rows))[2]
 
 
 @pytest.mark.parametrize("feeds", [2, 3, 5, 8, 21])
@@ -88,8 +88,8 @@ def test_data_of_one_feed_is_halved_so_that_a_part_can_be_held_out() -> None:
 
 
 def test_samples_apart_are_the_same_samples_with_their_labels() -> None:
-    view = view_of(toys_scores.stack())
-    feeds = [{**feed, "labels": np.arange(len(feed["input_ids"]))} for feed in toys_scores.ids(3)]
+    view = view_of(toys.stack())
+    feeds = [{**feed, "labels": np.arange(len(feed["input_ids"]))} for feed in toys.ids(3)]
     data = calibration_data(feeds, view)
     ones = data.apart()
     assert len(ones) == ones.count == data.count > len(data)
@@ -109,7 +109,7 @@ def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
 
 @pytest.mark.parametrize("most", range(1, 100, 7))
 def test_a_subset_of_sorted_texts_has_their_median_length(most: int) -> None:
-    view = view_of(toys_scores.stack())
+    view = view_of(toys.stack())
     lengths = [2, 3, 4, 5, 6, 7, 8, 9, 10, 60]
     data = calibration_data([{"input_ids": np.ones((10, length), np.int64)} for length in lengths], view)
     middle = np.median(lengths)
@@ -157,7 +157,7 @@ def test_long_lines_are_cut_and_feeds_have_their_size(bert: tuple[Input, ...], t
 def test_without_a_mask_only_equal_lengths_share_a_feed(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("w1 w2\nw3\nw4 w5\nw6\n", encoding="utf-8")
-    feeds = text_feeds(text, tokenizer(tmp_path, 12), inputs_of(toys_scores.stack(layers=1)))
+    feeds = text_feeds(text, tokenizer(tmp_path, 12), inputs_of(toys.stack(layers=1)))
     assert [feed["input_ids"].tolist() for feed in feeds] == [[[4], [7]], [[2, 3], [5, 6]]]
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tests import toys, toys_seq2seq
 from tests.calibration_files import tokenizer
 from tests.conftest import ROOT, Command
 from tests.data.stepping import texts
+from tests.graphs import pairs, toys
 
 PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(
@@ -27,8 +27,8 @@ LINES = [line for block in BLOCKS for line in block.splitlines()]
 def furnish(place: Path) -> None:
     """The files that the page names."""
     random = np.random.default_rng(0)
-    toys_seq2seq.folder(place / "t5")
-    toys_seq2seq.folder(place / "whisper", features=True)
+    pairs.folder(place / "t5")
+    pairs.folder(place / "whisper", features=True)
     (place / "gpt2").mkdir()
     onnx.save(toys.attention(cache=True, ids=True), place / "gpt2" / "model.onnx")
     tokenizer(place / "gpt2", toys.VOCABULARY)
@@ -42,7 +42,7 @@ def furnish(place: Path) -> None:
     asked = (json.dumps({"question": row, "answer": row}) for row in rows)
     (place / "questions.jsonl").write_text("\n".join(asked), encoding="utf-8")
     tokens = random.integers(0, 19, (40, 7))
-    sound = random.standard_normal((40, 6, toys_seq2seq.FEATURES)).astype(np.float32)
+    sound = random.standard_normal((40, 6, toys.FEATURES)).astype(np.float32)
     np.savez(place / "speech.npz", input_features=sound, decoder_input_ids=tokens)
     np.savez(place / "tokens.npz", input_ids=tokens)
     if any("parquet" in line for line in LINES):

@@ -16,10 +16,10 @@ from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from tests import toys, toys_genai, toys_seq2seq
 from tests.calibration_files import tokenizer
 from tests.conftest import Command
 from tests.data.stepping import run, stepped, texts
+from tests.graphs import fused, pairs, toys
 
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
@@ -43,7 +43,7 @@ def merged_logits(folder: Path, ids: Array, mask: Array, target: Array) -> Array
         if item.is_cache:
             heads = item.dims[1]
             assert isinstance(heads, int)
-            feed[item.name] = np.zeros((len(target), heads, 0, toys_seq2seq.SIZE), np.float32)
+            feed[item.name] = np.zeros((len(target), heads, 0, toys.HEAD_SIZE), np.float32)
     feed["use_cache_branch"] = np.array([False])
     return Session(model, Provider(CPU, "test")).run(feed)["logits"]
 
@@ -51,7 +51,7 @@ def merged_logits(folder: Path, ids: Array, mask: Array, target: Array) -> Array
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [True, False], ids=["split and merged", "merged alone"])
 def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_path: Path) -> None:
-    folder, out = toys_seq2seq.folder(tmp_path / "in", split=split), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", split=split), tmp_path / "out"
     outcome = command(
         "prune", folder, "-o", out, "--ratio", "0.25", "--data", texts(tmp_path / "t.txt"), "--json"
     )
@@ -86,7 +86,7 @@ def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_pat
 
 @pytest.mark.slow
 def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
-    folder, out = toys_seq2seq.folder(tmp_path / "in"), tmp_path / "out.onnx"
+    folder, out = pairs.folder(tmp_path / "in"), tmp_path / "out.onnx"
     text = texts(tmp_path / "t.txt")
     outcome = command(
         "prune",
@@ -113,9 +113,9 @@ def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_speech_through_data(command: Command, tmp_path: Path) -> None:
     """The encoder of speech gets its features, the decoder tokens and what the encoder makes of these."""
-    folder, out = toys_seq2seq.folder(tmp_path / "in", features=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", features=True), tmp_path / "out"
     random = np.random.default_rng(0)
-    sound = random.standard_normal((40, 6, toys_seq2seq.FEATURES)).astype(np.float32)
+    sound = random.standard_normal((40, 6, toys.FEATURES)).astype(np.float32)
     data = tmp_path / "d.npz"
     np.savez(data, input_features=sound, decoder_input_ids=random.integers(0, 19, (40, 7)))
     outcome = command("prune", folder, "-o", out, "--ratio", "0.25", "--data", data, "--json")
@@ -139,13 +139,13 @@ def test_speech_through_data(command: Command, tmp_path: Path) -> None:
 def genai(folder: Path) -> Path:
     """A folder as onnxruntime-genai's model builder writes it."""
     folder.mkdir()
-    model = toys_genai.decoder()
-    table = np.random.default_rng(0).standard_normal((19, toys_genai.HIDDEN)).astype(np.float32)
+    model = fused.decoder()
+    table = np.random.default_rng(0).standard_normal((19, fused.HIDDEN)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(table, "table"))
     model.graph.node.insert(0, helper.make_node("Gather", ["table", "input_ids"], ["x"], name="embed"))
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input_ids", 7, ["batch", "sequence"]))
     # The builder writes down the types of what ONNX Runtime's own operators give.
-    width = toys_genai.HEADS * toys_genai.HEAD_SIZE
+    width = fused.HEADS * fused.HEAD_SIZE
     model.graph.value_info.append(helper.make_tensor_value_info("context", 1, ["batch", "sequence", width]))
     onnx.save(model, folder / "model.onnx")
     (folder / "genai_config.json").write_text("{}")
@@ -179,17 +179,17 @@ class Numbers:
 
 
 def test_only_what_makes_the_caches_of_an_encoder_may_be_missing(tmp_path: Path) -> None:
-    folder = toys_seq2seq.folder(tmp_path / "in")
+    folder = pairs.folder(tmp_path / "in")
     export = open_export(folder)
     leader, other = (export.model(name) for name in (DECODERS[0], DECODERS[2]))
     stored = weights(folder / DECODERS[0])
-    shared = {name: stored[name] + 1 for name in ("cross.o.weight", "cross.v.weight")}
+    shared = {name: stored[name] + 1 for name in ("cross.out.weight", "cross.v.weight")}
     found = carried(Numbers(shared), 0, leader, other)
-    assert found is not None and set(found.stored) == {"cross.o.weight"}
+    assert found is not None and set(found.stored) == {"cross.out.weight"}
     whole = carried(Numbers(shared), 0, leader, export.model(DECODERS[1]))
     assert whole is not None and set(whole.stored) == shared.keys()
     model = load_model(folder / DECODERS[2])
-    toys.set_initializer(model, "dec.o.weight", stored["dec.o.weight"] * 2)
+    toys.set_initializer(model, "dec.out.weight", stored["dec.out.weight"] * 2)
     onnx.save(model, folder / DECODERS[2])
     changed = open_export(folder).model(DECODERS[2])
-    assert carried(Numbers({"dec.o.weight": stored["dec.o.weight"] + 1}), 0, leader, changed) is None
+    assert carried(Numbers({"dec.out.weight": stored["dec.out.weight"] + 1}), 0, leader, changed) is None

@@ -23,8 +23,8 @@ from onnxheadprune.validation.result import drift_gate
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
-from tests import toys, toys_scores
 from tests.conftest import Command
+from tests.graphs import toys
 
 HERE = Provider(CPU, "for the test")
 LOGITS = MainOutput("y", True)
@@ -85,7 +85,7 @@ def test_probabilities_drift_as_their_logits_do() -> None:
     ("op", "axis", "found"), [("Softmax", -1, True), ("Softmax", 1, False), ("LogSoftmax", -1, False)]
 )
 def test_probabilities_are_known_by_their_softmax(op: str, axis: int, found: bool) -> None:
-    model = toys_scores.stack(layers=1)
+    model = toys.stack(layers=1)
     last = model.graph.node[-1]
     last.output[0] = "raw"
     model.graph.node.append(helper.make_node(op, ["raw"], ["logits"], axis=axis))
@@ -119,9 +119,9 @@ def embedder() -> onnx.ModelProto:
 
 
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
-    "logits": lambda: toys_scores.stack(),
-    "grouped": lambda: toys_scores.stack(heads=6, kv_heads=2),
-    "quantized": lambda: toys_scores.stack(quantized=True),
+    "logits": lambda: toys.stack(),
+    "grouped": lambda: toys.stack(heads=6, kv_heads=2),
+    "quantized": lambda: toys.stack(quantized=True),
     "embeddings": embedder,
 }
 
@@ -211,15 +211,15 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
     def unknown(*_: Any) -> float:
         return float("nan")
 
-    given = open_structure(toys_scores.stack())
-    cutter = Cutter(given, toys_scores.ids(), HERE, Trying(effect=unknown))
+    given = open_structure(toys.stack())
+    cutter = Cutter(given, toys.ids(), HERE, Trying(effect=unknown))
     with pytest.raises(Exception, match="which is no number to compare"):
         choose(cutter, PruningTarget(max_drift=5.0), FileSize.of(given, given))
 
 
 @pytest.mark.slow
 def test_prune_and_validate_give_one_number_as_a_library() -> None:
-    model, feeds = toys_scores.stack(), toys_scores.ids(6)
+    model, feeds = toys.stack(), toys.ids(6)
     result = prune(model, heads={0: [1]}, data=feeds, provider="cpu", refit=True, drift="cosine")
     assert result.chosen is not None and result.validation is not None and result.validation.drift is not None
     assert json.dumps(result.to_dict()["choice"]["drift_unit"]) == '"1 - cosine"'
@@ -227,8 +227,8 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
 
 
 def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
-    given = open_structure(toys_scores.stack())
-    cutter = Cutter(given, toys_scores.ids(24), HERE)
+    given = open_structure(toys.stack())
+    cutter = Cutter(given, toys.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can be removed"):
         choose(cutter, PruningTarget(max_drift=1.0, protect="0 1"), FileSize.of(given, given))
 

@@ -21,8 +21,8 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.runtime.mapped import OUTPUT_BYTES
-from tests import toys
 from tests.graph_text import model_of
+from tests.graphs import toys
 
 WORDS, LINES, LENGTH = 151_936, 32, 127
 

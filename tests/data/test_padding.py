@@ -16,7 +16,8 @@ from onnxheadprune.data.drift import counted
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
-from tests import attacks, toys
+from tests import attacks
+from tests.graphs import toys
 
 CLASSES = 5
 WORDS = ("drift", "accuracy", "refit", "loss", "curve", "cosine", "points", "scores")

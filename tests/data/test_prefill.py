@@ -18,9 +18,9 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
-from tests import toys
 from tests.calibration_files import tokenizer
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 I64, I32, F32, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
 BATCH, LENGTH, PAST = "batch_size", "sequence_length", "past_sequence_length"

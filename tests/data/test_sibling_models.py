@@ -28,16 +28,16 @@ from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from tests import toys, toys_seq2seq
 from tests.data.stepping import PROVIDER, run, stepped
 from tests.graph_builder import GraphBuilder
+from tests.graphs import pairs, toys
 
 LINES = "w1 w2 w3 w4\nw9 w8 w7 w6\nw5 w4\n"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = toys_seq2seq.folder(tmp_path_factory.mktemp("export") / "toy")
+    place = pairs.folder(tmp_path_factory.mktemp("export") / "toy")
     (place / "lines.txt").write_text(LINES, encoding="utf-8")
     return place
 
@@ -51,8 +51,8 @@ def feeds_for(model: Path, text: Path, reading: Reading | None = None) -> list[F
 
 def test_the_target_is_shifted_right_behind_the_start_token(folder: Path) -> None:
     short, long = feeds_for(folder / "decoder_model.onnx", folder / "lines.txt")
-    assert short["input_ids"].tolist() == [[toys_seq2seq.START, 6]]
-    assert long["input_ids"].tolist() == [[toys_seq2seq.START, 2, 3, 4], [toys_seq2seq.START, 10, 9, 8]]
+    assert short["input_ids"].tolist() == [[pairs.START, 6]]
+    assert long["input_ids"].tolist() == [[pairs.START, 2, 3, 4], [pairs.START, 10, 9, 8]]
     assert long["encoder_attention_mask"].tolist() == [[1] * 4] * 2
 
 
@@ -76,8 +76,8 @@ def test_a_target_of_its_own(folder: Path, tmp_path: Path) -> None:
     text.write_text("\n".join(json.dumps({"ask": ask, "answer": answer}) for ask, answer in rows))
     reading = Reading("ask", "answer")
     one, two = feeds_for(folder / "decoder_model.onnx", text, reading)
-    assert one["input_ids"].tolist() == [[toys_seq2seq.START]]
-    assert two["input_ids"].tolist() == [[toys_seq2seq.START, 8], [toys_seq2seq.START, 5]]
+    assert one["input_ids"].tolist() == [[pairs.START]]
+    assert two["input_ids"].tolist() == [[pairs.START, 8], [pairs.START, 5]]
     assert two["encoder_attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     by_hand = stepped(folder, np.array([[7]]), np.array([[1]]), two["input_ids"][:1])
     found = run(folder / "decoder_model.onnx", two)["logits"][:1]
@@ -110,20 +110,20 @@ def test_encoder_and_decoder_in_one_file(folder: Path, tmp_path: Path) -> None:
 def test_what_a_folder_lacks(folder: Path, tmp_path: Path) -> None:
     text = folder / "lines.txt"
     alone = tmp_path / "decoder_model.onnx"
-    onnx.save(toys_seq2seq.decoder(past=False), alone)
+    onnx.save(pairs.decoder(past=False), alone)
     inputs = graph_inputs(view_of(load_model(alone)))
     with pytest.raises(UsageError, match="says which token its decoder starts with"):
         text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
     (tmp_path / "config.json").write_text('{"decoder_start_token_id": 2}')
     with pytest.raises(UsageError, match=r"comes from an encoder, and none lies beside decoder_model.onnx"):
         text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
-    onnx.save(toys_seq2seq.encoder(features=True), tmp_path / "encoder_model.onnx")
+    onnx.save(pairs.encoder(features=True), tmp_path / "encoder_model.onnx")
     with pytest.raises(
         UsageError, match=r"does not run on text alone: it takes input_features .*decoder_input_ids"
     ):
         text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
     (tmp_path / "config.json").write_text('{"decoder_start_token_id": 99}')
-    onnx.save(toys_seq2seq.encoder(), tmp_path / "encoder_model.onnx")
+    onnx.save(pairs.encoder(), tmp_path / "encoder_model.onnx")
     with pytest.raises(UsageError, match="gives the token 99, but the model's vocabulary has 19 entries"):
         text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
     with pytest.raises(UsageError, match=r"past_key_values.0.encoder.key .* prune the folder"):
@@ -175,7 +175,7 @@ def test_embedded_tokens(tmp_path: Path) -> None:
         toy.info("attention_mask", ["b", "s"], TensorProto.INT64),
     ]
     onnx.save(toy.model(infos, [toy.info("y", ["b", "s", 6])]), model)
-    toys_seq2seq.tokenizer(tmp_path)
+    pairs.tokenizer(tmp_path)
     (tmp_path / "t.txt").write_text("w1 w2\nw3\n")
     (feed,) = feeds_for(model, tmp_path / "t.txt")
     assert feed["attention_mask"].tolist() == [[1, 0], [1, 1]]
@@ -244,7 +244,7 @@ def test_data_that_lacks_a_part(left_out: str, why: str, folder: Path) -> None:
 
 
 def test_states_that_are_given_are_taken(folder: Path) -> None:
-    states = np.ones((40, 5, toys_seq2seq.HIDDEN), np.float32)
+    states = np.ones((40, 5, toys.HIDDEN), np.float32)
     arrays = {
         "input_ids": TARGET,
         "encoder_hidden_states": states,
@@ -257,19 +257,19 @@ def test_states_that_are_given_are_taken(folder: Path) -> None:
 
 
 def test_tokens_of_a_decoder_of_speech_need_no_other_name(tmp_path: Path) -> None:
-    place = toys_seq2seq.folder(tmp_path / "speech", features=True)
-    sound = np.random.default_rng(0).standard_normal((4, 6, toys_seq2seq.FEATURES)).astype(np.float32)
+    place = pairs.folder(tmp_path / "speech", features=True)
+    sound = np.random.default_rng(0).standard_normal((4, 6, toys.FEATURES)).astype(np.float32)
     for name in ("input_ids", "decoder_input_ids"):
         (feed,) = given(place / "decoder_model.onnx", {"input_features": sound, name: TARGET[:4]})
         np.testing.assert_array_equal(feed["input_ids"], TARGET[:4])
-        assert feed["encoder_hidden_states"].shape == (4, 6, toys_seq2seq.HIDDEN)
+        assert feed["encoder_hidden_states"].shape == (4, 6, toys.HIDDEN)
 
 
 # Merged decoders
 
 
 def cases(answer: bool) -> Sequence[tuple[str, str]]:
-    later = [f"present.0.{name}" for name in toys_seq2seq.CACHES]
+    later = [f"present.0.{name}" for name in pairs.CACHES]
     return [("logits", "logits"), *zip(later, later, strict=True)] if not answer else [("logits", "logits")]
 
 
@@ -277,7 +277,7 @@ def cases(answer: bool) -> Sequence[tuple[str, str]]:
 @pytest.mark.parametrize("twice", [False, True], ids=["names of one value", "a name of two values"])
 @pytest.mark.parametrize("answer", [False, True])
 def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> None:
-    merged = toys_seq2seq.merged()
+    merged = pairs.merged()
     if twice:
         other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
         merged.graph.node.insert(0, other)
@@ -290,14 +290,14 @@ def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> 
     feed: Feed = {
         "input_ids": TARGET[:2],
         "encoder_attention_mask": np.ones((2, 5), np.int64),
-        "encoder_hidden_states": random.standard_normal((2, 5, toys_seq2seq.HIDDEN)).astype(np.float32),
+        "encoder_hidden_states": random.standard_normal((2, 5, toys.HIDDEN)).astype(np.float32),
         "use_cache_branch": np.array([answer]),
     }
-    for name in toys_seq2seq.CACHES:
+    for name in pairs.CACHES:
         length = 5 if name.startswith("encoder") else past
-        shape = (2, toys.HEADS, length, toys_seq2seq.SIZE)
+        shape = (2, toys.HEADS, length, toys.HEAD_SIZE)
         feed[f"past_key_values.0.{name}"] = random.standard_normal(shape).astype(np.float32)
-    whole, part = (Session(model, PROVIDER).run(feed) for model in (toys_seq2seq.merged(), made))
+    whole, part = (Session(model, PROVIDER).run(feed) for model in (pairs.merged(), made))
     for ours, theirs in cases(answer):
         np.testing.assert_array_equal(part[ours], whole[theirs])
     names = {item.name for item in made.graph.input}
@@ -310,4 +310,4 @@ def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> 
 
 def test_other_models_have_no_first_tokens() -> None:
     assert first_tokens(open_structure(toys.attention())) is None
-    assert first_tokens(open_structure(toys_seq2seq.merged())) is not None
+    assert first_tokens(open_structure(pairs.merged())) is not None

@@ -14,8 +14,8 @@ from onnxheadprune import prune, validate
 from onnxheadprune.cli import group
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.operators import view_of
-from tests import toys_scores
 from tests.data.one_at_a_time import LENGTH, SAMPLES, one_sample, tokens
+from tests.graphs import toys
 
 Command = Callable[..., Any]
 NOTE = "takes one sample at a time"
@@ -116,5 +116,5 @@ def test_labels_stay_with_their_samples() -> None:
 
 
 def test_a_model_of_any_batch_keeps_its_batches() -> None:
-    data = calibration_data(tokens(), view_of(toys_scores.stack()))
+    data = calibration_data(tokens(), view_of(toys.stack()))
     assert len(data) < SAMPLES and data.count == SAMPLES

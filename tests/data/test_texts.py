@@ -20,9 +20,9 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.settings.inputs import Running
-from tests import toys, toys_scores
 from tests.calibration_files import tokenizer
 from tests.conftest import Command, Outcome
+from tests.graphs import toys
 from tests.options.models import write_models
 
 
@@ -151,7 +151,7 @@ def test_text_for_a_folder_is_no_longer_than_its_configuration_allows(name: str,
     (tmp_path / "config.json").write_text(json.dumps(config))
     words = tokenizer(tmp_path, words=toys.VOCABULARY)
     text = write(tmp_path / "lines.txt", " ".join(f"w{number}" for number in range(12)), "w1 w2")
-    inputs = graph_inputs(view_of(LoadedModel.of(toys_scores.stack(), "m")))
+    inputs = graph_inputs(view_of(LoadedModel.of(toys.stack(), "m")))
     for place in (words, tmp_path):
         feeds = list(text_feeds(text, place, inputs))
         assert max(feed["input_ids"].shape[1] for feed in feeds) == most

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, compose, helper, numpy_helper
 
-from tests import toys, toys_scores
+from tests.graphs import toys
 
 
 def quantized(model: ModelProto) -> ModelProto:
@@ -75,10 +75,10 @@ def without_past(model: ModelProto) -> ModelProto:
     return made
 
 
-def encoder(folder: Path, *, heads: int = toys.HEADS, inner: int = toys_scores.INNER) -> Path:
+def encoder(folder: Path, *, heads: int = toys.HEADS, inner: int = toys.INNER) -> Path:
     """An encoder in two precisions, with what stands beside it; the precise file has its weights in another one."""
     (folder / "onnx").mkdir(parents=True)
-    model = toys_scores.stack(heads=heads, kv_heads=heads, inner=inner)
+    model = toys.stack(heads=heads, kv_heads=heads, inner=inner)
     onnx.save(quantized(model), folder / "onnx" / "model_quantized.onnx")
     # This one changes the model: its weights are elsewhere then.
     onnx.save(
@@ -89,7 +89,7 @@ def encoder(folder: Path, *, heads: int = toys.HEADS, inner: int = toys_scores.I
         size_threshold=100,
     )
     side_files(
-        folder, {"model_type": "bert", "num_attention_heads": heads, "hidden_size": heads * toys_scores.SIZE}
+        folder, {"model_type": "bert", "num_attention_heads": heads, "hidden_size": heads * toys.HEAD_SIZE}
     )
     return folder
 
@@ -121,7 +121,7 @@ def deep_decoder(folder: Path) -> Path:
 def encoder_decoder(folder: Path) -> Path:
     """Two networks: an encoder, and the decoder of `decoder`."""
     decoder(folder)
-    onnx.save(toys_scores.stack(seed=5), folder / "encoder_model.onnx")
+    onnx.save(toys.stack(seed=5), folder / "encoder_model.onnx")
     return folder
 
 

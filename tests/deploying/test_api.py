@@ -10,10 +10,10 @@ import pytest
 import onnxheadprune
 from onnxheadprune import FolderResult, UsageError, prune_folder
 from onnxheadprune.api.folder import _written
-from tests import toys
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
+from tests.graphs import toys
 
 
 @pytest.mark.slow

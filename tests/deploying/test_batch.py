@@ -19,10 +19,10 @@ import pytest
 
 from onnxheadprune.deploying.batch import RECORD, BatchFile, prune_batch
 from onnxheadprune.deploying.batch_worker import Job, Worker
-from tests import toys
 from tests.asked import asked
 from tests.calibration_files import tokenizer
 from tests.conftest import ROOT
+from tests.graphs import toys
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from onnxheadprune import prune_folder
-from tests import toys
 from tests.conftest import Command
 from tests.deploying import exports
+from tests.graphs import toys
 
 CARD = "README.md"
 FRONT = "---\nlicense: mit\ntags:\n- tiny\n---\n"

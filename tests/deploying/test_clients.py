@@ -22,9 +22,10 @@ from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, Fil
 from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.writing import RuntimeName
-from tests import toys, toys_genai, toys_scores, toys_seq2seq
+from tests.choosing.searched import removed
 from tests.conftest import ROOT, Command
 from tests.deploying import exports
+from tests.graphs import fused, pairs, toys
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
 SINGLE = ((0,), (1,), (2,), (3,))
@@ -228,12 +229,12 @@ def test_a_folder_that_optimum_does_not_run_unpruned_is_refused_whatever_its_typ
     """It reads the number of KV heads of some types, and takes the size of a head from the hidden size."""
     folder = tmp_path / "in"
     folder.mkdir()
-    onnx.save(toys_genai.decoder(repeated=True), folder / "model.onnx")
+    onnx.save(fused.decoder(repeated=True), folder / "model.onnx")
     sizes = {
-        "num_attention_heads": toys_genai.HEADS,
-        "num_key_value_heads": toys_genai.KV_HEADS,
+        "num_attention_heads": fused.HEADS,
+        "num_key_value_heads": fused.KV_HEADS,
         "num_hidden_layers": 1,
-        "hidden_size": toys_genai.HEADS * toys_genai.HEAD_SIZE * (2 if kind in ("llama", "qwen3") else 1),
+        "hidden_size": fused.HEADS * fused.HEAD_SIZE * (2 if kind in ("llama", "qwen3") else 1),
     }
     exports.side_files(folder, {"model_type": kind, **sizes})
     refused = command("prune", folder, "--dry-run", "--heads", "0:0,1", "--runtime", "optimum", *options)
@@ -330,7 +331,7 @@ def deployed(folder: Path) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A decoder, and an encoder-decoder."""
     place = tmp_path_factory.mktemp("deployed")
-    pair = toys_seq2seq.folder(place / "pair", split=False)
+    pair = pairs.folder(place / "pair", split=False)
     counted = {"decoder_attention_heads": toys.HEADS, "encoder_attention_heads": toys.HEADS, "d_model": 16}
     (pair / "config.json").write_text(json.dumps({"decoder_layers": 1, **counted}))
     return deployed(place / "decoder"), pair
@@ -422,8 +423,8 @@ def test_tei_asks_for_float_inputs_and_outputs_whatever_the_weights(command: Com
     exports.side_files(folder, {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2})
     words = ("prune", folder, "--heads", "0:1", "--runtime", "tei", "--dry-run")
     for model, code in (
-        (exports.quantized(toys_scores.stack()), 0),
-        (toys_scores.stack(dtype=np.float16), 3),
+        (exports.quantized(toys.stack()), 0),
+        (toys.stack(dtype=np.float16), 3),
     ):
         onnx.save(model, folder / "model.onnx")
         outcome = command(*words)
@@ -551,7 +552,7 @@ def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
 
 
 def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:
-    _, sites, _ = toys_scores.parts(toys_scores.stack(heads=8, kv_heads=4))
+    _, sites, _ = toys.parts(toys.stack(heads=8, kv_heads=4))
     paths = {
         site.index: merged(
             path_by_worth(site, [1.0, 9.0, 1.0, 9.0, 1.0, 9.0, 1.0, 9.0], ways=ways) for ways in ways_of(site)
@@ -559,7 +560,7 @@ def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:
         for site in sites
     }
     for limits, whole in ((Limits(uniform=True), False), (Limits(uniform=True, whole_groups=True), True)):
-        choice = toys_scores.removed(sites, paths, 8, limits)
+        choice = removed(sites, paths, 8, limits)
         assert {len(gone) for gone in choice.values()} == {4}
         for site in sites:
             torn = [group for group in site.groups if 0 < len(choice[site.index] & set(group)) < len(group)]

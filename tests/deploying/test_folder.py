@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
 from onnxheadprune.model.storage.writing import LOCK, HiddenFolder
-from tests import toys, toys_scores
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
+from tests.graphs import toys
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:
@@ -63,7 +63,7 @@ def test_a_target_is_decided_once(command: Command, tmp_path: Path) -> None:
 def test_what_is_refitted_is_carried_to_files_with_the_same_weights(command: Command, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    model = toys_scores.stack()
+    model = toys.stack()
     onnx.save(model, folder / "model.onnx")
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)

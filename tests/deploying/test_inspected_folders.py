@@ -9,21 +9,21 @@ import pytest
 from onnx import ModelProto, helper
 
 from onnxheadprune import prune
-from tests import toys, toys_scores
 from tests.conftest import Command
 from tests.deploying import exports
-from tests.toys_all import EACH, MODELS
+from tests.graphs import toys
+from tests.graphs.models import EACH, MODELS
 
 
 def _blind() -> ModelProto:
     """One whose first feed-forward block is a near miss, since nothing is known of an operator in it."""
-    model = toys_scores.stack()
+    model = toys.stack()
     for node in model.graph.node:
-        if node.output[0] == "layer0.active":
+        if node.output[0] == "layer0.ffn.active":
             node.op_type, node.domain = "Mystery", "mine"
     model.opset_import.append(helper.make_opsetid("mine", 1))
-    shape = ["batch", "sequence", toys_scores.INNER]
-    model.graph.value_info.append(helper.make_tensor_value_info("layer0.active", 1, shape))
+    shape = ["batch", "sequence", toys.INNER]
+    model.graph.value_info.append(helper.make_tensor_value_info("layer0.ffn.active", 1, shape))
     return model
 
 

@@ -22,9 +22,9 @@ from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, defaul
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.registry import METHODS
 from onnxheadprune.settings.setting import declared
-from tests import toys_scores
 from tests.conftest import ROOT
 from tests.deploying import exports
+from tests.graphs import toys
 
 without_olive = pytest.mark.skipif(find_spec("olive") is not None, reason="Olive is installed here")
 
@@ -53,7 +53,7 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["measured", "weight", "taylor"])
 def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    data = toys_scores.ids(feeds=4)
+    data = toys.ids(feeds=4)
     outcome = cut(folder, out, settings_of({"method": method}, data))
     total = sum(heads_left(folder / "onnx" / "model.onnx"))
     assert sum(map(len, outcome.heads.values())) == round(total * 0.25)
@@ -61,7 +61,7 @@ def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path
 
 def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    uneven = toys_scores.stack(heads=4, kv_heads=4)
+    uneven = toys.stack(heads=4, kv_heads=4)
     names = {tensor.name: tensor for tensor in uneven.graph.initializer}
     # The heads of the first site are worth next to nothing, so single heads all go there.
     weak = next(name for name in names if "out" in name or name.endswith("o.weight"))
@@ -93,17 +93,17 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             settings_of(wrong)
     model = tmp_path / "model.onnx"
-    onnx.save(toys_scores.stack(), model)
+    onnx.save(toys.stack(), model)
     with pytest.raises(UsageError, match="a folder"):
         cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "runtime": "optimum"}))
     with pytest.raises(UsageError, match="mutually exclusive"):
-        settings_of({"data": "lines.txt"}, toys_scores.ids(feeds=1))
+        settings_of({"data": "lines.txt"}, toys.ids(feeds=1))
 
 
 def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
     """What is asked for in another way takes the place of the ratio; a word may come as a path of that name."""
     model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(toys_scores.stack(), model)
+    onnx.save(toys.stack(), model)
     outcome = cut(model, out, settings_of({"keep": 3, "scores": None}))
     assert {len(gone) for gone in outcome.heads.values()} == {1}
     assert settings_of({"external_data": tmp_path / "always"}).own.external_data == "always"

@@ -16,8 +16,8 @@ import onnx
 import pytest
 import yaml
 
-from tests import toys
 from tests.conftest import ROOT
+from tests.graphs import toys
 
 IMAGES = ("Dockerfile", "Dockerfile.cuda")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from onnxheadprune import inspect
-from tests import toys_scores
 from tests.conftest import Command, Outcome
 from tests.deploying import exports
 from tests.deploying.exports import contents
+from tests.graphs import toys
 
 JOB = """
 model: in
@@ -94,7 +94,7 @@ def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> No
     """The most precise file leads, and its refit is told of."""
     import numpy as np
 
-    ids = np.random.default_rng(3).integers(0, toys_scores.VOCABULARY, (24, 6))
+    ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))
     np.savez(place / "ids.npz", input_ids=ids)
     target = "prune={ratio: 0.3, units: [heads, neurons], multiple_of: {neurons: 4}}"
     outcome = run(command, place, "data={path: ids.npz}", target, "gate=null", "validate.data=ids.npz")

@@ -20,8 +20,8 @@ from onnxheadprune.deploying.jobs.asked import pruning, reads_of
 from onnxheadprune.deploying.jobs.reading import read_job
 from onnxheadprune.deploying.jobs.run import TOLD
 from onnxheadprune.deploying.jobs.state import STATE
-from tests import toys, toys_scores
 from tests.conftest import Command, Outcome
+from tests.graphs import toys
 
 JOB = """
 model: toy.onnx
@@ -55,7 +55,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def furnished(folder: Path) -> Path:
     """The folder with all that the job reads."""
     folder.mkdir()
-    onnx.save(toys_scores.stack(), folder / "toy.onnx")
+    onnx.save(toys.stack(), folder / "toy.onnx")
     random = np.random.default_rng(3)
     for name, count in (("ids.npz", 20), ("test.npz", 6)):
         ids = random.integers(0, toys.VOCABULARY, (count, 6))
@@ -172,7 +172,7 @@ def test_what_is_done_is_not_done_again(command: Command, finished: Path) -> Non
 
 
 def changed_model(place: Path) -> None:
-    onnx.save(toys_scores.stack(seed=1), place / "toy.onnx")
+    onnx.save(toys.stack(seed=1), place / "toy.onnx")
 
 
 def changed_data(place: Path) -> None:

@@ -13,15 +13,15 @@ from onnx import helper
 from onnxheadprune import plan_pruning
 from onnxheadprune.deploying.folders.export import FLOAT, QUANTIZED, open_export, part_of, says_its_part
 from onnxheadprune.deploying.folders.matching import matched
-from tests import toys, toys_nbits, toys_scores
 from tests.conftest import Command
 from tests.deploying import exports
+from tests.graphs import toys
 
 
 def test_quantized_weights_are_recognised(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in", heads=8)
-    model = toys_scores.stack(heads=8, kv_heads=8)
-    onnx.save(toys_nbits.packed(model, 0), folder / "onnx" / "model_q4.onnx")
+    model = toys.stack(heads=8, kv_heads=8)
+    onnx.save(toys.packed(model, 0), folder / "onnx" / "model_q4.onnx")
     export = open_export(folder)
     assert [file.precision for file in export.models] == [FLOAT, QUANTIZED, QUANTIZED]
     match = matched(export)
@@ -32,7 +32,7 @@ def test_quantized_weights_are_recognised(tmp_path: Path) -> None:
 
 def test_layers_that_share_weights_stay_apart(tmp_path: Path) -> None:
     for name in ("model.onnx", "model_fp16.onnx"):
-        onnx.save(toys_scores.stack(layers=3, shared=True), tmp_path / name)
+        onnx.save(toys.stack(layers=3, shared=True), tmp_path / name)
     match = matched(open_export(tmp_path))
     assert [list(item.places.values()) for item in match.sites] == [[(n,), (n,)] for n in range(3)]
 
@@ -40,7 +40,7 @@ def test_layers_that_share_weights_stay_apart(tmp_path: Path) -> None:
 def test_sites_in_another_order_are_told_by_their_weights(tmp_path: Path) -> None:
     """A file that holds only the second layer's attention."""
     onnx.save(toys.attention(ids=True), tmp_path / "encoder_model.onnx")
-    onnx.save(toys_scores.stack(layers=2), tmp_path / "decoder_model.onnx")
+    onnx.save(toys.stack(layers=2), tmp_path / "decoder_model.onnx")
     match = matched(open_export(tmp_path))
     assert len(match.networks) == 2 and len(match.sites) == 3
 
@@ -60,7 +60,7 @@ def test_a_copy_that_cannot_be_cut_is_left_out_on_request(command: Command, tmp_
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     extra = "onnx/model_quint8_avx2.onnx"
     onnx.save(
-        exports.quantized(toys_scores.stack(seed=1)),
+        exports.quantized(toys.stack(seed=1)),
         folder / extra,
         save_as_external_data=True,
         location="extra_data",
@@ -118,7 +118,7 @@ def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
     for node in model.graph.node:
         if list(node.output) == ["present_key"]:
             node.CopyFrom(helper.make_node("Transpose", ["k_split"], ["present_key"], perm=[0, 2, 1, 3]))
-        elif list(node.output) == ["keys_transposed"]:
+        elif list(node.output) == ["k_turned"]:
             node.input[0] = "k_heads"
     plan = plan_pruning(model, heads={0: [1]})
     assert {(change.name, change.before, change.after) for change in plan.interface} == {

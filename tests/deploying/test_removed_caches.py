@@ -15,15 +15,15 @@ from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.registry import RUNTIMES
-from tests import toys_layers
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 3, "num_key_value_heads": 4}
 T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 3}
 COUNTING = ("optimum", "transformers.js", "tei", "genai")
-WHOLE = "1:" + ",".join(map(str, range(toys_layers.HEADS)))
+WHOLE = "1:" + ",".join(map(str, range(toys.DECODER["heads"])))
 
 
 def lost(config: dict[str, Any], *leaves: bool, genai: Any = None) -> Deployment:
@@ -151,9 +151,9 @@ def test_layer_by_layer_it_is_refused() -> None:
 def decoders(folder: Path, **more: Any) -> Path:
     """A folder of two decoders, for the first tokens and for those after them."""
     folder.mkdir()
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     onnx.save(model, folder / "decoder_with_past_model.onnx")
-    onnx.save(toys_layers.without_past(model), folder / "decoder_model.onnx")
+    onnx.save(toys.without_past(model), folder / "decoder_model.onnx")
     exports.side_files(folder, {"model_type": "llama", "num_hidden_layers": 3, **more})
     return folder
 
@@ -203,7 +203,7 @@ def test_names_that_triton_reads_are_named_where_they_are_dropped(command: Comma
 def with_encoder(folder: Path) -> Path:
     """A decoder, and an encoder that outputs values by the names of all its caches, as Whisper's does."""
     folder.mkdir()
-    decoder = toys_layers.decoder(3, cache=True)
+    decoder = toys.decoder(3, cache=True)
     onnx.save(decoder, folder / "decoder.onnx")
     toy, dims = GraphBuilder(), ["n", "h", "p", "d"]
     names = [f"present.{at}.{what}" for at in range(3) for what in ("key", "value")]

@@ -14,10 +14,10 @@ import pytest
 
 from onnxheadprune import inspect, prune_folder
 from onnxheadprune.settings.registry import RUNTIMES
-from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
+from tests.graphs import pairs, toys
 
 BOTH = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
@@ -58,7 +58,7 @@ def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_folder_shows_its_blocks(command: Command, tmp_path: Path) -> None:
-    folder = toys_seq2seq.folder(tmp_path / "in", feed=True)
+    folder = pairs.folder(tmp_path / "in", feed=True)
     shown = command("inspect", folder, "--json").document
     assert [(block["key"], sorted(block["files"])) for block in shown["feed_forward"]] == [
         ("ffn.0", list(DECODERS)),
@@ -72,14 +72,14 @@ def test_a_folder_shows_its_blocks(command: Command, tmp_path: Path) -> None:
 
 def _noise(model: onnx.ModelProto) -> None:
     toys.set_initializer(
-        model, "layer1.down.weight", np.random.default_rng(9).normal(size=(20, 12)).astype(np.float32)
+        model, "layer1.ffn.down.weight", np.random.default_rng(9).normal(size=(20, 12)).astype(np.float32)
     )
 
 
 def _another_order(model: onnx.ModelProto) -> None:
     """The same network: its neurons only have other numbers."""
     order = np.random.default_rng(0).permutation(20)
-    for name, axis in (("layer1.up.weight", 1), ("layer1.down.weight", 0)):
+    for name, axis in (("layer1.ffn.up.weight", 1), ("layer1.ffn.down.weight", 0)):
         weights = toys.get_initializer(model, name)
         toys.set_initializer(model, name, np.ascontiguousarray(np.take(weights, order, axis)))
 
@@ -92,7 +92,7 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("model.onnx", "model_fp16.onnx"):
-        onnx.save(toys_scores.stack(), folder / name)
+        onnx.save(toys.stack(), folder / name)
     spoilt(folder / "model_fp16.onnx", change)
     outcome = command("prune", folder, "-o", tmp_path / "out", "--neurons", "0:1")
     assert (outcome.exit_code, outcome.stderr.count("\n")) == (3, 1)
@@ -109,7 +109,7 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
 @pytest.mark.slow
 def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path) -> None:
     """Each file is exact by itself; together they are no network."""
-    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
     assert command("prune", folder, "-o", out, "--neurons", "0:1").exit_code == 0
     shown = command("validate", folder, out)
     assert shown.exit_code == 0 and "nothing was cut there: encoder_model.onnx" in " ".join(
@@ -129,7 +129,7 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command, tmp_path: Path) -> None:
-    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
     outcome = command(
         "prune", folder, "-o", out, "--layers", "decoder_model.0", "--runtime", "optimum", "--json"
     )
@@ -147,19 +147,19 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
     """Of a file in four bits only whole blocks can go, so of the whole folder."""
     folder = tmp_path / "in"
     folder.mkdir()
-    model = toys_scores.stack(inner=32)
+    model = toys.stack(inner=32)
     onnx.save(model, folder / "model.onnx")
-    onnx.save(toys_nbits.packed(model, 0), folder / "model_q4.onnx")
+    onnx.save(toys.packed(model, 0), folder / "model_q4.onnx")
     outcome = command("prune", folder, "-o", tmp_path / "out", "--neurons", "0:0-3")
     assert outcome.exit_code == 3 and "model_q4.onnx: " in outcome.stderr
-    size = toys_nbits.BLOCK
+    size = toys.BLOCK
     outcome = command("prune", folder, "-o", tmp_path / "out", "--neurons", f"0:0-{size - 1}")
     assert outcome.exit_code == 0, outcome.stderr
 
 
 @pytest.mark.slow
 def test_a_target_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
-    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
     target: Any = {"ratio": 0.4, "units": ["heads", "neurons"], "multiple_of": {"neurons": 2}}
     data = {
         "input_ids": np.random.default_rng(3).integers(3, toys.VOCABULARY, (24, 6)),
@@ -187,7 +187,7 @@ def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
-    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
     text = tmp_path / "t.txt"
     random = np.random.default_rng(5)
     rows = (" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(40))
@@ -203,7 +203,7 @@ def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path
 @pytest.mark.slow
 def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, tmp_path: Path) -> None:
     """Each is trained, and the first leaves the second as much as it had."""
-    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
     text = tmp_path / "t.txt"
     random = np.random.default_rng(5)
     text.write_text("\n".join(" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(60)))
@@ -225,7 +225,7 @@ def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path
     """Caches stay as they are, so nothing follows; a width that the configuration tells is named."""
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     config = {"model_type": "bert", "num_attention_heads": 4, "hidden_size": 12, "num_hidden_layers": 2}
-    config |= {"intermediate_size": toys_scores.INNER}
+    config |= {"intermediate_size": toys.INNER}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     outcome = command(
         "prune", folder, "-o", out, "--neurons", "0:1", "--runtime", client, "--dry-run", "--json"

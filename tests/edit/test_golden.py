@@ -14,7 +14,7 @@ from onnxheadprune import validate
 from onnxheadprune.attention.specs import parsed
 from tests.golden_file import answered, read
 from tests.graph_text import model_of, text_of
-from tests.toys import get_initializer, set_initializer
+from tests.graphs.toys import get_initializer, set_initializer
 
 FOLDER = Path(__file__).parents[1] / "golden"
 FILES = sorted(FOLDER.glob("*.txt"))

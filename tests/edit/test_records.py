@@ -44,7 +44,7 @@ from onnxheadprune.edit.records import (
     units_entry,
 )
 from onnxheadprune.settings.units import KINDS
-from tests import toys, toys_layers
+from tests.graphs import toys
 from tests.wrong_documents import wrong_documents
 
 UNITS = KINDS[1].units
@@ -206,7 +206,7 @@ def test_a_record_that_is_there_twice_is_refused(key: str) -> None:
 
 
 def cut_in_every_way() -> tuple[ModelProto, ModelProto]:
-    model = toys_layers.decoder(3, cache=True)
+    model = toys.decoder(3, cache=True)
     spec = {"0": [1], "ffn.0": [3], "layer.1": "*"}
     return model, prune(model, heads=spec, cache="renumber", fuse="contrib", provider="cpu").model
 
@@ -259,7 +259,7 @@ FOREIGN: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_record_of_foreign_sites_or_projections_is_refused(field: str, at: int) -> None:
     """Whether that site loses units in this cut or not."""
-    model = toys_layers.decoder(2)
+    model = toys.decoder(2)
     smaller = prune(model, heads="0:1", provider="cpu").model
     entry = next(item for item in smaller.metadata_props if item.key == HEADS_KEY)
     content = json.loads(entry.value)

@@ -14,10 +14,10 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.prepare import prepared
-from tests import toys_parallel
 from tests.conftest import SAMPLES
+from tests.graphs import toys
+from tests.graphs.models import EACH, MODELS
 from tests.graphs.table import table
-from tests.toys_all import EACH, MODELS
 
 TINY = tuple(
     f"{name}.onnx"
@@ -146,14 +146,14 @@ def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
 @pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
 def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bias: bool) -> None:
     """What its parts leave is one vector, or nothing."""
-    model = toys_parallel.decoder(bias=bias)
+    model = toys.parallel(bias=bias)
     for gone in ([1], [1, 2]):
         for keys, left in ((("layer.{}",), 0), (("attn.{}", "ffn.{}"), bias)):
             spec = {key.format(number): "*" for number in gone for key in keys}
             cut = apply_plan(plan_pruning(model, heads=spec), model)
             new = [node.op_type for node in cut.graph.node if "onnxheadprune" in node.name]
             assert new == ["Add"] * len(gone) * left
-            layer = 22 if bias else 20
+            layer = 23 if bias else 21
             assert len(cut.graph.node) == len(model.graph.node) - len(gone) * (layer - 2 * left)
             assert validate(model, cut, provider="cpu").verdict == "passed"
 

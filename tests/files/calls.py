@@ -11,8 +11,8 @@ import onnx
 
 from onnxheadprune.cli import group
 from onnxheadprune.cli.parameter_types import Output
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 Writing = tuple[str, str]
 """A command, and the name of a parameter of it that names a file to be made."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from tests import toys
+from tests.graphs import toys
 
 Change = Callable[[ModelProto], object]
 ZIP = b"PK\x03\x04" + b"\0" * 22

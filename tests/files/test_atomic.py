@@ -24,7 +24,6 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model
 from onnxheadprune.model.storage.writing import WRITER, Assembly, temporary_folder, write_file
 from onnxheadprune.settings.writing import Storing
-from tests import toys
 from tests.conftest import ROOT, Outcome
 from tests.crashes import (
     complete,
@@ -34,6 +33,7 @@ from tests.crashes import (
     pruned_and_killed_after,
     stopped_at,
 )
+from tests.graphs import toys
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 ELEMENTS = 200_000

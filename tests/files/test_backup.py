@@ -14,10 +14,10 @@ import pytest
 from onnxheadprune import HeadPruneError, UsageError, prune
 from onnxheadprune.model.storage import stage
 from onnxheadprune.model.storage.claims import Making, check_makings
-from tests import toys
 from tests.conftest import Command
 from tests.crashes import complete, in_child, litter, pruned_and_killed_at
 from tests.files.filesystems import no_links
+from tests.graphs import toys
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -30,9 +30,9 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.arrays import WHOLE, open_npz, read_npz
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from tests import toys, toys_genai
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
+from tests.graphs import fused, toys
 from tests.limits import bounded, limit_memory, limit_work, within
 
 Change = Callable[[ModelProto], None]
@@ -222,8 +222,8 @@ LARGE = {
     "plain": toys.attention,
     "cache": lambda: toys.attention(cache=True),
     "ids": lambda: toys.attention(ids=True),
-    "genai": toys_genai.decoder,
-    "repeated": lambda: toys_genai.decoder(repeated=True),
+    "genai": fused.decoder,
+    "repeated": lambda: fused.decoder(repeated=True),
     "digits": lambda: onnx.load(SAMPLES / "digits_vit.onnx"),
     "gpt": lambda: onnx.load(SAMPLES / "char_gpt.onnx"),
 }
@@ -524,8 +524,8 @@ def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path,
     """Its cache is `[batch, heads, length, kv_cache_dim]`: the head size is a symbol, and only the weights know it."""
     from onnxheadprune.runtime import CPU, Provider, Session
 
-    model = toys_genai.decoder(repeated=repeated)
-    rows = np.random.default_rng(0).standard_normal((19, toys_genai.HIDDEN)).astype(np.float32)
+    model = fused.decoder(repeated=repeated)
+    rows = np.random.default_rng(0).standard_normal((19, fused.HIDDEN)).astype(np.float32)
     rows[18] = np.nan
     model.graph.initializer.append(numpy_helper.from_array(rows, "table"))
     model.graph.node.insert(0, helper.make_node("Gather", ["table", "input_ids"], ["x"]))
@@ -533,7 +533,7 @@ def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path,
     path = tmp_path / "x.txt"
     path.write_text("w1 w2 w3\nw4 w5 w6\nw7 w8")
     feeds = text_feeds(path, words, inputs_of(model))
-    assert feeds[0]["past_key_values.0.key"].shape[1:] == (toys_genai.KV_HEADS, 0, toys_genai.HEAD_SIZE)
+    assert feeds[0]["past_key_values.0.key"].shape[1:] == (fused.KV_HEADS, 0, fused.HEAD_SIZE)
     session = Session(model, Provider(CPU, "test"), name="genai")
     unread = {**feeds[0], "input_ids": np.full_like(feeds[0]["input_ids"], 18)}
     for feed in feeds:

@@ -21,8 +21,8 @@ from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.int8_saturation import unrounded
-from tests import toys, toys_nbits
 from tests.clocks import heavy, patient
+from tests.graphs import toys
 
 HERE = Provider(CPU, "for the test")
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False, "threads": 1}
@@ -74,7 +74,7 @@ def test_only_a_file_that_was_read_gives_a_path(stored: Path) -> None:
 
 def test_exact_settings_of_packed_weights_are_no_file(tmp_path: Path) -> None:
     path = tmp_path / "packed.onnx"
-    onnx.save(toys_nbits.packed(toys.attention(hidden=32), 4), path)
+    onnx.save(toys.packed(toys.attention(hidden=32), 4), path)
     assert unrounded(open_structure(path)).path is None
 
 

@@ -12,8 +12,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune import inspect, prune
 from onnxheadprune.model.load import open_structure
-from tests import toys_all
 from tests.graph_builder import GraphBuilder
+from tests.graphs import models
 from tests.liveness.one_node import check_equal, run
 
 STAY = ("RandomNormalLike", "RandomUniform", "Bernoulli", "Multinomial", "Dropout")
@@ -76,9 +76,9 @@ def _computed(graph: GraphProto) -> Iterator[tuple[str, ...]]:
                 yield from _computed(attribute.g)
 
 
-@pytest.mark.parametrize("name", toys_all.MODELS)
+@pytest.mark.parametrize("name", models.MODELS)
 def test_each_node_is_read_once_however_often_it_is_repeated(name: str) -> None:
-    model = toys_all.MODELS[name]()
+    model = models.MODELS[name]()
     want = list(_computed(open_structure(model).proto.graph))
     repeated = once_per_reader(model)
     assert len(list(_computed(repeated.graph))) >= len(want)

@@ -17,7 +17,7 @@ import onnxheadprune as ohp
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.exchange import METADATA, to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import open_structure
-from tests import toys
+from tests.graphs import toys
 
 LARGE = 20_000
 """Elements of a tensor that stays in its file."""

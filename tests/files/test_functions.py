@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune import plan_pruning, prune, validate
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model import prepare
-from tests import golden_file, toys
+from tests import golden_file
+from tests.graphs import toys
 
 DOMAIN = "local"
 GOLDEN = Path(__file__).parents[1] / "golden"

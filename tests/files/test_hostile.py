@@ -13,8 +13,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import ModelError, inspect, prune
-from tests import toys
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 from tests.limits import bounded
 
 

@@ -25,9 +25,9 @@ from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.feeds import generate
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.session import Session
-from tests import toys
 from tests.conftest import Command
 from tests.files.filesystems import POSIX
+from tests.graphs import toys
 from tests.limits import bounded, within
 
 GRAPH, NODE, VALUE_INFO, INITIALIZER, RAW_DATA, LOCATION = 7, 1, 13, 5, 9, 14

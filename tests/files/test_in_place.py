@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 
 @pytest.fixture(params=["file", "folder"])

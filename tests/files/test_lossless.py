@@ -17,8 +17,8 @@ from onnxruntime import InferenceSession
 from onnxheadprune import plan_pruning, prune
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.model.storage.tensors import BITS, tensors_of
-from tests import toys, toys_scores
 from tests.conftest import ROOT
+from tests.graphs import toys
 from tests.lossless import differences, unexplained
 
 ELEMENTS = 40_000
@@ -266,7 +266,7 @@ def test_alignment_is_kept(tmp_path: Path, given: int, kept: int) -> None:
 def test_what_is_written_opens_by_its_path(policy: Any, tmp_path: Path) -> None:
     """Also where the original does not: ONNX Runtime reads no target shape from another file."""
     path, output = tmp_path / "m.onnx", tmp_path / "o.onnx"
-    onnx.save(toys_scores.stack(), path, save_as_external_data=True, location="w", size_threshold=0)
+    onnx.save(toys.stack(), path, save_as_external_data=True, location="w", size_threshold=0)
     with pytest.raises(Exception, match="Cannot parse data from external tensors"):
         InferenceSession(path)
     result = prune(path, output, heads="0:1", provider="cpu", external_data=policy)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnxheadprune import prune
 from onnxheadprune.model.load import MAPPED_FROM, stored_bytes
-from tests import toys
+from tests.graphs import toys
 
 HEADS, HIDDEN = 8, 160
 HEADS_TO_REMOVE = {0: [1, 2, 3, 4]}

@@ -22,7 +22,7 @@ from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.cutting import Cutter
 from onnxheadprune.workflow.choice.size import FileSize
 from onnxheadprune.workflow.choosing import choose
-from tests import toys_scores
+from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
 
@@ -46,7 +46,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelProto
     """A model in memory, and the same with every weight of more than 64 bytes in a file beside it that is not read."""
     for module in ("load", "new_contents", "storage.wire"):
         monkeypatch.setattr(f"onnxheadprune.model.{module}.BIG", 64)
-    model, copy = toys_scores.stack(layers=3), ModelProto()
+    model, copy = toys.stack(layers=3), ModelProto()
     copy.CopyFrom(model)
     path = tmp_path / "model.onnx"
     onnx.save(copy, path, save_as_external_data=True, location="weights", size_threshold=64)
@@ -67,7 +67,7 @@ def test_small_models_travel_whole_and_large_ones_by_path(outside: tuple[ModelPr
 
 def test_a_worker_says_which_file_it_cannot_reach(outside: tuple[ModelProto, Path], tmp_path: Path) -> None:
     task = sent(open_structure(outside[1]), whole_up_to=0)
-    onnx.save(toys_scores.stack(layers=2), outside[1])
+    onnx.save(toys.stack(layers=2), outside[1])
     with pytest.raises(UsageError, match="is another model for a worker"):
         arrived(task)
     outside[1].unlink()
@@ -78,7 +78,7 @@ def test_a_worker_says_which_file_it_cannot_reach(outside: tuple[ModelProto, Pat
 @pytest.mark.slow
 def test_a_target_reads_weights_block_by_block_and_finds_the_same(outside: tuple[ModelProto, Path]) -> None:
     model, path = outside
-    feeds: Any = toys_scores.ids(30)
+    feeds: Any = toys.ids(30)
     found = []
     for given in (open_structure(model), open_structure(path)):
         cutter = Cutter(given, feeds, HERE)

@@ -12,7 +12,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.api.calls import CALLS
-from tests import toys
+from tests.graphs import toys
 
 WRITING = [
     call.name

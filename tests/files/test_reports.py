@@ -13,8 +13,8 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
 from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.cli.presenting import Presentation
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 MINE = """
 import pathlib

@@ -27,8 +27,8 @@ from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, te
 from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
 from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
-from tests import toys
 from tests.conftest import ROOT
+from tests.graphs import toys
 
 SMALL = Shape(layers=2, width=256, heads=8, groups=4, inner=512, vocabulary=1000, context=64)
 ELEMENTS = 40_000

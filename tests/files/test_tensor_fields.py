@@ -26,7 +26,7 @@ from onnxheadprune import prune
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.model.storage.wire import BIG
-from tests import toys
+from tests.graphs import toys
 
 TENSOR, SPARSE = TensorProto.DESCRIPTOR.full_name, SparseTensorProto.DESCRIPTOR.full_name
 Way = tuple[FieldDescriptor, ...]

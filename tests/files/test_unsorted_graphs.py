@@ -11,8 +11,8 @@ import pytest
 
 from onnxheadprune import prune
 from onnxheadprune.cli import group
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 TIMED = "--batch 1 --repeats 5"
 CALLS = {

@@ -16,8 +16,8 @@ from onnxheadprune import ModelError, inspect
 from onnxheadprune.model import work_bound
 from onnxheadprune.model.graph.misfits import CONTENT, takes_list
 from onnxheadprune.operators import view_of
-from tests import toys, toys_recovery
 from tests.conftest import Command
+from tests.graphs import toys
 from tests.limits import within
 
 INTS = OpSchema.AttrType.INTS
@@ -142,7 +142,7 @@ def test_an_analysis_that_takes_too_long_says_where_it_was(
     monkeypatch.setattr(work_bound, "SECONDS", 0.3)
     monkeypatch.setattr(work_bound, "SECONDS_PER_NODE", 0)
     monkeypatch.setattr(work_bound, "LOOK", 0.05)
-    model = toys_recovery.encoder(100)
+    model = toys.encoder(100)
     onnx.save(model, tmp_path / "m.onnx")
     outcome = command("inspect", tmp_path / "m.onnx")
     assert outcome.exit_code == 3, outcome

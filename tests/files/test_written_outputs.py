@@ -28,11 +28,11 @@ from onnxheadprune.model.storage.writing import (
 )
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
-from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
 from tests.crashes import complete, in_child
 from tests.files.filesystems import POSIX, no_links
+from tests.graphs import toys
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -15,7 +15,7 @@ from onnxheadprune.edit.records import FUSED_ENTRY, FUSED_KEY, units_entry
 from onnxheadprune.errors import RefusedError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
-from tests.toys import attention, get_initializer, set_initializer
+from tests.graphs.toys import attention, get_initializer, set_initializer
 
 MODES: tuple[FuseMode, ...] = ("contrib", "onnx")
 SCORES = "kt = Transpose<perm=[0, 1, 3, 2]>(k)\nraw = MatMul(q, kt)\n"

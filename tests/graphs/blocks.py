@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tests import toys_mixture
+from tests.graphs import mixtures
 from tests.graphs.net import Cut, Graph, Net
 from tests.graphs.parts import context_of, merged
 from tests.graphs.table import Found, Row, add, row
+from tests.graphs.toys import BLOCK, packed
 from tests.liveness.masks import Array
-from tests.toys_nbits import BLOCK, packed
 
 B, S, WIDTH, N = 2, 3, 8, 12
 Make = Callable[..., Any]
@@ -412,7 +412,7 @@ for what, (shapes, body, site) in OWN.items():
 # Neurons of experts in one operator: equally many of each
 
 
-def _some(toy: toys_mixture.Mixture) -> list[int]:
+def _some(toy: mixtures.Mixture) -> list[int]:
     """Half of every expert's neurons, others in each expert; whole bytes and blocks of them."""
     size = 8 // toy.bits * (1 if toy.op == "QMoE" else 0) or 1
     size = toy.block * (2 if toy.zeros else 1) or size
@@ -427,14 +427,14 @@ def _some(toy: toys_mixture.Mixture) -> list[int]:
     return sorted(chosen)
 
 
-for name, toy in toys_mixture.RUNNABLE.items():
+for name, toy in mixtures.RUNNABLE.items():
 
-    def write(net: Net, toy: toys_mixture.Mixture = toy) -> Graph:
+    def write(net: Net, toy: mixtures.Mixture = toy) -> Graph:
         def expected(feed: Mapping[str, Array], cut: Cut) -> dict[str, Array]:
             made = toy.expected(feed["x"], toy.tensors(), cut.get("ffn.0", ()), cut.get("moe.0", ()))
             return {"y": made.astype(np.float32)}
 
-        return Graph(toy.model(), {"x": toys_mixture.tokens()}, expected=expected)
+        return Graph(toy.model(), {"x": mixtures.tokens()}, expected=expected)
 
     add(
         Row(

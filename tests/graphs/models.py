@@ -2,80 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+import pytest
+from onnx import ModelProto, helper
 
-from tests import (
-    toys,
-    toys_all,
-    toys_exits,
-    toys_experts,
-    toys_layers,
-    toys_recovery,
-)
+from tests.graphs import exits, experts, fused, pairs
 from tests.graphs.net import Cut, Graph, Mark, Skip, each, grouped
 from tests.graphs.table import Found, Row, add
-from tests.liveness.masks import Array
+from tests.graphs.toys import (
+    BLOCK_OF_HEADS,
+    DECODER,
+    ENCODER,
+    MICROSOFT,
+    Columns,
+    decoder,
+    fed,
+    graph,
+    merged,
+    packed,
+    stack,
+)
 
-SIZES = {"past_length": 2, "past_sequence_length": 2, "past": 2, "kv_cache_dim": 16}
-LENGTHS = {
-    "total_length": 2 + 3,
-    "total_sequence_length": 2 + 3,
-    "encoder_sequence_length": 4,
-    "batch": 2,
-    "batch_size": 2,
-}
-
-
-def fed(model: ModelProto, **sizes: int) -> dict[str, Array]:
-    """Inputs of a model: small integers, ones as masks, and numbers."""
-    random, made, named = np.random.default_rng(3), {}, {**LENGTHS, **SIZES, **sizes}
-    for info in model.graph.input:
-        kind = info.type.tensor_type
-        shape = [dim.dim_value or named.get(dim.dim_param, 3) for dim in kind.shape.dim]
-        if kind.elem_type == 1:
-            made[info.name] = random.uniform(-1, 1, shape).astype(np.float32)
-        elif kind.elem_type == 9:
-            made[info.name] = np.ones(shape, np.bool_)
-        else:
-            low, high = (1, 2) if "mask" in info.name else (0, 9)
-            dtype = np.int64 if kind.elem_type == 7 else np.int32
-            made[info.name] = random.integers(low, high, shape).astype(dtype)
-    return made
+MODELS: dict[str, Callable[[], ModelProto]] = {}
+"""All models here by name, for laws that hold for every model."""
 
 
 def known(
-    name: str,
-    make: Callable[[], ModelProto],
-    found: Sequence[Found],
-    marks: Sequence[Mark | Skip],
-    lies: Sequence[Mark] = (),
-    cuts: Sequence[Cut] | None = None,
-    sizes: Mapping[str, int] | None = None,
-    **more: Any,
+    name: str, make: Callable[[], Graph], found: Sequence[Found], cuts: Sequence[Cut] | None = None
 ) -> None:
-    """A row of a model that is written elsewhere, whose values are known by name."""
+    """A row of a model whose builder knows where its units are."""
+    MODELS[name] = lambda: make().model
+    add(Row(name, lambda net: make(), found=found, cuts=cuts))
 
-    def write(net: Any) -> Graph:
-        model = make()
-        return Graph(model, fed(model, **sizes or {}), marks, lies)
 
-    add(Row(name, write, found=found, cuts=cuts, **more))
+def named(model: ModelProto, marks: Sequence[Mark | Skip], lies: Sequence[Mark] = (), **sizes: int) -> Graph:
+    """A model that is written elsewhere, whose values are known by name."""
+    return Graph(model, fed(model, **sizes), tuple(marks), tuple(lies))
 
 
 def caches(site: str, names: Sequence[str], groups: int, units: int) -> list[Mark]:
     """Caches `[batch, heads, length, size]` of a site."""
     return [Mark(site, name, -3, grouped(units, groups)) for name in names]
-
-
-def pasts(number: int, site: str, groups: int, units: int) -> list[Mark]:
-    names = [
-        f"{tense}.{number}.{what}" for tense in ("past_key_values", "present") for what in ("key", "value")
-    ]
-    return caches(site, names, groups, units)
 
 
 def heads(units: int, groups: int | None = None, size: int = 4) -> Found:
@@ -92,179 +63,159 @@ def layer(number: int) -> Found:
 
 # Attention alone
 
-known(
-    "one block with a cache",
-    lambda: toys.attention(cache=True),
-    [heads(4)],
-    [Mark("0", "context", -3, each(4))],
-    caches("0", ["past_key", "past_value", "present_key", "present_value"], 4, 4),
-)
-known(
-    "ids into one block",
-    lambda: toys.attention(ids=True),
-    [heads(4)],
-    [Mark("0", "context", -3, each(4))],
-)
+for name, columns in {
+    "one block with a cache": {"reads": "x", "cache": "past_{1}", "present": "present_{1}"},
+    "ids into one block": {},
+}.items():
+    known(name, lambda columns=columns: graph(**BLOCK_OF_HEADS, **columns), [heads(4)])
 
-# Decoders of several layers
+# Stacks of several layers
 
 
-def stacked(
-    name: str,
-    make: Callable[[], ModelProto],
-    layers: int,
-    names: Mapping[str, str],
-    cache: bool = False,
-    inner: int = 16,
-    units: int = 2,
-    groups: int | None = None,
-    size: int = 4,
-) -> None:
-    """A stack of layers; `@` in a name is the number of its layer, `%` that of the next one."""
-
-    def named(what: str, number: int) -> str:
-        return names[what].replace("@", str(number)).replace("%", str(number + 1))
-
-    found: list[Found] = []
-    marks: list[Mark | Skip] = []
-    lies: list[Mark] = []
-    before = names["first"]
-    for number in range(layers):
-        marks.append(Mark(str(number), named("context", number), -3, each(units)))
-        marks.append(Mark(f"ffn.{number}", named("active", number), -1, each(inner)))
-        found += [heads(units, groups, size), neurons(number, inner), layer(number)]
-        if "state" in names:
-            marks.append(Skip(f"layer.{number}", named("state", number), before))
-            before = named("state", number)
-        if cache:
-            lies += pasts(number, str(number), groups or units, units)
-    found = [item for of in ("heads", "neurons", "layers") for item in found if item.of == of]
-    if "state" not in names:
-        found = [item for item in found if item.of != "layers"]
-    last = str(layers - 1)
-    cuts: list[Cut] = [
-        {"0": _first(units, groups)},
-        {"ffn.0": [1, 4]},
-        {last: range(units), f"ffn.{last}": range(inner)},
-        {"0": _first(units, groups), "1": list(range(units))[-len(_first(units, groups)) :], "ffn.1": [0]},
+def stacked(name: str, change: Callable[[Graph], Graph] = lambda made: made, **columns: Any) -> None:
+    """A stack whose parameters are given."""
+    own = Columns(**columns)
+    last, groups = str(own.layers - 1), own.kv_heads or own.heads
+    found = [heads(own.heads, groups, own.size) for _ in range(own.layers)]
+    found += [neurons(number, own.inner) for number in range(own.layers)] + [
+        layer(n) for n in range(own.layers)
     ]
-    if "state" in names:
-        cuts += [{"layer.0": [0]}, {f"layer.{last}": [0]}, {"layer.1": [0], "0": _first(units, groups)}]
-    known(name, make, found, marks, lies, cuts)
+    gone = list(range(own.heads // groups))
+    cuts: list[Cut] = [
+        {"0": gone},
+        {"ffn.0": [1, 4]},
+        {last: range(own.heads), f"ffn.{last}": range(own.inner)},
+        {"0": gone, "1": list(range(own.heads))[-len(gone) :], "ffn.1": [0]},
+        {"layer.0": [0]},
+        {f"layer.{last}": [0]},
+        {"layer.1": [0], "0": gone},
+    ]
+    known(name, lambda: change(graph(**columns)), found, cuts)
 
 
-def _first(units: int, groups: int | None) -> list[int]:
-    return list(range(units // (groups or units)))
+three = {**DECODER, "layers": 3}
+cached = {**three, "cache": "past_key_values.{}.{}"}
+stacked("plain decoder", **three)
+stacked("pre-norm", **three, norms="pre")
+stacked("norms of small operators", **three, norms="pre", spelled=True)
+stacked("post-norm", **three, norms="post")
+stacked("caches", **cached, measured=0)
+stacked("merged decoder", lambda made: replace(made, model=merged(), feed=fed(merged())), **cached)
+stacked("parallel", layers=3, heads=3, inner=16, parallel=True, biases=())
+stacked("parallel with biases", layers=3, heads=3, inner=16, parallel=True, biases=("attn", "ffn"))
+stacked("encoder", **ENCODER)
+stacked("stack, plain")
+stacked("stack, grouped", kv_heads=2)
+stacked("stack, one key for all", kv_heads=1)
+stacked("stack, grouped and gated", kv_heads=2, gated=True)
+stacked("stack, quantized", quantized=True)
+MODELS["4 bits"] = lambda: packed(stack(), 0)
 
 
-POST = {
-    "context": "layer@.attn.context",
-    "active": "layer@.ffn.active",
-    "state": "layer@.ffn.stream",
-    "first": "embedded",
-}
-stacked("plain decoder", toys_layers.decoder, 3, POST)
-stacked("pre-norm", toys_all.MODELS["pre-norm"], 3, POST)
-stacked("norms of small operators", toys_all.MODELS["norms of small operators"], 3, POST)
-stacked("post-norm", toys_all.MODELS["post-norm"], 3, POST | {"state": "layer@.ffn.norm.out"})
-stacked(
-    "caches",
-    lambda: toys_layers.decoder(3, cache=True, measured=0),
-    3,
-    POST | {"first": "placed"},
-    cache=True,
-)
-stacked("merged decoder", toys_layers.merged, 3, POST, cache=True)
-PARALLEL = {"context": "context@", "active": "active@", "state": "stream%", "first": "stream0"}
-for name in ("parallel", "parallel with biases"):
-    stacked(name, toys_all.MODELS[name], 3, PARALLEL, units=3)
-stacked("encoder", toys_recovery.encoder, 2, PARALLEL, units=4, inner=24)
-PLAIN_STACK = {
-    "context": "layer@.context",
-    "active": "layer@.active",
-    "state": "layer@.out",
-    "first": "embedded",
-}
-for name, groups in (
-    ("plain", 4),
-    ("grouped", 2),
-    ("one key for all", 1),
-    ("grouped and gated", 2),
-    ("quantized", 4),
-):
-    stacked(f"stack, {name}", toys_all.MODELS[name], 2, PLAIN_STACK, units=4, groups=groups, inner=20)
+def fused_at_the_end() -> ModelProto:
+    """A decoder whose last sum and the normalisation behind it are one operator, as ONNX Runtime fuses them."""
+    model = decoder(3, norms="pre")
+    last = next(node for node in model.graph.node if node.output[0] == "layer2.ffn.stream")
+    inputs = [*last.input, "layer2.ffn.norm.gain", "layer2.ffn.norm.shift"]
+    ends = {"domain": MICROSOFT, "epsilon": 1e-5}
+    last.CopyFrom(helper.make_node("SkipLayerNormalization", inputs, list(last.output), name="end", **ends))
+    model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return model
+
+
+MODELS["fused at the end"] = fused_at_the_end
 
 # An encoder and its decoder
 
-known(
-    "encoder of two",
-    toys_all.MODELS["encoder of two"],
-    [heads(4), neurons(0, 24)],
-    [Mark("0", "enc.context", -3, each(4)), Mark("ffn.0", "enc.mlp.active", -1, each(24))],
-)
 OWN = [f"{tense}.0.decoder.{what}" for tense in ("past_key_values", "present") for what in ("key", "value")]
 CROSS = [f"past_key_values.0.encoder.{what}" for what in ("key", "value")]
 BOTH = [*CROSS, *(name.replace("past_key_values", "present") for name in CROSS)]
-for name, cross in (("decoder of two", CROSS), ("merged decoder of two", BOTH)):
+FED = {"layers": 1, "inner": 24, "masked": True, "biases": (), "named": True, "even": True, "prefix": "enc."}
+known("encoder of two", lambda: graph(**FED), [heads(4), neurons(0, 24)])
+for name, make, cross in (
+    ("decoder of two", lambda: pairs.decoder(past=True, feed=True), CROSS),
+    ("merged decoder of two", lambda: pairs.merged(feed=True), BOTH),
+):
+    marks = [Mark("0", "dec.context", -3, each(4)), Mark("1", "cross.context", -3, each(4))]
+    marks.append(Mark("ffn.0", "dec.mlp.active", -1, each(24)))
+    lies = [*caches("0", OWN, 4, 4), *caches("1", cross, 4, 4)]
     known(
         name,
-        toys_all.MODELS[name],
+        lambda make=make, marks=marks, lies=lies: named(make(), marks, lies),
         [heads(4), heads(4), neurons(0, 24)],
-        [
-            Mark("0", "dec.context", -3, each(4)),
-            Mark("1", "cross.context", -3, each(4)),
-            Mark("ffn.0", "dec.mlp.active", -1, each(24)),
-        ],
-        [*caches("0", OWN, 4, 4), *caches("1", cross, 4, 4)],
     )
 
 # Fused operators
 
-for name in ("GroupQueryAttention", "MultiHeadAttention"):
+for name, options in {
+    "GroupQueryAttention": {},
+    "MultiHeadAttention": {"repeated": True, "bias": True},
+}.items():
+    lies = caches(
+        "0",
+        [f"{tense}.0.{what}" for tense in ("past_key_values", "present") for what in ("key", "value")],
+        2,
+        4,
+    )
     known(
         name,
-        toys_all.MODELS[name],
-        [Found(4, 2, size=16)],
-        [Mark("0", "context", -1, each(4, 16))],
-        pasts(0, "0", 2, 4),
         # Several tokens behind a cache are a sample of their own.
-        sizes={"batch": 1},
+        lambda options=options, lies=lies: named(
+            fused.decoder(**options), [Mark("0", "context", -1, each(4, 16))], lies, batch=1
+        ),
+        [Found(4, 2, size=16)],
     )
+
 # Exits
 
-for name, make in (("nested", toys_exits.nested), ("chain", toys_exits.chain)):
-    known(
-        f"exits, {name}",
-        make,
-        [Found(4, size=2)] * 3 + [neurons(number, 12) for number in range(3)],
-        [Mark(str(number), f"l{number}/context", -3, each(4)) for number in range(3)]
-        + [Mark(f"ffn.{number}", f"l{number}/active", -1, each(12)) for number in range(3)],
-        cuts=[{"0": [1], "2": [0, 3]}, {"1": range(4)}, {"ffn.1": [2, 5]}],
-    )
-known(
-    "exit of a loop",
-    toys_exits.loop,
-    [Found(4, size=2), neurons(0, 12)],
-    [Mark("0", "l/context", -3, each(4)), Mark("ffn.0", "l/active", -1, each(12))],
-)
 
+def exiting(
+    name: str, make: Callable[[], ModelProto], tags: Sequence[str], cuts: Sequence[Cut] | None = None
+) -> None:
+    marks = [
+        mark
+        for number, tag in enumerate(tags)
+        for mark in (
+            Mark(str(number), f"{tag}/attn.context", -3, each(4)),
+            Mark(f"ffn.{number}", f"{tag}/ffn.active", -1, each(12)),
+        )
+    ]
+    found = [heads(4, size=2) for _ in tags] + [neurons(number, 12) for number in range(len(tags))]
+    known(name, lambda: named(make(), marks), found, cuts)
+
+
+TAGS = ("l0", "l1", "l2")
+SEVERAL: list[Cut] = [{"0": [1], "2": [0, 3]}, {"1": range(4)}, {"ffn.1": [2, 5]}]
+exiting("exits, nested", exits.nested, TAGS, SEVERAL)
+exiting("exits, chain", exits.chain, TAGS, SEVERAL)
+exiting("exit of a loop", exits.loop, ("l",))
+
+_QUICK = (
+    "one block with a cache",
+    "caches",
+    "parallel with biases",
+    "merged decoder of two",
+    "MultiHeadAttention",
+)
+EACH = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in MODELS]
+"""All names, for laws that take seconds a model: a few in every run of the tests, the others with the long ones."""
 
 # Mixtures: the router never chooses what is removed
 
 
-def mixture(name: str, toy: toys_experts.Experts, gathers: int) -> None:
+def mixture(name: str, toy: experts.Experts, gathers: int) -> None:
     def write(net: Any) -> Graph:
-        x = toys_experts.tokens()
+        x = experts.tokens()
         return Graph(
             toy.model(),
             {"x": x},
             expected=lambda feed, cut: {"out": toy.expected(feed["x"], cut["moe.0"]).astype(np.float32)},
         )
 
-    found = [Found(toys_experts.EXPERTS, key="moe.0", of="experts")]
+    found = [Found(experts.EXPERTS, key="moe.0", of="experts")]
     cuts = [{"moe.0": [1, 4]}, {"moe.0": [0, 5]}]
-    least = 1 if toy.routing.startswith("all, ") else toys_experts.CHOSEN
-    refused = [({"moe.0": range(toys_experts.EXPERTS - least + 1)}, "would be left")]
+    least = 1 if toy.routing.startswith("all, ") else experts.CHOSEN
+    refused = [({"moe.0": range(experts.EXPERTS - least + 1)}, "would be left")]
     add(
         Row(
             f"mixture, {name}",
@@ -279,7 +230,7 @@ def mixture(name: str, toy: toys_experts.Experts, gathers: int) -> None:
 
 
 for name, toy in {
-    **toys_experts.TOYS,
-    **{f"by hand, {name}": toy for name, toy in toys_experts.BY_HAND.items()},
+    **experts.TOYS,
+    **{f"by hand, {name}": toy for name, toy in experts.BY_HAND.items()},
 }.items():
     mixture(name, toy, int(toy.body == "each, one-hot"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -180,14 +179,13 @@ def _silence(graph: GraphProto, mark: Mark | Skip, cut: Cut, number: int) -> Non
 class Net(GraphBuilder):
     """A graph with inputs for a feed, and parts that are spelled as a blueprint says."""
 
-    def __init__(self, plan: Blueprint = PLAIN, dtype: Any = np.float32) -> None:
-        super().__init__(dtype, seed=7)
+    def __init__(self, plan: Blueprint = PLAIN, dtype: Any = np.float32, seed: int = 7) -> None:
+        super().__init__(dtype, seed)
         self.plan = plan
         self.inputs: list[ValueInfoProto] = []
         self.feed: dict[str, Array] = {}
         self.marks: list[Mark | Skip] = []
         self.lies: list[Mark] = []
-        self.sites: Counter[str] = Counter()
 
     def mark(
         self,

@@ -32,7 +32,7 @@ from tests.graphs.parts import (
     weighed,
 )
 from tests.graphs.table import Found, row
-from tests.toys_nbits import BLOCK, packed
+from tests.graphs.toys import BLOCK, packed
 
 Make = Callable[..., Any]
 AT18 = replace(PLAIN, opset=18)

@@ -21,8 +21,8 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
 from onnxheadprune.reporting import progress as reporting
 from onnxheadprune.settings.units import SCORED
-from tests import toys, toys_mixture, toys_scores
 from tests.conftest import ROOT
+from tests.graphs import mixtures, toys
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
@@ -141,7 +141,7 @@ def test_what_is_off_already_may_be_switched_off() -> None:
 @pytest.mark.parametrize("units", SCORED)
 def test_units_are_text_a_mapping_or_a_file(units: str, tmp_path: Path) -> None:
     """All kinds alike, by the numbers of sites."""
-    model = toys_mixture.RUNNABLE["relu"].model() if units == "experts" else toys_scores.stack()
+    model = mixtures.RUNNABLE["relu"].model() if units == "experts" else toys.stack()
     (spec := tmp_path / "spec.json").write_text('{"0": [1]}', encoding="utf-8")
     forms: list[Any] = ["0:1", {0: [1]}, {"0": (1,)}, {"0": range(1, 2)}, '{"0": [1]}', str(spec), spec]
     plans = [ohp.plan_pruning(model, **{units: form}).to_dict() for form in forms]

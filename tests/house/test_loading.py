@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import NAMES
-from tests import toys
+from tests.graphs import toys
 from tests.sources import FILES, PACKAGE, nodes
 
 HEAVY = {

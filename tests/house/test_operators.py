@@ -18,8 +18,8 @@ from onnxheadprune.model.graph.operator import CARRIERS, OPERATORS, VIEWS, kind
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators import view_of
 from onnxheadprune.operators.record import operator
-from tests import toys
 from tests.graph_text import model_of
+from tests.graphs import toys
 from tests.sources import FILES, PACKAGE, nodes
 
 assert operators
@@ -79,7 +79,7 @@ def test_lists_are_read_name_by_name() -> None:
 
 UNFILLED = """
 from onnxheadprune.model.graph.view import GraphView
-from tests import toys
+from tests.graphs import toys
 
 try:
     print(len(GraphView(toys.attention()).nodes))

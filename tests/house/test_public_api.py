@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 import onnxheadprune
-from tests import toys
+from tests.graphs import toys
 
 PUBLIC = [
     "Accuracy",

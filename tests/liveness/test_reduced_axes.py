@@ -18,8 +18,8 @@ from onnxheadprune.attention.sites.routing_values import behind
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.operator import REDUCES
 from onnxheadprune.operators import view_of
+from tests.graphs.experts import Experts
 from tests.liveness.one_node import run
-from tests.toys_experts import Experts
 
 SHAPE = (3, 5, 4)
 X = np.random.default_rng(0).uniform(0.5, 2.0, SHAPE).astype(np.float32)

@@ -12,7 +12,7 @@ from onnx.shape_inference import infer_shapes
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from tests.toys_all import EACH, MODELS
+from tests.graphs.models import EACH, MODELS
 
 DRAWN = 12
 """Tensors of a toy whose declarations are corrupted, of all of them: each size costs an analysis of the whole toy."""

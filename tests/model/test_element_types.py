@@ -15,9 +15,9 @@ import onnxheadprune
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
+from tests.graphs.fused import decoder
+from tests.graphs.toys import packed
 from tests.operator_records import keys_with
-from tests.toys_genai import decoder
-from tests.toys_nbits import packed
 
 OWN = [key for key in keys_with(lambda record: record.shape) if key[0]]
 NO_SCHEMA = {

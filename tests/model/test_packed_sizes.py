@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import onnxheadprune
-from tests import toys
-from tests.toys_nbits import packed
+from tests.graphs import toys
+from tests.graphs.toys import packed
 
 HIDDEN, HEADS = 64, 8
 WIDTH = HEADS * toys.HEAD_SIZE

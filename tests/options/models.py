@@ -12,8 +12,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
 from onnxheadprune.workflow.curve import Curve
-from tests import toys, toys_exits, toys_scores
 from tests.calibration_files import pictures, tokenizer
+from tests.graphs import exits, toys
 
 FUNCTIONS = """
 def worst(before, after, feed):
@@ -33,13 +33,13 @@ def write_models(folder: Path) -> Path:
     images = random.standard_normal((24, 1, 8, 8)).astype(np.float32)
     made: dict[str, tuple[ModelProto, dict[str, Any]]] = {
         "fixed": (_fixed(), {"input_ids": ids}),
-        "toy": (toys_scores.stack(), {"input_ids": ids}),
+        "toy": (toys.stack(), {"input_ids": ids}),
         "cache": (toys.attention(cache=True), {"x": x, "past_key": past[0], "past_value": past[1]}),
         "told": (_told(), {"x": x}),
         "silent": (toys.attention(out_scale=0.0), {"x": x}),
         "heavy": (toys.attention(extra_weight=1000), {"x": x}),
         "vision": (_vision(), {"images": images}),
-        "leaving": (toys_exits.nested(2), toys_exits.samples()),
+        "leaving": (exits.nested(2), exits.samples()),
     }
     for name, (model, data) in made.items():
         path = folder / f"{name}.onnx"
@@ -71,7 +71,7 @@ def write_models(folder: Path) -> Path:
 
 def _fixed() -> ModelProto:
     """Two samples of six tokens, so that there is one size to measure."""
-    model = toys_scores.stack()
+    model = toys.stack()
     for value in (*model.graph.input, *model.graph.output):
         for dim, size in zip(value.type.tensor_type.shape.dim, (2, 6), strict=False):
             dim.dim_value = size

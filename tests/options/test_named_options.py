@@ -18,8 +18,8 @@ import onnxheadprune as ohp
 from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
 from onnxheadprune.settings.words import keyword, option
-from tests import toys
 from tests.conftest import ROOT, Command
+from tests.graphs import toys
 from tests.sources import FILES, nodes
 
 FOREIGN = {

@@ -15,8 +15,8 @@ import onnxruntime
 import pytest
 
 from onnxheadprune import prune
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 from tests.options.catalogue import MODES, TRIALS, Mode, Words
 from tests.options.models import write_models
 

@@ -13,8 +13,8 @@ from onnxheadprune.benchmarking.measure import Ratio, Verdict
 from onnxheadprune.benchmarking.result import Comparison
 from onnxheadprune.model.spelling import change, size
 from onnxheadprune.model.storage.tensors import stored_size
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 
 def with_constants(model: ModelProto) -> ModelProto:

@@ -14,8 +14,8 @@ from rich.text import Text
 from onnxheadprune import inspect
 from onnxheadprune.model.spelling import escaped
 from onnxheadprune.reporting.console import heading, out, row, table
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 EVIL = "\x1b[31m\x9b2J\u202eevil\u2066\r\nfaked\x00\x07\x7f\u200b<script>[bold]$\\frac{"
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")

@@ -12,8 +12,8 @@ import pytest
 
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.operators import view_of
-from tests import toys_scores
 from tests.conftest import SAMPLES, Command
+from tests.graphs import toys
 
 MODEL = SAMPLES / "digits_vit.onnx"
 SEEN = "the calibration data, which the refit has seen"
@@ -123,8 +123,8 @@ def test_quantize_says_what_its_drift_was_measured_on(
 
 
 def test_a_single_sample_is_never_held_out() -> None:
-    view = view_of(toys_scores.stack())
-    data = calibration_data(toys_scores.ids(1, 1), view)
+    view = view_of(toys.stack())
+    data = calibration_data(toys.ids(1, 1), view)
     assert data.split() == (data, data) == data.split_samples(1)
     learn, held = data.split()
     assert held is learn

@@ -8,8 +8,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 
 @pytest.fixture

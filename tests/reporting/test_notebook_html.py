@@ -13,7 +13,7 @@ from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.model.display import MOST_ROWS, html_of
 from onnxheadprune.model.facts import Table
-from tests import toys
+from tests.graphs import toys
 from tests.reporting.html_reader import Read
 from tests.toys_pictures import benchmark_result, curve_result
 

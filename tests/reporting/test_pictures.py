@@ -14,7 +14,7 @@ from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.reporting.pictures.style import COLOURS, GREY
-from tests import toys
+from tests.graphs import toys
 from tests.pictures import DEUTAN, PROTAN, TRITAN, apart, contrast, faults, texts
 from tests.toys_pictures import LONG, benchmark_result, curve_result
 

@@ -12,8 +12,8 @@ from onnx import ModelProto, save
 
 import onnxheadprune as ohp
 from onnxheadprune.model.display import MOST
-from tests import toys
 from tests.conftest import Command
+from tests.graphs import toys
 
 PUBLIC = [getattr(ohp, name) for name in ohp.__all__ if name != "__version__"]
 RESULTS = [kind for kind in PUBLIC if is_dataclass(kind)]

@@ -224,7 +224,7 @@ Command = Callable[..., Any]
 def test_prune_prints_one_screen(command: Command, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnx
 
-    from tests import toys
+    from tests.graphs import toys
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

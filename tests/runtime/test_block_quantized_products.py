@@ -16,15 +16,15 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
-from tests import toys_genai, toys_nbits
 from tests.graph_builder import GraphBuilder
-from tests.toys import set_initializer
+from tests.graphs import fused, toys
+from tests.graphs.toys import set_initializer
 
 INT8 = 4
 
 
 def decoder(level: int = INT8) -> ModelProto:
-    return toys_nbits.packed(toys_genai.decoder(), level)
+    return toys.packed(fused.decoder(), level)
 
 
 def levels(model: ModelProto) -> set[int]:
@@ -36,15 +36,15 @@ def levels(model: ModelProto) -> set[int]:
 def on_the_edge() -> tuple[ModelProto, list[dict[str, Any]]]:
     """A product, and two inputs in neighbouring float32 numbers that round to neighbouring int8 levels."""
     toy = GraphBuilder()
-    weight = np.zeros((toys_nbits.BLOCK, 1), np.float32)
+    weight = np.zeros((toys.BLOCK, 1), np.float32)
     weight[1] = 1
     toy.node("MatMul", ["x", toy.constant("weight", weight)], "y")
-    model = toy.model([toy.info("x", ["batch", toys_nbits.BLOCK])], [toy.info("y", ["batch", 1])])
-    below = np.zeros((1, toys_nbits.BLOCK), np.float32)
+    model = toy.model([toy.info("x", ["batch", toys.BLOCK])], [toy.info("y", ["batch", 1])])
+    below = np.zeros((1, toys.BLOCK), np.float32)
     below[0, :2] = 127, 2.5
     above = below.copy()
     above[0, 1] = np.nextafter(np.float32(2.5), np.float32(3))
-    return toys_nbits.packed(model, INT8), [{"x": below}, {"x": above}]
+    return toys.packed(model, INT8), [{"x": below}, {"x": above}]
 
 
 @pytest.mark.parametrize("optimize", [False, True])

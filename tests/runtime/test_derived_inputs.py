@@ -14,9 +14,9 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from tests import toys_genai, toys_generation
 from tests.data.one_at_a_time import one_sample, tokens
 from tests.graph_text import model_of
+from tests.graphs import fused
 from tests.liveness.one_node import run
 
 # Ids that are compared with constants
@@ -121,7 +121,7 @@ def test_a_token_that_is_no_row_of_the_table_is_left_out_where_it_does_not_run()
 
 
 def window_of(window: int) -> ModelProto:
-    model = toys_genai.decoder()
+    model = fused.decoder()
     node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
     node.attribute.append(helper.make_attribute("local_window_size", window))
     node.attribute.append(helper.make_attribute("sliding_window_cache", 1))
@@ -133,12 +133,12 @@ def window_of(window: int) -> ModelProto:
 @pytest.mark.parametrize("window", [4, 8, 32])
 def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:
     model = window_of(window)
-    x = np.random.default_rng(0).standard_normal((1, 5, toys_genai.HIDDEN)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((1, 5, fused.HIDDEN)).astype(np.float32)
     data = [{"x": x, "attention_mask": np.ones((1, 5), np.int64)}] if given else None
     inputs = graph_inputs(view_of(model))
     assert {item.capacity for item in inputs if item.is_cache} == {window}
     if data is not None:
-        cache = np.zeros((1, toys_genai.KV_HEADS, window, toys_genai.HEAD_SIZE), np.float32)
+        cache = np.zeros((1, fused.KV_HEADS, window, fused.HEAD_SIZE), np.float32)
         data[0] |= {f"past_key_values.0.{name}": cache for name in ("key", "value")}
     found = prune(model, heads="0:0,1", data=data, provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
@@ -157,10 +157,10 @@ GIVEN = {
     "num_return_sequences": (I32, [1]),
     "length_penalty": (F32, [1]),
     "repetition_penalty": (F32, [1]),
-    "vocab_mask": (I32, [toys_generation.VOCABULARY]),
-    "prefix_vocab_mask": (I32, ["batch", toys_generation.VOCABULARY]),
+    "vocab_mask": (I32, [fused.VOCABULARY]),
+    "prefix_vocab_mask": (I32, ["batch", fused.VOCABULARY]),
     "attention_mask": (I32, ["batch", "prompt"]),
-    "presence_mask": (I32, ["batch", toys_generation.VOCABULARY]),
+    "presence_mask": (I32, ["batch", fused.VOCABULARY]),
     "seed": (I32, [1]),
 }
 LENGTHS = ["input_ids", "max_length", "min_length"]
@@ -174,7 +174,7 @@ OPERATORS = {
 
 def generator(op_type: str, given: list[str]) -> ModelProto:
     """A generation operator some of whose inputs are the model's."""
-    model = toys_generation.generator(op_type)
+    model = fused.generator(op_type)
     node = model.graph.node[-1]
     names = OPERATORS[op_type]
     stored = dict(zip(names, node.input, strict=False)) | {name: name for name in given}

@@ -19,10 +19,10 @@ from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
-from tests import toys
 from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
+from tests.graphs import toys
 
 
 def decoder() -> ModelProto:

@@ -14,7 +14,7 @@ from onnxheadprune.errors import InferenceError, MissingKernelError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.providers import resolve_provider
-from tests import toys
+from tests.graphs import toys
 
 
 def test_a_weight_that_holds_nan_is_named() -> None:

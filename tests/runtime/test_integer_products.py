@@ -17,7 +17,7 @@ from onnxheadprune.runtime import Session, session
 from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unsaturated
 from onnxheadprune.runtime.session import onnx_runtime
 from onnxheadprune.validation import runs
-from tests import toys
+from tests.graphs import toys
 
 RANDOM = np.random.default_rng(0)
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]

@@ -15,14 +15,14 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
-from tests import toys_all
 from tests.conftest import SAMPLES, Command
 from tests.feeding import renamed
 from tests.graph_text import model_of
+from tests.graphs import models
 
 SAVED = sorted(SAMPLES.glob("**/*.onnx"))
 MODELS: dict[str, Callable[[], ModelProto]] = {
-    **toys_all.MODELS,
+    **models.MODELS,
     **{path.name: lambda path=path: onnx.load(path) for path in SAVED},  # type: ignore[misc]
 }
 

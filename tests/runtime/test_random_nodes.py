@@ -13,8 +13,8 @@ from onnxheadprune.model.graph.operator import is_random, operator_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.deterministic import RANDOM, random_nodes
-from tests import toys
 from tests.graph_text import model_of
+from tests.graphs import toys
 from tests.operator_records import key_of
 
 HERE = Provider(CPU, "a test")

@@ -22,10 +22,10 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, memory_limits, providers, session
 from onnxheadprune.runtime.memory_turns import give_back
 from onnxheadprune.runtime.providers import probe, resolve_provider
-from tests import toys
 from tests.conftest import Outcome
 from tests.graph_builder import GraphBuilder
-from tests.toys_nbits import packed
+from tests.graphs import toys
+from tests.graphs.toys import packed
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 

@@ -13,9 +13,9 @@ from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
 from onnxheadprune import prune
-from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
 from tests.deploying import exports
 from tests.files.hostile_models import FILES, MODELS, WEIGHTS, stored_outside
+from tests.graphs import exits, pairs, toys
 from tests.options.models import write_models
 from tests.vocabulary.refused import OPEN, REFUSED
 
@@ -53,11 +53,11 @@ def write_shelf(folder: Path) -> Path:
         "attention": toys.attention(),
         "five": toys.attention(heads=5),
         "double": toys.attention(dtype=np.float64),
-        "grouped": toys_scores.stack(kv_heads=2),
-        "layers": toys_layers.decoder(4, cache=True, measured=0),
-        "encoder": toys_seq2seq.encoder(),
-        "decoder": toys_seq2seq.decoder(past=False),
-        "looping": toys_exits.loop(),
+        "grouped": toys.stack(kv_heads=2),
+        "layers": toys.decoder(4, cache=True, measured=0),
+        "encoder": pairs.encoder(),
+        "decoder": pairs.decoder(past=False),
+        "looping": exits.loop(),
         "newer": _with_entry({"onnxheadprune.heads": '{"version": 99, "sites": []}'}),
         "unknown": _with_entry({"onnxheadprune.wings": "{}"}),
         "unreadable": _with_entry({"onnxheadprune.heads": "{"}),
@@ -118,7 +118,7 @@ def _write_folders(folder: Path) -> None:
     exports.decoder(folder / "gpt")
     exports.deep_decoder(folder / "llama")
     exports.encoder_decoder(folder / "bart")
-    toys_seq2seq.folder(folder / "seq2seq")
+    pairs.folder(folder / "seq2seq")
     strangers = {
         "strangers": ("bert.onnx", "vit.onnx"),
         "precisions": ("model.onnx", "model_quantized.onnx"),
@@ -126,7 +126,7 @@ def _write_folders(folder: Path) -> None:
     }
     for place, names in strangers.items():
         for seed, name in enumerate(names):
-            _save(toys_scores.stack(seed=seed), folder / place / name)
+            _save(toys.stack(seed=seed), folder / place / name)
     (folder / "empty").mkdir()
     _write(folder / "torch" / "pytorch_model.bin", b"")
     _write(folder / "safetensors" / "model-00001-of-00002.safetensors", b"")

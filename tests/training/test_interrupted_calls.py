@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from onnxheadprune.cli.outcome import INTERRUPTED
-from tests import toys_recovery
+from tests.graphs import toys
 
 STOPPED = """
 import os, signal, sys
@@ -43,9 +43,9 @@ def called(place: Path, *words: str, stopped: bool = True) -> subprocess.Complet
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    onnx.save(toys_recovery.encoder(), tmp_path / "model.onnx")
+    onnx.save(toys.encoder(), tmp_path / "model.onnx")
     (data := tmp_path / "data").mkdir()
-    for number, feed in enumerate(toys_recovery.sentences()):
+    for number, feed in enumerate(toys.sentences()):
         np.savez(data / f"{number:03}.npz", **feed)
     return tmp_path
 

@@ -42,19 +42,19 @@ from onnxheadprune.training.training import LEARNED_BETWEEN
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.requests import Choice, Request
 from onnxheadprune.workflow.sweep import sweep_ratios
-from tests import toys_recovery
+from tests.graphs import toys
 from tests.training.trainings import EPOCHS, HEADS, Stop
 from tests.training.trainings import trained as short
 
 COUNT = MOST_SAMPLES + 3000
-LETTERS = 20
+LETTERS = 16
 """Tokens of the toy that are not special."""
 
 
 def numbered(number: int) -> list[int]:
     """Tokens that no other number has, in the toy's vocabulary: four digits of base 20, and special ones around."""
     digits = [number // LETTERS**place % LETTERS for place in range(4)]
-    return [toys_recovery.FIRST, *(3 + digit for digit in digits), toys_recovery.LAST]
+    return [toys.FIRST, *(3 + digit for digit in digits), toys.LAST]
 
 
 def words(number: int) -> str:
@@ -64,13 +64,13 @@ def words(number: int) -> str:
 def tokenizer(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    made = Tokenizer(models.WordLevel({f"w{index}": index for index in range(23)}, "w0"))
+    made = Tokenizer(models.WordLevel({f"w{index}": index for index in range(toys.VOCABULARY)}, "w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(
-        single=f"w{toys_recovery.FIRST} $A w{toys_recovery.LAST}",
+        single=f"w{toys.FIRST} $A w{toys.LAST}",
         special_tokens=[
-            (f"w{toys_recovery.FIRST}", toys_recovery.FIRST),
-            (f"w{toys_recovery.LAST}", toys_recovery.LAST),
+            (f"w{toys.FIRST}", toys.FIRST),
+            (f"w{toys.LAST}", toys.LAST),
         ],
     )
     made.save(str(folder / "tokenizer.json"))
@@ -88,7 +88,7 @@ def text(folder: Path, name: str, count: int = COUNT, step: int = 1) -> Any:
     else:
         lines = rows if name.endswith("txt") else [json.dumps({"text": row}) for row in rows]
         path.write_text("\n".join(lines), encoding="utf-8")
-    inputs = graph_inputs(view_of(toys_recovery.encoder()))
+    inputs = graph_inputs(view_of(toys.encoder()))
     return text_feeds(path, tokenizer(folder), [replace(item, dims=item.dims[::step]) for item in inputs])
 
 
@@ -119,7 +119,7 @@ FORMS: dict[str, Callable[[Path, str], Any]] = {
 
 
 def read(form: str, folder: Path) -> Calibration:
-    return calibration_data(FORMS[form](folder, form), view_of(toys_recovery.encoder()))
+    return calibration_data(FORMS[form](folder, form), view_of(toys.encoder()))
 
 
 def seen(feeds: Any) -> list[tuple[int, ...]]:
@@ -219,12 +219,12 @@ def test_a_long_text_takes_the_memory_of_a_window(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted_once() -> None:
     """Chunks are read in the background, the next one while this one is learned from, and again in later rounds."""
-    data = calibration_data(toys_recovery.sentences(), view_of(toys_recovery.encoder()))
+    data = calibration_data(toys.sentences(), view_of(toys.encoder()))
     readers = set[str]()
 
     def read(places: Sequence[int]) -> Chunk:
         readers.add(threading.current_thread().name)
-        feeds = [feed for place in places for feed in toys_recovery.sentences(count=8, seed=place)]
+        feeds = [feed for place in places for feed in toys.sentences(count=8, seed=place)]
         return feeds, {"of more than 8 tokens": len(places)}
 
     batches = Batches(replace(data, more=More(range(5), read, 45, 1), left_out={"without a token": 2}))
@@ -254,7 +254,7 @@ def test_samples_that_are_all_the_same_are_refused_before_any_work(tmp_path: Pat
     ids = np.array([numbered(7)] * 400)
     with pytest.raises(UsageError, match=r"all 400 samples of the given data are the same"):
         prune(
-            toys_recovery.encoder(layers=1),
+            toys.encoder(layers=1),
             ratio=0.25,
             data={"input_ids": ids, "attention_mask": np.ones_like(ids)},
             provider="cpu",
@@ -296,9 +296,7 @@ def trained(folder: Path, output: Path | None = None, **given: Any) -> Any:
         "provider": "cpu",
         "validate": False,
     }
-    return prune(
-        toys_recovery.encoder(layers=1), output, heads={0: [1, 2]}, data=data, **{**settings, **given}
-    )
+    return prune(toys.encoder(layers=1), output, heads={0: [1, 2]}, data=data, **{**settings, **given})
 
 
 @pytest.mark.slow
@@ -361,9 +359,9 @@ def test_what_would_help_is_what_helps(count: int, epochs: int, wanted: str) -> 
     """Measured on 400 other sentences (1 - cosine): 24 that are trained 1,600 epochs .0171, with twice the steps .0139,
     with 240 sentences instead .0112; 1,600 that are trained once .0507, four times .0282, 6,400 in as many steps .0281.
     """
-    data = toys_recovery.sentences(count=count)
+    data = toys.sentences(count=count)
     made = prune(
-        toys_recovery.encoder(),
+        toys.encoder(),
         heads=HEADS,
         data=data,
         recover=epochs,
@@ -404,7 +402,7 @@ class Here(Executor):
 
 def test_sizes_and_models_share_the_time_of_the_call(tmp_path: Path) -> None:
     for name in "abcd":
-        (tmp_path / f"{name}.onnx").write_bytes(toys_recovery.encoder(layers=1).SerializeToString())
+        (tmp_path / f"{name}.onnx").write_bytes(toys.encoder(layers=1).SerializeToString())
     here, request = Here(), Request(Choice(heads="0:1", recover=Budget(call=80.0)))
     prune_batch(tmp_path, request, tmp_path / "out", jobs=2, executor=here)
     assert [round(job.request.choice.recover.call) for job in here.jobs] == [40] * 4
@@ -433,8 +431,8 @@ class Inline(Executor):
 def test_the_sizes_of_a_sweep_are_trained_in_their_part(elsewhere: bool, short_clocks: None) -> None:
     executor = Inline() if elsewhere else None
     trying = Trying(refit=False, recovering=Recovering(Budget(call=2.0)))
-    model, provider = open_structure(toys_recovery.encoder(layers=1)), Provider(CPU, "a test")
-    cutter = Cutter(model, toys_recovery.sentences(), provider, trying)
+    model, provider = open_structure(toys.encoder(layers=1)), Provider(CPU, "a test")
+    cutter = Cutter(model, toys.sentences(), provider, trying)
     curve = sweep_ratios(cutter, Requirements(), [0.0, 0.25, 0.5], executor)
     assert [point.recovery is not None for point in curve.points] == [False, True, True]
     for task in [] if executor is None else executor.tasks:
@@ -450,10 +448,10 @@ def test_what_is_no_time_of_a_call(spelled: str) -> None:
 @pytest.mark.slow
 def test_a_call_keeps_to_its_time(tmp_path: Path) -> None:
     began = time.monotonic()
-    feeds = [feed for seed in range(8) for feed in toys_recovery.sentences(seed=seed)]
-    made = prune(toys_recovery.encoder(), heads=HEADS, data=feeds, refit=True, provider="cpu", time="8.0s")
+    feeds = [feed for seed in range(8) for feed in toys.sentences(seed=seed)]
+    made = prune(toys.encoder(), heads=HEADS, data=feeds, refit=True, provider="cpu", time="8.0s")
     took = time.monotonic() - began
     assert made.chosen is not None and made.chosen.recovery is not None
     assert made.chosen.recovery.steps > 0 and 0.8 * 8 < took < 1.1 * 8 + 1
-    small = prune(toys_recovery.encoder(), ratio=0.25, data=feeds, provider="cpu", time="0.01s")
+    small = prune(toys.encoder(), ratio=0.25, data=feeds, provider="cpu", time="0.01s")
     assert small.chosen is not None and small.chosen.drift is not None

@@ -13,7 +13,7 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.neighbours import MOST_NUMBERS, ROWS_EACH, Neighbours, neighbours_of
 from onnxheadprune.training.optimizer import EVERY, Pull
-from tests import toys_recovery
+from tests.graphs import toys
 from tests.training.trainings import EPOCHS, Stop, trained
 
 ROWS = 8 * ROWS_EACH
@@ -59,7 +59,7 @@ def test_a_large_table_is_looked_through_in_part() -> None:
 
 
 def test_a_table_of_few_rows_has_no_neighbours() -> None:
-    view = view_of(toys_recovery.encoder())
+    view = view_of(toys.encoder())
     assert neighbours_of(view, graph_inputs(view)) is None
 
 
@@ -82,7 +82,7 @@ def test_a_pull_goes_a_share_of_the_way_back() -> None:
 
 def with_rows(count: int) -> ModelProto:
     """The encoder with a table of so many rows, of which its sentences use the first few."""
-    model = toys_recovery.encoder()
+    model = toys.encoder()
     table = next(tensor for tensor in model.graph.initializer if tensor.name == "embed")
     own = numpy_helper.to_array(table)
     more = np.random.default_rng(9).standard_normal((count - len(own), own.shape[1])).astype(np.float32)

@@ -41,11 +41,11 @@ from onnxheadprune.training.rate import (
 )
 from onnxheadprune.training.subject import Subject, differentiated
 from onnxheadprune.training.targets import hidden_states
-from tests import toys, toys_recovery, toys_scores
+from tests.graphs import toys
 
 
 def sentences(**given: Any) -> Calibration:
-    return calibration_data(toys_recovery.sentences(**given), view_of(toys_recovery.encoder()))
+    return calibration_data(toys.sentences(**given), view_of(toys.encoder()))
 
 
 def tokens(ids: Any) -> list[list[int]]:
@@ -63,7 +63,7 @@ def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
     made = [row for feed in feeds for row in tokens(feed["input_ids"])]
     assert len(made) == len(known) and made not in (known, sorted(known))
     for row in made:
-        assert row[0] == toys_recovery.FIRST and row[-1] == toys_recovery.LAST
+        assert row[0] == toys.FIRST and row[-1] == toys.LAST
         # At most one neighbourhood is new: where the two were joined.
         assert sum(pair not in pairs for pair in pairwise(row)) <= 1
     for feed in feeds:
@@ -79,17 +79,17 @@ def test_epochs_are_new_and_follow_from_the_seed() -> None:
 
 
 def test_left_padding_and_other_positions_are_told_apart() -> None:
-    feeds = toys_recovery.sentences()
+    feeds = toys.sentences()
     for feed in feeds:
         for name in feed:
             feed[name] = np.stack([np.roll(row, np.sum(row == 0)) for row in feed[name]])
-    found = Sequences.of(calibration_data(feeds, view_of(toys_recovery.encoder())))
-    assert found is not None and all(row["input_ids"][0] == toys_recovery.FIRST for row in found.rows)
+    found = Sequences.of(calibration_data(feeds, view_of(toys.encoder())))
+    assert found is not None and all(row["input_ids"][0] == toys.FIRST for row in found.rows)
 
 
 @pytest.mark.parametrize("rows", [8, 20])
 def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
-    data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds=4, rows=rows))[2]
+    data = toys.parts(toys.stack(), toys.ids(feeds=4, rows=rows))[2]
     batches = Batches(data)
     feeds = list(batches.round(1, np.random.default_rng(0)))
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
@@ -202,18 +202,21 @@ def test_data_are_spliced_until_there_are_enough() -> None:
 
 
 def test_tables_and_what_acts_on_positions_are_not_trained() -> None:
-    view = view_of(toys_recovery.encoder())
+    view = view_of(toys.encoder())
     assert set(view.main.values).issuperset(trainable(view))
     assert set(trainable(view)) == {
-        tensor.name
-        for tensor in view.model.graph.initializer
-        if "weight" in tensor.name or "bias" in tensor.name
+        tensor.name for tensor in view.model.graph.initializer if tensor.name.startswith("layer")
     }
 
 
 def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
-    found = [state.value.name for state in hidden_states(view_of(toys_recovery.encoder()))]
-    assert found == ["between0", "stream1", "between1", "stream2"]
+    found = [state.value.name for state in hidden_states(view_of(toys.encoder()))]
+    assert found == [
+        "layer0.attn.norm.out",
+        "layer0.ffn.norm.out",
+        "layer1.attn.norm.out",
+        "last_hidden_state",
+    ]
     found = [state.value.name for state in hidden_states(view_of(toys.attention()))]
     assert found == ["y"]
 
@@ -222,10 +225,10 @@ def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
 
 
 def test_tokens_are_pooled_only_if_the_batch_is_the_first_axis() -> None:
-    view, data = view_of(toys_recovery.encoder()), sentences()
+    view, data = view_of(toys.encoder()), sentences()
     turned = replace(data, inputs=tuple(replace(item, dims=item.dims[::-1]) for item in data.inputs))
     main = MainOutput("last_hidden_state", False)
-    subject = Subject(view, main, toys_recovery.encoder(), None, AS_BEFORE, {})
+    subject = Subject(view, main, toys.encoder(), None, AS_BEFORE, {})
     assert [differentiated(subject, one)[1].pooled for one in (data, turned)] == [True, False]
 
 

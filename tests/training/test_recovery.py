@@ -21,11 +21,11 @@ from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import rows_of
-from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
+from tests.graphs import toys
 from tests.training.trainings import HEADS, UNSEEN, drift
 
-SENTENCES = toys_recovery.sentences()
+SENTENCES = toys.sentences()
 
 
 def recovered(output: Path | None = None, **given: Any) -> PruneResult:
@@ -35,7 +35,7 @@ def recovered(output: Path | None = None, **given: Any) -> PruneResult:
         "refit": False,
         "provider": "cpu",
     }
-    return prune(toys_recovery.encoder(), output, heads=HEADS, **{**settings, **given})
+    return prune(toys.encoder(), output, heads=HEADS, **{**settings, **given})
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
 
 
 def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
-    plain = prune(toys_recovery.encoder(), heads=HEADS, provider="cpu")
+    plain = prune(toys.encoder(), heads=HEADS, provider="cpu")
     assert drift(result.model) < 0.8 * drift(plain.model)
 
 
 @pytest.mark.slow
 def test_recovery_with_a_scalar_as_the_first_input() -> None:
-    model = toys_recovery.encoder()
+    model = toys.encoder()
     model.graph.input.insert(0, helper.make_tensor_value_info("strength", TensorProto.FLOAT, []))
     position = next(at for at, node in enumerate(model.graph.node) if node.output[0] == "stream0")
     model.graph.node[position].output[0] = "normalized"
@@ -66,7 +66,7 @@ def test_recovery_with_a_scalar_as_the_first_input() -> None:
 
 @pytest.mark.slow
 def test_recovery_with_a_boolean_mask() -> None:
-    model = toys_recovery.encoder()
+    model = toys.encoder()
     model.graph.input[1].type.tensor_type.elem_type = TensorProto.BOOL
     data = [{**feed, "attention_mask": feed["attention_mask"] != 0} for feed in SENTENCES]
     found = prune(model, heads=HEADS, data=data, recover=6, refit=False, provider="cpu")
@@ -76,9 +76,9 @@ def test_recovery_with_a_boolean_mask() -> None:
 
 def test_the_verdict_tells_what_is_taken_and_from_what(result: PruneResult) -> None:
     assert result.validation is not None and result.validation.passed
-    assert "24 tensors, trained in" in result.validation.reason
+    assert "22 tensors, trained in" in result.validation.reason
     assert "on data that no step has seen" in result.validation.reason
-    again = validate(toys_recovery.encoder(), result.model, data=UNSEEN, provider="cpu")
+    again = validate(toys.encoder(), result.model, data=UNSEEN, provider="cpu")
     assert again.passed and "no step has seen" not in again.reason
 
 
@@ -97,7 +97,7 @@ def test_the_document_tells_how_it_went(result: PruneResult) -> None:
 @pytest.mark.slow
 def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneResult, tmp_path: Path) -> None:
     source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save(toys.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
     settings: dict[str, Any] = {"data": SENTENCES, "recover": 6, "provider": "cpu"}
     stored = prune(source, out, heads=HEADS, refit=False, **settings)
     assert stored.validation is not None and stored.validation.passed
@@ -112,11 +112,11 @@ def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneRes
 
 def test_rows_of_removed_heads_are_as_they_were(result: PruneResult) -> None:
     assert result.chosen is not None and result.chosen.recovery is not None
-    before = {item.name: numpy_helper.to_array(item) for item in toys_recovery.encoder().graph.initializer}
-    after = result.chosen.recovery.stored["out_weight0"]
-    gone = np.repeat([False, True, True, False], toys_recovery.SIZE)
-    assert np.array_equal(after[gone], before["out_weight0"][gone])
-    assert not np.array_equal(after[~gone], before["out_weight0"][~gone])
+    before = {item.name: numpy_helper.to_array(item) for item in toys.encoder().graph.initializer}
+    after = result.chosen.recovery.stored["layer0.attn.out.weight"]
+    gone = np.repeat([False, True, True, False], toys.HEAD_SIZE)
+    assert np.array_equal(after[gone], before["layer0.attn.out.weight"][gone])
+    assert not np.array_equal(after[~gone], before["layer0.attn.out.weight"][~gone])
     assert "embed" not in result.chosen.recovery.stored
 
 
@@ -133,7 +133,7 @@ def test_a_tensor_that_no_training_changes_is_not_taken(result: PruneResult) -> 
     record["tensors"].append("embed")
     record["digests"]["embed"] = digest(other)
     set_metadata(forged, COMPENSATED_KEY, json.dumps(record))
-    verdict = validate(toys_recovery.encoder(), forged, provider="cpu")
+    verdict = validate(toys.encoder(), forged, provider="cpu")
     assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
 
 
@@ -144,7 +144,7 @@ def test_without_the_mark_of_training_normalisations_are_not_taken(result: Prune
     record = json.loads(next(item.value for item in forged.metadata_props if item.key == COMPENSATED_KEY))
     assert record["steps"] > 0
     set_metadata(forged, COMPENSATED_KEY, json.dumps(record | {"steps": 0}))
-    verdict = validate(toys_recovery.encoder(), forged, provider="cpu")
+    verdict = validate(toys.encoder(), forged, provider="cpu")
     assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
 
 
@@ -152,7 +152,9 @@ def test_without_the_mark_of_training_normalisations_are_not_taken(result: Prune
 def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
     same, other = recovered(), recovered(seed=1)
     assert same.chosen is not None and other.chosen is not None and result.chosen is not None
-    numbers = [item.chosen.recovery.stored["out_weight0"].tobytes() for item in (result, same, other)]  # type: ignore
+    numbers = [
+        item.chosen.recovery.stored["layer0.attn.out.weight"].tobytes() for item in (result, same, other)
+    ]  # type: ignore
     assert numbers[0] == numbers[1] != numbers[2]
 
 
@@ -161,7 +163,7 @@ def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
 
 @pytest.mark.slow
 def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) -> None:
-    model = toys_recovery.encoder(dtype=np.float16)
+    model = toys.encoder(dtype=np.float16)
     found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
@@ -170,8 +172,8 @@ def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_quantized_weights_are_trained_through_their_levels() -> None:
-    model = toys_scores.stack(quantized=True)
-    found = prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=8, refit=False, provider="cpu")
+    model = toys.stack(quantized=True)
+    found = prune(model, heads={0: [1]}, data=toys.ids(), recover=8, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None
     stored, held = found.chosen.recovery.stored, found.chosen.recovery.constant
     name = "layer0.attn.out.weight"
@@ -181,29 +183,27 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
 
 @pytest.mark.slow
 def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
-    model, fusion = fuse(toys_recovery.encoder(), "contrib")
+    model, fusion = fuse(toys.encoder(), "contrib")
     assert len(fusion.made) == 2
     found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
-    assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
+    assert {"layer0.attn.q.weight", "layer1.attn.v.weight"} <= set(found.chosen.recovery.trained)
 
 
 @pytest.mark.slow
 def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
-    model = toys_scores.stack()
+    model = toys.stack()
     model.opset_import[0].version = 12
-    found = prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=4, refit=False, provider="cpu")
+    found = prune(model, heads={0: [1]}, data=toys.ids(), recover=4, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None and found.chosen.recovery.best
     assert found.model.opset_import[0].version == 12
 
 
 @pytest.mark.slow
 def test_cuts_that_are_stored_several_times_stay_alike() -> None:
-    model = toys_scores.stack(shared=True)
-    found = prune(
-        model, heads={0: [1], 1: [2]}, data=toys_scores.ids(), recover=1, refit=False, provider="cpu"
-    )
+    model = toys.stack(shared=True)
+    found = prune(model, heads={0: [1], 1: [2]}, data=toys.ids(), recover=1, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None
     assert any("several cuts" in reason for reason in found.chosen.recovery.constant.values())
 
@@ -211,9 +211,9 @@ def test_cuts_that_are_stored_several_times_stay_alike() -> None:
 def test_blocks_of_four_bits_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"packed in blocks .* recover the model before it is quantized"):
         prune(
-            toys_nbits.packed(toys_scores.stack(), 0),
+            toys.packed(toys.stack(), 0),
             heads={0: [1]},
-            data=toys_scores.ids(),
+            data=toys.ids(),
             recover=1,
             provider="cpu",
         )
@@ -221,26 +221,28 @@ def test_blocks_of_four_bits_are_refused() -> None:
 
 def test_an_output_without_gradients_is_refused_before_work() -> None:
     """A product of rounded activations has none, and here every way to the output leads through one."""
-    model = toys_scores.stack(layers=1)
+    model = toys.stack(layers=1)
     node = next(node for node in model.graph.node if list(node.output) == ["logits"])
     node.input[0] = "rounded"
-    model.graph.node.insert(len(model.graph.node) - 1, helper.make_node("Round", ["layer0.out"], ["rounded"]))
+    model.graph.node.insert(
+        len(model.graph.node) - 1, helper.make_node("Round", ["layer0.ffn.stream"], ["rounded"])
+    )
     model.graph.node.append(helper.make_node("Sign", ["logits"], ["signs"]))
     model.graph.output[0].name = "signs"
     with pytest.raises(RefusedError, match="no gradient of signs reaches a weight"):
-        prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=1, provider="cpu")
+        prune(model, heads={0: [1]}, data=toys.ids(), recover=1, provider="cpu")
 
 
 def test_weights_in_double_precision_are_refused_before_work() -> None:
-    model = toys_recovery.encoder(dtype=np.float64)
+    model = toys.encoder(dtype=np.float64)
     with pytest.raises(RefusedError, match="stored in double precision, and training is in single precision"):
         prune(model, heads=HEADS, data=SENTENCES, recover=1, refit=False, provider="cpu")
 
 
 @pytest.mark.slow
 def test_a_model_that_says_always_the_same_is_refused() -> None:
-    model = toys_recovery.encoder()
-    toys.set_initializer(model, "norm2_weight1", np.zeros(toys_recovery.WIDTH, np.float32))
+    model = toys.encoder()
+    toys.set_initializer(model, "layer1.ffn.norm.gain", np.zeros(toys.ENCODER["hidden"], np.float32))
     with pytest.raises(UsageError, match="is the same for all of"):
         prune(model, heads=HEADS, data=SENTENCES, recover=1, refit=False, provider="cpu")
 
@@ -252,7 +254,7 @@ def test_a_model_that_says_always_the_same_is_refused() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model, its cut, and sentences for both."""
     monkeypatch.chdir(tmp_path)
-    onnx.save(toys_recovery.encoder(), "model.onnx")
+    onnx.save(toys.encoder(), "model.onnx")
     prune("model.onnx", "pruned.onnx", heads=HEADS, provider="cpu")
     Path("data").mkdir()
     for number, feed in enumerate(SENTENCES):
@@ -303,7 +305,9 @@ def test_a_refit_that_has_seen_the_judge_is_made_again(folder: Path) -> None:
 @pytest.mark.slow
 def test_what_is_no_cut_of_the_model_is_not_recovered(folder: Path, command: Callable[..., Outcome]) -> None:
     damaged = onnx.load("pruned.onnx")
-    toys.set_initializer(damaged, "up_weight0", toys.get_initializer(damaged, "up_weight0") + 1)
+    toys.set_initializer(
+        damaged, "layer0.ffn.up.weight", toys.get_initializer(damaged, "layer0.ffn.up.weight") + 1
+    )
     onnx.save(damaged, "pruned.onnx")
     outcome = command("recover", "model.onnx", "pruned.onnx", "--data", "data", "-o", "out.onnx")
     assert outcome.exit_code == 1 and "not shown to be a cut" in outcome.stderr
@@ -352,7 +356,7 @@ def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pyt
     monkeypatch.setattr("onnxheadprune.training.targets.KEPT_BYTES", 0)
     again = recovered()
     assert again.model.SerializeToString() == result.model.SerializeToString()
-    view = view_of(toys_recovery.encoder())
+    view = view_of(toys.encoder())
     data = calibration_data(SENTENCES, view)
     each = max(output_bytes(view, item) // rows_of(item.feed, data.inputs) for item in data.samples)
     monkeypatch.setattr("onnxheadprune.training.recover.STEP_BYTES", 4 * each + 1)
@@ -361,4 +365,4 @@ def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pyt
     assert pieces.chosen is not None and result.chosen is not None
     small, usual = pieces.chosen.recovery, result.chosen.recovery
     assert small is not None and usual is not None and small.steps > 3 * usual.steps
-    assert drift(pieces.model) < drift(prune(toys_recovery.encoder(), heads=HEADS, provider="cpu").model)
+    assert drift(pieces.model) < drift(prune(toys.encoder(), heads=HEADS, provider="cpu").model)

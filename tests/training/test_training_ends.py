@@ -10,7 +10,7 @@ import pytest
 from onnxheadprune import UsageError, prune
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.training.checkpoint import beside
-from tests import toys_recovery
+from tests.graphs import toys
 from tests.training.trainings import EPOCHS, Stop, drift, trained
 
 
@@ -48,9 +48,9 @@ def test_where_no_step_is_better_the_start_is_kept(monkeypatch: pytest.MonkeyPat
 )
 def test_a_recovery_is_never_worse_than_none(count: int, epochs: int, refit: bool, kept: bool) -> None:
     """Where data is scarce, a few epochs lose against a refit on all data, and many win."""
-    feeds = [feed for seed in range(8) for feed in toys_recovery.sentences(seed=seed)][: count // 8]
+    feeds = [feed for seed in range(8) for feed in toys.sentences(seed=seed)][: count // 8]
     model, seen = (
-        toys_recovery.encoder(),
+        toys.encoder(),
         {"data": feeds, "refit": refit, "provider": "cpu", "validate": False},
     )
     plain = prune(model, ratio=0.375, **seen)
@@ -66,7 +66,7 @@ def test_a_recovery_is_never_worse_than_none(count: int, epochs: int, refit: boo
         assert made.model == plain.model and made.chosen.drift == plain.chosen.drift
         assert "calibration data" in document["drift_measured_on"]
     assert document["recovery"]["rejected"] == found.rejected
-    unseen = toys_recovery.sentences(count=400, seed=99)
+    unseen = toys.sentences(count=400, seed=99)
     is_nearer = drift(made.model, unseen) < 0.95 * drift(plain.model, unseen)
     assert (found.rejected is None) == is_nearer == (kept or not refit)
     remarks = [part.text for part in made.facts().parts if isinstance(part, Fact)]

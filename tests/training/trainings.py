@@ -10,24 +10,24 @@ from onnx import ModelProto
 
 from onnxheadprune import Recovery, prune, validate
 from onnxheadprune.runtime.feeds.generate import Feed
-from tests import toys_recovery
+from tests.graphs import toys
 
 HEADS = {0: [1, 2], 1: [0]}
 EPOCHS = 4
-UNSEEN = toys_recovery.sentences(seed=77)
+UNSEEN = toys.sentences(seed=77)
 
 
 def trained(output: Path | None = None, model: ModelProto | None = None, **given: Any) -> Recovery:
     settings: dict[str, Any] = {"recover": EPOCHS, "refit": False, "provider": "cpu"}
-    model = model or toys_recovery.encoder()
-    result = prune(model, output, heads=HEADS, data=toys_recovery.sentences(), **{**settings, **given})
+    model = model or toys.encoder()
+    result = prune(model, output, heads=HEADS, data=toys.sentences(), **{**settings, **given})
     assert result.chosen is not None and result.chosen.recovery is not None
     return result.chosen.recovery
 
 
 def drift(model: ModelProto, data: Sequence[Feed] = UNSEEN) -> float:
     """Return the drift of a pruned encoder on held-out sentences."""
-    found = validate(toys_recovery.encoder(), model, data=data, provider="cpu").drift
+    found = validate(toys.encoder(), model, data=data, provider="cpu").drift
     assert found is not None and found.value is not None
     return found.value
 

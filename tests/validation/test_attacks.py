@@ -12,7 +12,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
-from tests import attacks, toys
+from tests import attacks
+from tests.graphs import toys
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, inspect, validate
 from onnxheadprune.model.graph.operator import OPERATORS as RECORDS
-from tests import attacks, toys
+from tests import attacks
 from tests.broken_nodes import PLACES, broken, operators_with_rules, with_broken
+from tests.graphs import toys
 
 OPERATORS = operators_with_rules()
 

@@ -13,8 +13,9 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
 from onnxheadprune.model.bodies import bodies_of
-from tests import attacks, toys
+from tests import attacks
 from tests.attacks import with_body
+from tests.graphs import toys
 
 NO_PART = {"doc_string", "metadata_props"}
 """Fields that declare nothing."""

@@ -13,7 +13,8 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.graph import compared
 from onnxheadprune.validation.result import Likeness
-from tests import attacks, toys
+from tests import attacks
+from tests.graphs import toys
 
 MODELS = {
     "text": attacks.text_model,

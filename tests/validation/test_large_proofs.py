@@ -24,10 +24,10 @@ from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.runs import SPARED
-from tests import toys, toys_scores
+from tests.graphs import toys
 
 HEADS = "0:1 1:0,3"
-DATA: Any = toys_scores.ids(24)
+DATA: Any = toys.ids(24)
 HERE = Provider(CPU, "test")
 
 
@@ -40,7 +40,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(module, "BIG", 100)
     monkeypatch.setattr("onnxheadprune.validation.runs.SPARED", 0)
     path = tmp_path / "model.onnx"
-    save_model(toys_scores.stack(), path, external=True)
+    save_model(toys.stack(), path, external=True)
     return path
 
 
@@ -64,14 +64,14 @@ def test_one_of_several_large_models_is_open_at_a_time(large: Path) -> None:
 
 def test_small_models_stay_open() -> None:
     turns = Turns(SPARED)
-    first, second = (Session(toys_scores.stack(), HERE).taking(turns) for _ in range(2))
+    first, second = (Session(toys.stack(), HERE).taking(turns) for _ in range(2))
     turns.rest()
     assert is_open(first) and is_open(second)
 
 
 def test_a_model_in_memory_takes_its_turn_too() -> None:
     turns, feed = Turns(), DATA[0]
-    first, second = (Session(toys_scores.stack(), HERE).taking(turns) for _ in range(2))
+    first, second = (Session(toys.stack(), HERE).taking(turns) for _ in range(2))
     assert not is_open(first)
     assert np.array_equal(first.run(feed)["logits"], second.run(feed)["logits"])
     assert not is_open(first)

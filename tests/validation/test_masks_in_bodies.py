@@ -15,7 +15,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.operator import GENERATES
-from tests import toys
+from tests.graphs import toys
 
 MASK = "onnxheadprune_mask"
 

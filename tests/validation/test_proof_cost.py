@@ -18,9 +18,9 @@ from onnxheadprune import validate
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.operators import view_of
 from onnxheadprune.validation.graph import undocumented
-from tests import toys
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
+from tests.graphs import toys
 
 MEGABYTE = 10**6
 MEMORY, TIMES = 300 * MEGABYTE, 5

@@ -16,7 +16,8 @@ from onnxheadprune import validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
-from tests import attacks, toys
+from tests import attacks
+from tests.graphs import toys
 
 HEADS = [1, 3]
 

@@ -14,32 +14,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxheadprune import Validation, apply_plan, plan_pruning, validate
 from onnxheadprune.runtime.tolerances import POWER, QUANTIZED
-from tests import attacks, toys
-from tests.toys_recovery import LAYER
+from tests import attacks
+from tests.graphs import toys
 
 WIDTH, INNER, LAYERS = 32, 96, 2
 STEP = 32
 """Weights are multiples of it, so that sums are few numbers and often the same ones."""
 SEEDS = tuple(range(6))
-HEAD = f"""
-<ir_version: 8, opset_import: ["" : 17]>
-encoder (float[1, 1, {WIDTH}] x) => (float[1, 1, 7] y)
-<int64[4] split = {{0, 0, 4, 8}}, int64[3] merge = {{0, 0, {WIDTH}}}, float half = {{0.35}}, float bias = {{0.0}}>
-{{
-    stream0 = Identity(x)
-"""
-SHAPES = {
-    **{f"{name}_weight": (WIDTH, WIDTH) for name in ("q", "k", "v", "out")},
-    "up_weight": (WIDTH, INNER),
-    "down_weight": (INNER, WIDTH),
-    "out_bias": (WIDTH,),
-    **{f"norm{number}_{part}": (WIDTH,) for number in (1, 2) for part in ("weight", "bias")},
-}
 QUANTIZED_TYPES = ("MatMul", "Add", "Softmax", "LayerNormalization", "Reshape", "Transpose", "Tanh")
 
 
@@ -49,14 +35,10 @@ def array_of(model: ModelProto, name: str) -> Any:
 
 def encoder(seed: int) -> ModelProto:
     """Float, for one token."""
-    layers = "".join(LAYER.replace("@", str(layer)).replace("%", str(layer + 1)) for layer in range(LAYERS))
-    model = parser.parse_model(f"{HEAD}{layers}    y = MatMul(stream{LAYERS}, head)\n}}")
-    random = np.random.default_rng(seed)
-    shapes = {f"{name}{layer}": shape for layer in range(LAYERS) for name, shape in SHAPES.items()}
-    for name, shape in {**shapes, "head": (WIDTH, 7)}.items():
-        array = random.standard_normal(shape) / np.sqrt(shape[0])
-        array = 1 + 0.1 * array if "norm" in name and "weight" in name else array
-        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    model = toys.stack(reads="x", hidden=WIDTH, size=8, inner=INNER, norms="post", even=True, seed=seed)
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim[:2]:
+            dim.dim_value = 1
     return model
 
 
@@ -139,9 +121,9 @@ def wrong_neuron(seed: int) -> ModelProto:
 
 def corrupted_weight(seed: int) -> ModelProto:
     model = cut(quantized(seed), third(seed))
-    weight = array_of(model, "down_weight0_quantized")
+    weight = array_of(model, "layer0.ffn.down.weight_quantized")
     weight[3, 5] += -64 if weight[3, 5] > 0 else 64
-    toys.set_initializer(model, "down_weight0_quantized", weight)
+    toys.set_initializer(model, "layer0.ffn.down.weight_quantized", weight)
     return model
 
 
@@ -152,7 +134,9 @@ def stale_scale(seed: int) -> ModelProto:
     the border, it moves the outputs as rounding does.
     """
     model = cut(quantized(seed), third(seed))
-    toys.set_initializer(model, "down0_scale", array_of(model, "down0_scale") * np.float32(4))
+    toys.set_initializer(
+        model, "layer0.ffn.down_scale", array_of(model, "layer0.ffn.down_scale") * np.float32(4)
+    )
     return model
 
 

@@ -14,16 +14,17 @@ from onnxheadprune import ModelError, Validation, plan_pruning, prune, validate
 from onnxheadprune.choosing.compensation.record import sealed
 from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REFIT_ENTRY, units_entry
 from onnxheadprune.model.load import open_structure
-from tests import attacks, toys, toys_scores
+from tests import attacks
+from tests.graphs import toys
 
 HEADS = "0:1 1:0,3"
 HEADS_KEY = units_entry("heads").key
-DATA: Any = toys_scores.ids(24)
+DATA: Any = toys.ids(24)
 
 
 @pytest.fixture(scope="module")
 def made() -> tuple[ModelProto, ModelProto]:
-    original = toys_scores.stack()
+    original = toys.stack()
     return original, prune(original, heads=HEADS, data=DATA, refit=True, provider="cpu").model
 
 
@@ -172,7 +173,7 @@ def test_a_record_that_is_none_is_named(text: str) -> None:
 
 @pytest.mark.slow
 def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
-    original = toys_scores.stack()
+    original = toys.stack()
     first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, heads="1:0-3", provider="cpu").model
     assert check(first, second).verdict == "passed"
@@ -182,7 +183,7 @@ def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
 @pytest.mark.slow
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
-    original = toys_scores.stack()
+    original = toys.stack()
     first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, heads="0:2", provider="cpu").model
     before, after = REFIT_ENTRY.read(first), REFIT_ENTRY.read(second)

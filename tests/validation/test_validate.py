@@ -28,7 +28,7 @@ from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.validation import runs
 from onnxheadprune.validation.result import shows
-from tests import attacks, toys
+from tests import attacks
 from tests.corruptions import (
     one_corrupted_weight,
     record,
@@ -37,6 +37,7 @@ from tests.corruptions import (
     wrong_head_in_the_record,
 )
 from tests.graph_builder import GraphBuilder
+from tests.graphs import toys
 
 Corruption = Callable[[ModelProto], None]
 

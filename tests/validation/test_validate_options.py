@@ -17,9 +17,10 @@ from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.validation import runs
 from onnxheadprune.validation.result import drift_gate
-from tests import attacks, toys
+from tests import attacks
 from tests.conftest import Command
 from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
+from tests.graphs import toys
 
 ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import ModelProto
 
-from tests import toys_generation
+from tests.graphs import fused
 from tests.vocabulary.graphs import FRONT, GRAPHS, STATES, TABLE, TIED, graph, images_at
 
 HEAD_12 = f"{TABLE}, float[6, 12] head"
@@ -188,6 +188,6 @@ REFUSED: dict[str, Callable[[], ModelProto]] = {
         output=STATES,
     ),
     "moved ids": GRAPHS["moved_ids"],
-    "generating": lambda: toys_generation.generator(),
+    "generating": lambda: fused.generator(),
 }
 """In each a node would keep the old ids; `tests/screens/vocabulary.txt` shows that it is named."""

@@ -11,8 +11,8 @@ import pytest
 
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.integrations.cutting import cut, settings_of
-from tests import toys_scores
 from tests.conftest import Command
+from tests.graphs import toys
 
 KEPT = (*range(10), 11, 17)
 
@@ -22,7 +22,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, a list of tokens and data, of which a part has tokens that are removed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
-    onnx.save(toys_scores.stack(), tmp_path / "models" / "m.onnx")
+    onnx.save(toys.stack(), tmp_path / "models" / "m.onnx")
     (tmp_path / "keep.txt").write_text("\n".join(map(str, KEPT)), "utf-8")
     ids = np.random.default_rng(0).choice(KEPT, (24, 6))
     ids[:5, 2] = 18

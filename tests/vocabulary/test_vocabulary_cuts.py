@@ -18,8 +18,8 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
-from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
 from tests.conftest import Command
+from tests.graphs import exits, pairs, toys
 from tests.vocabulary.graphs import (
     GRAPHS,
     KEPT,
@@ -120,7 +120,7 @@ def test_a_wrong_table_is_seen(command: Command, tmp_path: Path, damage: str) ->
 
 @pytest.mark.slow
 def test_it_goes_with_heads_neurons_and_layers_in_one_call(command: Command, tmp_path: Path) -> None:
-    path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
+    path, out = written(tmp_path / "model.onnx", toys.stack()), tmp_path / "out.onnx"
     kept = np.array([0, 2, 4, 5, 6, 11, 18])
     cut = ["--heads", "0:1", "--neurons", "1:0,3", "--layers", "attn.1"]
     shown = command("prune", path, "-o", out, "--vocab", kept_file(tmp_path, kept), *cut, "-v")
@@ -142,7 +142,7 @@ def test_it_goes_with_heads_neurons_and_layers_in_one_call(command: Command, tmp
 
 @pytest.mark.slow
 def test_a_choice_by_data_sees_new_ids(command: Command, tmp_path: Path) -> None:
-    path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
+    path, out = written(tmp_path / "model.onnx", toys.stack()), tmp_path / "out.onnx"
     ids = np.random.default_rng(0).integers(0, 12, (40, 6))
     ids[:5, 2] = 17
     np.savez(tmp_path / "data.npz", input_ids=ids)
@@ -211,12 +211,12 @@ def test_a_plan_can_be_applied() -> None:
 
 @pytest.mark.slow
 def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path) -> None:
-    model = toys_exits.nested()
+    model = exits.nested()
     embed = helper.make_node("Gather", ["words", "ids"], ["x"])
     name = model.graph.input[0].name
     embed.output[0] = name
     model.graph.node.insert(0, embed)
-    words = np.random.default_rng(3).uniform(-1, 1, (9, toys_exits.WIDTH)).astype(np.float32)
+    words = np.random.default_rng(3).uniform(-1, 1, (9, exits.WIDTH)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(words, "words"))
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "seq"]))
     path, out = written(tmp_path / "model.onnx", model), tmp_path / "out.onnx"
@@ -237,9 +237,7 @@ def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make", [toys_layers.merged, toys_layers.decoder, lambda: toys_seq2seq.decoder(past=True)]
-)
+@pytest.mark.parametrize("make", [toys.merged, toys.decoder, lambda: pairs.decoder(past=True)])
 def test_decoders_with_caches(make: Callable[[], ModelProto]) -> None:
     made = ohp.prune(make(), vocab=[0, 2, 3, 5, 7, 8, 12, 18], provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"

@@ -16,9 +16,9 @@ from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import quantizing
-from tests import toys, toys_nbits, toys_scores
+from tests.graphs import toys
 
-DATA = toys_scores.ids(12, 8)
+DATA = toys.ids(12, 8)
 QUICK: dict[str, Any] = {"batch": 2, "repeats": 5, "threads": 1}
 
 
@@ -29,7 +29,7 @@ def keys(model: onnx.ModelProto) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quantize") / "toy.onnx"
-    onnx.save(toys_scores.stack(), path)
+    onnx.save(toys.stack(), path)
     return path
 
 
@@ -151,7 +151,7 @@ def test_levels_survive_packing(bits: int) -> None:
 
 
 def test_blocks_of_four_bits_are_read_and_written() -> None:
-    model = toys_nbits.packed(toys.attention(hidden=32), 0)
+    model = toys.packed(toys.attention(hidden=32), 0)
     nodes = [node for node in view_of(model).main.nodes if node.op_type == "MatMulNBits"]
     floats = {
         item.name: onnx.numpy_helper.to_array(item) for item in toys.attention(hidden=32).graph.initializer

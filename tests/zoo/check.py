@@ -143,70 +143,39 @@ class _Check:
         known = {site.index for site in self.matched.values()}
         left = [site for site in self.sites if site.index not in known]
         # A site that is refused may be an attention without a projection, which the case does not list.
-        extra = [site for site in left if site.removable] if self.package else []
+        named = self.package or self.folder.case["expect"] == "no-site"
+        extra = [site for site in left if site.removable] if named else []
         counted = len(self.sites.near_misses) + len(left) - len(extra) + sum(site is not None for site in own)
         return {
             "found": counts,
             "kinds": kinds,
             "extra": tuple(f"site {site.index} ({site.name})" for site in extra),
             "misses": self._general({miss.reason.sentence for miss in self.sites.near_misses}),
-            "silent": max(0, len(self.cores) - counted) if self.package else 0,
+            "silent": max(0, len(self.cores) - counted),
         }
 
     def _heads(self) -> Verdict:
         """Cuts all head sets. Those of a package each concern one attention, so that one spoils no other."""
-        expect = self.folder.case["expect"]
-        if not self.package and (expect == "no-site" or self.whole is None):
-            return self._without_sites(expect)
-        if self.package and not self.cores:
-            return Verdict(Outcome.NO_SITE)
-        own = (
-            {site.reason.sentence for site in self.sites if site.reason is not None}
-            if self.package
-            else set()
-        )
-        sets = self.folder.head_sets.items()
+        sites, able = self.sites, self._possible
+        reasons = {site.reason.sentence for site in sites if site.reason is not None}
         cuts = [
             head_cut(name, index, heads, self.matched)
-            for index, (name, heads) in enumerate(sets)
-            if self._possible(heads)
+            for index, (name, heads) in enumerate(self.folder.head_sets.items())
+            if able(heads)
         ]
-        verdict = self._made(HEADS, cuts, own, len(self.sites))
-        if verdict.outcome.is_failure or (expect == "exact" and verdict.equal):
+        verdict = self._made(HEADS, cuts, reasons, len(sites))
+        if verdict.outcome.is_failure or verdict.equal:
             return verdict
-        if verdict.refusals or (self.package and self.sites.near_misses):
-            return replace(verdict, outcome=Outcome.REFUSED)
-        return replace(verdict, outcome=Outcome.UNEXPECTED, wrong=("no head set was refused",))
+        told = verdict.refusals or self._general({miss.reason.sentence for miss in sites.near_misses})
+        return replace(verdict, outcome=Outcome.REFUSED if told else Outcome.NO_SITE, refusals=told)
 
     def _possible(self, heads: list[list[int]]) -> bool:
-        """Whether a set of a package concerns only sites that can lose these heads."""
-        gone = [place for place, removed in enumerate(heads) if removed]
-        return not self.package or all(
-            place in self.matched
-            and self.matched[place].removable
-            and max(heads[place]) < self.matched[place].num_heads
-            for place in gone
+        """Whether a set concerns only sites that are found, and of a package only such that can lose these heads."""
+        sites = [(self.matched.get(place), removed) for place, removed in enumerate(heads) if removed]
+        return all(
+            site is not None and (not self.package or (site.removable and max(removed) < site.num_heads))
+            for site, removed in sites
         )
-
-    def _without_sites(self, expect: str) -> Verdict:
-        """Where not every projection has a site: is that expected, and does the engine say why?"""
-        able = [site.name for site in self.sites if site.removable]
-        reasons = [site.reason.sentence for site in self.sites if site.reason is not None]
-        reasons += [miss.reason.sentence for miss in self.sites.near_misses]
-        found = f"{len(self.sites)} sites for {len(self.folder.projections)} projections"
-        outcome, wrong = Outcome.UNEXPECTED, ""
-        if expect == "exact":
-            wrong = found
-        elif able:
-            wrong = f"{', '.join(able)} should not be removable"
-        elif expect == "no-site":
-            outcome = Outcome.NO_SITE
-        elif reasons:
-            outcome = Outcome.REFUSED
-        else:
-            wrong = f"{found} and no near miss"
-        told = self._general(reasons)
-        return Verdict(outcome, len(self.sites), refusals=told, wrong=(wrong,) if wrong else ())
 
     def _units(self, kind: str) -> Verdict:
         """Cuts units of another kind, of which PyTorch is asked anew."""

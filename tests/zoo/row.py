@@ -160,19 +160,26 @@ class Row:
         found |= dict.fromkeys(self.miscounted, f"{self.found} for {self.true}")
         if self.extra:
             found["extra"] = f"{', '.join(self.extra)}: no attention of the module"
-        if self.package and not self.failed and (short := self._short()):
-            found.setdefault(HEADS, short)
+        if self.gap:
+            found.setdefault(HEADS, self.gap)
         return found
 
-    def _short(self) -> str:
-        """How a package's graph got less than it should, or more."""
+    @property
+    def is_short(self) -> bool:
+        """Whether an attention is no site."""
+        return self.sites < len(self.true.heads)
+
+    @property
+    def gap(self) -> str:
+        """How a graph got less than it should, or more, without a wrong model."""
+        if self.failed or HEADS not in self.verdicts:
+            return ""
         if self.silent:
             return f"{self.silent} attentions without a word"
         compared = self.verdicts[HEADS].compared
-        missing = self.expect == "exact" and (self.sites < len(self.true.heads) or not compared)
-        return (
-            f"{self.sites} sites, {compared} cuts" if missing or (self.expect != "exact" and compared) else ""
-        )
+        is_less = self.expect == "exact" and bool(self.true.heads) and (self.is_short or not compared)
+        is_more = self.expect != "exact" and compared
+        return f"{self.sites} sites, {compared} cuts" if is_less or is_more else ""
 
     @property
     def failures(self) -> dict[str, Verdict]:

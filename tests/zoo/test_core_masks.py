@@ -13,8 +13,8 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.graph_builder import GraphBuilder
+from tests.graphs.toys import HEAD_SIZE, HEADS, HIDDEN
 from tests.liveness.one_node import run
-from tests.toys import HEAD_SIZE, HEADS, HIDDEN
 from tests.zoo.core_masks import silenced_cores
 
 WIDTH = HEADS * HEAD_SIZE

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from tests.toys import HEAD_SIZE, HIDDEN, attention, get_initializer, no_attention, set_initializer
-from tests.toys import HEADS as COUNT
+from tests.graphs.toys import HEAD_SIZE, HIDDEN, attention, get_initializer, no_attention, set_initializer
+from tests.graphs.toys import HEADS as COUNT
 from tests.zoo.check import check
 from tests.zoo.row import HEADS, Outcome, Row
 from tests.zoo.runs import Runner
