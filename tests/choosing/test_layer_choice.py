@@ -95,12 +95,14 @@ def test_a_site_is_the_same_beside_layers_with_switches(added: str) -> None:
         assert [name.removesuffix(MADE) for name in site.projection_names] == [*before.projection_names]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("both", [False, True])
 def test_the_cheapest_bypasses_of_two_streams_are_chosen(both: bool) -> None:
     check_choice(Joint(both))
 
 
-@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.6])
+@pytest.mark.first_case
+@pytest.mark.parametrize("ratio", [0.5, 0.2, 0.6])
 def test_a_layer_counts_once_and_goes_in_place_of_what_is_inside(ratio: float) -> None:
     """Never a layer with units inside, and the share is of what a layer saves."""
     model = toys.decoder(4, norms="pre")

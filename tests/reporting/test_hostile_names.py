@@ -79,7 +79,7 @@ COMMANDS = {
     "fuse": ("fuse", "M", "-o", "O", "--dry-run"),
     "batch": ("batch", "DIR", "-o", "OUT", "--heads", "0:1"),
     "score": ("score", "M", "--method", "weight", "--heatmap", "H.svg"),
-    "bench": ("bench", "M", "M", "--batch", "1", "--seq", "4", "--repeats", "5"),
+    "bench": ("bench", "M", "M", "--batch", "1", "--seq", "4", "--repeats", "5", "--no-memory"),
     "validate": ("validate", "M", "M", "--heads", "0:1"),
     "no such site": (
         "prune",
@@ -99,7 +99,14 @@ COMMANDS = {
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_nothing_of_a_name_is_obeyed(
-    name: str, as_json: bool, model: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    as_json: bool,
+    model: Path,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short_clocks: None,
+    batch_in_process: None,
 ) -> None:
     import numpy as np
 

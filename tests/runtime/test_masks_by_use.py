@@ -203,6 +203,7 @@ def test_what_is_no_mask(name: str) -> None:
     assert graph_inputs(view_of(spelled(NO_MASKS[name])))[1].role is not Role.MASK
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_cut_is_proven_whatever_the_mask_is_called(name: str, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "model.onnx"

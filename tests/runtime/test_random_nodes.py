@@ -274,6 +274,7 @@ def added(text: str, place: str) -> ModelProto:
     return model
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("place", ["the graph", "a branch", "a loop", "a function"])
 @pytest.mark.parametrize("op_type", sorted({op_type for _, op_type in KEYS}))
 def test_a_random_node_that_the_original_lacks_is_no(op_type: str, place: str) -> None:

@@ -7,6 +7,7 @@ terminal. With `--json` each way in which a command ends has the same exit code 
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -31,17 +32,22 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kept = {path: path.read_bytes() for path in self._files()}
-        self.folders = {path for path in folder.rglob("*") if path.is_dir()}
-        self.stamps = self._stamps()
-        self.before = self.stamps
+        self.stamps = self.before = self._stamps()
+        self.kept = {path: Path(path).read_bytes() for path in self.stamps}
+        self.folders = {place for place, _, _ in os.walk(folder)}
         self.endings: set[tuple[str, int]] = set()
 
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
-
-    def _stamps(self) -> dict[Path, tuple[int, int]]:
-        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in self._files()}
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """Time and size of each file; after each command, so `Path` would take too long."""
+        found, waiting = dict[str, tuple[int, int]](), [str(self.folder)]
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file():
+                        found[entry.path] = (entry.stat().st_mtime_ns, entry.stat().st_size)
+        return found
 
     def put(self, named: dict[str, str]) -> None:
         """Add text files."""
@@ -53,20 +59,21 @@ class Desk:
     def changes(self) -> tuple[list[str], list[str]]:
         """The files that a command wrote or replaced, and those of them that were not its own."""
         before, self.before = self.before, self._stamps()
-        found = [path for path in {**self.before, **before} if before.get(path) != self.before.get(path)]
-        rows = [f"{'~' if path in before else '+'} {path.relative_to(self.folder)}" for path in found]
-        return rows, [str(path) for path in found if path in self.kept]
+        changed = [path for path in {**self.before, **before} if before.get(path) != self.before.get(path)]
+        found = sorted(changed, key=lambda path: (path not in self.before, Path(path)))
+        rows = [f"{'~' if path in before else '+'} {Path(path).relative_to(self.folder)}" for path in found]
+        return rows, [path for path in found if path in self.kept]
 
     def clear(self) -> None:
         """Restore all that was there, and remove the rest."""
         for path, stamp in self._stamps().items():
             if path not in self.kept:
-                path.unlink()
+                Path(path).unlink()
             elif stamp != self.stamps[path]:
-                path.write_bytes(self.kept[path])
-        for path in sorted(self.folder.rglob("*"), reverse=True):
-            if path.is_dir() and path not in self.folders:
-                path.rmdir()
+                Path(path).write_bytes(self.kept[path])
+        for place, _, _ in os.walk(self.folder, topdown=False):
+            if place not in self.folders:
+                Path(place).rmdir()
         self.before = self.stamps = self._stamps()
 
 
