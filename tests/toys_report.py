@@ -22,17 +22,6 @@ def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
         }
         for index in range(sites)
     ]
-    names = [f"layer.{index}.attention.{kind}" for index in range(sites) for kind in "qkvo"]
-    differences = [
-        {
-            "what": "narrowed",
-            "name": name,
-            "before": "64 x 64",
-            "after": "64 x 32",
-            "site": name.rpartition(".")[0],
-        }
-        for name in names
-    ]
     scores = {
         str(index): [0.01 * (head + 1) * (index + 1) for head in range(heads)] for index in range(sites)
     }
@@ -96,7 +85,6 @@ def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
             "versions": {"onnx": "1.20.0", "onnxruntime": "1.27.0"},
         },
         "warnings": [],
-        "differences": differences,
     }
 
 

@@ -89,7 +89,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
         with _progress_on(showing) as progress:
             result = run_prune(model, request, progress)
         details = result.facts().details
-        summary = result.summary() | would
+        summary = result.to_dict() | would
     facts = replace(result_of(summary, headline_of([None])).facts(), details=details)
     rows = list(answer_report(facts, command_line(leaving="--dry-run"), showing.report))
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Backup
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
-    from onnxheadprune.workflow.differences import Difference
 
 
 LATE = f"the call took longer than {named_setting('time')} allows: the shortest time that can be kept here is {{}} s"
@@ -85,7 +84,7 @@ class PruneResult(Displayed):
 
     def facts(self) -> Facts:
         """The gains and costs of the cut; its sites, the plan and the choice as details."""
-        told = result_of(self.summary(), self.headline).facts()
+        told = result_of(self.to_dict(), self.headline).facts()
         return replace(told, details=tuple(self._details()))
 
     def _details(self) -> Iterator[Part]:
@@ -172,17 +171,6 @@ class PruneResult(Displayed):
         return to_onnx_ir(self.model)
 
     @functools.cached_property
-    def differences(self) -> tuple[Difference, ...]:
-        """The differences between the pruned model and the original, name by name."""
-        if self.original is None:
-            return ()
-        from onnxheadprune.workflow.differences import Difference
-
-        compensation = None if self.chosen is None else self.chosen.compensation
-        refits = () if compensation is None else tuple(compensation.stored)
-        return Difference.between(self.original.proto, self.pruned.proto, self.plan, refits)
-
-    @functools.cached_property
     def operations(self) -> Operations | None:
         """Operations of one run, before and after; None where validation ran nothing."""
         if self.original is None or self.validation is None or not self.validation.cases:
@@ -193,10 +181,6 @@ class PruneResult(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
-        return {**self.summary(), "differences": [item.to_dict() for item in self.differences]}
-
-    def summary(self) -> dict[str, object]:
-        """JSON-ready data without the differences between the two models."""
         files = None
         if self.file_bytes is not None:
             files = {"before": self.file_bytes[0], "after": self.file_bytes[1]}

@@ -81,14 +81,12 @@ def test_every_command_sorts_what_it_reads(
 
 
 def test_documents_of_unsorted_models_are_those_of_sorted_ones() -> None:
-    """Differences, operations and sizes; what is written is sorted."""
+    """Operations and sizes; what is written is sorted."""
     model = toys.attention()
     found = [prune(item, heads="0:1") for item in (model, backwards(model))]
     documents = [item.to_dict() for item in found]
     for key in ("operations", "before", "after"):
         assert documents[0][key] == documents[1][key], key
-    changes = [sorted(map(str, document["differences"])) for document in documents]
-    assert changes[0] == changes[1]
     assert documents[0]["operations"]["after"] < documents[0]["operations"]["before"]
     for item in found:
         onnx.checker.check_model(item.model)

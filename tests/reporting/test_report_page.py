@@ -60,8 +60,6 @@ def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None
     assert "hold other numbers than in the original" in text
     assert read.cells("gone") == 8 and read.cells("stays") + read.cells("must-stay") == 24
     assert "9.52 M" in text
-    narrowed = [item for item in document["differences"] if item["what"] == "narrowed"]
-    assert narrowed and all(item["name"] in text and item["after"] in text for item in narrowed)
     assert document["run"]["command"] in read.text and "--ratio 0.25" in document["run"]["command"]
     assert document["operations"]["after"] < document["operations"]["before"]
 
@@ -124,8 +122,7 @@ def test_several_cuts_are_shown_side_by_side(cut: Any) -> None:
 def test_names_from_a_model_are_text(cut: Any) -> None:
     evil = '"><script>alert(1)</script>\x1b[31m\u202ename'
     site = {**cut["plan"]["cuts"][0], "name": evil}
-    change = {"what": "narrowed", "name": evil, "before": "8", "after": "6", "site": evil}
-    made = page({**cut, "output": evil, "plan": {**cut["plan"], "cuts": [site]}, "differences": [change]})
+    made = page({**cut, "output": evil, "plan": {**cut["plan"], "cuts": [site]}})
     read = Read(made)
     assert (
         sum(tag == "script" for tag, _ in read.elements) == 1 and "\x1b" not in made and "\u202e" not in made
@@ -171,11 +168,6 @@ def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() 
             (found,) = point["speed"]["at"]
             point["speed"]["at"].append({**found, "point": {**found["point"], "batch": 1}})
     assert "times as fast, batch 1, seq 128" in page_of(Documents(curves=[document]))
-
-
-def test_differences_are_closed_at_first() -> None:
-    page = page_of(Documents(cuts=[cut_document()]))
-    assert '<details class="group">' in page and '<details class="group" open' not in page
 
 
 def test_accuracy_that_does_not_change_has_an_axis_in_percent_up_to_100() -> None:

@@ -102,18 +102,11 @@ class FolderResult(Displayed):
 
     def facts(self) -> Facts:
         """The gains and costs of the cut; its sites, files and choices as details."""
-        told = result_of(self.summary(), self.headline).facts()
+        told = result_of(self.to_dict(), self.headline).facts()
         return replace(told, details=tuple(_details(self)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return self._told([item.result.to_dict() for item in self.files])
-
-    def summary(self) -> dict[str, object]:
-        """JSON-ready data without the differences between models."""
-        return self._told([item.result.summary() for item in self.files])
-
-    def _told(self, results: list[dict[str, Any]] | list[dict[str, object]]) -> dict[str, Any]:
         return {
             "folder": self.folder,
             "output": self.output,
@@ -123,8 +116,7 @@ class FolderResult(Displayed):
             **_gone_to_dict(self.heads),
             **sites_to_dict(self.match),
             "files": [
-                {"file": item.name, "leads": item.leads, **told}
-                for item, told in zip(self.files, results, strict=True)
+                {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
             ],
             "copied": list(self.copied),
             "config_changes": [change.to_dict() for change in self.changes],

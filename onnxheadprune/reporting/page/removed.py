@@ -1,17 +1,15 @@
-"""The section on a cut: sizes before and after, the map of heads, and the differences of the two models."""
+"""The section on a cut: sizes before and after, and the map of heads."""
 
 from __future__ import annotations
 
 import bisect
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from onnxheadprune.choosing.space import CARRIED_OVER, NAMED, UNTRIED
 from onnxheadprune.edit.site_cuts import other_cuts
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.spelling import change, count, many
+from onnxheadprune.model.spelling import change, count
 from onnxheadprune.settings.units import called
 
 
@@ -136,57 +134,3 @@ def _reason(basis: str) -> str:
     if basis in ("", NAMED):
         return "named"
     return basis if basis.startswith(CARRIED_OVER) else f"chosen by {basis}"
-
-
-ELSEWHERE = "outside of sites"
-MOST = 3000
-"""Rows that are listed: beyond, a page is no longer read but searched in the JSON."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The changes of one site."""
-
-    name: str
-    rows: tuple[dict[str, Any], ...]
-    summary: str
-
-
-@dataclass(frozen=True)
-class DifferenceList:
-    """All groups."""
-
-    groups: tuple[_Group, ...]
-    shown: int
-    total: int
-
-
-def difference_list(document: Document) -> DifferenceList:
-    """Return what tells the two models apart."""
-    rows = document.get("differences") or []
-    order = [cut["name"] for cut in document["plan"]["cuts"]]
-    by_site: dict[str, list[dict[str, Any]]] = {}
-    for item in rows[:MOST]:
-        by_site.setdefault(item["site"] or ELSEWHERE, []).append(item)
-    position = {name: index for index, name in enumerate(order)}
-    names = sorted(by_site, key=lambda name: (name == ELSEWHERE, position.get(name, len(order)), name))
-    groups = tuple(_Group(name, tuple(by_site[name]), _summary(by_site[name])) for name in names)
-    return DifferenceList(groups, min(len(rows), MOST), len(rows))
-
-
-_WORDS = {
-    "narrowed": "tensor narrowed",
-    "refitted": "tensor refitted",
-    "tensor removed": "tensor removed",
-    "tensor added": "tensor added",
-    "attribute": "attribute changed",
-    "input": "input rewired",
-    "node removed": "node removed",
-    "node added": "node added",
-}
-
-
-def _summary(rows: list[dict[str, Any]]) -> str:
-    counts = Counter(item["what"] for item in rows)
-    named = ((number, *_WORDS.get(what, what).split(" ", 1)) for what, number in counts.items())
-    return ", ".join(f"{many(number, noun)} {verb}" for number, noun, verb in named)

@@ -17,11 +17,9 @@ from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart
 from onnxheadprune.reporting.page.documents import Documents, Shipped
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.reporting.page.removed import (
-    DifferenceList,
     HeadMap,
     Quantity,
     blocks,
-    difference_list,
     head_map,
 )
 from onnxheadprune.validation.headline import Answer, headline_of
@@ -41,7 +39,6 @@ class Cut:
     heads: HeadMap
     blocks: dict[str, list[Quantity]]
     effects: list[Effect]
-    differences: DifferenceList
     setting: Setting
     plan: tuple[str, ...]
     contract: tuple[str, ...]
@@ -188,7 +185,6 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
         blocks(document),
         # What comes out of a job is judged by its last validation, on data of its own.
         effects_of(documents.validations[-1] if shipped and documents.validations else validation, choice),
-        difference_list(document),
         Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document))),
         _edits(document),
         tuple(plan["io_changes"]),

@@ -56,35 +56,6 @@
     });
   }
 
-  const search = document.getElementById("search");
-  if (search) {
-    const found = document.getElementById("found");
-    const everything = found.textContent;
-    const groups = [...document.querySelectorAll("#differences details")].map((group) => ({
-      group, title: group.querySelector("b").textContent.toLowerCase(),
-      rows: [...group.querySelectorAll("tbody tr")].map((row) => ({ row, text: row.textContent.toLowerCase() })),
-    }));
-    let opened = null; // The groups that were open before a search.
-    search.addEventListener("input", () => {
-      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      opened ??= new Set(groups.map(({ group }) => group).filter((group) => group.open));
-      let count = 0;
-      for (const { group, title, rows } of groups) {
-        let here = 0;
-        for (const { row, text } of rows) {
-          const match = words.every((word) => text.includes(word) || title.includes(word));
-          row.hidden = !match;
-          here += match;
-        }
-        group.hidden = !here;
-        group.open = words.length ? here > 0 : opened.has(group);
-        count += here;
-      }
-      if (!words.length) opened = null;
-      found.textContent = words.length ? `${count} found` : everything;
-    });
-  }
-
   const heads = document.getElementById("heads");
   if (heads) {
     const detail = document.getElementById("detail");
@@ -122,5 +93,4 @@
     });
   }
 
-  addEventListener("beforeprint", () => { for (const item of document.querySelectorAll("details.group")) item.open = true; });
 })();
