@@ -96,19 +96,16 @@ class Trace:
     """The result of tracing one axis upstream."""
 
     cores: tuple[Core, ...] = ()  # products with heads and features along it
-    refusals: tuple[Refusal, ...] = ()  # of operators that labels could not pass
-    blocked: tuple[Node, ...] = ()  # nodes at which labels stopped
+    ends: tuple[
+        tuple[Node, Refusal | None], ...
+    ] = ()  # nodes that labels could not pass, with their refusals
     shared: bool = False  # whether it leads through a layer that all heads share
-    # nodes whose rules say of no position of what they read which position of what they make reads it
-    lost: tuple[Node, ...] = ()
 
     def __or__(self, other: Trace) -> Trace:
         return Trace(
             (*self.cores, *(core for core in other.cores if core not in self.cores)),
-            (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
-            (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
+            (*self.ends, *(item for item in other.ends if item not in self.ends)),
             self.shared or other.shared,
-            (*self.lost, *(item for item in other.lost if item not in self.lost)),
         )
 
     @property

@@ -101,7 +101,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], dict[Node, Stop]
         if read is None:
             continue
         trace = tracer.trace(read.value, read.activation[1], read.sizes)
-        of_maps = any(is_product(stop) is not None for stop in trace.blocked)
+        of_maps = any(is_product(stop) is not None for stop, _ in trace.ends)
         if not trace.cores and (of_maps or reaches(node, read.activation[0], mixers.__contains__)):
             mixers.add(node)
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
@@ -116,11 +116,9 @@ def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], dict[Node, Stop]
 
 def _stopped(trace: Trace) -> Iterator[tuple[Node, Stop]]:
     """Yield the products behind the nodes at which labels stopped, with these nodes."""
-    whys = {why.node: why for why in trace.refusals}
-    for node in (*trace.blocked, *trace.lost):
+    for node, why in trace.ends:
         behind = _attention_behind(node) if is_product(node) is None else None
         if behind is not None:
-            why = whys.get(node.label)
             reason = (
                 why.reason if why is not None else Reason.INEXPRESSIBLE if has_rule(node) else Reason.NO_RULE
             )

@@ -52,7 +52,7 @@ def _classify(node: Node, product: Notation, live: Live) -> Trace:
     free = [axis for axis in live.axes if axis not in batch]
     feature = _feature(node, product, live, free)
     if feature is None:
-        return Trace(blocked=(node,))
+        return Trace(ends=((node, None),))
     # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
     own = product.owners(product.out_axes[feature])
     rows = [axis for axis in free if product.owners(product.out_axes[axis]) != own]
@@ -237,7 +237,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
         return Trace() if is_state_space(node) else _classify(node, product, live), []
     answer = ask_about(value, live, HEADS)
     if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
-        return Trace(blocked=(node,)), []
+        return Trace(ends=((node, None),)), []
     if isinstance(answer, Refusal):
         return _refused(value, live, answer, shared)
     upstream = []
@@ -252,11 +252,9 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
     upstream += [TraceStep(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
     is_layer = contraction_of(node) is not None or kernel_of(node) is not None
-    own = Trace(
-        shared=bool(through),
-        lost=() if through or is_layer or any(map(_reads_contents(node), upstream)) else (node,),
-    )
-    return own, upstream or through
+    # Its rule may say of no position of what it reads which position of what it makes reads it.
+    passes = through or is_layer or any(map(_reads_contents(node), upstream))
+    return Trace(ends=() if passes else ((node, None),), shared=bool(through)), upstream or through
 
 
 def _fused_core(node: Node, output_index: int, live: Live) -> Core | None:
@@ -293,7 +291,7 @@ def _refused(
         # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
         source = node.inputs[0]
         return Trace(), [TraceStep(source, live)] if source is not None else []
-    return Trace(refusals=(refusal,), blocked=(node,)), []
+    return Trace(ends=((node, refusal),)), []
 
 
 def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[TraceStep]:
