@@ -258,32 +258,20 @@ def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     live, shape = lives[0], node.shape(0)
     if shape is None:
         return unknown_shape(node)
-    heads = node.attribute("num_heads", 0)
     if len(shape) == 4:
         return Answer({0: live}) if live.axes in ((1,), ()) else inexpressible(node)
-    width = shape[2]
-    if live.axes != (2,) or not isinstance(width, int) or not heads or width % heads:
+    width, stated = known_size(shape, 2) or 0, node.attribute("num_heads", 0)
+    # ONNX Runtime's may leave out num_heads: then the head size is twice the width of the cosine table.
+    half = known_size(node.shape(2), -1) if node.domain else None
+    heads = stated or (width // (2 * half) if half else 0)
+    if live.axes != (2,) or not heads or width % heads:
         return inexpressible(node)
     array = live.array.reshape(heads, width // heads)
     if np.any((array != 0) != (array[:, :1] != 0)):
         return inexpressible(node)
     count = int(np.count_nonzero(unite(array, 1)))
-    changed: list[Edit] = [] if count == heads else [SetAttribute(node.ref, "num_heads", count)]
+    changed: list[Edit] = [] if count == heads or not stated else [SetAttribute(node.ref, "num_heads", count)]
     return Answer({0: live}, lambda _: changed)
-
-
-def _microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """ONNX Runtime's spelling, also with positions in several directions."""
-    if node.attribute("num_heads", 0) or len(node.shape(0) or ()) == 4:
-        return _rotary(node, lives)
-    size = node.shape(2)
-    shape = node.shape(0)
-    if size is None or shape is None or not isinstance(size[-1], int) or lives[0].axes != (2,):
-        return inexpressible(node)
-    # Without num_heads the head size is twice the width of the cosine table.
-    array = lives[0].array.reshape(-1, 2 * size[-1])
-    whole = not np.any((array != 0) != (array[:, :1] != 0))
-    return Answer({0: lives[0]}) if whole else inexpressible(node)
 
 
 operator(
@@ -308,5 +296,5 @@ operator(
     "com.microsoft.MRotaryEmbedding",
     roles=Roles(alike=(0,)),
     shape=_rotary_shape,
-    rule=_microsoft_rotary,
+    rule=_rotary,
 )

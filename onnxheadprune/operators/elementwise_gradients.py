@@ -34,22 +34,19 @@ SLOPES: dict[str, Callable[[Step], Term]] = {
     ),
     "Gelu": lambda step: step.grad * _normal_slope(step.input(0), step.node.attribute("approximate", "none")),
     "Swish": lambda step: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.0))),
-}
-"""Gradients by the operator, of those with one operand."""
-MICROSOFT_SLOPES: dict[str, Callable[[Step], Term]] = {
     "com.microsoft.Gelu": lambda step: step.grad * _gelu_slope(step.input(0)),
     "com.microsoft.QuickGelu": lambda step: (
         step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))
     ),
 }
-"""The same, of operators of ONNX Runtime."""
+"""Gradients by the operator, of those with one operand."""
 
 
 def _of_one_operand(slope: Callable[[Step], Term]) -> Callable[[Step], Partials]:
     return lambda step: {0: slope(step)}
 
 
-for _operator, _slope in (SLOPES | MICROSOFT_SLOPES).items():
+for _operator, _slope in SLOPES.items():
     gradient(_operator)(_of_one_operand(_slope))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from onnxheadprune.model.graph.operator import DRAWS_OUTSIDE_STANDARD, Roles
 from onnxheadprune.operators.record import operator
 
-operator("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 operator("com.microsoft.BitmaskDropout", kinds=(DRAWS_OUTSIDE_STANDARD,), roles=Roles(training_mode=2))
 operator(
     "com.microsoft.BiasDropout",
