@@ -213,7 +213,8 @@ def _behind_weights(walk: Sweep) -> set[Value]:
 
     def hides(use: Use) -> bool:
         weights = stored_weights(use.node)
-        if use.input_index not in weights and any(_labelled(walk, use.node, index) for index in weights):
+        read = (walk.edges.get((use.node.index, index)) for index in weights)
+        if use.input_index not in weights and any(live is not None and live.axes for live in read):
             return True
         return any(output in behind for output in use.node.outputs)
 
@@ -225,11 +226,6 @@ def _behind_weights(walk: Sweep) -> set[Value]:
         if not value.holds_tensor and uses and all(map(hides, uses)):
             behind.add(value)
     return behind
-
-
-def _labelled(walk: Sweep, node: Node, index: int) -> bool:
-    live = walk.edges.get((node.index, index))
-    return live is not None and bool(live.axes)
 
 
 def _loses(node: Node, walk: Sweep) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -87,7 +86,7 @@ def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
     """Blocks whose layers are nodes of their own."""
     streams = Streams()
     blocks: dict[object, _Block] = {}
-    hidden: list[Hidden] = []
+    hidden: list[tuple[str, NearMiss]] = []
     for node in view.needed:
         read = summed(node, is_weight)
         if read is None or weighs_stored_values(node):
@@ -102,8 +101,8 @@ def _written_out(view: GraphView) -> Iterator[NeuronSite | NearMiss]:
     for block in blocks.values():
         yield from _site(block, streams)
     first: dict[str, NearMiss] = {}
-    for item in hidden:
-        first.setdefault(item.key, item.miss)
+    for key, miss in hidden:
+        first.setdefault(key, miss)
     yield from first.values()
 
 
@@ -248,15 +247,11 @@ MAX_BEHIND = 256
 """Values after the node that stops labels that are looked at in search of a linear layer."""
 
 
-class Hidden(NamedTuple):
-    """A near miss, with a key that equal ones share (queries, keys and values read the same)."""
+def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[tuple[str, NearMiss]]:
+    """Yield why a linear layer whose labels led to no neurons ends no block; empty if no layer is connected to it.
 
-    key: str
-    miss: NearMiss
-
-
-def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
-    """Yield why a linear layer whose labels led to no neurons ends no block; empty if no layer is connected to it."""
+    Near misses have a key that equal ones share: queries, keys and values read the same.
+    """
     if any(stop.cause in (Cause.ATTENTION, Cause.STREAM) for stop in made.stops):
         return
     if any(_is_in_stream(value, streams) for value, _ in made.path):
@@ -265,16 +260,14 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
         blocks = stop.cause is Cause.OPERATOR and _layer_behind(stop.value, streams)
         if made.makers or blocks:
             refusal = _stopped(stop)
-            yield Hidden(refusal.node, NearMiss(node.label, refusal))
+            yield refusal.node, NearMiss(node.label, refusal)
             return
     if made.makers and not made.strange:
         sentence = f"{node.label} reads one neuron, which fills all its channels"
-        yield Hidden(
-            node.ref, NearMiss(node.label, Refusal(Reason.COUPLED, node.label, node.out.name, sentence))
-        )
+        yield node.ref, NearMiss(node.label, Refusal(Reason.COUPLED, node.label, node.out.name, sentence))
 
 
-def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
+def unread(node: Node, streams: Streams) -> Iterator[tuple[str, NearMiss]]:
     """A layer with unknown summed axes, if another layer is connected to it."""
     indices = operand_indices(node)
     operands = [value for index in indices if (value := node.input(index)) is not None]
@@ -286,7 +279,7 @@ def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
         if is_grouped(node):
             reason, why = Reason.INEXPRESSIBLE, "it sums up the channels of each group apart"
         sentence = f"neurons cannot be followed into {node.label}: {why}"
-        yield Hidden(node.ref, NearMiss(node.label, Refusal(reason, node.label, read[0].name, sentence)))
+        yield node.ref, NearMiss(node.label, Refusal(reason, node.label, read[0].name, sentence))
 
 
 def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:

@@ -233,6 +233,27 @@ class Routing:
                 return f"{left} would be left to choose {count} from for each token"
         return None
 
+    def gates(self) -> list[Gate]:
+        """The inputs by which its choice can be kept from experts.
+
+        Raises:
+            RefusedError: if a choice is made by scores that are not real numbers.
+        """
+        choices = {(item.node, item.index): item for item in self.meetings if item.chooses}
+        router = self.router.out
+        found = [
+            Gate(use.node, use.input_index, self.live, self)
+            for use in router.consumers
+            if (use.node, use.input_index) not in choices
+            and router.elem_type in FLOATS
+            and not looks_only(use)
+        ]
+        for (node, index), item in choices.items():
+            found.append(Gate(node, index, item.live, self, item.moved))
+            if found[-1].value.elem_type not in FLOATS:
+                raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
+        return found
+
     def left(self, live: Live, gone: Sequence[int]) -> Live:
         """Labels as a mask without some experts."""
         return Live.over(live.axes, self.alive(gone, int(live.array.max()))[live.array])
@@ -279,26 +300,6 @@ class Gate:
         out = numpy_helper.from_array(np.asarray(never(self.value.elem_type), dtype), f"{self.name}_never")
         created = nodes.new(self.node.ref, "Where", (self.mask, self.value.name, out.name), self.name)
         return out, [nodes.as_proto(created, self.node.scope.opset)]
-
-
-def gates_of(routing: Routing) -> list[Gate]:
-    """The inputs by which a router's choice can be kept from experts.
-
-    Raises:
-        RefusedError: if a choice is made by scores that are not real numbers.
-    """
-    choices = {(item.node, item.index): item for item in routing.meetings if item.chooses}
-    router = routing.router.out
-    found = [
-        Gate(use.node, use.input_index, routing.live, routing)
-        for use in router.consumers
-        if (use.node, use.input_index) not in choices and router.elem_type in FLOATS and not looks_only(use)
-    ]
-    for (node, index), item in choices.items():
-        found.append(Gate(node, index, item.live, routing, item.moved))
-        if found[-1].value.elem_type not in FLOATS:
-            raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
-    return found
 
 
 def never(elem_type: int) -> float:

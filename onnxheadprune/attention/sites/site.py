@@ -206,11 +206,7 @@ class Site:
         Raises:
             RefusedError: if a choice is made by scores that are not real numbers.
         """
-        if self.routing is None:
-            return ()
-        from onnxheadprune.attention.sites.routing import gates_of
-
-        return gates_of(self.routing)
+        return () if self.routing is None else self.routing.gates()
 
     @property
     def unit_cores(self) -> tuple[Node, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.sites.routing import Gate, Picks, Routing, gates_of, never
+from onnxheadprune.attention.sites.routing import Gate, Picks, Routing, never
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
 from onnxheadprune.choosing.scoring.method import Scored, Subject, shares
@@ -85,7 +85,7 @@ class _Reader:
         """Take the values among which the mixture's output is looked for."""
         self._parts, self._routing, self._source = parts, routing, source
         # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
-        self._gates = [gate for gate in gates_of(routing) if gate.moved]
+        self._gates = [gate for gate in routing.gates() if gate.moved]
         self._places = places
         self._output: Value | None = None
         self._together = len(routing.picks) > 1
