@@ -205,6 +205,8 @@ class Measured:
     """The distance of one model from another."""
 
     drift: Drift | None  # None where nothing was counted
+    value: float  # the drift as one number, mean over the feeds; NaN where nothing was counted
+    unit: str  # of that number
     accuracy: Accuracy | None  # None without labels, or where they do not fit
     metric: MetricResult | None  # None where the user gave none
     notes: tuple[str, ...] = ()
@@ -250,12 +252,14 @@ class Meter:
     def result(self) -> Measured:
         """What was measured so far."""
         drift = None if self._drift is None else self._drift.result()
-        if drift is not None and self._effect is not None:
-            value = self._effect.mean()
-            drift = replace(drift, measure=self._effect.name, value=None if math.isnan(value) else value)
+        value, unit = (math.nan, "") if self._effect is None else (self._effect.mean(), self._effect.name)
+        if drift is not None:
+            drift = replace(drift, measure=unit, value=None if math.isnan(value) else value)
         obstacle = None if self._hits is None else self._hits.obstacle
         return Measured(
             drift,
+            value,
+            unit,
             None if self._hits is None else self._hits.result(),
             None if self._metric is None else self._metric.result(),
             () if obstacle is None else (obstacle,),

@@ -48,7 +48,7 @@ BATCHES = 4
 """Batches of the user's data on which outputs are compared; the cost of the cut is measured on all."""
 MORE_SEEDS = 3
 """Seeds of further random inputs where the graph is not the planned one."""
-MORE_SIZES = ((1, 1), (9, 5), (3, 16), (1, 33), (2, 65), (1, 129))
+MORE_SIZES = ((1, 1), (3, 5), (9, 5), (3, 16), (1, 33), (2, 65), (1, 129))
 """Batches and lengths of further inputs where the graph is not the planned one."""
 MOST = 0.1
 """More than this part of the scale of an output is never put down to rounding."""

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.drift import EffectMeter, Measure
+from onnxheadprune.data.drift import Measure
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.generate import narrowed, rows_of
+from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
-from onnxheadprune.validation.measure import AccuracyMeter, Metric, MetricMeter
+from onnxheadprune.validation.measure import Meter, Metric, MetricMeter
 from onnxheadprune.validation.result import Accuracy, MetricResult
 
 
@@ -71,18 +71,12 @@ class Reference:
         """Return the distance of another model from this one."""
         view = view_of(self.model)
         main = require_main_output(view, io.changed)
-        meter = EffectMeter(main, self.data.inputs, looking.effect)
-        hits = AccuracyMeter(main.name, self.data.inputs)
         metric = None if looking.metric is None else MetricMeter(looking.metric)
+        meter = Meter("data", main, self.data.inputs, looking.effect, metric)
         session = Session(other, self.provider, name=other.name, optimize=True)
         for sample, before in zip(self.data.samples, self.outputs, strict=True):
             after = run_feed(session, narrowed(sample.feed, io), self.data.source)
-            meter.add(before, after, sample.feed)
-            if sample.labels is not None:
-                hits.add(sample.labels, before[main.name], after[main.name], sample.feed)
-            if metric is not None:
-                metric.add(sample.feed, rows_of(sample.feed, self.data.inputs), sample.labels, before, after)
-        found = None if metric is None else metric.result()
-        return Distance(meter.mean(), meter.name, self.data.count, hits.result(), found).on(
-            self.data.role or USERS_DATA
-        )
+            meter.add(sample.feed, sample.labels, before, after)
+        found = meter.result()
+        distance = Distance(found.value, found.unit, self.data.count, found.accuracy, found.metric)
+        return distance.on(self.data.role or USERS_DATA)
