@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.spelling import accuracy, many, share
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.settings.units import HEAD, kind_of_key
+from onnxheadprune.validation.figures import clauses
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """The judgement of an answer; "open" is the reader's to judge."""
@@ -154,7 +155,7 @@ def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str)
     """The answer by limits on the outputs where there are any, else by what was lost."""
     judged = [gate for gate in gates if gate.name in QUALITY]
     broken = [gate.sentence for gate in judged if not gate.passed]
-    figures = "; ".join(sentence for item in measured if _on_data(item) for sentence in _figures(item))
+    figures = "; ".join(clause for item in measured for clause in clauses(item))
     if broken:
         return Answer("no", "bad", "; ".join([*broken, figures] if figures else broken))
     if not figures:
@@ -184,40 +185,9 @@ def _plain(drift: Any) -> bool:
     return isinstance(drift, float)
 
 
-def _figures(measured: Document) -> Iterator[str]:
-    found, metric, drift = measured["accuracy"], measured["metric"], measured["drift"]
-    of = _of(measured)
-    if found:
-        before, after = found["original"], found["pruned"]
-        moves = "stays at" if before == after else f"{'falls' if after < before else 'rises'} from"
-        to = "" if before == after else f" to {accuracy(after)}"
-        yield (
-            f"accuracy{of} {moves} {accuracy(before)}{to} ({many(found['count'], 'label')},"
-            f" {found['measured_on']})"
-        )
-    if metric:
-        yield (
-            f"{metric['name']}{of} goes from {metric['original']:.4g} to {metric['pruned']:.4g}"
-            f" ({metric['measured_on']})"
-        )
-    if not found and not metric and drift is not None:
-        yield _drift(measured, of)
-
-
-def _drift(measured: Document, of: str) -> str:
-    drift = measured["drift"]
-    if _plain(drift):
-        return f"drift{of} {drift:.3g} ({measured['drift_unit']}; {measured['measured_on']})"
-    top = drift["top1_agreement"]
-    parts = [f"drift{of} {drift['value']:.3g} ({drift['measure']})"] if drift["value"] is not None else []
-    parts += [f"cosine{of} {drift['cosine']:.4f}"] if not parts or top is None else []
-    parts += [f"top-1 agreement{of} {share(top)}"] if top is not None else []
-    return f"{', '.join(parts)} ({drift['measured_on']})"
-
-
 def _at_random(measured: Sequence[Document]) -> str:
     """The answer from random inputs, which is better than none."""
-    figures = [_drift(item, _of(item)) for item in measured if item["drift"] is not None]
+    figures = [clause for item in measured for clause in clauses(item, made=True)]
     return f"; {'; '.join(figures)}" if figures else ""
 
 

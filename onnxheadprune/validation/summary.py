@@ -5,7 +5,6 @@ Made of the documents that `--json` prints, for the terminal, notebooks, pages a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -16,11 +15,10 @@ from onnxheadprune.edit.site_cuts import counts_in, totals
 from onnxheadprune.errors import named_setting, spelled
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
-from onnxheadprune.model.spelling import accuracy, count, first_few, many, moved, rounded, share
+from onnxheadprune.model.spelling import count, first_few, many, moved, rounded, share
+from onnxheadprune.validation.figures import clauses, figures
 from onnxheadprune.validation.headline import Headline
 
-FINE = 1000
-"""Labels from which an accuracy has two decimals."""
 LONG = 32
 """Characters of the units of a site from which they are not all named on the first screen."""
 MOST_GONE = 6
@@ -29,8 +27,6 @@ FEW = 2
 """Changed fields of a configuration that are written out."""
 HALF = 0.03
 """The largest distance from a half of a part that is called one."""
-_SEEN = re.compile(r"which the (\w+) has seen")
-_RANDOM = "random inputs"
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,8 @@ class Result:
 
     def facts(self) -> Facts:
         """The answer, the figures, and what to know."""
-        sizes, outputs = list(self._sizes()), list(self._outputs())
-        figures = (*sizes, *self.figures, *outputs)
-        parts: list[Part] = [Figures(figures)] if figures else []
+        shown = (*self._sizes(), *self.figures, *self._outputs())
+        parts: list[Part] = [Figures(shown)] if shown else []
         parts += self._without()
         parts += [gate.fact for gate in self.gates]
         parts += self._doubts()
@@ -120,7 +115,7 @@ class Result:
     def _quality(self) -> str:
         if self.is_ahead or self.only_fuses or (not self.cuts and not self.measured):
             return ""
-        known = [clause for item in self.measured for clause in _clauses(item)]
+        known = [clause for item in self.measured for clause in clauses(item)]
         if known:
             is_limited = any(not gate.passed for gate in self.gates)
             doubt = "not good enough: " if self.headline.good_enough.state == "bad" and not is_limited else ""
@@ -154,13 +149,13 @@ class Result:
         """Accuracy, metric and drift: what was measured, or what to give for it."""
         if self.is_ahead:
             return
-        figures = [figure for item in self.measured for figure in _outputs(item)]
-        names = {figure.name.partition(" ")[0] for figure in figures}
+        found = [figure for item in self.measured for figure in figures(item)]
+        names = {figure.name.partition(" ")[0] for figure in found}
         data = spelled(self.data)
         judged = "accuracy" in names or any(item["metric"] for item in self.measured)
         if not judged and not self.only_fuses:
             yield Figure("accuracy", note=f"not measured: give labels in {data}")
-        yield from figures
+        yield from found
         if "drift" not in names and "cosine" not in names and not self.measured:
             yield Figure("drift", note="not measured")
 
@@ -297,24 +292,6 @@ def _speed(speed: Document | None) -> Iterator[Figure]:
         yield Figure("speed", f"{speed['value']:.2f}x", note=f"the least measured, on {speed['provider']}")
 
 
-def _outputs(measured: Document) -> Iterator[Figure]:
-    """Figures on the outputs of one model."""
-    found, metric, drift = measured["accuracy"], measured["metric"], measured["drift"]
-    of = f" of {measured['file']}" if measured.get("file") else ""
-    if found:
-        was, now = found["original"], found["pruned"]
-        change = "" if was == now else f"{100 * (now - was):+.{2 if found['count'] >= FINE else 1}f} points"
-        spell = accuracy if found["count"] >= FINE else share
-        note = on_words(found["measured_on"], found["count"], "label")
-        yield Figure(f"accuracy{of}", spell(was), spell(now), change, note)
-    if metric:
-        was, now = metric["original"], metric["pruned"]
-        note = on_words(metric["measured_on"], metric["samples"])
-        yield Figure(f"{metric['name']}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}", note)
-    if drift is not None:
-        yield drift_figure(measured, of)
-
-
 def size_words(figure: Figure) -> str:
     """The difference of two sizes: "71 % smaller"."""
     change = figure.change
@@ -323,47 +300,6 @@ def size_words(figure: Figure) -> str:
         if change[:1] in "+-"
         else change
     )
-
-
-def drift_figure(measured: Document, of: str = "") -> Figure:
-    """The drift of one model, from a measurement as documents have it."""
-    drift = measured["drift"]
-    if isinstance(drift, float):
-        unit, value, where = measured["drift_unit"], drift, measured
-    else:
-        unit, value, where = drift["measure"], drift["value"], drift
-    on = on_words(where["measured_on"], where["samples"])
-    if value is None:
-        return Figure(f"cosine{of}", f"{drift['cosine']:.4f}", note=on)
-    spelled_unit = "KL" if unit == "kl" else f"({unit})"
-    return Figure(f"drift{of}", f"{_few(value)} {spelled_unit}", note=on)
-
-
-def _few(value: float) -> str:
-    """A drift in one or two digits; no more of it is known."""
-    return f"{value:.2g}" if value >= 0.001 or not value else f"{value:.1g}"
-
-
-def on_words(measured_on: str, number: int, noun: str = "sample") -> str:
-    """The data that a figure was measured on: "16 held-out labels", "450 labels"."""
-    if measured_on == _RANDOM:
-        return _RANDOM
-    seen, held = _SEEN.search(measured_on), "held" in measured_on
-    told = many(number, f"{'held-out ' if held else ''}{noun}")
-    return f"{told} that the {seen[1]} has seen" if seen is not None and not held else told
-
-
-def _clauses(measured: Document) -> Iterator[str]:
-    """Clauses on the outputs on the user's data."""
-    for figure in _outputs(measured):
-        on = f" on {figure.note}"
-        if figure.note == _RANDOM:
-            continue
-        if figure.after:
-            same = figure.before == figure.after
-            yield f"{figure.name} {'unchanged' if same else f'{figure.before} -> {figure.after}'}{on}"
-            return
-        yield f"{figure.name} {figure.before}{on}"
 
 
 def remarks_of(cut: Document) -> Iterator[Fact]:

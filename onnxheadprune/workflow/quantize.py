@@ -36,7 +36,8 @@ from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
 from onnxheadprune.settings.measuring import Rounding
-from onnxheadprune.validation.summary import drift_figure, size_words, sized
+from onnxheadprune.validation.figures import drift_figure
+from onnxheadprune.validation.summary import size_words, sized
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 

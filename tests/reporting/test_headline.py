@@ -25,6 +25,7 @@ from onnxheadprune.reporting.job import (
     save_results,
 )
 from onnxheadprune.reporting.page import Documents, page_of
+from onnxheadprune.validation.figures import drift_figure
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.summary import result_of
 from tests.conftest import SAMPLES, Command
@@ -118,7 +119,8 @@ def check_color(verdict: str | None, accuracy: tuple[float, float] | None, gates
 def test_drift_answers_where_nothing_better_was_measured(measured: dict[str, Any], answer: str) -> None:
     found = headline_of([validation("passed", None, drift=measured)])
     assert found.good_enough.answer == answer
-    assert measured["measured_on"] in found.good_enough.reason
+    figure = drift_figure({"drift": measured})
+    assert f"{figure.name} {figure.before} on {figure.note}" in found.good_enough.reason
     kept = headline_of([validation("passed", None, drift=measured)], [Gate("max_drift", "y", 99, 50.0, True)])
     assert kept.good_enough.answer == ("yes" if measured["source"] == "data" else "not measured")
 
@@ -128,7 +130,7 @@ def test_the_worst_model_of_a_folder_speaks() -> None:
     bad = validation("failed", (0.9, 0.2), file="decoder.onnx", reason="y differs")
     found = headline_of([good, bad, good])
     assert found.exact.sentence == "no: y differs of decoder.onnx" and found.state == "bad"
-    assert "accuracy of decoder.onnx falls from 90.00 % to 20.00 %" in found.good_enough.reason
+    assert "accuracy of decoder.onnx 90.0 % -> 20.0 % on 500 labels" in found.good_enough.reason
 
 
 def test_a_quantized_model_has_figures_of_its_own() -> None:
@@ -143,7 +145,7 @@ def test_a_quantized_model_has_figures_of_its_own() -> None:
         "accuracy": None,
     }
     found = headline_of([exact | {"deployed": own}], quantized=True)
-    assert found.good_enough.answer == "no" and "0.5 (kl; test data)" in found.good_enough.reason
+    assert found.good_enough.answer == "no" and "drift 0.5 KL on 9 samples" in found.good_enough.reason
     assert found.exact.reason.startswith("before it was quantized")
 
 

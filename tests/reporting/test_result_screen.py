@@ -18,8 +18,9 @@ from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.markdown import markdown_of
 from onnxheadprune.reporting.console import Console, rows_of
 from onnxheadprune.reporting.plan import answer_report
+from onnxheadprune.validation.figures import on_words
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.validation.summary import Result, on_words, result_of
+from onnxheadprune.validation.summary import Result, result_of
 from tests.toys_report import benchmark_document, cut_document
 
 WIDTHS = (50, 80, 120)
