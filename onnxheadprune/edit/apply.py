@@ -177,10 +177,7 @@ class _Surgeon:
     def _set_dim(self, edit: SetDim) -> None:
         graph = self._graph(edit.scope)
         for info in declared(graph):
-            # Of a sequence the shape of its chunks is declared.
-            chunks = info.type.HasField("sequence_type")
-            told = info.type.sequence_type.elem_type if chunks else info.type
-            dims = told.tensor_type.shape.dim
+            dims = info.type.tensor_type.shape.dim
             # A declaration of fewer axes than the value has is no truth about it, before the cut and behind it.
             if info.name == edit.value and edit.axis < len(dims):
                 dim = dims[edit.axis]

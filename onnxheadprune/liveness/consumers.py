@@ -81,7 +81,7 @@ MAX_CARRIERS = 6
 """Carriers in a row that are followed."""
 
 
-PICKING = kind("Slice", "Gather", "GatherND", "SequenceAt")
+PICKING = kind("Slice", "Gather", "GatherND")
 """Nodes that pick a part of their input by bounds or indices of their own."""
 
 

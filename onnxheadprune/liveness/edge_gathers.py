@@ -15,7 +15,6 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.axis_masks import ranks_within
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic, multiply
-from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Scope, Use, Value
 
 
@@ -25,8 +24,6 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
     """
     node = use.node
-    if value.producer is not None and is_a(value.producer, "SplitToSequence"):
-        raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
     place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge_{use.name}")
     known = _numbers(place, value, wanted)
     if known is not None:

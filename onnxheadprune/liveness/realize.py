@@ -12,7 +12,6 @@ from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.rule_calls import makes_chunks
 from onnxheadprune.liveness.shapes import freeze_observers
 from onnxheadprune.liveness.sweep_result import Sweep, observes
 from onnxheadprune.model.graph.operator import is_a
@@ -183,13 +182,10 @@ class _Realizer:
     def _declare(self, value: Value, live: Live, sites: frozenset[str]) -> None:
         if value.shape is None or live.is_dead:
             return
-        # Of a sequence the shape of its chunks is declared, which may differ in what is left of them.
-        chunks = makes_chunks(value)
         for ref in self._declaring(value):
-            for axis in live.axes[1:] if chunks and live.axes[0] == 0 else live.axes:
-                dim = None if chunks else live.narrow(value.shape[axis], axis)
-                known = dim if isinstance(dim, int) else None
-                self.out.add(SetDim(ref, value.name, axis - chunks, known), sites)
+            for axis in live.axes:
+                dim = live.narrow(value.shape[axis], axis)
+                self.out.add(SetDim(ref, value.name, axis, dim if isinstance(dim, int) else None), sites)
 
     def _declaring(self, value: Value) -> Iterator[str]:
         """Scopes that declare a value's shape: its own, and bodies that repeat it for what they read from outside."""

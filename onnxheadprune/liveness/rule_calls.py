@@ -69,8 +69,7 @@ def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -
             continue
         if not fits(live, value.shape):
             return unknown_shape(node) if value.shape is None else inexpressible(node)
-        # Chunks of a sequence may have different shapes, so nothing about it has to be one tensor.
-        if not makes_chunks(value) and not domain.can_be_kept(live):
+        if not domain.can_be_kept(live):
             return inexpressible(node)
     for value, live in answer.bodies.items():
         if value.shape is not None and not fits(live, value.shape):
@@ -78,11 +77,6 @@ def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -
     if answer.kept is not None and not _holds(node, lives, answer.kept):
         return inexpressible(node)
     return answer
-
-
-def makes_chunks(value: Value) -> bool:
-    """Return whether a value is a sequence of chunks, which is treated as a tensor with one more axis."""
-    return value.producer is not None and is_a(value.producer, "SplitToSequence")
 
 
 def _holds(node: Node, lives: Sequence[Live], kept: Sequence[Live]) -> bool:

@@ -25,7 +25,6 @@ from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 _MAX_VIEWS = 4
@@ -65,27 +64,6 @@ def _relaxed(
     return found
 
 
-def _chunk_left(node: Node, have: Live) -> tuple[Live, Answer] | None:
-    """Return the output part and answer of a node that takes a chunk of a sequence which keeps `have`.
-
-    None where unknown: chunks differ, and the index is computed.
-    """
-    literal, shape = node.literal(1), node.out.shape
-    if shape is None or (literal is None and 0 in have.axes):
-        return None
-    array, axes = have.array, have.axes
-    if axes[:1] == (0,) and literal is not None:
-        array, axes = array.take(int(literal.reshape(-1)[0]), axis=0), axes[1:]
-    for position, axis in enumerate(axes):
-        size = shape[axis - 1]
-        if isinstance(size, int):
-            # Behind it lies the padding of a chunk that is shorter than others.
-            array = array.take(range(size), axis=position)
-    through = Live.over([axis - 1 for axis in axes], array)
-    answer = ask(node, [through], MASKS)
-    return None if isinstance(answer, Refusal) or not answer.accepts(have) else (through, answer)
-
-
 def _source_of(node: Node) -> Value | None:
     """The value that a view shows, None for other nodes and for stored values, which are cut for free."""
     value = node.inputs[0] if node.inputs and node in LOOKED_THROUGH else None
@@ -98,7 +76,6 @@ def settle(result: Sweep, narrowable: frozenset[Value]) -> None:
         if value.holds_tensor:
             _leave_unread(result, value)
     _relax(result)
-    _hand_on_chunks(result)
     for value, live in list(result.narrowed()):
         _pass_on(result, narrowable, value, live)
 
@@ -131,17 +108,6 @@ def _relax(result: Sweep) -> None:
             result.edges[(view.index, 0)] = reads
             result.kept[view.out] = hands_on
             result.answers[view] = answer
-
-
-def _hand_on_chunks(result: Sweep) -> None:
-    """Let nodes that take a chunk keep all that it keeps, since no gather can stand before a sequence."""
-    for node in [node for node in result.answers if is_a(node, "SequenceAt")]:
-        value = node.inputs[0]
-        have = FULL if value is None else result.kept.get(value, FULL)
-        chunk = None if result.answers[node].accepts(have) else _chunk_left(node, have)
-        if chunk is not None:
-            result.kept[node.out], result.answers[node] = chunk
-            result.edges[(node.index, 0)] = have
 
 
 def _picking(result: Sweep, use: Use) -> Answer | None:

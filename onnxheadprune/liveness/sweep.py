@@ -16,7 +16,7 @@ from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
-from onnxheadprune.liveness.rule_calls import ask, makes_chunks
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes
 from onnxheadprune.liveness.unread_positions import beside_unread, read_of
@@ -175,7 +175,7 @@ class _Sweeper:
             return FULL if self._is_handed_out(value) else DEAD
         if self.domain.cuts and value.producer is not None and value.producer in WRITES_INTO:
             total = self.domain.united(total, self._handed_out(value))
-        if not self.domain.cuts or makes_chunks(value):
+        if not self.domain.cuts:
             return total
         return beside_unread(value, self.domain.narrowed(total))
 
@@ -207,11 +207,7 @@ class _Sweeper:
 
     def _is_fixed_output(self, value: Value) -> bool:
         """Return whether a value is an output that must not be narrowed."""
-        if (
-            not self.domain.cuts
-            or not value.is_graph_output
-            or (value in self.narrowable and not makes_chunks(value))
-        ):
+        if not self.domain.cuts or not value.is_graph_output or value in self.narrowable:
             return False
         # An output of an `If` branch may become a graph output that may be narrowed.
         output = outlet(value)

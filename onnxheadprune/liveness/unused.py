@@ -235,7 +235,8 @@ class _Reads:
 
     def only_shown(self, key: Key, contents: Collection[Key]) -> Iterator[Key]:
         """A value whose shape alone is read, and what is computed for it alone."""
-        return reachable([key], lambda item: () if item in contents else self.behind(item))
+        others = reachable([key], lambda item: () if item in contents else self.behind(item))
+        return (item for item in others if item not in contents)
 
     def _makers(self, key: Key) -> Sequence[Maker]:
         node = key.producer if isinstance(key, Value) and key not in self.elsewhere else None

@@ -19,6 +19,7 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.equal_nodes import without_repeats
 from onnxheadprune.model.messages import copied
+from onnxheadprune.model.sequences import without_sequences
 
 MAX_NODES = 2_000_000
 """Nodes of a model whose functions are inlined. A graph of a million takes some 20 seconds and 1.6 GB."""
@@ -41,12 +42,13 @@ def prepared(model: ModelProto) -> ModelProto:
     """The model if it is ready for analysis, else an equal one that is.
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
-    removed from one of them alone. Nodes are put into topological order, and those that repeat another are left out.
+    removed from one of them alone. Sequences of chunks become Splits. Nodes are put into topological order, and those
+    that repeat another are left out.
     """
     if model.functions:
         _check_calls(model)
         model = _inlined(model)
-    return without_repeats(_in_order(model))
+    return without_repeats(_in_order(without_sequences(model)))
 
 
 def _inlined(model: ModelProto) -> ModelProto:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx
 import pytest
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, parser
 
 from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.attention.sites.find import analysis_of
@@ -165,3 +165,14 @@ def test_a_stand_in_takes_its_size_from_what_stays() -> None:
     (shape,) = (node for node in cut.graph.node if node.op_type == "Shape")
     assert shape.input[0] == "embedded"
     assert validate(model, cut, provider="cpu").verdict == "passed"
+
+
+def test_what_the_original_computes_for_its_shape_alone_stays() -> None:
+    model = toys.attention()
+    extra = parser.parse_graph(
+        "g () => () { turned = Transpose <perm = [2, 1, 0]> (x) sizes = Shape (turned) }"
+    )
+    model.graph.node.extend(extra.node)
+    model.graph.output.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [3]))
+    cut = apply_plan(plan_pruning(model, heads={0: [0]}), model)
+    assert [node for node in cut.graph.node if node.output[0] in ("turned", "sizes")] == list(extra.node)

@@ -678,9 +678,6 @@ WAYS_OUT = {
     " n3 = Cast <to = 6> (three) ne = Constant <value_ints = [2147483647]> () ni = Cast <to = 6> (ne)"
     " b2 = Mul (nb, n2) b3 = Mul (nb, n3) p1 = Slice (c, n0, nb, n0) p2 = Slice (c, nb, b2, n0)"
     f" p3 = Slice (c, b2, b3, n0) p4 = Slice (c, b3, ni, n0) y = Concat <axis = 2> ({PIECES})",
-    "sequence": "bs = Squeeze (batch) seq = SplitToSequence <axis = 0> (c, bs)"
-    " p1 = SequenceAt (seq, i0) p2 = SequenceAt (seq, i1) p3 = SequenceAt (seq, i2) p4 = SequenceAt (seq, i3)"
-    f" y = Concat <axis = 2> ({PIECES})",
 }
 
 
@@ -709,6 +706,15 @@ for number, (into, out) in enumerate(itertools.product(WAYS_IN, WAYS_OUT)):
     row(
         f"heads before the batch, {into}, {between}, {out}", Found(4, size=4), plans=replace(PLAIN, opset=18)
     )(lambda net, of=(WAYS_IN[into], BETWEEN[between], WAYS_OUT[out]): _heads_first(net, *of))
+
+SEQUENCE = f"""bs = Squeeze (batch) seq = SplitToSequence <axis = 0> (c, bs)
+    p1 = SequenceAt (seq, i0) p2 = SequenceAt (seq, i1) p3 = SequenceAt (seq, i2) p4 = SequenceAt (seq, i3)
+    y = Concat <axis = 2> ({PIECES})"""
+row(
+    "heads from a sequence of chunks as long as the batch",
+    missed=[("no-rule", "c")],
+    plans=replace(PLAIN, opset=18),
+)(lambda net: _heads_first(net, next(iter(WAYS_IN.values())), next(iter(BETWEEN.values())), SEQUENCE))
 
 
 @row(

@@ -26,8 +26,6 @@ EXEMPT: dict[Key, str] = {
     ("ai.onnx.preview", "FlexAttention"): "no runtime has a kernel, see test_onnx_attention.py",
     ("com.microsoft", "SparseAttention"): "past and present must share a buffer, which needs I/O binding",
     ("", "DynamicQuantizeLinear"): "exact only ahead of a projection, see test_rule_pairs.py",
-    ("", "SplitToSequence"): "makes sequences, see test_sequences.py",
-    ("", "SequenceAt"): "reads sequences, see test_sequences.py",
     (
         "com.microsoft",
         "SimplifiedLayerNormalization",

@@ -1,24 +1,16 @@
-"""Chunks of a sequence: whoever names them by number, or says their sizes, follows what is left of them."""
+"""Sequences of chunks become Splits where all numbers are known, and mean the same."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import ModelProto, parser
 
-from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.live import FULL
-from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.sweep_result import Seed
-from onnxheadprune.operators import view_of
-from tests.liveness.masks import Array, Draw, compact, lives
-from tests.liveness.one_node import assert_same, pruned, run
+from onnxheadprune.model.prepare import prepared
+from tests.liveness.masks import Array
+from tests.liveness.one_node import assert_same, run
 
 SHAPE = (3, 6, 4)
 SPLITS = {
@@ -83,49 +75,37 @@ def model_of(split: str, reader: str, numbers: list[int], joined: bool) -> Model
     return parser.parse_model(text)
 
 
-def check(model: ModelProto, feed: Mapping[str, Array], draw: Draw) -> str:
-    """Narrow what is handed out to a random part, and compare; the word for what came of it."""
-    view = view_of(model)
-    readers = [node for node in view.nodes if node.op_type == "Identity" and node.out.is_graph_output]
-    demands = {node: draw(lives(node.shape(0) or ())) for node in readers}
-    swept = sweep(
-        [Seed(node, 0, live, "test") for node, live in demands.items()],
-        frozenset(value for value in view.main.values.values() if value.name in ("x", "parts")),
-    )
-    left = swept.kept.get(view.main.values["x"], FULL)
-    try:
-        smaller = pruned(view, swept)
-    except RefusedError:
-        return "refused"
-    after = run(smaller, {**feed, "x": compact(feed["x"], left)})
-    wanted = {node.out.name: live for node, live in demands.items()}
-    for name, value in run(model, feed).items():
-        for got, want in zip(_chunks(after[name]), _chunks(value), strict=True):
-            assert_same(got, compact(want, wanted.get(name, FULL)))
-    return "whole" if left.is_full else "cut"
+@pytest.mark.parametrize("opset", [11, 12, 13, 18])
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("split", SPLITS)
+def test_sequences_of_chunks_are_splits_where_all_numbers_are_known(
+    split: str, reader: str, opset: int
+) -> None:
+    """The prepared model gives the same; what is known at run time only stays a sequence."""
+    count = SPLITS[split][2]
+    feed = {
+        "x": np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE),
+        "number": np.array(1),
+    }
+    for numbers in ([0, -1], [count - 1, 0, 0], [-count]):
+        for joined in (False, True):
+            model = model_of(split, reader, numbers, joined)
+            model.opset_import[0].version = opset
+            before = model.SerializeToString()
+            made = prepared(model)
+            assert model.SerializeToString() == before
+            left = {node.op_type for node in made.graph.node} & {"SplitToSequence", "SequenceAt"}
+            assert bool(left) == (reader != "nobody")
+            after = run(made, feed)
+            for name, value in run(model, feed).items():
+                for got, want in zip(_chunks(after[name]), _chunks(value), strict=True):
+                    assert_same(got, want)
+
+
+def test_a_number_beyond_the_chunks_stays() -> None:
+    model = model_of("one size", "nobody", [3], joined=False)
+    assert prepared(model) is model
 
 
 def _chunks(value: Any) -> list[Array]:
     return value if isinstance(value, list) else [value]
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("split", SPLITS)
-def test_numbers_and_sizes_of_chunks_follow_what_is_left(split: str, reader: str) -> None:
-    outcomes: Counter[str] = Counter()
-    count = SPLITS[split][2]
-
-    @settings(max_examples=settings().max_examples // 2)
-    @given(st.data())
-    def narrowed(data: st.DataObject) -> None:
-        draw = data.draw
-        numbers = draw(st.lists(st.integers(-count, count - 1), min_size=1, max_size=3))
-        feed = {
-            "x": np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE),
-            "number": np.array(draw(st.integers(-count, count - 1))),
-        }
-        outcomes[check(model_of(split, reader, numbers, draw(st.booleans())), feed, draw)] += 1
-
-    narrowed()
-    assert outcomes["cut"] or reader not in ("nobody", "a number that is computed"), outcomes
