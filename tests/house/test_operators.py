@@ -45,7 +45,7 @@ NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
 }
 
 
-KNOWING = ("is_a", "kind", "new", "insert", "make_node")
+KNOWING = ("is_a", "kind", "new", "insert", "inserted", "together", "make_node")
 """Functions that know about domains, or make a node of the standard."""
 
 
