@@ -121,7 +121,8 @@ def save_model(
     loaded = LoadedModel.of(model, "the model")
     target = Path(output)
     Outputs.of(output).claim()
-    with stage_model(loaded, target, Storing(external_data=_POLICIES[external])) as stage, sentences(target):
+    with stage_model(loaded, target, Storing(external_data=_POLICIES[external])) as stage:
+        stage.seal()
         stage.commit()
 
 
@@ -149,16 +150,3 @@ def staged_model(stage: Stage) -> LoadedModel:
         stage.write()
     parsed = parse_structure(stage.model)
     return structure_of(parsed.model, "the pruned model", stage.model, {parsed.own: parsed.source})
-
-
-def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
-    """Complete the staged files, except for their names; return their size in bytes."""
-    with sentences(stage.target):
-        stage.seal(metadata)
-        return stage.size
-
-
-def commit(stage: Stage, backup: Path | None = None) -> None:
-    """Give the staged files their names, all or none."""
-    with sentences(stage.target):
-        stage.commit(backup)

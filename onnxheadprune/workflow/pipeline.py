@@ -28,7 +28,7 @@ from onnxheadprune.model.load import (
     open_structure,
     serialized,
 )
-from onnxheadprune.model.save import Outputs, commit, sealed_bytes, stage_model, staged_model
+from onnxheadprune.model.save import Outputs, stage_model, staged_model
 from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -260,9 +260,9 @@ def _written(
     writing = request.writing
     with stage_model(pruned, places.model, writing.storing, writing.data_name) as stage:
         verdict = proof.of(staged_model(stage)) if request.proving.validate else None
-        found = result(verdict, sealed_bytes(stage, _validation_note(verdict)))
+        found = result(verdict, stage.seal(_validation_note(verdict)))
         ready(found)
-        commit(stage, places.backup)
+        stage.commit(places.backup)
     trained = None if found.chosen is None else found.chosen.recovery
     if request.choice.recover is not None and not (trained is not None and trained.is_interrupted):
         from onnxheadprune.training.checkpoint import beside

@@ -23,7 +23,7 @@ from onnxheadprune.errors import InferenceError, RefusedError, named_setting, sp
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.save import Outputs, commit, stage_model
+from onnxheadprune.model.save import Outputs, stage_model
 from onnxheadprune.model.spelling import many, size
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
@@ -177,7 +177,8 @@ def quantized_through(
         return found
     with stage_model(result, target, writing.storing, writing.data_name) as stage:
         ready(found)
-        commit(stage)
+        stage.seal()
+        stage.commit()
     return found
 
 

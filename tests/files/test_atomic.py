@@ -21,7 +21,7 @@ import pytest
 
 from onnxheadprune import UsageError, prune
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.save import commit, sealed_bytes, stage_model
+from onnxheadprune.model.save import stage_model
 from onnxheadprune.model.storage.writing import WRITER, Assembly, temporary_folder, write_file
 from onnxheadprune.settings.writing import Storing
 from tests.conftest import ROOT, Outcome
@@ -73,8 +73,8 @@ def _assembled(target: Path) -> None:
 
 def _written(model: LoadedModel, target: Path, external: Any) -> None:
     with stage_model(model, target, Storing(external_data=external)) as stage:
-        sealed_bytes(stage, ("stamp", "a verdict"))
-        commit(stage)
+        stage.seal(("stamp", "a verdict"))
+        stage.commit()
 
 
 def _used() -> None:

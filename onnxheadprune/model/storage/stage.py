@@ -30,6 +30,7 @@ from onnxheadprune.model.storage.writing import (
     give_name,
     is_data_name,
     locked,
+    sentences,
     sync_folder,
     uninterrupted,
 )
@@ -52,7 +53,7 @@ class Stage(HiddenFolder):
         """Write the data file."""
         super().__init__(target)
         self.layout, self.sources, self.location, self.named = layout, sources, location, named
-        self._written = self._is_sealed = False
+        self._written = False
         self._tail = b""
         self.model = self.path / "model"
         self.data = self.path / location if layout.outside else None
@@ -72,17 +73,18 @@ class Stage(HiddenFolder):
                 self.layout.write_model(stream.fileno(), opened)
             self._written = True
 
-    def seal(self, metadata: tuple[str, str] | None = None) -> None:
-        """Complete the files, so that nothing is left but to give them their names, and their size is known."""
-        if metadata is not None:
-            extra = ModelProto()
-            extra.metadata_props.add(key=metadata[0], value=metadata[1])
-            self._tail = extra.SerializeToString()
-        if self.data is not None:
-            finish(self.data, self.target)
-            self._refer_to(self.named or data_name(self.target, self._digest(self.data)))
-        self._complete()
-        self._is_sealed = True
+    def seal(self, metadata: tuple[str, str] | None = None) -> int:
+        """Complete the files, so that nothing is left but to give them their names; return their size in bytes."""
+        with sentences(self.target):
+            if metadata is not None:
+                extra = ModelProto()
+                extra.metadata_props.add(key=metadata[0], value=metadata[1])
+                self._tail = extra.SerializeToString()
+            if self.data is not None:
+                finish(self.data, self.target)
+                self._refer_to(self.named or data_name(self.target, self._digest(self.data)))
+            self._complete()
+            return sum(path.stat().st_size for path in (self.model, self.data) if path is not None)
 
     def _refer_to(self, name: str) -> None:
         self.layout.point_to(self.location, name)
@@ -94,16 +96,9 @@ class Stage(HiddenFolder):
             stream.write(self._tail)
         finish(self.model, self.target)
 
-    @property
-    def size(self) -> int:
-        """Bytes of both files; final once they are sealed."""
-        return sum(path.stat().st_size for path in (self.model, self.data) if path is not None)
-
     def commit(self, backup: Path | None = None) -> None:
-        """Give the files their names: the data first, then, in one step, the model."""
-        if not self._is_sealed:
-            self.seal()
-        with locked(self.target.parent):
+        """Give the sealed files their names: the data first, then, in one step, the model."""
+        with sentences(self.target), locked(self.target.parent):
             data = self._new_data()
             # From here on nothing takes time: the shorter, the less a kill can leave.
             with uninterrupted():
