@@ -12,9 +12,9 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from tests.attention.net_parts import WIDTH, B, D, H, S
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.net import Net
+from tests.graphs.parts import WIDTH, B, D, H, S
 from tests.liveness.masks import Array
 from tests.liveness.one_node import check_equal, run
 

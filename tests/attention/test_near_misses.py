@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
@@ -12,19 +9,10 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune import RefusedError, inspect, plan_pruning
 from onnxheadprune.attention.sites.attention_near_misses import attention_products
 from onnxheadprune.operators import view_of
-from tests.attention.toy_parts import HIDDEN, WIDTH, D, attended, merged, operands, projected, softmax
-from tests.graph_builder import GraphBuilder
+from tests.graphs import parts
 from tests.graphs.fused import generator
-
-Made = Callable[[GraphBuilder], str]
-
-
-def model(toy: GraphBuilder, *outputs: str) -> ModelProto:
-    info = toy.info("x", ["batch", "sequence", HIDDEN])
-    made = toy.model([info], [toy.info(name, None) for name in outputs], opset=18)
-    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    made.opset_import.append(helper.make_opsetid("custom", 1))
-    return made
+from tests.graphs.net import Net
+from tests.graphs.parts import D
 
 
 def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
@@ -41,7 +29,8 @@ def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
 
 def test_bodies_are_looked_into() -> None:
     """A SequenceMap's body attends; it has no shapes."""
-    toy = GraphBuilder()
+    net = Net()
+    parts.source(net)
     body = [
         helper.make_node("MatMul", ["item", "item_turned"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
@@ -51,18 +40,18 @@ def test_bodies_are_looked_into() -> None:
     items = helper.make_tensor_value_info("item", TensorProto.FLOAT, None)
     made = helper.make_tensor_value_info("attended", TensorProto.FLOAT, None)
     graph = helper.make_graph([turn, *body], "body", [items], [made])
-    toy.node("SequenceConstruct", ["x"], "items")
-    toy.node("SequenceMap", ["items"], "done", body=graph)
-    toy.node("SequenceAt", ["done", toy.constant("first", np.array(0))], "y")
-    found, missed, without = lists(model(toy, "y"))
+    net.node("SequenceConstruct", ["x"], "items")
+    net.node("SequenceMap", ["items"], "done", body=graph)
+    net.node("SequenceAt", ["done", net.constant("first", np.array(0))], "y")
+    found, missed, without = lists(net.export(["y"]))
     assert found == 0 and len(missed) + len(without) == 1
 
 
 def test_a_star_says_what_it_leaves_out() -> None:
-    toy = GraphBuilder()
-    first = projected(toy, attended(toy, softmax))
-    second = merged(toy, attended(toy, softmax, "other_"), "other_")
-    found = model(toy, first, second)
+    net = Net()
+    x = parts.source(net)
+    first, second = parts.context_of(net, x), parts.context_of(net, x)
+    found = net.export([parts.finished(net, first), parts.merged(net, second)])
     plan = plan_pruning(found, heads="*:0")
     assert ["cannot be followed to a linear layer" in item.reason for item in plan.left_out] == [True]
     assert plan.to_dict()["left_out"][0]["node"] == plan.left_out[0].node
@@ -71,42 +60,31 @@ def test_a_star_says_what_it_leaves_out() -> None:
 
 def embedded(outputs: int) -> ModelProto:
     """EmbedLayerNormalization; the residual stream is its third output where it has three."""
-    toy = GraphBuilder()
-    ids = helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "sequence"])
-    tables: list[Any] = [toy.weight("words", 9, HIDDEN), toy.weight("places", 8, HIDDEN), ""]
-    names = ["x", "lengths", "sum"][:outputs]
-    scales = [toy.weight("gain", HIDDEN), toy.weight("shift", HIDDEN)]
-    toy.nodes.append(
-        helper.make_node(
-            "EmbedLayerNormalization",
-            ["ids", "", *tables, *scales],
-            names,
-            domain="com.microsoft",
-            name="embed",
-        )
-    )
-    toy.node("Add", [projected(toy, attended(toy, softmax)), names[-1]], "stream")
-    toy.node("Identity", ["stream"], "x2")
-    made = model(toy, "x2")
-    del made.graph.input[:]
-    made.graph.input.append(ids)
-    return made
+    net = Net()
+    net.inputs.append(net.info("ids", ["batch", "sequence"], TensorProto.INT32))
+    tables = [net.weight(name, rows, parts.WIDTH) for name, rows in (("words", 9), ("places", 8))]
+    inputs = ["ids", "", *tables, "", *(net.weight(name, parts.WIDTH) for name in ("gain", "shift"))]
+    net.node("EmbedLayerNormalization", inputs, "x", domain="com.microsoft")
+    net.nodes[-1].output.extend(["lengths", "sum"][: outputs - 1])
+    made = parts.finished(net, parts.context_of(net, "x"))
+    net.node("Add", [made, "sum" if outputs == 3 else "x"], "stream")
+    return net.export([net.node("Identity", ["stream"], "x2")])
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_the_sum_of_embeddings_has_a_shape(outputs: int) -> None:
     found = embedded(outputs)
     stream = next(value for value in view_of(found).values() if value.name == "stream")
-    assert stream.shape is not None and stream.shape[-1] == HIDDEN
+    assert stream.shape is not None and stream.shape[-1] == parts.WIDTH
     assert lists(found) == (1, [], [])
 
 
 def test_iterations_of_a_scan_may_be_heads() -> None:
     """Each iteration attends with the queries, keys and values of one head."""
-    toy = GraphBuilder()
-    queries, keys, values = operands(toy)
-    first = [toy.node("Transpose", [name], f"{name}_first", perm=[1, 0, 2, 3]) for name in (queries, values)]
-    turned = toy.node("Transpose", [keys], "keys_first", perm=[1, 0, 2, 3])
+    net = Net()
+    x, names = parts.source(net), "qkv"
+    orders = ((2, 0, 1, 3), (2, 0, 3, 1), (2, 0, 1, 3))
+    first = [parts.split(net, x, name, *order) for name, order in zip(names, orders, strict=True)]
     body = [
         helper.make_node("MatMul", ["one_q", "one_k"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
@@ -115,12 +93,10 @@ def test_iterations_of_a_scan_may_be_heads() -> None:
     shapes = {"one_q": ["b", "s", D], "one_k": ["b", D, "s"], "one_v": ["b", "s", D], "one_c": ["b", "s", D]}
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(body, "body", infos[:3], infos[3:])
-    contexts = toy.node("Scan", [first[0], turned, first[1]], "contexts", body=graph, num_scan_inputs=3)
-    back = toy.node("Transpose", [contexts], "back", perm=[1, 2, 0, 3])
-    flat = toy.node("Reshape", [back, toy.constant("flat", np.array([0, 0, WIDTH]))], "flat_context")
-    found, missed, without = lists(
-        model(toy, toy.node("MatMul", [flat, toy.weight("o", WIDTH, HIDDEN)], "y"))
-    )
+    contexts = net.node("Scan", first, "contexts", body=graph, num_scan_inputs=3)
+    back = net.op("Transpose", contexts, perm=[1, 2, 0, 3])
+    flat = net.op("Reshape", back, net.ints(0, 0, parts.H * D))
+    found, missed, without = lists(net.export([parts.projected(net, flat)]))
     assert not any("one map for all channels" in sentence for sentence in without)
     assert found or ["they end at" in sentence and "Scan" in sentence for sentence in missed] == [True]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnxheadprune.reporting.page import Documents, page_of
-from tests.toys_report import benchmark_document, curve_document, cut_document
+from tests.reporting.made_documents import benchmark_document, curve_document, cut_document
 
 pytestmark = pytest.mark.browser
 WIDTHS = (360, 800, 1400)

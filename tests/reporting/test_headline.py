@@ -29,7 +29,7 @@ from onnxheadprune.validation.figures import drift_figure
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.summary import result_of
 from tests.conftest import SAMPLES, Command
-from tests.toys_report import cut_document
+from tests.reporting.made_documents import cut_document
 
 SEEN = "the calibration data, which the refit has seen"
 VERDICTS = ("passed", "tried", "failed", "inconclusive", None)

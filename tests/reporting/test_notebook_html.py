@@ -15,7 +15,7 @@ from onnxheadprune.model.display import MOST_ROWS, html_of
 from onnxheadprune.model.facts import Table
 from tests.graphs import toys
 from tests.reporting.html_reader import Read
-from tests.toys_pictures import benchmark_result, curve_result
+from tests.reporting.made_results import benchmark_result, curve_result
 
 EVIL = '"><script>alert(1)<b>\x1b[31m\u202ename'
 LONGEST = 20_000

@@ -16,7 +16,7 @@ from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.reporting.pictures.style import COLOURS, GREY
 from tests.graphs import toys
 from tests.pictures import DEUTAN, PROTAN, TRITAN, apart, contrast, faults, texts
-from tests.toys_pictures import LONG, benchmark_result, curve_result
+from tests.reporting.made_results import LONG, benchmark_result, curve_result
 
 WHAT = f"{LONG}/model_without_a_quarter_of_its_heads_refitted_and_recovered_for_twenty_epochs_then_quantized.onnx"
 GRID = [GridPoint(batch, length) for batch in (1, 8, 32, 64) for length in (32, 128, 512)]

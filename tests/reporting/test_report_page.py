@@ -14,8 +14,8 @@ from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.reporting.page.charts import curve_chart, scale_of_times, scale_over
 from tests.conftest import ROOT, SAMPLES, Command
 from tests.reporting.html_reader import Read
-from tests.toys_pictures import curve_result
-from tests.toys_report import benchmark_document, curve_document, cut_document
+from tests.reporting.made_documents import benchmark_document, curve_document, cut_document
+from tests.reporting.made_results import curve_result
 
 DIGITS = SAMPLES / "digits_vit.onnx"
 

@@ -21,7 +21,7 @@ from onnxheadprune.reporting.plan import answer_report
 from onnxheadprune.validation.figures import on_words
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.summary import Result, result_of
-from tests.toys_report import benchmark_document, cut_document
+from tests.reporting.made_documents import benchmark_document, cut_document
 
 WIDTHS = (50, 80, 120)
 HELD = "held-out data, which neither refit nor training has seen (16 of 256 samples)"

@@ -164,9 +164,12 @@ class _Check:
             if able(heads)
         ]
         verdict = self._made(HEADS, cuts, reasons, len(sites))
-        if verdict.outcome.is_failure or verdict.equal:
+        # What mixes heads goes with all of them, so that one set of refused heads may be cut.
+        if verdict.outcome.is_failure or (verdict.equal and self.folder.case["expect"] == "exact"):
             return verdict
         told = verdict.refusals or self._general({miss.reason.sentence for miss in sites.near_misses})
+        if verdict.equal and not told:
+            return verdict
         return replace(verdict, outcome=Outcome.REFUSED if told else Outcome.NO_SITE, refusals=told)
 
     def _possible(self, heads: list[list[int]]) -> bool:

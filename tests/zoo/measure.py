@@ -21,15 +21,13 @@ from pathlib import Path
 
 from tests.zoo.folder import Folder
 from tests.zoo.known import reason_for
-from tests.zoo.pages import PAGE, RESULTS, SAMPLE, TWIN, keep, kept, write, zoo
+from tests.zoo.pages import INTRODUCTION, PAGE, RESULTS, SAMPLE, SETS, TWIN, keep, kept, part, write
 from tests.zoo.row import Row
 
 ROOT = Path(__file__).parents[2]
 TORCH = ("torch<=2.13.0", "torchvision")
 ALONE = ("torchaudio>=2.8,<3", "torchscale>=0.3,<1")
 """Without what they ask for: torchaudio asks for torch's CUDA build, torchscale for a timm of 2023."""
-PARTS = {"families": ("zoo", "units", "counts"), "packages": ("wild",)}
-"""The sets that are measured, and the parts of the page on each."""
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "timm", "onnxslim", "onnxsim")
 
 
@@ -142,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.zoo.measure", description=__doc__)
     parser.add_argument("--work", type=Path, help="folder for the exports and the environment")
     parser.add_argument("--zoo", help="folders that were built before, joined by commas")
-    parser.add_argument("--parts", default=",".join(PARTS), help="families, packages, or both")
+    parser.add_argument("--parts", default=",".join(SETS), help="families, packages, or both")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
     parser.add_argument("-o", "--output", type=Path, default=PAGE, help="the page")
     parser.add_argument("--title", help="of a page of its own, with nothing but the rows of --zoo")
@@ -152,13 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("one of --work and --zoo says where the folders are")
     said, rows = kept(options.results) if options.results.exists() else ({}, [])
     new: list[Row] = []
-    for part, folder in places(options):
-        found = measured(chosen(folder), folder / "rows.jsonl", options.jobs)
-        said |= {name: [header(folder)] for name in PARTS[part]}
-        new += found
+    for name, folder in places(options):
+        new += measured(chosen(folder), folder / "rows.jsonl", options.jobs)
+        said[name] = [header(folder)]
     keep(options.results, said, merged(rows, new))
     if options.title:
-        options.output.write_text(zoo(new, said["zoo"], options.title))
+        front = INTRODUCTION.partition("\n")[2]
+        options.output.write_text(
+            f"# {options.title}\n{front}\n{part('Graphs', new, [line for lines in said.values() for line in lines])}"
+        )
     else:
         write(options.output, merged(rows, new), said)
     return int(any(row.problems and reason_for(row) is None for row in new))

@@ -176,9 +176,10 @@ class Row:
             return ""
         if self.silent:
             return f"{self.silent} attentions without a word"
-        compared = self.verdicts[HEADS].compared
+        verdict = self.verdicts[HEADS]
+        compared = verdict.compared
         is_less = self.expect == "exact" and bool(self.true.heads) and (self.is_short or not compared)
-        is_more = self.expect != "exact" and compared
+        is_more = self.expect != "exact" and (verdict.outcome.is_exact or (self.package and compared))
         return f"{self.sites} sites, {compared} cuts" if is_less or is_more else ""
 
     @property
@@ -235,7 +236,7 @@ def found_counts(sites: Sites, attention: Iterable[AttentionSite | None]) -> tup
     stacks = Counter(
         layer.key.rpartition(".")[0]
         for layer in sites.of(LAYERS)
-        if isinstance(layer, LayerSite) and any(site.begins_layer for site in layer.parts)
+        if isinstance(layer, LayerSite) and any(site.KIND.begins_layers for site in layer.parts)
     )
     kinds = Counter(block.kind for block in sites.neurons)
     counts = Counts(

@@ -40,13 +40,34 @@ def softmax_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torc
 
 
 class Block(nn.Module):
-    """Three projections, ``attend`` on ``[B, H, S, D]``, and an output projection."""
+    """Three projections, ``attend`` on ``[B, H, S, D]``, what is behind it, and an output projection.
 
-    def __init__(self, bias: bool = True, *, queries: int = HEADS, groups: int = HEADS) -> None:
+    Args:
+        attend: From queries, keys and values to the context.
+        behind: What changes the heads beside one another; it also gets the block and its input.
+        parts: Functions that make the modules and parameters of the block that these two use.
+        bias: Whether the projections of queries, keys and values have biases.
+        queries: Query heads.
+        groups: Heads of keys and values.
+    """
+
+    def __init__(
+        self,
+        attend: Callable[..., torch.Tensor] = softmax_attention,
+        behind: Callable[..., torch.Tensor] | None = None,
+        *,
+        bias: bool = True,
+        queries: int = HEADS,
+        groups: int = HEADS,
+        **parts: Callable[[], nn.Module | nn.Parameter],
+    ) -> None:
         super().__init__()
         self.q = nn.Linear(WIDTH, queries * SIZE, bias=bias)
         self.k, self.v = (nn.Linear(WIDTH, groups * SIZE, bias=bias) for _ in range(2))
         self.out = nn.Linear(queries * SIZE, WIDTH)
+        self.attending, self.behind, self.has_parts = attend, behind, bool(parts)
+        for name, make in parts.items():
+            setattr(self, name, make())
 
     def heads(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> Tensors:
         """Q, K and V as ``[B, H, S, D]``."""
@@ -55,14 +76,26 @@ class Block(nn.Module):
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The context."""
-        return softmax_attention(q, k, v)
+        own = (self,) if self.has_parts and self.behind is None else ()
+        return self.attending(*own, q, k, v)
 
     def context(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
         """The heads beside one another."""
-        return merge_heads(self.attend(*self.heads(x, memory)))
+        context = merge_heads(self.attend(*self.heads(x, memory)))
+        return context if self.behind is None else self.behind(self, context, x)
 
     def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
         return self.out(self.context(x, memory))
+
+
+def parameter(*shape: int) -> Callable[[], nn.Parameter]:
+    """Makes a parameter, whose numbers `spread` draws."""
+    return lambda: nn.Parameter(torch.empty(*shape))
+
+
+def linear(*sizes: int, **options: Any) -> Callable[[], nn.Module]:
+    """Makes a linear layer."""
+    return partial(nn.Linear, *sizes, **options)
 
 
 class Stack(nn.Module):

@@ -20,6 +20,7 @@ from tests.zoo.families._stack import (
     SIZES,
     WIDTH,
     Block,
+    linear,
     merge_heads,
     of,
     softmax_attention,
@@ -28,47 +29,24 @@ from tests.zoo.families._stack import (
 )
 
 
-class TalkingHeads(Block):
+def _talking(own: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, before: bool) -> torch.Tensor:
     """Shazeer et al. 2020: heads are mixed before or after the softmax."""
 
-    def __init__(self, before: bool) -> None:
-        super().__init__()
-        self.mix = nn.Linear(HEADS, HEADS, bias=False)
-        self.before = before
+    def mixed(x: torch.Tensor) -> torch.Tensor:
+        return own.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.heads(x)
-        weights = q @ k.transpose(-1, -2) * SCALE
-        weights = self._mixed(weights).softmax(-1) if self.before else weights.softmax(-1)
-        weights = weights if self.before else self._mixed(weights)
-        return self.out(merge_heads(weights @ v))
-
-    def _mixed(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    weights = q @ k.transpose(-1, -2) * SCALE
+    return (mixed(weights).softmax(-1) if before else mixed(weights.softmax(-1))) @ v
 
 
-class SubNorm(Block):
+def _normed(own: Any, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A layer norm over all heads between the context and the output projection (MAGNETO)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(INNER)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.norm(self.context(x)))
+    return own.norm(context)
 
 
-class HeadNorm(Block):
+def _normed_by_head(own: Any, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A norm per head between the context and the output projection: no coupling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(HEADS, INNER)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        context = self.context(x)
-        flat = self.norm(context.reshape(-1, INNER)).view(x.shape[0], -1, INNER)
-        return self.out(flat)
+    return own.norm(context.reshape(-1, INNER)).view(x.shape[0], -1, INNER)
 
 
 class HeadSoftmax(Block):
@@ -230,13 +208,18 @@ def _block(
 
 def cases() -> list[Case]:
     made = partial(stacked, family="couplings")
+    mix, norm = linear(HEADS, HEADS, bias=False), partial(nn.LayerNorm, INNER)
     seen = "silencing columns is not removing the head: the norm sees it"
     both = {"inputs": ("image", "text"), "outputs": ("image_out", "text_out")}
     return [
-        made("talking-heads-before", make=partial(TalkingHeads, True)),
-        made("talking-heads-after", make=partial(TalkingHeads, False)),
-        made("sub-layer-norm", make=SubNorm, expect="refused", note=seen),
-        made("norm-per-head", make=HeadNorm, note="GroupNorm with one group per head"),
+        made("talking-heads-before", make=partial(Block, partial(_talking, before=True), mix=mix)),
+        made("talking-heads-after", make=partial(Block, partial(_talking, before=False), mix=mix)),
+        made("sub-layer-norm", make=partial(Block, behind=_normed, norm=norm), expect="refused", note=seen),
+        made(
+            "norm-per-head",
+            make=partial(Block, behind=_normed_by_head, norm=partial(nn.GroupNorm, HEADS, INNER)),
+            note="GroupNorm with one group per head",
+        ),
         made("softmax-over-heads", make=HeadSoftmax),
         made("query-norm-across-heads", make=QueryNorm),
         made("no-output-projection", make=NoOutput, rules=(), expect="no-site"),

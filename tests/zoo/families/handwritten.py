@@ -183,14 +183,12 @@ class KeysTransposed(Block):
         return self.out(merge_heads(scores.softmax(-1) @ v).contiguous())
 
 
-class FlatHeads(Block):
+def _flat(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Heads merged into the batch axis as ``[B*H, S, D]``, contracted with ``bmm``."""
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        batch, _, length, _ = q.shape
-        q, k, v = (t.reshape(batch * HEADS, length, SIZE) for t in (q, k, v))
-        scores = torch.baddbmm(torch.zeros(1, 1, 1), q, k.transpose(1, 2), beta=1.0, alpha=SCALE)
-        return torch.bmm(scores.softmax(-1), v).view(batch, HEADS, length, SIZE)
+    batch, _, length, _ = q.shape
+    q, k, v = (t.reshape(batch * HEADS, length, SIZE) for t in (q, k, v))
+    scores = torch.baddbmm(torch.zeros(1, 1, 1), q, k.transpose(1, 2), beta=1.0, alpha=SCALE)
+    return torch.bmm(scores.softmax(-1), v).view(batch, HEADS, length, SIZE)
 
 
 class PerHeadConstants(Block):
@@ -220,19 +218,12 @@ class WideValues(Block):
         self.v, self.out = nn.Linear(WIDTH, HEADS * 12), nn.Linear(HEADS * 12, WIDTH)
 
 
-class SharedKeyValue(Block):
-    """Keys are used as values too."""
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return softmax_attention(q, k, k)
-
-
 def cases() -> list[Case]:
     made = partial(stacked, family="handwritten")
     styles = ("split", "chunk", "unbind", "index", "interleaved", "innermost")
     return [
         made("hand-separate", make=Block),
-        made("hand-no-bias", make=partial(Block, False)),
+        made("hand-no-bias", make=partial(Block, bias=False)),
         made("hand-einsum", make=Einsum),
         made(
             "hand-einsum-weights",
@@ -257,9 +248,9 @@ def cases() -> list[Case]:
         ),
         made("hand-conv1x1", make=ConvAttention),
         made("hand-keys-transposed", make=KeysTransposed),
-        made("hand-flat-heads", make=FlatHeads),
+        made("hand-flat-heads", make=partial(Block, _flat)),
         made("hand-per-head-constants", make=PerHeadConstants),
         made("hand-wide-values", make=WideValues),
-        made("hand-shared-kv", make=SharedKeyValue),
+        made("hand-shared-kv", make=partial(Block, lambda q, k, v: softmax_attention(q, k, k))),
         *(made(f"hand-packed-{style}", make=partial(Packed, style)) for style in styles),
     ]
