@@ -388,3 +388,15 @@ for where in ("query", "value"):
 row("an unknown operator before the projection", missed=[("no-rule", "")])(
     Block(letters="---", context=_unknown)
 )
+
+
+@row("linear attention of three operands in one einsum", HEADS)
+def _(net: Net) -> Any:
+    """A softmax over features looks like a router; the operand that normalises has no axis of them."""
+    x = source(net)
+    q, k, v = softmax(net, heads_of(net, x, "q")), net.op("Exp", heads_of(net, x, "k")), heads_of(net, x, "v")
+    total = net.op("Einsum", q, net.op("ReduceSum", k, net.ints(2), keepdims=0), equation="bhnd,bhd->bhn")
+    state = net.op("Einsum", k, v, equation="bhnd,bhne->bhde")
+    return finished(
+        net, net.op("Einsum", state, q, net.op("Reciprocal", total), equation="bhde,bhnd,bhn->bhne")
+    )

@@ -271,7 +271,12 @@ class _Walk:
             if not self._sums_nothing(product, scored, letters):
                 return self._refused(node, "sums scores that are not zero where an expert is out")
             for other in product.indices:
-                axes = [product.axes_of(other).index(letter) for letter in letters]
+                own = product.axes_of(other)
+                if not any(letter in own for letter in letters):
+                    continue  # a third operand without the experts' axis
+                if not all(letter in own for letter in letters):
+                    return self._refused(node, "sums scores of a part of the experts")
+                axes = [own.index(letter) for letter in letters]
                 sizes = [(node.shape(other) or ())[axis] for axis in axes]
                 if tuple(sizes) != scores.live.array.shape:
                     return self._refused(
