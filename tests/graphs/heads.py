@@ -397,6 +397,6 @@ def _(net: Net) -> Any:
     q, k, v = softmax(net, heads_of(net, x, "q")), net.op("Exp", heads_of(net, x, "k")), heads_of(net, x, "v")
     total = net.op("Einsum", q, net.op("ReduceSum", k, net.ints(2), keepdims=0), equation="bhnd,bhd->bhn")
     state = net.op("Einsum", k, v, equation="bhnd,bhne->bhde")
-    return finished(
-        net, net.op("Einsum", state, q, net.op("Reciprocal", total), equation="bhde,bhnd,bhn->bhne")
-    )
+    equation = "bhde,bhnd,bhn->bhne"
+    context = net.op("Einsum", state, q, net.op("Reciprocal", total), equation=equation)
+    return net.op("Add", x, finished(net, context))
