@@ -73,13 +73,17 @@ class Declarations:
             ours: the digests of the planned values of the main graph, by name.
             theirs: those of the pruned model.
         """
-        known = {ours[info.name]: info.type for info in self.planned.graph.value_info if info.name in ours}
+        declared = {info.name: info.type for info in self.planned.graph.value_info if info.name in ours}
+        known = {ours[name]: said for name, said in declared.items()}
         names = {digest: name for name, digest in ours.items()}
         for info in self.pruned.graph.value_info:
             digest = theirs.get(info.name)
             if digest not in names:
                 continue
-            if not self._holds(info.type, known.get(digest), self._shape_of(names[digest])):
+            # Of several values that are one, that of the same name.
+            alike = ours.get(info.name) == digest and info.name in declared
+            wanted = declared[info.name] if alike else known.get(digest)
+            if not self._holds(info.type, wanted, self._shape_of(names[digest])):
                 yield f"{info.name} is declared as {_spelled(info.type)}, which the planned graph does not show"
 
     def _shape_of(self, name: str) -> Known:

@@ -242,10 +242,12 @@ class Meter:
         if self._main is None or self._main.name not in after:
             return
         name = self._main.name
+        if before[name].shape != after[name].shape:
+            return
         if labels is not None:
             self._hits = self._hits or AccuracyMeter(name, self._inputs)
             self._hits.add(labels, before[name], after[name], feed)
-        if self._drift is not None and self._effect is not None and before[name].shape == after[name].shape:
+        if self._drift is not None and self._effect is not None:
             self._drift.add(before[name], after[name], feed)
             self._effect.add(before, after, feed)
 

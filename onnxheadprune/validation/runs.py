@@ -272,6 +272,8 @@ class _Bench:
     def further_cases(self, seed: int) -> None:
         """Compare on more random inputs and sizes; those that the original cannot take are skipped."""
         usual = len(self.cases)
+        if not usual:
+            return  # The search for inputs is long.
         for more in range(1, MORE_SEEDS + 1):
             self.random_cases(seed + more)
         again = self.cases[usual:]
@@ -564,11 +566,13 @@ class _Bench:
 def _rounds(ran: Iterable[Ran]) -> Iterator[list[Ran]]:
     """Feeds in order, as many at a time as their outputs leave room for, at least one."""
     held: list[Ran] = []
+    size = 0
     for item in ran:
         held.append(item)
-        if sum(value.nbytes for other in held for value in other.before.values()) >= ROUND_BYTES:
+        size += sum(value.nbytes for value in item.before.values())
+        if size >= ROUND_BYTES:
             yield held
-            held = []
+            held, size = [], 0
     if held:
         yield held
 
