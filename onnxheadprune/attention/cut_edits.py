@@ -282,8 +282,7 @@ class Cut:
                     owners.setdefault(projection.node, []).append(site)
         if not owners:
             return edits
-        from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches
-        from onnxheadprune.liveness.emptied_outputs import quantized_stand_in, stand_in
+        from onnxheadprune.liveness.emptied import Remnant, bias_of, branches, quantized_stand_in, stand_in
 
         def add(made: Sequence[Edit] | Refusal, projections: Sequence[Node]) -> None:
             names = frozenset(site.name for node in projections for site in owners[node])

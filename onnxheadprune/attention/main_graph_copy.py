@@ -20,8 +20,7 @@ from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.states import State, is_sum, learned_of_norm, place_of
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.both_branches import BRANCHES, with_both_branches
-from onnxheadprune.edit.merged_models import flag_choices, with_answer
+from onnxheadprune.edit.bodies import BRANCHES, flag_choices, with_answer, with_both_branches
 from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.operator import is_a

@@ -2,24 +2,38 @@
 
 Nodes are visited in reverse topological order, each once, and only those that liveness reaches. A value
 keeps the union of what its consumers ask for; a consumer that was never visited asks for all of it.
+
+Positions that nobody reads in the original need not be cut from a value that loses heads: a relative shift cuts
+positions out of scores whose rows it has folded anew; those it keeps, the heads it need not.
+
+A sweep computes the least demands. It is completed then (`settle`): where a value keeps more for one reader, others
+that pick from it (a Slice, a Gather) need no extra gather, and views and caches that only carry it keep the same.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.answers import Answer
-from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
-from onnxheadprune.liveness.consumers import selecting_answer
+from onnxheadprune.liveness.carriers import (
+    LOOKED_THROUGH,
+    carried,
+    carrier_outputs,
+    leads_out,
+    only_passed_on,
+    outlet,
+    passes_on,
+)
+from onnxheadprune.liveness.consumers import content_uses, looks_only, selecting_answer
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
-from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes
-from onnxheadprune.liveness.unread_positions import beside_unread, read_of
 from onnxheadprune.model.graph.operator import VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
@@ -245,3 +259,150 @@ class _Sweeper:
 def _is_view(node: Node) -> bool:
     """Return whether a node only re-arranges its first input, by constants alone."""
     return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
+
+
+def beside_unread(value: Value, live: Live) -> Live:
+    """`live` without the axes along which it only omits positions that are unread in the original.
+
+    Args:
+        live: the demand of its readers once heads are removed, as a mask.
+    """
+    if not live.axes or _is_shared_view(value):
+        # Views of a packed value each read a part: what one of them leaves out, another one reads.
+        return live
+    read = read_of(value)
+    for axis in read.axes:
+        wider = live.only([other for other in live.axes if other != axis])
+        if axis in live.axes and wider & read == live & read and wider.dense_shape() is not None:
+            live = wider
+    return live
+
+
+def read_of(value: Value) -> Live:
+    """Return the part of a value that consumers read in the original."""
+    total: Live = DEAD
+    for use in value.consumers:
+        if looks_only(use):
+            continue
+        answer = selecting_answer(use)
+        picked = FULL if answer is None else answer.inputs.get(use.input_index, FULL)
+        if picked.is_full:
+            return FULL
+        total = total | picked
+    return total
+
+
+def _is_shared_view(value: Value) -> bool:
+    """Return whether a value is a view of a value with other readers."""
+    for _ in range(_MAX_VIEWS):
+        node = value.producer
+        if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+        if len(content_uses(value)) > 1:
+            return True
+    return False
+
+
+_MAX_RELAXED = 4
+"""Views in a row that keep more."""
+
+
+RelaxedViews = dict[Node, tuple[Live, Live, Answer]]
+"""Per view: what it now reads, what it now hands on, and its answer to that."""
+
+
+def _relaxed(
+    node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = _MAX_RELAXED
+) -> RelaxedViews | None:
+    """The views from `node` on that can take all of `have`; None if some reader after them cannot pick from that.
+
+    Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
+    precisely, each view would need a gather of its own, although the picking node can move its indices instead.
+    """
+    if hops == 0 or node not in LOOKED_THROUGH or node.out.is_graph_output:
+        return None
+    through = FULL if have.is_full else carried(node, have)
+    if through is None:
+        return None
+    answer = ask(node, [through], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != have:
+        return None
+    found: RelaxedViews = {node: (have, through, answer)}
+    for use in node.out.consumers:
+        if looks_only(use):
+            continue
+        chosen = picking(use)
+        if chosen is not None and chosen.accepts(through):
+            continue
+        behind = _relaxed(use.node, through, picking, hops - 1) if use.input_index == 0 else None
+        if behind is None:
+            return None
+        found |= behind
+    return found
+
+
+def settle(result: Sweep, narrowable: frozenset[Value]) -> None:
+    """Complete the result of a mask sweep."""
+    for value in result.reached:
+        if value.holds_tensor:
+            _leave_unread(result, value)
+    _relax(result)
+    for value, live in list(result.narrowed()):
+        _pass_on(result, narrowable, value, live)
+
+
+def _leave_unread(result: Sweep, value: Value) -> None:
+    """A stored tensor is cut to what its readers ask for: that is all but heads where they can pick from it."""
+    kept = result.kept[value]
+    edges = {use: result.edge(use) for use in content_uses(value)}
+    asked = reduce(or_, edges.values(), DEAD)
+    if kept == asked.as_mask().dense_closure():
+        return
+    picking = {use: answer for use in edges if (answer := _picking(result, use)) is not None}
+    if len(picking) == len(edges) and all(answer.accepts(kept) for answer in picking.values()):
+        result.edges |= {(use.node.index, use.input_index): kept for use in edges}
+        # What picks from another part of it, without losing any, is moved as well.
+        result.answers |= {use.node: answer for use, answer in picking.items()}
+        sites = frozenset[str]().union(*(result.asked.get(use.node, frozenset()) for use in edges))
+        result.asked |= {use.node: result.asked.get(use.node, sites) for use in edges}
+
+
+def _relax(result: Sweep) -> None:
+    """Let views of shared values keep the same parts, where all their readers can pick from it."""
+    for node in sorted(result.answers, key=lambda node: node.index):
+        value = node.inputs[0] if node.inputs and node in LOOKED_THROUGH else None
+        if value is None or value.holds_tensor:
+            continue
+        have = result.kept.get(value, FULL)
+        if result.edges.get((node.index, 0), FULL) in (have, DEAD):
+            continue
+        views = _relaxed(node, have, lambda use: _picking(result, use))
+        for view, (reads, hands_on, answer) in (views or {}).items():
+            result.edges[(view.index, 0)] = reads
+            result.kept[view.out] = hands_on
+            result.answers[view] = answer
+
+
+def _picking(result: Sweep, use: Use) -> Answer | None:
+    """The answer of a node that picks from this input, None for any other."""
+    answer = result.answers.get(use.node)
+    if answer is None:
+        return selecting_answer(use)
+    return answer if use.input_index in answer.selects else None
+
+
+def _pass_on(result: Sweep, narrowable: frozenset[Value], value: Value, live: Live) -> None:
+    """Propagate a narrowed value's kept part to the values that only carry it."""
+    for use in value.consumers:
+        if (use.node.index, use.input_index) in result.edges or not passes_on(use.node):
+            continue
+        if use.node.out not in result.kept and only_passed_on(use.node, narrowable):
+            through = carried(use.node, live)
+            if through is not None:
+                result.kept[use.node.out] = through
+                _pass_on(result, narrowable, use.node.out, through)
+    output = outlet(value)
+    if output is not None and output not in result.kept and leads_out(output, narrowable):
+        result.kept[output] = live
+        _pass_on(result, narrowable, output, live)

@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops
-from onnxheadprune.edit.decided_conditions import CARRIED_FROM, decided
+from onnxheadprune.edit.bodies import CARRIED_FROM, decided
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.bodies import bodies_of, has_bodies

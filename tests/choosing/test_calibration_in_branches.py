@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.edit.model_records import EXITS_ENTRY
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider

@@ -20,7 +20,7 @@ from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.edit.merged_models import with_answer
+from onnxheadprune.edit.bodies import with_answer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.operators import view_of

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.both_branches import BRANCHES
+from onnxheadprune.edit.bodies import BRANCHES
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

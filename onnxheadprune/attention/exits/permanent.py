@@ -32,8 +32,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.both_branches import BRANCHES
-from onnxheadprune.edit.decided_conditions import DecidedModel, decided
+from onnxheadprune.edit.bodies import BRANCHES, DecidedModel, decided
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry

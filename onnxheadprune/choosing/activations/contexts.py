@@ -19,7 +19,7 @@ from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, 
 from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
-from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import RefusedError, UsageError, named_setting
 from onnxheadprune.liveness.domain import POSITIONS

@@ -22,7 +22,7 @@ from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Gate
-from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.runtime.feeds.generate import Feed
 
 

@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.states import State, place_of, released
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders
-from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.liveness.consumers import contents_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from onnxheadprune.attention.sites.site import Site, united
 from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.emptied_branches import bias_of
+from onnxheadprune.liveness.emptied import bias_of
 from onnxheadprune.liveness.refusals import Refusal
 
 Heads = frozenset[int]
