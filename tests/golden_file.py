@@ -19,10 +19,8 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune import plan_pruning
-from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune import RefusedError, apply_plan, plan_pruning
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from tests.graph_text import model_of, text_of

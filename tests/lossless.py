@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxheadprune import PrunePlan
 from onnxheadprune.edit.edits import (
     AddConstant,
     DropInputs,
@@ -26,7 +27,6 @@ from onnxheadprune.edit.edits import (
     SetOutput,
     SliceTensor,
 )
-from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.model.tensors import cut
 

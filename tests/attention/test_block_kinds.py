@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import inspect
 from tests.conftest import Command
 from tests.graph_text import text_model
 

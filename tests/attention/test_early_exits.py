@@ -14,9 +14,19 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune import apply_plan, find_exits, plan_pruning, prune, recover, validate
+from onnxheadprune import (
+    ModelError,
+    RefusedError,
+    UsageError,
+    ValidationFailedError,
+    apply_plan,
+    find_exits,
+    plan_pruning,
+    prune,
+    recover,
+    validate,
+)
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
-from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
 from tests.conftest import Command, Outcome
 from tests.graphs import exits, pairs

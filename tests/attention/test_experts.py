@@ -17,9 +17,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, inspect
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.messages import copied
 from tests.conftest import Command
 from tests.graphs import mixtures

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import helper
 
-from onnxheadprune import apply_plan, plan_pruning
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import apply_plan, inspect, plan_pruning
 from tests.graph_builder import GraphBuilder
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.toys import get_initializer

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, numpy_helper, parser
 
-from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune import apply_plan, inspect, plan_pruning
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.net import Net
 from tests.liveness.one_node import run
@@ -70,7 +68,7 @@ def test_neurons_of_picked_experts_go_from_every_expert() -> None:
     (block,) = inspect(model).neurons
     assert (block.num_units, block.reason) == (HIDDEN, None)
     gone = [0, 5, 6, 11]
-    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    plan = plan_pruning(model, heads={"ffn.0": gone})
     assert plan.edge_gathers == ()
     cut = apply_plan(plan, model)
     shapes = {tensor.name.rpartition("_")[0]: list(tensor.dims) for tensor in cut.graph.initializer}
@@ -132,7 +130,7 @@ def test_experts_that_an_unrolled_loop_picks_are_one_block() -> None:
     model, gone = _unrolled("hit"), [1, 4]
     (block,) = inspect(model).neurons
     assert (block.num_units, block.reason, block.params) == (6, None, 3 * 6 * 8)
-    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    plan = plan_pruning(model, heads={"ffn.0": gone})
     cut = apply_plan(plan, model)
     shapes = {tensor.name: list(tensor.dims) for tensor in cut.graph.initializer if len(tensor.dims) > 1}
     assert plan.edge_gathers == () and shapes == {"up": [3, 4, 4], "down": [3, 4, 4]}

@@ -15,8 +15,7 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import Sites, inspect
 from tests.conftest import Command
 from tests.graphs.experts import BY_HAND, CHOSEN, EXPERTS, TOYS, Experts, tokens
 from tests.liveness.one_node import run

@@ -7,11 +7,10 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
+from onnxheadprune import RefusedError, apply_plan
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import FULL
 from tests.graph_text import model_of
 from tests.liveness.masks import compact

@@ -15,10 +15,10 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, UsageError, inspect
 from onnxheadprune.attention.planning import planned
-from onnxheadprune.attention.sites.find import analysis_of, inspect
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.edit.records import LAYERS, units_entry
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from tests.attention.layered import (
     BRANCHES,

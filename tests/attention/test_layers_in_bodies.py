@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from onnxheadprune import apply_plan, inspect
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.net import Net
 from tests.graphs.parts import WIDTH, B, D, H, S

@@ -13,14 +13,11 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import prune
+from onnxheadprune import HeadPruneError, RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import HeadPruneError, RefusedError
 from tests.graph_text import model_of
 from tests.graphs.mixtures import (
     EXPERTS,
@@ -70,7 +67,7 @@ def test_what_is_left_computes_what_silent_neurons_leave(toy: Mixture) -> None:
     block = _block(model)
     assert (block.num_units, block.experts, block.reason) == (EXPERTS * toy.width, EXPERTS, None)
     gone = _some(block)
-    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    plan = plan_pruning(model, heads={"ffn.0": gone})
     assert plan.edge_gathers == ()
     cut = apply_plan(plan, model)
     want, got = toy.expected(x, toy.tensors(), gone), toy.expected(x, _tensors(cut))
@@ -100,7 +97,7 @@ def test_experts_lose_equally_many_and_the_error_names_the_nearest_sets() -> Non
     with pytest.raises(RefusedError, match=told):
         analyse(model, {"ffn.0": [1, 5, 32, 64]}, "the model")
     for legal in ([1, 5, 32, 33, 64, 65], [1, 32, 64]):
-        assert analyse(model, {"ffn.0": legal}, "the model").plan.edits
+        assert plan_pruning(model, heads={"ffn.0": legal}).edits
 
 
 def test_of_blocks_of_levels_the_error_names_the_nearest_sets() -> None:
@@ -109,12 +106,12 @@ def test_of_blocks_of_levels_the_error_names_the_nearest_sets() -> None:
     told = f"only go together; the nearest legal sets are {','.join(map(str, legal))}$"
     with pytest.raises(RefusedError, match=told):
         analyse(model, {"ffn.0": [1, *range(32, 48), *range(64, 70)]}, "the model")
-    assert analyse(model, {"ffn.0": legal}, "the model").plan.edits
+    assert plan_pruning(model, heads={"ffn.0": legal}).edits
 
 
 def test_all_of_a_mixture_goes_where_nothing_is_left_of_it() -> None:
     model, x = Mixture(bias=False).model(), tokens()
-    cut = apply_plan(analyse(model, {"ffn.0": "*"}, "the model").plan, model)
+    cut = apply_plan(plan_pruning(model, heads={"ffn.0": "*"}), model)
     assert "MoE" not in {node.op_type for node in cut.graph.node}
     np.testing.assert_array_equal(run(cut, {"x": x})["y"], x)
     with pytest.raises(RefusedError, match=r"each token would get the biases that its experts in .* have"):
@@ -173,7 +170,7 @@ def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
     model.graph.node.extend(again)
     model.graph.output[0].name = "z"
     first, second = [1, 40, 70], [3, 35, 71]
-    cut = apply_plan(analyse(model, {"ffn.0": first, "ffn.1": second}, "the model").plan, model)
+    cut = apply_plan(plan_pruning(model, heads={"ffn.0": first, "ffn.1": second}), model)
     middle = toy.expected(x, toy.tensors(), first)
     want = toy.expected(middle, toy.tensors(), second)
     np.testing.assert_allclose(run(cut, {"x": x})["z"], want, atol=1e-4)

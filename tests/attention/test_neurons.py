@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxheadprune as ohp
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.model.spelling import read_ranges, spelled
 from tests.conftest import Command
 

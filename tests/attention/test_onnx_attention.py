@@ -11,11 +11,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxheadprune import inspect, plan_pruning
+from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
 from tests.graph_builder import GraphBuilder
 from tests.liveness.masks import Array
 

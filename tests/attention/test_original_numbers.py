@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import apply_plan, inspect, plan_pruning, validate
+from onnxheadprune import ModelError, apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.edit.records import HEADS, units_entry
-from onnxheadprune.errors import ModelError
 from tests.conftest import ROOT
 from tests.graphs import toys
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import plan_pruning, select_heads
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import RefusedError, inspect, plan_pruning, select_heads
 from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.scoring.moves import moves, path_by_worth
-from onnxheadprune.errors import RefusedError
 from tests.attention.cuts import check_cut
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.net import Net

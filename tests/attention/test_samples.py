@@ -11,11 +11,9 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune import plan_pruning
+from onnxheadprune import PrunePlan, apply_plan, plan_pruning
 from onnxheadprune.attention.planning import planned
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
-from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.runtime import Session
 from tests.laws.census import check_census

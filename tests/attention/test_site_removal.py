@@ -9,10 +9,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, apply_plan, plan_pruning
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
 from tests.graphs import toys
@@ -111,12 +110,12 @@ def test_sites_that_only_a_removed_one_reads_are_named(also: dict[int, list[int]
         if name == "enc":
             net.networked(stream, "enc.mlp")
     model = net.model([net.info("x", dims), net.info("source", dims)], [net.info(stream, dims)])
-    notes = analyse(model, {1: range(toys.HEADS), **also}, "the model").plan.notes
+    notes = plan_pruning(model, heads={1: range(toys.HEADS), **also}).notes
     assert notes == tuple(
         f"{site} is removed, too: nothing reads its output any more"
         for site in ("attn.0 (enc)", "ffn.0 (enc.mlp)", "layer.0 (layer_0)")
     )
-    assert not analyse(model, {0: range(toys.HEADS)}, "the model").plan.notes
+    assert not plan_pruning(model, heads={0: range(toys.HEADS)}).notes
 
 
 COUPLED = """<ir_version: 9, opset_import: ["" : 17]>

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune import plan_pruning
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import RefusedError, UsageError, inspect, plan_pruning
 from onnxheadprune.attention.specs import MAX_LISTED, parsed, resolved
-from onnxheadprune.errors import RefusedError, UsageError
 from tests import golden_file
 from tests.graphs import toys
 

@@ -16,9 +16,8 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import AttentionSite, inspect
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.all_sites import AttentionSite
-from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import inspect
 from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import KINDS, SPAN, UnitKind, called
 from tests.attention.layered import Network, renamed

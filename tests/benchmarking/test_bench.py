@@ -13,11 +13,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
+from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, plot_latency, prune
 from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
 from onnxheadprune.reporting.pictures import save_figure
-from onnxheadprune.reporting.pictures.latency import plot_latency
 from onnxheadprune.runtime import CPU, CUDA, Provider, bound
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession

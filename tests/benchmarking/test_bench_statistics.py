@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxheadprune.benchmarking.measure import (
-    LEAST_FLOOR,
-    Floats,
-    Ratio,
-    Series,
-    noise_floor,
-)
+from onnxheadprune import Ratio
+from onnxheadprune.benchmarking.measure import LEAST_FLOOR, Floats, Series, noise_floor
 
 ROUNDS, BLOCKS = 5, 40
 

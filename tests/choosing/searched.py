@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune import Sites
 from onnxheadprune.choosing.allocate import Limits, Savings
 from onnxheadprune.choosing.space import SearchSpace
 

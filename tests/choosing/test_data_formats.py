@@ -11,8 +11,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from onnxheadprune import UsageError
 from onnxheadprune.data.formats import format_of
-from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.inputs import DataFormat
 
 ROWS = [{"text": f"w{row} w3"} for row in range(4)]

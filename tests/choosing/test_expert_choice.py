@@ -14,11 +14,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import RefusedError, UsageError, inspect
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.settings.registry import methods_of
 from onnxheadprune.settings.units import EXPERT

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune import Calibration, Sites
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import POINTS, Effort, Work, samples_to_measure
 from onnxheadprune.choosing.folds import MOST_APART, Fold, Looked, look_at
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.progress import silent

@@ -10,11 +10,11 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.taylor import MaskGradients, likeliest, projection
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.operators import view_of

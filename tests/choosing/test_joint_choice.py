@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import Comparison, GridPoint, Ratio, RefusedError
 from onnxheadprune.attention.sites.site import Site, outermost
-from onnxheadprune.benchmarking.measure import Ratio
-from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.scoring.reconstruction import Surgeon, wide_path
 from onnxheadprune.choosing.space import FINE, PARTS, ROUNDING, SearchSpace
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.latency import Width, with_times
 from tests.conftest import SAMPLES, Command

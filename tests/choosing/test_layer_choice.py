@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, UsageError, inspect
 from onnxheadprune.attention.main_graph_copy import MADE, with_switches
-from onnxheadprune.attention.sites.find import analysis_of, inspect
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.attention.sites.find import analysis_of
 from tests.attention.layered import BRANCHES, FEED, SUMMED, Joint, Network, pyramid
 from tests.conftest import Command
 from tests.graphs import toys

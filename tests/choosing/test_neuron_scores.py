@@ -10,18 +10,14 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import HeadScores, UsageError, read_scores
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.ablation import GROUPS
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.scores import (
-    HeadScores,
-    read_scores,
-    store_scores,
-)
+from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.drift import EffectMeter
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of

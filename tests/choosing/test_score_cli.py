@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing.scoring.scores import read_scores
+from onnxheadprune import read_scores
 from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from onnxheadprune.settings.units import HEAD
 from tests.calibration_files import pictures, tokenizer

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune import Calibration, HeadScores, SiteScores, UsageError, read_scores
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.attention.specs import is_legal
@@ -19,16 +20,10 @@ from onnxheadprune.choosing.scoring.moves import path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import DAMPING
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.scores import (
-    HeadScores,
-    ScoresFile,
-    SiteScores,
-    read_scores,
-)
+from onnxheadprune.choosing.scoring.scores import ScoresFile
 from onnxheadprune.choosing.targets import Requirements
-from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import EffectMeter
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.choosing.targets import Requirements
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow import sweep as sweeping

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune import select_heads
+from onnxheadprune import HeadScores, RefusedError, Selection, UsageError, select_heads
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.specs import is_legal
 from onnxheadprune.choosing.activations.contexts import context_moments
@@ -22,12 +22,10 @@ from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.select import search_space
-from onnxheadprune.choosing.space import SearchSpace, Selection
+from onnxheadprune.choosing.space import SearchSpace
 from onnxheadprune.choosing.targets import PruningTarget, Requirements
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
 from tests.choosing.searched import removed

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.errors import RefusedError
+from onnxheadprune import RefusedError
 from tests.choosing.conftest import said
 from tests.conftest import SAMPLES, Command
 

@@ -15,10 +15,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import UsageError, bench, inspect, prune
+from onnxheadprune import Benchmark, Comparison, GridPoint, Ratio, UsageError, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
-from onnxheadprune.benchmarking.measure import Ratio
-from onnxheadprune.benchmarking.result import Benchmark, Comparison, GridPoint, SpeedUp
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice import latency as speeding

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import plan_pruning, prune, validate
+from onnxheadprune import Compensation, Refit, plan_pruning, prune, validate
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
+from onnxheadprune.choosing.compensation.record import sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
 from onnxheadprune.choosing.compensation.tasks import Emptied, Run
 from onnxheadprune.edit.records import REFIT_ENTRY

@@ -18,8 +18,16 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect, prune
-from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
+from onnxheadprune import (
+    HeadPruneError,
+    ModelError,
+    ProviderError,
+    RefusedError,
+    UsageError,
+    ValidationFailedError,
+    inspect,
+    prune,
+)
 from tests.conftest import ROOT, Command
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys

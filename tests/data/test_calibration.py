@@ -14,14 +14,14 @@ import pytest
 from onnx import ModelProto
 from PIL import Image
 
-from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune import Calibration, UsageError
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.data.images import Preprocessing, image_feeds, normalisation_in
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.sources import files_read, read_data
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.deploying.folders.types import reader_of
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import load_data

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from onnxheadprune import UsageError
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.errors import UsageError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser, save
 
+from onnxheadprune import UsageError
 from onnxheadprune.data.lines import Reading, Text, Texts
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs

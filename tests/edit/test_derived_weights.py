@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from onnxheadprune import prune
+from onnxheadprune import RefusedError, prune
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.contexts import projection_matrix
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session

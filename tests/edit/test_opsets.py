@@ -12,11 +12,10 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import prune
+from onnxheadprune import RefusedError, prune
 from onnxheadprune.choosing.gradients.differentiate import differentiate
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import Attribute
-from onnxheadprune.errors import RefusedError
 from tests import sources
 from tests.graph_text import model_of
 from tests.liveness.masks import Array

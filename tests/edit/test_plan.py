@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune import plan_pruning
-from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune import (
+    PlannedEdit,
+    PrunePlan,
+    RefusedError,
+    SiteCut,
+    UsageError,
+    apply_plan,
+    inspect,
+    plan_pruning,
+)
 from onnxheadprune.edit.edits import (
     AddConstant,
     DropBranchOutput,
@@ -33,10 +40,9 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
 )
 from onnxheadprune.edit.model_records import RecordedVocabulary, VocabularyCut
-from onnxheadprune.edit.plan import ExitCut, IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo
+from onnxheadprune.edit.plan import ExitCut, IoChange, LeftOutNode, RenamedIo
 from onnxheadprune.edit.records import HEADS, units_entry
-from onnxheadprune.edit.site_cuts import SiteCut, counts_in, totals
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.edit.site_cuts import counts_in, totals
 from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.composed import build

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.errors import RefusedError
+from onnxheadprune import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.tensors import Selection, cut, read_ranges, spell_ranges, take
 from tests.liveness.masks import Array, compact

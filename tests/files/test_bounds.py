@@ -18,9 +18,8 @@ import pytest
 from numpy.lib import format as npy
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
+from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect, read_scores
 from onnxheadprune.attention.specs import parsed
-from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph import dims, infer

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import bench, prune
+from onnxheadprune import Compensation, bench, prune
 from onnxheadprune.benchmarking.entry import Entry
-from onnxheadprune.choosing.compensation.record import Compensation, refitted
+from onnxheadprune.choosing.compensation.record import refitted
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
 from onnxheadprune.model.new_contents import with_contents

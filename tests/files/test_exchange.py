@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, helper
 
 import onnxheadprune as ohp
-from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune import ModelError, UsageError
 from onnxheadprune.model.exchange import METADATA, to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import open_structure
 from tests.graphs import toys

@@ -9,8 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import plan_pruning, prune, validate
-from onnxheadprune.errors import ModelError
+from onnxheadprune import ModelError, plan_pruning, prune, validate
 from onnxheadprune.model import prepare
 from tests import golden_file
 from tests.graphs import toys

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+from onnxheadprune import UsageError
 from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.pickling import arrived, sent
 from onnxheadprune.model.storage.tensors import is_outside

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 import pytest
 
+from onnxheadprune import Curve, CurvePoint
 from onnxheadprune.cli import group
 from onnxheadprune.cli.parameter_types import Output
 from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
-from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Command
 from tests.files.calls import BATCH, CALLS, Call, refused, writing_parameters
 from tests.sources import nodes

@@ -14,8 +14,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from benchmarks.decoder import Shape, make
-from onnxheadprune import UsageError, apply_plan, plan_pruning, prune, validate
-from onnxheadprune.errors import ModelError
+from onnxheadprune import ModelError, UsageError, apply_plan, plan_pruning, prune, validate
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.new_contents import with_contents
 from onnxheadprune.model.save import save_model

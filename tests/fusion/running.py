@@ -11,8 +11,9 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
+from onnxheadprune import Fusion
 from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FuseMode, Fusion
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.runtime.tolerances import FLOAT16, FLOAT32
 
 LIMIT = {np.dtype(np.float32): FLOAT32.exact, np.dtype(np.float16): FLOAT16.exact}

@@ -15,9 +15,8 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import bench, prune
-from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion.result import FuseMode, Fusion
+from onnxheadprune import Fusion, RefusedError, bench, prune
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.workflow import fuse as fusing
 from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block

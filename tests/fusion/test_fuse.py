@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import inspect
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import CONDITION, EAGER, FULL_MASK, HEADS, KEY_MASK, MASKED, SIZE, WIDTH, block, feed
 from tests.fusion.running import assert_same, executed, fused

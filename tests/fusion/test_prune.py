@@ -9,10 +9,9 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune import inspect, prune, validate
+from onnxheadprune import RefusedError, ValidationFailedError, inspect, prune, validate
 from onnxheadprune.cli import main
 from onnxheadprune.edit.records import FUSED_ENTRY, FUSED_KEY, units_entry
-from onnxheadprune.errors import RefusedError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
 from tests.graphs.toys import attention, get_initializer, set_initializer

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.errors import RefusedError
+from onnxheadprune import RefusedError
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import CONDITION, EAGER, HEADS, block

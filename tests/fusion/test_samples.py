@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune import plan_pruning
-from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune import apply_plan, plan_pruning
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.runtime import Session

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.edit.gradients import gradient
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.graph_text import model_of

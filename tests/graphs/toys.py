@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune import Calibration, Sites
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from tests.graphs.net import Graph, Net, grouped

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from onnxheadprune import Sites
-from onnxheadprune.attention.sites.all_sites import AttentionSite
-from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune import AttentionSite, Reason, Refusal, Sites
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 SUMS_PRODUCTS = re.compile("MatMul|Gemm|Einsum|Conv")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import inspect
 from onnxheadprune.attention.sites.routing_values import behind
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.operator import REDUCES

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pytest
 
+from onnxheadprune import Reason, Refusal
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of

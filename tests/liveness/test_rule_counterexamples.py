@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from onnxheadprune.errors import RefusedError
+from onnxheadprune import RefusedError
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape, symbol
 from tests.liveness.masks import Array

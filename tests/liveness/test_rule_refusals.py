@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune import Reason
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusals import UNITS, Reason
+from onnxheadprune.liveness.refusals import UNITS
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxheadprune import Reason
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusals import Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.operators import view_of

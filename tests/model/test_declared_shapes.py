@@ -9,9 +9,8 @@ import pytest
 from onnx import ModelProto, ValueInfoProto
 from onnx.shape_inference import infer_shapes
 
+from onnxheadprune import apply_plan, inspect
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.edit.apply import apply_plan
 from tests.graphs.models import EACH, MODELS
 
 DRAWN = 12

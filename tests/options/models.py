@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import prune
-from onnxheadprune.workflow.curve import Curve
+from onnxheadprune import Curve, prune
 from tests.calibration_files import pictures, tokenizer
 from tests.graphs import exits, toys
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.measure import Ratio, Verdict
-from onnxheadprune.benchmarking.result import (
+from onnxheadprune import (
     Benchmark,
     Cell,
     Comparison,
+    Curve,
+    CurvePoint,
     GridPoint,
     Latency,
     ModelFacts,
-    SpeedUp,
+    Ratio,
 )
+from onnxheadprune.benchmarking.flops import Flops
+from onnxheadprune.benchmarking.measure import Verdict
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 PROVIDER = Provider(CPU, "asked for")
 LONG = "/data/models/sentence-transformers/all-MiniLM-L6-v2/onnx"

@@ -8,9 +8,8 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import prune
-from onnxheadprune.benchmarking.measure import Ratio, Verdict
-from onnxheadprune.benchmarking.result import Comparison
+from onnxheadprune import Comparison, Ratio, prune
+from onnxheadprune.benchmarking.measure import Verdict
 from onnxheadprune.model.spelling import change, size
 from onnxheadprune.model.storage.tensors import stored_size
 from tests.conftest import Command

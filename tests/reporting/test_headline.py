@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from junitparser import JUnitXml
 
+from onnxheadprune import ModelError
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
 from onnxheadprune.deploying.jobs.state import JobResult, StepOutcome
-from onnxheadprune.errors import ModelError
 from onnxheadprune.model.facts import Fact, Figures, Table, Word
 from onnxheadprune.reporting.folder import item_line
 from onnxheadprune.reporting.job import (

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.benchmarking.result import GridPoint
-from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
+from onnxheadprune import GridPoint, HeadScores, SiteScores
 from onnxheadprune.model.display import MOST_ROWS, html_of
 from onnxheadprune.model.facts import Table
 from tests.graphs import toys

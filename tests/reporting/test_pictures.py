@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from onnxheadprune import UsageError, plot_curve, plot_heads, plot_latency, prune
-from onnxheadprune.benchmarking.result import GridPoint
-from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
+from onnxheadprune import (
+    GridPoint,
+    HeadScores,
+    SiteScores,
+    UsageError,
+    plot_curve,
+    plot_heads,
+    plot_latency,
+    prune,
+)
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.reporting.pictures.style import COLOURS, GREY

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune import InferenceError, UsageError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
-from onnxheadprune import apply_plan, plan_pruning, validate
+from onnxheadprune import InferenceError, apply_plan, plan_pruning, validate
 from onnxheadprune.data.calibration import random_data
-from onnxheadprune.errors import InferenceError, MissingKernelError
+from onnxheadprune.errors import MissingKernelError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.providers import resolve_provider

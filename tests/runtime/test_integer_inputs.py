@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune import InferenceError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker

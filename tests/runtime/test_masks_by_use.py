@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune import InferenceError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker

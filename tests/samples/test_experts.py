@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune import inspect
 from tests.liveness.one_node import run
 from tests.zoo.quiet import quiet
 

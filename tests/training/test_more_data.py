@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import prune
+from onnxheadprune import Calibration, UsageError, prune
 from onnxheadprune.choosing.targets import Requirements
-from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.images import DAMAGED, image_feeds
 from onnxheadprune.data.lines import BLOCK, Reading, Texts
 from onnxheadprune.data.more import MOST_SAMPLES, Chunk, More, spread
@@ -28,7 +28,6 @@ from onnxheadprune.data.splicing import ENOUGH, HELD_OUT, LEAST, as_much_as_pays
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.deploying.batch import prune_batch
 from onnxheadprune.deploying.batch_worker import Outcome
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider

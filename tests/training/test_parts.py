@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune import Calibration, UsageError
 from onnxheadprune.choosing.compensation.trainable import trainable
-from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.splicing import (
     ENOUGH,
     MOST_COPIES,
@@ -20,7 +21,6 @@ from onnxheadprune.data.splicing import (
     Sequences,
     with_spliced,
 )
-from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.operators import view_of

@@ -8,8 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune import apply_plan, plan_pruning
-from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune import PrunePlan, apply_plan, plan_pruning
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.graph import compared
 from onnxheadprune.validation.result import Likeness

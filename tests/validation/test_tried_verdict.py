@@ -7,10 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxheadprune import validate
+from onnxheadprune import Validation, validate
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.run import _gates_of
-from onnxheadprune.validation.result import Validation
 from tests import attacks
 from tests.conftest import Command
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError
 from onnxheadprune.attention.vocabulary.trim import trimming
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.operator import CONVOLVES
 from onnxheadprune.model.load import open_structure
 from tests.operator_records import key_of, keys_with

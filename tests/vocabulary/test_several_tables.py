@@ -15,8 +15,8 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
+from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.attention.vocabulary.find import vocabularies
-from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.operators import view_of
 from tests.conftest import Command
 from tests.vocabulary.graphs import KEPT, STATES, TABLE, TOKENS, graph, run

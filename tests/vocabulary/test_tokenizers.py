@@ -13,8 +13,8 @@ import onnx
 import pytest
 from tokenizers import Tokenizer, models
 
+from onnxheadprune import RefusedError
 from onnxheadprune.deploying.folders.vocabulary import changes, named_ids
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, require_same_spelling

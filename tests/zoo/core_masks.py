@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxheadprune import AttentionSite
 from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.mixtures import MixtureSite
 from onnxheadprune.attention.sites.neuron_site import ExpertProjection, ExpertSite

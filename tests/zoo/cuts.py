@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune import Sites
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
 from tests.zoo.row import EXPERTS, HEADS, LAYERS, NEURONS

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
+from onnxheadprune import AttentionSite, Sites
 from onnxheadprune.model.graph.view import Value
 
 Array = NDArray[Any]

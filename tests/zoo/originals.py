@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune import Sites
 from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
+from onnxheadprune import AttentionSite, Sites
 from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.model.graph.view import GraphView
 

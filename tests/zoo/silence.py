@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from onnxheadprune import RefusedError
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep
 from tests.zoo.case import Case
 from tests.zoo.reference import outputs

@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxheadprune.attention.planning import analyse
+from onnxheadprune import RefusedError, plan_pruning
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.errors import RefusedError
 
 if TYPE_CHECKING:
     from tests.zoo.store import Store
@@ -35,7 +34,7 @@ def answers(path: Path) -> dict[str, int]:
 
 def _removed(model: onnx.ModelProto, spec: dict[str, str | list[int]]) -> int:
     try:
-        return analyse(model, spec, "the model").plan.elements_removed
+        return plan_pruning(model, heads=spec).elements_removed
     except RefusedError:
         return 0
 

@@ -15,10 +15,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 pytest.importorskip("torch")
 
+from onnxheadprune import PrunePlan, apply_plan
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
-from onnxheadprune.edit.plan import PrunePlan
 from tests.zoo import check as checking
 from tests.zoo.core_masks import silenced_cores
 from tests.zoo.cuts import Cut, cuts_of

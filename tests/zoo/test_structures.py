@@ -14,9 +14,8 @@ from onnxheadprune.settings.units import LAYER
 
 pytest.importorskip("torch")
 
+from onnxheadprune import RefusedError, apply_plan, plan_pruning
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
 from tests.zoo.runs import Runner, distance
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def test_a_removed_layer_is_the_identity(structure: Structure, exports: Counter[
     wrong, removed = [], 0
     for layer in sites.of(LAYER.units):
         try:
-            cut = apply_plan(analyse(graph, {layer.key: "*"}, "the model").plan, graph)
+            cut = apply_plan(plan_pruning(graph, heads={layer.key: "*"}), graph)
         except RefusedError:
             continue
         removed += 1
