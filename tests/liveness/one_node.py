@@ -17,7 +17,8 @@ import onnxruntime
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune import PlannedEdit, PrunePlan, RefusedError, apply_plan
+from onnxheadprune import PlannedEdit, PrunePlan, RefusedError
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import fingerprint
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize

@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import apply_plan, validate
+from onnxheadprune import validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests import attacks
 from tests.graphs import toys
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune import AttentionSite, RefusedError, Sites, UsageError, apply_plan
+from onnxheadprune import AttentionSite, RefusedError, Sites, UsageError
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import sites_of
@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import indices_of, trimming
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of

@@ -15,8 +15,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 pytest.importorskip("torch")
 
-from onnxheadprune import PrunePlan, apply_plan
+from onnxheadprune import PrunePlan
 from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
 from tests.zoo import check as checking
 from tests.zoo.core_masks import silenced_cores

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import apply_plan, validate
+from onnxheadprune import validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests.graph_builder import GraphBuilder
 from tests.graphs.toys import HEAD_SIZE, HEADS, HIDDEN
 from tests.liveness.one_node import run
