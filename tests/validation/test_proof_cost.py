@@ -15,7 +15,7 @@ from onnx import ModelProto, helper
 from benchmarks.depth import Cost, Encoder, cost_of
 from benchmarks.planning import stack
 from onnxheadprune import validate
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites import neurons
 from onnxheadprune.operators import view_of
 from onnxheadprune.validation.graph import undocumented
 from tests.graph_builder import GraphBuilder
@@ -86,7 +86,7 @@ def calls(blocks: int) -> int:
     """Calls of functions while neurons are looked for in attention blocks without normalisations."""
     view = view_of(stack(blocks, norms=False))
     profile = cProfile.Profile()
-    profile.runcall(NeuronSite.found, view, [])
+    profile.runcall(neurons.found, view, [])
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
@@ -110,7 +110,7 @@ def made_by(count: int) -> ModelProto:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 400])
 def test_neurons_that_many_layers_make_are_found(count: int) -> None:
-    (site,) = NeuronSite.found(view_of(made_by(count)), []).sites
+    (site,) = neurons.found(view_of(made_by(count)), []).sites
     assert site.num_units == 2 * count
     assert len(site.cores) == count
     assert site.reason is None
