@@ -182,10 +182,11 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
     bench = _Bench(models, request, metric)
     try:
         bench.random_cases(request.seed)
-        if not models.is_planned:
-            bench.further_cases(request.seed)
+        fits = bool(bench.cases)
         if request.data is not None:
             bench.data_cases(request.data)
+        if not models.is_planned:
+            bench.further_cases(request.seed, MORE_SEEDS if fits else 0)
         placement = bench.session("pruned").placement()
     except _PrunedFailedError as error:
         return Findings(problems=(str(error),))
@@ -269,19 +270,21 @@ class _Bench:
         if obstacles and not self.cases:
             self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
 
-    def further_cases(self, seed: int) -> None:
-        """Compare on more random inputs and sizes; those that the original cannot take are skipped."""
+    def further_cases(self, seed: int, seeds: int) -> None:
+        """Compare on more random inputs and sizes; those that the original cannot take are skipped.
+
+        Args:
+            seeds: how many more, none where no random inputs fit.
+        """
         usual = len(self.cases)
-        if not usual:
-            return  # The search for inputs is long.
-        for more in range(1, MORE_SEEDS + 1):
+        for more in range(1, seeds + 1):
             self.random_cases(seed + more)
         again = self.cases[usual:]
         self.cases[usual:] = [functools.reduce(CaseResult.joined, again)] if again else []
 
         def ran() -> Iterator[Ran]:
+            past = 3 if self.maker.symbols.past else 0
             for batch, length in MORE_SIZES:
-                past = 3 if self.maker.symbols.past else 0
                 with contextlib.suppress(InferenceError, UsageError):
                     feed = self.maker.sized(Sizes(batch, past, length, length, distinct=False))
                     yield Ran(feed, self.session("original").run(feed), deploy=False)
