@@ -28,7 +28,7 @@ SPOKEN = {
     "api/typed.py": "the types of the keywords neurons and experts",
     "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/layouts.py": "what inputs of one operator that holds experts mean",
-    "liveness/emptied_branches.py": "a sentence about experts in one operator",
+    "liveness/emptied.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "why experts are counted in bytes",
     "choosing/scoring/reap.py": "scores that experts alone have",
