@@ -110,7 +110,8 @@ def cell(rows: Sequence[Row], notes: Notes) -> str:
     kinds = [
         [row.verdicts[kind] for row in made if kind in row.verdicts] for kind in (HEADS, NEURONS, LAYERS)
     ]
-    words = dict.fromkeys(word(verdicts, notes) for verdicts in kinds if verdicts)
+    words = [word(verdicts, notes) for verdicts in kinds if verdicts]
+    words = words[:1] if len(set(words)) == 1 else words
     lacking = notes.mark(
         sorted({f"near miss: {text}" for row in made if row.is_short for text in row.misses})
     )

@@ -93,7 +93,7 @@ def test_a_cell_shows_the_worst_of_its_graphs_for_each_kind() -> None:
     assert word([REFUSED], notes) == "1"
     assert word([NONE], notes) == "none"
     assert word([EXACT, WRONG], notes) == "**WRONG**"
-    assert cell([row(neurons=EXACT, layers=REFUSED, heads=EXACT)], notes) == "exact / 1"
+    assert cell([row(neurons=EXACT, layers=REFUSED, heads=EXACT)], notes) == "exact / exact / 1"
     assert (
         cell([row(neurons=SOME, layers=GATHER), row(neurons=EXACT, layers=EXACT)], notes)
         == "exact 1 / gather 2"
