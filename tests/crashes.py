@@ -20,7 +20,7 @@ from onnxheadprune.model.storage.tensors import own_location
 from onnxheadprune.model.storage.wire import structure
 
 STEPS = tuple(
-    "open write copy_file_range ftruncate fchmod fsync link replace rename lseek close unlink mkdir rmdir".split()
+    "open write copy_file_range ftruncate fchmod fsync link replace rename close unlink mkdir rmdir".split()
 )
 State = dict[str, str]
 
