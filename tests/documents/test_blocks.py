@@ -24,6 +24,7 @@ from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
 NOT_RUN = {
     "installs packages",
     "downloads models",
+    "needs a library of kernels",
     "stands for a folder of yours",
     "stands for files of yours",
     "needs TensorRT",
