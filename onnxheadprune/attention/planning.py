@@ -260,7 +260,7 @@ def planned_cuts(
     cuts: list[SiteCut] = []
     for kind in (HEAD, *sites.others):
         before = units_entry(kind.units).read(view.model)
-        if kind is not HEAD and kind not in shifted and not any(map(kind.owns, chosen)) and not before:
+        if kind in sites.others and kind not in shifted and not any(map(kind.owns, chosen)) and not before:
             continue
         some = {site.number: site for site in sites.of(kind.units)}
         entries = [site.recorded() for site in some.values()]

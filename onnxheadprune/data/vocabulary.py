@@ -83,7 +83,10 @@ def has_tokenizer(folder: Path) -> bool:
 
 def longest_text(tokenizer: Path) -> int | None:
     """Return the tokens of the longest text that the configuration beside a tokenizer allows; None without a limit."""
-    folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
+    try:
+        folder = tokenizer if tokenizer.is_dir() else tokenizer.parent
+    except OSError:
+        return None
     settings, config = _document(folder / SETTINGS), _document(folder / CONFIG)
     parts = (config, *(config[name] for name in NESTED if isinstance(config.get(name), dict)))
     found = [part.get("max_position_embeddings", part.get("n_positions")) for part in parts]

@@ -47,8 +47,9 @@ def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> It
         if is_a(node, "Shape"):
             yield from _freeze_shape(node, live)
         elif is_a(node, "Size"):
-            left, whole = zip(*(live.extent(axis) for axis in live.axes), strict=True)
-            yield from _frozen(node, math.prod(left), math.prod(whole))
+            left, whole = (math.prod(live.extent(axis)[side] for axis in live.axes) for side in (0, 1))
+            if left != whole:
+                yield from _frozen(node, left, whole)
         elif node.out not in kept and only_observed(node):
             through = carried(node, live) or _sliced(node, live)
             if through is None:
@@ -171,7 +172,8 @@ def target_literals(
     target, shape = node.input(index), node.out.shape
     if target is None or shape is None:
         return []
-    size = _length(target) or len(shape)
+    length = _length(target)
+    size = len(shape) if length is None else length
     # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
     offset = len(shape) - size
     changes = []

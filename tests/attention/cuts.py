@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
-from onnxheadprune import apply_plan
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests.liveness.masks import Array
 from tests.liveness.one_node import check_equal, run
 
