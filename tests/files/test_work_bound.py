@@ -139,14 +139,14 @@ def test_an_analysis_that_takes_too_long_says_where_it_was(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the thread that analyses, whichever that is; what is nested has no bound of its own."""
-    monkeypatch.setattr(work_bound, "SECONDS", 0.3)
+    monkeypatch.setattr(work_bound, "SECONDS", 0.9)
     monkeypatch.setattr(work_bound, "SECONDS_PER_NODE", 0)
     monkeypatch.setattr(work_bound, "LOOK", 0.05)
-    model = toys.encoder(100)
+    model = toys.encoder(300)
     onnx.save(model, tmp_path / "m.onnx")
     outcome = command("inspect", tmp_path / "m.onnx")
     assert outcome.exit_code == 3, outcome
-    assert "m.onnx takes more than 0 seconds of work to analyse; that was stopped at " in outcome.stderr
+    assert "m.onnx takes more than 1 seconds of work to analyse; that was stopped at " in outcome.stderr
     errors: list[BaseException] = []
 
     def look() -> None:
