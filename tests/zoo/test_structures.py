@@ -14,9 +14,8 @@ from onnxheadprune.settings.units import LAYER
 
 pytest.importorskip("torch")
 
-from onnxheadprune import RefusedError, plan_pruning
+from onnxheadprune import RefusedError, apply_plan, plan_pruning
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.apply import apply_plan
 from tests.zoo.runs import Runner, distance
 
 if TYPE_CHECKING:
