@@ -1,4 +1,4 @@
-"""What a step of a recovery takes on a device, and whether its gradients are right there.
+"""The time of a training step on a device, and the error of its gradients there.
 
     python benchmarks/recovery_step.py model.onnx --heads "0:0-5" [--provider cuda] [--batch 16] [--seq 128] [--torch]
 
@@ -76,7 +76,7 @@ def recovery_rows(
     size: tuple[int, int] = (16, 128),
     repeats: int = 10,
 ) -> Iterator[Row]:
-    """What the original takes, and a step.
+    """The times of the original's forward pass and of a training step, with the error of its gradients.
 
     Args:
         path: the original.
@@ -104,7 +104,7 @@ def recovery_rows(
 
 
 def distance(found: Sequence[Array], expected: Sequence[Array]) -> float:
-    """How far gradients are from what they should be, as a share of it, over tensors by their sizes."""
+    """The relative error of gradients: root mean square over tensors, weighted by their sizes."""
     total = count = 0.0
     for mine, other in zip(found, expected, strict=True):
         length = np.linalg.norm(other.astype(np.float64))

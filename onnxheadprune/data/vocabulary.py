@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxheadprune.data.tokenizing import Tokenizer
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
+from onnxheadprune.model.documents import kind_of, read_object, read_text
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -98,7 +98,6 @@ def longest_text(tokenizer: Path) -> int | None:
 def _document(path: Path) -> Mapping[str, Any]:
     """The content of a JSON file; empty where it is none, since whoever needs it says what is wrong with it."""
     try:
-        found = parse_json(read_text(path, "the tokenizer", MAX_TOKENIZER)) if path.is_file() else {}
-    except (NotJsonError, UsageError, OSError):
+        return read_object(path, "the tokenizer", MAX_TOKENIZER) if path.is_file() else {}
+    except (UsageError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}

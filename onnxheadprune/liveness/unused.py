@@ -139,7 +139,7 @@ def _replaced(edits: Edits, node: InsertNode, others: Sequence[Edit] | None) -> 
 
 
 class _Reads:
-    """What the nodes of a model read after some edits, those that make new values among them."""
+    """The inputs of all nodes after some edits, new nodes and constants included."""
 
     def __init__(self, view: GraphView, edits: Iterable[Edit], going: Collection[Value] = ()) -> None:
         self._view, self._going = view, going
@@ -199,7 +199,7 @@ class _Reads:
         return {maker for key in keys for maker in self._makers(key)}
 
     def inputs(self, node: Node | InsertNode) -> Sequence[Key | None]:
-        """What a node reads at each place."""
+        """The inputs of a node, by position."""
         if isinstance(node, InsertNode):
             return [self._key(scope_of(node.before), name) for name in node.inputs]
         return self._inputs.get(node, node.inputs)
@@ -215,13 +215,13 @@ class _Reads:
         ]
 
     def behind(self, key: Key, shown: Collection[Maker] | None = ()) -> Iterator[Key]:
-        """What the making of a value needs."""
+        """The values that a value is computed from."""
         for maker in self._makers(key):
             if isinstance(maker, Node | InsertNode):
                 yield from self.of(maker, shown)
 
     def of(self, node: Node | InsertNode, shown: Collection[Maker] | None) -> Iterator[Key]:
-        """What a node needs: of a value whose shape it shows, nothing."""
+        """The values that a node is computed from; a Shape needs none of its input's."""
         passes = shown is None or node not in OBSERVES or node in shown
         for key in self.inputs(node):
             if key is not None and (passes or not self.is_missing(key, ())):

@@ -34,8 +34,7 @@ def sent(model: LoadedModel, whole_up_to: int = LARGE) -> Sent:
         return Sent(model.name, _digest(model), None, model.path.resolve())
     if size > INLINE_LIMIT:
         raise RefusedError(
-            "a model of more than 2 GiB without a file cannot be sent to other processes; give its path, or"
-            " leave out executor="
+            "a model of more than 2 GiB without a file cannot be sent to other processes; give its path"
         )
     content = hydrated(model.proto, model.sources).SerializeToString()
     return Sent(model.name, hashlib.sha256(content).hexdigest(), content, None)

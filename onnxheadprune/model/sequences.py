@@ -72,7 +72,7 @@ class _Writer:
         return self._made("Split", self._node, outputs, split=sizes, axis=self._axis)
 
     def taken(self, reader: NodeProto, number: int) -> NodeProto:
-        """What gives a chunk under the name that its reader gave it."""
+        """The node that outputs a chunk under the name of the reader's output."""
         if self._drops:
             return self._made("Squeeze", reader, reader.output, axes=[self._axis], source=self._chunk(number))
         return helper.make_node("Identity", [self._chunk(number)], reader.output, name=reader.name)
@@ -105,7 +105,7 @@ def _number(reader: NodeProto, sequence: str, literals: Mapping[str, TensorProto
 def _sizes(
     node: NodeProto, axis: int, shape: Sequence[int | None] | None, literals: Mapping[str, TensorProto]
 ) -> list[int] | None:
-    """How long each chunk is, None where that is not known."""
+    """The sizes of the chunks along the axis, None if unknown."""
     whole = shape[axis] if shape and -len(shape) <= axis < len(shape) else None
     if len(node.input) < 2 or not node.input[1]:
         return None if whole is None else [1] * whole

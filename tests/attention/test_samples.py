@@ -71,7 +71,10 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     check_untouched(original, pruned, plan)
 
 
-@pytest.mark.parametrize("name", NAMES[::4])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if at % 4 else ()) for at, name in enumerate(NAMES)],
+)
 def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
     """One that has served other sets of heads gives the plan of a new one."""
     for heads in reference(name.partition("-")[0]).head_sets[:2]:

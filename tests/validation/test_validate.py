@@ -33,6 +33,8 @@ from tests.corruptions import (
     one_corrupted_weight,
     record,
     set_record,
+    stale_reshape,
+    wrong_head_in_the_record,
 )
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
@@ -144,7 +146,25 @@ def missing_node(model: ModelProto) -> None:
             del node.attribute[:]
 
 
-@pytest.mark.parametrize("corrupt", [wrong_axis_order, missing_node])
+def nan_weight(model: ModelProto) -> None:
+    weight = toys.get_initializer(model, "attn.v.weight")
+    weight[0, 0] = np.nan
+    toys.set_initializer(model, "attn.v.weight", weight)
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        wrong_head_in_the_record,
+        one_corrupted_weight,
+        one_corrupted_bias,
+        stale_reshape,
+        swapped_heads,
+        wrong_axis_order,
+        missing_node,
+        nan_weight,
+    ],
+)
 def test_a_wrong_model_fails(corrupt: Corruption) -> None:
     model = toys.attention()
     smaller = pruned(model)

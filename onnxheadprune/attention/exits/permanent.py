@@ -207,7 +207,7 @@ class _Search:
             return
         limit = _most_turns(node)
         many_turns = limit is None or limit > MOST_LISTED
-        # It ends by itself after its last turn, so the exits are those before.
+        # After the last iteration the Loop ends anyway, so exits are at earlier iterations.
         for turns in range(1, 2 if many_turns or limit is None else limit):
             self._add(node, going.name, before, Decision(node, turns=turns), endless=many_turns)
         if limit is not None and limit > 1:
@@ -236,7 +236,7 @@ class _Search:
         return not any(node in left and self._depends(node, leaves.node) for node in layers)
 
 
-def _is_always(going: Value, told: Value | None) -> bool:
+def _is_always(going: Value, condition: Value | None) -> bool:
     """Return whether a Loop's body never ends it: the condition is passed through, or is a constant."""
     value = going
     while (
@@ -245,7 +245,7 @@ def _is_always(going: Value, told: Value | None) -> bool:
         and value.producer.inputs[0] is not None
     ):
         value = value.producer.inputs[0]
-    return value is told or value.is_constant
+    return value is condition or value.is_constant
 
 
 def _most_turns(node: Node) -> int | None:

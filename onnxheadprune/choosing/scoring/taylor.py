@@ -83,7 +83,7 @@ def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the gradients of one feed start from at its main output."""
+    """The gradient of the scalar at the main output, for one feed."""
 
     vectors: Array  # of each position, in the shape of the output
     positions: int  # the number of positions that count

@@ -1,4 +1,4 @@
-"""What is known of operators: one record for each, and kinds of operators, as in `node in VIEWS`.
+"""Operators: a record of each, and sets of alike ones, asked for as in `node in VIEWS`.
 
 `onnxheadprune.operators` makes the records, by `operators.record.operator`. Kinds that differ by one operator differ on
 purpose: a view moves no arithmetic, a carrier may also change the type. Where another mixture is needed, kinds are

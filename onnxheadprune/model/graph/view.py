@@ -198,7 +198,7 @@ class Node:
 
     @property
     def choice(self) -> Choice | None:
-        """What it chooses of its first input; None where it chooses nothing, and where shapes are missing."""
+        """The elements of its first input that it picks; None if it picks none, or shapes are unknown."""
         choose = self.operator.choice
         return None if choose is None else choose(self)
 

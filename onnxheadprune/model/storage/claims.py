@@ -54,7 +54,7 @@ _MARKS = re.compile(
     rb"|%PDF.*/Creator \(onnxheadprune",
     re.DOTALL,
 )
-"""How the files begin that this tool writes; a PDF says it at its end."""
+"""The first bytes of files that this tool writes; of a PDF the last ones."""
 _force: ContextVar[bool] = ContextVar("_force", default=False)
 """True if files that this tool has not written may be replaced."""
 
