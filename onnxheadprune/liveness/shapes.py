@@ -300,7 +300,7 @@ def scaled(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where sizes are read."""
+    """The sizes of axes, from nodes that output them."""
 
     scope: Scope
     before: str  # the reference of the node before which new nodes can go

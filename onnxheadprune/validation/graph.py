@@ -208,7 +208,7 @@ def _more(known: Counter[str], nodes: Iterable[NodeProto]) -> Iterator[str]:
 
 
 Bytes: TypeAlias = Callable[[TensorProto, LoadedModel], Iterator[bytes]]
-"""How the raw data of a tensor in a file is read."""
+"""A reader of a tensor's raw data in a file."""
 
 
 def _streamed(tensor: TensorProto, model: LoadedModel) -> Iterator[bytes]:

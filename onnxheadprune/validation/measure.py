@@ -252,7 +252,7 @@ class Meter:
             self._effect.add(before, after, feed)
 
     def result(self) -> Measured:
-        """What was measured so far."""
+        """The measurements so far."""
         drift = None if self._drift is None else self._drift.result()
         value, unit = (math.nan, "") if self._effect is None else (self._effect.mean(), self._effect.name)
         if drift is not None:

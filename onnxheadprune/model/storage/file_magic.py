@@ -33,7 +33,7 @@ _IN_PLACE = (
         "fetch the file again",
     ),
 )
-"""What stands in the place of another file, of weights as well as of a model: how it begins, its name, what helps."""
+"""Formats that are mistaken for a model or its weights: first bytes, name, remedy."""
 _KINDS = (
     *_IN_PLACE,
     (rb"\Z", "an empty file", "fetch or export it again"),
@@ -80,7 +80,7 @@ _KINDS = (
 
 
 def _first_bytes(path: Path) -> bytes:
-    """How a file begins; a byte of no type if it cannot be read."""
+    """The first bytes of a file; a byte of no type if it cannot be read."""
     try:
         with os.fdopen(open_at_once(path), "rb") as stream:
             head = stream.read(_READ)

@@ -198,7 +198,7 @@ class Stage(HiddenFolder):
 
 
 def _entry(path: Path) -> tuple[int, ...]:
-    """What identifies the file that has a name now; nothing if none has."""
+    """The identity of the file with this name; empty if there is none."""
     try:
         return identity_of(path.lstat())
     except FileNotFoundError:
