@@ -300,7 +300,7 @@ def scaled(
 
 @dataclass(frozen=True)
 class _Place:
-    """The sizes of axes, from nodes that output them."""
+    """The insertion point of nodes that compute sizes."""
 
     scope: Scope
     before: str  # the reference of the node before which new nodes can go
