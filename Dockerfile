@@ -10,8 +10,8 @@ COPY onnxheadprune onnxheadprune
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir . --no-deps \
     && pip install --no-cache-dir onnxruntime \
-       click jinja2 numpy onnx onnx-graphsurgeon rich scipy threadpoolctl tokenizers \
-       junitparser pillow pydantic pyyaml \
+       click 'ml_dtypes!=0.7.0' numpy onnx onnx-graphsurgeon rich scipy threadpoolctl tokenizers \
+       junitparser pillow pyyaml \
     && onnxheadprune doctor --provider cpu \
     && useradd --create-home --uid 1000 user
 

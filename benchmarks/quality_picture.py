@@ -2,19 +2,19 @@
 
     python benchmarks/quality_picture.py [-o docs/pictures/quality.svg]
 
-The figures are those that accuracy.py and units.py measured: what the plot shows stands in the document. The background
+The figures are those that quality.py measured: what the plot shows stands in the document. The background
 is transparent: every colour is read on white and on a dark page.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import matplotlib as mpl
-from figures import NUMBER, section_of, tables_of
 from matplotlib.axes import Axes
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from readme_picture import PALE, ROOT, SPEED, STAYS
@@ -22,7 +22,8 @@ from readme_picture import PALE, ROOT, SPEED, STAYS
 from onnxheadprune.reporting.pictures.style import STYLE, Picture
 
 PICTURE = ROOT / "docs" / "pictures" / "quality.svg"
-DOCUMENT = "docs/benchmarks.md"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+NUMBER = re.compile(r"[\d,]*\.?\d+")
 WAYS = ("chosen and refitted", "trained after that for 10 epochs")
 LARGE = 16_384
 CUTS = {
@@ -51,7 +52,7 @@ class Call(NamedTuple):
 
 def calls() -> Iterator[Call]:
     """Yield the measured calls in the tables of the document."""
-    heads, units = section_of(DOCUMENT, "What it reaches"), section_of(DOCUMENT, "Units under one budget")
+    heads, units = _section("What it reaches"), _section("Units under one budget")
     timed = [
         (way, cut, quality, clocks) for way, cut, quality, clocks, _ in _rows(heads, "sentences, `--time`")
     ]
@@ -81,8 +82,14 @@ def described(found: list[Call]) -> str:
     )
 
 
+def _section(title: str) -> str:
+    return DOCUMENT.read_text(encoding="utf-8").partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
 def _rows(text: str, table: str) -> list[list[str]]:
-    return next(rows for rows in tables_of(text) if rows[0][0] == table)[1:]
+    """The rows of the table whose first column has this title."""
+    lines = text.partition(f"\n| {table} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def _overlap(quality: str) -> float:

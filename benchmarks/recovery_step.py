@@ -4,13 +4,14 @@
 
 With `--torch` whole steps (original, gradients, optimizer) take turns with those of a PyTorch encoder of the same
 widths.
-`cuda.py` shows the same rows for BERT-base. Gradients are compared with those of the CPU provider.
+`cuda.py` shows the same for BERT-base. Gradients are compared with those of the CPU provider.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,6 @@ import click
 import numpy as np
 import onnx
 from onnx import ModelProto
-from targets import Row
 
 from onnxheadprune import inspect, prune
 from onnxheadprune.data.calibration import Calibration, calibration_data
@@ -69,13 +69,28 @@ def milliseconds(run: Callable[[], object], repeats: int) -> float:
     return 1000 * median(found)
 
 
-def recovery_rows(
+@dataclass(frozen=True)
+class Step:
+    """A training step on a device.
+
+    Attributes:
+        targets: milliseconds of the original and of what is learned from it.
+        milliseconds: of gradients and optimizer.
+        apart: relative error of the gradients, beside those of the CPU provider.
+    """
+
+    targets: float
+    milliseconds: float
+    apart: float
+
+
+def recovery_step(
     path: Path,
     heads: str | Mapping[int, list[int]],
     provider: Provider,
     size: tuple[int, int] = (16, 128),
     repeats: int = 10,
-) -> Iterator[Row]:
+) -> Step:
     """The times of the original's forward pass and of a training step, with the error of its gradients.
 
     Args:
@@ -85,22 +100,18 @@ def recovery_rows(
         size: samples and tokens of a batch.
         repeats: runs that are timed.
     """
-    label = f"batch {size[0]}, sequence {size[1]}"
     subject, data = subject_of(path, heads, tokens(*size))
     made = ready(subject, data, provider)
     feed = data.feeds[0]
     full = {**feed, **made.teacher.targets(feed)}
     aiming = milliseconds(lambda: made.teacher.targets(feed), repeats)
-    yield Row("recovery: original and targets", label, f"{aiming:.1f} ms", "", None)
     _, expected = ready(subject, data, Provider(CPU, "to compare with")).student.slope(full)
     _, found = made.student.slope(full)
-    apart = distance(found, expected)
     back = milliseconds(lambda: made.student.slope(full), repeats)
     # At a rate of nothing the weights stay those that gradients are compared at.
     adam = Adam(made.student.masters)
-    step = milliseconds(lambda: adam.step(found, 0.0), repeats)
-    figure = f"{back + step:.2f} ms (gradients {back:.2f}, optimizer {step:.2f}), {apart:.1e} from the CPU's"
-    yield Row("recovery step", label, figure, f"at most {NEAR:g} from the CPU's", apart <= NEAR)
+    update = milliseconds(lambda: adam.step(found, 0.0), repeats)
+    return Step(aiming, back + update, distance(found, expected))
 
 
 def distance(found: Sequence[Array], expected: Sequence[Array]) -> float:
@@ -177,7 +188,7 @@ def torch_step(whole: Sequence[Shape], pruned: Sequence[Shape], size: tuple[int,
     return step
 
 
-def torch_row(path: Path, heads: str, provider: Provider, size: tuple[int, int], repeats: int) -> Row:
+def beside_torch(path: Path, heads: str, provider: Provider, size: tuple[int, int], repeats: int) -> str:
     """Whole steps here and in PyTorch, in turns."""
     subject, data = subject_of(path, heads, tokens(*size))
     made = ready(subject, data, provider)
@@ -195,8 +206,7 @@ def torch_row(path: Path, heads: str, provider: Provider, size: tuple[int, int],
         step()
         seconds[step].append(time.process_time() - start)
     mine, other = (median(found[2:]) for found in seconds.values())
-    figure = f"{mine:.3f} processor s, PyTorch {other:.3f}: {mine / other:.2f} times"
-    return Row("recovery step beside PyTorch", f"batch {size[0]}, sequence {size[1]}", figure, "", None)
+    return f"{mine:.3f} processor s, PyTorch {other:.3f}: {mine / other:.2f} times"
 
 
 @click.command()
@@ -208,13 +218,12 @@ def torch_row(path: Path, heads: str, provider: Provider, size: tuple[int, int],
 @click.option("--repeats", default=10, show_default=True, help="Runs that are timed.")
 @click.option("--torch", "in_torch", is_flag=True, help="Only whole steps, beside PyTorch's.")
 def main(model: Path, heads: str, provider: str, batch: int, seq: int, repeats: int, in_torch: bool) -> None:
-    """Print the rows."""
+    """Print the figures."""
     where, size = resolve_provider(provider), (batch, seq)
     if in_torch:
-        click.echo(torch_row(model, heads, where, size, repeats).markdown())
-        return
-    for row in recovery_rows(model, heads, where, size, repeats):
-        click.echo(row.markdown())
+        click.echo(beside_torch(model, heads, where, size, repeats))
+    else:
+        click.echo(recovery_step(model, heads, where, size, repeats))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
     python benchmarks/speed_picture.py --draw            # from the figures of an earlier run
 
 Models that FOLDER lacks are made by the command line: heads, or heads and neurons, chosen and refitted on 512 sentences
-of accuracy.py, then quantized (`--to int8-dynamic`). Quality is the overlap of the ten nearest neighbors on 1,500 other
+of quality.py, then quantized (`--to int8-dynamic`). Quality is the overlap of the ten nearest neighbors on 1,500 other
 sentences. Speed is processor time on one thread, which other work on the machine disturbs least: all models in turn in
 each round, the median of the rounds' ratios, and the range of the middle nine tenths of them. A rival is a file that
-another tool made of the same model, as accuracy.py's `rivals` calls it. The figures are written beside the picture.
+another tool made of the same model, as `onnxsim` of quality.py makes it. The figures are written beside the picture.
 """
 
 from __future__ import annotations
@@ -25,17 +25,14 @@ from typing import Any
 import click
 import matplotlib as mpl
 import numpy as np
-import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, corpus, embeddings, quality, sentence_feeds
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
+from quality import CALIBRATION, HELD_OUT, alike, corpus, embeddings
 from readme_picture import ACCURACY, GOES, INK, PALE, ROOT, SPEED, STAYS
 
 from onnxheadprune.cli import main as command
-from onnxheadprune.operators import view_of
 from onnxheadprune.reporting.pictures.style import STYLE, Picture
-from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
 PICTURE = ROOT / "docs" / "pictures" / "speed.svg"
 CUTS = {
@@ -74,14 +71,9 @@ def made(model: Path, tokenizer: Path, folder: Path) -> dict[str, Path]:
 
 def judged(models: Mapping[str, Path], tokenizer: Path) -> dict[str, dict[str, float]]:
     """Quality of each model, against the first one."""
-    first = onnx.load(next(iter(models.values())))
-    feeds = sentence_feeds(corpus()[-HELD_OUT:], tokenizer, graph_inputs(view_of(first)))
-    original, found = embeddings(first, feeds), {}
-    for name, path in models.items():
-        figures = quality(embeddings(onnx.load(path), feeds), original)
-        found[name] = dict(zip(("cosine", "overlap", "rank"), figures, strict=True))
-        click.echo(f"{name}: {figures}")
-    return found
+    held = corpus()[-HELD_OUT:]
+    original = embeddings(next(iter(models.values())), tokenizer, held)
+    return {name: alike(embeddings(path, tokenizer, held), original) for name, path in models.items()}
 
 
 def timed(models: Mapping[str, Path], batch: int, length: int, seconds: float) -> dict[str, list[float]]:

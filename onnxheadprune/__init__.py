@@ -17,15 +17,21 @@ from typing import TYPE_CHECKING, Any
 from onnxheadprune import errors
 
 if TYPE_CHECKING:
-    from onnxheadprune.api.bench import bench
-    from onnxheadprune.api.folder import prune_folder
-    from onnxheadprune.api.inspect import inspect
-    from onnxheadprune.api.prune import fuse, plan_pruning, prune
-    from onnxheadprune.api.quantize import quantize
-    from onnxheadprune.api.recover import recover
-    from onnxheadprune.api.score import score, select_heads, write_scores
-    from onnxheadprune.api.sweep import sweep
-    from onnxheadprune.api.validate import validate
+    from onnxheadprune.api.functions import (
+        apply_plan,
+        bench,
+        inspect,
+        plan_pruning,
+        prune,
+        prune_folder,
+        quantize,
+        recover,
+        score,
+        select_heads,
+        sweep,
+        validate,
+        write_scores,
+    )
     from onnxheadprune.attention.sites.all_sites import AttentionSite, Sites
     from onnxheadprune.attention.sites.site import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
@@ -35,8 +41,7 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.space import Selection
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.deploying.folders.result import FolderResult
-    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
-    from onnxheadprune.edit.site_cuts import SiteCut
+    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,
@@ -49,15 +54,12 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion, SiteFusion
     from onnxheadprune.liveness.refusals import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
-    from onnxheadprune.reporting.pictures.curve import plot_curve
-    from onnxheadprune.reporting.pictures.heads import plot_heads
-    from onnxheadprune.reporting.pictures.latency import plot_latency
+    from onnxheadprune.reporting.pictures.draw import plot_curve, plot_heads, plot_latency
     from onnxheadprune.training.result import Recovery
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, MetricResult, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits
-    from onnxheadprune.workflow.prune import apply_plan
     from onnxheadprune.workflow.quantize import QuantizeResult
     from onnxheadprune.workflow.result import PruneResult
 
@@ -113,7 +115,6 @@ __all__ = [
     "apply_plan",
     "bench",
     "find_exits",
-    "fuse",
     "inspect",
     "plan_pruning",
     "plot_curve",
@@ -132,25 +133,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.prune": (
-        "prune",
-        "fuse",
+    "api.functions": (
+        "apply_plan",
+        "bench",
+        "inspect",
         "plan_pruning",
-    ),
-    "api.folder": ("prune_folder",),
-    "api.inspect": ("inspect",),
-    "api.recover": ("recover",),
-    "api.quantize": ("quantize",),
-    "api.score": (
+        "prune",
+        "prune_folder",
+        "quantize",
+        "recover",
         "score",
         "select_heads",
+        "sweep",
+        "validate",
         "write_scores",
     ),
-    "api.sweep": ("sweep",),
-    "api.validate": ("validate",),
-    "api.bench": ("bench",),
     "deploying.folders.result": ("FolderResult",),
-    "workflow.prune": ("apply_plan",),
     "workflow.inspection": (
         "EarlyExit",
         "EarlyExits",
@@ -161,9 +159,7 @@ _HOMES = {
         "Curve",
         "CurvePoint",
     ),
-    "reporting.pictures.curve": ("plot_curve",),
-    "reporting.pictures.heads": ("plot_heads",),
-    "reporting.pictures.latency": ("plot_latency",),
+    "reporting.pictures.draw": ("plot_curve", "plot_heads", "plot_latency"),
     "workflow.result": ("PruneResult",),
     "model.storage.tensors": ("StoredSize",),
     "benchmarking.result": (
@@ -201,11 +197,7 @@ _HOMES = {
         "Fusion",
         "SiteFusion",
     ),
-    "edit.plan": (
-        "PlannedEdit",
-        "PrunePlan",
-    ),
-    "edit.site_cuts": ("SiteCut",),
+    "edit.plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
     "liveness.refusals": (
         "Reason",
         "Refusal",
@@ -227,15 +219,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def _keyword(name: str, value: str, command: str) -> str:
-    from onnxheadprune.settings.words import keyword
-
-    return keyword(name, value, command)
-
-
-errors.front_end = _keyword
 
 
 def __dir__() -> list[str]:

@@ -1,67 +1,25 @@
 """The exceptions of the package: one hierarchy, one exit code each.
 
 A `Refusal` (see `liveness/registry.py`) is a legal answer and a value. An exception of this module says that a
-command could not do what was asked; anything else that escapes is a bug.
+command could not do what was asked; anything else that escapes is a bug. Names of settings stand in backticks in its
+sentence, and the front end that prints it spells them (`settings/words.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-Spell: TypeAlias = Callable[[str, str, str], str]
-"""Writes a setting, by its name, its value ("" for none) and the command that has it ("" for the one that runs)."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk. Of outputs `sentences` tells; where nothing does, it is about temporary files."""
 _NO_MEMORY = re.compile(r"bad_?alloc|bad allocation|(?i:failed to allocate memory|out of memory)")
-_SETTING = re.compile("\x0e([^\x0f]*)\x1f([^\x0f]*)\x1f([^\x0f]*)\x0f")
-
-
-def named_setting(name: str, value: object = "", command: str = "") -> str:
-    """A setting in a message, by its declared name; each front end spells it: `--data`, `data=`."""
-    return f"\x0e{name}\x1f{value}\x1f{command}\x0f"
-
-
-def _bare(name: str, value: str, command: str) -> str:
-    return " ".join(filter(None, (command, name, value)))
-
-
-front_end: Spell = _bare
-"""Spells settings for the caller; the package makes keywords of them."""
-
-
-def spelled(sentence: str) -> str:
-    """A sentence with its settings as the caller spells them."""
-    return _SETTING.sub(lambda found: front_end(found[1], found[2], found[3]), sentence)
-
-
-@contextlib.contextmanager
-def settings_spelled(spell: Spell) -> Iterator[None]:
-    """Spell settings in messages within as a front end does."""
-    global front_end
-    before, front_end = front_end, spell
-    try:
-        yield
-    finally:
-        front_end = before
-
-
-def spell_as(spell: Spell) -> None:
-    """Spell settings in messages as another front end does, until `settings_spelled` around it ends."""
-    global front_end
-    front_end = spell
 
 
 class HeadPruneError(Exception):
     """Base of everything this package raises on purpose."""
 
     exit_code: ClassVar[int] = 3
-
-    def __str__(self) -> str:
-        return spelled(super().__str__())
 
 
 class UsageError(HeadPruneError):

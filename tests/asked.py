@@ -1,11 +1,10 @@
-"""Requests as tests make them."""
+"""Calls as tests make them."""
 
 from __future__ import annotations
 
-from onnxheadprune.attention.specs import HeadSpec
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run
+from onnxheadprune.settings.calls import PruneCall
 
 
-def asked(heads: HeadSpec = "0:1", *, seed: int = 0, validate: bool = True) -> Request:
+def call(heads: str | None = "0:1", *, seed: int = 0, validate: bool = True) -> PruneCall:
     """Named heads, on the CPU."""
-    return Request(Choice(heads), run=Run("cpu", seed), proving=Proving(validate))
+    return PruneCall(heads=heads, provider="cpu", seed=seed, validate=validate)

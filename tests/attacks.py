@@ -161,16 +161,6 @@ def unnamed(model: ModelProto) -> ModelProto:
     return model
 
 
-def attribute_changed(model: ModelProto) -> None:
-    """The softmax runs over the wrong axis."""
-    node(model, "Softmax").attribute[0].i = 2
-
-
-def node_added(model: ModelProto) -> None:
-    add_constant(model, "evil/factor", np.array(1.01, dtype=np.float32))
-    behind(model, "y", helper.make_node("Mul", ["y/raw", "evil/factor"], ["y"]))
-
-
 def inputs_swapped(model: ModelProto) -> None:
     """Queries and keys change places."""
     product = next(item for item in model.graph.node if "scores" in item.output)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ from hypothesis import HealthCheck, Phase, settings
 
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
-from onnxheadprune.deploying import batch_worker
 from onnxheadprune.reporting import progress
 from onnxheadprune.workflow.choice import latency as speeding
 from tests.sources import PACKAGE
@@ -182,20 +182,22 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "WARM_UP", 0.2)
 
 
-class Here:
-    """A worker of a batch without a process of its own."""
+class Inline(Executor):
+    """Does at once what it is given, in this process."""
 
-    def run(self, job: batch_worker.Job) -> batch_worker.Outcome:
-        return batch_worker._done(job)
+    def __init__(self, _count: int = 1) -> None:
+        """Take as many processes as there may be."""
 
-    def close(self) -> None:
-        """Nothing to end."""
+    def submit(self, function: Any, /, *given: Any, **settings: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(function(*given, **settings))
+        return done
 
 
 @pytest.fixture
 def batch_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what a batch decides; that its workers are processes, and may die, has tests of its own."""
-    monkeypatch.setattr("onnxheadprune.deploying.batch.Worker", Here)
+    monkeypatch.setattr("onnxheadprune.deploying.batch.Processes", Inline)
 
 
 class PackageCopy(NamedTuple):

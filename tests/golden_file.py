@@ -20,7 +20,7 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxheadprune import RefusedError, apply_plan, plan_pruning
-from onnxheadprune.edit.edits import SetMetadata
+from onnxheadprune.edit.edits import SetRecord
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from tests.graph_text import model_of, text_of
@@ -76,7 +76,7 @@ def answered(golden: Golden) -> tuple[str, ModelProto | None]:
     else:
         view = view_of(golden.model)
         changes = [f"interface: {sentence}" for sentence in plan.io_changes]
-        edits = [str(item.edit) for item in plan.edits if not isinstance(item.edit, SetMetadata)]
+        edits = [str(item.edit) for item in plan.edits if not isinstance(item.edit, SetRecord)]
         cuts = [line for line in str(plan).splitlines()[1:] if not line.startswith(" ")]
         removed = f"{plan.elements_removed} elements of weights removed"
         lines = [*cuts, *changes, *(f"  {_named(edit, view)}" for edit in edits), removed]

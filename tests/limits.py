@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.cli import main
-from onnxheadprune.runtime.memory_turns import give_back
+from onnxheadprune.runtime.memory_limits import give_back
 from tests.conftest import Outcome
 from tests.crashes import in_child
 

@@ -23,11 +23,10 @@ from onnxheadprune.edit.edits import (
     SetAttribute,
     SetDim,
     SetInput,
-    SetMetadata,
     SetOutput,
     SliceTensor,
 )
-from onnxheadprune.edit.records import VALIDATION_KEY
+from onnxheadprune.edit.records import RECORD_KEY, VALIDATION_KEY
 from onnxheadprune.model.tensors import cut
 
 
@@ -83,13 +82,13 @@ def unexplained(before: ModelProto, after: ModelProto, plan: PrunePlan) -> list[
     expected.CopyFrom(before)
     found.CopyFrom(after)
     edits = [item.edit for item in plan.edits]
-    _metadata(expected, found, [edit for edit in edits if isinstance(edit, SetMetadata)])
+    _metadata(expected, found)
     _tensors(expected.graph, found.graph, edits)
     _nodes(expected.graph, found.graph, edits)
     for edit in edits:
         if isinstance(edit, SetDim):
             for info in (*expected.graph.input, *expected.graph.output, *expected.graph.value_info):
-                if info.name == edit.value:
+                if info.name == edit.value and info.type.tensor_type.HasField("shape"):
                     dim = info.type.tensor_type.shape.dim[edit.axis]
                     dim.ClearField("dim_param")
                     dim.ClearField("dim_value")
@@ -98,10 +97,13 @@ def unexplained(before: ModelProto, after: ModelProto, plan: PrunePlan) -> list[
     return list(differences(expected, found, "model"))
 
 
-def _metadata(expected: ModelProto, found: ModelProto, edits: list[SetMetadata]) -> None:
-    ours = {edit.key for edit in edits} | {VALIDATION_KEY}
+def _metadata(expected: ModelProto, found: ModelProto) -> None:
     for model in (expected, found):
-        others = [(entry.key, entry.value) for entry in model.metadata_props if entry.key not in ours]
+        others = [
+            (entry.key, entry.value)
+            for entry in model.metadata_props
+            if entry.key not in (RECORD_KEY, VALIDATION_KEY)
+        ]
         del model.metadata_props[:]
         for key, value in others:
             model.metadata_props.add(key=key, value=value)

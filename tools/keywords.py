@@ -8,7 +8,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from onnxheadprune.api.calls import CALLS
+from onnxheadprune.api.functions import CALLS
 from onnxheadprune.api.keywords import OBJECTS, Call
 from onnxheadprune.settings.setting import Declared, WithUnit, declared
 
@@ -108,9 +108,12 @@ def type_of(item: Declared) -> str:
         text = "float | str"
     else:
         text = {bool: "bool", int: "int", float: "float", Path: "str | os.PathLike[str]"}.get(kind, "str")
-    if item.name in OBJECTS and OBJECTS[item.name].type:
-        also = OBJECTS[item.name].type
-        text = also if also == "HeadSpec" else f"{text} | {also}"
+    if any(get_origin(other) is Mapping for other in item.others):
+        text = "HeadSpec"
+    if float in item.others:
+        text = f"{text} | float"
+    if item.name in OBJECTS:
+        text = f"{text} | {OBJECTS[item.name].type}"
     if item.name == "data":
         text = f"os.PathLike[str] | {text}"
     return text if item.required or item.default is not None else f"{text} | None"

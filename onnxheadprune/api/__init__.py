@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.facts import Facts
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Facts
 
 
 def _text(facts: Facts) -> str:

@@ -11,15 +11,14 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field
-from numbers import Real
+from dataclasses import MISSING, dataclass
 from typing import Any, Generic, TypeVar, cast, get_origin
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, declared, first_broken
-from onnxheadprune.settings.units import SCORED
-from onnxheadprune.settings.words import described, meant
+from onnxheadprune.settings.setting import SECTIONS, Declared, declared, first_broken, rules_of
+from onnxheadprune.settings.words import described, errors_spelled_by, keyword, meant
+from onnxheadprune.settings.writing import Replacing
 
 Group = TypeVar("Group")
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -52,12 +51,7 @@ def _is_provider(value: object) -> bool:
     return isinstance(value, Provider)
 
 
-_UNITS = Objects("HeadSpec", "a mapping like {0: [1, 3]}", lambda value: isinstance(value, Mapping))
-_TIME = Objects(
-    "float", "a number of epochs", lambda value: isinstance(value, Real) and not isinstance(value, bool)
-)
 OBJECTS: Mapping[str, Objects] = {
-    **dict.fromkeys(SCORED, _UNITS),
     "scores": Objects("HeadScores", "the result of score", _is_scores),
     "vocab": Objects("Sequence[int]", "a list of ids", lambda value: isinstance(value, (list, tuple, range))),
     "data": Objects(
@@ -67,8 +61,6 @@ OBJECTS: Mapping[str, Objects] = {
     ),
     "drift": Objects("Callable[..., float]", "a function", callable),
     "metric": Objects("Callable[..., Any]", "a function", callable),
-    "recover": _TIME,
-    "budget": _TIME,
     "provider": Objects("Provider", "a provider that runs here", _is_provider),
 }
 """By the names of settings."""
@@ -83,21 +75,19 @@ class Call(Generic[Group]):
         group: its settings.
         without: those that are no keywords of it, with spaces between.
         only: all that are keywords, with spaces between; "" where all but those are.
-        implies: settings that it always has, as rules name them.
-        rules: rules of this function alone, by the names of settings with spaces between them.
+        replaces: it writes files, and may be allowed to replace any.
     """
 
     name: str
     group: type[Group]
     without: str = ""
     only: str = ""
-    implies: str = ""
-    rules: Mapping[str, Rule] = field(default_factory=dict)
+    replaces: bool = False
 
     @property
     def keywords(self) -> dict[str, Declared]:
         """Its settings by name, in the order of the sections of `--help`."""
-        known = declared(self.group)
+        known = {**declared(self.group), **(declared(Replacing) if self.replaces else {})}
         names = sorted(known, key=lambda name: SECTIONS.index(known[name].section))
         only = self.only.split() or names
         return {name: known[name] for name in names if name in only and name not in self.without.split()}
@@ -127,7 +117,7 @@ class Call(Generic[Group]):
         read = {name: _read(known[name], value) for name, value in given.items()}
         self._check_rules(read, more)
         fields = declared(self.group)
-        return self.group(**read, **{name: value for name, value in more.items() if name in fields})
+        return self.group(**{name: value for name, value in {**read, **more}.items() if name in fields})
 
     def _check_rules(self, read: Mapping[str, object], more: Mapping[str, object]) -> None:
         known = self.keywords
@@ -148,9 +138,8 @@ class Call(Generic[Group]):
             is_text = bool(value) and value not in ("True", "False")
             return f'{name}="{value}"' if is_text else f"{name}={value}"
 
-        rules = [(name, rule) for name, item in known.items() for rule in item.setting.rules]
-        rules += [(name, rule) for names, rule in self.rules.items() for name in names.split()]
-        implied = self.implies.split()
+        implied = getattr(self.group, "IMPLIES", "").split()
+        rules = rules_of(known, [self.group])
         sentence = first_broken(rules, given | dict.fromkeys(implied, True), spell, {*spelled, *implied})
         if sentence is not None:
             raise UsageError(sentence)
@@ -204,7 +193,7 @@ def keywords_of(call: Call[Any]) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def called(*arguments: Any, **settings: Any) -> object:
-            with contextlib.ExitStack() as stack:
+            with errors_spelled_by(keyword), contextlib.ExitStack() as stack:
                 if "force" in call.keywords:
                     from onnxheadprune.model.storage.claims import replacing
 

@@ -42,7 +42,7 @@ class _Samples(TypedDict, total=False):
     max_samples: int | None
     tokenizer: str | os.PathLike[str] | None
     max_length: int
-    image_size: int | Sequence[int] | str | None
+    image_size: int | Collection[int] | str | None
     image_mean: float | Collection[float] | str | None
     image_std: float | Collection[float] | str | None
 
@@ -105,11 +105,11 @@ class PruneKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, _Timing
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
     follow_links: bool
-    force: bool
     in_place: bool
     backup: str | os.PathLike[str] | None
     external_data: Literal["auto", "always", "never"]
     data_name: str | None
+    force: bool
 
 
 class PruneFolderKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, total=False):
@@ -132,20 +132,9 @@ class PruneFolderKeywords(_Selecting, _Samples, _Running, _Checking, _Pruning, t
     cache: Literal["narrow", "keep", "renumber"]
     allow_io_change: bool
     runtime: Runtime | None
-    per_layer_config: bool
     follow_links: bool
     data_name: str | None
     exclude: Collection[str]
-
-
-class FuseKeywords(_Samples, _Running, _Checking, total=False):
-    """Keywords of `fuse`."""
-
-    mode: Literal["contrib", "onnx", "auto"]
-    force: bool
-    in_place: bool
-    backup: str | os.PathLike[str] | None
-    external_data: Literal["auto", "always", "never"]
 
 
 class RecoverKeywords(_Samples, _Running, _Checking, total=False):
@@ -155,8 +144,8 @@ class RecoverKeywords(_Samples, _Running, _Checking, total=False):
     time: str | None
     drift: str | Callable[..., float] | None
     resume: bool
-    force: bool
     external_data: Literal["auto", "always", "never"]
+    force: bool
 
 
 class QuantizeKeywords(_Samples, _Running, total=False):
@@ -168,8 +157,8 @@ class QuantizeKeywords(_Samples, _Running, total=False):
     reduce_range: bool | None
     block_size: int
     exclude: Collection[str]
-    force: bool
     external_data: Literal["auto", "always", "never"]
+    force: bool
 
 
 class ScoreKeywords(_Samples, _Running, total=False):
@@ -224,7 +213,7 @@ class PlanPruningKeywords(TypedDict, total=False):
 class ValidateKeywords(_Samples, _Running, _Timing, total=False):
     """Keywords of `validate`."""
 
-    heads: HeadSpec | None
+    heads: str | None
     max_drift: float | None
     drift: str | Callable[..., float] | None
     strict: bool

@@ -14,9 +14,11 @@ from functools import cached_property
 
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
 from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.caches import comes_or_goes
 from onnxheadprune.attention.sites.projection import emptied
 from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.attention.sites.states import State, is_sum, learned_of_norm, released
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import (
     MARK,
@@ -28,9 +30,9 @@ from onnxheadprune.edit.edits import (
     SetOutput,
     scope_of,
 )
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.edit.records import RecordedContract, record_of
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.domain import MASKS, Masks
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.refusals import Refusal
@@ -39,7 +41,6 @@ from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.liveness.unused import settled
 from onnxheadprune.model.graph.operator import schema_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.spelling import first_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,9 +208,37 @@ class Cut:
         """The projections that sum over nothing, of several sites where those share one."""
         return emptied((item, self.units[site.index]) for site in self.losing for item in site.projections)
 
+    @property
+    def partly(self) -> list[Site]:
+        """The sites that lose some units: one removed as a whole leaves its cache as it was."""
+        return [site for site in self.losing if not self.loses_all(site)]
+
     def loses_all(self, site: Site) -> bool:
         """Return whether a site loses all its units."""
         return loses_all(site, self.units)
+
+    def agreed(self, swept: Sweep) -> RecordedContract:
+        """Changes of inputs and outputs that callers agreed to, in this cut and in earlier ones, and that were made."""
+        before = record_of(self.view.model).contract
+        keeping = [site for site in self.partly if site.movable and self.contract.keeps(site.index)]
+        own = {value for site in self.partly if site not in keeping for value in site.movable}
+        narrowed = {value.name for value, _ in swept.narrowed() if comes_or_goes(value) and value not in own}
+        names = {self._name_after(name) for name in {*before.narrowed, *narrowed}}
+        whole = {site.index for site in self.losing if self.loses_all(site)}
+        kept = {*before.kept_caches, *(site.index for site in keeping)} - whole
+        return RecordedContract(
+            tuple(sorted(kept)),
+            tuple(sorted({*before.dropped_caches, *self.caches.sites})),
+            tuple(sorted(filter(None, names))),
+        )
+
+    def _name_after(self, name: str) -> str | None:
+        """The name of an input or output after the cut, None where it is removed."""
+        return self.caches.names.get(name, name)
+
+    def _narrows(self, value: Value) -> bool:
+        """Return whether the contract allows an input or output that is no cache to be narrowed."""
+        return self.contract.narrows(self._name_after(value.name))
 
     def edits(self) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
         """The liveness without the units, and the edits that follow, each with the sites that caused it."""
@@ -250,27 +279,24 @@ class Cut:
         units, contract = self.units, self.contract
         seeds = [seed for site in self.losing for seed in site.seeds(units[site.index], without)]
         for site in self.losing:
-            if site.maps and not contract.allow_io_change and not self.loses_all(site):
-                names = ", ".join(sorted(value.name for value in site.maps))
+            held = sorted(value.name for value in site.maps if not self._narrows(value))
+            if held and not self.loses_all(site):
+                names = ", ".join(held)
                 raise RefusedError(
                     f"{site.label} cannot lose heads while the model outputs attention weights per head"
-                    f" ({names}); {named_setting('allow_io_change')} narrows that output"
+                    f" ({names}); `allow_io_change` narrows that output"
                 )
-        free: set[Value] = set()
-        handed: Mapping[Value, Live] = {}
-        if contract.cache != "keep":
-            # A site removed as a whole leaves its cache as it was: nothing of its model contract changes.
-            partly = [site for site in self.losing if not self.loses_all(site)]
-            free.update(*(site.movable for site in partly))
-            handed = caller_demands(self.sites, {site.index: units[site.index] for site in partly})
-        if contract.allow_io_change:
-            free.update(v for v in self.view.main.values.values() if v.is_graph_input or v.is_graph_output)
+        narrowed = [site for site in self.partly if not contract.keeps(site.index)]
+        free = frozenset[Value]().union(*(site.movable for site in narrowed))
+        handed = caller_demands(self.sites, {site.index: units[site.index] for site in narrowed})
+        every = self.view.main.values.values()
+        free |= {value for value in every if comes_or_goes(value) and self._narrows(value)}
         called = {site.KIND.units for site in self.losing}
         masks = Masks(called.pop()) if len(called) == 1 else MASKS
         answers = {
             node: answer for site in self.losing for node, answer in site.answers(units[site.index]).items()
         }
-        return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
+        return sweep(seeds, free, masks, handed=handed, answers=answers)
 
     def _detached(self) -> dict[Edit, frozenset[str]]:
         """Edits that take the branches of projections without any unit off the residual stream."""
@@ -282,9 +308,9 @@ class Cut:
                     owners.setdefault(projection.node, []).append(site)
         if not owners:
             return edits
-        from onnxheadprune.liveness.emptied import Remnant, bias_of, branches, quantized_stand_in, stand_in
+        from onnxheadprune.liveness.emptied import constants_for
 
-        def add(made: Sequence[Edit] | Refusal, projections: Sequence[Node]) -> None:
+        for made, projections in constants_for(sorted(owners, key=lambda node: node.index)):
             names = frozenset(site.name for node in projections for site in owners[node])
             if isinstance(made, Refusal):
                 site = owners[projections[0]][0]
@@ -298,16 +324,6 @@ class Cut:
                 )
             for edit in made:
                 edits[edit] = edits.get(edit, frozenset()) | names
-
-        biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
-        found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
-        for node, bias in biases.items():
-            if isinstance(bias, Refusal):
-                add(bias if node.roles.scales is None else quantized_stand_in(node), [node])
-        for joint, remnant in found.joints:
-            add([*found.rejoined(joint, remnant)], [*remnant.projections])
-        for end in found.ends:
-            add(stand_in(end, list(found.readers(end))), [*end.projections])
         return edits
 
 
@@ -320,17 +336,15 @@ def caches_of(
         RefusedError: if a cache would stay that an earlier call narrowed, which one call alone leaves as it is.
     """
     whole = [site for site in sites.losing(heads) if loses_all(site, heads)]
-    caches = (
-        cache_cut(view, sites, whole, contract.renumbered_sites)
-        if contract.cache == "renumber"
-        else CacheCut()
-    )
-    for site in (site for site in sites.sites if site in whole and site.index not in caches.sites):
-        if site.movable and site.kv_num_heads < site.original_kv_num_heads:
+    dropped = [site for site in whole if contract.drops(site.index)]
+    caches = cache_cut(view, sites, dropped) if contract.cache == "renumber" else CacheCut()
+    kept = {*record_of(view.model).contract.kept_caches, *caches.sites}
+    for site in (site for site in sites.sites if site in whole):
+        if site.movable and site.kv_num_heads < site.original_kv_num_heads and site.index not in kept:
             raise RefusedError(
                 f"{site.label} lost {site.KIND.units} in an earlier call, and so did its cache, which stays when the"
                 " site is removed as a whole: remove it from the original in one call, or its cache, too, with"
-                f" {named_setting('cache', 'renumber')}"
+                f" `cache=renumber`"
             )
     return caches
 

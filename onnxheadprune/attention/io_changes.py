@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import (
     AddConstant,
@@ -31,15 +32,15 @@ from onnxheadprune.edit.edits import (
     Rename,
     SetDim,
     SetInput,
-    SetMetadata,
+    SetRecord,
     SliceTensor,
 )
 from onnxheadprune.edit.plan import RenamedIo
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.edit.records import RecordedContract
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.operator import DRAWS_NORMAL, OBSERVES, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Use, Value
-from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
@@ -55,8 +56,19 @@ class Contract:
     cache: Cache = "narrow"
     # also narrow graph inputs and outputs that are no cache, where they carry heads
     allow_io_change: bool = False
-    # indices of the sites whose caches may be dropped, None for all
-    renumbered_sites: frozenset[int] | None = None
+    recorded: RecordedContract | None = None  # of a cut that was made: only what was agreed to there
+
+    def keeps(self, index: int) -> bool:
+        """Return whether the cache of a site keeps its shape when the site loses heads."""
+        return self.cache == "keep" if self.recorded is None else index in self.recorded.kept_caches
+
+    def drops(self, index: int) -> bool:
+        """Return whether the cache of a site is removed with the whole site."""
+        return self.cache == "renumber" if self.recorded is None else index in self.recorded.dropped_caches
+
+    def narrows(self, name: str | None) -> bool:
+        """Return whether an input or output that is no cache may be narrowed, by its name after the cut."""
+        return self.allow_io_change if self.recorded is None else name in self.recorded.narrowed
 
 
 AS_IT_IS = Contract()
@@ -65,7 +77,7 @@ AS_IT_IS = Contract()
 
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,5})(?![0-9])")
 """A number of a layer: without leading zeros, and not too long to be one."""
-LEAVE = f"leave {named_setting('cache', 'renumber')} out, and the cache keeps its shape"
+LEAVE = "leave `cache=renumber` out, and the cache keeps its shape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +139,11 @@ class CacheCut:
         return found | {Rename(main, name, after): frozenset() for name, after in self.renamed.items()}
 
 
-def cache_cut(
-    view: GraphView, sites: Sites, whole: Sequence[Site], only: frozenset[int] | None = None
-) -> CacheCut:
-    """The changes of the caches when some sites are removed as a whole.
-
-    Args:
-        only: indices of the sites among these whose caches go; None for all.
-    """
-    chosen = [site for site in whole if site.free and (only is None or site.index in only)]
-    kept = {value for site in sites.sites if site not in chosen for value in site.free}
-    own = {value for site in chosen for value in site.free} - kept
+def cache_cut(view: GraphView, sites: Sites, whole: Sequence[Site]) -> CacheCut:
+    """The changes of the caches when some sites are removed as a whole, with theirs."""
+    chosen = [site for site in whole if site.io]
+    kept = {value for site in sites.sites if site not in chosen for value in site.io}
+    own = {value for site in chosen for value in site.io} - kept
     if not own:
         return CacheCut(idle=_why_idle([site for site in whole if site in sites.sites]))
     inner = next((value for value in own if value.scope.parent is not None), None)
@@ -147,20 +153,17 @@ def cache_cut(
             f" renumbered; {LEAVE}"
         )
     gone = tuple(sorted(own, key=lambda value: value.name))
-    renamed = _renamed(view, [own & site.free for site in chosen])
+    renamed = _renamed(view, [own & site.io for site in chosen])
     return CacheCut(tuple(site.index for site in chosen), gone, renamed)
 
 
 def _why_idle(whole: Sequence[Site]) -> str:
     """Return why there is no cache to drop."""
     if not whole:
-        return f"{named_setting('cache', 'renumber')} has no effect: no whole attention is removed"
-    if not any(site.free for site in whole):
-        return f"{named_setting('cache', 'renumber')} has no effect: the removed attention has no cache"
-    return (
-        f"{named_setting('cache', 'renumber')} has no effect: the cache of the removed attention is still used"
-        " elsewhere"
-    )
+        return "`cache=renumber` has no effect: no whole attention is removed"
+    if not any(site.io for site in whole):
+        return "`cache=renumber` has no effect: the removed attention has no cache"
+    return "`cache=renumber` has no effect: the cache of the removed attention is still used elsewhere"
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ _CONTENT = (Role.IDS, Role.PIXELS, Role.FLOATS)
 """The roles of inputs that hold content: tokens, images, features. Masks, positions and lengths hold none."""
 _SHOWS_NO_CONTENT = OBSERVES | DRAWS_NORMAL | kind("RandomUniform", "RandomUniformLike")
 """They read the shape of their input at most."""
-_OF_TENSORS = (SliceTensor, AddConstant, DropTensor, SetDim, SetMetadata)
+_OF_TENSORS = (SliceTensor, AddConstant, DropTensor, SetDim, SetRecord)
 """Edits that change no edge of the graph."""
 
 
@@ -282,9 +285,9 @@ def lost_content(
 ) -> Iterator[tuple[str, str]]:
     """Yield the outputs of a pruned model that no longer depend on what they were computed of, each with an input.
 
-    Token ids and images must still be read, each of them, and of features one: encoder states, biases and rotary
-    tables may go with the attention that reads them. So may masks, positions and caches, and an input or output that
-    the pruned model does not have is not asked for.
+    Token ids, by which rows of a table are picked, and images must still be read, each of them, and of other numbers
+    one: encoder states, biases, rotary tables and masks of any name may go with the attention that reads them. So may
+    positions and caches, and an input or output that the pruned model does not have is not asked for.
 
     Args:
         before: the original; functions are inlined in both.
@@ -302,7 +305,8 @@ def lost_content(
         ]
         lost = [item for item in content if item.name not in still[output]]
         left = len(content) > len(lost)
-        yield from ((output, item.name) for item in lost if not (left and item.role is Role.FLOATS))
+        features = [item for item in lost if item.role is not Role.PIXELS and item.rows is None]
+        yield from ((output, item.name) for item in lost if not (left and item in features))
 
 
 def rewired(model: ModelProto, edits: Iterable[Edit]) -> ModelProto:

@@ -24,8 +24,8 @@ from onnxheadprune.edit.submodel import needed_nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.layouts import is_mixture, mixture_of
 from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.operator import DEQUANTIZES, QUANTIZERS, QUANTIZES
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import copied, insert_nodes, replace_all
 from onnxheadprune.model.tensors import FLOATS, Mask

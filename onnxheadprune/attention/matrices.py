@@ -6,15 +6,16 @@ them reads the weights, going backward writes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.quantized import Grid, Levels, PackedMatrix, StoredLevels, limits_of, numbers_of
+from onnxheadprune.attention.quantized import Grid, PackedMatrix, limits_of, numbers_of
 from onnxheadprune.liveness.consumers import is_shared
 from onnxheadprune.model.graph.operator import DEQUANTIZES, REREADS, is_a, kind
 from onnxheadprune.model.graph.view import Node, Use, Value
@@ -48,7 +49,7 @@ class Matrix:
     shape: tuple[int, ...]  # shape of the contraction's operand
     shared: bool  # whether something else reads the weights too
     # what whole numbers mean that a product of integers reads, None where the operand is a float
-    levels: StoredLevels | None = None
+    levels: Callable[[], Grid] | None = None
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -80,32 +81,19 @@ class Matrix:
         assert tensor is not None
         limits = limits_of(tensor.data_type)
         if self.levels is not None:
-            return Grid(self.levels.read(), limits)
-        scale, zero = (
-            side.transpose(self.order).reshape(self.rows, -1) if side.size > 1 else side.reshape(())
-            for side in self._sides(tuple(tensor.dims))
-        )
-        return Grid(Levels(scale, zero), limits)
-
-    def _sides(self, dims: tuple[int, ...]) -> tuple[Array, Array]:
-        """Scale and zero point of what is stored, each for the whole operand or for every element of it."""
-        found = Levels(np.ones(()), np.zeros(()))
+            return replace(self.levels(), limits=limits)
+        found, dims = Grid(np.ones(()), np.zeros(()), limits), tuple(tensor.dims)
         for node, index in self.steps:
             behind = levels_of(node, index, dims)
-            if behind is not None:
-                found = found.then(behind)
-            else:
-                found = Levels(
-                    *(
-                        _moved(node, np.broadcast_to(side, dims)) if side.size > 1 else side
-                        for side in (found.scale, found.zero)
-                    )
-                )
+            found = found.each(partial(_side_moved, node, dims)) if behind is None else found.then(behind)
             dims = _sizes(node.out)
-        scale, zero = (
-            np.broadcast_to(side, dims) if side.size > 1 else side for side in (found.scale, found.zero)
-        )
-        return scale, zero
+
+        def seen(side: Array) -> Array:
+            if side.size == 1:
+                return side.reshape(())
+            return np.broadcast_to(side, dims).transpose(self.order).reshape(self.rows, -1)
+
+        return found.each(seen)
 
     def read(self, array: Array | None = None) -> npt.NDArray[np.float64]:
         """The numbers, [in, out].
@@ -117,14 +105,14 @@ class Matrix:
         for node, index in self.steps:
             value = forward(node, index, value)
         found = value.astype(np.float64).transpose(self.order).reshape(self.rows, -1)
-        return found if self.levels is None else self.levels.read().numbers(found)
+        return found if self.levels is None else self.levels().numbers(found)
 
     def written(self, matrix: npt.NDArray[np.float64]) -> Array:
         """The stored form of a new matrix [in, out]: rounded to the stored type, or quantized again."""
         tensor = self.stored.tensor
         assert tensor is not None
         if self.levels is not None:
-            matrix = self.levels.read().nearest(matrix, limits_of(tensor.data_type))
+            matrix = replace(self.levels(), limits=limits_of(tensor.data_type)).levels(matrix)
         value: Array = matrix.reshape([self.shape[axis] for axis in self.order])
         value = value.transpose(np.argsort(self.order))
         for node, index in reversed(self.steps):
@@ -139,7 +127,7 @@ Weights: TypeAlias = Matrix | PackedMatrix
 
 
 def matrix_of(
-    value: Value, contracted: Sequence[int], free: Sequence[int], levels: StoredLevels | None = None
+    value: Value, contracted: Sequence[int], free: Sequence[int], levels: Callable[[], Grid] | None = None
 ) -> Matrix | None:
     """The matrix behind a contraction's operand, None where it is not stored in a form that can be rewritten."""
     shape = value.shape
@@ -248,6 +236,11 @@ def _moved(node: Node, value: Array) -> Array:
     return value.reshape(_sizes(node.out)) if node in REREADING else value
 
 
+def _side_moved(node: Node, dims: tuple[int, ...], side: Array) -> Array:
+    """A scale or zero point where a node puts it, which reads elements of some shape."""
+    return _moved(node, np.broadcast_to(side, dims)) if side.size > 1 else side
+
+
 def _backward(node: Node, index: int, value: Array) -> Array:
     """The numbers of the input of which a node makes some, exactly: what can be stored is not asked."""
     source = node.inputs[index]
@@ -260,24 +253,24 @@ def _backward(node: Node, index: int, value: Array) -> Array:
     return value if levels is None else levels.exact(value)
 
 
-def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
+def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Grid | None:
     """The meaning of an input's quantized values at a node, None where it only moves them."""
     if node in DEQUANTIZES:
         scale, zero = (_spread(node, side, dims) for side in (node.input(1), node.input(2)))
-        return Levels(np.ones(()) if scale is None else scale, np.zeros(()) if zero is None else zero)
+        return Grid(np.ones(()) if scale is None else scale, np.zeros(()) if zero is None else zero)
     if node not in COMPUTING:
         return None
     other = node.inputs[1 - index]
     assert other is not None
     numbers, one, nothing = numbers_of(other).astype(np.float64), np.ones(()), np.zeros(())
     if is_a(node, "Mul"):
-        return Levels(numbers, nothing)
+        return Grid(numbers, nothing)
     if is_a(node, "Div"):
         with np.errstate(divide="ignore"):
-            return Levels(1 / numbers, nothing)
+            return Grid(1 / numbers, nothing)
     if is_a(node, "Add"):
-        return Levels(one, -numbers)
-    return Levels(one if index == 0 else -one, numbers)
+        return Grid(one, -numbers)
+    return Grid(one if index == 0 else -one, numbers)
 
 
 def _sizes(value: Value) -> tuple[int, ...]:

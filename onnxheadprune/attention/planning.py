@@ -23,19 +23,20 @@ from onnxheadprune.attention.sites.caches import comes_or_goes
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, names_all, resolve_units
-from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
+from onnxheadprune.display.spelling import spelled as spelled_units
+from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetRecord, SliceTensor
 from onnxheadprune.edit.plan import (
     IoChange,
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
     Role,
+    SiteCut,
     fingerprint,
 )
-from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY, HEADS, RecordedUnits, units_entry
+from onnxheadprune.edit.records import HEADS, RecordedUnits, record_of
 from onnxheadprune.edit.renaming import with_fresh_names
-from onnxheadprune.edit.site_cuts import SiteCut
-from onnxheadprune.errors import RefusedError, spelled
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep_result import Sweep
@@ -43,7 +44,6 @@ from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.model.spelling import spelled as spelled_units
 from onnxheadprune.settings.units import HEAD, LAYER, UnitKind, key_of
 
 
@@ -122,7 +122,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     cut = {index: units for index, units in present.items() if index not in {site.index for site in within}}
     require_apart(sites.losing(cut), cut)
     caches = caches_of(view, sites, present, contract)
-    swept, edits = Cut(view, sites, cut, contract, caches, bypass).edits()
+    work = Cut(view, sites, cut, contract, caches, bypass)
+    swept, edits = work.edits()
     dead = [site for site in _vanishing(sites, swept) if not loses_all(site, present)]
     gone = [site for site in dead if not chosen.get(site.index)]
     # What an output depends on through named units alone may go; but not with units that nobody named, other than the
@@ -142,11 +143,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         # Layers keep their numbers, whatever is left of them.
         shifted.add(LAYER)
     cuts = planned_cuts(view, sites, chosen, present, shifted)
-    records = site_records(cuts, view, sites, gone, bypass.names(edits))
-    edits |= dict.fromkeys(records, frozenset())
-    if caches.sites:
-        went = {*CACHES_ENTRY.read(view.model), *caches.sites}
-        edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(tuple(sorted(went))))] = frozenset()
+    records = tuple(site_records(cuts, view, sites, gone, bypass.names(edits)))
+    edits[SetRecord(records, work.agreed(swept))] = frozenset()
     io_live = ((value, live) for value, live in swept.narrowed() if comes_or_goes(value))
     narrowed = {value.name: live for value, live in io_live if not value.holds_tensor}
     io = Interface(narrowed, caches.names)
@@ -174,12 +172,12 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         blocks=tuple(cut for cut in cuts if cut.units != HEADS),
         renamed=renamed,
         notes=(
-            *([spelled(caches.idle)] if caches.idle else []),
-            *map(spelled, bypass.kept()),
+            *([caches.idle] if caches.idle else []),
+            *bypass.kept(),
             *(
-                f"the cache of {site.label} keeps all its heads: {site.held.sentence}"
+                f"the cache of {site.label} keeps all its heads: {site.io_refusal.sentence}"
                 for site in sites.losing(cut)
-                if site.held and contract.cache != "keep"
+                if site.io_refusal and contract.cache != "keep"
             ),
             *(
                 f"a part of each removed head of {site.label} is still computed: {why}"
@@ -259,7 +257,7 @@ def planned_cuts(
     """
     cuts: list[SiteCut] = []
     for kind in (HEAD, *sites.others):
-        before = units_entry(kind.units).read(view.model)
+        before = record_of(view.model).of(kind.units)
         if kind in sites.others and kind not in shifted and not any(map(kind.owns, chosen)) and not before:
             continue
         some = {site.number: site for site in sites.of(kind.units)}
@@ -289,8 +287,8 @@ def site_records(
     sites: Sites,
     vanishing: Collection[Site] = (),
     moved: Mapping[str, str] = MappingProxyType({}),
-) -> Iterator[SetMetadata]:
-    """Yield the pruned model's record of its sites: this cut and all before it, sites known by their first names.
+) -> Iterator[tuple[str, tuple[RecordedUnits, ...]]]:
+    """Yield the record of the sites of each kind after this cut and all before it, sites known by their first names.
 
     Args:
         vanishing: those that vanish with others, of which an attention site is not looked for again.
@@ -298,17 +296,19 @@ def site_records(
     """
     absent = {site.number for site in vanishing if site in sites.sites}
     for units in dict.fromkeys((HEADS, *(cut.units for cut in cuts))):
-        record = units_entry(units).read(view.model)
+        record = record_of(view.model).of(units)
         known = {entry.number: entry for entry in record}
         known |= {site.number: site.recorded() for site in sites.of(units)}
         # Names are those of the original.
         known |= {entry.number: entry for entry in record if entry.projections}
         own = (cut for cut in cuts if cut.units == units and not (units == HEADS and cut.number in absent))
-        entries = tuple(
-            _entry(known[cut.number], tuple(sorted({*cut.removed, *cut.removed_before})), moved)
-            for cut in own
+        yield (
+            units,
+            tuple(
+                _entry(known[cut.number], tuple(sorted({*cut.removed, *cut.removed_before})), moved)
+                for cut in own
+            ),
         )
-        yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
 
 
 def _entry(entry: RecordedUnits, removed: tuple[int, ...], moved: Mapping[str, str]) -> RecordedUnits:

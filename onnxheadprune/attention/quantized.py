@@ -6,8 +6,9 @@ Numbers that follow from stored tensors are computed by ONNX Runtime, whatever o
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,15 @@ def require_constant(value: Value) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
-    """Scale and zero point: a quantized value means `(level - zero) * scale`. Both broadcast against the levels."""
+class Grid:
+    """The numbers that quantized values mean, `(level - zero) * scale`, and between which limits levels lie.
+
+    Scale and zero point broadcast against the levels, those of a whole matrix against it, [in, out].
+    """
 
     scale: Array
     zero: Array
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     def numbers(self, levels: Array) -> Array:
         """The numbers that quantized values stand for."""
@@ -67,53 +72,44 @@ class Levels:
         """Levels that mean exactly these numbers, whole or not."""
         return np.asarray(numbers / self._divisor + self.zero)
 
-    def nearest(self, numbers: Array, limits: tuple[int, int]) -> Array:
+    def levels(self, numbers: Array) -> Array:
         """The levels that come nearest to numbers; what is beyond the last level is clipped."""
-        return np.asarray(np.clip(np.rint(numbers / self._divisor) + self.zero, *limits))
+        return np.asarray(np.clip(np.rint(numbers / self._divisor) + self.zero, *self.limits))
 
-    def then(self, behind: Levels) -> Levels:
-        """The scale and zero point of quantized values whose meaning is quantized again."""
-        return Levels(self.scale * behind.scale, self.zero + behind.zero / self._divisor)
+    def nearest(self, numbers: Array) -> Array:
+        """The representable number nearest to each number."""
+        return self.numbers(self.levels(numbers))
+
+    def then(self, behind: Grid) -> Grid:
+        """The grid of values whose scale and zero point were themselves quantized."""
+        zero = self.zero + behind.zero / self._divisor
+        return replace(self, scale=self.scale * behind.scale, zero=zero)
+
+    def each(self, change: Callable[[Array], Array]) -> Grid:
+        """The same levels with a scale and zero point that are stored otherwise."""
+        return replace(self, scale=change(self.scale), zero=change(self.zero))
+
+    def of_rows(self, rows: Sequence[int] | int) -> Grid:
+        """Return the grid of some of the rows; of one row, its arrays have one axis less."""
+        index = rows if isinstance(rows, int) else list(rows)
+        return self.each(lambda side: side[index] if side.ndim > 1 else side)
 
     @property
     def _divisor(self) -> Array:
         return np.where(self.scale == 0, 1.0, self.scale)
 
 
-@dataclass(frozen=True, eq=False)
-class StoredLevels:
-    """Stored scales and zero point of a matrix, read on demand."""
+def stored_grid(scales: Sequence[Value], zero: Value | None = None) -> Grid:
+    """Read what levels of a matrix mean; its arrays are one for all columns, or one per column.
 
-    scales: tuple[Value, ...]  # stored scales, one for all columns or one per column, that are multiplied
-    zero: Value | None = None  # the stored zero point, None for zero
-
-    def read(self) -> Levels:
-        """The numbers; its arrays are one for all columns, or one per column."""
-        scale: Array = np.ones(1)
-        for side in self.scales:
-            scale = scale * numbers_of(side).astype(np.float64).reshape(-1)
-        zero = np.zeros(1) if self.zero is None else numbers_of(self.zero).astype(np.float64).reshape(-1)
-        return Levels(scale, zero)
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """The numbers that a quantized matrix can hold."""
-
-    levels: Levels  # what they are made of; its arrays broadcast against the matrix [in, out]
-    limits: tuple[int, int]  # the first and the last level
-
-    def nearest(self, numbers: Array) -> Array:
-        """The representable number nearest to each number of a matrix [in, out]."""
-        return self.levels.numbers(self.levels.nearest(numbers, self.limits))
-
-    def of_rows(self, rows: Sequence[int] | int) -> Grid:
-        """Return the grid of some of the rows; of one row, its arrays have one axis less."""
-        index = rows if isinstance(rows, int) else list(rows)
-        scale, zero = (
-            side[index] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
-        )
-        return Grid(Levels(scale, zero), self.limits)
+    Args:
+        scales: stored scales, which are multiplied.
+        zero: the stored zero point, None for zero.
+    """
+    scale: Array = np.ones(1)
+    for side in scales:
+        scale = scale * numbers_of(side).astype(np.float64).reshape(-1)
+    return Grid(scale, np.zeros(1) if zero is None else numbers_of(zero).astype(np.float64).reshape(-1))
 
 
 def limits_of(elem_type: int) -> tuple[int, int]:
@@ -136,8 +132,7 @@ class PackedMatrix:
     bits: int  # of one level
 
     @functools.cached_property
-    def levels(self) -> Levels:
-        """The grid of quantized values; its arrays are [in, out]."""
+    def _grid(self) -> Grid:
         scales, zeros = self.node.input(SCALES), self.node.input(ZERO_POINTS)
         assert scales is not None
         scale = numbers_of(scales).astype(np.float64).reshape(self.columns, -1)
@@ -145,7 +140,7 @@ class PackedMatrix:
         if zeros is not None:
             found = numbers_of(zeros).reshape(self.columns, -1)
             zero = found if zeros.elem_type in FLOATS else unpacked(found, self.bits)[:, : scale.shape[1]]
-        return Levels(self._spread(scale), self._spread(zero.astype(np.float64)))
+        return Grid(self._spread(scale), self._spread(zero.astype(np.float64)), (0, 2**self.bits - 1))
 
     def _spread(self, side: Array) -> Array:
         # Rows are worked on one after the other, so each lies in one piece.
@@ -177,8 +172,8 @@ class PackedMatrix:
         return True
 
     def grid(self) -> Grid:
-        """The numbers that it can hold."""
-        return Grid(self.levels, (0, 2**self.bits - 1))
+        """The numbers that it can hold; its arrays are [in, out]."""
+        return self._grid
 
     def read(self, array: Array | None = None) -> npt.NDArray[np.float64]:
         """The numbers, [in, out].
@@ -188,13 +183,13 @@ class PackedMatrix:
         """
         packed = self.stored.numbers() if array is None else array
         levels = unpacked(packed.reshape(self.columns, -1), self.bits)
-        return self.levels.numbers(np.ascontiguousarray(levels[:, : self.rows].T))
+        return self._grid.numbers(np.ascontiguousarray(levels[:, : self.rows].T))
 
     def written(self, matrix: npt.NDArray[np.float64]) -> Array:
         """The packed levels of a new matrix [in, out], in the blocks and with the scales there are."""
         tensor = self.stored.tensor
         assert tensor is not None
-        new = self.levels.nearest(matrix, self.grid().limits).astype(np.uint8)
+        new = self._grid.levels(matrix).astype(np.uint8)
         # What fills the last block up belongs to no input, and stays unchanged.
         whole = unpacked(self.stored.numbers().reshape(self.columns, -1), self.bits)
         whole[:, : self.rows] = new.T

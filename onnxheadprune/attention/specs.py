@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.display.spelling import spelled
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import json_of, read_text
-from onnxheadprune.model.spelling import spelled
 from onnxheadprune.settings.units import HEAD, KINDS, LAYER, UnitKind, kind_of_key, with_parts
 
 HeadSpec: TypeAlias = (

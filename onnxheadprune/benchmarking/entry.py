@@ -14,15 +14,14 @@ from onnx import ModelProto
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.benchmarking.summary import fused
-from onnxheadprune.edit.records import CACHES_KEY, HEADS, VALIDATION_KEY, units_entry
-from onnxheadprune.errors import InferenceError, ModelError, UsageError, named_setting
+from onnxheadprune.edit.records import HEADS, RECORD_KEY, VALIDATION_KEY, record_of
+from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, SUFFIX
-from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Sizes
 from onnxheadprune.runtime.feeds.inputs import Input
-from onnxheadprune.runtime.feeds.symbols import Sizes
 from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.settings.measuring import Timing
 
@@ -52,37 +51,23 @@ def differences(
         sites_gone: sites that the other model lost as a whole, with their fused operators.
     """
     found: list[str] = []
-    if reference and candidate:
-        found += _fused_differences(fused(reference), fused(candidate), sites_gone)
-    found += _placement_differences(reference_placement, candidate_placement)
-    return tuple(found)
-
-
-def _fused_differences(
-    reference: Mapping[str, int], candidate: Mapping[str, int], sites_gone: int
-) -> Iterator[str]:
-    found = []
-    for name in sorted(reference.keys() | candidate.keys()):
-        before, after = reference.get(name, 0), candidate.get(name, 0)
-        # A site that is gone takes its fused operators along: one or two of a kind (scores and context).
-        if after == before or (after and 0 < before - after <= 2 * sites_gone):
-            continue
-        if not after and 0 < before <= sites_gone:
-            continue
-        found.append(f"{before} {name} in the first model and {after} in this one")
-    if found:
-        yield f"ONNX Runtime fuses {', '.join(found)}"
-
-
-def _placement_differences(reference: Mapping[str, int], candidate: Mapping[str, int]) -> Iterator[str]:
-    if not reference or not candidate:
-        return
-    if reference.keys() != candidate.keys():
-        yield (
-            f"the nodes of the first model run on {_names(reference)}, those of this one on {_names(candidate)}"
+    before, after = fused(reference), fused(candidate)
+    # A site that is gone takes its fused operators along: one or two of a kind (scores and context).
+    changed = [
+        f"{before.get(name, 0)} {name} in the first model and {after.get(name, 0)} in this one"
+        for name in sorted(before.keys() | after.keys())
+        if not 0 <= before.get(name, 0) - after.get(name, 0) <= sites_gone * (1 + (name in after))
+    ]
+    if reference and candidate and changed:
+        found.append(f"ONNX Runtime fuses {', '.join(changed)}")
+    first, own = reference_placement, candidate_placement
+    if first and own and first.keys() != own.keys():
+        found.append(
+            f"the nodes of the first model run on {_names(first)}, those of this one on {_names(own)}"
         )
-    elif len(reference) > 1 and candidate.get(CPU, 0) > reference.get(CPU, 0):
-        yield (f"{candidate.get(CPU, 0)} nodes landed on the CPU, {reference.get(CPU, 0)} of the first model")
+    elif first and own and len(first) > 1 and own.get(CPU, 0) > first.get(CPU, 0):
+        found.append(f"{own.get(CPU, 0)} nodes landed on the CPU, {first.get(CPU, 0)} of the first model")
+    return tuple(found)
 
 
 def _names(placement: Mapping[str, int]) -> str:
@@ -135,17 +120,14 @@ class Entry:
     def sites_gone(self) -> int:
         """Sites that earlier pruning removed as a whole."""
         try:
-            return sum(1 for cut in units_entry(HEADS).read(self.proto) if not cut.left)
+            return sum(1 for cut in record_of(self.proto).of(HEADS) if not cut.left)
         except ModelError:
             return 0
 
     @property
     def is_cut(self) -> bool:
         """True if this tool made it of another model."""
-        return any(
-            item.key in (VALIDATION_KEY, units_entry(HEADS).key, CACHES_KEY)
-            for item in self.proto.metadata_props
-        )
+        return any(item.key in (RECORD_KEY, VALIDATION_KEY) for item in self.proto.metadata_props)
 
     def flops(self, feed: Feed, attention: bool) -> Flops:
         """Operations of one run on a feed, and on request those of attention, whose sites have to be found for that."""
@@ -232,10 +214,10 @@ def _check(asked: Timing, maker: FeedMaker) -> None:
         raise UsageError(f"the batch of this model is fixed to {fixed}")
     if asked.seq is not None and not (found.length or _sequences(maker)):
         raise UsageError(
-            f"no input of this model has a sequence of open length; use {named_setting('dims')} NAME=SIZE for others"
+            "no input of this model has a sequence of open length; use `dims` NAME=SIZE for others"
         )
     if asked.past is not None and not found.past:
-        raise UsageError(f"this model has no cache of open length, so {named_setting('past')} has no meaning")
+        raise UsageError("this model has no cache of open length, so `past` has no meaning")
     for name, sizes in (("batch", asked.batch), ("seq", asked.seq), ("past", asked.past)):
         if sizes is not None and (not sizes or min(sizes) < 1):
             raise UsageError(f"sizes of {name} are numbers from 1 up")

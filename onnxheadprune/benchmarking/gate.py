@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.model.facts import Fact
-from onnxheadprune.model.spelling import accuracy
+from onnxheadprune.display.facts import Fact
+from onnxheadprune.display.spelling import accuracy
 from onnxheadprune.model.typed_json import JsonObject
 
 _SENTENCES = {

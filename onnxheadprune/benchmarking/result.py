@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.benchmarking.summary import bench_facts, label_of
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Facts
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Facts
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint
@@ -54,7 +54,7 @@ class Latency(JsonObject):
 
     Attributes:
         p50, p90, p99: percentiles of single runs.
-        low, high: bootstrap interval of the median.
+        low, high: confidence interval of the median over rounds of sessions.
         mean: the arithmetic mean.
         runs: how many were timed.
         throughput: samples per second (sequences, or tokens of a decode step) at the median.
@@ -72,22 +72,24 @@ class Latency(JsonObject):
     settled: bool
 
 
-@one_line("verdict ratio floor bound")
+@one_line("ratio bound")
 @dataclass(frozen=True)
 class Comparison(JsonObject):
     """One model against the first one at one grid point.
 
     Attributes:
-        ratio: its latency over the first model's, with the bootstrap interval.
-        floor: noise floor by which the interval is widened before the verdict, as a difference of logarithms.
-        verdict: "faster", "no measurable difference" or "slower".
+        ratio: its latency over the first model's, with the interval that the verdict follows from.
         bound: the speed-up that Amdahl's law allows this cut, by operations; None where they are not known.
     """
 
     ratio: Ratio
-    floor: Annotated[float, Key("noise_floor")]
-    verdict: Verdict
     bound: Annotated[float | None, Key("speedup_bound")]
+
+    @property
+    @written()
+    def verdict(self) -> Verdict:
+        """Return "faster", "no measurable difference" or "slower"."""
+        return self.ratio.verdict
 
     @property
     @written()
@@ -98,7 +100,7 @@ class Comparison(JsonObject):
     @property
     def most(self) -> float:
         """The largest speed-up that the noise leaves possible."""
-        return math.exp(self.floor) / self.ratio.low
+        return 1 / self.ratio.low
 
     @property
     @written("reached_of_bound")
@@ -190,7 +192,7 @@ class ModelFacts(JsonObject):
         params: elements of the stored tensors, Constants included.
         operators: nodes of the graph that ONNX Runtime optimized, by operator.
         placement: nodes per execution provider.
-        footprint: memory and attention kernels at the largest grid point, None if not asked for.
+        footprint: memory at the largest grid point, None if not asked for.
         differences: why a comparison of latencies with the first model does not tell what the cut does.
     """
 
@@ -209,7 +211,7 @@ class ModelFacts(JsonObject):
         return not self.differences
 
 
-@one_line("models cells provider noise notes")
+@one_line("models cells provider notes")
 @dataclass(frozen=True)
 class Benchmark(Displayed):
     """Everything that `bench` measured.
@@ -218,7 +220,6 @@ class Benchmark(Displayed):
         models: the models; the first is the reference.
         points: the grid.
         cells: one per model and grid point.
-        noise: the A/A run per grid point: a second session of the first model over the first session.
         provider: where it ran.
         settings: of the measurement: rounds, time budget, threads, seed and so on.
         versions: of onnx and onnxruntime.
@@ -230,7 +231,6 @@ class Benchmark(Displayed):
     models: tuple[ModelFacts, ...]
     points: Annotated[tuple[GridPoint, ...], HIDDEN]
     cells: tuple[Cell, ...]
-    noise: Annotated[tuple[Ratio, ...], HIDDEN]
     provider: Provider
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -254,11 +254,6 @@ class Benchmark(Displayed):
     @written("guaranteed")
     def _guaranteed(self) -> dict[str, float]:
         return {str(index): self.guaranteed(index) for index in range(1, len(self.models))}
-
-    @written("noise")
-    def _noise(self) -> list[dict[str, Any]]:
-        pairs = zip(self.points, self.noise, strict=True)
-        return [{"point": point.to_dict(), "ratio": ratio.to_dict()} for point, ratio in pairs]
 
     def cells_of(self, model: int) -> tuple[Cell, ...]:
         """The cells of one model in the order of the grid."""

@@ -11,17 +11,17 @@ import numpy as np
 
 from onnxheadprune.benchmarking.entry import Entry, Runs, differences
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.measure import ROUNDS, BenchRequest, Ratio, Series, measure_round, noise_floor
+from onnxheadprune.benchmarking.measure import ROUNDS, Ratio, Series, interval, measure_round, settings_of
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
-from onnxheadprune.errors import InferenceError, ProviderError, UsageError, named_setting
+from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
-from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.memory import footprint
-from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.runtime.providers import machine, resolve_provider
+from onnxheadprune.settings.calls import BenchCall
 
 LOW_PRECISION = ("float16", "bfloat16")
 OUTLIER = 5
@@ -46,45 +46,47 @@ Progress = Callable[[str], object]
 
 def run_benchmark(
     models: Sequence[ModelLike],
-    request: BenchRequest,
+    given: BenchCall = BenchCall(),
     progress: Progress = lambda _: None,
     attention: bool = True,
+    provider: Provider | None = None,
 ) -> Benchmark:
-    """Measure models side by side, and with `attention` find its sites, for its part of the operations."""
-    asked = request.provider
-    provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
-    if request.cuda_graph and provider.name != CUDA:
+    """Measure models side by side, and with `attention` find its sites, for its part of the operations.
+
+    Args:
+        provider: where to run; None goes by the call.
+    """
+    provider = provider or resolve_provider(given.provider)
+    if given.cuda_graph and provider.name != CUDA:
         raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {provider.label}")
-    if request.min_speedup is not None and len(models) == 1:
-        raise UsageError(f"{named_setting('min_speedup')} requires a second model")
+    if given.min_speedup is not None and len(models) == 1:
+        raise UsageError("`min_speedup` requires a second model")
     about = machine()
     with temporary_folder() as folder:
         entries = [
-            Entry.of(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)
+            Entry.of(model, Path(folder, str(index)), given.seed) for index, model in enumerate(models)
         ]
         for entry in entries[1:]:
             entries[0].require_same_inputs(entry)
-        scouted = _scout(entries, provider, request)
-        series = _measure(entries, provider, scouted, request, progress)
+        scouted = _scout(entries, provider, given)
+        series = _measure(entries, provider, scouted, given, progress)
         facts = scouted.facts
-        if request.memory:
+        if given.memory:
             progress("measuring memory")
             facts = tuple(
-                _with_footprint(scouted, index, entry, provider, request)
-                for index, entry in enumerate(entries)
+                _with_footprint(scouted, index, entry, provider, given) for index, entry in enumerate(entries)
             )
-    cells = tuple(_cells(entries, scouted, series, request.seed, attention))
-    noise = tuple(Ratio.paired(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
-    used = request.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
+    cells = tuple(_cells(entries, scouted, series, attention))
+    used = settings_of(given, cuda_graph=scouted.options.cuda_graph)
     notes = (*scouted.notes, *_notes(about, cells))
-    found = Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
-    return found if request.min_speedup is None else replace(found, gates=found.limited(request.min_speedup))
+    found = Benchmark(facts, scouted.points, cells, provider, used, versions(), about, notes)
+    return found if given.min_speedup is None else replace(found, gates=found.limited(given.min_speedup))
 
 
-def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) -> Scouted:
+def _scout(entries: Sequence[Entry], provider: Provider, given: BenchCall) -> Scouted:
     """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
     _check_loads(entries, provider)
-    options = BoundOptions(threads=request.threads)
+    options = BoundOptions(threads=given.threads)
     inspected = replace(options, inspect=True)
     first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
 
@@ -95,7 +97,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
             return error
         return None
 
-    points = _grid(request, entries, first, runs)
+    points = _grid(given, entries, first, runs)
     own = [entries[0].feed(point) for point in points]
     feeds = [own]
     facts = [entries[0].facts(first.operators(), first.placement())]
@@ -114,17 +116,17 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
-    if request.batch is None and entries[0].maker.symbols.batch and all(point.batch == 1 for point in points):
+    if given.batch is None and entries[0].maker.symbols.batch and all(point.batch == 1 for point in points):
         notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
     notes += (entries[0].maker.note,) if entries[0].maker.note else ()
-    if request.cuda_graph:
+    if given.cuda_graph:
         options, more = _with_graphs(entries, provider, options, every)
         notes += more
     return Scouted(points, every, tuple(facts), options, notes)
 
 
 def _grid(
-    request: BenchRequest, entries: Sequence[Entry], first: BoundSession, runs: Runs
+    given: BenchCall, entries: Sequence[Entry], first: BoundSession, runs: Runs
 ) -> tuple[GridPoint, ...]:
     """The points to measure; where the first model runs on none, integers are read otherwise, as `validate` does."""
     maker = entries[0].maker
@@ -135,14 +137,14 @@ def _grid(
         return bound.outputs()
 
     try:
-        return entries[0].grid(request, runs)
+        return entries[0].grid(given, runs)
     except InferenceError:
         found = maker.first_that_runs(maker.cases[0], run)
         if isinstance(found, InferenceError) or not maker.readings:
             raise
     for entry in entries[1:]:
         entry.maker.readings = maker.readings
-    return entries[0].grid(request, runs)
+    return entries[0].grid(given, runs)
 
 
 def _check_loads(entries: Sequence[Entry], provider: Provider) -> None:
@@ -172,32 +174,31 @@ def _with_graphs(
 
 
 def _measure(
-    entries: Sequence[Entry], provider: Provider, scouted: Scouted, request: BenchRequest, progress: Progress
+    entries: Sequence[Entry], provider: Provider, scouted: Scouted, given: BenchCall, progress: Progress
 ) -> list[list[Series]]:
-    """`[model][point]`; the last model is the first one's twin, for the A/A run."""
-    lanes = [*range(len(entries)), 0]
-    series = [[Series() for _ in scouted.points] for _ in lanes]
-    generator = np.random.default_rng(request.seed)
+    """Return the latencies of each model at each point."""
+    series = [[Series() for _ in scouted.points] for _ in entries]
+    generator = np.random.default_rng(given.seed)
     for number in range(1, ROUNDS + 1):
         sessions: dict[int, BoundSession] = {}
-        for lane in generator.permutation(len(lanes)):
-            entry = entries[lanes[lane]]
-            sessions[int(lane)] = BoundSession(entry.path, provider, scouted.options, name=entry.name)
+        for index in generator.permutation(len(entries)):
+            entry = entries[index]
+            sessions[index] = BoundSession(entry.path, provider, scouted.options, name=entry.name)
         for position, point in enumerate(scouted.points):
             progress(f"measuring: round {number} of {ROUNDS}, {point.label}")
             runners = [
-                sessions[lane].bind(scouted.feeds[model][position], position + 1)
-                for lane, model in enumerate(lanes)
+                sessions[index].bind(feeds[position], position + 1)
+                for index, feeds in enumerate(scouted.feeds)
             ]
-            measure_round(runners, [own[position] for own in series], request, generator)
+            measure_round(runners, [own[position] for own in series], given, generator)
     return series
 
 
 def _with_footprint(
-    scouted: Scouted, index: int, entry: Entry, provider: Provider, request: BenchRequest
+    scouted: Scouted, index: int, entry: Entry, provider: Provider, given: BenchCall
 ) -> ModelFacts:
     largest = max(scouted.feeds[index], key=lambda feed: sum(array.nbytes for array in feed.values()))
-    found = footprint(entry.path, provider, largest, threads=request.threads)
+    found = footprint(entry.path, provider, largest, threads=given.threads)
     return replace(scouted.facts[index], footprint=found)
 
 
@@ -205,14 +206,10 @@ def _cells(
     entries: Sequence[Entry],
     scouted: Scouted,
     series: Sequence[Sequence[Series]],
-    seed: int,
     attention: bool,
 ) -> list[Cell]:
     cells = []
-    twin = series[-1]
     for position, point in enumerate(scouted.points):
-        reference = series[0][position]
-        floor = noise_floor(twin[position].blocks, reference.blocks)
         base: Flops | None = None
         for index, entry in enumerate(entries):
             own = series[index][position]
@@ -220,9 +217,9 @@ def _cells(
             base = base or flops
             comparison = None
             if index:
-                ratio = Ratio.paired(own.blocks, reference.blocks, twin[position].blocks, seed=seed)
-                comparison = Comparison(ratio, floor, ratio.judged(floor), _bound(base, flops))
-            cells.append(Cell(index, point, _latency(own, point, seed), flops, comparison))
+                ratio = Ratio.paired(own.blocks, series[0][position].blocks)
+                comparison = Comparison(ratio, _bound(base, flops))
+            cells.append(Cell(index, point, _latency(own, point), flops, comparison))
     return cells
 
 
@@ -231,8 +228,8 @@ def _bound(reference: Flops, flops: Flops) -> float | None:
     return reference.total / flops.total if known else None
 
 
-def _latency(series: Series, point: GridPoint, seed: int) -> Latency:
-    low, high = series.interval(seed)
+def _latency(series: Series, point: GridPoint) -> Latency:
+    _, low, high = interval(series.blocks)
     found = series.percentiles()
     return Latency(**found, low=low, high=high, throughput=point.batch / found["p50"], settled=series.settled)
 

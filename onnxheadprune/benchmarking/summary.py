@@ -5,21 +5,18 @@ Made of the document that `bench --json` prints, for the terminal, Markdown, not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
+from onnxheadprune.display.facts import Cell, Fact, Facts, Intervals, Part, Quantity, State, Table, Word
+from onnxheadprune.display.spelling import count, many, rounded, share, short_names
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.facts import Cell, Fact, Facts, Part, State, Table, Word
 from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN
-from onnxheadprune.model.spelling import count, many, rounded, share, short_names
 
 STATES: Mapping[str, State] = {"faster": "good", "slower": "bad"}
 CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
-LOUD = 1.2
-"""Factor between two sessions of one model from which noise is named with the verdict."""
 
 
 class _Named(NamedTuple):
@@ -61,16 +58,15 @@ def bench_facts(document: Document) -> Facts:
         parts += [
             Fact("not comparable", f"{name}: {why}", "doubtful") for why in facts.get("differences", ())
         ]
-    parts.append(_latencies(document, names))
+    parts += [_plot(document, names), _latencies(document, names)]
     parts.append(Fact("ran on", _where(document)))
-    parts += [Fact("note", note, "doubtful") for note in (*_noise(document), *document["notes"])]
+    parts += [Fact("note", note, "doubtful") for note in document["notes"]]
     return Facts(title, answer, state, tuple(parts), tuple(_details(document, names)))
 
 
 def interval_of(comparison: Document) -> tuple[float, float]:
-    """The speed-ups between which the verdict holds: those of the measurement, widened by the noise floor."""
-    noise = math.exp(comparison.get("noise_floor") or 0.0)
-    return 1 / (comparison["ratio"]["high"] * noise), noise / comparison["ratio"]["low"]
+    """The speed-ups between which the verdict holds."""
+    return 1 / comparison["ratio"]["high"], 1 / comparison["ratio"]["low"]
 
 
 def label_of(point: Document) -> str:
@@ -144,18 +140,6 @@ def _by_size(document: Document) -> Iterator[Document]:
         yield from (cell for cell in document["cells"] if cell["point"] == point)
 
 
-def _noise(document: Document) -> Iterator[str]:
-    """A sentence where two sessions of the same model differ by more than a fifth."""
-    floors = {
-        label_of(cell["point"]): math.exp(cell["comparison"].get("noise_floor") or 0.0)
-        for cell in document["cells"]
-        if cell["comparison"]
-    }
-    size = max(floors, key=lambda name: floors[name], default=None)
-    if size is not None and floors[size] >= LOUD:
-        yield f"noise: two sessions of the same model differed by a factor of up to {floors[size]:.2g} at {size}"
-
-
 def _details(document: Document, names: Sequence[str]) -> Iterator[Part]:
     """Files, operations, memory, percentiles, bounds, and the method."""
     yield from _saved(document, names)
@@ -165,14 +149,31 @@ def _details(document: Document, names: Sequence[str]) -> Iterator[Part]:
         if operators := facts.get("operators"):
             kinds = ", ".join(f"{number} {kind}" for kind, number in fused(operators).items())
             yield Fact("fused", f"{name}: {kinds or 'none'}")
-    for name, facts in zip(names, document["models"], strict=True):
-        if kernels := (facts.get("memory") or {}).get("kernels"):
-            yield Fact("kernels", f"{name}: {', '.join(kernels)}")
     for how in sorted(
         {facts["memory"]["how"] for facts in document["models"] if "how" in (facts.get("memory") or {})}
     ):
         yield Fact("memory", f"{how}, at the largest size")
     yield Fact("method", method_of(document))
+
+
+def _plot(document: Document, names: Sequence[str]) -> Intervals:
+    """Medians with their intervals, size by size."""
+    sizes = list(dict.fromkeys(label_of(cell["point"]) for cell in document["cells"]))
+    quantities = []
+    for index, name in enumerate(names):
+        own = {
+            label_of(cell["point"]): cell["latency_seconds"]
+            for cell in document["cells"]
+            if cell["model"] == index
+        }
+        found = [own.get(size) for size in sizes]
+        medians = tuple(None if each is None else 1000 * each["p50"] for each in found)
+        ends = tuple(None if each is None else (1000 * each["low"], 1000 * each["high"]) for each in found)
+        quantities.append(Quantity(name, medians, ends))
+    label = document["provider"].get("label") or _device(document["provider"]["name"])
+    title = f"{label}, onnxruntime {document['versions']['onnxruntime']}"
+    unit = f"median latency with its {100 * document['settings']['confidence']:.3g} % interval, ms"
+    return Intervals(title, unit, tuple(sizes), tuple(quantities))
 
 
 def _saved(document: Document, names: Sequence[str]) -> Iterator[Fact]:
@@ -238,8 +239,7 @@ def method_of(document: Document) -> str:
     graphs = ", CUDA graphs" if used.get("cuda_graph") else ""
     return (
         f"{used['rounds']} rounds of fresh sessions, models in turn in random blocks, at least {runs} runs each{graphs}"
-        f"; {used['confidence']:.0%} bootstrap intervals of the speed-up, widened by what two sessions of the original"
-        " differ by, from which the verdict follows"
+        f"; {used['confidence']:.1%} intervals of the speed-up over the rounds, from which the verdict follows"
     )
 
 

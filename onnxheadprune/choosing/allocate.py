@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.display import one_line
-from onnxheadprune.settings.cutting import MULTIPLES, Selecting
-from onnxheadprune.settings.setting import check
+from onnxheadprune.settings.cutting import Selecting
 
 Paths = Mapping[int, Sequence[Step]]
 Choice = dict[int, Heads]
 NOTHING = Step(frozenset(), 0.0)
 
 
-@one_line()
-@dataclass(frozen=True)
-class Limits:
-    """The limits that a cut must respect."""
+def options(given: Selecting, site: Site, path: Sequence[Step]) -> list[Step]:
+    """Return the steps of a path that respect the limits of a selection, first the one that removes nothing."""
+    return [step for step in (NOTHING, *path) if _allows(given, site, step.removed)]
 
-    min_heads: int = 1  # heads that every site keeps at least
-    # each site keeps a multiple of this number of units: {"heads": 1, "neurons": 8, "experts": 1} unless
-    # specified otherwise
-    multiple_of: Mapping[str, int] = field(default_factory=dict)
-    uniform: bool = False  # every site loses the same share of its heads
-    # KV heads are removed with all their query heads, if a site has several: so both numbers determine each
-    # other
-    whole_groups: bool = False
 
-    def __post_init__(self) -> None:
-        check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
-
-    def multiple(self, units: str) -> int:
-        """Return the number of which a site keeps a multiple of units of a kind."""
-        return self.multiple_of.get(units, MULTIPLES.get(units, 1))
-
-    def options(self, site: Site, path: Sequence[Step]) -> list[Step]:
-        """Return the steps of a path that respect the limits, first the one that removes nothing."""
-        return [step for step in (NOTHING, *path) if self._allow(site, step.removed)]
-
-    def _allow(self, site: Site, removed: Heads) -> bool:
-        left = site.num_units - len(removed)
-        return not removed or (
-            left >= max(self.min_heads, 0)
-            and left % self.multiple(site.KIND.units) == 0
-            and (not self.whole_groups or _takes_whole_groups(site, removed))
-        )
+def _allows(given: Selecting, site: Site, removed: Heads) -> bool:
+    left = site.num_units - len(removed)
+    return not removed or (
+        left >= max(given.min_heads, 0)
+        and left % given.multiple(site.KIND.units) == 0
+        and (not given.takes_whole_groups or _takes_whole_groups(site, removed))
+    )
 
 
 def _takes_whole_groups(site: Site, removed: Heads) -> bool:

@@ -7,13 +7,13 @@ take days. So the work is limited in advance: enough to compare sites in accepta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import changed_by_cut
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.scoring.moves import ways_of
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.model.graph.view import GraphView, Node
@@ -48,7 +48,6 @@ class Effort:
         cls,
         work: Work,
         sites: Sequence[Site],
-        paths: Mapping[int, Sequence[object]],
         samples: int,
         positions: float,
     ) -> Effort:
@@ -60,7 +59,7 @@ class Effort:
         most = min(samples, samples_to_measure(len(sites)))
         least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
         once = sum(work.behind(site) for site in sites) * positions
-        each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
+        each = sum(work.behind(site) * len(ways_of(site)) for site in sites) * positions
         points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
         cost = points * each or once
         return cls(points, max(least, min(most, int(bound / max(cost, 1.0)))))
@@ -110,9 +109,8 @@ def _products(node: Node) -> int:
     return tokens[-1] * mixture.products
 
 
-def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
-    """The mean length of samples, without padding."""
-    counts = (found[0].count for found in moments.values() if found)
+def positions_per_sample(counts: Iterable[int], data: Calibration) -> float:
+    """The mean length of samples, without padding, from the positions that sites have seen of them."""
     return max(counts, default=data.positions or 0) / max(data.count, 1)
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeAlias
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.allocate import (
     Choice,
-    Limits,
     Paths,
     Savings,
     allocate,
@@ -18,13 +17,12 @@ from onnxheadprune.choosing.allocate import (
     evenly,
 )
 from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit.records import HEADS
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
-from onnxheadprune.model.display import one_line
-from onnxheadprune.model.spelling import first_few
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import JsonObject, Spelled
-from onnxheadprune.settings.cutting import Cut
-from onnxheadprune.settings.setting import check
+from onnxheadprune.settings.cutting import Selecting
 from onnxheadprune.settings.units import OPERATIONS, key_of
 
 WITHOUT_DATA = "weights (no data was given)"
@@ -97,7 +95,7 @@ class SearchSpace:
     counted: str = OPERATIONS  # what ratios are shares of: of the model's heads, or of the blocks
     total: int = PARTS  # parts of the whole, in which sizes are given: heads, or PARTS
     fine: int = FINE  # pieces of a part that steps are rounded to
-    limits: Limits = field(default_factory=Limits)
+    given: Selecting = field(default_factory=Selecting)  # the settings whose limits the steps respect
     scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -154,7 +152,7 @@ class SearchSpace:
         over = not self.counts_heads
         if over and count > self.most():
             raise self._too_much(count)
-        if self.limits.uniform:
+        if self.given.uniform:
             share = count / (self.total if over else max(sum(site.num_units for site in self.sites), 1))
             aims = {site: share * site.num_units for site in self.sites}
             return self._selection(evenly(self.paths, aims, count, over=over))
@@ -163,7 +161,6 @@ class SearchSpace:
 
     def ratio(self, share: float) -> Selection:
         """The cheapest cut of a share of what is counted."""
-        check(Cut, ratio=share)
         count = round(self.total * share)
         if not count and self.counts_heads:
             raise UsageError(f"{share:g} of {self.total} heads is less than one head; ask for more")
@@ -177,8 +174,8 @@ class SearchSpace:
         if self.counts_heads:
             asked, most = f"{count} of {self.total} heads", f"{pieces}"
             kept = "protected heads, minimums, groups of KV heads and sites that cannot lose heads"
-            if self.limits.min_heads and any(can_go_whole(site) for site in self.sites):
-                more = f"; with {named_setting('min_heads', '0')} whole sites can go"
+            if self.given.min_heads and any(can_go_whole(site) for site in self.sites):
+                more = "; with `min_heads=0` whole sites can go"
         else:
             asked = f"{count / self.total:.1%} of the blocks' {self.counted}"
             most = f"{pieces // self.fine / self.total:.1%}"
@@ -191,18 +188,15 @@ class SearchSpace:
         """Every site down to so many units, or the model to so many layers."""
         if len({site.KIND.units for site in self.sites}) > 1:
             raise UsageError(
-                f"{named_setting('keep', count)} counts units of one kind; with several say"
-                f" {named_setting('ratio')}, {named_setting('target_speedup')} or {named_setting('max_drift')}"
+                f"`keep={count}` counts units of one kind; with several say"
+                f" `ratio`, `target_speedup` or `max_drift`"
             )
-        check(Cut, keep=count)
         # Each layer is a site, of which the model keeps so many.
         aims = {site: max(site.num_units - count, 0) for site in self.sites if site.KIND.scored_by}
         fewer = sum(aims.values()) if aims else len(self.sites) - count
         if fewer <= 0:
             most = max((site.num_units for site in aims), default=len(self.sites))
-            raise RefusedError(
-                f"{named_setting('keep', count)} leaves nothing to remove: there are no more than {most}"
-            )
+            raise RefusedError(f"`keep={count}` leaves nothing to remove: there are no more than {most}")
         if aims:
             return self._selection(evenly(self.paths, aims, fewer, over=False))
         return self._selection(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxheadprune.cli.parameter_types import FILE, SPELLED, Output
+from onnxheadprune.cli.values import SPELLED, Value, inputs_of, outputs_of
 from onnxheadprune.settings.inputs import RANDOM
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ def guarded(context: click.Context) -> Iterator[None]:
             from onnxheadprune.runtime.custom_ops import custom_operators
 
             stack.enter_context(custom_operators(context.params["custom_ops"]))
-        if any(isinstance(option.type, Output) for option in context.command.params):
+        if outputs_of(context.command):
             check_makings(list(_makings(context)), lambda: _readings(context))
         yield
 
 
 def _require_inputs(context: click.Context) -> None:
     """Check that everything named exists, and then its kind. What is said of options for that kind comes after."""
+    inputs = inputs_of(context.command)
     for option in context.command.params:
         paths = context.params.get(option.name or "")
         for value in paths if isinstance(paths, tuple) else [paths]:
@@ -48,7 +49,7 @@ def _require_inputs(context: click.Context) -> None:
                 from onnxheadprune.runtime.feeds.data import require_data
 
                 require_data(value)
-            elif option.type is FILE and value is not None:
+            elif option in inputs and value is not None:
                 from onnxheadprune.model.documents import require_model, require_there
 
                 if option.name in ("model", "pruned"):
@@ -81,21 +82,29 @@ def _makings(context: click.Context) -> Iterator[Making]:
         yield from replace(
             Outputs.of(model, values["backup"], pattern), original="MODEL", spelled=spelled
         ).makings()
-    for option in context.command.params:
+    for option in outputs_of(context.command):
         path, typed = values.get(option.name or ""), context.meta.get(f"{SPELLED}{option.name}", "")
-        if not isinstance(option.type, Output) or path is None or option.name == "backup":
+        if path is None or option.name == "backup":
+            continue
+        if option.name == "output" and values.get("in_place"):
             continue
         if option.name != "output":
-            yield Making(max(option.opts, key=len), path, typed, suffixes=option.type.suffixes)
+            yield Making(max(option.opts, key=len), path, typed, suffixes=_suffixes(option))
         elif kind == "model":
             from onnxheadprune.model.save import Outputs
 
             beside = tuple(_beside(path, values))
             yield from replace(Outputs.of(path, None, pattern, beside), spelled=(typed, "")).makings()
         else:
-            suffixes = option.type.suffixes if kind == "file" else ()
+            suffixes = _suffixes(option) if kind == "file" else ()
             yield Making("the output", path, typed, kind, copy_of=model, suffixes=suffixes)
             yield from _beside(path, values)
+
+
+def _suffixes(option: click.Parameter) -> tuple[str, ...]:
+    assert isinstance(option.type, Value)
+    creates = option.type.item.setting.creates
+    return () if creates == "*" else tuple(creates.split())
 
 
 def _kind(values: Mapping[str, object]) -> Literal["folder", "new folder", "model", "file"]:
@@ -115,7 +124,7 @@ def _beside(output: Path, values: Mapping[str, object]) -> Iterator[Making]:
     if not output.name:
         return
     if "ratios" in values:
-        from onnxheadprune.reporting.curve import JSON_MARK, PICTURE_MARK, curve_files
+        from onnxheadprune.reporting.pictures import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)
         if output == document:
@@ -133,7 +142,7 @@ def _readings(context: click.Context) -> Iterator[Reading]:
     from onnxheadprune.model.storage.stage import locations
 
     for option in context.command.params:
-        if isinstance(option.type, Output) or option.name == "data_name":
+        if option in outputs_of(context.command) or option.name == "data_name":
             continue
         is_model = isinstance(option, click.Argument)
         what = option.human_readable_name if is_model else max(option.opts, key=len)

@@ -56,11 +56,6 @@ GUIDES = {
             ),
             "budget data tokenizer resume provider output report as_json",
         ),
-        "fuse": Guide(
-            "Write attention as fused operators.",
-            ("fuse model.onnx", "fuse model.onnx --dry-run", "fuse model.onnx --mode onnx -o standard.onnx"),
-            "mode output in_place provider dry_run as_json",
-        ),
         "quantize": Guide(
             "Quantize with ONNX Runtime's own quantizer.",
             (
@@ -128,6 +123,7 @@ GUIDES = {
 COMMANDS = {name: guide for guides in GUIDES.values() for name, guide in guides.items()}
 ELSEWHERE = {
     "compare": "validate",
+    "fuse": "prune",
     "check": "validate",
     "info": "inspect",
     "show": "inspect",

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from onnxheadprune.errors import (
     HeadPruneError,
     ValidationFailedError,
     is_interrupt,
-    settings_spelled,
     shortage,
 )
 
@@ -42,22 +41,14 @@ MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
 
-def _as_option(name: str, value: str, command: str) -> str:
-    # Loaded with the first message that names a setting; the help names none.
-    from onnxheadprune.settings.words import option
-
-    return option(name, value, command)
-
-
-@settings_spelled(_as_option)
-def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
-    """Run a command line; every exception becomes a message and an exit code."""
+def outcome_of(program: Callable[[], click.Group], arguments: Sequence[str]) -> int:
+    """Run a command line; every exception becomes a message and an exit code, those of loading the program too."""
     if not sys.warnoptions:
         # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
         warnings.simplefilter("ignore")
-    with _steadfast() as streams:
+    with _steadfast():
         with _noted_interrupts() as interrupts:
-            code, message, error = _ended(group, arguments)
+            code, message, error = _ended(program, arguments)
         if message is not None:
             if interrupts:
                 code, message = INTERRUPTED, "interrupted"
@@ -72,8 +63,9 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
             # A training that is stopped is written as far as it came, and its result says so.
             code = code or INTERRUPTED
         sys.stdout.flush()
-        if streams.lost is not None and code in (0, INTERRUPTED):
-            _fail(f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False)
+        lost: str | None = getattr(sys.stdout, "lost", None)
+        if lost is not None and code in (0, INTERRUPTED):
+            _fail(f"the output could not be written: {lost}", NOT_WRITTEN, as_json=False)
             code = NOT_WRITTEN
     return code
 
@@ -101,10 +93,12 @@ def _noted_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _ended(group: click.Group, arguments: Sequence[str]) -> tuple[int, str | None, BaseException | None]:
+def _ended(
+    program: Callable[[], click.Group], arguments: Sequence[str]
+) -> tuple[int, str | None, BaseException | None]:
     """Run a command line and return its exit code, and where it failed what to print and the error."""
     try:
-        result = group.main(
+        result = program().main(
             args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
         )
     except click.ClickException as error:
@@ -132,8 +126,9 @@ def printable(document: Mapping[str, object]) -> str:
     """The one JSON document of a command, as it is printed."""
     from onnxheadprune.model.documents import finite
     from onnxheadprune.model.typed_json import json_text
+    from onnxheadprune.settings.words import option, spelled_by
 
-    return json_text(finite(document), indent=2) + "\n"
+    return spelled_by(option, json_text(finite(document), indent=2)) + "\n"
 
 
 def emit_json(document: Mapping[str, object]) -> None:
@@ -170,17 +165,12 @@ def _with_help(error: click.ClickException) -> str:
     return message if context is None else f"{message}; see {context.command_path} --help"
 
 
-class _Streams:
-    """Standard output and error, and whether they were closed."""
-
-    lost: str | None = None  # why some of stdout was not written, None if all was, or nobody wanted it
-
-
 class _Steadfast:
     """A text stream that goes on without its file when that cannot be written any more."""
 
-    def __init__(self, stream: TextIO, streams: _Streams | None) -> None:
-        self._stream, self._streams = stream, streams
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: str | None = None  # why some was not written, None if all was, or nobody wanted it
 
     def __getattr__(self, name: str) -> Any:
         if name == "buffer":
@@ -204,29 +194,28 @@ class _Steadfast:
     def _give_up(self, error: OSError) -> None:
         # EPIPE: the reader left (`| head`) and has all that it wanted. EBADF: nobody reads what is closed, also if the
         # descriptor belonged to another file, open for reading, before this program could look.
-        if self._streams is not None and error.errno not in (errno.EPIPE, errno.EBADF):
-            self._streams.lost = error.strerror or str(error)
+        if error.errno not in (errno.EPIPE, errno.EBADF):
+            self.lost = error.strerror or str(error)
         with contextlib.suppress(OSError, io.UnsupportedOperation):
             # What is still in the buffer goes where nobody complains, also when Python exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 @contextlib.contextmanager
-def _steadfast() -> Iterator[_Streams]:
+def _steadfast() -> Iterator[None]:
     """Replace stdout and stderr by streams that write what they can, in the letters that they have."""
     _reopen_closed()
-    before, streams = (sys.stdout, sys.stderr), _Streams()
+    before = sys.stdout, sys.stderr
     wrapped = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
     for stream, _ in wrapped:
         stream.reconfigure(errors="backslashreplace")
-    out: Any = _Steadfast(before[0], streams)
-    err: Any = _Steadfast(before[1], None)
-    sys.stdout, sys.stderr = out, err
+    made: Any = tuple(map(_Steadfast, before))
+    sys.stdout, sys.stderr = made
     try:
-        yield streams
+        yield
     finally:
-        out.flush()
-        err.flush()
+        for stream in made:
+            stream.flush()
         sys.stdout, sys.stderr = before
         for stream, errors in wrapped:
             stream.reconfigure(errors=errors)

@@ -21,6 +21,7 @@ from onnxheadprune.cli.outcome import NOT_WRITTEN, printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxheadprune.display.displayed import Displayed
     from onnxheadprune.reporting.plan import Call
 
 
@@ -85,6 +86,11 @@ class Presentation:
         return NOT_WRITTEN
 
 
+def document_of(result: Displayed, **further: object) -> dict[str, object]:
+    """The JSON document of a result with its facts, and with how to repeat it."""
+    return {**result.document(), **further, "run": run_record()}
+
+
 HELD_OUT = "HELD_OUT"
 """Stands for data that a call has not seen."""
 
@@ -92,7 +98,7 @@ HELD_OUT = "HELD_OUT"
 def run_record() -> dict[str, object]:
     """Return what was called, when, in which folder, by which version, on which machine."""
     from onnxheadprune import __version__
-    from onnxheadprune.runtime.host import machine
+    from onnxheadprune.runtime.providers import machine
     from onnxheadprune.runtime.session import versions
 
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.data.vocabulary import has_tokenizer
-from onnxheadprune.errors import ModelError, UsageError, named_setting
+from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.operators import view_of
@@ -94,7 +94,7 @@ class Beside:
         if self.encoder is None:
             raise UsageError(
                 f"the input {wanted.name} ({wanted.describe()}) comes from an encoder, and none lies beside"
-                f" {self.name}; put encoder_model.onnx there, or give all inputs with {named_setting('data')}"
+                f" {self.name}; put encoder_model.onnx there, or give all inputs with `data`"
             )
         return self.encoder
 
@@ -103,7 +103,7 @@ class Beside:
         if self.embedding is None:
             raise UsageError(
                 f"the input {wanted.name} ({wanted.describe()}) holds embedded tokens, and no model that makes them"
-                f" ({', '.join(_EMBEDDINGS)}) lies beside {self.name}; give all inputs with {named_setting('data')}"
+                f" ({', '.join(_EMBEDDINGS)}) lies beside {self.name}; give all inputs with `data`"
             )
         return self.embedding
 

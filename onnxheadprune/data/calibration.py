@@ -1,89 +1,144 @@
-"""Calibration data: checked feeds, identified by a fingerprint."""
+"""Calibration data: checked samples, one row each, identified by a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
-from onnxheadprune.data.bounded import bounded
-from onnxheadprune.data.more import (
-    CHUNK,
-    GIVEN,
-    MOST_BYTES,
-    MOST_SAMPLES,
-    NOTHING,
-    Chunk,
-    Feeds,
-    LeftOut,
-    More,
-    spread,
+from onnxheadprune.data.rows import (
+    BATCH,
+    Lazily,
+    fixed_to_one,
+    in_batches,
+    joined,
+    most_rows,
+    output_bytes,
+    rows_in,
+    takes_one,
 )
-from onnxheadprune.data.single import fixed_to_one, free_axes, one_by_one, part_of, takes_one
-from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, named_setting
-from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.model.display import one_line
+from onnxheadprune.display.spelling import many
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data, parts_of
-from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, narrowed, rows_of
+from onnxheadprune.runtime.feeds.data import Basis, DataSource, Sample, load_data, parts_of
+from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
 RANDOM_FEEDS = 8
+MOST_SAMPLES = 2**13
+"""Samples that are held in memory: the widest refit wants fewer, and so does whatever is measured."""
+MOST_BYTES = 2**28
+"""Bytes of them, where each is large."""
+CHUNK = 1024
+"""Samples of a chunk of text."""
+GIVEN = "the given data"
+"""The name of unnamed data in messages."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+LeftOut = Mapping[str, int]
+"""Samples that are not for the model, counted by the reason: "that cannot be read"."""
+
+
+class More:
+    """Samples that are not in memory: places in a text or folder, read when needed, one chunk at a time.
+
+    Attributes:
+        samples: the number of samples, estimated where it is known only after reading.
+        chunks: the number of chunks.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[int],
+        read: Callable[[Sequence[int]], tuple[Iterable[Sample], LeftOut]],
+        samples: int,
+        per_chunk: int,
+    ) -> None:
+        """Take the places, and what reads the samples of some and counts those that are none."""
+        self._places, self._read, self._per_chunk = places, read, max(per_chunk, 1)
+        self.samples, self.chunks = samples, math.ceil(len(places) / self._per_chunk)
+
+    def chunk(self, number: int) -> tuple[tuple[Sample, ...], LeftOut]:
+        """The samples of a chunk, and the number of samples left out; the same for the same number."""
+        start = number * self._per_chunk
+        samples, left_out = self._read(self._places[start : start + self._per_chunk])
+        return tuple(samples), left_out
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Pickle as empty: another process works on the samples in memory, and opens no files."""
+        return type(None), ()
 
 
 @one_line("source samples unit role unseen fingerprint")
 @dataclass(frozen=True, eq=False)
 class Calibration(Iterable[Sample]):
-    """Representative feeds for a model: data that are read, and a `DataSource` as those that are not.
+    """Representative samples for a model. As a `DataSource` it is the batches of those in memory.
 
     Attributes:
-        samples: the feeds, with labels where there are some.
+        samples: a row each, with labels where there are some.
         inputs: the graph inputs they are for.
         fingerprint: of all numbers in them; the same data gives the same.
         source: where they came from.
-        joined: the one feed that the samples were split from, None where they were not split.
+        most: rows of a batch at most.
+        pads: whether rows of different lengths may share a batch, since a mask hides padding.
+        widest: bytes of the largest output of a sample, None where no model was asked yet.
         unit: the user's name of a sample: a line of text, an image.
-        role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
-            own that nothing is known of.
+        role: what it is to figures that are measured on it; None for data of the user's of which nothing is known.
         unseen: whether weights were trained, but not on this data.
         more: further samples for training; None where these are all.
         left_out: samples that do not fit the model.
+        lines: makes the same data with each line of a text alone, None where they are so already.
     """
 
     samples: tuple[Sample, ...]
     inputs: tuple[Input, ...]
     fingerprint: str
-    source: str
-    joined: Sample | None = None
+    source: str = GIVEN
+    most: int = BATCH
+    pads: bool = False
+    widest: int | None = None
     unit: str = "sample"
-    role: str = ""
+    role: Basis | None = None
     unseen: bool = False
     more: More | None = None
     left_out: LeftOut = field(default_factory=dict)
+    lines: Callable[[], Calibration] | None = None
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self._groups)
+
+    @cached_property
+    def _groups(self) -> list[list[Sample]]:
+        return in_batches(self.samples, self.inputs, self.most, pads=self.pads)
 
     @property
-    def whole(self) -> tuple[Sample, ...]:
-        """The feeds as they were given."""
-        return self.samples if self.joined is None else (self.joined,)
+    def batches(self) -> Sequence[Sample]:
+        """The batches that the samples run in, each made when it is asked for."""
+        return Lazily(len(self._groups), lambda number: joined(self._groups[number], self.inputs))
 
     @property
-    def feeds(self) -> tuple[Feed, ...]:
-        """The inputs alone."""
-        return tuple(sample.feed for sample in self.samples)
+    def feeds(self) -> Sequence[Feed]:
+        """The inputs of the batches."""
+        return Lazily(len(self._groups), lambda number: joined(self._groups[number], self.inputs).feed)
+
+    @property
+    def every(self) -> Iterator[Sample]:
+        """All samples, including those that are not in memory."""
+        yield from self.samples
+        for number in range(0 if self.more is None else self.more.chunks):
+            assert self.more is not None
+            yield from self.more.chunk(number)[0]
 
     @property
     def count(self) -> int:
@@ -101,7 +156,7 @@ class Calibration(Iterable[Sample]):
         counted = self.counted
         if counted is None:
             return None
-        arrays = (feed[counted.name] for feed in self.feeds)
+        arrays = (sample.feed[counted.name] for sample in self.samples)
         return sum(int(np.count_nonzero(array)) if counted.tells_padding else array.size for array in arrays)
 
     @property
@@ -113,70 +168,28 @@ class Calibration(Iterable[Sample]):
         return next(iter((*masks, *ids)), None)
 
     def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
-        """A part to learn from and a held-out part, whole feeds each, spread evenly over the data.
+        """A part to learn from and a held-out part, runs spread evenly over the data. A single sample is both.
 
-        A single feed that cannot be divided is both.
+        Samples next to each other are often alike (images of one writer): single ones held out would not be unseen.
         """
-        feeds = len(self.samples)
-        held = min(max(round(feeds * share), 1), feeds - 1)
+        count = len(self.samples)
+        held = min(max(round(count * share), 1), count - 1)
         if not held:
             return self, self
-        chosen = _middles(held, feeds)
-        kept = [sample for position, sample in enumerate(self.samples) if position not in chosen]
-        apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
-        return self._part(kept), self._part(apart)
-
-    def split_samples(self, held: int) -> tuple[Calibration, Calibration]:
-        """A part to learn from and one with some held-out samples, spread evenly over the data.
-
-        Whole feeds where they are few enough beside the data, or their batch is fixed; all data twice where that is a
-        single feed.
-        """
-        if len(self.samples) * held >= self.count:
-            return self.split(held / self.count)
-        chosen = _middles(held, self.count)
-        kept: list[Sample] = []
-        apart: list[Sample] = []
-        first = 0
-        for sample in self.samples:
-            rows = range(rows_of(sample.feed, self.inputs))
-            if not free_axes(sample, self.inputs):
-                return self.split(held / self.count)
-            mine = [row for row in rows if first + row in chosen]
-            for part, some in ((apart, mine), (kept, [row for row in rows if row not in mine])):
-                part += [part_of(sample, self.inputs, some)] if some else []
-            first += len(rows)
-        return self._part(kept or apart), self._part(apart)
+        runs = np.array_split(range(held), max(round(held / self.most), 1))
+        starts = (int((at + 0.5) * count / len(runs) - len(run) / 2) for at, run in enumerate(runs))
+        chosen = {start + at for start, run in zip(starts, runs, strict=True) for at in range(len(run))}
+        return self.part(at for at in range(count) if at not in chosen), self.part(sorted(chosen))
 
     def subset(self, most: int) -> Calibration:
-        """At most so many samples, in whole feeds spread evenly over the data."""
+        """At most so many samples, spread evenly over the data."""
         if self.count <= most:
             return self
-        feeds = max(1, round(len(self.samples) * most / self.count))
-        return self._part([self.samples[position] for position in sorted(_middles(feeds, len(self.samples)))])
+        return self.part(sorted(_middles(max(1, most * len(self.samples) // self.count), len(self.samples))))
 
-    def apart(self) -> Calibration:
-        """The same samples, one per feed where the batch is free."""
-        return self._part([one for sample in self.samples for one in one_by_one(sample, self.inputs)])
-
-    def one_by_one(self) -> Iterator[Feed]:
-        """The inputs, one sample each where the batch is free, else as they were given."""
-        return (one.feed for sample in self.samples for one in one_by_one(sample, self.inputs))
-
-    def narrowed(self, io: Interface) -> Calibration:
-        """The same feeds for a pruned model, whose caches may be narrower.
-
-        Args:
-            io: its remaining inputs and outputs.
-        """
-        if io.is_as_before:
-            return self
-        return self._part(
-            [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]
-        )
-
-    def _part(self, samples: Sequence[Sample]) -> Calibration:
-        return replace(self, samples=tuple(samples), joined=None, role="", unseen=False)
+    def part(self, places: Iterable[int]) -> Calibration:
+        """The samples at some places, of which it is not known what has seen them."""
+        return replace(self, samples=tuple(self.samples[at] for at in places), role=None, unseen=False)
 
 
 def _middles(parts: int, count: int) -> set[int]:
@@ -184,115 +197,94 @@ def _middles(parts: int, count: int) -> set[int]:
     return {round((part + 0.5) * count / parts - 0.5) for part in range(parts)}
 
 
-def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
-    """Read and check calibration data."""
-    if isinstance(source, Calibration):
-        return source
-    inputs = FeedMaker(view).inputs
-    label = name or (
-        str(source) if isinstance(source, str) else source.source if isinstance(source, Feeds) else GIVEN
-    )
-    samples, more = _drawn(source, inputs)
-    if _takes_one(view, samples, inputs):
-        samples = tuple(one for sample in samples for one in one_by_one(sample, inputs))
-        free = inputs
-        if more is not None:
-            more = more.divided(lambda feed: (one.feed for one in one_by_one(Sample(feed, None, ""), free)))
-        inputs, label = fixed_to_one(inputs), f"{label}, one at a time"
-    samples = tuple(part for sample in samples for part in bounded(sample, view, inputs))
-    joined = samples[0] if len(samples) == 1 else None
-    if joined is not None:
-        samples = tuple(_halves(joined, inputs))
-    digest = hashlib.sha256()
-    for sample in samples:
-        for key in sorted(sample.feed):
+def data_of(samples: Iterable[Sample], inputs: Sequence[Input], source: str = GIVEN) -> Calibration:
+    """Samples as data, identified by their numbers."""
+    rows, digest = tuple(samples), hashlib.sha256()
+    for row in rows:
+        for key in sorted(row.feed):
             digest.update(key.encode())
-            digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
-    if more is not None:
-        digest.update(f"and {more.samples} more".encode())
-    made = Calibration(samples, inputs, digest.hexdigest(), label, joined, more=more)
-    return replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
+            digest.update(np.ascontiguousarray(row.feed[key]).tobytes())
+    return Calibration(rows, tuple(inputs), digest.hexdigest(), source)
+
+
+def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
+    """Read and check data for a model."""
+    data = source if isinstance(source, Calibration) else _read(source, FeedMaker(view).inputs, name)
+    if data.widest is not None:
+        return data
+    if _takes_one(view, data):
+        data = replace(data, inputs=fixed_to_one(data.inputs), source=f"{data.source}, one at a time")
+    shapes = {tuple(array.shape for array in row.feed.values()): row.feed for row in data.samples}
+    widest = max(output_bytes(view, feed) for feed in shapes.values())
+    return replace(data, widest=widest, most=min(data.most, most_rows(widest)), lines=None)
 
 
 def require_variety(data: Calibration) -> None:
     """Check that samples differ, for scores that measure how heads react to different samples."""
-    first: tuple[bytes, ...] | None = None
-    several = False
-    for feed in data.one_by_one():
-        sample = tuple(np.ascontiguousarray(feed[item.name]).tobytes() for item in data.inputs)
-        if first is not None and sample != first:
-            return
-        several, first = first is not None, sample
-    if several and data.unit == "line":
+    rows = (
+        tuple(np.ascontiguousarray(row.feed[item.name]).tobytes() for item in data.inputs)
+        for row in data.samples
+    )
+    first = next(rows)
+    if len(data.samples) == 1 or any(row != first for row in rows):
+        return
+    if data.unit == "line":
         # Texts that are the same are refused as they are read.
         raise UsageError(
             f"the tokenizer makes the same tokens of all {many(data.count, data.unit)} of {data.source}, as where no"
             " word is known to it, so nothing can be measured on them; give the model's own tokenizer, or other text"
         )
-    if several:
-        raise UsageError(
-            f"all {many(data.count, data.unit)} of {data.source} are the same, so nothing can be measured on them;"
-            " give samples that differ"
-        )
+    raise UsageError(
+        f"all {many(data.count, data.unit)} of {data.source} are the same, so nothing can be measured on them;"
+        " give samples that differ"
+    )
 
 
-def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
-    """The samples that stay in memory, spread evenly over the data, and the others; all are checked."""
-    if isinstance(source, Feeds):
-        return tuple(load_data(source, inputs)), source.more
-    count, read = parts_of(source, inputs)
+def _read(source: DataSource, inputs: Sequence[Input], name: str) -> Calibration:
+    """The samples that stay in memory, spread evenly over the data, and the others; all are checked.
+
+    Batches are no larger than those that were given: what a model does may depend on which samples share one.
+    """
+    count, part = parts_of(source, inputs)
+
+    def read(number: int) -> list[Sample]:
+        found = load_data([part(number)], inputs)
+        return [row for sample in found for row in rows_in(sample, inputs)]
+
     if not count:
-        return tuple(load_data(source, inputs)), None
-    return _sampled(count, lambda number: list(load_data([read(number)], inputs)), inputs)
-
-
-def _sampled(
-    count: int, read: Callable[[int], list[Sample]], inputs: Sequence[Input]
-) -> tuple[tuple[Sample, ...], More | None]:
-    """A sample of many parts, each of which can be read again."""
+        list(load_data(source, inputs))
     kept: dict[int, list[Sample]] = {}
     rest: list[int] = []
     rows = held = left = 0
     for number in spread(count):
-        part = read(number)
-        size = sum(rows_of(sample.feed, inputs) for sample in part)
+        found = read(number)
+        size = sum(rows_of(row.feed, inputs) for row in found)
         if rows >= MOST_SAMPLES or held >= MOST_BYTES:
             rest.append(number)
             left += size
             continue
-        kept[number] = part
+        kept[number] = found
         rows += size
-        held += sum(array.nbytes for sample in part for array in sample.feed.values())
-    samples = tuple(sample for number in sorted(kept) for sample in kept[number])
-    if not rest:
-        return samples, None
+        held += sum(array.nbytes for row in found for array in row.feed.values())
+    label = name or (str(source) if isinstance(source, str) else GIVEN)
+    data = data_of((row for number in sorted(kept) for row in kept[number]), inputs, label)
+    more = None
+    if rest:
+        per_chunk = round(CHUNK * len(rest) / max(left, 1))
+        more = More(rest, lambda some: ((row for at in some for row in read(at)), {}), left, per_chunk)
+    return replace(data, more=more, most=min(max(map(len, kept.values())), BATCH))
 
-    def feeds(numbers: Sequence[int]) -> Chunk:
-        return [sample.feed for number in numbers for sample in read(number)], NOTHING
 
-    return samples, More(rest, feeds, left, max(round(CHUNK * len(rest) / max(left, 1)), 1))
-
-
-def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
-    """Return whether the model only runs on single samples, tested on the smallest feed that holds several.
-
-    Feeds of one sample each may be joined to batches, too: a sample stands for two there.
-    """
-    several = min((item for item in samples if rows_of(item.feed, inputs) > 1), key=_size, default=None)
-    if several is None and len(samples) > 1 and free_axes(samples[0], inputs):
-        several = part_of(samples[0], inputs, [0, 0])
-    if several is None or not free_axes(several, inputs):
+def _takes_one(view: GraphView, data: Calibration) -> bool:
+    """Return whether the model only runs on single samples, tested on the smallest one."""
+    smallest = min(data.samples, key=lambda row: sum(array.size for array in row.feed.values()))
+    if len(data.samples) == 1 or len(in_batches([smallest] * 2, data.inputs, 2)) > 1:
         return False
     try:
         session = Session(LoadedModel(view.model, "the model", view.sources), Provider(CPU, "a trial"))
     except InferenceError:
         return False
-    return takes_one(several, inputs, session.run)
-
-
-def _size(sample: Sample) -> int:
-    """The elements of a feed."""
-    return sum(array.size for array in sample.feed.values())
+    return takes_one(smallest, data.inputs, session.run)
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
@@ -306,18 +298,18 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
         if isinstance(found, MissingKernelError):
             raise found
         if isinstance(found, InferenceError):
-            raise UsageError(
-                f"no random inputs fit the model: {found}; give real ones with {named_setting('data')}"
-            )
+            raise UsageError(f"no random inputs fit the model: {found}; give real ones with `data`")
         made.append(found[0])
     return calibration_data(made, view, f"random (seed {seed})")
 
 
-def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
-    """Split one feed into two, so that a part can be held out, where the batch allows."""
-    rows = rows_of(sample.feed, inputs)
-    if rows < 2 or not free_axes(sample, inputs):
-        yield sample
-        return
-    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
-        yield part_of(sample, inputs, part)
+def spread(count: int) -> list[int]:
+    """All numbers below a count, in an order whose every prefix is spread evenly over them.
+
+    The order of the fractional parts of multiples of the golden ratio.
+
+    >>> spread(8)
+    [0, 5, 2, 7, 4, 1, 6, 3]
+    """
+    places = np.arange(count) * GOLDEN % 1
+    return [int(place) for place in np.argsort(np.argsort(places))]

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, regular_file
 from onnxheadprune.model.storage.file_magic import in_place_of
 from onnxheadprune.settings.inputs import DataFormat
@@ -74,7 +74,7 @@ def _of_folder(folder: Path) -> DataFormat:
     if arrays and images:
         raise UsageError(
             f"the folder {folder} holds .npz files and images; choose with"
-            f" {named_setting('data_format', 'npz')} or {named_setting('data_format', 'images')}"
+            f" `data_format=npz` or `data_format=images`"
         )
     if not arrays and not images:
         raise UsageError(f"the folder {folder} holds neither .npz files nor images ({', '.join(IMAGES)})")
@@ -99,7 +99,7 @@ def _of_text(file: Path, head: str) -> DataFormat:
         what = "a JSON document" if suffix == ".json" else "a table"
         raise UsageError(
             f"{file} is {what}; save it with one JSON object a line (.jsonl), or read its lines as they are with"
-            f" {named_setting('data_format', 'text')}"
+            f" `data_format=text`"
         )
     return "text"
 

@@ -1,4 +1,4 @@
-"""Image folders as feeds: resized, scaled and normalised as vision models are trained."""
+"""Image folders as samples: resized, scaled and normalised as vision models are trained."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.data.calibration import (
+    MOST_BYTES,
+    MOST_SAMPLES,
+    Calibration,
+    LeftOut,
+    More,
+    data_of,
+    spread,
+)
 from onnxheadprune.data.formats import IMAGES, images_of
-from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Chunk, Feeds, More, spread
-from onnxheadprune.errors import UsageError, heed, named_setting, require_packages
+from onnxheadprune.errors import UsageError, heed, require_packages
 from onnxheadprune.model.documents import CONFIGURATION, kind_of, read_object, regular_file
-from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 BATCH = 16
+"""Images of a batch."""
 CHUNK_BYTES = 2**25
 """Bytes of images that a training reads at once."""
 MAX_PIXELS = 50_000_000
@@ -59,21 +68,17 @@ def normalisation_in(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]
         if not numbers or not all(type(item) in (int, float) and math.isfinite(item) for item in numbers):
             raise UsageError(
                 f"{path} has an image_mean or image_std that is no list of numbers; give them with"
-                f" {named_setting('image_mean')} and {named_setting('image_std')}"
+                f" `image_mean` and `image_std`"
             )
     return tuple(map(float, found[0])), tuple(map(float, found[1]))
 
 
-def image_feeds(
-    folder: str | os.PathLike[str],
-    inputs: Sequence[Input],
-    preprocessing: Preprocessing | None = None,
-    *,
-    batch: int = BATCH,
-) -> Feeds:
-    """Feeds for a vision model from the images of a folder and its subfolders, sorted by path.
+def image_data(
+    folder: str | os.PathLike[str], inputs: Sequence[Input], preprocessing: Preprocessing | None = None
+) -> Calibration:
+    """Samples for a vision model from the images of a folder and its subfolders, sorted by path.
 
-    Of many images a sample is read, spread evenly over them; the others are read when they are needed.
+    Of many images some are read, spread evenly over them; the others are read when they are needed.
 
     Args:
         inputs: the graph inputs; one must take images, [batch, channels, height, width] or channels last.
@@ -88,50 +93,42 @@ def image_feeds(
         item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4 and not item.is_cache
     ]
     if len(pixels) != 1 or len(inputs) != 1:
-        raise UsageError(
-            f"the model does not take images as its only input; give its inputs with {named_setting('data')}"
-        )
-    layout = _layout(pixels[0], how)
+        raise UsageError("the model does not take images as its only input; give its inputs with `data`")
     item = pixels[0]
-    fixed = item.dims[0]
-    count = fixed if isinstance(fixed, int) else batch
-    whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
-    if not whole:
-        raise UsageError(f"the model takes {count} images at once, but {folder} holds {len(paths)}")
-    size = layout.channels * layout.height * layout.width * item.dtype.itemsize
-    groups = whole // count + (whole % count > 0)
-    kept = max(1, math.ceil(min(MOST_SAMPLES, MOST_BYTES // size) / count))
-    order = spread(groups)
+    layout = _layout(item, how)
+    together = item.dims[0] if isinstance(item.dims[0], int) else 1
+    groups = [paths[first : first + together] for first in range(0, len(paths), together)]
+    groups = [group for group in groups if len(group) == together]
+    if not groups:
+        raise UsageError(f"the model takes {together} images at once, but {folder} holds {len(paths)}")
 
-    def images(number: int) -> Sequence[Path]:
-        return paths[number * count : min((number + 1) * count, whole)]
+    def row(pictures: Sequence[npt.NDArray[np.float32]]) -> Sample:
+        return Sample({item.name: np.stack(pictures).astype(item.dtype)}, None, str(folder))
 
-    def feed(pictures: Sequence[npt.NDArray[np.float32]]) -> Feed:
-        return {item.name: np.stack(pictures).astype(item.dtype)}
-
-    def read(numbers: Sequence[int]) -> Chunk:
+    def read(numbers: Sequence[int]) -> tuple[list[Sample], LeftOut]:
         """Read images, skipping unreadable ones: images that only training reads were not checked."""
-        feeds, left_out = [], Counter[str]()
+        rows, left_out = [], Counter[str]()
         for number in numbers:
-            found = [_if_readable(path, layout) for path in images(number)]
+            found = [_if_readable(path, layout) for path in groups[number]]
             some = [picture for picture in found if picture is not None]
-            damaged = len(found) - len(some)
-            left_out[DAMAGED] += damaged
-            if damaged and isinstance(fixed, int):
-                left_out[f"in a batch of {count} with one {DAMAGED}"] += len(some)
+            if len(some) == together:
+                rows.append(row(some))
                 continue
-            feeds += [feed(some)] if some else []
-        return feeds, +left_out
+            left_out[DAMAGED] += together - len(some)
+            left_out[f"in a batch of {together} with one {DAMAGED}"] += len(some)
+        return rows, +left_out
 
+    size = layout.channels * layout.height * layout.width * item.dtype.itemsize * together
+    order = spread(len(groups))
+    kept = max(1, min(MOST_SAMPLES // together, MOST_BYTES // size))
     rest = order[kept:]
-    left = whole - sum(len(images(number)) for number in order[:kept])
-    more = More(rest, read, left, max(1, CHUNK_BYTES // (size * count))) if rest else None
-    return Feeds(
-        (feed([_picture(path, layout) for path in images(number)]) for number in sorted(order[:kept])),
-        "image",
-        more,
+    data = data_of(
+        (row([_picture(path, layout) for path in groups[number]]) for number in sorted(order[:kept])),
+        inputs,
         str(folder),
     )
+    more = More(rest, read, len(rest) * together, CHUNK_BYTES // size) if rest else None
+    return replace(data, unit="image", more=more, most=BATCH)
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def _layout(item: Input, how: Preprocessing) -> _Layout:
         height, width = how.size
     if not isinstance(height, int) or not isinstance(width, int):
         raise UsageError(
-            f"the model takes images of any size ({item.describe()}); choose one with {named_setting('image_size')}"
+            f"the model takes images of any size ({item.describe()}); choose one with `image_size`"
         )
     count = channels if isinstance(channels, int) else COLOUR
     if count not in (GREY, COLOUR):

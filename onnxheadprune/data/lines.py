@@ -1,20 +1,15 @@
-"""Texts of a file: one per line, a field of JSON lines, or a column of Parquet. Files may be larger than the memory."""
+"""Texts of a file, read in one pass: one per line, a field of JSON lines, or a column of Parquet."""
 
 from __future__ import annotations
 
 import codecs
 import itertools
-import json
 import os
-import tempfile
-import weakref
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
 
 from onnxheadprune.data.formats import format_of
-from onnxheadprune.errors import UsageError, heed, named_setting, require_packages
+from onnxheadprune.errors import UsageError, heed, require_packages
 from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.settings.inputs import DataFormat
 
@@ -22,10 +17,8 @@ MAX_LINE = 2**20
 """Characters of a sample, of which `max_length` tokens are used."""
 FIELD = "text"
 """The field of JSON lines and Parquet that is read if none is named."""
-BLOCK = 32
-"""Samples that are read at once from some place of a file."""
-MOST_BLOCKS = 2**16
-"""Places of a file that are known; blocks of a file with more of them are longer."""
+MOST, MOST_CHARACTERS = 2**17, 2**27
+"""Samples of a file, and characters of them, that are held. Of a longer file every second is, or fewer."""
 
 
 @dataclass(frozen=True)
@@ -51,96 +44,54 @@ class Text:
     target: str | None = None  # the target text, None if the file has none
 
 
-class Texts:
-    """The non-empty samples of a file: all are checked once, and read one block at a time.
+def read_texts(path: str | os.PathLike[str], reading: Reading = WHOLE) -> list[Text]:
+    """The non-empty samples of a file, spread evenly over it where they are too many. All are checked.
 
-    Attributes:
-        path: of the file.
-        count: samples.
+    Args:
+        path: a UTF-8 file with one sample a line, JSON lines or Parquet.
     """
-
-    def __init__(self, path: str | os.PathLike[str], reading: Reading = WHOLE) -> None:
-        """Check every sample, and store where blocks of them begin.
-
-        Args:
-            path: a UTF-8 file with one sample a line, JSON lines or Parquet.
-        """
-        kind = reading.format or format_of(path)
-        has_fields = kind in ("jsonl", "parquet")
-        if not has_fields and (reading.field is not None or reading.target is not None):
-            raise UsageError(
-                f"the text {path} is read line by line and has no fields; those of JSON lines and Parquet"
-                " have names"
-            )
-        self.path, self.count = path, 0
-        self._row = _spooled_row if kind == "parquet" else _json_row if has_fields else _plain_row
-        self._reading = reading
-        # Closed with the samples, which are read for as long as they are.
-        self._stream = tempfile.TemporaryFile() if kind == "parquet" else _opened(path)  # noqa: SIM115
-        weakref.finalize(self, self._stream.close)
-        if kind == "parquet":
-            _spool(self._stream, path, reading)
-        self._starts, self._length = array("Q"), BLOCK
-        first: Text | None = None
-        differ = False
-        for text in self._indexed():
-            first, differ = first or text, differ or text != (first or text)
-        if first is None:
-            raise UsageError(f"the text {path} is empty")
-        if self.count > 1 and not differ:
-            raise UsageError(
-                f"all {self.count:,} samples of the text {path} are the same, so nothing can be measured on them;"
-                " give samples that differ"
-            )
-
-    def _indexed(self) -> Iterator[Text]:
-        """All requested samples, storing the offsets of blocks."""
-        start = 0
-        for number in itertools.count(1):
-            line = self._stream.readline(4 * MAX_LINE)
-            if not line or self.count == self._reading.most:
-                break
-            text = self._row(line, f"line {number} of {self.path}", self._reading)
-            if text.source:
-                if self.count % self._length == 0:
-                    self._begin(start)
-                self.count += 1
-                yield text
-            start += len(line)
-        self._end = start
-
-    def _begin(self, start: int) -> None:
-        if len(self._starts) == MOST_BLOCKS:
-            self._starts, self._length = self._starts[::2], 2 * self._length
-        self._starts.append(start)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of samples."""
-        return len(self._starts)
-
-    def block(self, number: int) -> list[Text]:
-        """The samples of a block."""
-        start = self._starts[number]
-        end = self._starts[number + 1] if number + 1 < self.blocks else self._end
-        self._stream.seek(start)
-        lines = self._stream.read(end - start).split(b"\n")
-        rows = (self._row(line, f"a line of {self.path}", self._reading) for line in lines)
-        return [text for text in rows if text.source]
-
-    def __iter__(self) -> Iterator[Text]:
-        return (text for number in range(self.blocks) for text in self.block(number))
+    kind = reading.format or format_of(path)
+    has_fields = kind in ("jsonl", "parquet")
+    if not has_fields and (reading.field is not None or reading.target is not None):
+        raise UsageError(
+            f"the text {path} is read line by line and has no fields; those of JSON lines and Parquet"
+            " have names"
+        )
+    rows = _parquet_rows(path, reading) if kind == "parquet" else _lines(path, reading, has_fields)
+    kept, count, every, held, differ = list[Text](), 0, 1, 0, False
+    for text in itertools.islice((row for row in rows if row.source), reading.most):
+        if count % every == 0:
+            kept.append(text)
+            held += len(text.source) + len(text.target or "")
+            if len(kept) > MOST or held > MOST_CHARACTERS:
+                kept, every, held = kept[::2], 2 * every, held // 2
+        differ = differ or text != kept[0]
+        count += 1
+    if not count:
+        raise UsageError(f"the text {path} is empty")
+    if count > 1 and not differ:
+        raise UsageError(
+            f"all {count:,} samples of the text {path} are the same, so nothing can be measured on them;"
+            " give samples that differ"
+        )
+    return kept
 
 
-def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+def _lines(path: str | os.PathLike[str], reading: Reading, has_fields: bool) -> Iterator[Text]:
     file = regular_file(path, "the text")
     try:
-        return file.open("rb")
+        with file.open("rb") as stream:
+            for number in itertools.count(1):
+                line = stream.readline(4 * MAX_LINE)
+                if not line:
+                    return
+                where = f"line {number} of {path}"
+                yield _json_row(line, where, reading) if has_fields else _plain_row(line, where)
     except OSError as error:
         raise UsageError(f"the text {path} cannot be read: {error.strerror or error}") from error
 
 
-def _plain_row(line: bytes, where: str, reading: Reading) -> Text:
+def _plain_row(line: bytes, where: str) -> Text:
     """A line of text."""
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode()
@@ -155,7 +106,7 @@ def _plain_row(line: bytes, where: str, reading: Reading) -> Text:
 
 def _json_row(line: bytes, where: str, reading: Reading) -> Text:
     """A JSON object on a line."""
-    text = _plain_row(line, where, reading).source
+    text = _plain_row(line, where).source
     if not text:
         return Text("")
     try:
@@ -167,19 +118,7 @@ def _json_row(line: bytes, where: str, reading: Reading) -> Text:
     return _of_row(row, where, reading)
 
 
-def _spooled_row(line: bytes, where: str, reading: Reading) -> Text:
-    return Text(*json.loads(line)) if line else Text("")
-
-
-def _spool(stream: IO[bytes], path: str | os.PathLike[str], reading: Reading) -> None:
-    """Write the texts of a Parquet file, a line each: columns are not read from the middle."""
-    for number, row in enumerate(itertools.islice(_parquet(path, reading), reading.most), 1):
-        text = _of_row(row, f"row {number} of {path}", reading)
-        stream.write(json.dumps([text.source, text.target]).encode() + b"\n")
-    stream.seek(0)
-
-
-def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping[str, object]]:
+def _parquet_rows(path: str | os.PathLike[str], reading: Reading) -> Iterator[Text]:
     require_packages(f"{path}, unless it is saved as JSON lines,", "parquet", "pyarrow")
     from pyarrow import parquet
 
@@ -192,8 +131,11 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
             missing = [name for name in wanted if name not in known]
             if missing:
                 raise UsageError(_lacks(str(path), missing[0], known))
-            for batch in table.iter_batches(batch_size=64, columns=wanted):
-                yield from batch.to_pylist()
+            rows = (
+                row for some in table.iter_batches(batch_size=64, columns=wanted) for row in some.to_pylist()
+            )
+            for number, row in enumerate(rows, 1):
+                yield _of_row(row, f"row {number} of {path}", reading)
     except UsageError:
         raise
     except Exception as error:  # pyarrow's errors share no base class
@@ -228,4 +170,4 @@ def _field(row: Mapping[str, object], name: str, where: str) -> str:
 
 def _lacks(where: str, name: str, known: Iterable[str]) -> str:
     held = ", ".join(map(str, itertools.islice(known, 12))) or "none"
-    return f"{where} has no field {name}; it has {held}. Name the one with the text with {named_setting('text_field')}"
+    return f"{where} has no field {name}; it has {held}. Name the one with the text with `text_field`"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.data.beside import ALONE, Beside, Maker
 from onnxheadprune.data.vocabulary import Tokens
-from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.model.spelling import first_few
+from onnxheadprune.display.spelling import first_few
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, TokenMask, encoder_states, following, follows
@@ -56,13 +57,11 @@ class Prompts:
         ids = self._target or self._source or self._embedded
         if ids is None:
             raise UsageError(
-                "the model has no input for token ids, so text is of no use; give its inputs with"
-                f" {named_setting('data')}"
+                "the model has no input for token ids, so text is of no use; give its inputs with `data`"
             )
         if any(isinstance(dim, int) for dim in ids.dims[:2]):
             raise UsageError(
-                f"the token ids have the fixed shape {ids.describe()}; give inputs of that shape with"
-                f" {named_setting('data')}"
+                f"the token ids have the fixed shape {ids.describe()}; give inputs of that shape with `data`"
             )
         missing = [f"{item.name} ({item.describe()})" for item in inputs if not self._follows(item)]
         if missing:
@@ -72,7 +71,7 @@ class Prompts:
         if self.has_target and beside.start is None:
             raise UsageError(
                 f"no config.json beside {beside.name} says which token its decoder starts with"
-                f" (decoder_start_token_id); put it there, or give the model's inputs with {named_setting('data')}"
+                f" (decoder_start_token_id); put it there, or give the model's inputs with `data`"
             )
         self._encoder = None if self._states is None else _prompts_of(beside.require_encoder(self._states))
         self._embedding = (
@@ -113,7 +112,7 @@ class Prompts:
                 longest = max(len(pair.source), len(pair.target))
                 raise UsageError(
                     f"a text has {longest} tokens, and the model knows {most} positions; cut texts off with"
-                    f" {named_setting('max_length', most)}"
+                    f" `max_length={most}`"
                 )
         for inner in (self._encoder, self._embedding):
             if inner is not None:
@@ -145,56 +144,46 @@ class Prompts:
         return next((why for why in inner if why is not None), None)
 
     @property
-    def _pads(self) -> bool:
-        """True if texts of different lengths can share a feed, because a mask hides padding."""
-        inner = self if self._encoder is None else self._encoder
-        masked = any(item.role is Role.MASK and not self._is_target(item) for item in self.inputs)
-        return masked and any(item.role is Role.MASK for item in inner.inputs)
+    def pads(self) -> bool:
+        """True if texts of different lengths can share a batch, because a mask hides padding.
 
-    def groups(self, samples: Sequence[Pair], batch: int) -> Iterator[list[Pair]]:
-        """Groups of samples of similar length; of equal length where the model has no mask to hide padding.
-
-        The targets of a feed are always equally long: decoders that read an encoder have no mask for them.
+        Decoders that read an encoder have no mask for their targets.
         """
-        targets, pads = self.has_target, self._pads
+        masked = any(item.role is Role.MASK for item in self.inputs)
+        return masked and not self.has_target and self._states is None
 
-        def alike(sample: Pair) -> tuple[int, int]:
-            return (len(sample.target) if targets else 0, 0 if pads else len(sample.source))
+    @property
+    def longest(self) -> int | None:
+        """The tokens of the longest text that tables of positions have rows for; None without any."""
+        rows = [item.rows for item in self.inputs if item.role is Role.POSITIONS and item.rows is not None]
+        inner = (part.longest for part in (self._encoder, self._embedding) if part is not None)
+        return min([*rows, *(most for most in inner if most is not None)], default=None)
 
-        group: list[Pair] = []
-        for sample in sorted(samples, key=lambda sample: (*alike(sample), len(sample.source))):
-            if group and (len(group) == batch or alike(sample) != alike(group[0])):
-                yield group
-                group = []
-            group.append(sample)
-        yield group
+    def rows(self, texts: Iterable[Pair]) -> Iterator[Sample]:
+        """Yield the inputs for each text; those of similar length follow each other."""
+        for text in sorted(texts, key=lambda text: (self.has_target * len(text.target), len(text.source))):
+            yield Sample(self.feed(text), None, "a text")
 
-    def feed(self, group: Sequence[Pair]) -> Feed:
-        """One feed."""
-        ids, mask = _padded([sample.source for sample in group])
-        target = np.zeros_like(ids)
-        if self.has_target:
-            start = self.beside.start
-            target = np.array([[start, *sample.target[:-1]] for sample in group], dtype=np.int64)
-            if target.shape == mask.shape and not mask.all():
-                # Told apart by its shape, the mask of the source is not taken for one of the target.
-                ids, mask = (np.pad(array, ((0, 0), (0, 1))) for array in (ids, mask))
-        return self._filled(ids, mask, target)
+    def feed(self, text: Pair) -> Feed:
+        """The inputs for one text."""
+        ids = np.array([text.source], np.int64)
+        target = np.array([[self.beside.start, *text.target[:-1]]], np.int64) if self.has_target else ids
+        return self._filled(ids, target)
 
-    def _filled(self, ids: TokenMask, mask: TokenMask, target: TokenMask) -> Feed:
+    def _filled(self, ids: TokenMask, target: TokenMask) -> Feed:
         made: Feed = {}
         for item in self.inputs:
-            about = np.ones_like(target) if self._is_target(item) else mask
+            about = np.ones_like(target if self._is_target(item) else ids)
             if item is self._source:
                 made[item.name] = ids.astype(item.dtype)
             elif item is self._target:
                 made[item.name] = target.astype(item.dtype)
             elif item is self._states:
                 assert self._encoder is not None
-                made[item.name] = self.beside.states(self._encoder._filled(ids, mask, target), item)
+                made[item.name] = self.beside.states(self._encoder._filled(ids, target), item)
             elif item is self._embedded:
                 assert self._embedding is not None
-                made[item.name] = self.beside.embedded(self._embedding._filled(ids, mask, target), item)
+                made[item.name] = self.beside.embedded(self._embedding._filled(ids, target), item)
             elif item.role is Role.MASK:
                 made[item.name] = about.astype(item.dtype)
             elif follows(item, self.inputs):
@@ -213,7 +202,7 @@ def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
         first = "prune the folder, whose heads are chosen on the model of the first tokens, or "
     return (
         f"the input{'s' * several} {first_few(missing)} {'do' if several else 'does'} not follow from text;"
-        f" {first}give the model's inputs with {named_setting('data')}"
+        f" {first}give the model's inputs with `data`"
     )
 
 
@@ -225,16 +214,5 @@ def _prompts_of(maker: Maker) -> Prompts:
         held = first_few([f"{item.name} ({item.describe()})" for item in maker.inputs])
         raise UsageError(
             f"{maker.name}, which lies beside the model, does not run on text alone: it takes {held}; give these, and"
-            f" the tokens of the decoder as decoder_input_ids, with {named_setting('data')}"
+            f" the tokens of the decoder as decoder_input_ids, with `data`"
         ) from error
-
-
-def _padded(rows: Sequence[Tokens]) -> tuple[TokenMask, TokenMask]:
-    """Tokens padded with zeros to one length, and the mask of real tokens."""
-    length = max(map(len, rows))
-    tokens = np.zeros((len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), length), dtype=np.int64)
-    for row, sample in enumerate(rows):
-        tokens[row, : len(sample)] = sample
-        mask[row, : len(sample)] = 1
-    return tokens, mask

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxheadprune.attention.vocabulary.trim import Trimming
-from onnxheadprune.data.more import GIVEN, Feeds
-from onnxheadprune.data.single import part_of
+from onnxheadprune.data.calibration import Calibration, data_of
+from onnxheadprune.data.rows import rows_in
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.data import DataSource, Sample, load_data
 from onnxheadprune.runtime.feeds.generate import rows_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
-from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 
 @dataclass(frozen=True)
@@ -49,60 +48,54 @@ def tokens_in(
 
 
 def respelled(
-    samples: list[Sample], inputs: tuple[Input, ...], made: Trimming
+    samples: Iterable[Sample], inputs: tuple[Input, ...], made: Trimming
 ) -> tuple[Spelling, list[Sample]]:
     """Return the share of data that is tokenized as before, and the samples that are so completely, under new ids."""
     names, rows = made.vocabulary.inputs, made.vocabulary.rows
     new = np.full(rows, -1, np.int64)
     new[made.kept] = np.arange(len(made.kept))
-    total = unchanged = count = 0
+    total = unchanged = count = whole = 0
     left: list[Sample] = []
-    for sample in samples:
-        for ids in tokens_in(sample, inputs, names):
+    for row in (row for sample in samples for row in rows_in(sample, inputs)):
+        for ids in tokens_in(row, inputs, names):
             total += ids.size
             unchanged += int(np.count_nonzero(new[ids] >= 0))
-        ids_of = {name: np.asarray(sample.feed[name]) for name in names}
-        feed = {
-            **sample.feed,
-            **{
-                name: np.where(ids < 0, ids, new[np.maximum(ids, 0)]).astype(ids.dtype)
-                for name, ids in ids_of.items()
-            },
-        }
-        size = rows_of(sample.feed, inputs)
+        feed, is_whole = dict(row.feed), True
+        for name in names:
+            ids = np.asarray(row.feed[name])
+            moved = np.where(ids < 0, ids, new[np.maximum(ids, 0)])
+            is_whole = is_whole and not ((moved < 0) & (ids >= 0)).any()
+            feed[name] = moved.astype(ids.dtype)
+        size = rows_of(row.feed, inputs)
         count += size
-        gone = [(feed[name] < 0) & (ids >= 0) for name, ids in ids_of.items()]
-        bad = {row for array in gone if array.ndim > 1 for row in np.argwhere(array)[:, 0].tolist()}
-        if any(array.any() for array in gone if array.ndim < 2):
-            # An id that is compared with those of all rows.
-            bad |= set(range(size))
-        good = [row for row in range(size) if row not in bad]
-        moved = Sample(feed, sample.labels, sample.source)
-        if len(good) == size:
-            left.append(moved)
-        elif good and len(good) < size:
-            left.append(part_of(moved, inputs, good))
-    kept = sum(rows_of(sample.feed, inputs) for sample in left)
-    return Spelling(total, unchanged, count, kept), left
+        if is_whole:
+            whole += size
+            left.append(replace(row, feed=feed))
+    return Spelling(total, unchanged, count, whole), left
 
 
 def lines_of(data: DataSource) -> DataSource:
     """Data with each line of a text alone: hardly any window of joined lines has kept tokens only."""
-    return data if not isinstance(data, Feeds) or data.apart is None else data.apart()
+    return data if not isinstance(data, Calibration) or data.lines is None else data.lines()
 
 
 def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
     """Data for the model with fewer tokens: the samples whose tokens are all kept, under new ids."""
     inputs, data = tuple(graph_inputs(view_of(original))), lines_of(data)
-    _, left = respelled(list(load_data(data, inputs)), inputs, made)
+    _, left = respelled(samples_of(data, inputs), inputs, made)
     if not left:
         raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
-    return as_data(left, data)
+    return as_data(left, inputs, data)
 
 
-def as_data(samples: list[Sample], like: DataSource) -> DataSource:
-    """Samples as a source of data."""
-    if any(sample.labels is not None for sample in samples):
-        return samples
-    unit, source = (like.unit, like.source) if isinstance(like, Feeds) else ("sample", GIVEN)
-    return Feeds((sample.feed for sample in samples), unit, source=source)
+def samples_of(data: DataSource, inputs: tuple[Input, ...]) -> Iterable[Sample]:
+    """The samples of data that are in memory, or are read."""
+    return data.samples if isinstance(data, Calibration) else load_data(data, inputs)
+
+
+def as_data(samples: Iterable[Sample], inputs: tuple[Input, ...], like: DataSource) -> Calibration:
+    """Samples as data of the kind that they were made of."""
+    data = data_of(samples, inputs)
+    if not isinstance(like, Calibration):
+        return data
+    return replace(data, unit=like.unit, source=like.source, pads=like.pads, most=like.most)

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Running, Samples
 from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import ModelLike
     from onnxheadprune.runtime import Provider
-    from onnxheadprune.runtime.feeds.samples import DataSource
+    from onnxheadprune.runtime.feeds.data import DataSource
 
 Inputs = TypeVar("Inputs", bound=Running)
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json")
@@ -141,7 +141,7 @@ def read_data(
     view = view_of(loaded)
     if kind == "images":
         from onnxheadprune.data.beside import home_of
-        from onnxheadprune.data.images import Preprocessing, image_feeds
+        from onnxheadprune.data.images import Preprocessing, image_data
         from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
         folder = running.data
@@ -149,7 +149,7 @@ def read_data(
             running = _normalised(home_of(loaded.path.resolve().parent), running)
         mean, std, size = running.image_mean or (0.5,), running.image_std or (0.5,), running.image_size
         how = Preprocessing((size, size) if isinstance(size, int) else size, mean, std)
-        return image_feeds(folder, graph_inputs(view), how)
+        return image_data(folder, graph_inputs(view), how)
     from onnxheadprune.data.calibration import random_data
 
     return random_data(view, _resolved(provider), running.seed)
@@ -174,11 +174,11 @@ def _require_effect(running: Running, kind: DataFormat | None) -> None:
 def _texts(
     model: ModelLike, given: Running, kind: DataFormat | None, provider: str | Provider, in_folder: bool
 ) -> DataSource:
-    """Feeds of text, by the given tokenizer or the one in the model's folder."""
+    """Samples of text, by the given tokenizer or the one in the model's folder."""
     from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.data.lines import Reading
     from onnxheadprune.data.prompts import takes_target
-    from onnxheadprune.data.text import text_feeds
+    from onnxheadprune.data.text import text_data
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.operators import view_of
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
@@ -188,17 +188,15 @@ def _texts(
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
         raise UsageError(
-            f"{given.data} is text, which requires {named_setting('tokenizer')}, unless a tokenizer lies"
-            " beside the model"
+            f"{given.data} is text, which requires `tokenizer`, unless a tokenizer lies beside the model"
         )
     inputs = graph_inputs(view_of(loaded))
     beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
     if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
         raise UsageError(
-            f"{named_setting('target_field')} is for models with an encoder and a decoder, and this one"
-            " reads one text only"
+            "`target_field` is for models with an encoder and a decoder, and this one reads one text only"
         )
-    return text_feeds(
+    return text_data(
         given.data,
         tokenizer,
         inputs,
@@ -212,9 +210,8 @@ def _texts(
 def _in_memory(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
     """Arrays and batches for one model; what is read already stays unchanged."""
     from onnxheadprune.data.calibration import Calibration
-    from onnxheadprune.data.more import Feeds
 
-    return data if isinstance(data, (Calibration, Feeds)) else _supplied(model, data, provider)
+    return data if isinstance(data, Calibration) else _supplied(model, data, provider)
 
 
 def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:

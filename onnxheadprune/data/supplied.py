@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 from onnxheadprune.data.beside import Beside, Maker
+from onnxheadprune.data.rows import Lazily
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds.data import load_data, parts_of, require_all
+from onnxheadprune.runtime.feeds.data import DataSource, Sample, load_data, parts_of, require_all
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, encoder_states, is_of_encoder
-from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 TARGET_IDS = "decoder_input_ids"
 """The name of the decoder's tokens in data for an encoder and a decoder; the decoder's file calls them input_ids."""
@@ -35,31 +34,10 @@ def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> Dat
     if states is None and embedded is None:
         return source
     ids = next((item for item in inputs if item.role is Role.IDS and len(item.dims) == 2), None)
-    return _Supplied(source, _Supply(tuple(inputs), beside, states, embedded, ids))
-
-
-class _Supplied(Sequence[Sample]):
-    """Samples that are completed when they are read: encoder states are many times their size."""
-
-    def __init__(self, source: DataSource, supply: _Supply) -> None:
-        self._supply = supply
-        self._count, self._read = parts_of(source, supply.known)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, number: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, number: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(self._count))]
-        if number >= self._count:
-            raise IndexError(number)
-        return self._supply.completed(self._read(number))
+    supply = _Supply(tuple(inputs), beside, states, embedded, ids)
+    count, read = parts_of(source, supply.known)
+    # Encoder states are many times the size of their tokens.
+    return Lazily(count, lambda number: supply.completed(read(number)))
 
 
 @dataclass(frozen=True)

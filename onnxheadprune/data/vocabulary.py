@@ -17,7 +17,10 @@ SETTINGS = "tokenizer_config.json"
 CONFIG = "config.json"
 NESTED = ("text_config", "decoder", "encoder")
 """Fields with the configurations of models that read text, where there are several models."""
-SAVE_ONE = "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
+SAVE_ONE = (
+    "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers; where that writes"
+    " none (as of Marian and M2M100), "
+)
 MAX_TOKENIZER = 2**27
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 64, 2**20
 ENDS = ("<|endoftext|>", "</s>", "<eos>")
@@ -43,7 +46,9 @@ class Vocabulary:
         self.place, file = str(path), Path(path)
         if stat.S_ISDIR(kind_of(path) or 0):
             if not has_tokenizer(file):
-                raise UsageError(f"the folder {file} holds no {TOKENIZER}; {SAVE_ONE}")
+                raise UsageError(
+                    f"the folder {file} holds no {TOKENIZER}; {SAVE_ONE}give token ids as an .npz file"
+                )
             file /= TOKENIZER
         self._tokenizer = Tokenizer(self.place, read_text(file, "the tokenizer", MAX_TOKENIZER))
         self.max_length = max_length

@@ -1,32 +1,27 @@
 """`prune_batch`: a folder of models, each pruned on its own, whatever happens to the others.
 
-A model is pruned in another process, so that one that brings a native library down is one verdict among
-others. A record in the output folder says what is done, from which bytes, and with which result.
+A model is one call of `prune` that an executor works on, in another process, so that one that brings a native library
+down is one verdict among others. A record in the output folder holds what is done, and from which bytes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 import os
-import queue
-import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FunctionType
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-from onnxheadprune import __version__
-from onnxheadprune.deploying.batch_worker import BUG, Job, Outcome, Proof, Reader, Worker, digests_of, timed
-from onnxheadprune.errors import UsageError
-from onnxheadprune.model.display import Displayed
-from onnxheadprune.model.documents import read_text, without_models
-from onnxheadprune.model.facts import Facts, State, Table, Word
+from onnxheadprune.deploying.ledger import Entry, Ledger, digests, digests_of, key_of, named_by, outputs_in
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Facts, State, Table, Word
+from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, shortage
+from onnxheadprune.model.documents import without_models
 from onnxheadprune.model.storage.claims import (
     Making,
     Reading,
@@ -34,16 +29,19 @@ from onnxheadprune.model.storage.claims import (
     check_makings,
     is_forced,
     named_files,
+    replacing,
 )
-from onnxheadprune.model.storage.writing import write_text
-from onnxheadprune.model.typed_json import JsonObject, Name, json_text, parsed, written
-from onnxheadprune.runtime.custom_ops import custom_ops
-from onnxheadprune.training.budget import Budget
+from onnxheadprune.model.typed_json import JsonObject, written
+from onnxheadprune.runtime.custom_ops import custom_operators, custom_ops
 from onnxheadprune.validation.headline import Headline
+from onnxheadprune.workflow.executors import Processes
 from onnxheadprune.workflow.requests import Request
 
+if TYPE_CHECKING:
+    from onnxheadprune.settings.calls import PruneCall
+
 RECORD = "onnxheadprune-batch.json"
-FORMAT: Literal[1] = 1
+BUG = 70
 _STATES: Mapping[str, State] = {
     "done": "good",
     "skipped": "",
@@ -65,8 +63,8 @@ class BatchFile(JsonObject):
     status: str
     exit_code: int  # what `prune` alone would have given
     reason: str  # the verdict, or why there is no output
-    output: str | None  # what was written, None if nothing was
-    seconds: float  # how long it took
+    output: str | None = None  # what was written, None if nothing was
+    seconds: float = 0.0  # how long it took
     # how far the pruned model lies from the original, as `validate` says it; None where nothing was measured
     drift: Mapping[str, object] | None = None
     # whether it is exact, good enough and accepted; None of a model that was not pruned now
@@ -112,149 +110,168 @@ class BatchResult(Displayed):
         return Facts(self.output, counts, "open" if not self.exit_code else "doubtful", (table,))
 
 
+@dataclass(frozen=True)
+class Task:
+    """One model: the call of `prune` that makes it."""
+
+    name: str  # the model's path below the folder
+    folder: Path
+    output: Path
+    call: PruneCall
+    entry: Entry | None  # of an earlier run, None if there was none
+    settings: str  # the digest of the call as it was given
+    force: bool  # replace an output that this tool has not written, too
+    custom_ops: Path | None  # the library of custom operators that sessions load
+
+
 def prune_batch(
     folder: str | os.PathLike[str],
-    request: Request,
+    call: PruneCall,
     output: str | os.PathLike[str],
     *,
     jobs: int = 1,
     executor: Executor | None = None,
-    read: Reader | None = None,
-    progress: Callable[[BatchFile], None] | None = None,
+    progress: Callable[[BatchFile], None] = lambda _: None,
 ) -> BatchResult:
     """Prune every `*.onnx` of a folder and the folders below it.
 
-    A model that an earlier run pruned for the same request, proved exact, and whose output and everything that was
-    read for it (the model, data, files that these name or that complete them) still have the bytes they had then, is
-    skipped.
+    A model that an earlier run pruned by the same call, proved exact, and whose output and everything that was read for
+    it (the model, data, files that these name or that complete them) still have the bytes they had then, is skipped.
 
     Args:
+        call: what `prune` is asked for each model.
         output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
         jobs: how many models are worked on at once: the time of a call is divided among them and those that wait.
         executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
             see the folders under the same paths.
-        read: reads the data for one model, in place of the data of the request; it travels to other processes.
     """
     source, target = Path(folder), Path(output)
+    budget = Request.of(call).budget
     models = _models(source, target)
-    others = [reading for what, value in _named(request).items() for reading in named_files(what, value)]
-    _check_outputs(source, target, models, others)
+    named = [
+        reading for name, value in named_by(call).items() for reading in named_files(f"the {name}", value)
+    ]
+    _check_outputs(source, target, models, named)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
-    book = _Book(target / RECORD, _digest(request, read))
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in models:
-        waiting.put(name)
-    files: dict[str, BatchFile] = {}
-    told = threading.Lock()
-
-    def settle(name: str, outcome: Outcome) -> None:
-        item = BatchFile(
-            name,
-            outcome.status,
-            outcome.exit_code,
-            outcome.reason,
-            str(target / name) if outcome.status in ("done", "skipped") else None,
-            outcome.seconds,
-            None if outcome.drift is None else outcome.drift.to_dict(),
-            outcome.headline,
-            outcome.answer,
-        )
-        with told:
-            files[name] = item
-            book.note(name, outcome.proof)
-            if progress is not None:
-                progress(item)
-
-    def job_of(name: str, budget: Budget | None) -> Job:
-        mine = dataclasses.replace(request, choice=dataclasses.replace(request.choice, recover=budget))
-        return Job(str(source / name), mine, str(target / name), book.proof(name), read, force, custom_ops())
-
-    budget, force = request.choice.recover, is_forced()
-
-    def lane(worker: Worker, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            try:
-                name = waiting.get_nowait()
-            except queue.Empty:
-                return
-            turns = math.ceil((waiting.qsize() + 1) / lanes)
-            outcome = worker.run(job_of(name, None if budget is None else budget.turn(turns)))
-            if not stopping.is_set():
-                settle(name, outcome)
-
+    ledger = _ledger(target / RECORD)
+    settings, rooted, places = key_of(vars(call)), call, (source, target)
+    if executor is not None:
+        # Workers elsewhere have a working directory of their own.
+        rooted, places = _rooted(call), (source.absolute(), target.absolute())
     lanes = min(jobs, len(models))
-    if executor is None:
-        _in_lanes(lane, lanes)
-    else:
-        part = None if budget is None else budget.part(math.ceil(len(models) / lanes))
-        tasks = [job_of(name, part) for name in models]
-        _on_cluster(executor, tasks, lambda index, item: settle(models[index], item))
+    # A cluster gets all at once, and decides itself what waits; here a model that ends early leaves its time to others.
+    at_once = lanes if executor is None else len(models)
+    waiting, files = deque(models), dict[str, BatchFile]()
+    working: dict[Future[tuple[BatchFile, Entry | None]], tuple[str, float]] = {}
+
+    def submit(name: str, pool: Executor) -> None:
+        mine = replace(rooted, output=places[1] / name)
+        if budget is not None and budget.call is not None:
+            share = math.ceil((len(waiting) + 1 if executor is None else len(models)) / lanes)
+            mine = replace(mine, time=f"{budget.part(share).call}s")
+        entry = ledger.entries.get(name)
+        task = Task(name, *places, mine, entry, settings, is_forced(), custom_ops())
+        working[pool.submit(pruned, task)] = name, time.monotonic()
+
+    def settle(future: Future[tuple[BatchFile, Entry | None]]) -> None:
+        name, started = working.pop(future)
+        try:
+            item, entry = future.result()
+        except Exception as error:  # each kind of executor has errors of its own for a lost worker
+            why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+            reason = f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
+            item, entry = BatchFile(name, "crashed", BUG, reason), None
+        output = None if item.output is None else str(target / name)
+        files[name] = replace(item, output=output, seconds=round(time.monotonic() - started, 3))
+        ledger.note(name, entry)
+        progress(files[name])
+
+    with ExitStack() as stack:
+        pool = executor or stack.enter_context(Processes(lanes))
+        try:
+            while waiting or working:
+                while waiting and len(working) < at_once:
+                    submit(waiting.popleft(), pool)
+                for future in wait(working, return_when=FIRST_COMPLETED).done:
+                    settle(future)
+        finally:
+            for future in working:
+                future.cancel()
     return BatchResult(str(source), str(target), tuple(files[name] for name in models))
 
 
-def _in_lanes(lane: Callable[[Worker, threading.Event], None], count: int) -> None:
-    """Runs `lane` in threads with a process each; an interrupt ends the processes."""
-    workers = [Worker() for _ in range(count)]
-    errors: list[BaseException] = []
-    stopping = threading.Event()
+def _ledger(path: Path) -> Ledger:
+    """The finished steps; none where the ledger is damaged."""
+    try:
+        return Ledger.read(path)
+    except UsageError:
+        return Ledger(path)
 
-    def guarded(worker: Worker) -> None:
+
+def _rooted(call: PruneCall) -> PruneCall:
+    """The call with whole paths."""
+    there = {name: value for name, value in named_by(call).items() if Path(value).exists()}
+    return replace(call, **{name: type(value)(Path(value).absolute()) for name, value in there.items()})
+
+
+def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
+    """Do a task; with what is written down of it, None where nothing was proven."""
+    from onnxheadprune.workflow.pipeline import run_prune
+
+    def found(status: str, error: HeadPruneError | str, exit_code: int) -> tuple[BatchFile, None]:
+        return BatchFile(task.name, status, exit_code, str(error)), None
+
+    output = task.output / task.name
+    try:
+        key = _key(task)
+        if task.entry is not None and task.entry.is_done(key, task.output, (task.name,)):
+            reason = "done and proven before"
+            return BatchFile(task.name, "skipped", 0, reason, str(output)), task.entry
         try:
-            lane(worker, stopping)
-        except BaseException as error:
-            errors.append(error)
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or error
+            raise UsageError(f"the folder {output.parent} cannot be made: {why}") from error
+        with replacing(task.force), custom_operators(task.custom_ops):
+            from onnxheadprune.data.sources import read_data
 
-    threads = [threading.Thread(target=guarded, args=(worker,), daemon=True) for worker in workers]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
-    finally:
-        stopping.set()
-        for worker in workers:
-            worker.close()
-    if errors:
-        raise errors[0]
-
-
-def _on_cluster(executor: Executor, jobs: Sequence[Job], settle: Callable[[int, Outcome], None]) -> None:
-    """Runs jobs wherever the executor does; a worker that dies is the verdict of its model."""
-    waiting = {executor.submit(timed, _rooted(job)): index for index, job in enumerate(jobs)}
-    try:
-        for future in as_completed(waiting):
-            try:
-                outcome = future.result()
-            except Exception as error:  # what a cluster says about a lost worker is of its own kinds
-                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-                reason = (
-                    f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
-                )
-                outcome = Outcome("crashed", BUG, reason)
-            settle(waiting[future], outcome)
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _rooted(job: Job) -> Job:
-    """The job with paths that do not hang on the working directory, which a worker has of its own."""
-    run, choice, tokens = job.request.run, job.request.choice, job.request.choice.tokens
-    kept = None if tokens is None else dataclasses.replace(tokens, keep=_absolute(tokens.keep))
-    choice = dataclasses.replace(choice, heads=_absolute(choice.heads), tokens=kept)
-    request = dataclasses.replace(
-        job.request, run=dataclasses.replace(run, data=_absolute(run.data)), choice=choice
+            model = task.folder / task.name
+            data = read_data(model, task.call, in_folder=True)
+            result = run_prune(model, Request.of(task.call, data))
+        verdict, entry = result.validation, None
+        if verdict is not None and verdict.passed and key == _key(task):
+            entry = Entry(key, outputs_in(task.output, (task.name,)))
+    except ValidationFailedError as error:
+        return found("failed", error, error.exit_code)
+    except HeadPruneError as error:
+        return found("refused", error, error.exit_code)
+    except Exception as error:
+        if lack := shortage(error):
+            return found("refused", lack, HeadPruneError.exit_code)
+        return found("bug", f"this is a bug in onnxheadprune ({type(error).__name__}: {error})", BUG)
+    item = BatchFile(
+        task.name,
+        "done",
+        0,
+        "not validated" if verdict is None else verdict.reason,
+        str(output),
+        drift=None if verdict is None or verdict.drift is None else verdict.drift.to_dict(),
+        headline=result.headline,
+        answer=result.facts().answer,
     )
-    model, output = (str(Path(path).absolute()) for path in (job.model, job.output))
-    return dataclasses.replace(job, model=model, request=request, output=output)
+    return item, entry
 
 
-def _absolute(value: Any) -> Any:
-    return Path(value).absolute() if isinstance(value, (str, os.PathLike)) and Path(value).exists() else value
+def _key(task: Task) -> str:
+    """The digest of everything that the pruned model depends on."""
+    from onnxheadprune.data.sources import files_read
+
+    model = task.folder / task.name
+    named = {**named_by(task.call), **files_read(model, task.call)}
+    return key_of(task.settings, digests(model), digests_of(named))
 
 
 def _models(source: Path, target: Path) -> list[str]:
@@ -295,79 +312,3 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     if target.exists():
         check_makings([record], list)
     check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
-
-
-def _named(request: Request) -> dict[str, object]:
-    """Values that may name files that a request reads, by what they are called; what completes data is not here."""
-    choice = request.choice
-    return {
-        "the data": request.run.data,
-        "the heads": choice.heads,
-        "the tokens": None if choice.tokens is None else choice.tokens.keep,
-        "the measure": _content(choice.effect),
-    }
-
-
-def _digest(request: Request, read: Reader | None) -> str:
-    asked = [FORMAT, __version__, _content(request), _content(read), digests_of(_named(request))]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def _content(value: object) -> object:
-    """All that a value holds, JSON-ready: what `repr` shows is cut off to be read by people."""
-    if dataclasses.is_dataclass(value):
-        held = (field.name for field in dataclasses.fields(value) if field.compare)
-        return {name: _content(getattr(value, name)) for name in held}
-    if isinstance(value, Mapping):
-        return {str(key): _content(item) for key, item in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(str, value))
-    if isinstance(value, (list, tuple)):
-        return [_content(item) for item in value]
-    if isinstance(value, FunctionType):
-        return f"{value.__module__}:{value.__qualname__}"
-    if isinstance(value, (str, int, float, type(None))):
-        return value
-    array = getattr(value, "tobytes", None)
-    return repr(value) if array is None else hashlib.sha256(array()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Proven:
-    """The recorded proof of a model, and the request it was made for."""
-
-    request: Name  # its digest
-    proof: Proof
-
-
-@dataclass(frozen=True)
-class Record(JsonObject):
-    """The finished and proven models of a batch, stored in the output folder."""
-
-    format: Literal[1] = FORMAT
-    models: dict[Name, Proven] = field(default_factory=dict)
-
-
-class _Book:
-    """The record of one run, read and written."""
-
-    def __init__(self, path: Path, request: str) -> None:
-        self.path, self.request = path, request
-        try:
-            self.models: dict[str, Proven] = parsed(Record, read_text(path, "the record")).models
-        except (UsageError, ValueError):
-            # No record, or a damaged one: everything is done again.
-            self.models = {}
-
-    def proof(self, name: str) -> Proof | None:
-        """Return what an earlier run with the same request proved of a model."""
-        entry = self.models.get(name)
-        return entry.proof if entry is not None and entry.request == self.request else None
-
-    def note(self, name: str, proof: Proof | None) -> None:
-        """Write down what is proven of a model, or that nothing is."""
-        self.models.pop(name, None)
-        if proof is not None:
-            self.models[name] = Proven(self.request, proof)
-        document = Record(models=dict(sorted(self.models.items()))).to_dict()
-        write_text(self.path, json_text(document, indent=1))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, MutableSequence
+from dataclasses import replace
 
 from onnx import (
     AttributeProto,
     GraphProto,
     ModelProto,
     NodeProto,
-    StringStringEntryProto,
     TensorProto,
     helper,
     numpy_helper,
@@ -18,7 +18,6 @@ from onnx import (
 
 from onnxheadprune.edit.edits import (
     MAIN,
-    MARK,
     AddConstant,
     DropBranchOutput,
     DropInputs,
@@ -35,13 +34,14 @@ from onnxheadprune.edit.edits import (
     SetAttribute,
     SetDim,
     SetInput,
-    SetMetadata,
     SetOutput,
+    SetRecord,
     SliceTensor,
     scope_of,
 )
 from onnxheadprune.edit.nodes import as_proto
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
+from onnxheadprune.edit.records import record_of, write_record
 from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import explaining_failures
@@ -153,8 +153,10 @@ class _Surgeon:
                 self.inserted[edit.before].append(as_proto(edit, self.opset))
             case DropNode():
                 self.dropped.add(edit.node)
-            case SetMetadata():
-                set_metadata(self.model, edit.key, edit.value)
+            case SetRecord():
+                record = record_of(self.model)
+                units = record.with_units(dict(edit.units))
+                write_record(self.model, replace(record, units=units, contract=edit.contract))
             case DropIo():
                 graph = self._graph(edit.scope)
                 remove_named(graph.input if edit.role == "input" else graph.output, {edit.name})
@@ -249,19 +251,3 @@ def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:
     keep(node.attribute, lambda attribute: attribute.name != edit.name)
     if edit.value is not None:
         node.attribute.append(helper.make_attribute(edit.name, edit.value))
-
-
-def set_metadata(model: ModelProto, key: str, value: str) -> None:
-    """Set one entry of `metadata_props`: ours in the order of their keys, those of others left alone."""
-    entries = model.metadata_props
-    known = next((entry for entry in entries if entry.key == key), None)
-    if known is not None:
-        known.value = value
-        return
-    behind = (n for n, entry in enumerate(entries) if entry.key.startswith(f"{MARK}.") and entry.key > key)
-    entries.insert(next(behind, len(entries)), StringStringEntryProto(key=key, value=value))
-
-
-def drop_metadata(model: ModelProto, key: str) -> None:
-    """Remove an entry of `metadata_props`, if it is there."""
-    keep(model.metadata_props, lambda entry: entry.key != key)

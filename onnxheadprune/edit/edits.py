@@ -1,7 +1,7 @@
 """The vocabulary of changes to a model. Edits are values: rules propose them, only `apply` carries them out.
 
 Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
-their name in the scope of the node. Every edit turns into a flat JSON object.
+their name in the scope of the node. Every edit turns into a JSON object.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.display.spelling import many
+from onnxheadprune.edit.records import RecordedContract, RecordedUnits
 from onnxheadprune.model.tensors import Selection
 from onnxheadprune.model.typed_json import Size, document_of
 
@@ -239,15 +241,16 @@ class Rename(InScope):
 
 
 @dataclass(frozen=True)
-class SetMetadata:
-    """Set an entry of the model's `metadata_props`."""
+class SetRecord:
+    """Record the units that sites have lost, and the agreed changes of inputs and outputs, in the model's metadata."""
 
-    key: str
-    value: str
-    kind: ClassVar[str] = "metadata"
+    units: tuple[tuple[str, tuple[RecordedUnits, ...]], ...]  # the sites of each kind that has some
+    contract: RecordedContract
+    kind: ClassVar[str] = "record"
 
     def __str__(self) -> str:
-        return f"metadata {self.key} = {self.value}"
+        sites = (f"{units} of {many(len(listed), 'site')}" for units, listed in self.units)
+        return f"record {', '.join(sites)}"
 
 
 Edit: TypeAlias = (
@@ -266,7 +269,7 @@ Edit: TypeAlias = (
     | DropBranchOutput
     | DropIo
     | Rename
-    | SetMetadata
+    | SetRecord
 )
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Tensor, view_cost
-from onnxheadprune.fusion.scores import Bias
+from onnxheadprune.fusion.match import Bias
 from onnxheadprune.fusion.walk import Axis, Layout, flat, size_of
-from onnxheadprune.model.graph.element_types import type_of
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Value
 
 _WIDTH: dict[int, int] = {TensorProto.DOUBLE: 8, TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
@@ -85,10 +85,10 @@ def emit_bias(emitter: Emitter, biases: tuple[Bias, ...], axes: ScoreAxes) -> tu
         while len(terms) > 1:
             left, right = terms.pop(0), terms.pop(0)
             layout = tuple(a or b for a, b in zip(left.layout, right.layout, strict=True))
-            terms.insert(0, Tensor(emitter.added(left.name, right.name, "bias"), layout))
+            terms.insert(0, Tensor(emitter.node("Add", (left.name, right.name), "bias"), layout))
         if axes.zero_nan and axes.lowest_is_masked:
-            top = emitter.largest_of_rows(terms[0].name, "highest")
-            hidden = emitter.is_minus_infinity(top, "hidden")
+            top = emitter.along("ReduceMax", terms[0].name, -1, "highest")
+            hidden = emitter.node("IsInf", (top,), "hidden", detect_positive=0)
             shared[*key, "hidden"] = Tensor(hidden, (*terms[0].layout[:3], ()))
         certain = not any(bias.doubtful for bias in biases)
         shared[key] = _expanded(emitter, _floored(emitter, terms[0], axes), axes, certain)
@@ -136,10 +136,12 @@ def _term(emitter: Emitter, bias: Bias, axes: ScoreAxes) -> Tensor:
         tensor = Tensor(name, bias.layout)
     elif bias.factor != 1.0:
         factor = emitter.number(bias.factor, dtype_name(elem_type or axes.elem_type))
-        tensor = Tensor(emitter.multiplied(tensor.name, factor, "bias"), tensor.layout)
+        tensor = Tensor(emitter.node("Mul", (tensor.name, factor), "bias"), tensor.layout)
     if elem_type == TensorProto.UNDEFINED:
         query = axes.query_length[0].name
-        return emitter.view(Tensor(emitter.cast_like(tensor.name, query, "cast"), tensor.layout), target)
+        return emitter.view(
+            Tensor(emitter.node("CastLike", (tensor.name, query), "cast"), tensor.layout), target
+        )
     if elem_type != axes.elem_type:
         tensor = Tensor(_narrowed(emitter, tensor.name, elem_type, axes), tensor.layout)
     return emitter.view(tensor, target)
@@ -149,7 +151,7 @@ def _fill(emitter: Emitter, bias: Bias, fill: Value, axes: ScoreAxes) -> tuple[s
     elem_type = type_of(fill) or axes.elem_type
     zero = emitter.number(0, dtype_name(elem_type))
     chosen = (fill.name, zero) if bias.masked_if else (zero, fill.name)
-    return emitter.chosen(bias.value.name, *chosen, "mask"), elem_type
+    return emitter.node("Where", (bias.value.name, *chosen), "mask"), elem_type
 
 
 def _narrowed(emitter: Emitter, name: str, elem_type: int, axes: ScoreAxes) -> str:
@@ -162,8 +164,8 @@ def _narrowed(emitter: Emitter, name: str, elem_type: int, axes: ScoreAxes) -> s
         lowest = _LOWEST[axes.elem_type]
         if _WIDTH[elem_type] > _WIDTH[axes.elem_type]:
             floor = emitter.number(lowest, dtype_name(elem_type))
-            name = emitter.larger(name, floor, "floor")
-    return emitter.cast(name, axes.elem_type, "cast")
+            name = emitter.node("Max", (name, floor), "floor")
+    return emitter.node("Cast", (name,), "cast", to=axes.elem_type)
 
 
 def dtype_name(elem_type: int) -> str:
@@ -184,7 +186,7 @@ def _floored(emitter: Emitter, tensor: Tensor, axes: ScoreAxes) -> Tensor:
     # Both in an array of that type: before NumPy 2 a Python number next to a scalar made float64 of it.
     lowest, zero = np.array([_LOWEST[axes.elem_type], 0], dtype)
     floor = emitter.number(float(np.nextafter(lowest, zero)), dtype)
-    return Tensor(emitter.larger(tensor.name, floor, "floor"), tensor.layout)
+    return Tensor(emitter.node("Max", (tensor.name, floor), "floor"), tensor.layout)
 
 
 def _expanded(emitter: Emitter, tensor: Tensor, axes: ScoreAxes, certain: bool) -> Tensor:
@@ -200,5 +202,5 @@ def _expanded(emitter: Emitter, tensor: Tensor, axes: ScoreAxes, certain: bool) 
             emitter.integers(size) if isinstance(size, int) else emitter.size(*source)
             for size, source in zip(sizes, (axes.query_length, axes.key_length), strict=True)
         ]
-        goal = emitter.joined((emitter.integers(1, 1), *lengths), "length")
-    return Tensor(emitter.expanded(tensor.name, goal, "expanded"), layout)
+        goal = emitter.node("Concat", (emitter.integers(1, 1), *lengths), "length", axis=0)
+    return Tensor(emitter.node("Expand", (tensor.name, goal), "expanded"), layout)

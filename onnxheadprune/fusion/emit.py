@@ -12,6 +12,8 @@ from onnxheadprune.fusion.walk import Atom, Axis, Layout, Place, flat, size_of
 from onnxheadprune.model.graph.view import GraphView, Node
 
 IMPOSSIBLE = 99
+AXES_ARE_INPUTS = {"ReduceMax": 18, "Squeeze": 13}
+"""The opset since which axes are an input."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,17 @@ class Emitter:
     def node(
         self,
         op_type: str,
-        inputs: tuple[str, ...],
+        inputs: Sequence[str],
         hint: str,
-        attributes: tuple[tuple[str, Attribute], ...] = (),
+        *,
         domain: str = "",
         output: str = "",
+        **attributes: Attribute,
     ) -> str:
         """A new node; returns the name of its output."""
         name = output or self.names.fresh(f"{self._prefix}_{hint}")
-        self.edits.append(InsertNode(self.before.ref, op_type, inputs, (name,), attributes, domain))
+        named = tuple(attributes.items())
+        self.edits.append(InsertNode(self.before.ref, op_type, tuple(inputs), (name,), named, domain))
         return name
 
     def integers(self, *values: int, scalar: bool = False) -> str:
@@ -73,67 +77,14 @@ class Emitter:
 
     def size(self, tensor: Tensor, axis: int) -> str:
         """A list of one integer: the length of an axis at run time."""
-        return self.entry(self.shape(tensor.name), self.integers(axis), "size")
+        shape = self.node("Shape", (tensor.name,), "shape")
+        return self.node("Gather", (shape, self.integers(axis)), "size", axis=0)
 
-    def shape(self, name: str) -> str:
-        """The shape of a value at run time."""
-        return self.node("Shape", (name,), "shape")
-
-    def entry(self, listed: str, index: str, hint: str) -> str:
-        """Entries of a list."""
-        return self.node("Gather", (listed, index), hint, (("axis", 0),))
-
-    def joined(self, parts: tuple[str, ...], hint: str) -> str:
-        """List one after the other."""
-        return self.node("Concat", parts, hint, (("axis", 0),))
-
-    def expanded(self, name: str, shape: str, hint: str) -> str:
-        """Axes of size 1 repeated, up to a shape."""
-        return self.node("Expand", (name, shape), hint)
-
-    def cast(self, name: str, elem_type: int, hint: str) -> str:
-        """The same numbers in another type."""
-        return self.node("Cast", (name,), hint, (("to", elem_type),))
-
-    def cast_like(self, name: str, other: str, hint: str) -> str:
-        """The same numbers in the type of another value."""
-        return self.node("CastLike", (name, other), hint)
-
-    def added(self, left: str, right: str, hint: str) -> str:
-        """`left + right`."""
-        return self.node("Add", (left, right), hint)
-
-    def subtracted(self, left: str, right: str, hint: str) -> str:
-        """`left - right`."""
-        return self.node("Sub", (left, right), hint)
-
-    def multiplied(self, left: str, right: str, hint: str) -> str:
-        """`left * right`."""
-        return self.node("Mul", (left, right), hint)
-
-    def larger(self, left: str, right: str, hint: str) -> str:
-        """The larger of two values, element by element."""
-        return self.node("Max", (left, right), hint)
-
-    def largest_of_rows(self, name: str, hint: str) -> str:
-        """The largest number along the last axis, which becomes 1 long."""
-        if self.before.scope.opset < 18:
-            return self.node("ReduceMax", (name,), hint, (("axes", (-1,)),))
-        return self.node("ReduceMax", (name, self.integers(-1)), hint)
-
-    def squeezed(self, name: str, axis: int, hint: str) -> str:
-        """A value without an axis that is 1 long."""
-        if self.before.scope.opset < 13:
-            return self.node("Squeeze", (name,), hint, (("axes", (axis,)),))
-        return self.node("Squeeze", (name, self.integers(axis)), hint)
-
-    def is_minus_infinity(self, name: str, hint: str) -> str:
-        """Return where a value is minus infinity."""
-        return self.node("IsInf", (name,), hint, (("detect_positive", 0),))
-
-    def chosen(self, condition: str, yes: str, no: str, hint: str) -> str:
-        """`yes` where the condition holds, `no` elsewhere."""
-        return self.node("Where", (condition, yes, no), hint)
+    def along(self, op_type: str, name: str, axis: int, hint: str) -> str:
+        """Write an operator over one axis, which is an input or, in older opsets, an attribute; return its output."""
+        if self.before.scope.opset < AXES_ARE_INPUTS[op_type]:
+            return self.node(op_type, (name,), hint, axes=(axis,))
+        return self.node(op_type, (name, self.integers(axis)), hint)
 
     def view(self, tensor: Tensor, target: Layout, output: str = "") -> Tensor:
         """The same elements in another layout; the atoms must be the same."""
@@ -143,7 +94,7 @@ class Emitter:
         for position, (perm, layout) in enumerate(steps):
             name = output if position == len(steps) - 1 else ""
             if perm is not None:
-                made = self.node("Transpose", (tensor.name,), "transposed", (("perm", perm),), output=name)
+                made = self.node("Transpose", (tensor.name,), "transposed", perm=perm, output=name)
             else:
                 goal = self._target(tensor, layout)
                 made = self.node("Reshape", (tensor.name, goal), "reshaped", output=name)
@@ -179,7 +130,7 @@ class Emitter:
                 parts.append(self.integers(-1))
             else:
                 parts.append(self.size(tensor, tensor.layout.index(item)))
-        return self.joined(tuple(parts), "target")
+        return self.node("Concat", parts, "target", axis=0)
 
     def repeated(self, tensor: Tensor, target: Layout) -> Tensor:
         """A view in which atoms that the tensor lacks are repeated; their sizes must be numbers."""
@@ -193,7 +144,7 @@ class Emitter:
         spelled = tuple((atom,) if atom.name in present else () for atom in atoms)
         tensor = self.view(tensor, spelled)
         goal = self.integers(*(1 if atom.name in present else _number(atom) for atom in atoms))
-        name = self.expanded(tensor.name, goal, "repeated")
+        name = self.node("Expand", (tensor.name, goal), "repeated")
         return self.view(Tensor(name, tuple((atom,) for atom in atoms)), target)
 
 

@@ -22,12 +22,11 @@ from onnxheadprune.fusion.emit import (
     tap,
     view_cost,
 )
-from onnxheadprune.fusion.match import Match
-from onnxheadprune.fusion.scores import cannot
+from onnxheadprune.fusion.match import Match, cannot
 from onnxheadprune.fusion.walk import Axis, Layout, Place, downstream, size_of, upstream
 from onnxheadprune.liveness.refusals import Refusal
 
-Attributes = tuple[tuple[str, Attribute], ...]
+Attributes: TypeAlias = dict[str, Attribute]
 HEAD_SIZE_UNIT = 8
 
 
@@ -58,20 +57,20 @@ Signature: TypeAlias = Callable[[Emitter, _Given], tuple[tuple[str, ...], Attrib
 
 def _multi_head(_: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """Packed operands, and the bias as sixth input."""
-    return _trimmed((*operands.operands, "", "", operands.bias)), (("num_heads", operands.heads),)
+    return _trimmed((*operands.operands, "", "", operands.bias)), {"num_heads": operands.heads}
 
 
 def _group_query(emitter: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """The lengths of the sequences are inputs; the bias is the eleventh."""
     lengths = _lengths(emitter, operands.query)
-    counts = (("num_heads", operands.heads), ("kv_num_heads", operands.kv_heads), ("causal", 0))
+    counts: Attributes = {"num_heads": operands.heads, "kv_num_heads": operands.kv_heads, "causal": 0}
     return _trimmed((*operands.operands, "", "", *lengths, "", "", "", operands.bias)), counts
 
 
 def _standard(_: Emitter, operands: _Given) -> tuple[tuple[str, ...], Attributes]:
     """Operands of four axes show how many heads there are."""
-    counts = (("q_num_heads", operands.heads), ("kv_num_heads", operands.kv_heads))
-    return _trimmed((*operands.operands, operands.bias)), () if len(operands.query.layout) == 4 else counts
+    counts: Attributes = {"q_num_heads": operands.heads, "kv_num_heads": operands.kv_heads}
+    return _trimmed((*operands.operands, operands.bias)), {} if len(operands.query.layout) == 4 else counts
 
 
 def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,13 +104,13 @@ def _lengths(emitter: Emitter, query: Tensor) -> tuple[str, str]:
     key = ("lengths", emitter.before.scope.ref, *(str(size_of(axis)) for axis in query.layout[:2]))
     shared = emitter.names.shared
     if key not in shared:
-        shape = emitter.shape(query.name)
-        total = emitter.entry(shape, emitter.integers(1, scalar=True), "length")
-        batch = emitter.entry(shape, emitter.integers(0), "batch")
-        last = emitter.subtracted(total, emitter.integers(1, scalar=True), "last")
-        spread = emitter.expanded(last, batch, "lengths")
-        shared[key] = Tensor(emitter.cast(spread, int(TensorProto.INT32), "lengths"), ())
-        shared[*key, "total"] = Tensor(emitter.cast(total, int(TensorProto.INT32), "total"), ())
+        shape = emitter.node("Shape", (query.name,), "shape")
+        total = emitter.node("Gather", (shape, emitter.integers(1, scalar=True)), "length", axis=0)
+        batch = emitter.node("Gather", (shape, emitter.integers(0)), "batch", axis=0)
+        last = emitter.node("Sub", (total, emitter.integers(1, scalar=True)), "last")
+        spread = emitter.node("Expand", (last, batch), "lengths")
+        shared[key] = Tensor(emitter.node("Cast", (spread,), "lengths", to=int(TensorProto.INT32)), ())
+        shared[*key, "total"] = Tensor(emitter.node("Cast", (total,), "total", to=int(TensorProto.INT32)), ())
     return shared[key].name, shared[*key, "total"].name
 
 
@@ -293,9 +292,10 @@ def emit(fitted: Fit, names: Names) -> Emitter:
         fitted.operator.op_type,
         inputs,
         "attention",
-        (*attributes, ("scale", float(scale))),
-        fitted.operator.domain,
-        target.value.name if direct else "",
+        domain=fitted.operator.domain,
+        output=target.value.name if direct else "",
+        **attributes,
+        scale=float(scale),
     )
     if fitted.match.zero_nan:
         name = _nan_to_zero(emitter, fitted, name, hidden)
@@ -317,7 +317,7 @@ def _nan_to_zero(emitter: Emitter, fitted: Fit, name: str, hidden: str) -> str:
     if not hidden:
         test = emitter.node("IsNaN", (name,), "masked")
     elif len(fitted.raw) == 3:
-        test = emitter.squeezed(hidden, 1, "hidden")
+        test = emitter.along("Squeeze", hidden, 1, "hidden")
     else:
         test = hidden
     same = fitted.raw == fitted.output.layout

@@ -1,9 +1,9 @@
-"""`fuse`: rewrites the attention of every site into a fused operator, where that is exact."""
+"""`--fuse`: rewrites the attention of every site into a fused operator, where that is exact."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto, helper
 
@@ -12,8 +12,8 @@ from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
-from onnxheadprune.edit.records import FUSED_KEY
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.edit.records import record_of, write_record
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion.emit import Names
 from onnxheadprune.fusion.forms import (
     GROUP_QUERY,
@@ -32,8 +32,8 @@ from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.unused import settled
 from onnxheadprune.model.graph.operator import opset_of
+from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.operators import view_of
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
@@ -63,7 +63,7 @@ def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelP
     fused = apply.apply_edits(edits, source)
     if mode == "contrib":
         _import_microsoft(fused)
-    apply.set_metadata(fused, FUSED_KEY, fusion.record())
+    write_record(fused, replace(record_of(fused), fused=fusion.record()))
     return fused, fusion
 
 
@@ -174,7 +174,7 @@ def _raised(model: ModelProto, name: str) -> ModelProto:
 def _sentence(model: ModelProto, name: str, reason: str) -> str:
     return (
         f"{name} has opset {opset_of(model)}, Attention needs {ATTENTION_OPSET}, and the opset cannot be"
-        f" raised: {reason}; use {named_setting('fuse', 'contrib')}"
+        f" raised: {reason}; use `fuse=contrib`"
     )
 
 

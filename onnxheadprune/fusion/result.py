@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
-from onnxheadprune.edit.records import FUSED_ENTRY, FusedSite
-from onnxheadprune.model.display import one_line
+from onnxheadprune.edit.records import FusedSite
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
 from onnxheadprune.settings.units import called
 
@@ -105,11 +105,9 @@ class Fusion(JsonObject):
     def __str__(self) -> str:
         return "; ".join([self.summary, *spell_reasons(self.sites), *map(str, self.trials)])
 
-    def record(self) -> str:
-        """Return what goes into the model's metadata."""
-        return FUSED_ENTRY.text(
-            tuple(FusedSite(site.index, site.operator) for site in self.sites if site.operator)
-        )
+    def record(self) -> tuple[FusedSite, ...]:
+        """The fused sites, for the model's record."""
+        return tuple(FusedSite(site.index, site.operator) for site in self.sites if site.operator)
 
 
 def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:

@@ -9,14 +9,14 @@ an axis of size one holds no atom, wherever it stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from onnxheadprune.liveness.axes import align
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.elements import scalar_of
 from onnxheadprune.model.graph.operator import OBSERVES, REREADS, is_a, kind
-from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -162,7 +162,8 @@ def _above(place: Place) -> Place | None:
     if node is None or node.domain or place.value.is_constant:
         return None
     if node in SCALES:
-        return _unscaled(place, node)
+        found = unscaled(node, len(place.layout))
+        return None if found is None else replace(place, value=found[0], factor=place.factor * found[1])
     source = node.input(0)
     if source is None or source.shape is None or place.value.shape is None:
         return None
@@ -200,14 +201,12 @@ def layout_above(node: Node, layout: Layout) -> Layout | None:
     return None
 
 
-def _unscaled(place: Place, node: Node) -> Place | None:
-    """Through a multiplication or division by one number."""
+def unscaled(node: Node, rank: int) -> tuple[Value, float] | None:
+    """Return the input that a node scales by a constant, and the factor; None if it is no scaling."""
     for index in (0, 1) if is_a(node, "Mul") else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
-        if source is None or not number or source.shape is None or len(source.shape) != len(place.layout):
-            continue
-        factor = number if is_a(node, "Mul") else 1 / number
-        return Place(source, place.layout, place.factor * factor, place.leaves)
+        if source is not None and number and source.rank == rank:
+            return source, number if is_a(node, "Mul") else 1 / number
     return None
 
 

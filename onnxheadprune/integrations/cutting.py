@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 
-from onnxheadprune.deploying.clients.all import client_named
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.deploying.folders.prune import prune_folder
-from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.load import open_structure
-from onnxheadprune.settings.calls import Pruning
+from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA
-from onnxheadprune.settings.setting import Declared, Setting, Share, WithUnit, declared, part_of
+from onnxheadprune.settings.registry import METHODS, REMOVED, WITHOUT_DATA
+from onnxheadprune.settings.setting import Declared, Setting, Share, WithUnit, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
 from onnxheadprune.workflow.pipeline import run_prune
-from onnxheadprune.workflow.requests import Request, Writing
+from onnxheadprune.workflow.requests import Request
 
-if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.types import Data
-
-Group = TypeVar("Group")
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
 SelectionMethod: TypeAlias = Literal[("measured", *METHODS)]  # type: ignore[valid-type]  # one list of methods
@@ -48,7 +42,7 @@ class PassKeys(Storing):
     ] = False
     method: Annotated[
         SelectionMethod,
-        Setting("How units are selected; without data, measured goes by the weights."),
+        Setting("How units are selected; without data, measured goes by the weights.", removed=REMOVED),
     ] = "measured"
     runtime: Runtime = None
     accept_inconclusive: AcceptInconclusive = False
@@ -79,39 +73,29 @@ def default_of(item: Declared) -> Any:
     return default if isinstance(default, bool | int | float | str) else None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of a pass."""
+def call_of(values: Mapping[str, Any], feeds: object = None) -> PruneCall:
+    """The call that values by name mean, as another tool has read them; what is None has its default.
 
-    cut: Cut
-    running: Running
-    own: PassKeys  # what the pass has of its own
-    feeds: Data = None  # inputs that are no setting, None without
-
-    @property
-    def given_inputs(self) -> tuple[object, ...]:
-        """The inputs that are given, each in its way; more than one contradict each other."""
-        return tuple(item for item in (self.feeds, self.running.data) if item is not None)
-
-
-def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
-    """Settings from values by name, as another tool has read them; what is None has its default."""
+    Args:
+        feeds: inputs that are no setting, None without.
+    """
     given = {name: _value(PARAMETERS[name], value) for name, value in values.items() if value is not None}
-    own = _group(PassKeys, given)
-    cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
-    specified = [getattr(cut, name) for name in f"{UNITS} {TOKENS} exit {AMOUNT}".split()]
-    if all(item is None for item in specified):
-        cut = replace(cut, ratio=own.ratio)
-    if any(getattr(cut, name) is not None for name in AMOUNT.split()) and own.method != MEASURED:
-        cut = replace(cut, method=own.method)
-    settings = Settings(cut, _group(Running, given), own, feeds)
-    if len(settings.given_inputs) > 1:
+    own = {name: given.pop(name, item.default) for name, item in declared(PassKeys).items()}
+    ratio, method, whole_groups = (own.pop(name) for name in ("ratio", "method", "whole_groups"))
+    if not any(name in given for name in f"{UNITS} {TOKENS} exit {AMOUNT}".split()):
+        given["ratio"] = ratio
+    amounts = [name for name in AMOUNT.split() if name in given]
+    if len(amounts) > 1:
+        raise UsageError(f"{' and '.join(amounts)} are mutually exclusive")
+    if amounts and method != MEASURED:
+        given["method"] = method
+    if feeds is not None and "data" in given:
         raise UsageError("data and data_config are mutually exclusive")
-    return settings
-
-
-def _group(group: type[Group], values: Mapping[str, Any]) -> Group:
-    return group(**{name: values[name] for name in declared(group) if name in values})
+    if feeds is not None:
+        given["data"] = feeds
+    if whole_groups:
+        given |= {"uniform": True, "whole_groups": True}
+    return PruneCall(**given, **own)
 
 
 def _value(item: Declared, value: Any) -> Any:
@@ -134,36 +118,13 @@ class Outcome:
     warnings: tuple[str, ...]  # what its user should know
 
 
-def cut(source: Path, output: Path, settings: Settings) -> Outcome:
+def cut(source: Path, output: Path, call: PruneCall) -> Outcome:
     """Prune a file or a folder, and prove the result."""
-    return _folder(source, output, settings) if source.is_dir() else _file(source, output, settings)
-
-
-def _file(source: Path, output: Path, settings: Settings) -> Outcome:
-    if settings.own.runtime is not None:
+    request = Request.of(replace(call, output=output))
+    if source.is_dir():
+        folder = prune_folder(source, request, step="HeadPruning")
+        return Outcome(folder.heads, folder.warnings)
+    if call.runtime is not None:
         raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
-    model = open_structure(source)
-    data = reader_of(source.parent, settings.running, settings.feeds)(model)
-    result = run_prune(model, _request(settings, data, output))
+    result = run_prune(source, replace(request, data=read_data(source, request.call)))
     return Outcome(result.plan.removed, result.warnings)
-
-
-def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
-    client = None if settings.own.runtime is None else client_named(settings.own.runtime)
-    read = reader_of(source, settings.running, settings.feeds) if settings.given_inputs else None
-    request = FolderRequest(_request(settings, None, output), client, read=read, step="HeadPruning")
-    result = prune_folder(source, request)
-    return Outcome(result.heads, result.warnings)
-
-
-def _request(settings: Settings, data: Data, output: Path) -> Request:
-    own = settings.own
-    given = Pruning(
-        **vars(settings.cut), **vars(settings.running), accept_inconclusive=own.accept_inconclusive
-    )
-    request = Request.of(given, Writing(output, part_of(Storing, own))).on(data)
-    target = request.choice.target
-    if target is None or not own.whole_groups:
-        return request
-    limits = replace(target.limits, uniform=True, whole_groups=True)
-    return replace(request, choice=replace(request.choice, target=replace(target, limits=limits)))

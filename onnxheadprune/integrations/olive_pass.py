@@ -23,12 +23,12 @@ from onnxheadprune.integrations.cutting import (
     NO_DATA,
     PARAMETERS,
     Outcome,
-    Settings,
+    call_of,
     cut,
     default_of,
-    settings_of,
     type_of,
 )
+from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.setting import Declared
 from onnxheadprune.settings.words import described
 
@@ -67,8 +67,8 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
     def validate_config(cls, config: type[BasePassConfig], accelerator_spec: AcceleratorSpec) -> bool:
         """Return whether a point of a search makes sense: methods that look at activations need data."""
         given: Any = config
-        settings = _settings_of(given, None if given.data_config is None else [])
-        if settings.cut.method in (None, *NO_DATA) or settings.given_inputs:
+        call = _call_of(given, None if given.data_config is None else [])
+        if call.method in (None, *NO_DATA) or call.data is not None:
             return True
         LOG.warning("the method %s needs data or data_config", given.method)
         return False
@@ -83,18 +83,18 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
         if not isinstance(model, ONNXModelHandler):
             raise UsageError("HeadPruning takes ONNX models; put it behind the conversion to ONNX")
         file, given = Path(model.model_path), Path(model.get_resource("model_path"))
-        settings = _settings(config, model)
+        call = _call(config, model)
         if given.is_dir():
             target = output.with_suffix("")
             target.parent.mkdir(parents=True, exist_ok=True)
-            outcome = _told(cut(given, target, settings))
+            outcome = _told(cut(given, target, call))
             place = target / file.relative_to(given)
             made = ONNXModelHandler(place.parent, place.name, model.inference_settings)
             _remember(made, model, outcome, _beside(target, folders=True))
             return made
         target = output if output.suffix == ".onnx" else output / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        outcome = _told(cut(file, target, settings))
+        outcome = _told(cut(file, target, call))
         # The folder, so that weights beside the model belong to it.
         made = ONNXModelHandler(target.parent, target.name, model.inference_settings)
         _remember(made, model, outcome, ())
@@ -115,7 +115,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
             )
         target = output
         target.parent.mkdir(parents=True, exist_ok=True)
-        outcome = _told(cut(root, target, _settings(config, components[0])))
+        outcome = _told(cut(root, target, _call(config, components[0])))
         places = [target / file.relative_to(root) for file in files]
         parts = [
             ONNXModelHandler(place.parent, place.name, component.inference_settings)
@@ -137,12 +137,12 @@ def _parameter(item: Declared) -> PassConfigParam:
     )
 
 
-def _settings(config: Any, model: ONNXModelHandler) -> Settings:
-    return _settings_of(config, _data(config, model))
+def _call(config: Any, model: ONNXModelHandler) -> PruneCall:
+    return _call_of(config, _data(config, model))
 
 
-def _settings_of(config: Any, feeds: Any) -> Settings:
-    return settings_of({name: getattr(config, name) for name in PARAMETERS}, feeds)
+def _call_of(config: Any, feeds: Any) -> PruneCall:
+    return call_of({name: getattr(config, name) for name in PARAMETERS}, feeds)
 
 
 def _data(config: Any, model: ONNXModelHandler) -> Any:

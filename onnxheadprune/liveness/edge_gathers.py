@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.axis_masks import ranks_within
+from onnxheadprune.liveness.axes import ranks_within
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic, multiply
 from onnxheadprune.model.graph.view import Scope, Use, Value

@@ -9,26 +9,30 @@ that the output had.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
-from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, SetInput
+from onnxheadprune.liveness.carriers import carried
 from onnxheadprune.liveness.consumers import content_uses, looks_only
 from onnxheadprune.liveness.index_notation import contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal, refuse
-from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.operator import KEEPS_ZEROS, SUMS_INTEGERS, SUMS_PRODUCTS, is_a, kind
+from onnxheadprune.model.graph.elements import NOTHING_NEW
+from onnxheadprune.model.graph.operator import KEEPS_ZEROS, SUMS_PRODUCTS, VIEWS, is_a, kind
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import in_graph_order
 from onnxheadprune.model.tensors import FLOATS
 
-PASSING = kind("Identity", "Dropout", "Cast")
+_PASSES = kind("Identity", "Dropout")
+_PASSES_ZEROS = NOTHING_NEW | kind("Cast")
+_MOVES = VIEWS | kind("Flatten", "Slice")
+_COMBINES = kind("Add", "Mul")
 
 
 @dataclass(frozen=True)
@@ -45,249 +49,44 @@ class Remnant:
     projections: tuple[Node, ...]  # the projections that sum over nothing
     edits: tuple[Edit, ...] = ()  # edits that compute the vector
 
+    @property
+    def ones(self) -> int:
+        """The axes of size 1 that a vector needs behind its own to be broadcast to the value."""
+        return 0 if self.name is None else _last(self.value) - self.axis
 
-def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
-    """Edits that make the constant `target` of `source`, under another shape, before a node."""
-    return (
-        AddConstant(node.scope.ref, f"{target}_shape", shape),
-        nodes.new(node.ref, "Reshape", (source, f"{target}_shape"), target),
-    )
+
+def _last(value: Value) -> int:
+    return len(value.shape or ()) - 1
+
+
+def constants_for(projections: Iterable[Node]) -> Iterator[tuple[Sequence[Edit] | Refusal, Sequence[Node]]]:
+    """Edits that put constants in the place of projections that sum over nothing, with the projections.
+
+    Refusals are those of constants, or sizes, that cannot be expressed.
+    """
+    biases = {node: bias_of(node) if node.roles.scales is None else _quantized(node) for node in projections}
+    yield from ((bias, [node]) for node, bias in biases.items() if isinstance(bias, Refusal))
+    branches = _Branches(bias for bias in biases.values() if isinstance(bias, Remnant))
+    for joint, left in branches.joints.items():
+        yield branches.rejoined(joint, left), left.projections
+    for end in branches.ends:
+        yield _expanded(end, branches.readers(end)), end.projections
 
 
 def bias_of(node: Node) -> Remnant | Refusal:
     """Return the output of a projection that sums over nothing; a refusal if it adds more than a plain bias."""
-    if node in KEEPS_ZEROS:
-        return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
     mixture = mixture_of(node)
-    if mixture is not None:
-        if mixture.bias is None:
-            return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
+    if mixture is not None and mixture.bias is not None:
         why = f"without neurons each token would get the biases that its experts in {node.label} have"
         return refuse(node, Reason.NO_PROJECTION, why)
-    index = node.roles.bias
-    bias = None if index is None else node.input(index)
+    axis = _last(node.out) if kernel_of(node) is None else 1
+    if mixture is not None or node in KEEPS_ZEROS:
+        return Remnant(node.out, None, axis, (node,))
+    bias = None if node.roles.bias is None else node.input(node.roles.bias)
     scale = node.attribute("beta", 1.0)
     if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
-        why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
-        return refuse(node, Reason.NO_PROJECTION, why)
-    axis = len(node.out.shape or ()) - 1 if kernel_of(node) is None else 1
+        return _refused(node)
     return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))
-
-
-def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
-    """Return the output of a node that reads such constants, None if it is no constant along one axis."""
-    if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
-        return None
-    reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
-    first = left[_read(reads[0])]
-    if len(reads) == 1:
-        return _through(reads[0], first)
-    if len(reads) > 2 or len(node.inputs) != 2 or not (is_a(node, "Add") or is_a(node, "Mul")):
-        return None
-    return _combined(node, first, left[_read(reads[1])])
-
-
-def _read(use: Use) -> Value:
-    value = use.node.inputs[use.input_index]
-    assert value is not None
-    return value
-
-
-def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
-    """Return the sum or product of two constants: another constant, if both run along the last axis."""
-    last = len(node.out.shape or ()) - 1
-    if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
-        return None
-    projections = tuple(dict.fromkeys((*left.projections, *right.projections)))
-    edits = tuple(dict.fromkeys((*left.edits, *right.edits)))
-    on = Remnant(node.out, None, last, projections, edits)
-    if is_a(node, "Mul") and None in (left.name, right.name):
-        return on
-    if left.name is None or right.name is None:
-        return replace(on, name=left.name or right.name)
-    name = f"{node.out.name}/{MARK}_left"
-    made = InsertNode(node.ref, node.op_type, (left.name, right.name), (name,))
-    return replace(on, name=name, edits=(*edits, made))
-
-
-def _through(use: Use, remnant: Remnant) -> Remnant | None:
-    """Return the output of a node that reads one constant."""
-    node, source, target = use.node, remnant.value.shape, use.node.out.shape
-    on = replace(remnant, value=node.out)
-    if node in PASSING:
-        return on if not is_a(node, "Cast") or remnant.name is None else None
-    if is_a(node, "Squeeze", "Unsqueeze") and remnant.name is None:
-        return replace(on, axis=len(target or ()) - 1)
-    if is_a(node, "Transpose"):
-        order = node.attribute("perm", list(reversed(range(len(source or ())))))
-        return replace(on, axis=order.index(remnant.axis))
-    if is_a(node, "Slice") and use.input_index == 0:
-        if source is None or target is None or source[remnant.axis] != target[remnant.axis]:
-            return None
-        return on
-    if is_a(node, "Reshape") and use.input_index == 0:
-        axis = _axis_behind(node, remnant)
-        return None if axis is None else replace(on, axis=axis)
-    if is_a(node, "Mul") and remnant.name is None and source == target:
-        return on
-    if is_a(node, "Add") or is_a(node, "Mul"):
-        return _with_constant(use, remnant)
-    return _layer_of_zero(use, remnant)
-
-
-def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
-    """The output of a linear layer that reads zeros: its bias."""
-    product = contraction_of(use.node)
-    if remnant.name is not None or product is None or use.input_index not in product.indices:
-        return None
-    found = bias_of(use.node)
-    return None if isinstance(found, Refusal) else replace(found, projections=remnant.projections)
-
-
-def _axis_behind(node: Node, remnant: Remnant) -> int | None:
-    """The axis that the constant runs along after a Reshape, None if it is split."""
-    source, target = remnant.value.shape, node.out.shape
-    if source is None or target is None:
-        return None
-    size = source[remnant.axis]
-    for axis, dim in enumerate(target):
-        if dim != size or not isinstance(dim, int) or dim < 2:
-            continue
-        back = reshape_back(Live.numbered(axis, dim), source, target)
-        if back is not None and back.axes == (remnant.axis,) and back.period(remnant.axis) == dim:
-            return axis
-    return None
-
-
-def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
-    """Return the remnant after a bias or a layer scale, which vary along the last axis alone."""
-    node, other = use.node, use.node.inputs[1 - use.input_index]
-    on = replace(remnant, value=node.out)
-    if other is None or not other.is_constant or other.shape is None:
-        return None
-    # Axes are counted from the last one.
-    if remnant.axis != len(node.out.shape or ()) - 1 or any(dim != 1 for dim in other.shape[:-1]):
-        return None
-    if remnant.name is None and is_a(node, "Mul"):
-        return on
-    flat, edits = other.name, remnant.edits
-    if len(other.shape) > 1:
-        flat = f"{node.out.name}/{MARK}_flat"
-        edits += _reshaped(node, other.name, flat, (-1,))
-    if remnant.name is None:
-        return replace(on, name=flat, edits=edits)
-    name = f"{node.out.name}/{MARK}_left"
-    made = InsertNode(node.ref, node.op_type, (remnant.name, flat), (name,))
-    return replace(on, name=name, edits=(*edits, made))
-
-
-@dataclass(frozen=True)
-class Branches:
-    """The remains of branches that vanish together."""
-
-    left: Mapping[Value, Remnant]  # all values that have become constant
-    joints: Sequence[tuple[Use, Remnant]]  # where such a constant is added to something else
-    ends: Sequence[Remnant]  # constants that other nodes read at their full size
-    bypassed: Mapping[Node, Value]  # replacements of additions to which nothing is left to add
-
-    def readers(self, end: Remnant) -> Iterator[Use]:
-        """Return the readers of the value that a constant replaces."""
-        joints = {use for use, _ in self.joints}
-        return (use for use in end.value.consumers if not self._vanishes(use.node) and use not in joints)
-
-    def rejoined(self, joint: Use, left: Remnant) -> list[Edit]:
-        """Edits that add a constant instead of its branch."""
-        node = joint.node
-        if left.name is not None:
-            after = len(node.out.shape or ()) - 1 - left.axis
-            name, made = left.name, list(left.edits)
-            if after:
-                name = f"{node.out.name}/{MARK}_bias"
-                made += _reshaped(node, left.name, name, (-1, *(1,) * after))
-            return [*made, SetInput(node.ref, joint.input_index, name)]
-        stream = self._stream(node)
-        if node.out.is_graph_output:
-            return [
-                nodes.new(node.ref, "Identity", (stream.name,), node.out.name),
-                DropNode(node.ref, node.op_type),
-            ]
-        # Additions of other branches that vanish are gone themselves.
-        staying = [use for use in node.out.consumers if not self._vanishes(use.node)]
-        return [SetInput(use.node.ref, use.input_index, stream.name) for use in staying]
-
-    def _vanishes(self, node: Node) -> bool:
-        return node in self.bypassed or _made(node, self.left)
-
-    def _stream(self, joint: Node) -> Value:
-        """Return the rest of a sum."""
-        value = self.bypassed[joint]
-        while value.producer is not None and value.producer in self.bypassed:
-            value = self.bypassed[value.producer]
-        return value
-
-
-def branches(projections: Iterable[Remnant]) -> Branches:
-    """Propagate the constant outputs of projections that sum over nothing."""
-    left = {remnant.value: remnant for remnant in projections}
-
-    def readers(value: Value) -> list[Node]:
-        uses = value.consumers if value in left else ()
-        return [use.node for use in uses if use.node.scope is value.scope and not looks_only(use)]
-
-    first = [node for value in left for node in readers(value)]
-    for node in in_graph_order(first, lambda node: readers(node.out)):
-        found = _behind(node, left)
-        if found is not None:
-            left[found.value] = found
-    joints: list[tuple[Use, Remnant]] = []
-    ends: list[Remnant] = []
-    for remnant in left.values():
-        uses = [use for use in content_uses(remnant.value) if not _made(use.node, left)]
-        met = [use for use in uses if _joins(use, left)]
-        joints += [(use, remnant) for use in met]
-        if len(met) < len(uses) or remnant.value.is_graph_output:
-            ends.append(remnant)
-    bypassed = {
-        use.node: beside for use, remnant in joints if remnant.name is None and (beside := _beside(use))
-    }
-    return Branches(left, joints, ends, bypassed)
-
-
-def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
-    """Return whether a node adds a constant to a computed value of the same shape."""
-    other = _beside(use) if is_a(use.node, "Add") else None
-    return (
-        other is not None
-        and not other.is_constant
-        and other not in left
-        and other.shape == use.node.out.shape
-    )
-
-
-def _beside(joint: Use) -> Value | None:
-    """Return the value that a branch is added to."""
-    return joint.node.inputs[1 - joint.input_index]
-
-
-def _made(node: Node, left: Mapping[Value, Remnant]) -> bool:
-    return any(value in left for value in node.outputs)
-
-
-def stand_in(left: Remnant, readers: Sequence[Use]) -> Sequence[Edit] | Refusal:
-    """Edits that replace the sum of projections by a constant.
-
-    The edits, or a refusal if the constant, or its size, cannot be expressed as a constant.
-    """
-    builder = _Builder(left.projections[0], left.value, list(left.edits))
-    constant = builder.constant(left)
-    return _refused(left.projections[0]) if constant is None else builder.edits(constant, readers)
-
-
-def quantized_stand_in(projection: Node) -> Sequence[Edit] | Refusal:
-    """The same for a projection that quantizes its output."""
-    builder = _Builder(projection, projection.out)
-    constant = builder.quantized()
-    return _refused(projection) if constant is None else builder.edits(constant, projection.out.consumers)
 
 
 def _refused(node: Node) -> Refusal:
@@ -295,90 +94,203 @@ def _refused(node: Node) -> Refusal:
     return refuse(node, Reason.NO_PROJECTION, why)
 
 
-@dataclass
-class _Builder:
-    """Collects nodes to insert before the producer of `value`, and names their outputs."""
+def _quantized(node: Node) -> Remnant | Refusal:
+    """The output of a projection that quantizes it: its zero point, moved by the bias in the units of the output."""
+    roles = node.roles
+    left, right, scale, zero, bias = (
+        None if index is None else node.input(index)
+        for index in (*(roles.scales or ()), roles.output_scale, roles.output_zero, roles.integer_bias)
+    )
+    if left is None or right is None or node.attribute("alpha", 1.0) != 1.0:
+        return _refused(node)
+    found = Remnant(node.out, None, _last(node.out) if kernel_of(node) is None else 1, (node,))
+    if bias is None:
+        return _refused(node) if zero is None else replace(found, name=zero.name)
+    unit, cast, exact, rounded = (
+        f"{node.out.name}/{MARK}_{what}" for what in ("unit", "bias", "exact", "quantized")
+    )
+    edits: tuple[Edit, ...] = (
+        nodes.new(node.ref, "Mul", (left.name, right.name), unit),
+        nodes.new(node.ref, "Cast", (bias.name,), cast, to=int(TensorProto.FLOAT)),
+        nodes.new(node.ref, "Mul", (cast, unit), exact),
+    )
+    if scale is None:
+        return replace(found, name=exact, edits=edits)
+    if zero is None:
+        return _refused(node)
+    made = nodes.new(node.ref, "QuantizeLinear", (exact, scale.name, zero.name), rounded)
+    return replace(found, name=rounded, edits=(*edits, made))
 
-    node: Node
-    value: Value
-    made: list[Edit] = field(default_factory=list)
 
-    @property
-    def before(self) -> Node:
-        """The insert position of new nodes: nothing between the projection and this node is needed any more."""
-        return self.value.producer or self.node
+def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
+    """Return the output of a node that reads such constants, None if it is no constant along one axis."""
+    if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
+        return None
+    read = {index: left[value] for index, value in enumerate(node.inputs) if value and value in left}
+    if node in _COMBINES:
+        return _combined(node, read)
+    index, remnant = next(iter(read.items()))
+    if len(read) > 1:
+        return None
+    product = contraction_of(node)
+    if remnant.name is None and product is not None and index in product.indices:
+        found = bias_of(node)
+        return None if isinstance(found, Refusal) else replace(found, projections=remnant.projections)
+    if index:
+        return None
+    on = replace(remnant, value=node.out)
+    if node in _PASSES:
+        return on
+    if remnant.name is None:
+        return replace(on, axis=_last(node.out)) if node in _PASSES_ZEROS else None
+    axis = _moved(node, remnant) if node in _MOVES else None
+    return None if axis is None else replace(on, axis=axis)
 
-    def edits(self, constant: str, readers: Sequence[Use]) -> list[Edit]:
-        """The constant at the size of the value: who computes nothing else for it is asked for that later."""
-        out, before = self.value, self.before.ref
-        shape = self._insert(nodes.new(before, "Shape", (out.name,), self._name("shape")))
-        if out.is_graph_output:
-            self._insert(nodes.new(before, "Expand", (constant, shape), out.name))
-            return [*self.made, DropNode(before, self.before.op_type)]
-        expanded = self._insert(nodes.new(before, "Expand", (constant, shape), self._name("without_heads")))
-        return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in readers)]
 
-    def constant(self, left: Remnant) -> str | None:
-        """The vector, broadcastable to the value."""
-        found = self._zero() if left.name is None else left.name
-        after = len(self.value.shape or ()) - 1 - left.axis
-        return found if found is None or not after else self._followed_by_ones(found, after)
+def _moved(node: Node, remnant: Remnant) -> int | None:
+    """The axis that a vector runs along behind a view, None if it is split or repeated."""
+    size = (remnant.value.shape or ())[remnant.axis]
+    through = carried(node, Live.numbered(remnant.axis, size)) if isinstance(size, int) else None
+    axes = () if through is None else through.axes
+    return axes[0] if len(axes) == 1 and (node.out.shape or ())[axes[0]] == size else None
 
-    def _zero(self) -> str | None:
-        """A zero of the output's type; without one on record, of the type of the operands."""
-        integer = self.node in SUMS_INTEGERS
-        types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
-        types += [value.elem_type for value in self.node.sources]
-        types.append(type_of(self.node.out))
-        known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
-        if known is None:
+
+def _combined(node: Node, read: Mapping[int, Remnant]) -> Remnant | None:
+    """A sum or product: a constant if it is one of vectors along the last axis, such as a bias or a layer scale."""
+    last = _last(node.out)
+    projections = tuple(dict.fromkeys(item for left in read.values() for item in left.projections))
+    edits = tuple(dict.fromkeys(edit for left in read.values() for edit in left.edits))
+    found = Remnant(node.out, None, last, projections, edits)
+    whole = [left for left in read.values() if left.value.shape == node.out.shape]
+    if is_a(node, "Mul") and any(left.name is None for left in whole):
+        return found
+    if len(whole) < len(read) or any(left.ones for left in whole):
+        return None
+    names: list[str] = []
+    for index, value in enumerate(node.inputs):
+        if index in read:
+            names += filter(None, [read[index].name])
+            continue
+        if value is None or not value.is_constant or value.shape is None:
             return None
-        return self._integers("zero", (0,), np.dtype(helper.tensor_dtype_to_np_dtype(known)).name)
-
-    def quantized(self) -> str | None:
-        """The output's zero point, moved by the bias in the units of the output."""
-        node = self.node
-        roles = node.roles
-        if roles.scales is None:
+        if any(dim != 1 for dim in value.shape[:-1]):
             return None
-        left, right, scale, zero, bias = (
-            None if index is None else node.input(index)
-            for index in (*roles.scales, roles.output_scale, roles.output_zero, roles.integer_bias)
-        )
-        if left is None or right is None or node.attribute("alpha", 1.0) != 1.0:
-            return None
-        if bias is None:
-            return None if zero is None else zero.name
-        before = self.before.ref
-        unit = self._insert(nodes.new(before, "Mul", (left.name, right.name), self._name("unit")))
-        cast = self._insert(
-            nodes.new(before, "Cast", (bias.name,), self._name("bias"), to=int(TensorProto.FLOAT))
-        )
-        found = self._insert(nodes.new(before, "Mul", (cast, unit), self._name("exact")))
-        if scale is not None:
-            if zero is None:
-                return None
-            found = self._insert(
-                nodes.new(before, "QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
-            )
-        after = len(node.out.shape or ()) - 2 if kernel_of(node) is not None else 0
-        return self._followed_by_ones(found, after) if after else found
+        names.append(value.name)
+        if len(value.shape) > 1:
+            names[-1] = f"{node.out.name}/{MARK}_flat"
+            edits += _reshaped(node, value.name, names[-1], 0)
+    if len(names) < 2:
+        return replace(found, name=next(iter(names), None), edits=edits)
+    name = f"{node.out.name}/{MARK}_left"
+    return replace(found, name=name, edits=(*edits, nodes.new(node.ref, node.op_type, names, name)))
 
-    def _followed_by_ones(self, vector: str, count: int) -> str:
-        shape = self._integers("column", (-1, *(1,) * count))
-        return self._insert(nodes.new(self.before.ref, "Reshape", (vector, shape), self._name("per_channel")))
 
-    def _name(self, what: str) -> str:
-        return f"{self.value.name}/{MARK}_{what}"
+def _reshaped(node: Node, source: str, target: str, ones: int) -> tuple[Edit, ...]:
+    """Edits that make a vector of the constant `source`, with axes of size 1 behind it, before a node."""
+    return (
+        AddConstant(node.scope.ref, f"{target}_shape", (-1, *(1,) * ones)),
+        nodes.new(node.ref, "Reshape", (source, f"{target}_shape"), target),
+    )
 
-    def _integers(self, what: str, values: tuple[int, ...], dtype: str = "int64") -> str:
-        name = self._name(what)
-        edit = AddConstant(self.node.scope.ref, name, values, dtype=dtype)
-        if edit not in self.made:
-            self.made.append(edit)
-        return name
 
-    def _insert(self, edit: InsertNode) -> str:
-        if edit not in self.made:
-            self.made.append(edit)
-        return edit.outputs[0]
+class _Branches:
+    """The remains of branches that vanish together.
+
+    Attributes:
+        joints: where a constant is added to something else.
+        ends: constants that other nodes read at their full size.
+    """
+
+    def __init__(self, projections: Iterable[Remnant]) -> None:
+        """Propagate the constant outputs of projections that sum over nothing."""
+        self._left = left = {remnant.value: remnant for remnant in projections}
+
+        def readers(value: Value) -> list[Node]:
+            uses = value.consumers if value in left else ()
+            return [use.node for use in uses if use.node.scope is value.scope and not looks_only(use)]
+
+        first = [node for value in left for node in readers(value)]
+        for node in in_graph_order(first, lambda node: readers(node.out)):
+            found = _behind(node, left)
+            if found is not None:
+                left[found.value] = found
+        self.joints: dict[Use, Remnant] = {}
+        self.ends: list[Remnant] = []
+        for remnant in left.values():
+            uses = [use for use in content_uses(remnant.value) if not self._is_left(use.node)]
+            met = [use for use in uses if self._joins(use)]
+            self.joints |= dict.fromkeys(met, remnant)
+            if len(met) < len(uses) or remnant.value.is_graph_output:
+                self.ends.append(remnant)
+        # Additions to which nothing is left to add, and what replaces them.
+        self._bypassed = {use.node: _beside(use) for use, item in self.joints.items() if item.name is None}
+
+    def readers(self, end: Remnant) -> Iterator[Use]:
+        """Return the readers of the value that a constant replaces."""
+        uses = (use for use in end.value.consumers if use not in self.joints)
+        return (use for use in uses if use.node not in self._bypassed and not self._is_left(use.node))
+
+    def rejoined(self, joint: Use, left: Remnant) -> list[Edit]:
+        """Edits that add a constant instead of its branch."""
+        node = joint.node
+        if left.name is not None:
+            name, edits = left.name, left.edits
+            if left.ones:
+                name = f"{node.out.name}/{MARK}_bias"
+                edits += _reshaped(node, left.name, name, left.ones)
+            return [*edits, SetInput(node.ref, joint.input_index, name)]
+        stream = self._bypassed[node]
+        while stream.producer is not None and stream.producer in self._bypassed:
+            stream = self._bypassed[stream.producer]
+        if node.out.is_graph_output:
+            kept = nodes.new(node.ref, "Identity", (stream.name,), node.out.name)
+            return [kept, DropNode(node.ref, node.op_type)]
+        # Additions of other branches that vanish are gone themselves.
+        uses = (use for use in node.out.consumers if use.node not in self._bypassed)
+        return [
+            SetInput(use.node.ref, use.input_index, stream.name)
+            for use in uses
+            if not self._is_left(use.node)
+        ]
+
+    def _is_left(self, node: Node) -> bool:
+        """Return whether a node outputs a constant."""
+        return any(value in self._left for value in node.outputs)
+
+    def _joins(self, use: Use) -> bool:
+        """Return whether a node adds a constant to a computed value of the same shape."""
+        if not is_a(use.node, "Add"):
+            return False
+        other = _beside(use)
+        return not other.is_constant and other not in self._left and other.shape == use.node.out.shape
+
+
+def _beside(joint: Use) -> Value:
+    """Return the value that a branch is added to."""
+    value = joint.node.inputs[1 - joint.input_index]
+    assert value is not None
+    return value
+
+
+def _expanded(left: Remnant, readers: Iterable[Use]) -> Sequence[Edit] | Refusal:
+    """The constant at the size of its value: who computes nothing else for it is asked for that later."""
+    out, node = left.value, left.value.producer
+    assert node is not None
+    edits, name = list(left.edits), left.name
+    if name is None:
+        elem_type = type_of(out)
+        if elem_type not in (TensorProto.INT32, *FLOATS):
+            return _refused(left.projections[0])
+        name = f"{out.name}/{MARK}_zero"
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type)).name
+        edits.append(AddConstant(node.scope.ref, name, (0,), dtype=dtype))
+    elif left.ones:
+        vector, name = name, f"{out.name}/{MARK}_per_channel"
+        edits += _reshaped(node, vector, name, left.ones)
+    shape, whole = f"{out.name}/{MARK}_shape", f"{out.name}/{MARK}_without_heads"
+    edits.append(nodes.new(node.ref, "Shape", (out.name,), shape))
+    if out.is_graph_output:
+        expand = nodes.new(node.ref, "Expand", (name, shape), out.name)
+        return [*edits, expand, DropNode(node.ref, node.op_type)]
+    edits.append(nodes.new(node.ref, "Expand", (name, shape), whole))
+    return [*edits, *(SetInput(use.node.ref, use.input_index, whole) for use in readers)]

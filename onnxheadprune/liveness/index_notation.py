@@ -228,7 +228,7 @@ def broadcast(node: Node, indices: Sequence[int], others: Sequence[int] = ()) ->
     )
 
 
-def spelled(text: str) -> Axes:
+def spelled(text: str, *, alike: bool = False) -> Axes:
     """Return the reader of a notation like that of Einsum; letters in brackets are mixed.
 
     Inputs that are left out keep everything, as those behind the last one do.
@@ -248,7 +248,7 @@ def spelled(text: str) -> Axes:
             return None
         *inputs, mixing, out = found
         pairs = zip(given, map(tuple, inputs), strict=True)
-        return Notation(tuple(pairs), tuple(out), mixed=frozenset(mixing))
+        return Notation(tuple(pairs), tuple(out), mixed=frozenset(mixing), alike=alike)
 
     return read
 

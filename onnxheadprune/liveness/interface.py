@@ -18,11 +18,6 @@ class Interface:
     names: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
-    def is_as_before(self) -> bool:
-        """True if nothing changes."""
-        return not self.live and not self.names
-
-    @property
     def changed(self) -> Container[str]:
         """Names in the original of all changed ones: they are caches, not results."""
         return {*self.live, *self.names}

@@ -69,7 +69,7 @@ class _Realizer:
         for body in node.bodies.values() if is_a(node, "If") else ():
             inner = body.values.get(body.proto.output[value.output_index].name)
             sites = self.sweep.asked.get(node, NOBODY) | (NOBODY if inner is None else self._sites(inner))
-            # Stored data that a branch hands out is whole until it is cut here.
+            # Stored data that a branch outputs is whole until it is cut here.
             computed = inner is not None and not inner.holds_tensor
             have = self.sweep.kept.get(inner, FULL) if inner is not None and computed else FULL
             if have == live:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.graph.walks import along
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import JsonObject
 
 UNITS = "{units}"

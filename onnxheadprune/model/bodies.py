@@ -58,6 +58,15 @@ def bodies_of(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+def names_read(node: NodeProto) -> Iterator[str]:
+    """Names that a node reads, those of its bodies included."""
+    yield from node.input
+    for body in bodies_of(node):
+        for inner in body.node:
+            yield from names_read(inner)
+        yield from (output.name for output in body.output)
+
+
 def has_bodies(model: ModelProto) -> bool:
     """Return whether a node of the main graph holds a graph."""
     return any(True for node in model.graph.node for _ in bodies_of(node))

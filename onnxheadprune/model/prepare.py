@@ -1,25 +1,29 @@
 """Preparation of models for analysis: local functions inlined within bounds, nodes sorted, equal nodes made one.
 
+Unoptimized exports write `split` and `unbind` by SplitToSequence and SequenceAt; chunks are taken by other operators.
+
 A function that calls another one twice, which calls a third one twice, and so on, has 2**30 nodes after thirty steps,
 in a file of a few kilobytes, so nodes are counted before anything is inlined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import onnx
 import onnx.defs
 import onnx.inliner
 import onnx.version_converter
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.bodies import constant_tensor, is_constant, names_read, nodes_in
 from onnxheadprune.model.equal_nodes import without_repeats
-from onnxheadprune.model.messages import copied
-from onnxheadprune.model.sequences import without_sequences
+from onnxheadprune.model.messages import copied, keep, replace_all
+from onnxheadprune.model.tensors import Array
 
 MAX_NODES = 2_000_000
 """Nodes of a model whose functions are inlined. A graph of a million takes some 20 seconds and 1.6 GB."""
@@ -42,8 +46,8 @@ def prepared(model: ModelProto) -> ModelProto:
     """The model if it is ready for analysis, else an equal one that is.
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
-    removed from one of them alone. Sequences of chunks become Splits. Nodes are put into topological order, and those
-    that repeat another are left out.
+    removed from one of them alone. Chunks are taken from what is divided in place of sequences. Nodes are put into
+    topological order, and those that repeat another are left out.
     """
     if model.functions:
         _check_calls(model)
@@ -184,7 +188,7 @@ def _is_ordered(graph: GraphProto) -> bool:
     """Return whether no node reads the output of a later one: one pass, true for almost all models."""
     read: set[str] = set()
     for node in graph.node:
-        read.update(_names_read(node) if node.attribute else node.input)
+        read.update(names_read(node) if node.attribute else node.input)
         read.discard("")
         if not read.isdisjoint(node.output):
             return False
@@ -203,7 +207,7 @@ def _order(graph: GraphProto) -> list[int]:
             if state[position] == 2:
                 stack.pop()
                 continue
-            needed = {producer[name] for name in _names_read(graph.node[position]) if name in producer}
+            needed = {producer[name] for name in names_read(graph.node[position]) if name in producer}
             waiting = sorted(other for other in needed if state[other] != 2 and other != position)
             if not waiting:
                 state[position] = 2
@@ -218,11 +222,82 @@ def _order(graph: GraphProto) -> list[int]:
     return order
 
 
-def _names_read(node: NodeProto) -> Iterator[str]:
-    """Names that a node reads, those of its bodies included."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from _names_read(inner)
-            yield from (output.name for output in attribute.g.output)
+def without_sequences(model: ModelProto) -> ModelProto:
+    """The model, or one in which a Gather or Slice takes each chunk that is read by a known number.
+
+    A sequence of which something else is read stays: how many chunks there are, or which one is read, is known at run
+    time only.
+    """
+    divided = {node.output[0]: node for node in model.graph.node if node.op_type == "SplitToSequence"}
+    if not divided:
+        return model
+    made = copied(model)
+    graph, literals = made.graph, _literals(made.graph)
+    nodes = [
+        chunk
+        for node in graph.node
+        for chunk in _chunk(node, divided.get("".join(node.input[:1])), graph, literals)
+    ]
+    replace_all(graph.node, nodes)
+    read = {info.name for info in graph.output}.union(chain.from_iterable(map(names_read, graph.node)))
+    gone = divided.keys() - read
+    keep(graph.node, lambda node: gone.isdisjoint(node.output))
+    keep(graph.value_info, lambda info: info.name not in gone)
+    return made
+
+
+def _chunk(
+    reader: NodeProto, split: NodeProto | None, graph: GraphProto, literals: Mapping[str, TensorProto]
+) -> list[NodeProto]:
+    """The node that takes a chunk from what is divided; the reader itself where its number is not known."""
+    if reader.op_type != "SequenceAt" or split is None or reader.input[1] not in literals:
+        return [reader]
+    number = int(numpy_helper.to_array(literals[reader.input[1]]).reshape(-1)[0])
+    attributes = {item.name: helper.get_attribute_value(item) for item in split.attribute}
+    axis, taken = attributes.get("axis", 0), list[Any]()
+    if len(split.input) > 1 and split.input[1]:
+        stored = literals.get(split.input[1])
+        bounds = None if stored is None else _bounds(numpy_helper.to_array(stored), number)
+        if bounds is None:
+            return [reader]
+        op_type, taken = "Slice", [*([bound] for bound in bounds), [axis]]
+        attributes = {}
+    else:
+        op_type, taken = "Gather", [[number] if attributes.get("keepdims", 1) else number]
+        attributes = {"axis": axis}
+    names = [f"{reader.output[0]}/{op_type}_{index}" for index in range(len(taken))]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(item, np.int64), name)
+        for item, name in zip(taken, names, strict=True)
+    )
+    inputs = [split.input[0], *names]
+    return [helper.make_node(op_type, inputs, reader.output, name=reader.name, **attributes)]
+
+
+def _bounds(sizes: Array, number: int) -> tuple[int, int] | None:
+    """The start and the end of a chunk; None where that depends on how long the axis is."""
+    if not sizes.ndim:
+        size = int(sizes)
+        return (number * size, number * size + size) if number >= 0 else None
+    if not -len(sizes) <= number < len(sizes):
+        return None
+    end = int(sizes[: number % len(sizes) + 1].sum())
+    return end - int(sizes[number]), end
+
+
+def _literals(graph: GraphProto) -> Mapping[str, TensorProto]:
+    """The stored numbers of a graph that may be sizes or positions."""
+    inputs = {info.name for info in graph.input}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    stored |= {
+        node.output[0]: tensor
+        for node in graph.node
+        if is_constant(node) and (tensor := constant_tensor(node)) is not None
+    }
+    return {
+        name: tensor
+        for name, tensor in stored.items()
+        if tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
+        and tensor.data_location != TensorProto.EXTERNAL
+        and name not in inputs
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import (
     INLINE_LIMIT,
     LoadedModel,
@@ -137,7 +137,7 @@ def stage_model(loaded: LoadedModel, target: Path, storing: Storing, named: str 
     if inside > INLINE_LIMIT:
         raise UsageError(
             f"{target} cannot hold its weights of {inside / 1e9:.1f} GB, since a protobuf message"
-            f" ends at 2 GiB; let them go into a file beside it ({named_setting('external_data', 'auto')})"
+            f" ends at 2 GiB; let them go into a file beside it (`external_data=auto`)"
         )
     with sentences(target):
         require_room(target.parent, inside + layout.data_size)

@@ -10,7 +10,6 @@ import builtins
 import dataclasses
 import functools
 import json
-import math
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -36,6 +35,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_TEXT = 2**20
 """Characters of a string; the ranges of a hundred thousand units need as many."""
 _SHOWN = 60
+_LARGEST = 1e308
 
 
 class FieldError(ValueError):
@@ -131,12 +131,13 @@ def written(key: str = "") -> Callable[[Function], Function]:
 
 
 class Member(NamedTuple):
-    """A field of a document: its key, its attribute with the type, and a mark."""
+    """A field of a document: its key, its attribute with the type, a mark, and how it is spelled."""
 
     key: str
     name: str
     hint: Any
     mark: str = ""
+    spelled: Spelled | None = None
 
 
 class _Unknown:
@@ -163,8 +164,9 @@ def members(kind: type) -> tuple[Member, ...]:
         marks = getattr(hints[name], "__metadata__", ())
         key = next((mark.name for mark in marks if isinstance(mark, Key)), name)
         mark = next((mark for mark in marks if mark in (HIDDEN, OPTIONAL)), "")
+        spelled = next((mark for mark in marks if isinstance(mark, Spelled)), None)
         if mark != HIDDEN:
-            every.append(Member(key, name, hints[name], mark))
+            every.append(Member(key, name, hints[name], mark, spelled))
     properties = {name: item for base in reversed(kind.__mro__) for name, item in vars(base).items()}
     functions = (getattr(item, "fget", item) for item in properties.values())
     return (*every, *(function.member for function in functions if hasattr(function, "member")))
@@ -175,12 +177,27 @@ class JsonObject:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return _write_object(self)
+        found: dict[str, Any] = {}
+        kind: Any = type(self)
+        for item in members(kind):
+            content = getattr(self, item.name)
+            if item.mark == PROPERTY and callable(content):
+                content = content()
+            found[item.key] = document_of(content if item.spelled is None else item.spelled.write(content))
+        return found
 
 
-def document_of(value: Any, hint: Any = Any) -> Any:
-    """JSON-ready data of a value, by its type or the annotation of its field."""
-    return _codec(hint).write(value)
+def document_of(value: Any) -> Any:
+    """JSON-ready data of a value."""
+    if dataclasses.is_dataclass(value):
+        # A class whose document has another form writes it itself.
+        own: Any = getattr(type(value), "to_dict", JsonObject.to_dict)
+        return own(value)
+    if isinstance(value, Mapping):
+        return {str(key): document_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(map(document_of, sorted(value) if isinstance(value, (set, frozenset)) else value))
+    return value.value if isinstance(value, Enum) else value
 
 
 def read_document(hint: Any, content: Any) -> Any:
@@ -189,7 +206,7 @@ def read_document(hint: Any, content: Any) -> Any:
     Raises:
         FieldError: if it is not what `document_of` makes of one.
     """
-    return _codec(hint).read(content)
+    return _reader(hint)(content)
 
 
 def parsed(hint: Any, text: str) -> Any:
@@ -215,114 +232,69 @@ def shown(value: object) -> str:
     return spelled if len(spelled) <= _SHOWN else f"{spelled[:_SHOWN]}..."
 
 
-# Readers and writers of types
+# Readers of types
 
-
-class _Codec(NamedTuple):
-    """The reader and the writer of a type."""
-
-    read: Callable[[Any], Any]
-    write: Callable[[Any], Any]
+Reader: TypeAlias = Callable[[Any], Any]
 
 
 @functools.cache
-def _codec(hint: Any) -> _Codec:
-    """The reader and the writer of a type."""
+def _reader(hint: Any) -> Reader:
+    """The reader of a type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _marked(arguments[0], arguments[1:])
     if origin in (Union, types.UnionType):
         return _of_union(arguments)
     if origin is Literal:
-        return _Codec(functools.partial(_one_of, arguments), _same)
+        return functools.partial(_one_of, arguments)
     if origin in (tuple, list, set, frozenset):
         return _of_items(origin, arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _of_mapping(*arguments)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _Codec(functools.partial(_read_object, hint), _write_any)
-    readers: dict[Any, Callable[[Any], Any]] = {
-        Any: _same,
-        bool: _read_bool,
-        int: _read_int,
-        float: _read_float,
-        str: _read_str,
-        type(None): _read_none,
-    }
-    return _Codec(readers.get(hint, _refuse), _write_any)
-
-
-def _same(value: Any) -> Any:
-    return value
+        return functools.partial(_read_object, hint)
+    return _PLAIN.get(hint, _refuse)
 
 
 def _refuse(content: Any) -> Any:
     raise TypeError("a document with a field of this type can only be written")
 
 
-def _write_any(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        own: Any = getattr(type(value), "to_dict", JsonObject.to_dict)
-        # A class whose document has another form writes it itself.
-        return _write_object(value) if own is JsonObject.to_dict else own(value)
-    if isinstance(value, Mapping):
-        return {str(key): _write_any(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return list(map(_write_any, value))
-    return value.value if isinstance(value, Enum) else value
-
-
-def _write_object(value: Any) -> dict[str, Any]:
-    kind: Any = type(value)
-    found: dict[str, Any] = {}
-    for item in members(kind):
-        content = getattr(value, item.name)
-        if item.mark == PROPERTY and callable(content):
-            content = content()
-        found[item.key] = document_of(content, item.hint)
-    return found
-
-
-def _marked(hint: Any, marks: tuple[Any, ...]) -> _Codec:
+def _marked(hint: Any, marks: tuple[Any, ...]) -> Reader:
     checks = [mark for mark in marks if callable(mark)]
-    spelled = next((mark for mark in marks if isinstance(mark, Spelled)), Spelled(hint, _same))
-    codec = _codec(spelled.kind)
-    if LONG in marks:
-        codec = _Codec(functools.partial(_read_str, most=sys.maxsize), _same)
+    spelled = next((mark for mark in marks if isinstance(mark, Spelled)), None)
+    inner = _reader(LONG if LONG in marks else hint if spelled is None else spelled.kind)
 
     def read(content: Any) -> Any:
-        value = spelled.read(codec.read(content))
+        value = inner(content) if spelled is None else spelled.read(inner(content))
         for check in checks:
             check(value)
         return value
 
-    return _Codec(read, lambda value: codec.write(spelled.write(value)))
+    return read
 
 
-def _of_union(kinds: tuple[Any, ...]) -> _Codec:
+def _of_union(kinds: tuple[Any, ...]) -> Reader:
     # A whole number is one before it is a float, in whichever order a union names the two.
     some = sorted((kind for kind in kinds if kind is not type(None)), key=lambda kind: "float" in str(kind))
-    codecs = list(map(_codec, some))
+    readers = list(map(_reader, some))
 
     def read(content: Any) -> Any:
         if content is None and len(some) < len(kinds):
             return None
         errors = []
-        for codec in codecs:
+        for reader in readers:
             try:
-                return codec.read(content)
+                return reader(content)
             except ValueError as error:
                 errors.append(error)
         raise errors[0] if len(errors) == 1 else FieldError(" and ".join(dict.fromkeys(map(str, errors))))
 
-    def write(value: Any) -> Any:
-        return None if value is None else (codecs[0].write if len(some) == 1 else _write_any)(value)
-
-    return _Codec(read, write)
+    return read
 
 
-def _of_items(kind: Any, arguments: tuple[Any, ...]) -> _Codec:
-    each = [_codec(item) for item in arguments if item is not Ellipsis]
+def _of_items(kind: Any, arguments: tuple[Any, ...]) -> Reader:
+    each = [_reader(item) for item in arguments if item is not Ellipsis]
     fixed = kind is tuple and Ellipsis not in arguments
 
     def read(content: Any) -> Any:
@@ -331,30 +303,21 @@ def _of_items(kind: Any, arguments: tuple[Any, ...]) -> _Codec:
         if fixed and len(content) != len(each):
             raise FieldError(f"it has {len(content)} elements, not {len(each)}")
         readers = each if fixed else each * len(content)
-        items = [
-            at(f"[{place}]", codec.read, item)
-            for place, (codec, item) in enumerate(zip(readers, content, strict=True))
-        ]
+        pairs = enumerate(zip(readers, content, strict=True))
+        items = [at(f"[{place}]", reader, item) for place, (reader, item) in pairs]
         if kind in (set, frozenset):
             Distinct()(items)
         return kind(items)
 
-    def write(value: Any) -> Any:
-        items = sorted(value) if kind in (set, frozenset) else list(value)
-        return [
-            codec.write(item) for codec, item in zip(each if fixed else each * len(items), items, strict=True)
-        ]
-
-    return _Codec(read, write)
+    return read
 
 
-def _of_mapping(key: Any, value: Any) -> _Codec:
-    keys, values = _codec(key), _codec(value)
-    numbered = key is int
+def _of_mapping(key: Any, value: Any) -> Reader:
+    keys, values = _reader(key), _reader(value)
 
     def name(text: str) -> Any:
-        if not numbered:
-            return keys.read(text)
+        if key is not int:
+            return keys(text)
         if not (text.isascii() and text.isdigit() and text == str(int(text[:19]))):
             raise FieldError(f"{shown(text)} is not a number")
         return int(text)
@@ -362,9 +325,9 @@ def _of_mapping(key: Any, value: Any) -> _Codec:
     def read(content: Any) -> Any:
         if not isinstance(content, dict):
             raise FieldError(f"{shown(content)} is not a JSON object")
-        return {name(text): at(f".{text[:_SHOWN]}", values.read, item) for text, item in content.items()}
+        return {name(text): at(f".{text[:_SHOWN]}", values, item) for text, item in content.items()}
 
-    return _Codec(read, lambda value: {str(name): values.write(item) for name, item in value.items()})
+    return read
 
 
 def _read_object(kind: Any, content: Any) -> Any:
@@ -375,7 +338,7 @@ def _read_object(kind: Any, content: Any) -> Any:
         if item.mark == PROPERTY:
             left.pop(item.key, None)
         elif item.key in left:
-            values[item.name] = at(f".{item.key}", _codec(item.hint).read, left.pop(item.key))
+            values[item.name] = at(f".{item.key}", _reader(item.hint), left.pop(item.key))
         elif item.mark != OPTIONAL:
             raise FieldError(f"the field {item.key!r} is missing")
     if left:
@@ -383,7 +346,7 @@ def _read_object(kind: Any, content: Any) -> Any:
     return kind(**values)
 
 
-def at(place: str, read: Callable[[Any], Any], content: Any) -> Any:
+def at(place: str, read: Reader, content: Any) -> Any:
     """Read the content at a place of a document; errors get the place in front of their path."""
     try:
         return read(content)
@@ -400,35 +363,26 @@ def _one_of(known: tuple[Any, ...], value: Any) -> Any:
     raise FieldError(f"{shown(value)} is not one of {', '.join(map(repr, known))}")
 
 
-def _read_none(value: Any) -> None:
-    if value is not None:
-        raise FieldError(f"{shown(value)} is not null")
+def _plain(is_one: Callable[[Any], bool], what: str, made: Reader = lambda value: value) -> Reader:
+    """The reader of a plain type of JSON."""
+
+    def read(content: Any) -> Any:
+        if not is_one(content):
+            raise FieldError(f"{shown(content)} is not {what}")
+        return made(content)
+
+    return read
 
 
-def _read_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise FieldError(f"{shown(value)} is not true or false")
-    return value
-
-
-def _read_int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise FieldError(f"{shown(value)} is not a whole number")
-    return value
-
-
-def _read_float(value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not abs(value) < math.inf
-        or abs(value) > 1e308
-    ):
-        raise FieldError(f"{shown(value)} is not a finite number")
-    return float(value)
-
-
-def _read_str(value: Any, most: int = MAX_TEXT) -> str:
-    if not isinstance(value, str) or len(value) > most:
-        raise FieldError(f"{shown(value)} is not a string of up to {most:,} characters")
-    return value
+_TEXT = f"a string of up to {MAX_TEXT:,} characters"
+_PLAIN: Mapping[Any, Reader] = {
+    Any: lambda value: value,
+    type(None): _plain(lambda item: item is None, "null"),
+    bool: _plain(lambda item: isinstance(item, bool), "true or false"),
+    int: _plain(lambda item: type(item) is int and -(2**63) <= item < 2**63, "a whole number"),
+    float: _plain(
+        lambda item: type(item) in (int, float) and abs(item) <= _LARGEST, "a finite number", float
+    ),
+    str: _plain(lambda item: isinstance(item, str) and len(item) <= MAX_TEXT, _TEXT),
+    LONG: _plain(lambda item: isinstance(item, str), "a string"),
+}

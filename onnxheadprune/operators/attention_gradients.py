@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradient_terms import Term
-from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
+from onnxheadprune.edit.gradients import Constant, Step, Term, UnknownShapeError, decomposition
 
 HIDDEN = -1e38
 """The term that is added to masked scores. Infinity would make NaN of rows without any."""

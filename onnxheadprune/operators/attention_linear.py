@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.answers import Answer
+from onnxheadprune.liveness.index_notation import spelled
 from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, given
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
@@ -71,18 +72,6 @@ def _alike(node: Node) -> Shapes:
     return [node.shape(0), node.shape(3)][: len(node.outputs)]
 
 
-def _linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Decay and rate of each head, from a number each; the vectors have one for each head, too."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    live = together(lives)
-    if not {*live.axes} <= {len(shape) - 1}:
-        return inexpressible(node)
-    vector = live.renumbered(dict.fromkeys(live.axes, 0))
-    return Answer({0: live, 1: vector, 2: vector, 3: live}, kept=(live,) * len(lives))
-
-
 def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A kernel of its own for every channel, which lie along all last axes with `channels_last`; so do states."""
     shape = node.shape(0)
@@ -112,6 +101,12 @@ operator(
     rule=fused_attention,
     layout=_layout,
 )
-operator("com.microsoft.LinearAttentionGate", roles=Roles(alike=(0,)), shape=_alike, rule=_linear_gate)
+# Decay and rate of each head, from a number each; the vectors have one for each head, too.
+operator(
+    "com.microsoft.LinearAttentionGate",
+    roles=Roles(alike=(0,)),
+    axes=spelled("...h,h,h,...h->...h", alike=True),
+    shape=_alike,
+)
 operator("com.microsoft.CausalConvWithState", roles=Roles(alike=(0,)), shape=_alike, rule=_causal_convolution)
 operator("CausalConvWithState", shape=_alike, rule=_causal_convolution)

@@ -9,8 +9,7 @@ from functools import reduce
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradient_terms import Term
-from onnxheadprune.edit.gradients import Constant, Partials, Step, decomposition, gradient
+from onnxheadprune.edit.gradients import Constant, Partials, Step, Term, decomposition, gradient
 
 SLOPES: dict[str, Callable[[Step], Term]] = {
     "Identity": lambda step: step.grad,

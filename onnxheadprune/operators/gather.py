@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.answers import Answer
-from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
-from onnxheadprune.liveness.index_notation import Notation, numbered
+from onnxheadprune.liveness.axes import dtype_of, place, ranks_within
+from onnxheadprune.liveness.index_notation import Notation, numbered, rule_in_letters, shape_in_letters
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
@@ -146,30 +147,25 @@ def _parallel(node: Node, *indices: int) -> Notation | None:
     return Notation(tuple((index, letters) for index in indices), letters, whole=frozenset(unlike))
 
 
-def _nd_shape(node: Node) -> Shapes:
+def _nd_letters(node: Node) -> Notation | None:
+    """Batch axes are parallel; axes of the data after the indexed ones pass through."""
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None or not isinstance(indices[-1], int):
-        return [None]
-    return [(*indices[:-1], *data[node.attribute("batch_dims", 0) + indices[-1] :])]
+        return None
+    batch, letters = node.attribute("batch_dims", 0), numbered(len(indices) - 1 + len(data))
+    places, indexed = letters[: len(indices) - 1], (None,) * indices[-1]
+    rest = letters[len(places) : len(letters) - batch - len(indexed)]
+    read = (*places[:batch], *indexed, *rest)
+    return Notation(((0, read), (1, (*places, None))), (*places, *rest))
 
 
 def _gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Batch axes are parallel; axes of the data after the indexed ones pass through; a list of numbers is a Gather."""
-    data, indices, live = node.shape(0), node.shape(1), lives[0]
-    if data is None or indices is None or not isinstance(indices[-1], int):
-        return unknown_shape(node)
-    batch, rank, literal = node.attribute("batch_dims", 0), len(indices), node.literal(1)
-    if literal is not None and literal.shape[1:] == (1,) and not batch and isinstance(data[0], int):
-        return _by_numbers(node, live, 0, 1, literal, data[0])
-    if not live.is_product:
-        return inexpressible(node)
-    through = [a for a in live.axes if a >= rank - 1]
-    parallel = [a for a in live.axes if a < batch]
-    if len(through) + len(parallel) != len(live.axes):
-        return inexpressible(node)
-    to_data = {a: a if a < batch else a - (rank - 1) + batch + indices[-1] for a in live.axes}
-    along = live.only(parallel)
-    return Answer({0: live.renumbered(to_data), 1: along})
+    """A list of numbers is a Gather."""
+    data, literal = node.shape(0), node.literal(1)
+    listed = literal is not None and literal.shape[1:] == (1,) and not node.attribute("batch_dims", 0)
+    if listed and literal is not None and data is not None and isinstance(data[0], int):
+        return _by_numbers(node, lives[0], 0, 1, literal, data[0])
+    return rule_in_letters(_nd_letters, node, lives)
 
 
 def _scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
@@ -266,7 +262,11 @@ operator(
     repeats=True,
 )
 operator(
-    "GatherND", roles=Roles(contents=(0,), places_in={1: 0}), shape=_nd_shape, rule=_gather_nd, ragged=True
+    "GatherND",
+    roles=Roles(contents=(0,), places_in={1: 0}),
+    shape=partial(shape_in_letters, _nd_letters),
+    rule=_gather_nd,
+    ragged=True,
 )
 operator(
     "GatherElements",

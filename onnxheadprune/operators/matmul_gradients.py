@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.edit.gradient_terms import Term
 from onnxheadprune.edit.gradients import (
     Constant,
     Partials,
     Step,
+    Term,
     UnknownShapeError,
     decomposition,
     gradient,

@@ -7,7 +7,7 @@ bits in bytes, with a scale per row, or per row and block of inputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_of
@@ -18,7 +18,6 @@ from onnxheadprune.model.graph.operator import Roles, Shapes
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.record import operator
 
-MICROSOFT = "com.microsoft"
 TOKENS, ROUTER = 0, 1
 SELECTION_WEIGHTS = 14
 """Input of QMoE with what experts are weighted by, where that is not what they are chosen by."""
@@ -38,8 +37,7 @@ def _mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     live, shape = lives[0], node.shape(TOKENS)
     if shape is None or len(shape) != 2 or live.axes != (0,):
         return inexpressible(node)
-    rows = (TOKENS, ROUTER, SELECTION_WEIGHTS)
-    return Answer({index: live for index in rows if node.input(index) is not None})
+    return Answer(dict.fromkeys(_given(node, (TOKENS, ROUTER, SELECTION_WEIGHTS)), live))
 
 
 def _chosen_experts(node: Node) -> int | None:
@@ -49,62 +47,33 @@ def _chosen_experts(node: Node) -> int | None:
     return None if count is None or found is None else 2 * count * found.products
 
 
-def _of_numbers(node: Node) -> Mixture | None:
-    first, bias, last, last_bias, values, values_bias = range(2, 8)
-    sizes = _sizes(node, first, last, 1)
-    order = None if sizes is None else _order(node, first, values, sizes[1])
-    if sizes is None or order is None:
-        return None
-    inputs = {
-        first: NeuronAxis(1, order),
-        bias: NeuronAxis(1, order),
-        last: NeuronAxis(2),
-        values: NeuronAxis(1),
-        values_bias: NeuronAxis(1),
-    }
-    experts, width = sizes
-    return Mixture(
-        experts,
-        width,
-        _chosen(node, experts),
-        (TOKENS, ROUTER),
-        _given(node, inputs),
-        silent=last,
-        made=tuple(index for index in (first, bias) if node.input(index) is not None),
-        last=last,
-        bias=last_bias if node.input(last_bias) is not None else None,
-        zero=None,
-        bits=None,
-        maps=_maps(node, order, values),
-    )
-
-
-def _of_levels(node: Node) -> Mixture | None:
-    first, scales, bias, last, last_scales, last_bias = range(2, 8)
-    values, value_scales, values_bias, zeros, last_zeros, value_zeros = range(8, 14)
-    bits = {
-        index: int(node.attribute(f"{name}_expert_weight_bits", node.attribute("expert_weight_bits", 4)))
-        for index, name in ((first, "fc1"), (last, "fc2"), (values, "fc3"))
-    }
-    if not all(bit in (2, 4, 8) for bit in bits.values()):
-        return None
-    sizes = _sizes(node, first, last, 8 // bits[last])
-    order = None if sizes is None else _order(node, first, values, sizes[1])
+def _read(node: Node) -> Mixture | None:
+    """Numbers are levels of eight bits without scales and zero points."""
+    quantized = node.op_type == "QMoE"
+    first, bias, last, last_bias, values, values_bias = (2, 4, 5, 7, 8, 10) if quantized else range(2, 8)
+    scales, last_scales, value_scales, zeros, last_zeros, value_zeros = 3, 6, 9, 11, 12, 13
+    bits = dict.fromkeys((first, last, values), 8)
+    if quantized:
+        for index, name in ((first, "fc1"), (last, "fc2"), (values, "fc3")):
+            either = node.attribute("expert_weight_bits", 4)
+            bits[index] = int(node.attribute(f"{name}_expert_weight_bits", either))
     block = int(node.attribute("block_size", 0))
+    sizes = _sizes(node, first, last, 8 // bits[last]) if {*bits.values()} <= {2, 4, 8} else None
+    order = None if sizes is None else _order(node, first, values, sizes[1])
     if sizes is None or order is None or block < 0:
         return None
     inputs = {
         first: NeuronAxis(1, order),
-        scales: NeuronAxis(1, order),
         bias: NeuronAxis(1, order),
         last: NeuronAxis(2, packed=8 // bits[last]),
         values: NeuronAxis(1),
-        value_scales: NeuronAxis(1),
         values_bias: NeuronAxis(1),
-        # Rows have zero points side by side, several in a byte; in blocks each row has bytes of its own.
-        zeros: NeuronAxis(1, order, 1 if block else 8 // bits[first]),
-        value_zeros: NeuronAxis(1, packed=1 if block else 8 // bits[values]),
     }
+    if quantized:
+        inputs[scales], inputs[value_scales] = NeuronAxis(1, order), NeuronAxis(1)
+        # Rows have zero points side by side, several in a byte; in blocks each row has bytes of its own.
+        inputs[zeros] = NeuronAxis(1, order, 1 if block else 8 // bits[first])
+        inputs[value_zeros] = NeuronAxis(1, packed=1 if block else 8 // bits[values])
     if block:
         inputs[last_scales] = NeuronAxis(2, packed=block)
         inputs[last_zeros] = NeuronAxis(2, packed=block * 8 // bits[last])
@@ -112,17 +81,17 @@ def _of_levels(node: Node) -> Mixture | None:
     return Mixture(
         experts,
         width,
-        _chosen(node, experts),
-        tuple(index for index in (TOKENS, ROUTER, SELECTION_WEIGHTS) if node.input(index) is not None),
-        _given(node, inputs),
+        min(int(node.attribute("k", 1)), experts),
+        _given(node, (TOKENS, ROUTER, SELECTION_WEIGHTS)),
+        {index: axis for index, axis in inputs.items() if node.input(index) is not None},
         silent=last_scales if block else last,
-        made=tuple(index for index in (scales, bias) if node.input(index) is not None),
+        made=_given(node, (scales if quantized else first, bias)),
         last=last,
         bias=last_bias if node.input(last_bias) is not None else None,
-        zero=last_zeros if not block and node.input(last_zeros) is not None else None,
-        bits=bits[last],
+        zero=last_zeros if quantized and not block and node.input(last_zeros) is not None else None,
+        bits=bits[last] if quantized else None,
         maps=_maps(node, order, values),
-        why_not=_why_not(node),
+        why_not=_why_not(node) if quantized else None,
     )
 
 
@@ -152,17 +121,13 @@ def _is_gated(node: Node) -> bool:
     return str(node.attribute("activation_type", "relu")).lower() == "swiglu"
 
 
-def _chosen(node: Node, experts: int) -> int:
-    return min(int(node.attribute("k", 1)), experts)
-
-
 def _maps(node: Node, order: Order, values: int) -> int:
     """The layers of an expert: the last one, the first one with its gates, and values apart."""
     return 1 + (1 if order is Order.ONCE else 2) + (node.input(values) is not None)
 
 
-def _given(node: Node, inputs: dict[int, NeuronAxis]) -> dict[int, NeuronAxis]:
-    return {index: axis for index, axis in inputs.items() if node.input(index) is not None}
+def _given(node: Node, indices: Iterable[int]) -> tuple[int, ...]:
+    return tuple(index for index in indices if node.input(index) is not None)
 
 
 def _why_not(node: Node) -> str | None:
@@ -181,7 +146,7 @@ operator(
     shape=_like_tokens,
     cost=_chosen_experts,
     rule=_mixture,
-    mixture=_of_numbers,
+    mixture=_read,
 )
 operator(
     "com.microsoft.QMoE",
@@ -189,5 +154,5 @@ operator(
     shape=_like_tokens,
     cost=_chosen_experts,
     rule=_mixture,
-    mixture=_of_levels,
+    mixture=_read,
 )

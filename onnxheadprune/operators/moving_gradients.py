@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradient_terms import Term
-from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient, summed
+from onnxheadprune.edit.gradients import Constant, Partials, Step, Term, UnknownShapeError, gradient, summed
 from onnxheadprune.model.graph.dims import Dim
 
 

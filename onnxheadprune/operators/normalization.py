@@ -1,4 +1,4 @@
-"""Normalizations, and embeddings fused with them: exact where the live axis is not among those they mix."""
+"""Normalizations, embeddings fused with them, and softmax: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from onnxheadprune.model.graph.operator import (
     NORMALIZES,
     ROUNDS_ACTIVATIONS,
     STANDS_FOR_PATTERN,
+    WEIGHS,
     Roles,
     Shapes,
 )
@@ -171,3 +172,18 @@ for _name, _learned in (("SkipLayerNormalization", (2, 3, 4)), ("SkipSimplifiedL
     )
 # Its means and variances are statistics of the data that the model was trained on.
 operator("BatchNormalization", roles=Roles(learned=(1, 2)), shape=_same_shape, rule=_batch_normalization)
+
+
+def _softmax(node: Node) -> Notation | None:
+    """One axis since opset 13, every axis from `axis` on before."""
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
+    return same_axes(node, lambda rank: [axis] if node.opset >= 13 else range(axis % rank, rank))
+
+
+operator("Softmax", "LogSoftmax", "Hardmax", kinds=(WEIGHS,), axes=_softmax)
+operator(
+    "com.microsoft.BiasSoftmax",
+    kinds=(WEIGHS,),
+    roles=Roles(alike=(0, 1)),
+    shape=lambda node: [node.shape(0)],
+)

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradient_terms import Term
-from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, decomposition, gradient
+from onnxheadprune.edit.gradients import (
+    Constant,
+    Partials,
+    Step,
+    Term,
+    UnknownShapeError,
+    decomposition,
+    gradient,
+)
 
 
 def _axes(step: Step) -> list[int]:

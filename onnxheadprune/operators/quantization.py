@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.edits import DropInputs, Edit, SetAttribute
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.index_notation import (
     Letters,
@@ -18,9 +18,8 @@ from onnxheadprune.liveness.index_notation import (
 )
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import cut_columns
-from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
-from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Dim, size_of
+from onnxheadprune.liveness.refusals import Refusal, coupled, unknown_shape
+from onnxheadprune.model.graph.dims import size_of
 from onnxheadprune.model.graph.operator import (
     ACTIVATES,
     DEQUANTIZES,
@@ -63,18 +62,6 @@ def _quantized_softmax(node: Node) -> Notation | None:
     return same_axes(node, lambda rank: [axis] if one else range(axis % rank, rank))
 
 
-def _concat_shape(node: Node) -> Shapes:
-    shapes = [node.shape(index) for index in range(2, len(node.inputs), 3)]
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) != len(shapes) or not known:
-        return [None]
-    axis = node.attribute("axis", 0) % len(known[0])
-    total: Dim = 0
-    for shape in known:
-        total = dims.add(total, shape[axis])
-    return [(*known[0][:axis], total, *known[0][axis + 1 :])]
-
-
 def _dynamic(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The range is taken over the whole tensor, so removed heads would change it for the others.
 
@@ -94,34 +81,6 @@ def _sums_over(node: Node, index: int, live: Live) -> bool:
     if found is None or index not in found.indices:
         return False
     return all(found.axes_of(index)[axis] in found.contracted for axis in live.axes)
-
-
-def _quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Triples `X, scale, zero point` after the output's own scale and zero point."""
-    live, shape = lives[0], node.out.shape
-    if shape is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", 0) % len(shape)
-    inputs: dict[int, Live] = {}
-    start = 0
-    for index in range(2, len(node.inputs), 3):
-        piece, size = live, (node.shape(index) or (None,) * len(shape))[axis]
-        if axis in live.axes:
-            if not isinstance(size, int):
-                return unknown_shape(node)
-            piece = Live.over(
-                live.axes, live.array.take(range(start, start + size), axis=live.axes.index(axis))
-            )
-            start += size
-        inputs[index] = piece
-    if not live.is_product:
-        return inexpressible(node)
-
-    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        dead = [index for index, piece in inputs.items() if piece.is_dead]
-        return [DropInputs(node.ref, tuple(i + k for i in dead for k in range(3)))] if dead else []
-
-    return Answer(inputs, rewrite)
 
 
 def _n_bits_shape(node: Node) -> Shapes:
@@ -189,13 +148,6 @@ operator(
     kinds=(ROUNDS_ACTIVATIONS,),
     roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
     axes=lambda node: broadcast(node, (0, 3)),
-)
-operator(
-    "com.microsoft.QLinearConcat",
-    kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(alike=(1, 2), output_zero=1),
-    shape=_concat_shape,
-    rule=_quantized_concat,
 )
 operator(
     "com.microsoft.QLinearWhere",

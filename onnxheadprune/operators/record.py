@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
-from onnxheadprune.edit.gradients import Decomposition, GradientFunction
 from onnxheadprune.liveness.answers import Rule
 from onnxheadprune.liveness.index_notation import Axes, rule_in_letters, shape_in_letters, spelled
 from onnxheadprune.liveness.layouts import FusedLayout, Mixture
 from onnxheadprune.model.graph.elements import Elements
 from onnxheadprune.model.graph.operator import NO_ROLES, OPERATORS, Choice, Kind, Operator, Roles, Shapes
 from onnxheadprune.model.graph.view import Node
+
+if TYPE_CHECKING:
+    from onnxheadprune.edit.gradients import Decomposition, GradientFunction
 
 
 def operator(
@@ -26,7 +29,6 @@ def operator(
     operands: tuple[int, ...] | None = None,
     inputs: Callable[[Node], Shapes] | None = None,
     elements: Callable[[Node], Elements | list[Elements | None] | None] | None = None,
-    number: Callable[[Node, Sequence[float | None]], float | None] | None = None,
     cost: Callable[[Node], int | None] | None = None,
     trips: Callable[[Node], int] | None = None,
     choice: Callable[[Node], Choice | None] | None = None,
@@ -69,7 +71,6 @@ def operator(
             operands=operands,
             inputs=inputs,
             elements=elements,
-            number=number,
             cost=cost,
             trips=trips,
             choice=choice,

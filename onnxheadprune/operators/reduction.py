@@ -18,14 +18,13 @@ from onnxheadprune.model.graph.operator import (
     Roles,
     Shapes,
 )
-from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, named
 from onnxheadprune.operators.record import operator
 
 
 def _reduced(node: Node) -> Notation | None:
     """Live axes of the output are never the reduced ones, which stay whole."""
-    reduced = reduced_axes(node)
+    reduced = node.reduced_axes
     return None if reduced is None else _without(node, reduced)
 
 

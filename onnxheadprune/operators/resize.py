@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.answers import Answer
@@ -17,15 +18,11 @@ from onnxheadprune.operators.record import operator
 
 
 def _pad_shape(node: Node) -> Shapes:
-    shape, pads = node.shape(0), node.input(1)
-    if shape is None or pads is None or pads.elements is None or node.input(3) is not None:
-        return [None]
-    amounts = pads.elements.reshape(-1)
-    if amounts.size != 2 * len(shape):
+    shape, amounts = node.shape(0), _pad_amounts(node)
+    if shape is None or amounts is None:
         return [None]
     padded = []
-    for axis, dim in enumerate(shape):
-        before, after = amounts[axis], amounts[axis + len(shape)]
+    for axis, (dim, (before, after)) in enumerate(zip(shape, amounts, strict=True)):
         known = before is not None and after is not None
         padded.append(dims.add(dim, dims.add(before, after)) if known else named(None, node, axis))
     return [tuple(padded)]
@@ -33,32 +30,29 @@ def _pad_shape(node: Node) -> Shapes:
 
 def _pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Exact where the live axis is not padded; what a later Slice asks for of a padded one stays whole."""
-    shape = node.shape(0)
-    if shape is None:
+    if node.shape(0) is None:
         return unknown_shape(node)
-    amounts = _pad_amounts(node, len(shape))
-    if amounts is None:
-        return inexpressible(node)
-    rank = len(shape)
-    live = beside(lives[0], [axis for axis in range(rank) if amounts[axis] != 0 or amounts[axis + rank] != 0])
+    amounts = _pad_amounts(node)
+    padded = [axis for axis, around in enumerate(amounts or ()) if around != (0, 0)]
+    live = None if amounts is None else beside(lives[0], padded)
     return inexpressible(node) if live is None else Answer({0: live}, kept=(live,))
 
 
-def _pad_amounts(node: Node, rank: int) -> list[object] | None:
+def _pad_amounts(node: Node) -> list[tuple[Any, Any]] | None:
+    """The padding before and after each axis, None where it is computed."""
+    shape, pads = node.shape(0), node.input(1)
     listed = node.attribute("pads")
-    if listed is not None:
-        return list(listed)
-    pads = node.inputs[1] if len(node.inputs) > 1 else None
-    if pads is None or pads.elements is None or (node.input(3) is not None and node.literal(3) is None):
-        return None
-    elements = list(pads.elements)
+    if listed is None and pads is not None and pads.elements is not None:
+        listed = list(pads.elements.reshape(-1))
     axes = node.literal(3)
-    if axes is None:
-        return elements if len(elements) == 2 * rank else None
-    amounts: list[object] = [0] * (2 * rank)
-    for position, axis in enumerate(axes.reshape(-1)):
-        amounts[int(axis) % rank] = elements[position]
-        amounts[int(axis) % rank + rank] = elements[position + axes.size]
+    if shape is None or listed is None or (axes is None and node.input(3) is not None):
+        return None
+    padded = range(len(shape)) if axes is None else [int(axis) % len(shape) for axis in axes.reshape(-1)]
+    if len(listed) != 2 * len(padded):
+        return None
+    amounts: list[tuple[Any, Any]] = [(0, 0)] * len(shape)
+    for place, axis in enumerate(padded):
+        amounts[axis] = (listed[place], listed[place + len(padded)])
     return amounts
 
 

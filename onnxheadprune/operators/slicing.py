@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.liveness.answers import Answer
-from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
+from onnxheadprune.liveness.axes import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.liveness.shapes import scaled

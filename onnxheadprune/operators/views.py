@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
@@ -40,17 +41,10 @@ def _reshape_shape(node: Node) -> Shapes:
     return [tuple(named(dim, node, axis) for axis, dim in enumerate(result))]
 
 
-def _reshape_numbers(node: Node) -> Elements | None:
-    data, target = elements_of(node, 0), node.literal(1)
-    if data is None or target is None:
-        return None
-    sizes = [int(size) for size in target.reshape(-1)]
-    if 0 in sizes:
-        return None
-    try:
-        return data.reshape(sizes)
-    except ValueError:
-        return None
+def _same_numbers(node: Node) -> Elements | None:
+    data, sizes = elements_of(node, 0), [dim for dim in node.out.shape or () if isinstance(dim, int)]
+    known = node.out.shape is not None and len(sizes) == len(node.out.shape)
+    return data.reshape(sizes) if data is not None and known and math.prod(sizes) == data.size else None
 
 
 def _reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
@@ -133,11 +127,6 @@ def _unsqueeze(node: Node) -> Notation | None:
     return Notation(((0, letters),), tuple(ONE if axis in inserted else next(rest) for axis in range(rank)))
 
 
-def _unsqueeze_numbers(node: Node) -> Elements | None:
-    data = elements_of(node, 0)
-    return data.reshape(1) if data is not None and data.ndim == 0 else None
-
-
 def _squeeze(node: Node) -> Notation | None:
     shape, axes = node.shape(0), node.int_list("axes", 1)
     if shape is None or axes is None:
@@ -148,24 +137,17 @@ def _squeeze(node: Node) -> Notation | None:
     )
 
 
-def _squeeze_numbers(node: Node) -> Elements | None:
-    data = elements_of(node, 0)
-    return data.reshape(()) if data is not None and data.shape == (1,) else None
-
-
 operator(
     "Reshape",
     kinds=(REREADS,),
     roles=Roles(places=(1,), target=1),
     shape=_reshape_shape,
-    elements=_reshape_numbers,
+    elements=_same_numbers,
     rule=_reshape,
     ragged=True,
     repeats=True,
 )
 operator("Flatten", shape=_flatten_shape, rule=_flatten, ragged=True, repeats=True)
 operator("Transpose", axes=_transpose, elements=_transpose_numbers)
-operator(
-    "Unsqueeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_unsqueeze, elements=_unsqueeze_numbers
-)
-operator("Squeeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_squeeze, elements=_squeeze_numbers)
+operator("Unsqueeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_unsqueeze, elements=_same_numbers)
+operator("Squeeze", kinds=(REREADS,), roles=Roles(places=(1,)), axes=_squeeze, elements=_same_numbers)

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell
-from onnxheadprune.model.markdown import markdown_of
+from onnxheadprune.display.markdown import markdown_of
 from onnxheadprune.model.storage.writing import write_markdown, write_text
 
 
@@ -40,7 +40,6 @@ _COLUMNS = (
     "ratio",
     "ratio_low",
     "ratio_high",
-    "noise_floor",
     "speedup",
     "speedup_bound",
     "verdict",
@@ -84,7 +83,6 @@ def _line(result: Benchmark, cell: Cell) -> dict[str, object]:
             "ratio": compared.ratio.value,
             "ratio_low": compared.ratio.low,
             "ratio_high": compared.ratio.high,
-            "noise_floor": compared.floor,
             "speedup": compared.speedup,
             "speedup_bound": compared.bound,
             "verdict": compared.verdict,

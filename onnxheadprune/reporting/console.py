@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich import box
@@ -21,9 +20,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.model.facts import Cell, Fact, Facts, Figure, Figures, Part, Squares, State, Word, plain
-from onnxheadprune.model.facts import Table as FactTable
-from onnxheadprune.model.spelling import escaped
+from onnxheadprune.display.facts import Cell, Fact, Facts, Figure, Figures, Part, State, UnitMap, Word
+from onnxheadprune.display.facts import Table as FactTable
+from onnxheadprune.display.spelling import escaped
+from onnxheadprune.settings.words import option, spelled_by
+
+if TYPE_CHECKING:
+    from onnxheadprune.runtime import Provider
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
@@ -94,7 +97,7 @@ def text_of(rows: Iterable[RenderableType]) -> str:
 
 def print_error(message: str) -> None:
     """One red line on stderr, never wrapped by us."""
-    line = escaped(" ".join(message.split()))
+    line = escaped(" ".join(spelled_by(option, message).split()))
     _console(stderr=True).print(Text(f"error: {line}", style="red"), soft_wrap=True)
 
 
@@ -228,6 +231,12 @@ def row(label: str, text: str, style: str = "") -> Row:
     return Row(label, text, style)
 
 
+def provider_rows(provider: Provider) -> Iterator[Row]:
+    """Yield the warning that a GPU could not be used, if there is one."""
+    if provider.warning is not None:
+        yield row("warning", provider.warning, "bold yellow")
+
+
 def item(text: str, style: str = "") -> Row:
     """A line of a list of its own."""
     return Row("  -", text, style, indent=4)
@@ -246,6 +255,7 @@ _TITLE, _GAP = 24, 3
 
 def rows_of(facts: Facts) -> Iterator[RenderableType]:
     """A result for the terminal: the answer, then every part; with --verbose the details, too."""
+    facts = spelled_by(option, facts)
     if facts.answer and cell_len(facts.title) <= _TITLE:
         yield Row(facts.title + " " * _GAP, facts.answer, STYLES[facts.state], cell_len(facts.title) + _GAP)
     else:
@@ -254,72 +264,64 @@ def rows_of(facts: Facts) -> Iterator[RenderableType]:
             yield Row("  ", facts.answer, STYLES[facts.state], indent=2)
     before: Part | None = None
     for part in facts.everything if is_asked("verbose") else facts.parts:
-        if not (isinstance(part, Fact) and isinstance(before, Fact)):
+        rows = list(_rows_of_part(part))
+        if rows and not (isinstance(part, Fact) and isinstance(before, Fact)):
             yield ""
-        before = part
-        if isinstance(part, Fact):
-            yield row(part.label, part.text, STYLES[part.state].removeprefix("bold "))
-        elif isinstance(part, Figures):
-            yield _FigureRows(part.rows)
-        elif part.rows:
-            yield _table_of(part)
-            squares = [cell for cells in part.rows for cell in cells if isinstance(cell, Squares)]
-            yield from [Row("", _legend(squares), "dim", indent=2)] if squares else ()
+        yield from rows
+        before = part if rows else before
 
 
-def _table_of(part: FactTable) -> RenderableType:
-    columns = [_heading(*pair) for pair in zip(part.columns, zip(*part.rows, strict=True), strict=True)]
-    made = table(*columns, numeric=part.numeric, wraps=part.wraps)
-    for cells in part.rows:
-        made.add_row(*map(_shown, cells))
-    return made
+def _rows_of_part(part: Part) -> Iterator[RenderableType]:
+    """A part for the terminal; plots other than those of units are for pages, and tables have their numbers."""
+    if isinstance(part, Fact):
+        yield row(part.label, part.text, STYLES[part.state].removeprefix("bold "))
+    elif isinstance(part, Figures):
+        yield _FigureRows(part.rows)
+    elif isinstance(part, UnitMap):
+        yield from _map(part)
+    elif isinstance(part, FactTable) and part.rows:
+        if part.title:
+            yield heading(part.title)
+        made = table(*part.columns, numeric=part.numeric, wraps=part.wraps)
+        for cells in part.rows:
+            made.add_row(*map(_shown, cells))
+        yield made
+
+
+def _shown(cell: Cell) -> RenderableType:
+    return Text(escaped(cell.text), STYLES[cell.state]) if isinstance(cell, Word) else cell
 
 
 _SHADES = "░▒▓█"
 _TOGETHER = 4
 """Squares from one gap to the next, by which they are counted."""
 _KEPT, _REMOVED = "dodger_blue1", "dark_orange"
-"""Blue for remaining heads and orange for removed ones, as on pages and in pictures."""
+"""Blue for remaining heads and orange for removed ones, as in plots."""
 
 
-def _heading(name: str, cells: Sequence[Cell]) -> str:
-    most = max((len(cell.shades) for cell in cells if isinstance(cell, Squares)), default=0)
-    return f"{name} 0 to {most - 1}" if most else name
-
-
-def _shown(cell: Cell) -> RenderableType:
-    """A cell; units are drawn by a shade each, in groups of four."""
-    if isinstance(cell, Word):
-        return Text(escaped(cell.text), STYLES[cell.state])
-    if not isinstance(cell, Squares):
-        return plain(cell)
-    strip = Text()
-    for position, shade in enumerate(cell.shades):
-        if position and not position % _TOGETHER:
-            strip.append(" ")
-        if position in cell.gone:
-            strip.append("x", _REMOVED)
-        elif shade is None:
-            strip.append("·", "dim")
-        else:
-            strip.append(_SHADES[min(int(shade * len(_SHADES)), len(_SHADES) - 1)], _KEPT)
-    return strip
-
-
-def _legend(drawn: Sequence[Squares]) -> str:
-    """The meaning of the symbols that units are drawn by."""
-    words = []
-    if any(shade is not None for cell in drawn for shade in cell.shades):
-        words.append(f"{_SHADES} low to high score, by rank over all sites")
-    if any(cell.gone for cell in drawn):
-        words.append("x removed")
-    unscored = (
-        text
-        for cell in drawn
-        for position, (shade, text) in enumerate(zip(cell.shades, cell.words, strict=True))
-        if shade is None and position not in cell.gone
-    )
-    return "; ".join([*words, *(f"· {text}" for text in itertools.islice(unscored, 1))])
+def _map(part: UnitMap) -> Iterator[RenderableType]:
+    """A symbol per unit, in groups of four, and what the symbols mean."""
+    most = max((len(strip.scores) for strip in part.strips), default=0)
+    made = table("#", "site", f"{part.units} 0 to {most - 1}")
+    has_unscored = False
+    for strip, shades in part.shades():
+        drawn = Text()
+        for position, shade in enumerate(shades):
+            if position and not position % _TOGETHER:
+                drawn.append(" ")
+            if position in strip.gone:
+                drawn.append("x", _REMOVED)
+            elif shade is None:
+                has_unscored = True
+                drawn.append("·", "dim")
+            else:
+                drawn.append(_SHADES[min(int(shade * len(_SHADES)), len(_SHADES) - 1)], _KEPT)
+        made.add_row(strip.key, strip.name, drawn)
+    yield made
+    words = [f"{_SHADES} low to high score, by rank over all sites"] if part.is_scored else []
+    words += ["x removed"] if any(strip.gone for strip in part.strips) else []
+    words += [f"· {part.unscored}"] if has_unscored else []
+    yield Row("", "; ".join(words), "dim", indent=2)
 
 
 @dataclass(frozen=True)

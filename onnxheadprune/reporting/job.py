@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from rich.console import RenderableType
 
+from onnxheadprune.deploying.jobs.result import JobResult
 from onnxheadprune.deploying.jobs.run import PAGE, SUMMARY, VERDICT
-from onnxheadprune.deploying.jobs.state import JobResult
+from onnxheadprune.display.markdown import markdown_of
+from onnxheadprune.display.spelling import escaped
 from onnxheadprune.model.documents import finite
-from onnxheadprune.model.markdown import markdown_of
-from onnxheadprune.model.spelling import escaped
-from onnxheadprune.model.storage.writing import write_file, write_json, write_markdown, write_text
+from onnxheadprune.model.storage.writing import write_file, write_json, write_markdown
 from onnxheadprune.reporting.console import rows_of
-from onnxheadprune.reporting.page import Documents, Shipped, page_of
+from onnxheadprune.reporting.page import Result, results_of, save_page
 
 
 def job_report(result: JobResult) -> Iterator[RenderableType]:
@@ -24,41 +24,14 @@ def job_report(result: JobResult) -> Iterator[RenderableType]:
     yield from rows_of(result.facts())
 
 
-def _shipped(result: JobResult) -> Shipped | None:
-    if result.model is None or result.file_bytes is None:
-        return None
-    name = PurePath(result.folder).name
-    return Shipped(f"{name}/{PurePath(result.model).name}", *result.file_bytes, "quantize" in result.results)
-
-
-def _with_choice(cut: Mapping[str, Any], prune: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A cut that was trained, with the choice of the step that removed: one page tells of one cut."""
-    if prune is None or prune is cut:
-        return cut
-    if "files" in cut:
-        chosen = {item["file"]: item for item in prune["files"]}
-        return {**cut, "files": [_with_choice(item, chosen.get(item["file"])) for item in cut["files"]]}
-    choice, earlier = cut.get("choice"), prune.get("choice")
-    if not choice or not earlier:
-        return cut
-    return {**cut, "choice": {**choice, "selection": earlier["selection"]}}
-
-
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     """Write the verdict, its summary in Markdown, and the page, into the job's folder."""
-    folder = Path(result.folder)
-    documents = Documents(result.facts(), _shipped(result))
+    folder, facts = Path(result.folder), result.facts()
+    steps = (each for name, document in result.results.items() for each in results_of(document, name))
     if result.cut is not None:
-        documents.add(_with_choice(result.cut, result.results.get("prune")), "the cut")
-    for name in ("validate", "bench"):
-        if name in result.results:
-            documents.add(result.results[name], name)
-    documents.limits[:] = [gate.to_dict() for gate in result.limits]
-    if documents.cuts:
-        write_text(folder / PAGE, page_of(documents))
-    write_markdown(folder / SUMMARY, markdown_of(result.facts()))
-    told = finite({**result.to_dict(), "run": dict(record)})
-    write_json(folder / VERDICT, told)
+        save_page(folder / PAGE, [Result(facts, record), *steps])
+    write_markdown(folder / SUMMARY, markdown_of(facts))
+    write_json(folder / VERDICT, finite({**result.document(), "run": dict(record)}))
 
 
 def save_junit(result: JobResult, path: Path) -> None:

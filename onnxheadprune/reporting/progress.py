@@ -10,13 +10,14 @@ from rich.console import Console
 
 from onnxheadprune.reporting.console import is_asked
 from onnxheadprune.runtime.progress import Note, Progress
+from onnxheadprune.settings.words import option, spelled_by
 
 QUIET_SECONDS = 5.0
 """Work that is shorter than this writes no lines into a log."""
 LINE_SECONDS = 10.0
 """A line of a log at most this often, but for a new stage."""
-ROOMY, NARROW = 100, 64
-"""Columns of a terminal from which progress has a long bar, and from which it has one."""
+NARROW = 64
+"""Columns of a terminal from which progress has a bar."""
 
 
 def stage_of(what: str) -> str:
@@ -31,14 +32,14 @@ def progress_on(console: Console) -> Iterator[Progress]:
     if verbose or not console.is_terminal:
         yield Lines(console, silent=0.0 if verbose else QUIET_SECONDS).tell
         return
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
     from rich.table import Column
 
     # What is being done gives way to the bar where there is little room.
     what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-    drawn = [BarColumn(bar_width=40 if console.width >= ROOMY else 16)] if console.width >= NARROW else []
-    with Bar(what, *drawn, TimeRemainingColumn(), console=console, transient=True, expand=True) as bar:
+    drawn = [BarColumn(bar_width=16)] if console.width >= NARROW else []
+    with Bar(what, *drawn, console=console, transient=True, expand=True) as bar:
         task, stage, notes = bar.add_task("", total=None), "", set[str]()
 
         def tell(what: str, done: int, of: int) -> None:
@@ -89,4 +90,4 @@ def _line(what: str, done: int, of: int) -> str:
 def _once(console: Console, note: Note, said: set[str]) -> None:
     if note not in said:
         said.add(note)
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"note: {spelled_by(option, str(note))}", soft_wrap=True, markup=False, highlight=False)

@@ -24,12 +24,13 @@ from onnxheadprune.runtime.session import (
     FATAL_ONLY,
     Provider,
     create,
+    has_loop,
     onnx_runtime,
     placement_of,
     require_kernels,
     sentence,
+    stopped_in_time,
 )
-from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
 
 DEVICES = {
     CUDA: "cuda",
@@ -68,7 +69,7 @@ class BoundSession:
         self.name, self.provider = name, provider
         model = parse_structure(path).model
         require_kernels(model, provider, name)
-        self.may_never_end = may_never_end(model)
+        self.has_loop = has_loop(model)
         self._options = options or BoundOptions()
         settings: dict[str, Any] = {}
         if provider.name == CUDA and self._options.cuda_graph:
@@ -143,7 +144,8 @@ class Bound:
             names = [item.name for item in owner.session.get_outputs()]
             for name in names:
                 self._binding.bind_output(name, device)
-            self._run_first(owner.may_never_end)
+            # A loop that ends in the first run ends in all others, which have the same inputs.
+            self.run(stops=owner.has_loop)
             # The buffers of the first run serve all others: nothing is allocated while the clock runs.
             outputs = self._binding.get_outputs()
             for name, value in zip(names, outputs, strict=True):
@@ -153,10 +155,13 @@ class Bound:
             raise InferenceError(f"{owner.name} has an input {error} that the feed lacks") from error
         self._run_options = _run_options(None if graph_id is None else str(graph_id))
 
-    def run(self) -> None:
-        """One run, finished when it returns."""
+    def run(self, *, stops: bool = False) -> None:
+        """One run, finished when it returns, or stopped if it takes too long."""
         try:
-            self._run(self._run_options)
+            if stops:
+                stopped_in_time(self._run, self._run_options)
+            else:
+                self._run(self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base class
             heed(error)
             raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
@@ -164,17 +169,6 @@ class Bound:
     def _run(self, options: Any) -> None:
         self._session.run_with_iobinding(self._binding, options)
         self._binding.synchronize_outputs()
-
-    def _run_first(self, may_never_end: bool) -> None:
-        """The run before all that are measured: a loop that ends in it ends in those, which have the same inputs."""
-        if not may_never_end:
-            self.run()
-            return
-        try:
-            waited_for(self._run, self._run_options)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            heed(error)
-            raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
 
     def outputs(self) -> dict[str, Array]:
         """The outputs of the last run, on the CPU."""

@@ -1,4 +1,4 @@
-"""Memory that a model takes, and the attention kernels that ONNX Runtime chooses: seen in a process of its own.
+"""Memory that a model takes, seen in a process of its own.
 
 ONNX Runtime's arenas never shrink and a process has one peak only, so each measurement gets a fresh one.
 """
@@ -15,19 +15,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.model.typed_json import JsonObject, Key
+from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.session import CUDA, Provider, onnx_runtime
 
 CHILD = "from onnxheadprune.runtime.memory import _child; _child()"
 RUNS = 3
-KERNEL = re.compile(r"Operator=(\S+)(?: Node=\S+)?.*? SdpaKernel=(\S+)")
-"""A line of ONNX Runtime per attention node with ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1."""
 _STATUS = Path("/proc/self/status")
 ON_CUDA = "device memory that the driver lost to this process: weights, activations, workspaces"
 ON_CPU = "peak resident memory while running, over the level before loading: weights and activations"
@@ -39,8 +37,6 @@ class Footprint(JsonObject):
 
     peak_bytes: int | None  # peak memory, None where it cannot be measured
     how: str  # what was measured, or why nothing was
-    # attention kernels by operator ("MultiHeadAttention: FLASH_ATTENTION"), where ONNX Runtime tells
-    kernels: Annotated[tuple[str, ...], Key("attention_kernels")] = ()
 
 
 def footprint(
@@ -52,10 +48,7 @@ def footprint(
     timeout: float = 300.0,
 ) -> Footprint:
     """Load and run a model in another process."""
-    environment = os.environ | {
-        "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1",
-        "PYTHONPATH": os.pathsep.join(item for item in sys.path if item),
-    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(item for item in sys.path if item)}
     with temporary_folder() as folder:
         answer = Path(folder, "answer")
         request = pickle.dumps((str(path), provider, dict(feed), threads, str(answer)))
@@ -72,12 +65,7 @@ def footprint(
         if not answer.is_file():
             return Footprint(None, f"not measured: the process that tried ended with {result.returncode}")
         peak, how = pickle.loads(answer.read_bytes())
-    return Footprint(peak, how, kernels_in(result.stdout.decode(errors="replace")))
-
-
-def kernels_in(output: str) -> tuple[str, ...]:
-    """The attention kernels named in ONNX Runtime's debug output, each once."""
-    return tuple(dict.fromkeys(f"{operator}: {kernel}" for operator, kernel in KERNEL.findall(output)))
+    return Footprint(peak, how)
 
 
 def _child() -> None:

@@ -17,7 +17,6 @@ from onnxheadprune.errors import (
     RefusedError,
     UsageError,
     heed,
-    named_setting,
     require_packages,
 )
 from onnxheadprune.model.bodies import has_bodies
@@ -48,10 +47,6 @@ def decided(how: Rounding) -> Rounding:
 
 def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) -> ModelProto:
     """Quantize a model by ONNX Runtime's quantizer; the result has its weights in memory."""
-    if how.to == "int8-qdq" and not feeds:
-        raise UsageError(
-            f"int8-qdq finds the ranges of activations on data; give it with {named_setting('data')}"
-        )
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
     if absent:
         raise UsageError(f"{loaded.name} has no node named {absent[0]!r} to leave as it is")

@@ -9,17 +9,19 @@ import math
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed, named_setting
+import onnxheadprune.operators  # noqa: F401 records of operators, which sets of them are made of
+from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel, stored_bytes
@@ -31,10 +33,9 @@ from onnxheadprune.runtime.custom_ops import custom_ops, load_custom_ops
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import fuses_int8, may_saturate, saturates, unrounded, unsaturated
-from onnxheadprune.runtime.mapped import Wide
-from onnxheadprune.runtime.memory_limits import supplier
-from onnxheadprune.runtime.memory_turns import Turns, use_again
-from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
+from onnxheadprune.runtime.memory_limits import Turns, supplier, use_again
+
+Result = TypeVar("Result")
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -48,6 +49,8 @@ BIAS = 2
 """Index of the bias among the inputs of `READS_BIAS` operators."""
 OPTIONAL_BIAS = (1, 32)
 """The first version whose CPU kernels of these operators run without one."""
+PATIENCE = 600.0
+"""Seconds for one run of a model with a loop."""
 NODE_BYTES = 2**12
 """Bytes of a node in a session, about."""
 _LOAD = """
@@ -101,7 +104,6 @@ class Session:
         optimize: bool = False,
         keeping: bool = False,
         tf32: bool = False,
-        deterministic: bool = True,
         exact_products: bool = False,
     ) -> None:
         """Load a model.
@@ -115,7 +117,7 @@ class Session:
         """
         self.name = name
         rounding = optimize and not keeping
-        options = _options(onnx_runtime(), optimize, deterministic)
+        options = _options(onnx_runtime(), optimize, deterministic=not rounding)
         # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
         # At exact settings there are several sessions, and each would keep the most that it ever needed.
         options.enable_cpu_mem_arena = rounding
@@ -132,7 +134,7 @@ class Session:
         if not rounding and _conversions_ahead(loaded.proto) <= MOST_AHEAD:
             # In ONNX Runtime's own order most weights are converted (float16, int8) before the first is read.
             options.execution_order = onnx_runtime().ExecutionOrder.PRIORITY_BASED
-        self._may_never_end = may_never_end(loaded.proto)
+        self._has_loop = has_loop(loaded.proto)
         require_kernels(loaded.proto, provider, name)
         nodes = len(loaded.proto.graph.node)
         # To find memory that can be used again takes time that grows with the square of the nodes.
@@ -150,7 +152,6 @@ class Session:
         self._inputs = {item.name: item.type for item in made.get_inputs()}
         types = [*self._inputs.values(), *(output.type for output in made.get_outputs())]
         self._has_bfloat16 = "tensor(bfloat16)" in types
-        self._wide = None if self._has_bfloat16 else Wide.of(made, loaded)
 
     def taking(self, turns: Turns) -> Session:
         """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs."""
@@ -171,9 +172,8 @@ class Session:
         """
         own = {name: value for name, value in feed.items() if name in self._inputs}
         try:
-            if self._may_never_end:
-                return waited_for(lambda options: self._run(own, options), onnx_runtime().RunOptions())
-            return self._run(own)
+            run = functools.partial(self._run, own)
+            return stopped_in_time(run) if self._has_loop else run()
         except Exception as error:  # onnxruntime's exceptions share no base class
             heed(error)
             told = f"{self.name} does not run: {sentence(error)}"
@@ -181,12 +181,6 @@ class Session:
             raise raised(told) from error
 
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
-        large = {} if self._wide is None else self._wide.too_large(feed)
-        if self._wide is not None and large:
-            # Declared sizes need not be true, and the temporary folder may be full: then memory has to hold them.
-            with contextlib.suppress(Exception):
-                return _flat(self._outputs, self._wide.run(self.inner, feed, large, options))
-            self._wide = None
         if not self._has_bfloat16:
             return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
         # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.
@@ -215,6 +209,29 @@ class Session:
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
         return placement_of(self.inner)
+
+
+def has_loop(model: ModelProto) -> bool:
+    """Return whether a model has a loop anywhere; any other model ends."""
+    return any(is_a(node, "Loop") for node in nodes_of_model(model))
+
+
+def stopped_in_time(run: Callable[[Any], Result], options: Any = None) -> Result:
+    """The result of a run with some options, which is stopped when it takes longer than `PATIENCE`."""
+    options = onnx_runtime().RunOptions() if options is None else options
+    timer = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        return run(options)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        if options.terminate:
+            heed(error)
+            raise TimeoutError(
+                f"one run takes longer than {PATIENCE:.0f} seconds, and it has a loop"
+            ) from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _conversions_ahead(model: ModelProto) -> int:
@@ -262,7 +279,7 @@ def create(
         heed(error)
         why = sentence(error)
         if custom_ops() is None and UNREGISTERED in why:
-            why = f"{why}; if a library has it, name that: {named_setting('custom_ops', 'FILE')}"
+            why = f"{why}; if a library has it, name that: `custom_ops=FILE`"
         raise InferenceError(f"{name} does not load in ONNX Runtime: {why}") from error
     if provider.name not in session.get_providers():
         raise ProviderError(f"{name} fell back from {provider.name} to {', '.join(session.get_providers())}")
@@ -325,7 +342,7 @@ def saturates_here(model: LoadedModel, *, deployed: bool = False) -> bool:
     return (may_saturate(model) or (deployed and fuses_int8(model))) and saturates(onnx_runtime())
 
 
-def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
+def _options(ort: Any, optimize: bool, *, deterministic: bool) -> Any:
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL

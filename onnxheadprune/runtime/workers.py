@@ -17,7 +17,7 @@ from typing import TypeVar
 from threadpoolctl import ThreadpoolController
 
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.host import usable_cores
+from onnxheadprune.runtime.providers import usable_cores
 from onnxheadprune.runtime.session import CPU, Provider
 
 WORTH_THREADS = 2048

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 from onnxheadprune.settings.cutting import (
+    NO_DATA,
     Cut,
     Drift,
     Recover,
@@ -21,26 +23,26 @@ from onnxheadprune.settings.inputs import SEED_HELP, CustomOps, Dask, Jobs, Prov
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.setting import (
     BENCHMARK,
-    CHANGES,
     EXECUTION,
     SELECTION,
     Factor,
     Natural,
     NotNegative,
+    Rule,
     Setting,
     Text,
+    requires,
 )
 from onnxheadprune.settings.units import SCORED
-from onnxheadprune.settings.writing import Checking, Deploying, FollowLinks, Replacing, Storing, Target
+from onnxheadprune.settings.writing import (
+    Checking,
+    Deploying,
+    FollowLinks,
+    Output,
+    Storing,
+    Target,
+)
 
-Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
-FuseMode = Annotated[
-    Mode,
-    Setting(
-        "ONNX Runtime's own operators (contrib), the standard Attention (onnx), or the fastest on this machine (auto).",
-        section=CHANGES,
-    ),
-]
 _KINDS = [f'"{units}" of {kind.title}s' for units, kind in SCORED.items()]
 ScoredUnits = Annotated[
     tuple[Unit, ...],
@@ -54,6 +56,9 @@ ScoredUnits = Annotated[
 ]
 SIZES = "batch seq past dims repeats time_budget threads"
 """Settings of `Timing`."""
+Rules: TypeAlias = Mapping[str, Rule]
+"""Rules of one call alone, by the names of settings with spaces between them."""
+OF_RANDOM_DATA: Rules = {"seed": requires("data=random")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,37 +79,53 @@ class PruneCall(FolderCall, Target):
     """`prune`."""
 
     resume: Resume = False
+    # no setting: a runtime, or a pass of another tool, asks for it
+    whole_groups: bool = False
+
+    @property
+    def takes_whole_groups(self) -> bool:
+        """True if KV heads are removed with all their query heads."""
+        return self.whole_groups
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimedPruneCall(Timing, PruneCall, Replacing):
+class TimedPruneCall(Timing, PruneCall):
     """`prune` with the sizes that a target for the speed-up is measured at."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class FuseCall(Checking, Running, Target, Replacing):
-    """`fuse`."""
-
-    mode: FuseMode = "contrib"
+    RULES: ClassVar[Rules] = {SIZES: requires("target_speedup")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoverCall(Storing, Checking, Running, Recovering, Replacing):
+class RecoverCall(Storing, Checking, Running, Recovering):
     """`recover`."""
 
+    IMPLIES: ClassVar[str] = "recover"
+
+    output: Output = None
     resume: Resume = False
+
+    @property
+    def as_prune(self) -> PruneCall:
+        """The same training as a part of `prune`."""
+        given = dict(vars(self))
+        return PruneCall(recover=given.pop("budget"), **given)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeCall(Storing, Running, Rounding, Replacing):
-    """`quantize`."""
+class QuantizeCall(Storing, Running, Rounding):
+    """`quantize`: nothing runs but where drift is measured."""
 
+    RULES: ClassVar[Rules] = {"drift provider": requires("data"), **OF_RANDOM_DATA}
+
+    output: Output = None
     drift: Drift = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreCall(Running, Scoring, Replacing):
+class ScoreCall(Running, Scoring):
     """`score`."""
+
+    RULES: ClassVar[Rules] = {"data": NO_DATA, **OF_RANDOM_DATA}
 
     units: ScoredUnits = ("heads",)
     follow_links: FollowLinks = False
@@ -113,6 +134,9 @@ class ScoreCall(Running, Scoring, Replacing):
 @dataclass(frozen=True, kw_only=True)
 class SweepCall(Running, Selecting):
     """`sweep`."""
+
+    IMPLIES: ClassVar[str] = "ratio"
+    RULES: ClassVar[Rules] = {"seed": requires("data=random recover time")}
 
     recover: Recover = None
     time: Time = None
@@ -130,6 +154,7 @@ class ValidateCall(Timing, Running):
     """`validate`."""
 
     SECTION: ClassVar[str] = SELECTION
+    RULES: ClassVar[Rules] = {SIZES: requires("min_speedup")}
 
     heads: Annotated[
         Text | None,

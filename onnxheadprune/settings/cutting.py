@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from onnxheadprune.settings.registry import (
     METHODS,
+    REMOVED,
     WITHOUT_DATA,
     default_method,
     for_each_kind,
@@ -70,7 +71,7 @@ def unit_kinds(text: str) -> tuple[str, ...]:
     """Kinds of units from "heads,neurons" or "all"; each once, in their order."""
     named = set(SELECTED) if text.strip() == "all" else {item.strip() for item in text.split(",")}
     if strange := sorted(named - set(SELECTED)):
-        raise ValueError(f"units are {', '.join(SELECTED)} or all, not {', '.join(strange) or 'nothing'}")
+        raise ValueError(f"there are {', '.join(SELECTED)} or all, not {', '.join(strange) or 'nothing'}")
     return tuple(kind for kind in SELECTED if kind in named)
 
 
@@ -120,7 +121,7 @@ Units = Annotated[
     ),
 ]
 Recover = Annotated[
-    Text | None,
+    Positive | Text | None,
     Setting(
         "Then train the remaining weights on the data to match the original's outputs: N epochs, or a time like 90s or"
         " 5m.",
@@ -176,6 +177,7 @@ class Selecting:
             f"Score units by this method on the data, as `score` does, and select by these scores: {METHODS_HELP}.",
             metavar="M",
             rules=(requires(AMOUNT), requires(f"data {with_methods(WITHOUT_DATA)}")),
+            removed=REMOVED,
         ),
     ] = None
     protect: Annotated[
@@ -231,6 +233,15 @@ class Selecting:
         ),
     ] = None
     drift: Drift = None
+
+    @property
+    def takes_whole_groups(self) -> bool:
+        """True if KV heads are removed with all their query heads."""
+        return False
+
+    def multiple(self, units: str) -> int:
+        """Return the number of which a site keeps a multiple of units of a kind."""
+        return self.multiple_of.get(units, MULTIPLES.get(units, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,6 +402,16 @@ class Cut(Selecting):
         ),
     ] = False
 
+    @property
+    def has_target(self) -> bool:
+        """True if it specifies how much to remove, and units are selected."""
+        return any(getattr(self, name) is not None for name in AMOUNT.split())
+
+    def naming(self, heads: Any) -> Self:
+        """The same cut of these units and no others, which are not selected any more."""
+        changed: dict[str, Any] = dict.fromkeys((*SELECTED, *AMOUNT.split())) | {"heads": heads}
+        return replace(self, **changed)
+
 
 if unnamed := SCORED.keys() - {item.name for item in fields(Cut)}:
     raise TypeError(f"Cut declares no option for units that may be selected: {', '.join(sorted(unnamed))}")
@@ -413,6 +434,7 @@ class Scoring:
         Setting(
             f"How units are scored: {METHODS_HELP} [default: {DEFAULT_HELP}, without data {WITHOUT_DATA[0]}].",
             metavar="M",
+            removed=REMOVED,
         ),
     ] = None
     drift: Annotated[

@@ -29,12 +29,12 @@ TEXTS = "text_field target_field max_samples tokenizer max_length"
 _RUNS = "ratio keep target_size target_speedup max_drift refit=True vocab_size"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
-    excludes("validate=False", unless=f"{_RUNS} recover time fuse=auto mode=auto"),
+    excludes("validate=False", unless=f"{_RUNS} recover time fuse=auto"),
 )
 """Inputs have no effect where nothing runs."""
 _MATTERS = (
     excludes("dry_run", unless="data=random recover"),
-    excludes("validate=False", unless="data=random recover time fuse=auto mode=auto"),
+    excludes("validate=False", unless="data=random recover time fuse=auto"),
 )
 _OF_DATA = (requires("data"),)
 

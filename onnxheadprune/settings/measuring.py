@@ -83,7 +83,7 @@ class Timing:
         ),
     ] = field(default_factory=dict)
     repeats: Annotated[
-        Annotated[int, Bounds(ge=5)] | None,
+        Annotated[int, Bounds(ge=7)] | None,
         Setting("Blocks per size, instead of a time budget.", metavar="N"),
     ] = None
     time_budget: Annotated[

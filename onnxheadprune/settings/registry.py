@@ -72,6 +72,13 @@ METHODS: dict[str, Method] = {
     )
 }
 """The scoring methods by name; the first one that needs data is the default for a signal."""
+REMOVED = {
+    "fisher": "taylor",
+    "fluctuation": "reconstruction",
+    "frequency": "reap",
+    "activation": "reconstruction or reap",
+}
+"""Methods of earlier versions, and what is nearest to each of those that there are."""
 RUNTIMES: dict[str, str] = {
     name: f"onnxheadprune.deploying.clients.{module}"
     for name, module in {

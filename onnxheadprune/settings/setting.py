@@ -15,8 +15,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -103,23 +103,8 @@ FILES = "FILES"
 """Names of files, among the words that shells complete."""
 
 
-class PydanticField:
-    """Keywords of pydantic's `Field`, read from an annotation; it is imported only where pydantic runs."""
-
-    __is_annotated_types_grouped_metadata__: Literal[True] = True
-
-    def keywords(self) -> Mapping[str, Any]:
-        """Keywords of `pydantic.Field`."""
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[object]:
-        import pydantic
-
-        yield pydantic.Field(**self.keywords())
-
-
 @dataclass(frozen=True)
-class Bounds(PydanticField):
+class Bounds:
     """The values that a number, or the lengths that a text or a list may have; None is no bound."""
 
     ge: float | None = None
@@ -127,10 +112,6 @@ class Bounds(PydanticField):
     le: float | None = None
     lt: float | None = None
     min_length: int | None = None
-
-    def keywords(self) -> Mapping[str, Any]:
-        """The bounds that there are."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
         """In words: "greater than 1 and less than 100"."""
@@ -140,6 +121,19 @@ class Bounds(PydanticField):
             for name, word in words.items()
             if getattr(self, name) is not None
         )
+
+    @property
+    def interval(self) -> str:
+        """In signs, as `--help` has it: "1<x<100"; "" without bounds."""
+        low, high = (
+            (self.gt, "<") if self.ge is None else (self.ge, "<="),
+            (self.lt, "<") if self.le is None else (self.le, "<="),
+        )
+        if low[0] is not None and high[0] is not None:
+            return f"{low[0]}{low[1]}x{high[1]}{high[0]}"
+        if low[0] is not None:
+            return f"x{low[1].replace('<', '>')}{low[0]}"
+        return "" if high[0] is None else f"x{high[1]}{high[0]}"
 
     def admit(self, value: float) -> bool:
         """Return whether a number lies within."""
@@ -175,20 +169,6 @@ class WithUnit(Bounds):
         except ValueError:
             raise ValueError(f"{value!r} is not {self.WORDS}") from None
 
-    def __iter__(self) -> Iterator[object]:
-        import pydantic
-
-        pattern = rf"^[0-9]+(\.[0-9]+)?{self.UNIT}$"
-
-        def read(value: object) -> object:
-            """Files hold numbers as such, and only those with a unit as text."""
-            return self.read(value) if isinstance(value, str) and re.match(pattern, value) else value
-
-        number = Annotated[float, pydantic.Field(**self.keywords())]
-        text = Annotated[str, pydantic.Field(pattern=pattern)]
-        yield from super().__iter__()
-        yield pydantic.BeforeValidator(read, json_schema_input_type=number | text)
-
 
 @dataclass(frozen=True)
 class Shares(WithUnit):
@@ -205,7 +185,7 @@ class Factors(WithUnit):
 
 
 @dataclass(frozen=True)
-class Setting(PydanticField):
+class Setting:
     """The properties of a setting that are the same wherever it is set.
 
     Attributes:
@@ -219,6 +199,7 @@ class Setting(PydanticField):
         section: of `SECTIONS`; that of its group if not given.
         also: what other programs, or earlier versions, call it, with spaces between.
         offers: words that shells complete beside those of its type, with spaces between; `FILES` for names of files.
+        removed: words of earlier versions, and what to use in place of each.
     """
 
     help: str
@@ -231,10 +212,7 @@ class Setting(PydanticField):
     section: str = ""
     also: str = ""
     offers: str = ""
-
-    def keywords(self) -> Mapping[str, Any]:
-        """The description."""
-        return {"description": NAMED.sub(r"\1", self.help).replace("`", "")}
+    removed: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 Positive = Annotated[float, Bounds(gt=0)]
@@ -265,14 +243,16 @@ class Declared:
     """One setting of a group or of a command.
 
     Attributes:
-        kind: its type, without annotations and without None.
-        bounds: of its values, or of each item.
+        kind: its type, without annotations and without None; of several types text, if it is one of them.
+        others: the other types.
+        bounds: of its values.
         default: MISSING where it must be given.
         section: of `SECTIONS`.
     """
 
     name: str
     kind: Any
+    others: tuple[Any, ...]
     bounds: Bounds
     setting: Setting
     default: Any
@@ -283,8 +263,26 @@ class Declared:
         """True if it must be given."""
         return self.default is MISSING
 
+    @property
+    def items(self) -> Declared | None:
+        """The declaration of each item of a list, or of each value of a mapping; None of what is neither."""
+        if get_origin(self.kind) not in (tuple, Mapping):
+            return None
+        first, *rest = get_args(self.kind)
+        hint = rest[0] if get_origin(self.kind) is Mapping else first
+        return _declared(self.name, Annotated[hint, replace(self.setting, parse=None)], MISSING, self.section)
+
+    def of_text(self, text: str) -> Any:
+        """The value that text on a command line means; see `read`."""
+        if self.setting.parse is None and self.kind in (int, float) and not isinstance(self.bounds, WithUnit):
+            try:
+                return self.read(self.kind(text))
+            except ValueError:
+                pass
+        return self.read(text)
+
     def read(self, value: object, other: str = "") -> Any:
-        """A value that Python or a file of another tool gives, read as the command line reads its text.
+        """The value of a setting, whoever gives it: the command line, Python, a file of a job, another tool.
 
         Args:
             value: the value.
@@ -293,36 +291,41 @@ class Declared:
         Raises:
             UsageError: if it is of another type, or outside the bounds.
         """
-        kind, parse = self.kind, self.setting.parse
         try:
-            if parse is not None:
-                return self._of_items(parse, value)
-            if isinstance(self.bounds, WithUnit):
-                value = self.bounds.read(value)
+            return self._read(value, other)
         except ValueError as error:
             raise UsageError(f"{self.name}: {error}") from None
-        if kind is Path and isinstance(value, (str, os.PathLike)) and os.fspath(value):
-            return Path(value)
-        if kind is str and isinstance(value, (str, os.PathLike)) and os.fspath(value):
-            return os.fspath(value)
-        if kind is bool and isinstance(value, bool):
+
+    def _read(self, value: object, other: str) -> Any:
+        kind, given, items = self.kind, value, self.items
+        if self.setting.parse is not None:
+            return self._of_items(self.setting.parse, value)
+        if isinstance(self.bounds, WithUnit):
+            value = self.bounds.read(value)
+        if kind in (Path, str) and value == "":
+            raise UsageError(f"{self.name} is empty")
+        if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
+            return Path(value) if kind is Path else os.fspath(value)
+        if isinstance(value, bool) and kind is bool:
             return value
-        if isinstance(value, str) and value in self.words:
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and value in self.words:
             return value
-        if get_origin(kind) is tuple and _is_list(value) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        if kind not in (int, float) or not is_number:
+        if items is not None and _is_list(value) and get_origin(kind) is tuple:
+            return tuple(map(items.read, value))
+        if isinstance(value, Mapping) and any(get_origin(item) is Mapping for item in self.others):
+            return value
+        number = next((item for item in (kind, *self.others) if item in (int, float)), None)
+        is_number = isinstance(value, Integral if number is int else Real) and not isinstance(value, bool)
+        if isinstance(value, str) and value in self.setting.removed:
+            raise UsageError(f"{self.name}: {value} was removed; use {self.setting.removed[value]}")
+        if number is None or not is_number:
             expected = f"{self.expected} or {other}" if other else self.expected
             raise UsageError(f"{self.name} must be {expected}, not {_quoted(value)}")
-        if not self.bounds.admit(kind(value)):
-            percent = (
-                f'; write "{value}%" for percent'
-                if isinstance(self.bounds, Shares) and kind(value) > 1
-                else ""
-            )
-            raise UsageError(f"{self.name} must be {self.bounds}, not {value}{percent}")
-        return kind(value)
+        if not self.bounds.admit(number(value)):
+            is_share = isinstance(self.bounds, Shares) and 1 < number(value) < 100 and "%" not in str(given)
+            percent = f'; write "{given}%" for percent' if is_share else ""
+            raise UsageError(f"{self.name} must be {self.bounds}, not {given}{percent}")
+        return number(value)
 
     def _of_items(self, parse: Callable[[str], object], value: object) -> object:
         """Parse text, items of a list or pairs of a mapping by the parser of the text."""
@@ -342,30 +345,17 @@ class Declared:
     def expected(self) -> str:
         """The values that it may have, in words."""
         if self.words:
-            return f"{', '.join(self.words[:-1])} or {self.words[-1]}" if self.words[1:] else self.words[0]
+            *others, last = map(str, self.words)
+            return f"{', '.join(others)} or {last}" if others else last
         kinds = {bool: "True or False", int: "a whole number", float: "a number", Path: "a path", str: "text"}
-        return kinds.get(self.kind, "a list of texts")
-
-    def check(self, value: float | Mapping[Any, float]) -> None:
-        """Check a number, or each number of a mapping, against the bounds.
-
-        Raises:
-            UsageError: if one lies outside, or a mapping has a key that is none of the words.
-        """
-        is_mapping = get_origin(self.kind) is Mapping
-        if isinstance(value, Mapping):
-            numbers, fits = list(value.values()), is_mapping and set(value) <= set(self.words)
-        else:
-            numbers, fits = [value], not is_mapping
-        if not fits:
-            form = f"a mapping with the keys {' and '.join(self.words)}" if is_mapping else "a number"
-            raise UsageError(f"{self.name} must be {form}, not {value}")
-        for number in numbers:
-            if not self.bounds.admit(number):
-                raise UsageError(f"{self.name} must be {self.bounds}, not {number:g}")
+        words = [
+            "a mapping" if get_origin(kind) is Mapping else kinds.get(kind)
+            for kind in (self.kind, *self.others)
+        ]
+        return " or ".join(filter(None, words)) or "a list of texts"
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def words(self) -> tuple[Any, ...]:
         """The values that it may have, where these are words; of a list its items, of a mapping its keys."""
         kind = get_args(self.kind)[0] if get_origin(self.kind) in (tuple, Mapping) else self.kind
         return get_args(kind) if get_origin(kind) is Literal else ()
@@ -401,6 +391,13 @@ def part_of(group: type[Any], given: object) -> Any:
     return group(**{name: getattr(given, name) for name in declared(group)})
 
 
+def rules_of(settings: Mapping[str, Declared], groups: Iterable[type[Any]]) -> list[tuple[str, Rule]]:
+    """The rules of some settings, and those that their groups have for themselves, by names of settings."""
+    found = [(name, rule) for name, item in settings.items() for rule in item.setting.rules]
+    own = [item for group in groups for item in getattr(group, "RULES", {}).items()]
+    return [*found, *((name, rule) for names, rule in own for name in names.split())]
+
+
 def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any]]:
     """The settings that a function takes, and the groups of settings, by the names of its parameters."""
     hints = get_type_hints(function, include_extras=True)
@@ -414,18 +411,6 @@ def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any
     return found
 
 
-def check(group: type[Any], **values: float | Mapping[Any, float] | None) -> None:
-    """Check numbers against the bounds of the settings of the same names; None is no number.
-
-    Raises:
-        UsageError: if one lies outside.
-    """
-    known = declared(group)
-    for name, value in values.items():
-        if value is not None:
-            known[name].check(value)
-
-
 def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
@@ -436,26 +421,29 @@ def _section(group: type[Any], name: str) -> str:
 
 
 def _declared(name: str, hint: Any, default: Any, section: str) -> Declared | None:
-    kind, extras = _bare(hint)
+    (kind, *others), extras = _bare(hint)
     setting = next((item for item in extras if isinstance(item, Setting)), None)
     if setting is None:
         return None
     bounds = next((item for item in extras if isinstance(item, Bounds)), Bounds())
-    return Declared(name, kind, bounds, setting, default, setting.section or section)
+    return Declared(name, kind, tuple(others), bounds, setting, default, setting.section or section)
 
 
-def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without its annotations and without None, and the annotations: outer ones first."""
+def _bare(hint: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Types without annotations and without None, text first, and the annotations: outer ones first."""
     origin = get_origin(hint)
     if origin is Annotated:
-        kind, extras = _bare(hint.__origin__)
-        return kind, (*hint.__metadata__, *extras)
+        kinds, extras = _bare(hint.__origin__)
+        return kinds, (*hint.__metadata__, *extras)
     if origin in (Union, UnionType):
-        kinds = [_bare(item) for item in get_args(hint) if item is not NoneType]
-        return (kinds[0][0] if len(kinds) == 1 else str), tuple(extra for _, more in kinds for extra in more)
+        found = [_bare(item) for item in get_args(hint) if item is not NoneType]
+        kinds = tuple(kind for some, _ in found for kind in some)
+        return tuple(sorted(kinds, key=lambda kind: kind is not str)), tuple(
+            extra for _, more in found for extra in more
+        )
     if origin in (tuple, Mapping):
-        return hint, tuple(extra for item in get_args(hint) for extra in _bare(item)[1])
-    return hint, ()
+        return (hint,), tuple(extra for item in get_args(hint) for extra in _bare(item)[1])
+    return (hint,), ()
 
 
 def first_broken(

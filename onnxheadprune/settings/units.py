@@ -38,7 +38,6 @@ class UnitKind:
         scored_by: the signal that scoring methods need, one of `ScoringMethod.READS`; "" without scores.
         saves: the resource that a cut of this kind saves, and of which ratios are shares.
         counted_by: fields of configurations that specify one number of units for all sites.
-        widths: fields of configurations from which the number of units follows, but not of runtimes: they stay.
     """
 
     unit: str
@@ -58,7 +57,6 @@ class UnitKind:
     scored_by: str = "contexts"
     saves: str = OPERATIONS
     counted_by: tuple[str, ...] = ()
-    widths: tuple[str, ...] = ()
 
     @property
     def has_many_units(self) -> bool:
@@ -100,7 +98,6 @@ NEURON = UnitKind(
     finder="onnxheadprune.attention.sites.neurons",
     in_layers=True,
     multiple=8,
-    widths=("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner"),
 )
 EXPERT = UnitKind(
     unit="expert",

@@ -1,15 +1,22 @@
-"""Settings in documentation and messages: tables of keys, and the keywords of Python functions."""
+"""Settings in documentation and messages: tables of keys, and how the command line and Python spell them."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeAlias, TypeVar, get_origin
 
+from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.settings.setting import NAMED, Declared, declared
+
+Spell: TypeAlias = Callable[[str, str, str], str]
+"""Writes a setting, by its name, its value ("" for none) and the command that has it ("" for the one that runs)."""
+Said = TypeVar("Said")
+_IN_TEXT = re.compile(r"`(?:(\w+) )?(\w+)(?:=([^`]*))?`")
 
 _KINDS = {
     int: "whole number",
@@ -39,6 +46,43 @@ def _known() -> Mapping[str, Declared]:
         if isinstance(group, type) and is_dataclass(group)
         for name, item in declared(group).items()
     }
+
+
+def spelled_by(spell: Spell, said: Said) -> Said:
+    """A sentence, or all sentences of facts or a document, with settings in backticks as a front end spells them.
+
+    >>> spelled_by(option, "give `data`, or leave `cache=keep` out"), spelled_by(keyword, ("`prune exit`", 1))
+    ('give --data, or leave --cache keep out', ('prune(exit=...)', 1))
+    """
+    return _spelled_by(spell, said)  # type: ignore[no-any-return]
+
+
+def _spelled_by(spell: Spell, said: Any) -> Any:
+    if isinstance(said, str):
+
+        def written(found: re.Match[str]) -> str:
+            return spell(found[2], found[3] or "", found[1] or "") if found[2] in _known() else found[0]
+
+        return _IN_TEXT.sub(written, said)
+    if isinstance(said, (list, tuple)):
+        return type(said)(_spelled_by(spell, item) for item in said)
+    if isinstance(said, Mapping):
+        return {name: _spelled_by(spell, item) for name, item in said.items()}
+    if is_dataclass(said) and not isinstance(said, type):
+        return replace(
+            said, **{item.name: _spelled_by(spell, getattr(said, item.name)) for item in fields(said)}
+        )
+    return said
+
+
+@contextlib.contextmanager
+def errors_spelled_by(spell: Spell) -> Iterator[None]:
+    """Spell the settings in errors that are raised within."""
+    try:
+        yield
+    except HeadPruneError as error:
+        error.args = (_spelled_by(spell, str(error)), *error.args[1:])
+        raise
 
 
 def option(name: str, value: str, command: str) -> str:

@@ -177,14 +177,6 @@ class Deploying:
     SECTION: ClassVar[str] = CHANGES
 
     runtime: Runtime = None
-    per_layer_config: Annotated[
-        bool,
-        Setting(
-            "Write the number of KV heads of each layer into config.json, as transformers 5 reads it. Programs that"
-            " read one number for all layers fail on such a file.",
-            rules=(excludes("cache=keep"),),
-        ),
-    ] = False
     data_name: Annotated[
         str | None,
         Setting(

@@ -6,20 +6,18 @@ seen they come again: token ids as spliced sequences, other data in other compan
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
-from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.more import CHUNK, NOTHING, LeftOut
-from onnxheadprune.data.single import free_axes, part_of
+from onnxheadprune.data.calibration import CHUNK, Calibration, LeftOut
+from onnxheadprune.data.rows import in_batches, joined
 from onnxheadprune.data.splicing import Sequences
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.generate import Feed, rows_of
-from onnxheadprune.runtime.feeds.inputs import Input
-from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.training.neighbours import Neighbours
 
 BATCH = 16
@@ -43,11 +41,16 @@ class Batches:
     def __init__(self, data: Calibration, neighbours: Neighbours | None = None, most: int = BATCH) -> None:
         """Divide the data into rounds."""
         self.data, self.neighbours, self.most = data, neighbours, most
-        self._parts = _parts(data)
+        count = max(min(round(data.count / CHUNK), len(data.samples)), 1)
+        self._parts = [data.part(range(first, len(data.samples), count)) for first in range(count)]
         self._chunks = 0 if data.more is None else data.more.chunks
         self.rounds = self._chunks + len(self._parts)
-        self.count = sum(_count(part, most) for part in self._parts)
-        self.kind = PLAIN if Sequences.of(self._parts[0]) is None else "spliced sequences"
+        sequences = [Sequences.of(part) for part in self._parts]
+        seen = [
+            part if found is None else found.data for part, found in zip(self._parts, sequences, strict=True)
+        ]
+        self.count = sum(len(self._in_batches(part)) for part in seen)
+        self.kind = PLAIN if sequences[0] is None else "spliced sequences"
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
         self._ahead: dict[int, Future[tuple[Calibration, LeftOut]]] = {}
         self.left_out = Counter(data.left_out)
@@ -65,19 +68,23 @@ class Batches:
         part, left_out = self._part(number % self.rounds)
         self.left_out.update({} if self.is_again(number) else left_out)
         sequences = Sequences.of(part)
-        if sequences is None:
-            yield from _mixed(part, random, self.most)
-            return
-        rows = sequences.spliced(random) if self.is_again(number) else list(sequences.rows)
-        if self.is_again(number) and self.neighbours is not None:
-            rows = self.neighbours.exchanged(rows, random)
-        feeds = sequences.feeds(rows, self.most)
-        yield from (feeds[position] for position in random.permutation(len(feeds)))
+        part = part if sequences is None else sequences.data
+        if sequences is not None and self.is_again(number):
+            rows = sequences.spliced(random)
+            rows = rows if self.neighbours is None else self.neighbours.exchanged(rows, random)
+            part = replace(part, samples=tuple(rows))
+        batches = self._in_batches(part.part(random.permutation(len(part.samples)).tolist()))
+        yield from (joined(batches[at], part.inputs).feed for at in random.permutation(len(batches)))
+
+    def _in_batches(self, part: Calibration) -> list[list[Sample]]:
+        """Samples in the batches of steps: of similar length, so that little of a batch is padding."""
+        rows = sorted(part.samples, key=lambda row: sum(array.size for array in row.feed.values()))
+        return in_batches(rows, part.inputs, self.most, pads=part.pads)
 
     def _part(self, number: int) -> tuple[Calibration, LeftOut]:
         """The samples of a round. Those of the next one are read and decoded beside the steps."""
         if number >= self._chunks:
-            return self._parts[number - self._chunks], NOTHING
+            return self._parts[number - self._chunks], {}
         found = self._ahead.pop(number, None)
         self._ahead.clear()
         part = self._chunk(number) if found is None else found.result()
@@ -87,56 +94,5 @@ class Batches:
 
     def _chunk(self, number: int) -> tuple[Calibration, LeftOut]:
         assert self.data.more is not None
-        feeds, left_out = self.data.more.chunk(number)
-        samples = tuple(Sample(feed, None, self.data.source) for feed in feeds)
-        return replace(self.data, samples=samples, joined=None), left_out
-
-
-def _parts(data: Calibration) -> list[Calibration]:
-    """Data in parts of some size, whole feeds each, spread evenly over it."""
-    count = max(min(round(data.count / CHUNK), len(data.samples)), 1)
-    return [replace(data, samples=data.samples[first::count], joined=None) for first in range(count)]
-
-
-def _count(part: Calibration, most: int) -> int:
-    """Feeds of a round."""
-    sequences = Sequences.of(part)
-    if sequences is not None:
-        return sequences.count(most)
-    fixed, groups = _groups(part)
-    return len(fixed) + sum(-(-rows_of(group.feed, part.inputs) // most) for group in groups)
-
-
-def _mixed(part: Calibration, random: np.random.Generator, most: int) -> Iterator[Feed]:
-    """All samples once, in other company every time where the batch is free."""
-    feeds, groups = _groups(part)
-    for group in groups:
-        order = random.permutation(rows_of(group.feed, part.inputs)).tolist()
-        feeds += [
-            part_of(group, part.inputs, order[start : start + most]).feed
-            for start in range(0, len(order), most)
-        ]
-    yield from (feeds[position] for position in random.permutation(len(feeds)))
-
-
-def _groups(part: Calibration) -> tuple[list[Feed], list[Sample]]:
-    """Return batches of a fixed size, and the others concatenated as far as their shapes allow."""
-    fixed: list[Feed] = []
-    alike: dict[object, list[Sample]] = defaultdict(list)
-    for sample in part.samples:
-        if free_axes(sample, part.inputs):
-            # Batches can be concatenated if all but their samples is equal: shapes, and inputs without a batch axis.
-            left = part_of(sample, part.inputs, []).feed.values()
-            alike[tuple((array.shape, array.tobytes()) for array in left)].append(sample)
-        else:
-            fixed.append(sample.feed)
-    return fixed, [_joined(samples, part.inputs) for samples in alike.values()]
-
-
-def _joined(samples: Sequence[Sample], inputs: Sequence[Input]) -> Sample:
-    """Concatenate batches along the batch axis of each input."""
-    axes = free_axes(samples[0], inputs)
-    joined = {
-        name: np.concatenate([sample.feed[name] for sample in samples], axis) for name, axis in axes.items()
-    }
-    return Sample({**samples[0].feed, **joined}, None, samples[0].source)
+        samples, left_out = self.data.more.chunk(number)
+        return replace(self.data, samples=samples), left_out

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.display import one_line
+from onnxheadprune.model.one_line import one_line
 
 MOST_EPOCHS = 10_000
 MOST_SECONDS = 7 * 24 * 3600.0

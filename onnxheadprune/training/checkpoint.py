@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.writing import write_file
 from onnxheadprune.model.typed_json import (
@@ -39,12 +39,16 @@ def _learning_rates(pairs: tuple[tuple[float, float], ...]) -> dict[float, float
     return dict(pairs)
 
 
+def _written(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
 # A loss that is no finite number is null.
 Loss = Annotated[
     float,
     Spelled(
         float | None,
-        lambda loss: loss if math.isfinite(loss) else None,
+        _written,
         lambda loss: math.inf if loss is None else loss,
     ),
 ]
@@ -61,7 +65,11 @@ class State:
     # held-out loss by each learning rate that was tried
     trials: Annotated[
         dict[float, float],
-        Spelled(tuple[tuple[float, Loss], ...], lambda trials: tuple(trials.items()), _learning_rates),
+        Spelled(
+            tuple[tuple[float, Loss], ...],
+            lambda trials: [(rate, _written(loss)) for rate, loss in trials.items()],
+            _learning_rates,
+        ),
     ] = field(default_factory=dict)
     best: Count = 0  # the step with the least held-out loss
     curve: list[Measured] = field(default_factory=list)  # held-out losses so far
@@ -121,12 +129,12 @@ class Checkpoint:
                 }
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"the checkpoint {self.path} cannot be read; start again without {named_setting('resume')}"
+                f"the checkpoint {self.path} cannot be read; start again without `resume`"
             ) from error
         if kept.key != self.key:
             raise UsageError(
                 f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
-                f" start again without {named_setting('resume')}"
+                f" start again without `resume`"
             )
         return state
 

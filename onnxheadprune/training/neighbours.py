@@ -7,13 +7,15 @@ text fall together, and what limits it are its steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.data.splicing import Ints, Row
+from onnxheadprune.data.splicing import Ints
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.tables import tables_behind
 
@@ -39,20 +41,17 @@ class Neighbours:
         """
         self._tables = {name: _Table(table) for name, table in tables.items()}
 
-    def exchanged(self, rows: Sequence[Row], random: np.random.Generator) -> list[Row]:
+    def exchanged(self, rows: Sequence[Sample], random: np.random.Generator) -> list[Sample]:
         """Sequences in which some tokens are others, but never the first or the last one, which may be special."""
-        found = [dict(row) for row in rows]
+        found = [dict(row.feed) for row in rows]
         for name, table in self._tables.items():
-            chosen = [_chosen(len(row[name]), random) for row in found]
-            old = np.concatenate([row[name][at] for row, at in zip(found, chosen, strict=True)])
-            new = table.near(old, random)
-            start = 0
-            for row, at in zip(found, chosen, strict=True):
-                changed = row[name].copy()
-                changed[at] = new[start : start + len(at)]
-                row[name] = changed
-                start += len(at)
-        return list(found)
+            chosen = [_chosen(feed[name].shape[1], random) for feed in found]
+            old = np.concatenate([feed[name][0, at] for feed, at in zip(found, chosen, strict=True)])
+            new = np.split(table.near(old, random), np.cumsum([len(at) for at in chosen])[:-1])
+            for feed, at, tokens in zip(found, chosen, new, strict=True):
+                feed[name] = feed[name].copy()
+                feed[name][0, at] = tokens
+        return [replace(row, feed=feed) for row, feed in zip(rows, found, strict=True)]
 
 
 def neighbours_of(view: GraphView, inputs: Sequence[Input]) -> Neighbours | None:

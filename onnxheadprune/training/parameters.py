@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ class Parameter:
         if self.levels is not None:
             levels = levels_of(self.levels, 0, master.shape)
             assert levels is not None
-            whole = levels.nearest(master.astype(np.float64), limits_of(self.tensor.data_type))
+            grid = replace(levels, limits=limits_of(self.tensor.data_type))
+            whole = grid.levels(master.astype(np.float64))
         return np.ascontiguousarray(whole.astype(numpy_helper.to_array(self.tensor).dtype))
 
 

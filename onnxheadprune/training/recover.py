@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +17,27 @@ from onnxheadprune.choosing.activations.parts import require_main
 from onnxheadprune.choosing.compensation.record import whole_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import widened
-from onnxheadprune.data.bounded import output_bytes
 from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.rows import most_rows
+from onnxheadprune.display.spelling import many
 from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Array, Provider, Session
-from onnxheadprune.runtime.feeds.generate import rows_of
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.training.batches import BATCH, PLAIN, Batches
 from onnxheadprune.training.budget import Budget
-from onnxheadprune.training.checkpoint import Checkpoint
+from onnxheadprune.training.checkpoint import Checkpoint, beside
+from onnxheadprune.training.loss import Aim, Taught, Teacher
 from onnxheadprune.training.neighbours import neighbours_of
 from onnxheadprune.training.parameters import Master, Parameter
 from onnxheadprune.training.result import Recovery
 from onnxheadprune.training.student import Student
 from onnxheadprune.training.subject import Subject, differentiated
-from onnxheadprune.training.targets import Aim, Taught, Teacher
 from onnxheadprune.training.training import Plan, Training
 
 
@@ -86,27 +86,13 @@ JUDGES = 16
 """Samples that judge a training where a part of the data is fewer, as long as that takes no more than a fifth."""
 
 
-@dataclass(frozen=True)
-class Recovering:
-    """The settings of a recovery."""
-
-    budget: Budget  # how long it trains
-    seed: int = 0  # of the order of the data
-    checkpoint: Path | None = None  # where its state is kept until it is done, None to keep none
-    resume: bool = False  # go on from there
-
-    def shared(self, among: int) -> Recovering:
-        """The same with an equal part of the budget."""
-        return self if among == 1 else replace(self, budget=self.budget.shared(among))
-
-
 def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
     """A part that steps learn from and one that judges them."""
     share = min(round(data.count * HELD_OUT), MOST_JUDGES)
-    return data.split_samples(max(share, min(JUDGES, data.count // 5), 1))
+    return data.split(max(share, min(JUDGES, data.count // 5), 1) / data.count)
 
 
-def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
+def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) -> None:
     """Check whether a model can learn from data at all: asked before any long work."""
     learn, held = split_for_recovery(data)
     if learn.count < LEAST or learn.count + held.count > data.count:
@@ -125,7 +111,8 @@ def recover(
     learn: Calibration,
     held: Calibration,
     provider: Provider,
-    how: Recovering,
+    call: PruneCall,
+    budget: Budget,
     progress: Progress = silent,
 ) -> Recovery:
     """Train what is left of a model to give what the original gives.
@@ -136,16 +123,16 @@ def recover(
     made = ready(subject, learn, provider)
     student, teacher = made.student, made.teacher
     _require_variety(teacher, held)
-    checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
-    apart, shown = (
-        Taught(teacher, subject.original, part) for part in (held, learn.subset(min(held.count, MOST_SHOWN)))
-    )
+    checkpoint = Checkpoint(_state_of(call), _key(subject, learn, provider, budget, call.seed))
+    apart, shown = (Taught(teacher, part) for part in (held, learn.subset(min(held.count, MOST_SHOWN))))
     batches = Batches(
-        learn, neighbours_of(subject.original, learn.inputs), _rows_of_a_step(subject.original, learn)
+        learn,
+        neighbours_of(subject.original, learn.inputs),
+        min(BATCH, most_rows(learn.widest or 0, STEP_BYTES)),
     )
-    plan = Plan(how.budget, how.seed, progress, how.budget.left)
+    plan = Plan(budget, call.seed, progress, budget.left)
     training = Training(student, teacher, batches, apart, shown, plan, checkpoint, held.count)
-    training.run(how.resume)
+    training.run(call.resume)
     state = training.state
     return Recovery(
         stored=_written(subject, made.trained, student.copy()) if state.best else dict(subject.start),
@@ -168,17 +155,11 @@ def recover(
         stopped=training.stopped,
         resumed=training.resumed,
         seconds=round(state.seconds, 3),
-        seed=how.seed,
+        seed=call.seed,
         unlearned=state.unlearned,
         unit=learn.unit,
-        planned=how.budget,
+        planned=budget,
     )
-
-
-def _rows_of_a_step(view: GraphView, data: Calibration) -> int:
-    """Samples whose outputs fit into `STEP_BYTES` together, at most `BATCH`."""
-    each = max(output_bytes(view, sample) // rows_of(sample.feed, data.inputs) for sample in data.samples)
-    return max(min(BATCH, STEP_BYTES // max(each, 1)), 1)
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:
@@ -210,10 +191,15 @@ def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[M
     return stored
 
 
-def _key(subject: Subject, data: Calibration, provider: Provider, how: Recovering) -> str:
+def _state_of(call: PruneCall) -> Path | None:
+    """The file with the state of a training until it is done; None where many are tried, or nothing is written."""
+    return None if call.output is None or call.max_drift is not None else beside(call.output)
+
+
+def _key(subject: Subject, data: Calibration, provider: Provider, budget: Budget, seed: int) -> str:
     """Return what a training depends on, as a short hash."""
     digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
     for value in subject.start.values():
         digest.update(np.ascontiguousarray(value).tobytes())
-    digest.update(f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}".encode())
+    digest.update(f"{data.fingerprint} {data.total} {provider.name} {budget} {seed}".encode())
     return digest.hexdigest()

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from onnxheadprune.model.display import one_line
-from onnxheadprune.model.spelling import many
+from onnxheadprune.display.spelling import many
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, written
 from onnxheadprune.runtime import Array
 from onnxheadprune.training.budget import Budget

@@ -12,7 +12,7 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed, narrowed
-from onnxheadprune.training.losses import LOSS
+from onnxheadprune.training.loss import LOSS
 from onnxheadprune.training.parameters import Master, Parameter
 
 

@@ -14,14 +14,13 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.operator import opset_of
+from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import Role
-from onnxheadprune.training.losses import LOSS, with_loss
+from onnxheadprune.training.loss import LOSS, Aim, Hidden, hidden_states, with_loss
 from onnxheadprune.training.parameters import Parameters, parameters_of, without_constants
-from onnxheadprune.training.targets import Aim, Hidden, hidden_states
 
 
 @dataclass(frozen=True, eq=False)

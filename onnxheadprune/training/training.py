@@ -17,12 +17,12 @@ from onnxheadprune.runtime.workers import Workers
 from onnxheadprune.training.batches import Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, State
+from onnxheadprune.training.loss import Teacher
 from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
 from onnxheadprune.training.parameters import Master
 from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_of_rate
 from onnxheadprune.training.result import INTERRUPTED, Measured
 from onnxheadprune.training.student import Student
-from onnxheadprune.training.targets import Teacher
 
 LEARNED_BETWEEN = 8
 """Training samples per held-out sample between two measurements of the held-out loss. A training sample costs about

@@ -12,33 +12,25 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.cut_edits import Bypass
-from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import HeadSpec, resolve_units
+from onnxheadprune.edit.edits import SetRecord
 from onnxheadprune.edit.records import (
-    CACHES_ENTRY,
-    FUSED_ENTRY,
     HEADS,
-    REFIT_ENTRY,
+    RECORD_KEY,
+    Record,
+    RecordedContract,
     RecordedUnits,
     RefitRecord,
-    units_entry,
+    record_of,
 )
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, named_setting
+from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
-from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.settings.units import HEAD, KINDS, LAYER, UnitKind, called
-
-CONTRACTS = (
-    Contract(),
-    Contract(cache="keep"),
-    Contract(allow_io_change=True),
-    Contract(cache="keep", allow_io_change=True),
-)
-"""Contracts that may have been agreed to, in the order in which they are tried."""
+from onnxheadprune.settings.units import KINDS, LAYER, UnitKind, called
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +40,8 @@ class Claim:
     planning: Planning  # the cut, planned on the original
     fused: tuple[int, ...]  # indices of the original's sites that are fused
     refit: RefitRecord | None  # the refitted tensors, None without
-    problems: tuple[str, ...]  # what is wrong with the pruned model's inputs and outputs, one sentence each
-    contract: Contract  # what was agreed to, as far as inputs and outputs tell
+    problems: tuple[str, ...]  # what is wrong with the order of the pruned model's inputs and outputs
+    contract: Contract  # what was agreed to
 
 
 def read_claim(
@@ -66,60 +58,55 @@ def read_claim(
         left: something else is claimed, too (a permanent exit or fewer tokens, which `original` has), so that no unit
             need be gone.
     """
-    theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), [site.index for site in FUSED_ENTRY.read(pruned)]
-    if not theirs_went:
+    theirs, ours = record_of(pruned), record_of(original.proto)
+    if not theirs.contract.dropped_caches:
         _check_same_names(original.proto, pruned, names, AS_BEFORE)
     analysis = analysis_of(original.changed(original.proto, names[0]))
-    records = {kind: units_entry(kind.units).read(pruned) for kind in KINDS}
-    pairs = _paired(records[HEAD], analysis.sites)
-    ours = {site.index for site in analysis.sites} | {
-        entry.number for entry in units_entry(HEADS).read(original.proto)
-    }
-    went = set(theirs_went) - set(CACHES_ENTRY.read(original.proto))
-    renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
-    fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
-    if heads is None and not left and not any(records.values()):
-        is_pruned = any(units_entry(kind.units).read(original.proto) for kind in KINDS)
+    pairs = _paired(theirs.of(HEADS), analysis.sites)
+    known = {site.index for site in analysis.sites} | {entry.number for entry in ours.of(HEADS)}
+    agreed = _agreed(theirs.contract, pairs, known, names)
+    dropped = tuple(site for site in agreed.dropped_caches if site not in ours.contract.dropped_caches)
+    cache: Cache = "renumber" if dropped else "keep" if agreed.kept_caches else "narrow"
+    contract = Contract(cache, bool(agreed.narrowed), replace(agreed, dropped_caches=dropped))
+    fused = tuple(sorted(_ours((site.index for site in theirs.fused), "a fusion of", pairs, known, names)))
+    if heads is None and not left and not theirs.removes_units:
         raise UsageError(
-            f"{names[1]} has no record of removed heads (metadata {units_entry(HEADS).key}); name them"
-            f" with {named_setting('heads')}"
-            + (f", or give the original first: {names[0]} has such a record" if is_pruned else "")
+            f"{names[1]} has no record of removed heads (metadata {RECORD_KEY}); name them"
+            f" with `heads`"
+            + (f", or give the original first: {names[0]} has such a record" if ours.removes_units else "")
         )
-    recorded = _recorded(LAYER, records[LAYER], analysis, names)
+    recorded = _recorded(LAYER, theirs, analysis, names)
     layers = resolve_units(recorded, analysis.sites) if recorded else {}
     bypass = Bypass.of(analysis.view, analysis.sites.losing(layers))
-    for kind, record in records.items():
-        recorded |= _recorded(kind, record, analysis, names, bypass)
+    for kind in KINDS:
+        recorded |= _recorded(kind, theirs, analysis, names, bypass)
     spec = recorded if heads is None else heads
     if not spec and not fused and not left:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )
-    first: Claim | None = None
-    refused: RefusedError | None = None
-    for agreed in CONTRACTS:
-        contract = replace(
-            agreed, cache="renumber" if renumbered else agreed.cache, renumbered_sites=renumbered
+    planning = planned(analysis, spec, contract)
+    if not planning.plan.cuts_something and not fused and not left:
+        raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
+    _check_same_names(original.proto, pruned, names, planning.io)
+    problems = [*_order_problems(original.proto, pruned, planning.io, names[1])]
+    made = next(item.edit for item in planning.plan.edits if isinstance(item.edit, SetRecord))
+    if made.contract != agreed:
+        problems.append(
+            f"the record of {names[1]} claims other changes of inputs and outputs than the cut makes"
         )
-        try:
-            planning = planned(analysis, spec, contract)
-        except RefusedError as error:
-            # What nobody can cut under one contract may be what was agreed to in another.
-            refused = refused or error
-            continue
-        if not planning.plan.cuts_something and not fused and not left:
-            raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
-        _check_same_names(original.proto, pruned, names, planning.io)
-        problems = [*_order_problems(original.proto, pruned, planning.io, names[1])]
-        problems += _io_problems(planning, pruned, names[1])
-        claim = Claim(planning, fused, REFIT_ENTRY.read(pruned), tuple(problems), contract)
-        if not problems:
-            return claim
-        first = first or claim
-    if first is None:
-        assert refused is not None
-        raise refused
-    return first
+    return Claim(planning, fused, theirs.refit, tuple(problems), contract)
+
+
+def _agreed(
+    contract: RecordedContract, pairs: Mapping[int, Site], known: Collection[int], names: tuple[str, str]
+) -> RecordedContract:
+    """The contract of the pruned model, with the indices of the original's sites."""
+    kept, dropped = (
+        tuple(sorted(_ours(sites, "the cache of", pairs, known, names)))
+        for sites in (contract.kept_caches, contract.dropped_caches)
+    )
+    return RecordedContract(kept, dropped, contract.narrowed)
 
 
 def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) -> None:
@@ -135,8 +122,8 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
         return
     if recorded != named:
         raise UsageError(
-            f"{names[1]} records that {recorded} is removed, and {named_setting('heads')} names {named};"
-            f" leave {named_setting('heads')} out to validate"
+            f"{names[1]} records that {recorded} is removed, and `heads` names {named};"
+            f" leave `heads` out to validate"
             " what is recorded"
         )
 
@@ -172,7 +159,7 @@ def _paired(record: Sequence[RecordedUnits], sites: Sequence[Site]) -> dict[int,
 
 def _recorded(
     kind: UnitKind,
-    record: Sequence[RecordedUnits],
+    theirs: Record,
     analysis: Analysis,
     names: tuple[str, str],
     bypass: Bypass | None = None,
@@ -182,22 +169,23 @@ def _recorded(
     Args:
         bypass: removed layers, with which what lies in them is removed.
     """
+    record = theirs.of(kind.units)
     if not record:
         return {}
     # Sites that the original has lost, as a whole or with an expert, are in its record alone.
-    gone = {entry.number: entry for entry in units_entry(kind.units).read(analysis.view.model)}
+    gone = {entry.number: entry for entry in record_of(analysis.view.model).of(kind.units)}
     pairs = _paired(record, analysis.sites.of(kind.units))
     spec: dict[str, list[int]] = {}
     for entry in record:
         site = pairs.get(entry.number)
         before = gone.get(entry.number) if site is None or entry.states else None
         before = site.recorded() if before is None and site is not None else before
-        theirs = entry.counted(kind.units)
+        named = entry.counted(kind.units)
         ours = "" if before is None else before.counted(kind.units)
-        if before is None or ours != theirs:
+        if before is None or ours != named:
             there = f"has {ours}" if ours else "is missing"
             raise UsageError(
-                f"the record of {names[1]} speaks of {kind.called(entry.number)} ({entry.name}) with {theirs}, which"
+                f"the record of {names[1]} speaks of {kind.called(entry.number)} ({entry.name}) with {named}, which"
                 f" {there} in {names[0]}; the two do not belong together"
             )
         if not set(before.removed) <= set(entry.removed):
@@ -247,44 +235,6 @@ def _order_problems(original: ModelProto, pruned: ModelProto, io: Interface, nam
 def _listed(model: ModelProto) -> list[str]:
     """The names of outputs, each as often as it is listed."""
     return [info.name for info in model.graph.output]
-
-
-def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]:
-    """Declared dimensions of the pruned model that are not what the plan makes of the original's."""
-    problems = []
-    declared = _inputs(pruned) | _outputs(pruned)
-    before = _inputs(planning.view.model) | _outputs(planning.view.model)
-    earlier = planning.io.before(declared)
-    for value_name, (after, info) in zip(earlier, declared.items(), strict=True):
-        value = planning.view.main.values[value_name]
-        tensor = info.type.tensor_type
-        if value.shape is None or not tensor.HasField("shape"):
-            continue
-        if _contradicts(before[value_name], value.shape):
-            # The original declares what it does not keep, which is no fault of the pruned model.
-            continue
-        live = planning.io.live.get(value_name)
-        wanted = [d if live is None else live.narrow(d, axis) for axis, d in enumerate(value.shape)]
-        found = [dim.dim_value or None for dim in tensor.shape.dim]
-        differs = len(wanted) != len(found) or any(
-            isinstance(w, int) and f is not None and f != w for w, f in zip(wanted, found, strict=True)
-        )
-        if differs:
-            spelled = ", ".join(str(dim) for dim in wanted)
-            shape = ", ".join("?" if dim is None else str(dim) for dim in found)
-            problems.append(f"{after} of {name} has shape [{shape}] where [{spelled}] was expected")
-    return problems
-
-
-def _contradicts(info: ValueInfoProto, shape: Shape) -> bool:
-    """Return whether a declaration says something else than what the graph computes."""
-    if not info.type.tensor_type.HasField("shape"):
-        return False
-    declared = [dim.dim_value or None for dim in info.type.tensor_type.shape.dim]
-    return len(declared) != len(shape) or any(
-        said is not None and isinstance(size, int) and said != size
-        for said, size in zip(declared, shape, strict=True)
-    )
 
 
 def _inputs(model: ModelProto) -> dict[str, ValueInfoProto]:

@@ -73,7 +73,7 @@ def comparable(reference: Outputs, original: Outputs) -> bool:
     return any(np.isfinite(numbers(part)).any() for value, _ in floats for part in in_pieces(value)) and all(
         value.shape == other.shape
         and all(
-            np.array_equal(_strange(left), _strange(right), equal_nan=True)
+            np.array_equal(_not_finite(left), _not_finite(right), equal_nan=True)
             for left, right in zip(in_pieces(value), in_pieces(other), strict=True)
         )
         for value, other in floats
@@ -107,7 +107,7 @@ def _is_exact(array: Array) -> bool:
     return array.dtype.kind in "biuOSU"
 
 
-def _strange(array: Array) -> Array:
+def _not_finite(array: Array) -> Array:
     """The array with all numbers alike."""
     wide = numbers(array)
     return np.where(np.isfinite(wide), 0, wide)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
-from onnxheadprune.errors import named_setting, spelled
+from onnxheadprune.display.spelling import many
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.spelling import many
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.settings.units import HEAD, kind_of_key
-from onnxheadprune.validation.figures import clauses
+from onnxheadprune.validation.quality import Quality, qualities
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """The judgement of an answer; "open" is the reader's to judge."""
@@ -90,13 +88,10 @@ def headline_of(
         warning: what was asked for and did not happen; None if all did.
     """
     exact = max((_exact(item, quantized) for item in validations or [None]), key=_severity)
-    measured = [item for item in validations if item is not None]
-    if quantized:
-        measured = [item["deployed"] | {"file": item.get("file")} for item in measured if "deployed" in item]
     return Headline(
         _result(exact, gates, failed, warning),
         exact,
-        _good_enough(measured, gates, data or spelled(named_setting("data"))),
+        _good_enough(qualities(validations, quantized), gates, data or "`data`"),
     )
 
 
@@ -107,7 +102,7 @@ def _severity(answer: Answer) -> int:
 def _exact(validation: Document | None, quantized: bool) -> Answer:
     if validation is None:
         return Answer("not checked", "doubtful", "nothing was compared; run onnxheadprune validate")
-    file = _of(validation)
+    file = f" of {validation['file']}" if validation.get("file") else ""
     graph = validation.get("structure")
     exact = exactness(validation["verdict"], identical=graph is None or graph["identical"])
     if exact == "yes":
@@ -151,18 +146,18 @@ def _result(exact: Answer, gates: Sequence[Gate], failed: str | None, warning: s
     return found if warning is None else Answer(found.answer, "doubtful", f"{warning}; {found.reason}")
 
 
-def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str) -> Answer:
+def _good_enough(measured: Sequence[Quality], gates: Sequence[Gate], data: str) -> Answer:
     """The answer by limits on the outputs where there are any, else by what was lost."""
     judged = [gate for gate in gates if gate.name in QUALITY]
     broken = [gate.sentence for gate in judged if not gate.passed]
-    figures = "; ".join(clause for item in measured for clause in clauses(item))
+    figures = "; ".join(clause for item in measured for clause in item.clauses())
     if broken:
         return Answer("no", "bad", "; ".join([*broken, figures] if figures else broken))
     if not figures:
-        return Answer(
-            "not measured", "doubtful", f"give {data} to measure what outputs lose{_at_random(measured)}"
-        )
-    lost = max((_lost(item, judged) for item in measured), default=0.0)
+        made = "; ".join(clause for item in measured for clause in item.clauses(made=True))
+        found = f"; {made}" if made else ""
+        return Answer("not measured", "doubtful", f"give {data} to measure what outputs lose{found}")
+    lost = max((item.lost([gate.name for gate in judged]) for item in measured), default=0.0)
     if lost >= RUINED:
         return Answer("no", "bad", figures)
     if lost >= QUESTIONABLE:
@@ -170,48 +165,3 @@ def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str)
     if judged:
         return Answer("yes", "good", "; ".join([*(gate.sentence for gate in judged), figures]))
     return Answer("yours to judge", "open", figures)
-
-
-def _on_data(measured: Document) -> bool:
-    """Return whether the figures are of the user's data; those of a quantized model always are."""
-    drift = measured["drift"]
-    if measured["accuracy"] or measured["metric"] or _plain(drift):
-        return True
-    return drift is not None and bool(drift["source"] == "data")
-
-
-def _plain(drift: Any) -> bool:
-    """Return whether a drift is a number alone, as that of a quantized model is."""
-    return isinstance(drift, float)
-
-
-def _at_random(measured: Sequence[Document]) -> str:
-    """The answer from random inputs, which is better than none."""
-    figures = [clause for item in measured for clause in clauses(item, made=True)]
-    return f"; {'; '.join(figures)}" if figures else ""
-
-
-def _lost(measured: Document, judged: Sequence[Gate]) -> float:
-    """The part of the correct or agreeing outputs that is lost, as far as no limit allows it.
-
-    Accuracy counts before drift: outputs may move and still be right. Of a Kullback-Leibler divergence d, 1 - exp(-d)
-    bounds the probability that is moved (Bretagnolle and Huber, 1979).
-    """
-    allowed = {gate.name.rpartition("_drop")[0] or gate.name for gate in judged}
-    found, drift = measured["accuracy"], measured["drift"]
-    if allowed & {"min_accuracy", "max_accuracy", "min_metric", "max_metric"}:
-        return 0.0
-    if found:
-        return float(1 - found["pruned"] / found["original"]) if found["original"] else 0.0
-    if drift is None or "max_drift" in allowed or not _on_data(measured):
-        return 0.0
-    if not _plain(drift) and drift["top1_agreement"] is not None:
-        return float(1 - drift["top1_agreement"])
-    unit, value = (measured["drift_unit"], drift) if _plain(drift) else (drift["measure"], drift["value"])
-    if unit == "kl":
-        return 1 - math.exp(-value)
-    return float(value) if unit == "1 - cosine" else 0.0
-
-
-def _of(measured: Document) -> str:
-    return f" of {measured['file']}" if measured.get("file") else ""

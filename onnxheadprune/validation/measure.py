@@ -14,9 +14,9 @@ from onnxheadprune.data.drift import EffectMeter, Measure, counted, counted_piec
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.tensors import Array
+from onnxheadprune.runtime.feeds.data import IGNORED_LABEL, RANDOM_INPUTS, USERS_DATA
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
-from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.runtime.foreign import import_function, users_code
 from onnxheadprune.validation.compare import numbers
 from onnxheadprune.validation.result import Accuracy, Drift, MetricResult
@@ -159,6 +159,7 @@ class DriftMeter:
             self._cosines / self._vectors,
             agreement,
             samples=self._samples,
+            **vars(RANDOM_INPUTS if self.source == "random" else USERS_DATA),
         )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.io_changes import lost_content
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.edit.model_records import EXITS_KEY
-from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
+from onnxheadprune.display.spelling import first_few, many
+from onnxheadprune.edit.records import RefitRecord, record_of
 from onnxheadprune.edit.submodel import Restored
-from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, named_setting, spelled
+from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError
 from onnxheadprune.model.analysis_errors import explaining_failures, foreign_in
 from onnxheadprune.model.load import (
     LARGE,
@@ -26,16 +25,17 @@ from onnxheadprune.model.load import (
     open_structure,
     stored_bytes,
 )
-from onnxheadprune.model.spelling import first_few, many
 from onnxheadprune.runtime import CPU, Provider, Session, versions
-from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
+from onnxheadprune.runtime.feeds.data import USERS_DATA, Basis, DataSource
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
+from onnxheadprune.settings.calls import ValidateCall
 from onnxheadprune.settings.units import KINDS
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
 from onnxheadprune.validation.graph import compared, undocumented
-from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.validation.measure import MetricMeter
+from onnxheadprune.validation.reference import Prepared, Reference, prepared
 from onnxheadprune.validation.result import Likeness, RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import Findings, Models, run_all
 from onnxheadprune.validation.verdict import judge, tried_on, words_for
@@ -67,7 +67,7 @@ def _with_refits(
     if refit is None or refit.source != "data":
         return (
             "passed",
-            f"{taken}, and {their} effect is not proven without {named_setting('data')}; {reason}",
+            f"{taken}, and {their} effect is not proven without `data`; {reason}",
         )
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
@@ -79,17 +79,27 @@ def _with_refits(
     return "passed", f"{drift}; {reason}"
 
 
-if TYPE_CHECKING:
-    from onnxheadprune.attention.vocabulary.trim import Trimming
-    from onnxheadprune.validation.oracle import Prepared
+def prove(
+    original: ModelLike,
+    pruned: ModelLike,
+    given: ValidateCall = ValidateCall(),
+    data: DataSource | None = None,
+    provider: Provider | None = None,
+    *,
+    renumbered: bool = False,
+) -> Validation:
+    """Validate a pruned model; limits of the call are judged by its caller.
 
-
-def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
-    """Validate a pruned model, for a request."""
+    Args:
+        data: the user's inputs.
+        provider: where to run; None goes by the call.
+        renumbered: whether the data has the token ids of the pruned model, where these are not the original's.
+    """
     before, after = _opened(original), _opened(pruned)
     named = ((before.proto, model_name(original)), (after.proto, model_name(pruned)))
     with _saying_if_invalid(before, model_name(original)), explaining_failures(*named):
-        return _proven(before, after, (model_name(original), model_name(pruned)), request)
+        names = model_name(original), model_name(pruned)
+        return _proven(before, after, names, given, data, provider, renumbered=renumbered)
 
 
 @contextlib.contextmanager
@@ -118,23 +128,28 @@ def _load_error(model: LoadedModel) -> str | None:
 
 
 def _proven(
-    before: LoadedModel, after: LoadedModel, names: tuple[str, str], request: ValidationRequest
+    before: LoadedModel,
+    after: LoadedModel,
+    names: tuple[str, str],
+    given: ValidateCall,
+    data: DataSource | None,
+    provider: Provider | None,
+    *,
+    renumbered: bool,
 ) -> Validation:
-    meter = None
-    if request.metric is not None:
-        from onnxheadprune.validation.measure import MetricMeter
-
-        meter = MetricMeter(request.metric)
+    meter = None if given.metric is None else MetricMeter(given.metric)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
     # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
     ready = _prepared(before, after)
-    if ready is not None and ready.trimmed is not None and not request.renumbered:
-        request = _renumbered(request, before, ready.trimmed)
-    before = before if ready is None else ready.model
-    asked = request.provider
-    provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    if data is not None and ready is not None and ready.trimmed is not None and not renumbered:
+        from onnxheadprune.data.respelled import renumbered as respelled
 
-    claim = read_claim(before, after.proto, request.heads, names, left=ready is not None and ready.is_changed)
+        # What is measured is measured on the same texts.
+        data = respelled(data, before, ready.trimmed)
+    before = before if ready is None else ready.model
+    provider = provider or resolve_provider(given.provider)
+
+    claim = read_claim(before, after.proto, given.heads, names, left=ready is not None and ready.is_changed)
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = _checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
@@ -168,23 +183,24 @@ def _proven(
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
-        oracle = None if ready is None else ready.oracle(planning, refits)
+        changed = None if ready is None else ready.reference(planning, refits)
+        reference = changed or Reference(before, planning.view, masked)
         models = Models(
-            original=before if oracle is None else oracle.original,
-            masked=masked if oracle is None else oracle.masked,
+            original=reference.original,
+            masked=reference.masked,
             pruned=after,
             planning=planning,
             tolerance=tolerance,
             provider=provider,
             silenced=_without_fused(before, planning, claim.fused),
-            alive=subject if refits.tensors or oracle is not None else None,
-            aside=None if oracle is None else oracle.aside,
-            asked=planning.view if oracle is None else oracle.asked,
+            alive=subject if refits.tensors or changed is not None else None,
+            aside=reference.aside,
+            asked=reference.asked,
             unrefitted=before.changed(bare) if refits.tensors else None,
             is_planned=alike.identical,
             fixed=alike.fixed,
         )
-        found = run_all(models, request, meter)
+        found = run_all(models, given, data, meter)
 
     problems += [*_altered(alike, names), *found.problems]
     exits = () if ready is None else ready.exits
@@ -192,17 +208,19 @@ def _proven(
     words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits, tokens is not None)
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
-        verdict, reason = _with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
+        verdict, reason = _with_refits(
+            reason, len(refits.tensors), found.refit, claim.refit, _is_unseen(data)
+        )
     tried = None
     if verdict == "passed" and not alike.identical:
         tried = tried_on(alike, found, planning.view)
         reason = f"{tried.sentence}; {reason}"
-    known = _role(request.data)
+    known = _role(data)
     return Validation(
         original=names[0],
         pruned=names[1],
         verdict=verdict,
-        reason=spelled(reason),
+        reason=reason,
         problems=tuple(problems),
         notes=(*notes, *found.notes),
         heads=plan.removed,
@@ -215,7 +233,7 @@ def _proven(
         provider=provider,
         placement=found.placement,
         versions=versions(),
-        seed=request.seed,
+        seed=given.seed,
         likeness=alike,
         refitted=tuple(sorted(refits.tensors)),
         refit=found.refit,
@@ -242,20 +260,19 @@ def _altered(alike: Likeness, names: tuple[str, str]) -> Iterator[str]:
 def _record_problems(
     planned: ModelProto, pruned: ModelProto, name: str, alike: Likeness
 ) -> tuple[list[str], list[str]]:
-    """What the pruned model's records, which later cuts rely on, say otherwise than the plan: problems and notes.
+    """Return problems and notes where the pruned model's records, which later cuts rely on, differ from the plan.
 
     A version that did not find some sites numbered the others otherwise, and the first one recorded no projections.
     """
     problems: list[str] = []
     notes: list[str] = []
-    listed, made = ({site.index for site in FUSED_ENTRY.read(model)} for model in (pruned, planned))
-    if listed != made:
+    theirs, ours = record_of(pruned), record_of(planned)
+    if {site.index for site in theirs.fused} != {site.index for site in ours.fused}:
         told = problems if alike.identical else notes
         told.append(f"the record of {name} lists other sites as fused than its graph shows")
     for kind in KINDS:
-        ours = units_entry(kind.units).read(planned)
-        for entry in units_entry(kind.units).read(pruned):
-            by_number = sorted(ours, key=lambda item: item.number != entry.number)
+        for entry in theirs.of(kind.units):
+            by_number = sorted(ours.of(kind.units), key=lambda item: item.number != entry.number)
             named = (item for item in by_number if entry.projections in ((), item.projections))
             found = next(named, None)
             what = f"the record of {name} on {kind.called(entry.number)} ({entry.name})"
@@ -270,21 +287,10 @@ def _record_problems(
 
 def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:
     """The original with what a pruned model claims beside units, None where that is nothing."""
-    keys = {entry.key for model in (original, pruned) for entry in model.proto.metadata_props}
-    if keys.isdisjoint((EXITS_KEY, VOCABULARY_KEY)):
+    records = [record_of(model.proto) for model in (original, pruned)]
+    if not any(record.exits or record.vocabulary for record in records):
         return None
-    from onnxheadprune.validation.oracle import prepared
-
     return prepared(original, pruned)
-
-
-def _renumbered(request: ValidationRequest, original: LoadedModel, trimmed: Trimming) -> ValidationRequest:
-    """The request with data under the token ids of the pruned model: what is measured is measured on the same texts."""
-    if request.data is None:
-        return request
-    from onnxheadprune.data.respelled import renumbered
-
-    return replace(request, data=renumbered(request.data, original, trimmed), renumbered=True)
 
 
 def _opened(source: ModelLike) -> LoadedModel:
@@ -294,13 +300,20 @@ def _opened(source: ModelLike) -> LoadedModel:
     return loaded if bare is loaded.proto else loaded.changed(bare)
 
 
-def _role(data: DataSource | None) -> str:
-    """The name of the data in a verdict."""
+def _role(data: DataSource | None) -> Basis:
+    """The data in a verdict."""
     if data is None:
         return USERS_DATA
     from onnxheadprune.data.calibration import Calibration
 
-    return (data.role if isinstance(data, Calibration) else "") or USERS_DATA
+    return (data.role if isinstance(data, Calibration) else None) or USERS_DATA
+
+
+def _is_unseen(data: DataSource | None) -> bool:
+    """Return whether weights were trained, and not on this data."""
+    from onnxheadprune.data.calibration import Calibration
+
+    return isinstance(data, Calibration) and data.unseen
 
 
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:

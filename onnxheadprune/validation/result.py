@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Fact, Facts, Part, State, Table, Word
-from onnxheadprune.model.spelling import file_name, first_few, many, measure, share
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Fact, Facts, Part, State, Table, Word
+from onnxheadprune.display.spelling import file_name, first_few, many, measure, share
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, written
 from onnxheadprune.runtime import SUFFIX, Provider
-from onnxheadprune.runtime.feeds.samples import USERS_DATA
+from onnxheadprune.runtime.feeds.data import Basis
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.headline import Exact, Headline, exactness, headline_of
 from onnxheadprune.validation.summary import Result
@@ -103,12 +104,9 @@ class CaseResult(JsonObject):
         return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
 
 
-RANDOM_INPUTS = "random inputs"
-
-
 @one_line("value measure cosine top1_agreement source output")
 @dataclass(frozen=True)
-class Drift(JsonObject):
+class Drift(JsonObject, Basis):
     """The distance of the pruned model's main output from the original's: the price of the cut.
 
     Attributes:
@@ -121,7 +119,6 @@ class Drift(JsonObject):
             look like logits.
         measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
         value: the drift in that measure, the same number as in `prune`; None where it is none.
-        measured_on: what the inputs are, and what has seen them before.
         samples: how many they are.
     """
 
@@ -133,7 +130,6 @@ class Drift(JsonObject):
     top1_agreement: float | None
     measure: str | None = None
     value: float | None = None
-    measured_on: str = RANDOM_INPUTS
     samples: int = 0
 
 
@@ -168,7 +164,7 @@ class Tried(JsonObject):
 
 @one_line("original pruned count measured_on output")
 @dataclass(frozen=True)
-class Accuracy(JsonObject):
+class Accuracy(JsonObject, Basis):
     """Fraction of labels that the largest entry hits, before and after.
 
     Attributes:
@@ -176,19 +172,17 @@ class Accuracy(JsonObject):
         count: labels, without those that are ignored.
         original: of the original.
         pruned: of the pruned model.
-        measured_on: what the labels are of, and what has seen that before.
     """
 
     output: str
     count: int
     original: float
     pruned: float
-    measured_on: str = USERS_DATA
 
 
-@one_line()
+@one_line("name original pruned samples measured_on")
 @dataclass(frozen=True)
-class MetricResult(JsonObject):
+class MetricResult(JsonObject, Basis):
     """A metric before and after.
 
     Attributes:
@@ -196,14 +190,12 @@ class MetricResult(JsonObject):
         samples: how many it was measured on.
         original: with the original model.
         pruned: with the pruned one.
-        measured_on: what the samples are, and what has seen them before.
     """
 
     name: str
     samples: int
     original: float
     pruned: float
-    measured_on: str = USERS_DATA
 
 
 @dataclass(frozen=True)
@@ -340,16 +332,14 @@ class Validation(Displayed):
         """The largest effect of silencing the heads in a finite exact case."""
         return max((c.power for c in self.cases if c.is_exact and c.finite), default=0.0)
 
-    def on(self, known: str) -> Validation:
+    def on(self, data: Basis) -> Validation:
         """The same verdict, where figures of the user's data say what that is and what has seen it before."""
         drift, found, metric = self.drift, self.accuracy, self.metric
         return replace(
             self,
-            drift=replace(drift, measured_on=known)
-            if drift is not None and drift.source == "data"
-            else drift,
-            accuracy=None if found is None else replace(found, measured_on=known),
-            metric=None if metric is None else replace(metric, measured_on=known),
+            drift=drift if drift is None or drift.source == "random" else replace(drift, **vars(data)),
+            accuracy=None if found is None else replace(found, **vars(data)),
+            metric=None if metric is None else replace(metric, **vars(data)),
         )
 
     @property

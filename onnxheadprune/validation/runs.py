@@ -14,24 +14,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError, without_frames
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider, Session, saturates_here, survives_optimization
 from onnxheadprune.runtime.deterministic import label, random_nodes
-from onnxheadprune.runtime.feeds.fill import Padding
-from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed, rows_of
-from onnxheadprune.runtime.feeds.samples import DataSource, Sample
-from onnxheadprune.runtime.feeds.symbols import Sizes
+from onnxheadprune.runtime.feeds.data import DataSource, Sample, load_data
+from onnxheadprune.runtime.feeds.generate import (
+    Feed,
+    FeedMaker,
+    Outputs,
+    Padding,
+    Sizes,
+    narrowed,
+)
+from onnxheadprune.runtime.feeds.inputs import padding_warning
 from onnxheadprune.runtime.int8_saturation import fuses_int8, unsaturated
-from onnxheadprune.runtime.memory_turns import Turns
+from onnxheadprune.runtime.memory_limits import Turns
 from onnxheadprune.runtime.tolerances import POWER, QUANTIZED, Tolerance
+from onnxheadprune.settings.calls import ValidateCall
 from onnxheadprune.validation.compare import Gap, comparable, has_nan, stray, worst
 from onnxheadprune.validation.declarations import contradicted
 from onnxheadprune.validation.measure import Meter, MetricMeter
-from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import (
     Accuracy,
     CaseResult,
@@ -111,7 +117,6 @@ class Models:
             name=name,
             optimize=deployed,
             tf32=deployed and self.rounds_to_tf32,
-            deterministic=not deployed,
             exact_products=exact_products,
         )
         return made.taking(self.turns)
@@ -177,16 +182,18 @@ class Kept:
     feed: Feed
 
 
-def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
+def run_all(
+    models: Models, given: ValidateCall, data: DataSource | None, metric: MetricMeter | None = None
+) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU."""
-    bench = _Bench(models, request, metric)
+    bench = _Bench(models, given, "random" if data is None else "data", metric)
     try:
-        bench.random_cases(request.seed)
+        bench.random_cases(given.seed)
         fits = bool(bench.cases)
-        if request.data is not None:
-            bench.data_cases(request.data)
+        if data is not None:
+            bench.data_cases(data)
         if not models.is_planned:
-            bench.further_cases(request.seed, MORE_SEEDS if fits else 0)
+            bench.further_cases(given.seed, MORE_SEEDS if fits else 0)
         placement = bench.session("pruned").placement()
     except _PrunedFailedError as error:
         return Findings(problems=(str(error),))
@@ -215,7 +222,9 @@ NAMES = {
 
 
 class _Bench:
-    def __init__(self, models: Models, request: ValidationRequest, metric: MetricMeter | None) -> None:
+    def __init__(
+        self, models: Models, given: ValidateCall, measured: str, metric: MetricMeter | None
+    ) -> None:
         self.models = models
         self.sessions: dict[str, Session] = {}
         self.cases: list[CaseResult] = []
@@ -225,13 +234,13 @@ class _Bench:
         self.unsteady: list[str] = []
         self.kept: list[Kept] = []
         self.moved = 0.0  # how far rounding alone moves the masked reference
-        self.maker = FeedMaker(models.asked, request.seed)
+        self.maker = FeedMaker(models.asked, given.seed)
         self.inputs = self.maker.inputs
         # A user's measures see the user's data alone, where there is some.
-        self.measured = "random" if request.data is None else "data"
+        self.measured = measured
         main = main_output(models.planning.view, models.planning.io.changed)
-        self.meter = Meter(self.measured, main, self.inputs, request.effect, metric)
-        self.bare = Meter(self.measured, main, self.inputs, request.effect)
+        self.meter = Meter(self.measured, main, self.inputs, given.drift, metric)
+        self.bare = Meter(self.measured, main, self.inputs, given.drift)
         if drawing := random_nodes(models.original.proto):
             named = first_few([label(node) for node in drawing])
             self.notes.append(f"random nodes output the same fixed numbers in all compared models: {named}")
@@ -293,7 +302,7 @@ class _Bench:
 
     def data_cases(self, data: DataSource) -> None:
         """Compare on the first batches of the user's data, and measure on all."""
-        from onnxheadprune.runtime.feeds.data import load_data
+        self.notes += filter(None, [padding_warning(self.inputs)])
 
         def ran() -> Iterator[Ran]:
             for index, sample in enumerate(self._fitting(load_data(data, self.inputs))):
@@ -310,17 +319,17 @@ class _Bench:
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples, in batches whose outputs fit into memory; one by one if the original takes no more."""
-        from onnxheadprune.data.bounded import bounded
-        from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, takes_one
+        from onnxheadprune.data.rows import ONE_AT_A_TIME, bounded, rows_in, takes_one
 
         several: bool | None = None
         for sample in samples:
-            if several is None and rows_of(sample.feed, self.inputs) > 1:
-                several = not takes_one(sample, self.inputs, self.session("original").run)
+            rows = rows_in(sample, self.inputs)
+            if several is None and len(rows) > 1:
+                several = not takes_one(rows[0], self.inputs, self.session("original").run)
                 if not several:
                     self.notes.append(ONE_AT_A_TIME)
             if several is False:
-                yield from one_by_one(sample, self.inputs)
+                yield from rows
             else:
                 yield from bounded(sample, self.models.asked, self.inputs)
 

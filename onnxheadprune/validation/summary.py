@@ -11,13 +11,12 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.site_cuts import counts_in, totals
-from onnxheadprune.errors import named_setting, spelled
+from onnxheadprune.display.facts import Fact, Facts, Figure, Figures, Part
+from onnxheadprune.display.spelling import count, first_few, many, moved, rounded, share
+from onnxheadprune.edit.plan import counts_in, totals
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
-from onnxheadprune.model.spelling import count, first_few, many, moved, rounded, share
-from onnxheadprune.validation.figures import clauses, figures
 from onnxheadprune.validation.headline import Headline
+from onnxheadprune.validation.quality import Quality, qualities
 
 LONG = 32
 """Characters of the units of a site from which they are not all named on the first screen."""
@@ -43,15 +42,12 @@ class Result:
     gates: Sequence[Gate] = ()  # limits that were set
     remarks: tuple[Fact, ...] = ()  # what else a reader should know
     figures: tuple[Figure, ...] = ()  # further quantities, behind those of the size
-    data: str = named_setting("data")  # the option or key that names data to measure on
+    data: str = "`data`"  # the option or key that names data to measure on
 
     @property
-    def measured(self) -> list[Document]:
-        """Documents with what is known of the outputs: those of the model that is deployed."""
-        found = [item for item in self.validations if item is not None]
-        if self.quantized:
-            return [item["deployed"] | {"file": item.get("file")} for item in found if "deployed" in item]
-        return found
+    def measured(self) -> list[Quality]:
+        """The measurements of the outputs, of the model that is deployed."""
+        return qualities(self.validations, self.quantized)
 
     @property
     def is_ahead(self) -> bool:
@@ -115,7 +111,7 @@ class Result:
     def _quality(self) -> str:
         if self.is_ahead or self.only_fuses or (not self.cuts and not self.measured):
             return ""
-        known = [clause for item in self.measured for clause in clauses(item)]
+        known = [clause for item in self.measured for clause in item.clauses()]
         if known:
             is_limited = any(not gate.passed for gate in self.gates)
             doubt = "not good enough: " if self.headline.good_enough.state == "bad" and not is_limited else ""
@@ -149,14 +145,11 @@ class Result:
         """Accuracy, metric and drift: what was measured, or what to give for it."""
         if self.is_ahead:
             return
-        found = [figure for item in self.measured for figure in figures(item)]
-        names = {figure.name.partition(" ")[0] for figure in found}
-        data = spelled(self.data)
-        judged = "accuracy" in names or any(item["metric"] for item in self.measured)
-        if not judged and not self.only_fuses:
-            yield Figure("accuracy", note=f"not measured: give labels in {data}")
-        yield from found
-        if "drift" not in names and "cosine" not in names and not self.measured:
+        if not any(item.accuracy or item.metric for item in self.measured) and not self.only_fuses:
+            yield Figure("accuracy", note=f"not measured: give labels in {self.data}")
+        for item in self.measured:
+            yield from item.figures
+        if not self.measured:
             yield Figure("drift", note="not measured")
 
     def _without(self) -> Iterator[Fact]:
@@ -197,8 +190,7 @@ def _unproven(validation: Document) -> Iterator[Fact]:
     if validation.get("refitted") and (refit is None or refit["source"] != "data"):
         count = len(validation["refitted"])
         taken, do = ("is taken", "it does") if count == 1 else ("are taken", "they do")
-        data = spelled(named_setting("data"))
-        text = f"{many(count, 'tensor')} {taken} from the file: give {data} to show what {do} to outputs"
+        text = f"{many(count, 'tensor')} {taken} from the file: give `data` to show what {do} to outputs"
         yield Fact("note", text, "doubtful")
 
 
@@ -350,7 +342,7 @@ def _not_done(choice: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def result_of(document: Document, headline: Headline, title: str = "") -> Result:
-    """The result of `prune`, `recover` or `fuse` of a model or a folder, or a plan of it, as its document says it.
+    """The result of `prune` or `recover` of a model or a folder, or a plan of it, as its document says it.
 
     Args:
         title: what it is about, in place of the file or folder that was written.
@@ -382,7 +374,7 @@ def _validation(item: Document, is_one_of_several: bool) -> Document | None:
 
 
 def _kept(document: Document) -> Iterator[Fact]:
-    """Where the model is that was replaced, and the original where that is another one."""
+    """Yield the path of the replaced model, and of the original if that is another file."""
     backup = document.get("backup")
     if backup is not None and backup["path"] == backup["original"]:
         yield Fact("backup", f"{backup['path']} is the original")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.errors import named_setting
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
@@ -62,7 +61,7 @@ def judge(
     usual = [case for case in found.cases if case.is_exact]
     if not usual:
         reason = found.notes[0] if found.notes else "nothing could be run"
-        return "inconclusive", f"{reason}; give real ones with {named_setting('data')}"
+        return "inconclusive", f"{reason}; give real ones with `data`"
     finite = [case for case in usual if case.finite]
     if not finite and (spoilt := _spoilt(view)) is not None:
         return "inconclusive", (
@@ -74,7 +73,7 @@ def judge(
             "inconclusive",
             (
                 "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with"
-                f" {named_setting('data')}"
+                " `data`"
             ),
         )
     power, error = max(case.power for case in finite), max(case.max_rel_error for case in usual)
@@ -82,7 +81,7 @@ def judge(
     unseen = _unseen(power, error, tolerance)
     if unseen:
         return "inconclusive", (
-            f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with {named_setting('data')}"
+            f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with `data`"
         )
     how = "to the last bit"
     if error:

@@ -15,22 +15,14 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds.data import USERS_DATA, Basis
 from onnxheadprune.runtime.feeds.generate import narrowed
-from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.validation.measure import Meter, Metric, MetricMeter
 from onnxheadprune.validation.result import Accuracy, MetricResult
 
 
 @dataclass(frozen=True)
-class Looking:
-    """The settings of a comparison."""
-
-    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
-    metric: Metric | None = None  # the user's own measure of quality, None without
-
-
-@dataclass(frozen=True)
-class Distance(JsonObject):
+class Distance(JsonObject, Basis):
     """The distance of a model from another one."""
 
     drift: float  # mean over the data; see `data.drift`
@@ -38,17 +30,15 @@ class Distance(JsonObject):
     samples: int  # on which it was measured
     accuracy: Accuracy | None = None  # by the data's labels, None without
     metric: MetricResult | None = None  # the user's own measure, None without
-    # a description of the data, with the refits and trainings that used it
-    measured_on: str = USERS_DATA
 
-    def on(self, known: str) -> Distance:
-        """The same figures, with a description of the data."""
+    def on(self, data: Basis) -> Distance:
+        """The same figures, which say what data they are of."""
         found, metric = self.accuracy, self.metric
         return replace(
             self,
-            accuracy=None if found is None else replace(found, measured_on=known),
-            metric=None if metric is None else replace(metric, measured_on=known),
-            measured_on=known,
+            accuracy=None if found is None else replace(found, **vars(data)),
+            metric=None if metric is None else replace(metric, **vars(data)),
+            **vars(data),
         )
 
 
@@ -66,15 +56,24 @@ class Reference:
         self.outputs = [run_feed(session, feed, self.data.source) for feed in self.data.feeds]
 
     def distance(
-        self, other: LoadedModel, looking: Looking = Looking(), io: Interface = AS_BEFORE
+        self,
+        other: LoadedModel,
+        effect: Measure | None = None,
+        metric: Metric | None = None,
+        io: Interface = AS_BEFORE,
     ) -> Distance:
-        """Return the distance of another model from this one."""
+        """Return the distance of another model from this one.
+
+        Args:
+            effect: the measure of drift; None goes by the kind of output.
+            metric: the user's own measure of quality.
+        """
         view = view_of(self.model)
         main = require_main_output(view, io.changed)
-        metric = None if looking.metric is None else MetricMeter(looking.metric)
-        meter = Meter("data", main, self.data.inputs, looking.effect, metric)
+        judge = None if metric is None else MetricMeter(metric)
+        meter = Meter("data", main, self.data.inputs, effect, judge)
         session = Session(other, self.provider, name=other.name, optimize=True)
-        for sample, before in zip(self.data.samples, self.outputs, strict=True):
+        for sample, before in zip(self.data.batches, self.outputs, strict=True):
             after = run_feed(session, narrowed(sample.feed, io), self.data.source)
             meter.add(sample.feed, sample.labels, before, after)
         found = meter.result()

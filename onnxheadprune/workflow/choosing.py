@@ -6,32 +6,29 @@ A speed-up or a drift is searched for by bisection on real pruned models, measur
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.main_graph_copy import first_tokens, main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.space import SearchSpace, Selection
-from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.display.spelling import many
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
-from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Note, Progress
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.measuring import Timing
+from onnxheadprune.settings.setting import part_of
 from onnxheadprune.settings.units import UnitKind, kinds_of
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed, drift, named
-from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.cutting import Cutter
 from onnxheadprune.workflow.choice.size import NOTHING_ELSE, FileSize
 from onnxheadprune.workflow.requests import Request
-
-if TYPE_CHECKING:
-    from onnxheadprune.training.recover import Recovering
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
@@ -52,22 +49,18 @@ def chosen_for(
         original: what the model was made of, by removing tokens or making an exit permanent.
         provider: where to run; None resolves the requested one when it is needed.
     """
-    choice, data = request.choice, request.run.data
-    if choice.heads and choice.target is not None:
-        raise UsageError("name the heads or give an amount, not both")
-    where = provider or resolve_provider(request.run.provider)
+    data, call = request.data, request.call
+    where = provider or resolve_provider(call.provider)
     first = None if data is None else first_tokens(model)
     beside = None if data is None or first is not None else main_graph_copy(model)
-    if beside is not None and choice.target is not None and choice.target.target_speedup is not None:
+    if beside is not None and call.target_speedup is not None:
         raise RefusedError(
             f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
-            f" speed; make an exit permanent with {named_setting('exit')}, or use {named_setting('ratio')}"
+            f" speed; make an exit permanent with `exit`, or use `ratio`"
         )
-    cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
-    if choice.target is None:
-        chosen = named(cutter, choice.heads or {})
-    else:
-        chosen = choose(cutter, choice.target, FileSize.of(original, model))
+    cutter = Cutter(first or beside or model, data, where, request, progress)
+    size = FileSize.of(original, model)
+    chosen = choose(cutter, size) if call.has_target else named(cutter, request.heads or {})
     if first is not None:
         chosen = _for_all_tokens(chosen, cutter.sites, model)
     if beside is not None:
@@ -77,34 +70,8 @@ def chosen_for(
     # Exactness shows on few samples; more would only take time.
     part = cutter.work.to_run(cutter.held).subset(SAMPLES_TO_VALIDATE)
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
-    part = part.apart() if stored_bytes(model.proto) > LARGE else part
+    part = replace(part, most=1) if stored_bytes(model.proto) > LARGE else part
     return chosen, _known(part, chosen, cutter)
-
-
-def _trying(request: Request) -> Trying:
-    """Return the settings of trial cuts: those of the final cut."""
-    choice = request.choice
-    return Trying(
-        refit=choice.refit,
-        effect=choice.effect,
-        contract=request.contract,
-        fuse=request.fuse,
-        recovering=_recovering(request),
-        given=choice.given,
-    )
-
-
-def _recovering(request: Request) -> Recovering | None:
-    """Return the settings of training; its state is saved if there is only one training."""
-    choice, output = request.choice, request.writing.output
-    if choice.recover is None:
-        return None
-    from onnxheadprune.training.checkpoint import beside
-    from onnxheadprune.training.recover import Recovering
-
-    trains_many = choice.target is not None and choice.target.max_drift is not None
-    state = None if output is None or trains_many else beside(output)
-    return Recovering(choice.recover, request.run.seed, state, choice.resume)
 
 
 def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
@@ -112,7 +79,9 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
     assert cutter.data is not None
     of = f"{part.count:,} of {many(cutter.data.total, cutter.data.unit)}"
     trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
-    return replace(part, role=f"{chosen.measured_on} ({of})", unseen=trained and chosen.held_out)
+    basis = chosen.basis
+    role = replace(basis, measured_on=f"{basis.measured_on} ({of})")
+    return replace(part, role=role, unseen=trained and chosen.held_out)
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
@@ -147,7 +116,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     if own:
         raise RefusedError(
             f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
-            f" not reach the others; choose the same heads with {named_setting('refit', 'False')}"
+            f" not reach the others; choose the same heads with `refit=False`"
         )
     return replace(chosen, plan=None, io=AS_BEFORE)
 
@@ -156,33 +125,35 @@ def _outlines(kind: UnitKind, sites: Sites) -> list[tuple[int, str, int]]:
     return [(site.index, site.name, site.num_units) for site in sites.of(kind.units)]
 
 
-def choose(cutter: Cutter, target: PruningTarget, size: FileSize) -> Chosen:
-    """Select heads that meet a target, with refitted weights if requested."""
-    if target.max_drift is not None:
+def choose(cutter: Cutter, size: FileSize) -> Chosen:
+    """Select heads that meet the target of a call, with refitted weights if requested."""
+    call = cutter.request.call
+    if call.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
-        return _largest_near(cutter, cutter.search_space(target), target.max_drift)
-    if target.target_speedup is not None:
+        return _largest_near(cutter, cutter.search_space(), call.max_drift)
+    if call.target_speedup is not None:
         from onnxheadprune.workflow.choice.latency import by_latency, smallest_fast
 
-        space = by_latency(cutter, cutter.search_space(target), target.sizes)
-        return smallest_fast(cutter, space, target.target_speedup, target.sizes)
+        timing = part_of(Timing, call) if isinstance(call, Timing) else Timing()
+        space = by_latency(cutter, cutter.search_space(), timing)
+        return smallest_fast(cutter, space, call.target_speedup, timing)
 
-    if target.target_size is not None and size.fits(target.target_size):
+    if call.target_size is not None and size.fits(call.target_size):
         return cutter.planned(Chosen(Selection({}, NOTHING_ELSE)))
 
     foreseen: list[Selection] = []
 
     def asked(space: SearchSpace) -> Selection:
-        if target.target_size is not None:
-            return size.smallest_cut(cutter, space, target.target_size)
-        found = space.ratio(target.ratio) if target.ratio is not None else space.keeping(target.keep or 0)
+        if call.target_size is not None:
+            return size.smallest_cut(cutter, space, call.target_size)
+        found = space.ratio(call.ratio) if call.ratio is not None else space.keeping(call.keep or 0)
         if not foreseen:
             # All units of a site have one size, so that of the file is known before costs are measured.
             foreseen.append(found)
             cutter.progress(Note(size.words(cutter, found)), 0, 0)
         return found
 
-    return completed(cutter, asked(cutter.search_space(target, asked)))
+    return completed(cutter, asked(cutter.search_space(asked)))
 
 
 def _largest_near(cutter: Cutter, space: SearchSpace, limit: float) -> Chosen:
@@ -231,4 +202,4 @@ def _largest_drift(cutter: Cutter, chosen: Chosen, allowed: float) -> float:
     assert cutter.data is not None and chosen.drift is not None
     if not chosen.drift <= allowed:
         return chosen.drift
-    return max(chosen.drift, drift(cutter, chosen, cutter.data.whole).mean())
+    return max(chosen.drift, drift(cutter, chosen, cutter.data.batches).mean())

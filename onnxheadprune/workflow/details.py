@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.site_cuts import SiteCut
-from onnxheadprune.model.facts import Fact, Part, Table, drawn
-from onnxheadprune.model.spelling import change, count, many, reasons, share, size, spelled
+from onnxheadprune.display.facts import Fact, Part, Strip, Table, UnitMap
+from onnxheadprune.display.spelling import change, count, file_name, many, reasons, share, size, spelled
+from onnxheadprune.edit.plan import PrunePlan, SiteCut
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.settings.units import called, kind_at
 
@@ -98,13 +97,17 @@ def _map(plan: PrunePlan, chosen: Chosen | None) -> Iterator[Part]:
     else:
         scores = {cut.index: (None,) * cut.num_heads for cut in plan.cuts if cut.removed}
     cuts = {cut.called: cut for cut in (*plan.cuts, *plan.blocks)}
-    rows = []
+    strips = []
     for index, values in scores.items():
         cut = cuts.get(called(index))
         name, gone = ("", ()) if cut is None else (cut.name, (*cut.removed, *cut.removed_before))
-        rows.append((called(index), name, values, gone))
-    if rows:
-        yield drawn(rows, units, unscored)
+        strips.append(Strip(called(index), name, tuple(values), gone))
+    if strips:
+        total, lost = (
+            sum(map(len, each)) for each in zip(*((s.scores, s.gone) for s in strips), strict=True)
+        )
+        title = f"{file_name(plan.model)}: {lost} of {total} {units} removed"
+        yield UnitMap(units, tuple(strips), unscored, title=title)
 
 
 def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[Part]:
@@ -177,7 +180,7 @@ def choice_details(chosen: Chosen | None, plan: PrunePlan) -> Iterator[Part]:
         yield from _refits(chosen.compensation)
     yield from _recovery(chosen)
     if chosen.drift is not None:
-        yield Fact("selection", f"drift {chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+        yield Fact("selection", f"drift {chosen.drift:.3g} ({chosen.unit}) on {chosen.basis.measured_on}")
 
 
 def _refits(compensation: Compensation) -> Iterator[Part]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from onnxheadprune.errors import RefusedError, UsageError, named_setting, require_packages
+from onnxheadprune.errors import RefusedError, UsageError, require_packages
 from onnxheadprune.model.storage.writing import temporary_folder
 from onnxheadprune.runtime.custom_ops import custom_operators, custom_ops
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
+GRACE = 5.0
+"""Seconds that a process has to end."""
 LOCAL = "local"
 """In the place of an address: a Dask cluster of this machine's own."""
 
@@ -69,16 +76,83 @@ def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
         yield from futures
 
 
-def end_with_parent() -> None:
-    """End this process, started by `multiprocessing`, with the one that started it, also if that is killed."""
+class Processes(Executor):
+    """Processes of this machine, each with one task at a time: one that dies fails its task alone, and is replaced."""
+
+    def __init__(self, count: int) -> None:
+        self._threads, self._own = ThreadPoolExecutor(count), threading.local()
+        self._lock, self._ended = threading.Lock(), False
+        self._workers: list[Any] = []
+
+    def submit(
+        self, function: Callable[Given, Result], /, *given: Given.args, **settings: Given.kwargs
+    ) -> Future[Result]:
+        """See `Executor`; a process that dies is a `BrokenExecutor`."""
+        return self._threads.submit(self._run, partial(function, *given, **settings))
+
+    def _run(self, task: Callable[[], Result]) -> Result:
+        worker: tuple[Any, Connection] | None = getattr(self._own, "worker", None)
+        if worker is None or not worker[0].is_alive():
+            worker = self._own.worker = self._started()
+        process, pipe = worker
+        try:
+            pipe.send(task)
+            result, error = pipe.recv()
+        except (EOFError, OSError):
+            process.join(5)
+            code = process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise BrokenExecutor(f"the process died, {how}") from None
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def _started(self) -> tuple[Any, Connection]:
+        # A fresh interpreter: forking a process that runs ONNX Runtime's threads deadlocks.
+        context = multiprocessing.get_context("spawn")
+        with self._lock:
+            if self._ended:
+                raise BrokenExecutor("no further process is started")
+            pipe, other = context.Pipe()
+            process = context.Process(target=_serve, args=(other,), daemon=True)
+            process.start()
+            other.close()
+            self._workers.append(process)
+        return process, pipe
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is submitted; after an error, as an interrupt is one, end it."""
+        self._threads.shutdown(wait=kind is None, cancel_futures=kind is not None)
+        with self._lock:
+            self._ended = True
+        for process in self._workers:
+            process.terminate()
+        for process in self._workers:
+            process.join(GRACE)
+            process.kill()
+            process.join()
+
+
+def _serve(pipe: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # An interrupt is for the parent, which ends this process: it removes what is half written, and ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            task = pipe.recv()
+            try:
+                pipe.send((task(), None))
+            except Exception as error:
+                pipe.send((None, error))
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that started it, also if that is killed."""
     parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager
@@ -88,9 +162,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
         with _dask(dask, jobs) as executor:
             yield executor
     elif jobs > 1:
-        # A fresh interpreter for each: forking a process that runs ONNX Runtime's threads deadlocks.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, end_with_parent) as pool:
+        with Processes(jobs) as pool:
             yield pool
     else:
         yield None
@@ -98,7 +170,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 
 @contextlib.contextmanager
 def _dask(address: str, jobs: int) -> Iterator[Executor]:
-    require_packages(f"{named_setting('dask')}", "dask", "distributed")
+    require_packages("`dask`", "dask", "distributed")
     import dask
     from distributed import Client, LocalCluster
     from distributed.comm.addressing import get_address_host_port

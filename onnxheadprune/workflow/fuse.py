@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.planning import planned_on
-from onnxheadprune.edit import apply
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import MODES, FuseMode, Fusion, SiteFusion, Trial
-from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion, Trial
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.calls import BenchCall, ValidateCall
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import Benchmark
@@ -51,8 +49,6 @@ def fused(
     Returns:
         The model, and the result for each site (None where fusion was not requested).
     """
-    if mode not in MODES:
-        raise UsageError(f"fusion is one of {', '.join(MODES)}, not {mode!r}")
     if mode == "none":
         return pruned, None
     if mode == "auto":
@@ -87,18 +83,11 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
         return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
     candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
-    from onnxheadprune.benchmarking.measure import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
 
-    request = BenchRequest(
-        provider=provider,
-        time_budget=setting.seconds,
-        repeats=setting.repeats,
-        seed=setting.seed,
-        memory=False,
-    )
+    call = BenchCall(time_budget=setting.seconds, repeats=setting.repeats, seed=setting.seed, memory=False)
     models = [pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)]
-    measured = run_benchmark(models, request)
+    measured = run_benchmark(models, call, provider=provider)
     ratios = {name: _ratios(measured, index) for index, name in enumerate(names) if index}
     trials = [dataclasses.replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
     best = _best(measured, names)
@@ -113,11 +102,9 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
 def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
     """Return why a candidate is not exact on this provider, "" if it is."""
     from onnxheadprune.validation.proof import prove
-    from onnxheadprune.validation.request import ValidationRequest
 
-    request = ValidationRequest(None, setting.data, provider, setting.seed)
     try:
-        verdict = prove(original, fused, request)
+        verdict = prove(original, fused, ValidateCall(seed=setting.seed), setting.data, provider)
     except InferenceError as error:
         return str(error)
     return verdict.reason if verdict.verdict == "failed" else ""
@@ -151,13 +138,3 @@ def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -
         for site in fusion.sites
     )
     return Fusion("auto", sites, fusion.opset_before, fusion.opset_before, "none", tuple(trials))
-
-
-def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
-    """Return the fusions that would follow a plan; nothing is validated, measured or written."""
-    loaded = planned_on(plan, open_structure(model))
-    pruned = loaded.changed(apply.apply_plan(plan, loaded.proto))
-    looked_at: FuseMode = "contrib" if mode == "auto" else mode
-    _, fusion = fused(loaded, pruned, looked_at, plan.cuts_something, Setting())
-    assert fusion is not None
-    return fusion

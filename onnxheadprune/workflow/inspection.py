@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -16,20 +16,25 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.layers import LayerSite
 from onnxheadprune.attention.sites.stored_weights import weights_in
-from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
+from onnxheadprune.attention.vocabulary.find import vocabularies
+from onnxheadprune.attention.vocabulary.logits import Vocabulary
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Fact, Facts, Part, Table
+from onnxheadprune.display.spelling import count, many, share, size
 from onnxheadprune.edit.bodies import CARRIED_FROM, decided
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.bodies import bodies_of, has_bodies
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.messages import copied
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.model.work_bound import bounded_work
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
+from onnxheadprune.runtime.loading import why_not_loaded
 from onnxheadprune.settings.units import LAYER, SCORED
 
 USUAL = Case(1, 128, 0)
@@ -185,7 +190,7 @@ SEARCHES: Mapping[str, Callable[[LoadedModel, Analysis], Any]] = {
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Displayed):
     """All that `inspect` reports on a model."""
 
     sites: Sites  # sites of all kinds
@@ -195,11 +200,12 @@ class Inspection:
     bytes: int  # of all stored tensors
     # searches that ended in an unexpected error, so that what they look for is not known
     failed: tuple[NotAnalysed, ...]
+    does_not_load: str | None  # why ONNX Runtime does not load it, None if it does
 
     @classmethod
     def of(cls, loaded: LoadedModel, analysis: Analysis) -> Inspection:
         """Search an analysed model; an unexpected error ends no other search."""
-        size = stored_size(loaded.proto)
+        stored = stored_size(loaded.proto)
         with bounded_work(loaded.proto, loaded.name):
             sites = replace(analysis.sites, elements=weights_in(loaded.proto, analysis.view))
             searched = [find() for find in sites.others.values()]
@@ -219,9 +225,34 @@ class Inspection:
             found.get(LAYERS, ()),
             found.get(EXITS, EarlyExits((), {}, {})),
             found.get(VOCABULARY, ()),
-            size.bytes,
+            stored.bytes,
             tuple(failed),
+            why_not_loaded(loaded),
         )
+
+    @property
+    def finds_something(self) -> bool:
+        """True if anything of the model can be removed, or is at least known."""
+        return bool(self.sites.known or self.vocabularies)
+
+    def facts(self) -> Facts:
+        """The sites, the layers, early exits, the vocabulary, and what could not be analysed or loaded."""
+        told = self.sites.facts()
+        further = (
+            *layer_facts(self.layers),
+            *exit_facts(self.exits),
+            *vocabulary_facts(self),
+            *self.troubles(),
+            *removable_facts(self.sites),
+        )
+        return replace(told, parts=(*told.parts, *further))
+
+    def troubles(self, where: str = "") -> Iterator[Fact]:
+        """Yield the searches that failed, and why it does not load."""
+        front = f"{where}: " if where else ""
+        yield from (Fact("not known", f"{front}{search}", "doubtful") for search in self.failed)
+        if self.does_not_load is not None:
+            yield Fact("loading", f"{front}does not load in ONNX Runtime: {self.does_not_load}", "doubtful")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: the output of `inspect --json`."""
@@ -230,7 +261,68 @@ class Inspection:
             "early_exits": self.exits.to_dict(),
             "vocabularies": [item.to_dict(self.bytes) for item in self.vocabularies],
             "not_analysed": [item.to_dict() for item in self.failed],
+            "does_not_load": self.does_not_load,
         }
+
+
+def layer_facts(layers: Sequence[LayerSummary]) -> Iterator[Part]:
+    """Yield a table of the layers, and why some cannot be removed; nothing where there are none."""
+    if not layers:
+        return
+    rows = []
+    for layer in layers:
+        held = " ".join(layer.sites) + (f" (no {', no '.join(layer.lacks)})" if layer.lacks else "")
+        operations = "?" if layer.operations_share is None else share(layer.operations_share)
+        rows.append((layer.key, layer.name or "-", held, share(layer.params_share), operations))
+    columns = ("#", "layer", "holds", "params", "operations")
+    yield Table(columns, tuple(rows), columns[3:], ("holds",), f"{many(len(layers), 'layer')} (--layers)")
+    for layer in layers:
+        if layer.reason is not None:
+            yield Fact("layers", f"layer {layer.key} cannot be removed as a whole: {layer.reason}")
+
+
+def exit_facts(exits: EarlyExits) -> Iterator[Part]:
+    """Yield a table of the exits with what lies after each, and Loops that cannot be fixed; nothing without either."""
+    rows = []
+    for entry in exits.exits:
+        turns = "" if entry.turns is None else f", after {many(entry.turns, 'turn')}"
+        rows.append(
+            (
+                f"{entry.number}{' and on' if entry.endless else ''}",
+                f"{entry.condition} at {entry.node}{turns}",
+                f"{count(entry.heads)} ({share(entry.heads_share)})",
+                share(entry.elements_share),
+                "?" if entry.operations_share is None else share(entry.operations_share),
+            )
+        )
+    if rows:
+        columns = ("exit", "decided by", "heads behind", "params", "operations")
+        title = f"{many(len(rows), 'early exit')} (--exit)"
+        yield Table(columns, tuple(rows), columns[2:], ("decided by",), title)
+    for node, reason in exits.refused.items():
+        yield Fact("", f"{node} ends early and cannot be fixed: {reason}", "doubtful")
+
+
+def vocabulary_facts(found: Inspection) -> Iterator[Part]:
+    """Yield the tensors with a row or a column per token, by the inputs that hold token ids."""
+    rows = []
+    for entry in (item.to_dict(found.bytes) for item in found.vocabularies):
+        for held in entry["tables"]:
+            sizes = count(entry["rows"]), size(held["bytes"]), share(held["share"])
+            rows.append((", ".join(entry["inputs"]), held["tensor"], *sizes))
+    if rows:
+        columns = ("token ids", "tensor", "tokens", "size", "of weights")
+        yield Table(columns, tuple(rows), columns[2:], title="vocabulary (--vocab, --vocab-size)")
+
+
+def removable_facts(sites: Sites) -> Iterator[Fact]:
+    """Yield how much of the model belongs to heads that can be removed."""
+    held = sum(site.params for site in sites if site.removable)
+    if held and sites.elements and held <= sites.elements:
+        part = share(held / sites.elements)
+        yield Fact(
+            "removable", f"{part} of the {count(sites.elements)} stored elements belong to these heads"
+        )
 
 
 def find_exits(model: ModelLike) -> EarlyExits:
@@ -309,9 +401,9 @@ def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
             same = told[0].SerializeToString() == told[1].SerializeToString()
             if value is None or value.shape is None or not same or len(told[0].dim) != len(value.shape):
                 continue
-            for dim, size in zip(told[0].dim, value.shape, strict=True):
-                if isinstance(size, int):
-                    dim.dim_value = size
+            for dim, known in zip(told[0].dim, value.shape, strict=True):
+                if isinstance(known, int):
+                    dim.dim_value = known
     return made
 
 

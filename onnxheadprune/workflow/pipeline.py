@@ -11,14 +11,12 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.specs import HeadSpec
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
+from onnxheadprune.edit.records import VALIDATION_KEY, drop_metadata, record_of, set_metadata
 from onnxheadprune.errors import (
     InferenceError,
     ModelError,
     RefusedError,
-    UsageError,
     ValidationFailedError,
-    named_setting,
 )
 from onnxheadprune.model.load import (
     LoadedModel,
@@ -32,9 +30,10 @@ from onnxheadprune.model.save import Outputs, stage_model, staged_model
 from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.calls import ValidateCall
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
 
@@ -62,38 +61,24 @@ class _Proof:
     def of(self, candidate: LoadedModel) -> Validation | None:
         """The verdict on a model, if it allows writing; None where no proof is requested."""
         request = self.request
-        if self.provider is None or not request.proving.validate:
+        if self.provider is None or not request.call.validate:
             return None
         from onnxheadprune.validation.proof import prove
-        from onnxheadprune.validation.request import ValidationRequest
 
-        asked = ValidationRequest(
-            data=self.data,
-            provider=self.provider,
-            seed=request.run.seed,
-            effect=request.choice.effect,
-            renumbered=request.choice.tokens is not None,
-            unseen=self.data is not None and _is_unseen(self.data),
-        )
-        verdict = prove(self.original, candidate, asked)
+        given = ValidateCall(seed=request.call.seed, drift=request.call.drift)
+        is_renumbered = request.tokens is not None
+        verdict = prove(self.original, candidate, given, self.data, self.provider, renumbered=is_renumbered)
         if verdict.verdict == "failed":
             raise ValidationFailedError(
                 f"validation failed, so nothing is written: {verdict.reason}", verdict
             )
-        if verdict.verdict == "inconclusive" and not request.proving.accept_inconclusive:
+        if verdict.verdict == "inconclusive" and not request.call.accept_inconclusive:
             raise ValidationFailedError(
                 f"validation is inconclusive, so nothing is written: {verdict.reason};"
-                f" {named_setting('accept_inconclusive', True)} writes the file all the same",
+                f" `accept_inconclusive=True` writes the file all the same",
                 verdict,
             )
         return verdict
-
-
-def _is_unseen(data: DataSource) -> bool:
-    """Return whether no training has used the data."""
-    from onnxheadprune.data.calibration import Calibration
-
-    return isinstance(data, Calibration) and data.unseen
 
 
 def _validation_note(verdict: Validation | None) -> tuple[str, str]:
@@ -120,12 +105,12 @@ def run_prune(
     left: Leaving | None = None
     trimmed: Trimmed | None = None
     subject = original
-    if request.choice.exit is not None:
+    if request.call.exit is not None:
         from onnxheadprune.attention.exits.permanent import leaving
 
-        left = leaving(original, (request.choice.exit,))
+        left = leaving(original, (request.call.exit,))
         subject = left.model
-    if request.choice.tokens is not None:
+    if request.tokens is not None:
         from onnxheadprune.workflow.vocabulary.keep import Trimmed
 
         trimmed = Trimmed.of(subject, request)
@@ -136,23 +121,24 @@ def run_prune(
     plan = plan if left is None else left.on(plan)
     if left is not None and left.drops_inputs:
         # What was read for the choice lacks what the original still asks for.
-        data = request.run.data
+        data = request.data
     fusion: Fusion | None = None
-    if request.fuse != "none":
+    if request.call.fuse != "none":
         from onnxheadprune.workflow.fuse import Setting, fused
 
-        setting = Setting(provider, data, request.run.seed)
-        cut, fusion = fused(subject, cut, request.fuse, plan.cuts_something, setting)
+        setting = Setting(provider, data, request.call.seed)
+        cut, fusion = fused(subject, cut, request.call.fuse, plan.cuts_something, setting)
     pruned = cut.changed(cut.proto, "the pruned model")
-    apply.drop_metadata(pruned.proto, VALIDATION_KEY)
+    drop_metadata(pruned.proto, VALIDATION_KEY)
 
     unloadable = None
-    if not request.proving.validate:
+    if not request.call.validate:
         from onnxheadprune.runtime.loading import why_not_loaded
 
         unloadable = why_not_loaded(original)
-    proof, target = _Proof(original, request, provider, data), request.choice.target
-    progress("validating" if request.proving.validate else "writing", 0, 0)
+    proof = _Proof(original, request, provider, data)
+    if request.call.validate or places.model is not None:
+        progress("validating" if request.call.validate else "writing", 0, 0)
 
     def sizes(bytes_after: int | None) -> tuple[int, int]:
         """Bytes of the original's files and of the cut's, of those that there are not what they would take."""
@@ -161,8 +147,8 @@ def run_prune(
         return before, before - saved if bytes_after is None else bytes_after
 
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
-        apply.set_metadata(pruned.proto, *_validation_note(verdict))
-        budget, trained = request.choice.recover, None if chosen is None else chosen.recovery
+        set_metadata(pruned.proto, *_validation_note(verdict))
+        budget, trained = request.budget, None if chosen is None else chosen.recovery
         return PruneResult(
             pruned=pruned.readable(),
             plan=plan,
@@ -174,7 +160,7 @@ def run_prune(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
-            gates=() if target is None or chosen is None else chosen.limits(target, sizes(bytes_after)),
+            gates=() if chosen is None else chosen.limits(request.call, sizes(bytes_after)),
             spelling=None if trimmed is None else trimmed.spelling,
             does_not_load=unloadable,
             backup=kept,
@@ -196,11 +182,10 @@ def _chosen(
     original: LoadedModel,
 ) -> tuple[Chosen | None, DataSource | None]:
     """Return the selection of `chosen_for`, if there is anything to select or refit, and the data to validate on."""
-    choice, data = request.choice, request.run.data
-    if choice.decided is not None:
-        return choice.decided, data
-    if choice.target is None and not choice.refit and choice.recover is None:
-        return None, data
+    if request.decided is not None:
+        return request.decided, request.data
+    if not request.chooses:
+        return None, request.data
     from onnxheadprune.workflow.choosing import chosen_for
 
     return chosen_for(subject, request, provider, progress, original)
@@ -210,14 +195,14 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     """The plan, and the model after it was applied: refitted weights may lie in other files than the original's."""
     spec: HeadSpec
     if chosen is None:
-        spec = {} if request.choice.heads is None else request.choice.heads
+        spec = {} if request.heads is None else request.heads
     else:
         subject, spec = chosen.renumbered(subject), chosen.selection.spec
 
     plan = None if chosen is None else chosen.plan
     if plan is None:
         plan = analyse(subject.proto, spec, subject.name, request.contract).plan
-    if request.fuse == "none" and request.choice.exit is None and request.choice.tokens is None:
+    if request.call.fuse == "none" and request.call.exit is None and request.tokens is None:
         require_something(plan)
     cut = subject.changed(apply.apply_plan(plan, subject.proto))
     seal_refits(cut, plan)
@@ -241,7 +226,7 @@ def _require_found_again(cut: LoadedModel, plan: PrunePlan) -> None:
 
 def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
     """Write the digests of refitted tensors into the record of a pruned model, if it has one."""
-    if REFIT_ENTRY.read(cut.proto) is not None:
+    if record_of(cut.proto).refit is not None:
         from onnxheadprune.choosing.compensation.record import sealed
 
         sealed(cut, plan)
@@ -257,14 +242,13 @@ def _written(
 ) -> PruneResult:
     """Write a model whose files get their names only after the proof, which reads them back from the disk."""
     assert places.model is not None
-    writing = request.writing
-    with stage_model(pruned, places.model, writing.storing, writing.data_name) as stage:
-        verdict = proof.of(staged_model(stage)) if request.proving.validate else None
+    with stage_model(pruned, places.model, request.call, request.call.data_name) as stage:
+        verdict = proof.of(staged_model(stage)) if request.call.validate else None
         found = result(verdict, stage.seal(_validation_note(verdict)))
         ready(found)
         stage.commit(places.backup)
     trained = None if found.chosen is None else found.chosen.recovery
-    if request.choice.recover is not None and not (trained is not None and trained.is_interrupted):
+    if request.budget is not None and not (trained is not None and trained.is_interrupted):
         from onnxheadprune.training.checkpoint import beside
 
         beside(places.model).unlink(missing_ok=True)
@@ -273,17 +257,15 @@ def _written(
 
 def claimed(model: LoadedModel, request: Request) -> Outputs:
     """The files that a request writes."""
-    writing, choice = request.writing, request.choice
-    if writing.storing.external_data not in ("auto", "always", "never"):
-        raise UsageError(f"external data is auto, always or never, not {writing.storing.external_data!r}")
+    call = request.call
     checkpoint: tuple[Making, ...] = ()
-    if choice.recover is not None and writing.output is not None:
+    if request.budget is not None and call.output is not None:
         from onnxheadprune.training.checkpoint import beside, making_of
 
-        checkpoint = (making_of(beside(writing.output)),)
-    read = [*named_files("the data", request.run.data), *named_files("the heads", choice.heads)]
-    read += named_files("the list of tokens", None if choice.tokens is None else choice.tokens.keep)
-    outputs = Outputs.of(writing.output, writing.backup, writing.data_name, checkpoint)
+        checkpoint = (making_of(beside(call.output)),)
+    read = [*named_files("the data", request.data), *named_files("the heads", request.heads)]
+    read += named_files("the list of tokens", None if request.tokens is None else request.tokens.keep)
+    outputs = Outputs.of(call.output, call.backup, call.data_name, checkpoint)
     return outputs.claim(model, others=read)
 
 
@@ -292,8 +274,8 @@ def _provider_of(request: Request) -> Provider | None:
 
     A provider requested by name must run here even if it turns out not to be needed.
     """
-    asked = request.run.provider
-    if request.proving.validate or request.fuse == "auto" or asked.lower() != AUTO:
+    asked = request.call.provider
+    if request.call.validate or request.call.fuse == "auto" or asked.lower() != AUTO:
         return resolve_provider(asked)
     return None
 

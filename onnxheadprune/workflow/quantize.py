@@ -3,56 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from onnx import ModelProto
 
 from onnxheadprune.data.calibration import Calibration, calibration_data
-from onnxheadprune.data.drift import Measure
-from onnxheadprune.edit.apply import drop_metadata, set_metadata
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Fact, Facts, Figure, Figures
+from onnxheadprune.display.spelling import many, size
 from onnxheadprune.edit.records import (
-    COMPENSATED_KEY,
-    QUANTIZED_ENTRY,
-    QUANTIZED_KEY,
-    REFIT_ENTRY,
     VALIDATION_KEY,
     QuantizedRecord,
+    drop_metadata,
+    record_of,
+    set_metadata,
+    write_record,
 )
-from onnxheadprune.errors import InferenceError, RefusedError, named_setting, spelled
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
+from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import Outputs, stage_model
-from onnxheadprune.model.spelling import many, size
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.data import USERS_DATA, Basis, DataSource
 from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
+from onnxheadprune.settings.calls import QuantizeCall
 from onnxheadprune.settings.measuring import Rounding
-from onnxheadprune.validation.figures import drift_figure
+from onnxheadprune.settings.setting import part_of
+from onnxheadprune.validation.quality import Drift
 from onnxheadprune.validation.summary import size_words, sized
-from onnxheadprune.workflow.apart import Looking, Reference
-from onnxheadprune.workflow.requests import Run, Writing
+from onnxheadprune.workflow.apart import Reference
+from onnxheadprune.workflow.requests import measure_of
 
 TIMES = 3
 """Memory that ONNX Runtime's quantizers take, as a multiple of the weights; they have no form that streams."""
-
-
-@dataclass(frozen=True)
-class QuantizeRequest:
-    """All that one `quantize` is asked for, but for the model."""
-
-    how: Rounding  # the way and its settings
-    run: Run = field(default_factory=Run)  # where and on what it is calibrated and measured
-    writing: Writing = field(default_factory=Writing)  # where the result goes
-    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
 
 
 def _count_names(counts: tuple[int, int]) -> dict[str, int]:
@@ -77,6 +68,7 @@ class QuantizeResult(Displayed):
         measured_on: what the drift was measured on, and what has seen that before.
         samples: how many samples that is.
         notes: what a reader should know, one sentence each.
+        basis: the data of the drift.
     """
 
     model: Annotated[ModelProto, HIDDEN]
@@ -91,6 +83,7 @@ class QuantizeResult(Displayed):
     measured_on: Annotated[str, Key("drift_measured_on"), OR_NULL] = ""
     samples: Annotated[int, Key("drift_samples"), OR_NULL] = 0
     notes: tuple[str, ...] = ()
+    basis: Annotated[Basis, HIDDEN] = USERS_DATA
 
     def facts(self) -> Facts:
         """The sentence, the weights before and after, and the drift."""
@@ -98,18 +91,9 @@ class QuantizeResult(Displayed):
         figures = [sized("weights", self.before.bytes, self.after.bytes)]
         details: tuple[Fact, ...] = ()
         if self.drift is None:
-            figures.append(Figure("drift", note=f"not measured: give {spelled(named_setting('data'))}"))
+            figures.append(Figure("drift", note="not measured: give `data`"))
         else:
-            figures.append(
-                drift_figure(
-                    {
-                        "drift": self.drift,
-                        "drift_unit": self.unit,
-                        "measured_on": self.measured_on,
-                        "samples": self.samples,
-                    }
-                )
-            )
+            figures.append(Drift(self.unit, self.drift, None, None, self.samples, self.basis).figure)
             drift = f"{self.drift:.3g} ({self.unit}) on {self.measured_on}, as a deployment runs both"
             details = (Fact("drift", drift),)
         parts = (Figures(tuple(figures)), Fact("settings", settings_of(self.how)))
@@ -120,26 +104,26 @@ class QuantizeResult(Displayed):
 
 def quantized_through(
     model: ModelLike,
-    request: QuantizeRequest,
+    call: QuantizeCall,
+    data: DataSource | None = None,
     progress: Progress = silent,
     ready: Callable[[QuantizeResult], None] = lambda _: None,
 ) -> QuantizeResult:
-    """Return what `quantize` does, for a request.
+    """Quantize a model as a call asks for.
 
     Args:
+        data: the user's inputs, on which it is calibrated and measured.
         ready: called with the whole result before a file has its name; nothing is written if it raises.
     """
-    loaded, writing = open_structure(model), request.writing
-    others = [*named_files("the data", request.run.data)]
-    target = Outputs.of(writing.output).claim(loaded, others=others).model
-    earlier = QUANTIZED_ENTRY.read(loaded.proto)
+    loaded, effect = open_structure(model), measure_of(call.drift)
+    target = Outputs.of(call.output).claim(loaded, others=[*named_files("the data", data)]).model
+    earlier = record_of(loaded.proto).quantized
     if earlier is not None:
         raise RefusedError(
             f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats"
         )
-    how = decided(request.how)
-    data = _data(loaded, request.run.data)
-    learn, held = _parts(data, how)
+    how = decided(part_of(Rounding, call))
+    learn, held = _parts(None if data is None else calibration_data(data, view_of(loaded)), how)
     stored = stored_size(loaded.proto).bytes
     if stored > LARGE:
         told = f"ONNX Runtime quantizes in memory, which takes about {size(TIMES * stored)} here"
@@ -160,32 +144,27 @@ def quantized_through(
         raise RefusedError(
             f"ONNX Runtime does not run what its own quantizer makes of {loaded.name}: {error}"
         ) from error
-    drift, unit, known, samples = None, "", "", 0
+    drift, unit, known, samples, basis = None, "", "", 0, USERS_DATA
     if held is not None:
         progress("measuring drift", 0, 0)
-        where = resolve_provider(request.run.provider)
-        distance = Reference(loaded, held, where).distance(result, Looking(request.effect))
+        where = resolve_provider(call.provider)
+        distance = Reference(loaded, held, where).distance(result, effect)
         drift, unit, known, samples = distance.drift, distance.unit, distance.measured_on, distance.samples
+        basis = held.role or USERS_DATA
     written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(made)
-    notes = tuple(map(spelled, _notes(request.how, how)))
+    notes = _notes(call, how)
     found = QuantizeResult(
-        made, loaded.name, how, written, *sizes, matrices, drift, unit, known, samples, notes
+        made, loaded.name, how, written, *sizes, matrices, drift, unit, known, samples, notes, basis
     )
     if target is None:
         ready(found)
         return found
-    with stage_model(result, target, writing.storing, writing.data_name) as stage:
+    with stage_model(result, target, call) as stage:
         ready(found)
         stage.seal()
         stage.commit()
     return found
-
-
-def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:
-    if source is None:
-        return None
-    return calibration_data(source, view_of(loaded))
 
 
 def _parts(data: Calibration | None, how: Rounding) -> tuple[Calibration | None, Calibration | None]:
@@ -199,9 +178,12 @@ def held_out(data: Calibration) -> tuple[Calibration, Calibration]:
     """Return what ranges and refits learn from, and what figures are of, which says so."""
     learn, held = data.split()
     if held is learn:
-        return learn, replace(held, role="your data, all of it, which the quantization has seen")
+        seen = "quantization"
+        return learn, replace(
+            held, role=Basis(measured_on=f"{USERS_DATA.measured_on}, which the {seen} has seen", seen_by=seen)
+        )
     of = f"{held.count:,} of {many(data.count, data.unit)}"
-    return learn, replace(held, role=f"data that was held out here ({of})")
+    return learn, replace(held, role=Basis(measured_on=f"data that was held out here ({of})", held_out=True))
 
 
 def _matrices(before: ModelProto, after: ModelProto) -> tuple[int, int]:
@@ -217,15 +199,15 @@ def _write_record(before: ModelProto, made: ModelProto, how: Rounding, data: Cal
         set_metadata(made, entry.key, entry.value)
     # What was proven and sealed is not in this file; the refit lies in weights that have other names now.
     drop_metadata(made, VALIDATION_KEY)
-    drop_metadata(made, COMPENSATED_KEY)
     settings: Mapping[str, bool | int] = (
         {"block_size": how.block_size}
         if how.to == "int4"
         else {"per_channel": how.per_channel, "reduce_range": bool(how.reduce_range)}
     )
     fingerprint, count = (None, 0) if data is None else (data.fingerprint, data.count)
-    record = QuantizedRecord(how.to, settings, fingerprint, count, REFIT_ENTRY.read(before))
-    set_metadata(made, QUANTIZED_KEY, QUANTIZED_ENTRY.text(record))
+    record = record_of(before)
+    quantized = QuantizedRecord(how.to, settings, fingerprint, count, record.refit)
+    write_record(made, replace(record, refit=None, quantized=quantized))
 
 
 def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
@@ -236,15 +218,12 @@ def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
         reason = "since this processor's product of uint8 by int8 saturates"
         return (
             (
-                f"weights use seven of their eight bits, {reason}; {named_setting('reduce_range', 'False')} is"
+                f"weights use seven of their eight bits, {reason}; `reduce_range=False` is"
                 " for one that does not"
             ),
         )
     return (
-        (
-            f"weights use all eight bits; {named_setting('reduce_range')} is for x86 processors without VNNI,"
-            " which saturate"
-        ),
+        ("weights use all eight bits; `reduce_range` is for x86 processors without VNNI, which saturate"),
     )
 
 

@@ -7,28 +7,43 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxheadprune.choosing.compensation.record import Compensation, restored
-from onnxheadprune.edit.records import FUSED_ENTRY
+from onnxheadprune.edit.records import record_of
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
+from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.calls import ValidateCall
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import prove
-from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.workflow.requests import Request, Tokens
+from onnxheadprune.validation.reference import prepared
+from onnxheadprune.workflow.pipeline import Ready, run_prune
+from onnxheadprune.workflow.requests import Given, Request, Tokens
+from onnxheadprune.workflow.result import PruneResult
 
 
-def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
+def run_recovery(
+    model: ModelLike,
+    pruned: ModelLike,
+    request: Request,
+    progress: Progress = silent,
+    ready: Ready = lambda _: None,
+) -> PruneResult:
+    """Make the cut of a pruned model again, and train what is left as a request says."""
+    progress("validating", 0, 0)
+    return run_prune(model, _request_like(model, pruned, request), progress, ready)
+
+
+def _request_like(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
     """Return the request by which `prune` would make a pruned model and train it."""
-    if isinstance(pruned, (str, os.PathLike)) and request.writing.output is not None:
-        making = Making("the output", Path(request.writing.output))
+    if isinstance(pruned, (str, os.PathLike)) and request.call.output is not None:
+        making = Making("the output", Path(request.call.output))
         check_distinct([making], lambda: [Reading("the pruned model", Path(pruned))])
     original, made = open_structure(model), open_structure(pruned)
     names = model_name(model), model_name(pruned)
-    provider = resolve_provider(request.run.provider)
-    found = prove(model, pruned, ValidationRequest(provider=provider, seed=request.run.seed))
+    provider = resolve_provider(request.call.provider)
+    found = prove(model, pruned, ValidateCall(seed=request.call.seed), provider=provider)
     if found.verdict == "failed":
         raise ValidationFailedError(
             f"{names[1]} is not shown to be a cut of {names[0]}: {found.reason}", found
@@ -50,21 +65,26 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
     plan = claim.planning.plan
     if not plan.cuts_something:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
-    given, refit = None, claim.refit
+    compensation, refit = None, claim.refit
     if refit is not None:
         before, _ = restored(subject, made, claim.planning, refit)
-        given = Compensation(refit.data, refit.samples, before.arrays(), steps=refit.steps)
-    exit_ = exits[0] if exits else None
-    choice = replace(request.choice, heads=plan.spec, refit=False, given=given, exit=exit_)
+        compensation = Compensation(refit.data, refit.samples, before.arrays(), steps=refit.steps)
+    call = replace(
+        request.call.naming(plan.spec),
+        refit=False,
+        exit=exits[0] if exits else None,
+        fuse=_fused(made),
+    )
+    tokens = None
     if ready.trimmed is not None:
-        tokens = ready.trimmed.cut.tokens
-        choice = replace(choice, tokens=Tokens(tokens.kept, inputs=tokens.inputs, rows=tokens.rows))
-    return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
+        kept = ready.trimmed.cut.tokens
+        tokens = Tokens(kept.kept, inputs=kept.inputs, rows=kept.rows)
+    return replace(request, call=call, given=Given(claim.contract, compensation), tokens=tokens)
 
 
 def _fused(made: LoadedModel) -> FuseMode:
     """The kind of fused operators that this tool gave a model."""
-    if not FUSED_ENTRY.read(made.proto):
+    if not record_of(made.proto).fused:
         return "none"
     own = any("microsoft" in node.domain for node in made.proto.graph.node)
     return "contrib" if own else "onnx"

@@ -1,32 +1,29 @@
-"""Requests as values: made by the API or a command, and handed down unchanged."""
+"""One cut as a value: the call that asks for it, and what was read for it. It is handed down unchanged."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.specs import combined
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.cutting import AMOUNT, units_of, value_names
-from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.calls import PruneCall
+from onnxheadprune.settings.cutting import Scoring, Selecting, units_of, value_names
 from onnxheadprune.settings.units import SCORED
-from onnxheadprune.settings.writing import Storing
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
     from onnxheadprune.attention.specs import HeadSpec
     from onnxheadprune.choosing.compensation.record import Compensation
-    from onnxheadprune.choosing.targets import PruningTarget, Requirements
     from onnxheadprune.data.drift import Measure
-    from onnxheadprune.fusion.result import FuseMode
-    from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.settings.calls import Pruning
-    from onnxheadprune.settings.cutting import Cut, Recovering, Selecting
+    from onnxheadprune.runtime.feeds.data import DataSource
     from onnxheadprune.training.budget import Budget
-    from onnxheadprune.workflow.choice.chosen import Chosen
+
+Chooses = TypeVar("Chooses", bound=Selecting | Scoring)
 
 
 @dataclass(frozen=True)
@@ -42,152 +39,83 @@ class Tokens:
     logits: tuple[str, ...] | None = None
 
     @classmethod
-    def of(
-        cls,
-        vocab: str | os.PathLike[str] | Sequence[int] | None,
-        vocab_size: int | None,
-        token_ids: str | None,
-        token_logits: str | None = None,
-    ) -> Tokens | None:
-        """Return which tokens are kept, by the settings of these names; None where all are."""
-        if vocab is None and vocab_size is None:
+    def of(cls, call: PruneCall) -> Tokens | None:
+        """Return which tokens a call keeps; None where all are."""
+        if call.vocab is None and call.vocab_size is None:
             return None
-        logits = None if token_logits is None else value_names(token_logits)
-        return cls(vocab, vocab_size, () if token_ids is None else value_names(token_ids), logits=logits)
+        logits = None if call.token_logits is None else value_names(call.token_logits)
+        inputs = () if call.token_ids is None else value_names(call.token_ids)
+        return cls(call.vocab, call.vocab_size, inputs, logits=logits)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Units to remove, and the adjustment of the remaining weights."""
+class Given:
+    """A cut that was made before, which is made again and trained."""
 
-    heads: HeadSpec | None = None  # a head spec; None with a target, or where nothing is cut
-    target: PruningTarget | None = None  # how many are to go, in place of `heads`
-    refit: bool | None = None  # refit what is left; None does so for a target with data
-    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
-    recover: Budget | None = None  # how long what is left is trained after that, None for not at all
-    resume: bool = False  # go on with an interrupted training, from the file beside the output
-    # new numbers of the original that a training starts from, in the place of a refit
-    given: Compensation | None = None
-    # heads, and refitted weights, that were chosen elsewhere: on another file of the same network
-    decided: Chosen | None = None
-    # the early exit that is made permanent before anything is chosen or cut, None for none
-    exit: int | None = None
-    # the tokens that are kept, None for all. The others are removed after the exit, before anything else.
-    tokens: Tokens | None = None
-
-    @classmethod
-    def of(
-        cls, cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
-    ) -> Choice:
-        """Return the units or target to remove, and the adjustment of the remaining weights."""
-        return cls(
-            combined(cut.heads, {units: getattr(cut, units, None) for units in [*SCORED][1:]}, cut.layers),
-            _target_of(cut),
-            cut.refit,
-            measure_of(cut.drift),
-            budget_of(recover, time),
-            resume,
-            exit=cut.exit,
-            tokens=Tokens.of(cut.vocab, cut.vocab_size, cut.token_ids, cut.token_logits),
-        )
-
-    @classmethod
-    def training(cls, how: Recovering, *, resume: bool) -> Choice:
-        """Return a training of the remaining weights alone."""
-        return cls(effect=measure_of(how.drift), recover=budget_of(how.budget, how.time), resume=resume)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Execution provider, data and seed."""
-
-    provider: str = "auto"  # "auto", "cpu", "cuda" or another execution provider's name
-    seed: int = 0  # of random inputs
-    data: DataSource | None = None  # the user's inputs, None without
-
-
-@dataclass(frozen=True)
-class Proving:
-    """Validation that is required before a model is written."""
-
-    validate: bool = True  # compare with the masked reference
-    accept_inconclusive: bool = False  # write even if the heads matter too little for a wrong cut to show
-
-
-@dataclass(frozen=True)
-class Writing:
-    """Output files of a request."""
-
-    output: str | os.PathLike[str] | None = None  # None writes nothing
-    storing: Storing = field(default_factory=Storing)
-    # allows `output` to be the model itself, whose file is kept under this name
-    backup: str | os.PathLike[str] | None = None
-    # of the file with weights beside the output; None makes one from the content
-    data_name: str | None = None
+    contract: Contract  # what was agreed to there
+    compensation: Compensation | None  # its new numbers, which a training starts from in the place of a refit
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that one `prune` is asked for, but for the model."""
+    """All that one cut is asked for, but for the model."""
 
-    choice: Choice = field(default_factory=Choice)  # which heads go
-    contract: Contract = field(default_factory=Contract)  # what may happen to inputs and outputs
-    fuse: FuseMode = "none"  # which fused operators attention is written in afterwards
-    run: Run = field(default_factory=Run)  # where and on what models run
-    proving: Proving = field(default_factory=Proving)  # what must be shown
-    writing: Writing = field(default_factory=Writing)  # where the result goes
+    call: PruneCall = field(default_factory=PruneCall)  # the settings, as every front end makes them
+    data: DataSource | None = None  # the user's inputs, None without
+    budget: Budget | None = None  # how long what is left is trained, None for not at all; it runs from here
+    # the tokens that are kept, None for all. The others are removed after the exit, before anything else.
+    tokens: Tokens | None = None
+    given: Given | None = None
+    # a `Chosen`, which is made of requests: heads, and refitted weights, of another file of the same network
+    decided: Any = None
 
     @classmethod
-    def of(
-        cls,
-        given: Pruning,
-        writing: Writing,
-        *,
-        resume: bool = False,
-    ) -> Request:
-        """Return what one cut is asked for: by a command, a job, a function of Python or another tool.
+    def of(cls, call: PruneCall, data: DataSource | None = None) -> Request:
+        """Return what a command, a job, a function of Python or another tool asks for.
 
-        Its data is read after that (`on`): whatever is wrong in the settings is known before.
+        Whatever is wrong in the settings is known before data is read, which may be added later.
         """
-        return cls(
-            Choice.of(given, recover=given.recover, time=given.time, resume=resume),
-            Contract(given.cache, given.allow_io_change),
-            given.fuse,
-            Run(given.provider, given.seed),
-            Proving(given.validate, given.accept_inconclusive),
-            writing,
-        )
+        made = cls(loaded(call), data, budget_of(call.recover, call.time), Tokens.of(call))
+        if made.heads is not None and call.has_target:
+            raise UsageError("name the heads or give an amount, not both")
+        if call.has_target and (call.method is not None or call.scores is not None):
+            from onnxheadprune.choosing.scoring.score import scored_kinds
 
-    def on(self, data: DataSource | None) -> Request:
-        """The same on the user's inputs."""
-        return replace(self, run=replace(self.run, data=data))
+            scored_kinds(units_of(call, has_data=call.data is not None), call.method)
+        return made
+
+    @property
+    def heads(self) -> HeadSpec | None:
+        """The units to remove, of all kinds; None with a target, or where nothing is cut."""
+        others = {units: getattr(self.call, units) for units in [*SCORED][1:]}
+        return combined(self.call.heads, others, self.call.layers)
+
+    @property
+    def contract(self) -> Contract:
+        """The agreed changes of inputs and outputs."""
+        own = Contract(self.call.cache, self.call.allow_io_change)
+        return own if self.given is None else self.given.contract
+
+    @property
+    def chooses(self) -> bool:
+        """True if units are selected, or remaining weights are adjusted."""
+        return self.call.has_target or bool(self.call.refit) or self.budget is not None
+
+    def into(self, output: Path | None) -> Request:
+        """The same cut, written elsewhere and in place of nothing."""
+        return replace(self, call=replace(self.call, output=output, in_place=False, backup=None))
 
 
-def _target_of(cut: Cut) -> PruningTarget | None:
-    """Return the target, None where units are named."""
-    amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
-    if all(amount is None for amount in amounts.values()):
-        return None
-    from onnxheadprune.choosing.targets import PruningTarget
+def loaded(call: Chooses) -> Chooses:
+    """A call with the scores and the measure of drift that it names, read and imported once."""
+    read: dict[str, Any] = {}
+    if isinstance(call, Selecting) and call.scores is not None:
+        from onnxheadprune.choosing.scoring.scores import scores_in
 
-    return PruningTarget(**vars(requirements_of(cut)), **amounts)
-
-
-def requirements_of(selecting: Selecting) -> Requirements:
-    """Return the settings of the selection."""
-    from onnxheadprune.choosing.allocate import Limits
-    from onnxheadprune.choosing.scoring.scores import read_scores
-    from onnxheadprune.choosing.targets import Requirements
-
-    scores = selecting.scores
-    has_data = isinstance(selecting, Running) and selecting.data is not None
-    return Requirements(
-        scores=read_scores(scores) if isinstance(scores, (str, os.PathLike)) else scores,
-        limits=Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
-        protect=selecting.protect,
-        units=frozenset(units_of(selecting, has_data=has_data)),
-        method=selecting.method,
-    )
+        read["scores"] = scores_in(call.scores)
+    if call.drift is not None:
+        read["drift"] = measure_of(call.drift)
+    return replace(call, **read)
 
 
 def measure_of(drift: Measure | None) -> Measure | None:

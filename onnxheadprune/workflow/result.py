@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit import apply
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Facts, Part
+from onnxheadprune.display.spelling import share
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import LAYERS
-from onnxheadprune.errors import named_setting, spelled
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Facts, Part
-from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
-from onnxheadprune.model.spelling import share
+from onnxheadprune.model.load import LoadedModel, load_model
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.model.storage.tensors import StoredSize, stored_size
+from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.settings.units import LAYER
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
 from onnxheadprune.workflow.details import plan_details
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.choice.chosen import Chosen
 
 
-LATE = f"the call took longer than {named_setting('time')} allows: the shortest time that can be kept here is {{}} s"
-BLIND = f"chosen by weights alone, which predicts little of the loss in outputs: give data with {named_setting('data')}"
+LATE = "the call took longer than `time` allows: the shortest time that can be kept here is {} s"
+BLIND = "chosen by weights alone, which predicts little of the loss in outputs: give data with `data`"
 
 
 @one_line("output validation before after chosen plan")
@@ -113,8 +111,8 @@ class PruneResult(Displayed):
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
             grown = _file_warnings(*self.file_bytes, self._recorded())
-        blind = (spelled(BLIND),) if self.chosen is not None and self.chosen.selection.is_blind else ()
-        late = () if self.shortest is None else (spelled(LATE.format(self.shortest)),)
+        blind = (BLIND,) if self.chosen is not None and self.chosen.selection.is_blind else ()
+        late = () if self.shortest is None else (LATE.format(self.shortest),)
         return (*_load_warnings(self.does_not_load), *late, *blind, *grown, *self._heavy_layer())
 
     def _recorded(self) -> int:
@@ -124,7 +122,7 @@ class PruneResult(Displayed):
 
     def _heavy_layer(self) -> tuple[str, ...]:
         """Return a warning where layers that were removed, or one sublayer, held more than half of all operations."""
-        layers = tuple(cut.called for cut in self.plan.losing if cut.units == LAYERS)
+        layers = tuple(cut.called for cut in self.plan.losing if cut.units == LAYER.units)
         names = layers or self.plan.called_whole
         if not names or self.operations is None or not self.operations.halved:
             return ()
@@ -201,12 +199,6 @@ class PruneResult(Displayed):
             "operations": None if self.operations is None else self.operations.to_dict(),
             "gates": [gate.to_dict() for gate in self.gates],
         }
-
-
-def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
-    """Return the size of a model's stored tensors before and after a plan; nothing is written."""
-    loaded = open_structure(model)
-    return stored_size(loaded.as_stored), stored_size(apply.apply_plan(plan, planned_on(plan, loaded).proto))
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

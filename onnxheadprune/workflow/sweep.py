@@ -12,29 +12,33 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.benchmarking.measure import BenchSettings
+from onnxheadprune.attention.main_graph_copy import first_tokens
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.space import Selection
-from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.display.spelling import many
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.pickling import Sent, arrived, sent
-from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.feeds.generate import narrowed
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.calls import PruneCall, SweepCall
 from onnxheadprune.settings.setting import Shares
 from onnxheadprune.validation.measure import AccuracyMeter
-from onnxheadprune.workflow.choice.chosen import data_words
+from onnxheadprune.workflow.choice.chosen import basis_of
 from onnxheadprune.workflow.choice.completing import completed
-from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.cutting import Cutter
 from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
-from onnxheadprune.workflow.executors import run_all
+from onnxheadprune.workflow.executors import open_executor, run_all
+from onnxheadprune.workflow.requests import Request
 
 _NOT_UPWARDS = "the ratios of a sweep run upwards between 0 and 1, which {!r} does not"
 
@@ -69,12 +73,29 @@ class PointTask:
     model: Sent
     data: Calibration
     provider: Provider
-    trying: Trying
+    request: Request
+
+
+def run_sweep(
+    model: ModelLike,
+    ratios: Sequence[float],
+    call: SweepCall,
+    data: DataSource | None,
+    progress: Progress = silent,
+) -> Curve:
+    """Measure cuts of many sizes as a call asks for."""
+    given = {name: value for name, value in vars(call).items() if name not in ("jobs", "dask")}
+    request = Request.of(PruneCall(**given))
+    provider = resolve_provider(call.provider)
+    with open_executor(call.jobs, call.dask) as executor:
+        loaded = open_structure(model)
+        subject = loaded if data is None else first_tokens(loaded) or loaded
+        cutter = Cutter(subject, data, provider, request, progress)
+        return sweep_ratios(cutter, ratios, executor, call.jobs)
 
 
 def sweep_ratios(
     cutter: Cutter,
-    requirements: Requirements,
     ratios: Sequence[float],
     executor: Executor | None = None,
     at_once: int = 1,
@@ -90,7 +111,7 @@ def sweep_ratios(
     cutter.hold_out("a sweep measures on data")
     data = cutter.data
     assert data is not None
-    space = cutter.search_space(requirements)
+    space = cutter.search_space()
     selections = []
     for ratio in ratios:
         wanted = min(round(space.total * ratio), space.most())
@@ -101,7 +122,7 @@ def sweep_ratios(
         selections.append(selection)
 
     # What the points leave of a time is unknown, and what comes before them is not.
-    speeds = _timed(cutter, selections, requirements.sizes)
+    speeds = _timed(cutter, selections)
     points = _points(cutter, list(zip(ratios, selections, strict=True)), executor, at_once)
     points = [
         replace(
@@ -112,7 +133,7 @@ def sweep_ratios(
         )
         for point, selection, speed in zip(points, selections, speeds, strict=True)
     ]
-    unit = EffectMeter(require_main_output(cutter.view), data.inputs, cutter.trying.effect).name
+    unit = EffectMeter(require_main_output(cutter.view), data.inputs, cutter.request.call.drift).name
     bend = knee([point.drift for point in points], ratios)
     heads = sum(site.num_heads for site in cutter.sites)
     elements = _elements(cutter.model)
@@ -146,14 +167,14 @@ def _points(
     data, content = cutter.data, sent(cutter.model)
     assert data is not None
     mine = cutter if budget is None else cutter.within(budget.part(max(math.ceil(real / at_once), 1)))
-    trying = replace(mine.trying, refit=cutter.refit)
-    tasks = [PointTask(*cut, content, data, cutter.provider, trying) for cut in cuts]
+    request = replace(mine.request, call=replace(mine.request.call, data=None, refit=cutter.refit))
+    tasks = [PointTask(*cut, content, data, cutter.provider, request) for cut in cuts]
     return run_all(_measure_point, tasks, executor, done)
 
 
 def _measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    cutter = Cutter(arrived(task.model), task.data, task.provider, task.trying)
+    cutter = Cutter(arrived(task.model), task.data, task.provider, task.request)
     cutter = cutter if cutter.budget is None else cutter.within(cutter.budget.begun())
     cutter.hold_out("a sweep measures on data")
     return _measured(cutter, task.ratio, task.selection)
@@ -183,9 +204,9 @@ def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
 def _measured_on(cutter: Cutter) -> str:
     """The data that drift and accuracy of all points are measured on."""
     assert cutter.data is not None and cutter.held is not None
-    trained = cutter.trying.recovering is not None
-    words = data_words(cutter.is_held_out, refitted=cutter.refit, trained=trained)
-    return f"{words} ({cutter.held.count:,} of {many(cutter.data.count, cutter.data.unit)})"
+    trained = cutter.request.budget is not None
+    of = f"{cutter.held.count:,} of {many(cutter.data.count, cutter.data.unit)}"
+    return f"{basis_of(cutter.is_held_out, refitted=cutter.refit, trained=trained).measured_on} ({of})"
 
 
 def _elements(model: LoadedModel) -> int:
@@ -193,14 +214,14 @@ def _elements(model: LoadedModel) -> int:
     return stored_size(model.proto).elements
 
 
-def _timed(cutter: Cutter, selections: Sequence[Selection], sizes: BenchSettings) -> list[SpeedUp | None]:
+def _timed(cutter: Cutter, selections: Sequence[Selection]) -> list[SpeedUp | None]:
     """The speed-up of each point, None where nothing goes; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}
     makers = [functools.partial(cutter.timed, selection) for selection in different.values()]
     cutter.progress("measuring latencies", 0, 0)
     budget = cutter.budget
     seconds = math.inf if budget is None or budget.call is None else LATENCIES * (budget.left or 0.0)
-    speeds = speedups(cutter.model, makers, cutter.provider, sizes, seconds)
+    speeds = speedups(cutter.model, makers, cutter.provider, seconds=seconds)
     found = dict(zip(different, speeds, strict=True))
     return [found.get(repr(selection.spec)) for selection in selections]
 
@@ -208,7 +229,7 @@ def _timed(cutter: Cutter, selections: Sequence[Selection], sizes: BenchSettings
 def _accuracy(cutter: Cutter, model: LoadedModel, io: Interface) -> float | None:
     """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut leaves of inputs."""
     assert cutter.held is not None
-    labelled = [sample for sample in cutter.held.samples if sample.labels is not None]
+    labelled = [sample for sample in cutter.held.batches if sample.labels is not None]
     if not labelled:
         return None
     main = require_main_output(cutter.view).name

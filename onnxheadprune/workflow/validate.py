@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from onnxheadprune.model.load import ModelLike
+from onnxheadprune.settings.calls import BenchCall, ValidateCall
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
 from onnxheadprune.validation.claim import require_recorded
 from onnxheadprune.validation.proof import prove
-from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Validation, drift_gate, strict_gate
 from onnxheadprune.workflow.requests import measure_of
 
 if TYPE_CHECKING:
-    from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.settings.calls import ValidateCall
+    from onnxheadprune.runtime.feeds.data import DataSource
 
 
 def run_validation(
@@ -30,27 +29,17 @@ def run_validation(
     """Prove a pruned model, and judge it by the limits that were set."""
     if given.heads is not None:
         require_recorded(original, pruned, given.heads)
-    effect = measure_of(given.drift)
-    result = prove(
-        original,
-        pruned,
-        ValidationRequest(given.heads, data, given.provider, given.seed, given.metric, effect),
-    )
+    result = prove(original, pruned, replace(given, drift=cast("str", measure_of(given.drift))), data)
     gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
     gates += [strict_gate(result.pruned, result.exact)] if given.strict else []
     measured = None
     if given.min_speedup is not None and result.passed:
-        from onnxheadprune.benchmarking.measure import BenchRequest
         from onnxheadprune.benchmarking.runner import run_benchmark
 
         progress("measuring")
-        bench = BenchRequest(
-            **vars(part_of(Timing, given)),
-            provider=result.provider,
-            seed=given.seed,
-            memory=False,
-            min_speedup=given.min_speedup,
+        bench = BenchCall(
+            **vars(part_of(Timing, given)), seed=given.seed, memory=False, min_speedup=given.min_speedup
         )
-        measured = run_benchmark((original, pruned), bench, progress)
+        measured = run_benchmark((original, pruned), bench, progress, provider=result.provider)
         gates += measured.gates
     return replace(result, gates=tuple(gates), benchmark=measured)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
-import pstats
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +12,16 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import (
-    ModelError,
     RefusedError,
     UsageError,
     ValidationFailedError,
-    apply_plan,
     find_exits,
-    plan_pruning,
     prune,
-    recover,
     validate,
 )
-from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
+from onnxheadprune.edit.records import record_of
 from onnxheadprune.model.bodies import bodies_of
-from tests.conftest import Command, Outcome
+from tests.conftest import Command
 from tests.graphs import exits, pairs
 from tests.liveness.one_node import run
 
@@ -92,7 +85,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     assert (result.plan.exit.sites, result.plan.exit.heads, result.plan.exit.of) == (2, 8, 2)
     again = prune(result.model, heads={"0": [0]})
     assert again.plan.removed == {0: (0,)}
-    states = {entry.number: entry.state for entry in EXITS_ENTRY.read(again.model)}
+    states = {entry.number: entry.state for entry in record_of(again.model).exits}
     assert states == {1: "taken", 2: "behind"}
     both = validate(exits.nested(), again.model)
     assert both.passed and both.exits == (1,) and both.heads == {0: (0,)}
@@ -129,15 +122,6 @@ def test_layers_that_are_skipped_are_no_exits() -> None:
     assert not found.exits and not found.refused
     with pytest.raises(RefusedError, match="no If or Loop decides whether further layers run"):
         prune(exits.skipping(), exit=1)
-
-
-def test_inspect_looks_for_sites_once(tmp_path: Path, command: Callable[..., Outcome]) -> None:
-    """Also in a model with bodies, which may have exits."""
-    onnx.save(exits.skipping(), tmp_path / "model.onnx")
-    profile = cProfile.Profile()
-    assert profile.runcall(command, "inspect", tmp_path / "model.onnx").exit_code == 0
-    calls = {name: count for (_, _, name), (count, *_) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
-    assert calls["find_structural"] == 1
 
 
 @pytest.mark.parametrize(
@@ -183,12 +167,6 @@ def test_what_only_the_decision_needed_leaves_the_loop_as_well() -> None:
     assert {inner.op_type for inner in body.node}.isdisjoint({"ReduceMax", "Less", "And"})
 
 
-@pytest.mark.parametrize("number", [3, 99])
-def test_a_number_out_of_range_is_refused_with_what_there_is(number: int) -> None:
-    with pytest.raises(RefusedError, match=rf"no exit {number}: there are 2 exits \(1, 2\)"):
-        prune(exits.nested(), exit=number)
-
-
 @pytest.mark.slow
 def test_one_name_in_two_bodies_means_two_things() -> None:
     model = exits.chain(4, tagged=False)
@@ -197,18 +175,6 @@ def test_one_name_in_two_bodies_means_two_things() -> None:
     assert validate(model, prune(result.model, heads={"2": [0]}).model).heads == {1: (0,), 2: (0, 1)}
     made = [name for node in result.model.graph.node for name in node.output]
     assert len(made) == len(set(made))
-
-
-@pytest.mark.slow
-def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
-    model = exits.nested()
-    plan = plan_pruning(model, heads={"0": [2]}, exit=2)
-    assert "exit 2 permanent" in str(plan)
-    made = apply_plan(plan, model)
-    assert made.graph == prune(model, heads={"0": [2]}, exit=2).model.graph
-    assert validate(model, made).passed
-    with pytest.raises(RefusedError):
-        apply_plan(plan, exits.skipping())
 
 
 @pytest.mark.slow
@@ -224,39 +190,6 @@ def test_the_wrong_exit_is_seen() -> None:
     assert found.verdict == "failed" and "differs from the masked reference" in found.problems[0]
 
 
-@pytest.mark.slow
-def test_a_reference_that_is_forced_elsewhere_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the cut must equal is made by other code than the cut: where the two disagree, nothing is written."""
-    from onnxheadprune.attention.exits import decisions as made
-
-    right = made.forced
-
-    def wrong(view: object, decisions: tuple[object, ...]) -> ModelProto:
-        return right(view, made.otherwise(decisions))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(made, "forced", wrong)
-    with pytest.raises(ValidationFailedError, match="differs"):
-        prune(exits.nested(), exit=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["nested", "loop"])
-def test_a_corrupted_weight_is_seen(form: str) -> None:
-    model = exits.FORMS[form]()
-    left = prune(model, exit=2).model
-    tensors = [
-        *left.graph.initializer,
-        *(t for n in left.graph.node for b in bodies_of(n) for t in b.initializer),
-    ]
-    tensor = next(item for item in tensors if item.name.endswith(".ffn.up.weight"))
-    array = numpy_helper.to_array(tensor).copy()
-    array[0, 0] += 1
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    found = validate(model, left)
-    assert found.verdict == "failed"
-    assert any("stored tensors" in problem for problem in found.problems)
-
-
 def test_an_exit_that_changes_nothing_is_inconclusive() -> None:
     """Where all answers are the same, no proof by numbers tells the exits apart."""
     model = exits.nested()
@@ -269,15 +202,6 @@ def test_an_exit_that_changes_nothing_is_inconclusive() -> None:
                 tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
     with pytest.raises(ValidationFailedError, match="a wrong exit would not show"):
         prune(model, exit=1)
-
-
-def test_a_record_of_exits_that_cannot_be_read_is_refused() -> None:
-    left = prune(exits.nested(), exit=1).model
-    next(
-        entry for entry in left.metadata_props if entry.key == EXITS_KEY
-    ).value = '{"exits": [{"state": "x"}]}'
-    with pytest.raises(ModelError, match=EXITS_KEY):
-        prune(left, heads={"0": [1]})
 
 
 def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None:
@@ -302,71 +226,6 @@ def test_operations_behind_a_loop_are_those_of_the_turns_that_are_saved() -> Non
     shares = [item.operations_share for item in find_exits(exits.loop(4)).exits]
     assert shares == pytest.approx([0.75, 0.5, 0.25], abs=0.01)
     assert [item.operations_share for item in find_exits(exits.loop(None)).exits] == [None]
-
-
-@pytest.mark.slow
-def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
-    path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
-    model = exits.nested()
-    big = numpy_helper.from_array(np.ones((1000, exits.WIDTH), dtype=np.float32), "table")
-    model.graph.initializer.append(big)
-    rows = numpy_helper.from_array(np.array([3]), "row")
-    model.graph.initializer.append(rows)
-    first = onnx.helper.make_node("Gather", ["table", "row"], ["rows"], name="look_up")
-    added = onnx.helper.make_node("Add", ["x", "rows"], ["shifted"], name="shift")
-    for node in model.graph.node:
-        node.input[:] = ["shifted" if name == "x" else name for name in node.input]
-    nodes = [first, added, *model.graph.node]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    onnx.save(model, path, save_as_external_data=True, location="model.bin", size_threshold=100)
-    result = prune(path, output, heads={"1": [2]}, exit=2)
-    assert result.validation is not None and result.validation.passed
-    assert validate(path, output).passed
-
-
-@pytest.mark.slow
-def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path: Path) -> None:
-    """Fused in the same call, trained afterwards, measured beside the original."""
-    path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
-    onnx.save(exits.nested(), path)
-    assert prune(path, output, heads={"0": [1]}, exit=2, fuse="contrib").validation is not None
-    cut = prune(path, tmp_path / "cut.onnx", heads={"0": [1]}, exit=2)
-    assert cut.validation is not None and cut.validation.passed
-    random = np.random.default_rng(0)
-    feeds = [
-        {
-            "x": random.uniform(-1, 1, (2, 9, exits.WIDTH)).astype(np.float32),
-            "sure": np.array(0.5, dtype=np.float32),
-        }
-        for _ in range(24)
-    ]
-    made = recover(path, tmp_path / "cut.onnx", trained, data=feeds, budget=1)
-    assert made.validation is not None and made.validation.passed and made.validation.exits == (2,)
-    measured = command("bench", path, trained, "--seq", "4", "--batch", "1", "--repeats", "5", "--json")
-    assert measured.exit_code == 0
-
-
-def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
-    folder = tmp_path / "export"
-    folder.mkdir()
-    onnx.save(exits.nested(2), folder / "model.onnx")
-    refused = command("prune", folder, "--exit", "1", "-o", tmp_path / "out")
-    assert refused.exit_code == 2 and "--exit is for single models" in refused.stderr
-
-
-@pytest.mark.slow
-def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: Path) -> None:
-    path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
-    onnx.save(exits.chain(), path)
-    words = ("--exit", "2", "--heads", "0:1", "--neurons", "1:0-3", "--layers", "attn.1")
-    done = command("prune", path, *words, "-o", output)
-    assert done.exit_code == 0 and "2 of 2" in done.stdout and "permanent, without the others" in done.stdout
-    checked = json.loads(command("validate", path, output, "--json").stdout)
-    assert checked["accepted"] and checked["exits"] == [2]
-    ahead = json.loads(command("prune", path, "--exit", "1", "--dry-run", "--json").stdout)
-    assert ahead["exit"]["numbers"] == [1] and ahead["after"]["elements"] < ahead["before"]["elements"]
 
 
 def test_a_merged_decoder_has_no_exits() -> None:

@@ -7,7 +7,7 @@ nothing of sites, masks or the graph.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.model.messages import copied
 from tests.conftest import Command
 from tests.graphs import mixtures
-from tests.graphs.experts import TOYS, Experts, tokens
+from tests.graphs.experts import BY_HAND, TOYS, Experts, tokens
 from tests.liveness.one_node import run
 
 PAIRS = ([1, 4], [0, 5])
@@ -61,61 +61,6 @@ def test_who_reads_a_shape_alone_reads_no_numbers(toy: Experts, readers: int) ->
     assert mixture.reason is None
     made = ohp.prune(model, heads={"moe.0": PAIRS[0]}, provider="cpu")
     np.testing.assert_allclose(run(made.model, {"x": x})["out"], toy.expected(x, PAIRS[0]), atol=2e-5)
-
-
-def test_groups_stay_equal() -> None:
-    model = Experts("sigmoid in groups").model()
-    told = "leave the 2 groups of its router with different numbers of experts, or with none"
-    with pytest.raises(RefusedError, match=told):
-        analyse(model, {"moe.0": [2]}, "the model")
-
-
-READ_OTHERWISE = {
-    "scores are an output": ("  shown = Identity (r)\n", ", float[7, 6] shown", "shown hands out scores"),
-    "numbers are an output": ("  shown = Identity (i)\n", ", int64[7, 2] shown", "shown hands out numbers"),
-    "a mean of all scores": (
-        "  mean = ReduceMean <axes = [1], keepdims = 0> (r)\n",
-        ", float[7] mean",
-        "a number that each has a part in",
-    ),
-    "a sum of raw scores": (
-        "  total_r = ReduceSum <keepdims = 0> (r, last)\n",
-        ", float[7] total_r",
-        "a number that each has a part in",
-    ),
-    "arithmetic with numbers": (
-        "  next = Add (i, two)\n",
-        ", int64[7, 2] next",
-        "reads the numbers of experts in a way that no rule knows",
-    ),
-    "the lowest scores": (
-        "  least, which = TopK <axis = -1, largest = 0> (r, two)\n",
-        ", float[7, 2] least",
-        "chooses the lowest scores",
-    ),
-}
-"""Nodes that read scores or numbers, what is declared for them, and a part of the reason."""
-
-
-@pytest.mark.parametrize("case", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
-def test_whoever_reads_scores_or_numbers_otherwise_is_the_reason(case: tuple[str, str, str]) -> None:
-    more, outputs, told = case
-    (mixture,) = inspect(Experts(more=more, outputs=outputs).model()).of("experts")
-    assert told in str(mixture.reason)
-
-
-def test_a_choice_of_rows_is_no_mixture() -> None:
-    """Tokens that are drawn from logits pick rows of an embedding: that is no expert."""
-    model = onnx.parser.parse_model("""
-<ir_version: 9, opset_import: ["" : 17]>
-greedy (float[N, 4] x) => (float[N, 4] y) <float[4, 6] w, float[6, 4] table>
-{ r = MatMul (x, w)
-  i = ArgMax <axis = 1, keepdims = 0> (r)
-  y = Gather (table, i) }""")
-    for name, shape in (("w", (4, 6)), ("table", (6, 4))):
-        array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    assert inspect(model).of("experts") == ()
 
 
 def _saved(model: ModelProto, path: Path) -> Path:
@@ -189,27 +134,6 @@ def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_pa
     assert gone == [(), (), (1, 3)]
 
 
-ONE_EXPERT_OTHERWISE = {
-    "a share is an output": (
-        Experts(body="each, a slice"),
-        "  own = Identity (share3)\n",
-        ", float[7, 1] own",
-    ),
-    "a count of tokens": (
-        Experts(body="each, compared"),
-        "  own = Add (share3, ones)\n  sum_own = Exp (own)\n",
-        ", float[7, 1] sum_own",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", ONE_EXPERT_OTHERWISE.values(), ids=ONE_EXPERT_OTHERWISE)
-def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Experts, str, str]) -> None:
-    toy, more, outputs = case
-    (mixture,) = inspect(replace(toy, more=more, outputs=outputs).model()).of("experts")
-    assert "one" in str(mixture.reason) and "expert" in str(mixture.reason)
-
-
 def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
     """They are numbered by expert, so that one call or another order would give them other numbers."""
     model, path = mixtures.Mixture().model(), tmp_path / "cut.onnx"
@@ -224,3 +148,33 @@ def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
     ohp.prune(model, path, heads={"moe.0": [1]}, provider="cpu")
     made = ohp.prune(path, heads={"ffn.0": [0, 32]}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"
+
+
+def test_experts_that_all_tokens_use_are_only_named(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(Experts("all, softmax", "weighed").model(), path)
+    np.savez(tmp_path / "data.npz", x=tokens())
+    asked = command(
+        *("prune", path, "-o", tmp_path / "no.onnx", "--units", "experts", "--ratio", "0.5"),
+        *("--data", tmp_path / "data.npz"),
+    )
+    assert asked.exit_code == 3
+    assert "each token goes through all of its experts" in " ".join(asked.stderr.split())
+
+
+SENT = re.compile("tokens|dispatched|in slots|masked|one-hot|picked")
+"""Bodies whose experts read what a router has sent to them, or weights that it has picked."""
+
+
+@pytest.mark.each_choice
+@pytest.mark.parametrize(
+    "toy", [toy for toy in (TOYS | BY_HAND).values() if not SENT.search(toy.body)], ids=str
+)
+def test_what_reads_no_token_is_no_expert(toy: Experts) -> None:
+    """A mixture weighs outputs of networks: with a stored input they are stored numbers, as the bins of a box."""
+    model = toy.model()
+    for node in model.graph.node:
+        if node.output[0] not in ("r", "out"):
+            node.input[:] = ["stored" if name == "x" else name for name in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(tokens(), "stored"))
+    assert inspect(model).of("experts") == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import ModelError, apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.edit.records import HEADS, units_entry
+from onnxheadprune.edit.records import record_of
 from tests.conftest import ROOT
 from tests.graphs import toys
+from tests.recording import rewritten
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -24,13 +24,12 @@ def models() -> tuple[ModelProto, ModelProto]:
     return original, apply_plan(plan_pruning(original, heads={1: [0, 2]}), original)
 
 
-def rewritten(model: ModelProto, change: Change) -> ModelProto:
+def changed(model: ModelProto, change: Change, units: str = "heads") -> ModelProto:
     """A copy whose record has other sites."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    entry = next(item for item in copy.metadata_props if item.key == units_entry(HEADS).key)
-    sites = change(json.loads(entry.value)["sites"])
-    entry.value = json.dumps({"version": 2, "sites": sites})
+    with rewritten(copy) as record:
+        record["units"][units] = change(record["units"][units])
     return copy
 
 
@@ -48,44 +47,42 @@ def backwards(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, ModelProto]) -> None:
-    record = units_entry(HEADS).read(models[1])
+    record = record_of(models[1]).of("heads")
     names = [output for node in models[0].graph.node for output in node.output]
     assert [entry.removed for entry in record] == [(), (0, 2)]
     assert all(len(entry.projections) == 1 and entry.projections[0] in names for entry in record)
-    entry = next(item for item in models[1].metadata_props if item.key == units_entry(HEADS).key)
-    assert units_entry(HEADS).text(record) == entry.value
 
 
 @pytest.mark.slow
 def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
-    old = rewritten(pruned, without_the_first)
+    old = changed(pruned, without_the_first)
     known, new = inspect(old)
     assert (known.index, known.removed, known.original_num_heads) == (0, (0, 2), 4)
     assert (new.index, new.removed, new.num_heads) == (1, (), 4)
     found = validate(original, old, provider="cpu")
     assert found.verdict == "passed" and found.heads == {1: (0, 2)}
     again = apply_plan(plan_pruning(old, heads={0: [1], 1: [3]}), old)
-    assert [entry.removed for entry in units_entry(HEADS).read(again)] == [(0, 1, 2), (3,)]
+    assert [entry.removed for entry in record_of(again).of("heads")] == [(0, 1, 2), (3,)]
     assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
 
 
 def test_a_record_in_another_order_says_the_same(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
-    turned = rewritten(pruned, backwards)
+    turned = changed(pruned, backwards)
     assert [site.removed for site in inspect(turned)] == [(), (0, 2)]
     assert validate(original, turned, provider="cpu").verdict == "passed"
 
 
 def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
-    old = rewritten(pruned, without_names)
+    old = changed(pruned, without_names)
     assert [site.removed for site in inspect(old)] == [(), (0, 2)]
     assert validate(original, old, provider="cpu").verdict == "passed"
     again = apply_plan(plan_pruning(old, heads={0: [1]}), old)
-    assert [bool(entry.projections) for entry in units_entry(HEADS).read(again)] == [True, True]
+    assert [bool(entry.projections) for entry in record_of(again).of("heads")] == [True, True]
     with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
-        inspect(rewritten(old, without_the_first))
+        inspect(changed(old, without_the_first))
 
 
 def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto, ModelProto]) -> None:
@@ -93,7 +90,7 @@ def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto,
         return [sites[0], {**sites[1], "removed": "0"}]
 
     with pytest.raises(ModelError, match="has 3 heads, and it has 2; was the model changed"):
-        inspect(rewritten(models[1], more))
+        inspect(changed(models[1], more))
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +98,6 @@ def narrowed() -> ModelProto:
     """The digits ViT without 64 neurons of its second block."""
     path = ROOT / "sample_models" / "digits_vit.onnx"
     return apply_plan(plan_pruning(path, heads={"ffn.1": range(64)}), path)
-
-
-def renamed(model: ModelProto, change: Change) -> ModelProto:
-    """A copy whose record of neurons says something else."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    entry = next(item for item in copy.metadata_props if item.key == units_entry("neurons").key)
-    entry.value = json.dumps({"version": 2, "sites": change(json.loads(entry.value)["sites"])})
-    return copy
 
 
 def under_other_names(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -133,7 +121,7 @@ def with_all_neurons(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("change", [list, backwards, under_other_names, of_two_sites])
 def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> None:
-    found = inspect(renamed(narrowed, change)).neurons
+    found = inspect(changed(narrowed, change, "neurons")).neurons
     assert [(site.number, site.num_units, len(site.removed)) for site in found] == [
         (0, 128, 0),
         (1, 64, 64),
@@ -144,7 +132,10 @@ def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> No
 
 @pytest.mark.slow
 def test_a_block_that_no_name_and_no_order_tells_is_new(narrowed: ModelProto) -> None:
-    found = inspect(renamed(narrowed, lambda blocks: under_other_names(blocks[:1]) + blocks[1:3])).neurons
+    def partly(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return under_other_names(blocks[:1]) + blocks[1:3]
+
+    found = inspect(changed(narrowed, partly, "neurons")).neurons
     assert [site.number for site in found] == [1, 2, 3, 4]
     with pytest.raises(ModelError, match="has 128 neurons, and it has 64; was the model changed"):
-        list(inspect(renamed(narrowed, with_all_neurons)).neurons)
+        list(inspect(changed(narrowed, with_all_neurons, "neurons")).neurons)

@@ -2,99 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 import onnxheadprune as ohp
-from onnxheadprune import RefusedError, apply_plan, plan_pruning
-from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse
-from tests.graph_builder import GraphBuilder
+from onnxheadprune import RefusedError, plan_pruning
 from tests.graph_text import model_of
 from tests.graphs import toys
-from tests.liveness.one_node import check_equal, run
-
-B, S, H, D, HIDDEN = 2, 3, 2, 4, 6
-WIDTH = H * D
-Tail = Callable[[GraphBuilder], str]
-
-
-def post_norm(toy: GraphBuilder) -> str:
-    """Gemma's: the branch is normalised before it joins the stream."""
-    projected = toy.node("MatMul", ["context", toy.weight("o", WIDTH, HIDDEN)], "projected")
-    biased = toy.node("Add", [projected, toy.weight("o.bias", HIDDEN)], "biased")
-    normed = toy.node("LayerNormalization", [biased, toy.weight("gain", HIDDEN)], "normed", axis=-1)
-    return toy.node("Add", ["x", normed], "y")
-
-
-def model(tail: Tail, packed: bool = False) -> ModelProto:
-    toy = GraphBuilder()
-    if packed:
-        qkv = toy.node("MatMul", ["x", toy.weight("qkv.weight", HIDDEN, 3 * WIDTH)], "qkv")
-        sizes = toy.constant("sizes", np.array([WIDTH] * 3))
-        toy.nodes.append(helper.make_node("Split", [qkv, sizes], ["q_flat", "k_flat", "v_flat"], axis=2))
-    split = toy.constant("split", np.array([0, 0, H, D]))
-    for name in "qkv":
-        flat = f"{name}_flat"
-        if not packed:
-            toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, WIDTH)], flat)
-        toy.node("Transpose", [toy.node("Reshape", [flat, split], f"{name}_split")], name, perm=[0, 2, 1, 3])
-    scores = toy.node("MatMul", ["q", toy.node("Transpose", ["k"], "kt", perm=[0, 1, 3, 2])], "scores")
-    product = toy.node("MatMul", [toy.node("Softmax", [scores], "p", axis=-1), "v"], "product")
-    back = toy.node("Transpose", [product], "back", perm=[0, 2, 1, 3])
-    toy.node("Reshape", [back, toy.constant("merge", np.array([0, 0, WIDTH]))], "context")
-    tail(toy)
-    made = toy.model(
-        [toy.info("x", ["batch", "sequence", HIDDEN])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )
-    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return made
-
-
-def test_a_size_that_nothing_tells_is_refused() -> None:
-    def tail(toy: GraphBuilder) -> str:
-        """The context of the rows that are not zero: nobody knows how many."""
-        mask = toy.node(
-            "Cast", [toy.node("ReduceSum", ["x"], "sums", keepdims=0)], "flag", to=TensorProto.BOOL
-        )
-        vector = toy.node(
-            "Expand",
-            [
-                mask,
-                toy.node(
-                    "Slice",
-                    [toy.node("Shape", ["x"], "xs"), *(toy.constant(f"c{i}", np.array([i])) for i in (0, 1))],
-                    "batch_only",
-                ),
-            ],
-            "flags",
-        )
-        chosen = toy.node("Compress", ["context", vector], "chosen", axis=0)
-        return toy.node("MatMul", [chosen, toy.weight("o", WIDTH, HIDDEN)], "y")
-
-    with pytest.raises(RefusedError):
-        analyse(model(tail), {0: [0, 1]}, "unknown size")
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("observed", ["scores", "context", "q_split", "v_flat"])
-def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool) -> None:
-    """The model also returns the shape of a value that nobody needs any more, and the keys (a cache)."""
-    original = model(post_norm, packed)
-    original.graph.node.append(helper.make_node("Shape", [observed], ["size"]))
-    original.graph.output.append(helper.make_tensor_value_info("size", TensorProto.INT64, None))
-    original.graph.output.append(helper.make_tensor_value_info("k_flat", TensorProto.FLOAT, None))
-    planning = analyse(original, {0: [0, 1]}, "observed")
-    pruned = apply_plan(planning.plan, original)
-    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    got = run(pruned, feed)
-    check_equal(got, want, 1e-6)
+from tests.liveness.one_node import run
 
 
 @pytest.mark.parametrize("also", [{}, {0: [1]}])

@@ -17,14 +17,11 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune import AttentionSite, inspect
-from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import KINDS, UnitKind
 from tests.conftest import Command, PackageCopy
-from tests.deploying import exports
 from tests.graphs import toys
 from tests.liveness.one_node import run
 from tests.sources import PACKAGE
@@ -63,7 +60,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
             original_num_units=site.v_head_size,
         )
         for number, site in enumerate(known)
-        if isinstance(site, AttentionSite) and not site.free
+        if isinstance(site, AttentionSite) and not site.io
     ]
     return Findings(found)
 
@@ -115,16 +112,6 @@ def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
     widths = [toys.get_initializer(made.model, f"layer{layer}.attn.v.weight").shape for layer in (0, 1)]
     heads = inspect(made.model)
     assert widths == [(12, 12), (12, 8)] and [site.num_heads for site in heads] == [4, 4]
-
-
-def test_its_mask_is_the_same_model(model: Path) -> None:
-    made = ohp.prune(model, heads={"width.1": [2]}, validate=False)
-    view = view_of(onnx.load(model))
-    sites = inspect(model)
-    masked = masked_reference(view, sites.every, {CHANNEL.first + 1: (2,)})
-    np.testing.assert_allclose(
-        run(made.model, FEED)["logits"], run(masked, FEED)["logits"], rtol=1e-5, atol=1e-6
-    )
 
 
 @pytest.mark.slow
@@ -209,14 +196,4 @@ def test_a_target_weighs_it_against_heads_and_neurons(copied: PackageCopy) -> No
     assert "measured drift" in document["choice"]["selection"]["basis"]
     refused = copied.run(*target, "--units", "pairs")
     assert refused.returncode == 2
-    assert "units are heads, neurons, experts, channels, layers or all, not pairs" in refused.stderr
-
-
-@pytest.mark.slow
-def test_it_goes_from_every_file_of_a_folder(command: Command, tmp_path: Path) -> None:
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    outcome = command("prune", folder, "-o", out, "--heads", "width.1:1", "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert outcome.document["channels"] == {"width.1": "1"} and len(outcome.document["files"]) == 2
-    for name in ("model.onnx", "model_quantized.onnx"):
-        assert [site.removed for site in inspect(out / "onnx" / name).of("channels")] == [(), (1,)]
+    assert "--units: there are heads, neurons, experts, channels, layers or all, not pairs" in refused.stderr

@@ -14,8 +14,7 @@ from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.benchmarking.unit_nodes import attention_nodes
 from onnxheadprune.model.load import open_model
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.generate import FeedMaker
-from onnxheadprune.runtime.feeds.symbols import Sizes
+from onnxheadprune.runtime.feeds.generate import FeedMaker, Sizes
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
 

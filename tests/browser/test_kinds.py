@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune.cli import group
+from onnxheadprune.cli.program import group
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.graphs import toys
@@ -17,7 +17,7 @@ from tests.graphs.experts import TOYS
 from tests.vocabulary.graphs import GRAPHS
 
 pytestmark = pytest.mark.browser
-TIMED = "--batch 1 --repeats 5"
+TIMED = "--batch 1 --repeats 7"
 CUT = "prune model.onnx --heads 0:1 -o {name}.onnx"
 JOB = """
 model: model.onnx
@@ -33,13 +33,14 @@ KINDS = {
     "folder": "prune folder --heads 0:1 -o pruned --report folder.html",
     "experts": "prune experts.onnx --experts 0:1,4 -o experts-cut.onnx --report experts.html",
     "vocabulary": "prune words.onnx --vocab keep.txt -o words-cut.onnx --report vocabulary.html",
-    "fuse": "fuse model.onnx -o fused.onnx --report fuse.html",
+    "fuse": "prune model.onnx --fuse contrib -o fused.onnx --report fuse.html",
     "recover": f"{CUT}; recover model.onnx recover.onnx -o better.onnx --data random --budget 1"
     " --report recover.html",
     "validate": f"{CUT}; validate model.onnx validate.onnx --json > validate.json;"
     " report validate.json -o validate.html",
     "bench": f"{CUT}; bench model.onnx bench.onnx {TIMED} --json > bench.json; report bench.json -o bench.html",
     "sweep": "sweep model.onnx 0:0.5:0.5 --data random -o sweep.json; report sweep.json -o sweep.html",
+    "several": f"{CUT} --json > several.json; report several.json several.json -o several.html",
     "accepted": "run accepted.yaml",
     "rejected": "run rejected.yaml",
 }

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx.parser
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.quantized import Grid, Levels
+from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.compensation.fit import fit, on_grid
+from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.int8_saturation import unsaturated
@@ -134,19 +133,10 @@ def moments(rows: int, weight: Any, noise: float) -> Moments:
     return found
 
 
-def test_errors_are_handed_on() -> None:
-    weight = RANDOM.standard_normal((24, 5))
-    grid = Grid(Levels(np.full(1, 0.4), np.zeros(1)), (-8, 7))
-    seen = moments(400, weight, 0.0)
-    handed, alone = on_grid(weight, seen, grid, has_bias=False), grid.nearest(weight)
-    np.testing.assert_allclose(grid.nearest(handed), handed)
-    assert seen.less(handed).y_square.sum() < 0.5 * seen.less(alone).y_square.sum()
-
-
 def test_what_does_not_pay_in_levels_stays() -> None:
     """Steps so wide that every move is worse than none."""
     old = np.full((8, 3), 1.0)
-    grid = Grid(Levels(np.full(1, 1.0), np.zeros(1)), (-8, 7))
+    grid = Grid(np.full(1, 1.0), np.zeros(1), (-8, 7))
     better = old + 0.05 * RANDOM.standard_normal(old.shape)
     x = RANDOM.standard_normal((600, 8))
     parts = [Moments(8, 3), Moments(8, 3)]
@@ -156,27 +146,3 @@ def test_what_does_not_pay_in_levels_stays() -> None:
     assert free.after < 0.1 * free.before and free.lost == 0
     assert stored.lost == 3 and stored.strength is None and stored.after == pytest.approx(stored.before)
     np.testing.assert_array_equal(stored.weight, old)
-
-
-def test_a_bias_that_comes_late_or_is_shared_is_counted() -> None:
-    """What a map is fitted to holds the first one not yet, and the second one already."""
-    text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
-        g (float[2, 3, 4] x, float[2, 3, 4] s) => (y, z) {
-            a = MatMul(x, w)
-            y = com.microsoft.SkipLayerNormalization(a, s, g, g, b)
-            d = MatMul(x, v)
-            e = Add(d, c)
-            f = Add(e, c)
-            z = Add(f, s)
-        }"""
-    model = onnx.parser.parse_model(text)
-    bias = RANDOM.standard_normal(4).astype(np.float32)
-    for name in "wvbcg":
-        array = RANDOM.standard_normal((4, 4)).astype(np.float32) if name in "wv" else bias
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    late, shared = (item for node in view_of(model).main.nodes if (item := Linear.at(node)) is not None)
-    assert late.is_late and late.other is not None and late.out.name == "a"
-    np.testing.assert_allclose(late.read_offset(), -bias)
-    np.testing.assert_allclose(late.read_bias(), bias)
-    assert shared.bias is None and shared.out.name == "e"
-    np.testing.assert_allclose(shared.read_offset(), bias)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import UsageError, prune, score
-from onnxheadprune.data.calibration import Feeds
+from onnxheadprune import Calibration, UsageError, prune, score
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.operators import view_of
 from onnxheadprune.settings.registry import methods_of
 from onnxheadprune.settings.units import HEAD
 from tests.graphs import toys
@@ -59,14 +61,14 @@ def overflowing() -> ModelProto:
     return model
 
 
-def data(*, bad: int = 1) -> Feeds:
+def data(*, bad: int = 1) -> Calibration:
     """Samples without the token, and some with it."""
     feeds = toys.ids(12, 2, 6)
     for feed in feeds:
         feed["input_ids"][feed["input_ids"] == TOKEN] = TOKEN + 1
     for feed in feeds[3 : 3 + bad]:
         feed["input_ids"][0, 2] = TOKEN
-    return Feeds(feeds, "line")
+    return replace(calibration_data(feeds, view_of(toys.stack())), unit="line")
 
 
 @pytest.mark.slow

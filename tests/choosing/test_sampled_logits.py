@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.activations.tail import SAMPLED_BYTES, Tail
+from onnxheadprune.choosing.activations.tail import Tail
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.runtime.feeds.generate import FeedMaker
 from tests.graph_text import model_of
 
 WORDS = 2000
@@ -52,25 +51,6 @@ def test_a_sample_of_positions_is_as_in_the_whole(head: str) -> None:
     places = np.array([3, 31, 59])
     assert np.allclose(
         tail.run(session, hidden, places, "test")["logits"][0], whole.reshape(60, WORDS)[places]
-    )
-
-
-def test_positions_are_spread_over_what_is_no_padding_and_small_outputs_are_taken_whole() -> None:
-    made = view(HEADS["product"], 200_000)
-    tail, inputs = Tail.of(made.main.values["logits"]), FeedMaker(made).inputs
-    assert tail is not None
-    most = SAMPLED_BYTES // (4 * 200_000)
-    mask = np.ones((2, most), np.int64)
-    mask[1, 5:] = 0
-    feed = {"input_ids": mask, "attention_mask": mask}
-    places = tail.places(np.zeros((2, most, 4), np.float32), feed, inputs)
-    assert places is not None and len(places) == len(set(places.tolist())) == most
-    assert places.min() == 0 and most <= places.max() < most + 5
-    assert (
-        tail.places(
-            np.zeros((1, most, 4), np.float32), {name: array[:1] for name, array in feed.items()}, inputs
-        )
-        is None
     )
 
 

@@ -78,16 +78,6 @@ def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_tokens_alone_may_be_enough(place: Path, tmp_path: Path) -> None:
-    original, output = place / "char_gpt.onnx", tmp_path / "out.onnx"
-    arguments: dict[str, Any] = {"vocab_size": 60, "data": place / "char_gpt.npz"}
-    ohp.prune(original, output, **arguments)
-    alone = ratio_of(original, output)
-    result = ohp.prune(original, output, target_size=(1 + alone) / 2, **arguments)
-    assert not result.plan.losing and ratio_of(original, output) == pytest.approx(alone, abs=0.001)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--units", "heads,neurons"], ["--units", "neurons"]], ids=str)
 def test_a_ratio_says_the_size_of_the_file_before_the_work(
     more: list[str], place: Path, tmp_path: Path, command: Command
@@ -101,15 +91,3 @@ def test_a_ratio_says_the_size_of_the_file_before_the_work(
     # What cannot be met is known without it.
     refused = command("prune", original, "-o", output, "--ratio", "0.98", *data, *more)
     assert refused.exit_code == 3 and "note" not in refused.stderr
-
-
-@pytest.mark.slow
-def test_each_network_of_a_folder_meets_it(place: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for name in ("model", "other"):
-        shutil.copy(place / "digits_vit.onnx", folder / f"{name}.onnx")
-    ohp.prune_folder(folder, tmp_path / "small", target_size=0.75, data=place / "digits_vit.npz")
-    for name in ("model", "other"):
-        found = ratio_of(folder / f"{name}.onnx", tmp_path / "small" / f"{name}.onnx")
-        assert 0.75 - NEAR <= found <= 0.75

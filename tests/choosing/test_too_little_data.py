@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 
-from onnxheadprune import RefusedError, UsageError, prune, score
-from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.choosing.activations.contexts import measurable
-from onnxheadprune.data.calibration import Feeds, calibration_data
-from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Provider
+from onnxheadprune import Calibration, RefusedError, UsageError, prune
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.progress import Note
 from onnxheadprune.settings.registry import METHODS, methods_of
 from onnxheadprune.settings.units import NEURON
-from tests.conftest import Command
 from tests.graphs import toys
 
 BOTH = frozenset({"heads", "neurons"})
@@ -29,10 +21,10 @@ INNER, CONTEXT = 20, 16
 LENGTH = 4
 
 
-def data(count: int, unit: str = "sample") -> Feeds:
+def data(count: int, unit: str = "sample") -> Calibration:
     """Samples of 4 tokens, two a batch."""
     feeds = toys.ids(count // 2, 2, LENGTH) if count > 1 else toys.ids(1, 1, LENGTH)
-    return Feeds(feeds, unit)
+    return replace(calibration_data(feeds, view_of(toys.stack())), unit=unit)
 
 
 def chosen(count: int, **target: Any) -> Any:
@@ -72,23 +64,6 @@ def test_as_many_more_as_is_said_are_enough(count: int) -> None:
     assert chosen(enough, ratio=0.25).selection.count
 
 
-@pytest.mark.slow
-def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
-    found = chosen(4, ratio=0.25, units=BOTH)
-    left = found.selection.left_out
-    assert set(found.selection.heads) <= {0, 1} and len(left) == 2
-    assert all(
-        "ffn" in label and f"{INNER} inputs: about 1 more sample of this" in why
-        for label, why in left.items()
-    )
-    assert found.to_dict()["selection"]["left_out"] == left
-    with pytest.raises(
-        RefusedError, match=r"only 48.5% can go .*could not be measured: 4 samples with 16 positions"
-    ):
-        chosen(4, ratio=0.7, units=BOTH)
-    assert not chosen(10, ratio=0.25, units=BOTH).selection.left_out
-
-
 @pytest.mark.each_choice
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
 @pytest.mark.parametrize(
@@ -115,17 +90,6 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
             progress=lambda what, done, of: told.append(what),
         )
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
-
-
-@pytest.mark.parametrize("method", ["reconstruction", "ablation", "taylor"])
-def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
-    if method != "reconstruction":
-        assert score(toys.stack(), method=method, data=data(2), provider="cpu").method == method
-        return
-    with pytest.raises(
-        UsageError, match="about 2 more samples of this length are needed; the methods ablation"
-    ):
-        score(toys.stack(), method=method, data=data(2), provider="cpu")
 
 
 @pytest.mark.slow
@@ -156,64 +120,3 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     assert [item["limited"] for item in found.to_dict()["compensation"]["refits"] if item["limited"]] == list(
         limited.values()
     )
-
-
-@pytest.mark.slow
-def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -> None:
-    model, archive = tmp_path / "model.onnx", tmp_path / "few.npz"
-    onnx.save(toys.stack(), model)
-    np.savez(archive, **data(2)[0])
-    failed = command("prune", model, "--ratio", 0.25, "--data", archive, "-o", tmp_path / "out.onnx")
-    assert (
-        failed.exit_code == 2
-        and failed.stderr.count("more sample") == 1
-        and not (tmp_path / "out.onnx").exists()
-    )
-    np.savez(archive, **{name: np.concatenate([feed[name] for feed in data(4)]) for name in data(4)[0]})
-    options = (
-        "--ratio",
-        0.2,
-        "--units",
-        "heads,neurons",
-        "--data",
-        archive,
-        "--provider",
-        "cpu",
-        "--dry-run",
-    )
-    shown = command("prune", model, *options)
-    assert (
-        shown.exit_code == 0
-        and "left alone  ffn.0 (layer0) and 1 more: " in shown.stdout
-        and "about 1 more sample" in shown.stdout
-    )
-    document = json.loads(command("prune", model, *options, "--json").stdout)
-    assert len(document["choice"]["selection"]["left_out"]) == 2
-
-
-def test_what_follows_from_the_tokens_needs_no_run() -> None:
-    """A decoder has a position per token, so that too few are counted, not run."""
-    analysis = analysis_of(LoadedModel.of(toys.stack(), "toy"))
-    sites = tuple(analysis.sites)
-    nowhere = Provider("NoExecutionProvider", "runs nothing")
-    few, enough = (calibration_data(data(count), analysis.view) for count in (2, 40))
-    with pytest.raises(UsageError, match="8 positions are too few for linear layers with"):
-        measurable(analysis.view, sites, few, nowhere)
-    assert measurable(analysis.view, sites, enough, nowhere) == (sites, {})
-
-
-def test_progress_moves_with_the_runs() -> None:
-    """No step of a choice stands for more than a tenth of what is measured."""
-    told: list[tuple[str, int, int]] = []
-    prune(
-        toys.stack(),
-        ratio=0.25,
-        data=data(40),
-        provider="cpu",
-        validate=False,
-        progress=lambda *step: told.append(step),
-    )
-    runs = [(done, of) for what, done, of in told if what == "measuring what cuts cost, block by block"]
-    assert runs == sorted(runs) and runs[-1][0] == runs[-1][1]
-    before = [0, *(done for done, _ in runs)]
-    assert max(after - earlier for earlier, after in itertools.pairwise(before)) <= runs[-1][1] / 10

@@ -1,18 +1,22 @@
-"""A scoring method is a function and its line: a toy in a copy of the package is offered and chooses."""
+"""A scoring method is a function and its line, as a toy in a copy of the package; removed ones name the nearest."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+import onnxheadprune as ohp
+from onnxheadprune import UsageError
 from onnxheadprune.settings import registry
-from onnxheadprune.settings.registry import METHODS, Method
-from tests.conftest import PackageCopy
+from onnxheadprune.settings.registry import METHODS, REMOVED, Method
+from tests.conftest import Command, PackageCopy
 from tests.graphs import toys
 
 TOY = '''
@@ -33,6 +37,16 @@ LINE = 'Method("position", f"{_SCORING}.position:position", "share of the site b
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_declared_method_is_a_documented_function(method: Method) -> None:
     assert inspect.isfunction(method.load()) and method.load().__doc__
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_method_names_the_nearest_one(name: Any, command: Command, digits: Path) -> None:
+    said = f"{name} was removed; use {REMOVED[name]}"
+    assert set(re.findall(r"[a-z]+", REMOVED[name])) & set(METHODS), "there is what is named"
+    result = command("score", digits, "--method", name)
+    assert result.exit_code == 2 and said in " ".join(result.stderr.split())
+    with pytest.raises(UsageError, match=said):
+        ohp.prune(digits, ratio=0.5, method=name, data="random")
 
 
 @pytest.mark.slow

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import prune
-from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
-from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation import fit
-from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.choosing.compensation.fit import Layout, fit_values
-from onnxheadprune.choosing.compensation.tasks import Task
-from onnxheadprune.choosing.compensation.values import Context, Values
-from onnxheadprune.data.drift import token_rows
-from onnxheadprune.edit.submodel import submodel
-from onnxheadprune.runtime import CPU, Provider, Session
-from tests.conftest import SAMPLES
+from onnxheadprune.runtime import CPU, Provider
 from tests.graphs import toys
 
 HERE = Provider(CPU, "test")
@@ -113,27 +101,12 @@ def feeds(count: int = 12, width: int = 12) -> list[dict[str, Any]]:
     return [{"x": random.standard_normal((4, 6, width)).astype(np.float32)} for _ in range(count)]
 
 
-def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any, Any, Any, Values | None]:
-    view, sites, calibration = toys.parts(model, data)
-    projection = sites[0].projections[0]
-    linear = Linear.of(projection)
-    assert linear is not None
-    channels = [projection.channels[head] for head in heads]
-    task = Task("the projection", linear, sites[0], projection, heads)
-    maps = task.value_maps(())
-    stage = Stage(tuple(item.source for item in maps), tuple(item.node for item in maps))
-    walk = Walk(Parts(view, HERE), Boundaries(view, [stage], [linear.source]), calibration.feeds, {})
-    walk.enter(0)
-    context = Context(linear.source, linear.axes, tuple(channels))
-    return view, linear, calibration, Values.of(walk, maps, context, calibration)
-
-
 FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
     "separate": (
         lambda: toys.stack(),
         toys.ids,
         "layer0.attn.v.weight",
-        [0, 1, 2, 3, 8, 9, 10, 11],
+        [0, 1, 2, 3, *range(8, 16)],
     ),
     "grouped": (
         lambda: toys.stack(heads=6, kv_heads=2),
@@ -146,14 +119,6 @@ FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
     "inside": (lambda: inside(), feeds, "w", [24, 25, 26, 27, 32, 33, 34, 35]),
     "inside, narrow keys": (lambda: inside(keys=6), feeds, "w", [12, 13, 14, 15, 20, 21, 22, 23]),
 }
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_map_that_makes_the_values_is_found_by_what_it_does(form: str) -> None:
-    make, data, weight, columns = FORMS[form]
-    *_, values = found_in(make(), data(), (0, 2))
-    assert values is not None and values.linear.matrix.stored.name == weight
-    assert values.used.tolist() == columns
 
 
 NO_VALUES = {
@@ -170,37 +135,29 @@ NO_VALUES = {
 }
 
 
-@pytest.mark.parametrize("core", NO_VALUES)
-def test_nothing_is_found_where_heads_do_not_treat_values_alike(core: str) -> None:
-    *_, values = found_in(packed(NO_VALUES[core]), feeds(), (0, 2))
-    assert values is None
+def stored(model: ModelProto, heads: Any, data: Any) -> Any:
+    """The refit of a cut that is proven."""
+    found = prune(model, heads=heads, data=data, refit=True, provider="cpu")
+    assert found.chosen is not None and found.chosen.compensation is not None
+    assert found.validation is not None and found.validation.verdict == "passed"
+    return found.chosen.compensation
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("form", FORMS)
-def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> None:
-    make, data, weight, _ = FORMS[form]
-    model, heads = make(), (0, 2)
-    view, linear, calibration, values = found_in(model, data(), heads)
-    assert values is not None
-    layout = values.layout
-    feed = calibration.feeds[0]
-    here = values.read(0)
-    kept = np.sort(
-        np.concatenate(
-            [np.array(sites_of(view, "the model")[0].projections[0].channels[head]) for head in heads]
-        )
-    )
-    context = token_rows(here[linear.source.name], linear.axes, dict(feed), calibration.inputs)[:, kept]
-    features = np.concatenate([context, values.features(here, feed, calibration)], axis=1)
-    change = np.random.default_rng(0).standard_normal((layout.directions, len(values.used)))
-    whole = values.linear.matrix.read()
-    whole[:, values.used] += values.basis @ change
-    changed = submodel([linear.source], stored={weight: values.linear.matrix.written(whole)})
-    rows = token_rows(
-        Session(changed, HERE).run(feed)[linear.source.name], linear.axes, dict(feed), calibration.inputs
-    )
-    np.testing.assert_allclose(features @ layout.mixing(change), rows[:, kept], atol=2e-5)
-    assert np.abs(rows[:, kept] - context).max() > 0.1
+def test_the_columns_of_the_values_that_stay_are_refitted_and_lower_the_held_out_error(form: str) -> None:
+    make, data, weight, columns = FORMS[form]
+    model = make()
+    found = stored(model, "0:3-5" if form == "grouped" else "0:1", data(30))
+    moved = np.abs(found.stored[weight] - toys.get_initializer(model, weight)).max(axis=0) > 0
+    assert np.flatnonzero(moved).tolist() == columns
+    values, projection = (item for item in found.refits if item.site == 0)
+    assert values.after < values.before <= projection.before and projection.after == values.after
+
+
+@pytest.mark.parametrize("core", NO_VALUES)
+def test_no_values_are_refitted_where_heads_do_not_treat_them_alike(core: str) -> None:
+    assert set(stored(packed(NO_VALUES[core]), "0:1", feeds()).stored) == {"o"}
 
 
 def problem(grouped: bool, rows: int = 4000, noise: float = 0.1) -> tuple[Any, Any, Any, Layout]:
@@ -254,21 +211,6 @@ def test_values_stay_where_no_change_helps_held_out_rows() -> None:
     assert fit_values(moments(x[:20], y[:20]), moments(x[20:], y[20:]), weight, layout) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) -> None:
-    make, data, weight, _ = FORMS[form]
-    model = make()
-    heads = "0:0-2" if form == "grouped" else "0:1"
-    found = prune(model, heads=heads, data=data(30), refit=True, provider="cpu")
-    assert found.chosen is not None and found.chosen.compensation is not None
-    assert found.validation is not None and found.validation.verdict == "passed"
-    compensation = found.chosen.compensation
-    assert weight in compensation.stored
-    values, projection = (item for item in compensation.refits if item.site == 0)
-    assert values.after < values.before <= projection.before and projection.after == values.after
-
-
 SECOND = """
     c = MatMul (p, v)
     qt = Transpose <perm = [0, 1, 3, 2]> (q)
@@ -287,26 +229,4 @@ def test_values_that_a_second_site_reads_stay() -> None:
     model.graph.node[-1].input[0] = "x2"
     weights = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weights, "o2"))
-    view, sites, data = toys.parts(model, feeds(30))
-    assert len(sites) == 2
-    found = compensate(view, sites, {0: (1,), 1: (0,)}, data, HERE)
-    assert set(found.stored) == {"o", "o2"}
-
-
-def test_the_columns_of_other_heads_stay_as_they_were() -> None:
-    model = packed(CORES["softmax"])
-    view, sites, data = toys.parts(model, feeds(30))
-    found = compensate(view, sites, {0: (1,)}, data, HERE)
-    old = numpy_helper.to_array(next(item for item in model.graph.initializer if item.name == "w"))
-    moved = np.flatnonzero(np.abs(found.stored["w"] - old).max(axis=0) > 0)
-    assert moved.tolist() == [8, 9, 10, 11, 32, 33, 34, 35]
-
-
-def test_a_context_is_made_of_its_own_maps_not_of_those_whose_shapes_it_looks_at(digits: Path) -> None:
-    _, sites, _ = toys.parts(onnx.load(digits), str(SAMPLES / "digits_calibration.npz"))
-    for site in sites:
-        (projection,) = site.projections
-        context = projection.node.inputs[projection.activation[0]]
-        assert context is not None
-        (maker,) = feeders(context)
-        assert maker.matrix.shape[-1] == 3 * maker.matrix.shape[0] and maker.out.shape is not None
+    assert set(stored(model, "0:1 1:0", feeds(30)).stored) == {"o", "o2"}

@@ -96,34 +96,6 @@ def test_inspect_goes_on(
 
 
 @pytest.mark.parametrize("what", ALL)
-def test_a_folder_is_listed(
-    what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    _saved((EXITING if what == EXITS else DECODER)(), folder / "model.onnx")
-    _end(what, monkeypatch)
-    shown, told = command("inspect", folder), command("inspect", folder, "--json")
-    assert shown.exit_code == told.exit_code == 0
-    assert f"model.onnx: {what} could not be analysed" in " ".join(shown.stdout.split())
-    (file,) = told.document["files"]
-    # Layers hold sites of several kinds, so they cannot be analysed without.
-    assert [item["what"] for item in file["not_analysed"] if item["what"] != LAYERS or what == LAYERS] == [
-        what
-    ]
-
-
-@pytest.mark.parametrize("what", ALL)
-def test_heads_are_removed(
-    what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = _saved(DECODER(), tmp_path / "model.onnx")
-    _end(what, monkeypatch)
-    shown = command("prune", path, "-o", tmp_path / "cut.onnx", "--heads", "0:1")
-    assert shown.exit_code == 0, shown.stderr
-
-
-@pytest.mark.parametrize("what", ALL)
 def test_a_search_that_was_asked_for_is_a_bug(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,30 +107,3 @@ def test_a_search_that_was_asked_for_is_a_bug(
     shown = command("prune", path, "-o", out, *options)
     assert shown.exit_code == 70 and "this is a bug in onnxheadprune (IndexError)" in shown.stderr
     assert not out.exists()
-
-
-def test_prune_names_a_search_that_it_ran(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Blocks inside experts are looked for where experts are removed."""
-    path = _saved(MIXTURE(), tmp_path / "model.onnx")
-    _end("feed-forward blocks", monkeypatch)
-    shown = command("prune", path, "-o", tmp_path / "cut.onnx", "--experts", "0:1")
-    assert shown.exit_code == 0 and "feed-forward blocks could not be analysed" in " ".join(
-        shown.stdout.split()
-    )
-
-
-def test_operators_that_onnx_cannot_check_end_no_command(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether such a model is valid is not known, which ended `inspect` with another exit code."""
-    model = DECODER()
-    node = onnx.helper.make_node("Own", [model.graph.input[0].name], ["own"], domain="of.mine")
-    model.graph.node.append(node)
-    model.graph.output.append(onnx.helper.make_tensor_value_info("own", 1, ["size"]))
-    model.opset_import.append(onnx.helper.make_opsetid("of.mine", 1))
-    path = _saved(model, tmp_path / "model.onnx")
-    _end("mixture-of-experts blocks", monkeypatch)
-    shown = command("inspect", path)
-    assert shown.exit_code == 0 and "could not be analysed (IndexError" in " ".join(shown.stdout.split())

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
@@ -25,11 +24,9 @@ from onnxheadprune import (
     RefusedError,
     UsageError,
     ValidationFailedError,
-    inspect,
     prune,
 )
 from tests.conftest import ROOT, Command
-from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
 from tests.limits import bounded
 
@@ -120,33 +117,6 @@ def external(folder: Path) -> Path:
     return path
 
 
-def test_weights_that_were_not_loaded(tmp_path: Path) -> None:
-    path = external(tmp_path / "in")
-    with pytest.raises(ModelError, match="weights of toy are not in memory"):
-        inspect(onnx.load(path, load_external_data=False))
-
-
-def test_what_only_the_checker_refuses_is_pruned(command: Command, tmp_path: Path) -> None:
-    """ONNX Runtime's optimizer writes LayerNormalization into models of any opset, and runs it."""
-    model = toys.attention()
-    model.opset_import[0].version = 14
-    toy = GraphBuilder()
-    toy.node("LayerNormalization", ["y", toy.weight("scale", toys.HIDDEN)], "normal")
-    model.graph.node.extend(toy.nodes)
-    model.graph.initializer.extend(toy.initializers)
-    model.graph.output[0].name = "normal"
-    with pytest.raises(onnx.checker.ValidationError):
-        onnx.checker.check_model(model)
-    path, out = tmp_path / "fused.onnx", tmp_path / "o.onnx"
-    onnx.save(model, path)
-    result = command("prune", path, "-o", out, "--heads", "0:1")
-    assert result.exit_code == 0
-    assert "only ONNX Runtime judges" in result.stdout
-
-
-# The request
-
-
 # The output
 
 
@@ -161,13 +131,6 @@ def test_folder_that_cannot_be_written(command: Command, toy: Path) -> None:
         assert [path.name for path in folder.iterdir()] == ["m.onnx"]
     sentence = f"error: {folder}/o.onnx cannot be written: its folder is not writable (Permission denied)\n"
     assert (result.exit_code, result.stderr) == (2, sentence)
-
-
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux")
-def test_folder_that_refuses_files(refused: Refused, toy: Path) -> None:
-    assert "/proc/o.onnx cannot be written" in refused(
-        2, "prune", toy, "-o", "/proc/o.onnx", "--heads", "0:1"
-    )
 
 
 @pytest.mark.slow
@@ -229,50 +192,6 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_a_temporary_folder_without_room_is_named(tmp_path: Path) -> None:
-    """A real shortage: what is kept between blocks goes to a file, and the system allows 100 bytes in one."""
-    model, data = tmp_path / "stack.onnx", tmp_path / "data.npz"
-    onnx.save(toys.stack(), model)
-    np.savez(data, **toys.ids(1)[0])
-    code = (
-        "import sys; from onnxheadprune.choosing.activations import chain; chain.IN_MEMORY = 0;"
-        "from onnxheadprune.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, "score", model, "--data", data, "--provider", "cpu"]
-    for room, exit_code in ((100, 3), (10_000_000, 0)):
-        result = subprocess.run(
-            [*map(str, command), "--method", "ablation"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-            preexec_fn=lambda room=room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-        )
-        assert result.returncode == exit_code, result.stderr
-        assert ("no space is left in the temporary folder" in result.stderr) == (exit_code == 3)
-
-
-def test_second_rename_that_fails_restores_the_older_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = toys.attention(extra_weight=5000)
-    out = tmp_path / "o.onnx"
-    prune(model, out, heads="0:1", external_data="always", provider="cpu")
-    before = _listing(tmp_path)
-    rename = Path.replace
-
-    def fails(self: Path, target: Path) -> Path:
-        if target == out:
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", fails)
-    with pytest.raises(UsageError, match="Input/output error"):
-        prune(model, out, heads="0:2", external_data="always", provider="cpu")
-    assert _listing(tmp_path) == before
-
-
 def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
     model = toys.attention(extra_weight=5000)
@@ -281,16 +200,6 @@ def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.iterdir())
     prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert [path.name[:7] for path in sorted(tmp_path.iterdir())] == ["o.onnx", "o.onnx."]
-
-
-def test_data_that_the_model_does_not_run_on(refused: Refused, toy: Path, tmp_path: Path) -> None:
-    model = onnx.load(toy)
-    toys.set_initializer(model, "split_shape", np.array([0, 5, toys.HEADS, toys.HEAD_SIZE]))
-    onnx.save(model, toy)
-    data = tmp_path / "data.npz"
-    np.savez(data, x=np.zeros((2, 3, toys.HIDDEN), dtype=np.float32))
-    sentence = refused(2, "prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--data", data)
-    assert sentence.startswith(f"{data} does not fit the model: the original model does not run: ")
 
 
 @pytest.mark.slow

@@ -11,10 +11,9 @@ import onnx
 import pytest
 
 from onnxheadprune import errors
-from onnxheadprune.cli import EPILOG, LOUDNESS, NAMES, group
-from onnxheadprune.cli.deriving import SPECS, DerivedCommand
-from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
-from onnxheadprune.settings.setting import Declared
+from onnxheadprune.cli.guides import COMMANDS
+from onnxheadprune.cli.options import DerivedCommand
+from onnxheadprune.cli.program import EPILOG, LOUDNESS, group
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -61,16 +60,6 @@ def test_all_options_are_in_help_all(name: str, command: Command) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_names_the_default_output_and_begins_inputs_with_the_data(name: str, command: Command) -> None:
-    text = " ".join(command(name, "--help-all").stdout.split())
-    makes = derived(name).makes
-    if makes is not None and name != "batch":
-        assert f"[default: beside the input, as {makes[1].upper()}.{makes[0]}.onnx]" in text
-    if any(option.name == "data" for option in options_of(name)):
-        assert "Inputs: --data D" in text
-
-
-@pytest.mark.parametrize("name", COMMANDS)
 def test_help_speaks_of_no_option_that_the_command_lacks(name: str) -> None:
     own = {
         "--help",
@@ -79,13 +68,6 @@ def test_help_speaks_of_no_option_that_the_command_lacks(name: str) -> None:
     texts = [derived(name).help or "", *(option.help or "" for option in options_of(name))]
     spoken_of = {word for text in texts for word in re.findall(r"--[a-z][a-z-]+", text)}
     assert spoken_of <= own
-
-
-def test_commands_are_listed_by_workflow(command: Command) -> None:
-    text = command("--help").stdout
-    assert list(group.commands) == list(COMMANDS)
-    places = [text.index(f"{title}:") for title in GUIDES]
-    assert places == sorted(places) and all(f"\n  {name} " in text for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -98,23 +80,6 @@ def test_names_of_other_programs_lead_to_ours(name: str, command: Command) -> No
             option = next(option for option in derived(name).params if option.name == item.name)
             assert outcome.exit_code == 2
             assert f"there is no option --{other}; use {max(option.opts, key=len)}" in outcome.stderr
-
-
-def test_names_that_users_of_the_field_try() -> None:
-    known = {
-        word
-        for name in COMMANDS
-        for item in derived(name).settings.values()
-        for word in item.setting.also.split()
-    }
-    assert {"sparsity", "amount", "device", "calibration-data", "mlp"} <= known
-    assert {"compare", "info"} <= ELSEWHERE.keys() and set(ELSEWHERE.values()) <= COMMANDS.keys()
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_commands_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
-    outcome = command(name, "model.onnx")
-    assert outcome.exit_code == 2 and f"there is no command {name}; use {ELSEWHERE[name]}" in outcome.stderr
 
 
 @pytest.mark.parametrize(("name", "example"), CASES, ids=[example for _, example in CASES])
@@ -138,16 +103,6 @@ def test_examples_run(name: str, example: str, desk: Path, command: Command) -> 
 
 
 @pytest.mark.slow
-def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
-    outcome = command("prune", "model.onnx", "--heads", "0:1", "-q")
-    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, "", "")
-    assert (desk / "model.pruned.onnx").is_file()
-    assert command("inspect", "model.onnx", "-q", "--json").document["sites"]
-    refused = command("prune", "model.onnx", "--heads", "9:1", "-q")
-    assert refused.exit_code in (2, 3) and refused.stderr.startswith("error: ")
-
-
-@pytest.mark.slow
 def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, command: Command) -> None:
     plain = command("prune", "model.onnx", "--heads", "0:1", "-o", "a.onnx")
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "b.onnx", "-v")
@@ -168,76 +123,6 @@ def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: C
         command(*words) for words in ((flag, "inspect", "model.onnx"), ("inspect", "model.onnx", flag))
     )
     assert (before.exit_code, before.stdout) == (after.exit_code, after.stdout) == (0, after.stdout)
-
-
-SEVERAL = {
-    "N,N": ("1", "8"),
-    "M,M,M": (".4", ".5"),
-    "S,S,S": (".4", ".5"),
-    "N|HxW": ("224", "192"),
-    "KIND,KIND": ("heads", "neurons"),
-    "UNIT=N,UNIT=N": ("heads=2", "neurons=8"),
-    "NAME=N": ("a=1", "b=2"),
-    "NAME,NAME": ("a", "b"),
-    "KEY=VALUE": ("a=1", "b=2"),
-    "NODE": ("a", "b"),
-}
-"""Two values of an option by how its value is written in the help."""
-
-
-def two_values(item: Declared) -> tuple[str, ...]:
-    if item.name in SPECS:
-        return "0:1", "1:2,3"
-    words = (*item.words, *item.setting.offers.split())
-    number = ("5", "6") if item.kind in (int, float) else ()
-    return SEVERAL.get(item.setting.metavar or "", words[:2] if len(words) > 1 else number)
-
-
-def test_a_second_value_behind_an_option_is_told_how_the_option_is_written() -> None:
-    """All options of all commands that have words, numbers or lists as values, before and behind the arguments."""
-    tried = 0
-    for name in NAMES:
-        command = group.commands[name]
-        assert isinstance(command, DerivedCommand)
-        named = ["m.onnx" for item in command.params if isinstance(item, click.Argument)]
-        # Options that must be given, each as "--to=int4".
-        must = {
-            item.name: f"--{item.name}={item.words[-1]}"
-            for item in command.settings.values()
-            if item.required and item.words
-        }
-        for item in (item for item in command.settings.values() if not item.setting.argument):
-            flag = max(next(option for option in command.params if option.name == item.name).opts, key=len)
-            words = two_values(item)
-            others = [*named, *(typed for other, typed in must.items() if other != item.name)]
-            for line in ((*others, flag, *words), (flag, *words, *others)) if words else ():
-                with pytest.raises(click.UsageError) as error:
-                    command.make_context(name, list(line), obj=line)
-                told = error.value.message
-                assert flag in told and all(word in told for word in words), (line, told)
-                assert told.startswith("write ") or "takes one value" in told, told
-                tried += 1
-    assert tried > 150
-
-
-def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) -> None:
-    spaced = ("prune", "model.onnx", "--ratio", "0.5", "--data", "data.npz", "--units", "heads,", "neurons")
-    assert "write --units heads,neurons, with commas and no spaces" in command(*spaced).stderr
-    assert (
-        'write --layers "3 5-7", in quotes' in command("prune", "--layers", "3", "5-7", "model.onnx").stderr
-    )
-    assert "write --batch 1,8, with" in command("bench", "model.onnx", "model.onnx", "--batch=1", "8").stderr
-    # A value that may be any name is not taken for part of a list: the error names the missing file.
-    assert "j.yaml does not exist" in command("run", "--set", "a=1", "j.yaml").stderr
-
-
-@pytest.mark.parametrize(
-    "name", ["gpt2", "sentence-transformers/all-MiniLM-L6-v2", "https://hub.example/org/model"]
-)
-def test_a_model_of_a_hub_is_exported_first(name: str, desk: Path, command: Command) -> None:
-    said = " ".join(command("inspect", name).stderr.split())
-    assert f"optimum-cli export onnx --model {name.removeprefix('https://hub.example/')} FOLDER" in said
-    assert "optimum-cli" not in command("inspect", "missing.onnx").stderr
 
 
 def test_the_help_lists_every_exit_code() -> None:

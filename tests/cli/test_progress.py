@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import re
 
-import pytest
-
 from onnxheadprune.reporting.console import Console
-from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Lines, progress_on
+from onnxheadprune.reporting.progress import LINE_SECONDS, Lines, progress_on
 from onnxheadprune.runtime.progress import Note
 
 
@@ -25,14 +23,6 @@ class Clock:
 def lines() -> tuple[Lines, Clock, io.StringIO]:
     clock, text = Clock(), io.StringIO()
     return Lines(Console(file=text, width=200), clock), clock, text
-
-
-def test_short_work_is_silent() -> None:
-    told, clock, text = lines()
-    for step in range(10):
-        told.tell("measuring", step, 10)
-        clock.now += (QUIET_SECONDS - 0.5) / 10
-    assert text.getvalue() == ""
 
 
 def test_long_work_says_its_stages_and_counts() -> None:
@@ -65,15 +55,3 @@ def test_a_log_gets_lines_and_a_terminal_a_bar() -> None:
     with progress_on(Console(file=silent, width=100)) as tell:
         tell("measuring", 1, 2)
     assert silent.getvalue() == ""
-
-
-@pytest.mark.parametrize(("width", "has_bar"), [(50, False), (80, True), (120, True)])
-def test_a_narrow_terminal_keeps_what_is_being_done(width: int, has_bar: bool) -> None:
-    text = io.StringIO()
-    with progress_on(Console(file=text, force_terminal=True, width=width)) as tell:
-        tell("refitting, layer by layer", 1, 12)
-        tell("recovering: loss 0.0123, held out 0.0234", 40, 150)
-    whole = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
-    shown = [line.rstrip() for line in re.split(r"[\r\n]+", whole) if "recovering" in line]
-    assert shown and all(len(line) <= width for line in shown)
-    assert ("━" in shown[-1]) == has_bar

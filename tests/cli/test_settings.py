@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import click
 import pytest
-from pydantic import TypeAdapter, ValidationError
 
 from onnxheadprune import UsageError
 from onnxheadprune.api.keywords import Call, keywords_of
-from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.cli import group
-from onnxheadprune.cli.deriving import command
-from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
+from onnxheadprune.cli.options import command
+from onnxheadprune.cli.program import group
+from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, schema_of
+from onnxheadprune.deploying.jobs.reading import read_keys
 from onnxheadprune.edit import records
 from onnxheadprune.fusion.result import FuseMode
-from onnxheadprune.integrations.cutting import GROUPS, PARAMETERS, parameters, settings_of
+from onnxheadprune.integrations.cutting import PARAMETERS, parameters
 from onnxheadprune.model.storage import layout
+from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import To
@@ -31,12 +30,12 @@ from onnxheadprune.settings.setting import (
     Factors,
     Setting,
     Shares,
-    check,
+    WithUnit,
     declared,
     requires,
 )
-from onnxheadprune.settings.words import table
 from onnxheadprune.settings.writing import Beside
+from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.sweep import parse_sweep
 from tests.conftest import Command
 
@@ -76,7 +75,7 @@ def test_it_is_an_option() -> None:
     text = " ".join(play.get_help(click.Context(play)).split())
     assert "--toys N How many toys to keep, with --colour. [2<=x<9]" in text
     for words, sentence in {
-        ("--toys", "9", "--colour", "x"): "9 is not in the range 2<=x<9",
+        ("--toys", "9", "--colour", "x"): "--toys must be at least 2 and less than 9, not 9",
         ("--toys", "3"): "--toys requires --colour",
         ("--colour", "a", "--colour", "b"): "--colour is given more than once",
     }.items():
@@ -86,20 +85,31 @@ def test_it_is_an_option() -> None:
 
 
 def test_it_is_a_key_of_a_job_and_in_the_schema() -> None:
-    adapter = TypeAdapter(Toys)
-    assert adapter.validate_json('{"toys": 3}') == Toys(toys=3)
-    with pytest.raises(ValidationError, match="greater than or equal to 2"):
-        adapter.validate_json('{"toys": 1}')
-    (key, _) = adapter.json_schema()["properties"].values()
-    assert key["description"] == "How many toys to keep, with colour."
-    assert {"type": "integer", "minimum": 2, "exclusiveMaximum": 9} in key["anyOf"]
+    wrong: dict[tuple[str, ...], str] = {}
+    assert read_keys(Toys, {"toys": 3}, ("play",), wrong) == Toys(toys=3) and not wrong
+    assert read_keys(Toys, {"toys": 1, "tys": 2}, ("play",), wrong) is None
+    assert wrong == {
+        ("play", "toys"): "play.toys must be at least 2 and less than 9, not 1",
+        ("play", "tys"): "play.tys is no key of a job; did you mean toys?",
+    }
+    key = schema_of(Toys)["properties"]["toys"]
+    assert key == {
+        "type": "integer",
+        "minimum": 2,
+        "exclusiveMaximum": 9,
+        "description": "How many toys to keep, with colour.",
+    }
 
 
-def test_it_is_in_the_table_of_the_documentation() -> None:
-    assert (
-        "| `toys` | whole number at least 2 and less than 9 |  | How many toys to keep, with `colour`. |"
-        in table(Toys)
-    )
+@dataclass(frozen=True, kw_only=True)
+class PlayCall(Toys, PruneCall):
+    """A cut with toys."""
+
+
+def test_it_goes_down_unchanged() -> None:
+    """Whatever reads a call makes one request of it, in which every setting is as it was read."""
+    read = Call("play", PlayCall).read({"toys": 3, "colour": "red", "heads": "0:1"})
+    assert Request.of(read).call == read == PlayCall(toys=3, colour="red", heads="0:1")
 
 
 def test_it_is_a_keyword_of_python() -> None:
@@ -129,28 +139,10 @@ def test_it_is_a_parameter_of_olive() -> None:
     assert set(PARAMETERS) > {*declared(Cut), *declared(Running)}
 
 
-def test_numbers_have_one_place_for_their_bounds() -> None:
-    check(Toys, toys=2)
-    with pytest.raises(UsageError, match="toys must be at least 2 and less than 9, not 9"):
-        check(Toys, toys=9)
-    with pytest.raises(UsageError, match="target_speedup must be greater than 1 and less than 100, not 150"):
-        PruningTarget(target_speedup=150)
-    schema = json.dumps(TypeAdapter(JobKeys).json_schema())
-    assert (
-        '"exclusiveMaximum": 100.0, "exclusiveMinimum": 1.0' in schema or '"exclusiveMaximum": 100' in schema
-    )
-
-
 @pytest.mark.parametrize("kind", [JobKeys, *SECTIONS.values()], ids=lambda kind: kind.__name__)
 def test_every_field_is_a_declaration(kind: type[Any]) -> None:
     assert [item.name for item in fields(kind)] == list(declared(kind))
     assert all(item.setting.help.endswith((".", "].")) for item in declared(kind).values())
-
-
-def test_options_and_keys_of_the_same_name_are_the_same() -> None:
-    options = {item.name: item for item in group.commands["prune"].params if isinstance(item, click.Option)}
-    keys = declared(SECTIONS["prune"])
-    assert set(keys) <= set(options) and set(declared(Cut)) <= set(keys)
 
 
 def test_rules_name_settings_that_there_are() -> None:
@@ -188,40 +180,23 @@ def test_words_of_settings_are_no_options_but_known(name: str, command: Command)
             assert told.exit_code == 2 and f"{flag} {word}" in told.stderr, (flag, word, told.stderr)
 
 
-def test_every_factor_may_have_an_x() -> None:
-    """Whatever is a factor: "2x" is 2 on the command line, in Python and in jobs."""
-    found = {item.name for item in ALL if "speedup" in item.name}
-    assert found and all(isinstance(item.bounds, Factors) for item in ALL if "speedup" in item.name)
-    for item in (item for item in ALL if isinstance(item.bounds, Factors)):
-        read = TypeAdapter(Annotated[float, item.bounds])
-        assert (
-            item.read("2x") == item.read("2") == item.read(2) == read.validate_python("2x", strict=True) == 2
-        )
-        for wrong in ("x", "2xx", "2%", "two"):
-            with pytest.raises(UsageError):
-                item.read(wrong)
-
-
-def test_every_share_may_be_in_percent() -> None:
-    """On the command line, in jobs and for other tools alike: 50% is 0.5 wherever a share is declared."""
-    groups = [*SECTIONS.values(), *GROUPS]
-    found = {
-        item.name: item.bounds for group in groups for item in declared(group).values() if item.kind is float
-    }
-    shares = {name: bounds for name, bounds in found.items() if isinstance(bounds, Shares)}
+def test_every_factor_may_have_an_x_and_every_share_may_be_in_percent() -> None:
+    """Whoever reads it: 50% is 0.5 and 2x is 2 wherever a share or a factor is declared."""
+    numbers = [item for item in (*ALL, *PARAMETERS.values()) if item.kind is float]
+    assert all(isinstance(item.bounds, Factors) for item in numbers if "speedup" in item.name)
     # What lies between 0 and 1 is a share.
-    assert {name for name, bounds in found.items() if 1 in (bounds.le, bounds.lt)} <= set(shares)
-    for name, bounds in shares.items():
-        read = TypeAdapter(Annotated[float, bounds])
-        assert read.validate_python("50%", strict=True) == 0.5 == settings_of({"ratio": "50%"}).cut.ratio, (
-            name
-        )
-        for wrong in ("50", "%", "-5%", "half"):
-            with pytest.raises(ValidationError):
-                read.validate_python(wrong, strict=True)
-    option = next(item for item in group.commands["prune"].params if item.name == "ratio")
-    assert option.type.convert("50%", option, None) == 0.5 == option.type.convert("0.5", option, None)
-    for wrong in ("100%", "0%", "half", "50 %%"):
-        with pytest.raises(click.UsageError):
-            option.type.convert(wrong, option, None)
+    assert all(isinstance(item.bounds, Shares) for item in numbers if 1 in (item.bounds.le, item.bounds.lt))
+    for item in numbers:
+        if isinstance(item.bounds, WithUnit):
+            text, number = ("50%", 0.5) if isinstance(item.bounds, Shares) else ("2x", 2)
+            assert (
+                item.read(text)
+                == item.of_text(text)
+                == item.read(number)
+                == item.of_text(str(number))
+                == number
+            )
+            for wrong in ("x", "%", "-5%", "half", "50 %%", "2xx", True, None, [0.5]):
+                with pytest.raises(UsageError, match=item.name):
+                    item.read(wrong)
     assert parse_sweep("0:50%:25%") == (0, 0.25, 0.5)

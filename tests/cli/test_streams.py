@@ -14,7 +14,6 @@ import pytest
 
 from onnxheadprune import prune, validate
 from onnxheadprune.cli import main
-from onnxheadprune.cli.guides import COMMANDS
 from tests.conftest import ROOT, Command, Outcome
 from tests.graphs import toys
 
@@ -59,32 +58,6 @@ def test_closed_streams_write_no_model(toy: Path) -> None:
     assert validate(toy, out, provider="cpu").passed
 
 
-STREAMS = {
-    "no stdout": ">&-",
-    "no stderr": "2>&-",
-    "none": "<&- >&- 2>&-",
-    "stdout of a reader": "1</dev/null",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("streams", STREAMS)
-@pytest.mark.parametrize("name", COMMANDS)
-def test_closed_streams_change_no_exit_code(name: str, streams: str, desk: Path) -> None:
-    """A descriptor that was closed may belong to another file, open for reading, before Python starts."""
-    example = (
-        "bench model.onnx pruned.onnx --seq 4 --repeats 5" if name == "bench" else COMMANDS[name].examples[0]
-    )
-    json = "" if name == "run" or "--json" in example else "--json"
-    assert shell(f"cd {desk}; T {example} {json} {STREAMS[streams]}").returncode == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("streams", STREAMS)
-def test_closed_streams_change_no_error(streams: str, toy: Path) -> None:
-    assert shell(f"T inspect {toy}.none --json {STREAMS[streams]}").returncode == 2
-
-
 def test_streams_that_python_has_closed(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdout", "stderr"):
         stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
@@ -123,17 +96,6 @@ def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
         assert result.returncode == code
         assert "Traceback" not in result.stderr
         assert "error" not in result.stderr
-
-
-@pytest.mark.slow
-def test_letters_that_a_terminal_lacks(toy: Path) -> None:
-    named = toy.with_name("münze_注意.onnx")
-    toy.rename(named)
-    result = shell(f"T score {named} --method weight; T --help | true", PYTHONIOENCODING="ascii")
-    assert result.returncode == 0
-    # Where a line ends depends on the length of the path.
-    assert "\\u6ce8\\u610f.onnx:headsscoredby" in "".join(result.stdout.split())
-    assert "Traceback" not in result.stderr
 
 
 # Functions of the user
@@ -226,13 +188,6 @@ def test_what_users_functions_raise_is_a_sentence(
     assert result.exit_code == code, result.stderr
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_random_data_for_named_heads(toy: Path, command: Command, tmp_path: Path) -> None:
-    result = command("prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--data", "random", "--json")
-    assert result.exit_code == 0, result.stderr
-    cases = result.document["validation"]["cases"]
-    assert any(case["source"].startswith("data") for case in cases)
 
 
 def test_a_program_that_ends_itself_is_a_bug(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +12,6 @@ from onnx import ModelProto, TensorProto, helper
 
 from tests.attention.attention_text import MERGED, PROJECTED, attention
 from tests.conftest import Command
-
-GIANT = 2**16
-"""Rows of the giant model's matrix, 4 GiB of which nothing is written to disk."""
 
 
 def unknown_operator() -> ModelProto:
@@ -92,15 +86,6 @@ def test_without_a_proof_it_is_a_warning(
     assert warning.startswith("the original does not load in ONNX Runtime: ") and FAILING[make] in warning
 
 
-def test_a_model_that_loads_has_no_such_line(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(attention(f"{MERGED} {PROJECTED}"), path)
-    assert command("inspect", path, "--json").document["does_not_load"] is None
-    assert "does not load" not in command("inspect", path).stdout
-    outcome = command("prune", path, "--heads", "0:0", "--no-validate", "-o", tmp_path / "o.onnx", "--json")
-    assert not any("load" in text for text in outcome.document["warnings"])
-
-
 def test_a_packed_attention_is_cut_by_a_version_whose_kernel_needs_no_bias(
     command: Command, tmp_path: Path
 ) -> None:
@@ -111,38 +96,6 @@ def test_a_packed_attention_is_cut_by_a_version_whose_kernel_needs_no_bias(
     told = " ".join(outcome.stderr.split())
     assert (outcome.exit_code == 0) is BIAS_IS_OPTIONAL, told
     assert BIAS_IS_OPTIONAL or "ONNX Runtime 1.32 runs it" in told
-
-
-ASKED = """
-import json, resource, sys
-from onnxheadprune.model.load import open_structure
-from onnxheadprune.runtime.loading import why_not_loaded
-from onnxheadprune.runtime.session import onnx_runtime
-onnx_runtime()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-why = why_not_loaded(open_structure(sys.argv[1]))
-print(json.dumps([why, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024]))
-"""
-
-
-def test_the_weights_of_a_giant_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "giant.onnx"
-    model = attention(f"{MERGED} {PROJECTED} z = MatMul(y, giant)", "float[8, 1] giant")
-    giant = next(tensor for tensor in model.graph.initializer if tensor.name == "giant")
-    giant.ClearField("raw_data")
-    giant.ClearField("float_data")
-    columns = GIANT * GIANT // 4 // 8
-    giant.dims[:] = [8, columns]
-    giant.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "giant.data"), ("offset", "0"), ("length", str(8 * columns * 4))):
-        giant.external_data.add(key=key, value=value)
-    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["b", "s", columns]))
-    path.write_bytes(model.SerializeToString())
-    with (tmp_path / "giant.data").open("wb") as data:
-        data.truncate(8 * columns * 4)
-    done = subprocess.run([sys.executable, "-c", ASKED, path], capture_output=True, text=True, check=True)
-    why, megabytes = json.loads(done.stdout)
-    assert why is None and megabytes < 100
 
 
 @pytest.mark.parametrize("words", ["bench {} {}", "validate {} {}", "prune {} --heads 0:1 -o {}.pruned.onnx"])

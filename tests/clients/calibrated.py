@@ -16,7 +16,7 @@ from cuts import prune
 from onnxheadprune import inspect
 from onnxheadprune.data.beside import beside
 from onnxheadprune.data.supplied import supplied
-from onnxheadprune.data.text import text_feeds
+from onnxheadprune.data.text import text_data
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider
@@ -41,7 +41,7 @@ def write_lines(path: Path, count: int = 64) -> Path:
 def prompts(model: Path, text: Path) -> list[Feed]:
     """What `--data` makes for a model."""
     inputs = graph_inputs(view_of(load_model(model)))
-    return text_feeds(text, model.parent, inputs, beside=beside(model, PROVIDER))
+    return [*text_data(text, model.parent, inputs, beside=beside(model, PROVIDER)).feeds]
 
 
 def completed(model: Path, arrays: Feed) -> Feed:

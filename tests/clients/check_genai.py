@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,9 +22,8 @@ from environment import tell
 from readme import run_readme
 from smaller import CHOSEN, byte_pairs, prune_vocabulary
 from tokenizers import Tokenizer
-from transformers import AutoConfig
 
-from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
+from onnxheadprune.edit.records import record_of
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
@@ -85,7 +83,6 @@ def main() -> None:
             for case, cut in CUTS.items():
                 _check(place, precision, case, cut)
             _check_calibrated(place, precision)
-        _check_layers(place)
         _check_vocabulary(place)
         for precision in ("fp32", "int4"):
             _check_speech(place / "whisper", precision)
@@ -214,45 +211,13 @@ def _spoken(model: Any, silent: Path, precision: str, sound: torch.Tensor) -> li
     return ids
 
 
-def _check_layers(place: Path) -> None:
-    """transformers 5 reads from the pruned folder how many KV heads each layer keeps."""
-    (place / "fp32" / "config.json").write_bytes((place / "torch" / "config.json").read_bytes())
-    cut = CUTS["other numbers of KV heads in each layer"]
-    out = place / "layers"
-    prune_folder(place / "fp32", out, cut, "genai", ["--per-layer-config"])
-    config = AutoConfig.from_pretrained(out)
-    told = [layer.num_key_value_heads for layer in config.per_layer_config]
-    caches = onnx.load(out / "model.onnx", load_external_data=False).graph.input
-    kept = {
-        item.name: item.type.tensor_type.shape.dim[1].dim_value
-        for item in caches
-        if item.name.startswith("past_key_values")
-    }
-    assert told == [kept[f"past_key_values.{layer}.key"] for layer in range(len(told))] == [3, 1, 4]
-    raised = False
-    try:
-        str(config.num_key_value_heads)
-    except RuntimeError:
-        raised = True
-    assert raised, "the one number of all layers is read without an error, and --help says otherwise"
-    assert _generated(out) == _generated(place / "fp32 other numbers of KV heads in each layer")
-    changed = json.loads((out / "config.json").read_text())["per_layer_config"]
-    client = f"transformers {version('transformers')}"
-    tell(
-        client,
-        "Llama, other numbers of KV heads in each layer",
-        "the configuration",
-        [f"per_layer_config {changed}"],
-    )
-
-
 def _check_vocabulary(place: Path) -> None:
     """Generation of the same tokens by other ids, of those that the folder before generates."""
     old = byte_pairs()
     prompt = old.encode(CHOSEN[1]).ids
     wanted = _generated(place / "fp32", prompt)
     smaller = prune_vocabulary(place / "fp32", old, "genai", *wanted)
-    record = VOCABULARY_ENTRY.read(onnx.load(smaller.after / "model.onnx", load_external_data=False))
+    record = record_of(onnx.load(smaller.after / "model.onnx", load_external_data=False)).vocabulary
     assert record is not None and len(record.kept) < record.rows
     new = Tokenizer.from_file(str(smaller.after / "tokenizer.json"))
     found = _generated(smaller.after, new.encode(CHOSEN[1]).ids)

@@ -1,15 +1,18 @@
-"""An environment of its own for each client, with the client's packages and this one beside them."""
+"""The clients, and an environment for each, with the client's packages and this one beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import venv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +30,62 @@ OPTIMUM = (
     "onnxruntime>=1.28",
 )
 """Optimum's exporter knows transformers up to 4.57."""
+ONNXRUNTIME = "onnxruntime>=1.28"
+OLDEST_NODE = 20
+"""The oldest Node.js with which the clients were run."""
 RESULT = "result: "
-LEFT_OUT = 77
-"""Exit code of a script whose client cannot be had on this machine."""
+
+
+class LeftOutError(Exception):
+    """A client cannot be had on this machine."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client needs; `check_<name>.py` is what runs there.
+
+    Attributes:
+        environment: several may share one.
+        packages: of the environment, as pip takes them.
+        node: packages for Node.js, as npm takes them.
+    """
+
+    environment: str
+    packages: Sequence[str]
+    node: Sequence[str] = ()
+
+    def prepared(self, name: str) -> tuple[list[str], dict[str, str]]:
+        """Return the command that checks the client, and its environment, with everything installed.
+
+        Raises:
+            LeftOutError: Node.js or its packages cannot be had here.
+            subprocess.CalledProcessError: something cannot be installed.
+        """
+        variables = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OLIVE_DISABLE_TELEMETRY": "1",
+        }
+        if self.node:
+            variables["CLIENT_NODE"] = str(_node_modules(name, self.node))
+        check = Path(__file__).with_name(f"check_{name.replace('-', '_')}.py")
+        return [str(python_of(self.environment, self.packages)), str(check)], variables
+
+
+CLIENTS = {
+    "fastembed": Client("fastembed", ("fastembed>=0.7", ONNXRUNTIME)),
+    "genai": Client(
+        "genai", ("onnxruntime-genai>=0.9", ONNXRUNTIME, "transformers>=5", "torch>=2.6", "onnx-ir")
+    ),
+    "olive": Client("olive", ("olive-ai>=0.13", "requests", ONNXRUNTIME)),
+    "onnxruntime-js": Client("onnxruntime", (ONNXRUNTIME,), ("onnxruntime-node", "onnxruntime-web")),
+    "optimum": Client("optimum", OPTIMUM),
+    "runtimes": Client("runtimes", ("openvino>=2025", ONNXRUNTIME)),
+    "sentence-transformers": Client("optimum", OPTIMUM),
+    "transformers-js": Client("optimum", OPTIMUM, ("@huggingface/transformers@4", "onnxruntime-node")),
+}
 
 
 def place() -> Path:
@@ -59,28 +115,38 @@ def python_of(name: str, packages: Sequence[str]) -> Path:
     return python
 
 
-def run(name: str, packages: Sequence[str], check: str) -> int:
-    """Runs a check in an environment, and prints what it found.
+def _node_modules(name: str, packages: Sequence[str]) -> Path:
+    """Return the folder that has `node_modules` with packages, which is made if there is none with these."""
+    _require_node()
+    folder = place() / name
+    mark, wanted = folder / "packages", "\n".join(packages)
+    if not mark.is_file() or mark.read_text() != wanted:
+        asked = subprocess.run(
+            ["npm", "view", packages[0], "version"], capture_output=True, text=True, check=False
+        )
+        if asked.returncode:
+            said = (asked.stderr.strip().splitlines() or ["it says nothing"])[0]
+            raise LeftOutError(f"npm does not find {packages[0]} ({said})")
+        print(f"making {folder}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The packages bring the library for the CPU; what they would download is for GPUs.
+        skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
+        for words in (["init", "-y"], ["install", "--no-audit", "--no-fund", *packages]):
+            subprocess.run(
+                ["npm", *words], cwd=folder, env={**os.environ, **skip}, check=True, stdout=subprocess.DEVNULL
+            )
+        mark.write_text(wanted)
+    return folder
 
-    Args:
-        name: of the environment.
-        packages: of the client.
-        check: the module beside this one.
 
-    Returns:
-        The exit code.
-    """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OLIVE_DISABLE_TELEMETRY": "1",
-    }
-    python = python_of(name, packages)
-    return subprocess.run(
-        [str(python), str(Path(__file__).with_name(check))], env=environment, check=False
-    ).returncode
+def _require_node() -> None:
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        raise LeftOutError(f"there is no {' and no '.join(missing)} (apt-get install nodejs npm)")
+    told = subprocess.run(["node", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    major = re.match(r"v(\d+)", told)
+    if major is None or int(major[1]) < OLDEST_NODE:
+        raise LeftOutError(f"Node.js is {told.strip()}, older than {OLDEST_NODE}")
 
 
 def made_folder(place: Path) -> None:

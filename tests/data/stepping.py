@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import ModelProto
 
-from onnxheadprune.model.load import load_model
-from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.feeds.generate import Feed
-
-PROVIDER = Provider(CPU, "test")
+from tests.liveness.masks import Array
+from tests.liveness.one_node import running
 
 
-def run(model: Path, feed: Feed) -> dict[str, Array]:
-    """The outputs of a file."""
-    return Session(load_model(model), PROVIDER).run(feed)
+def run(model: Path | ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a model, of what it takes of some arrays."""
+    loaded = onnx.load(model) if isinstance(model, Path) else model
+    taken = {item.name for item in loaded.graph.input}
+    return running(loaded)({name: array for name, array in feed.items() if name in taken})
 
 
 def stepped(folder: Path, ids: Array, mask: Array, target: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Every command of docs/calibration.md is run, on small models of the shapes that it speaks of."""
+"""Every command of docs/choosing.md is run, on small models of the shapes that it speaks of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import ROOT, Command
 from tests.data.stepping import texts
 from tests.graphs import pairs, toys
 
-PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(
     r"^<!-- run by [^\n]* -->\n```sh\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 )
@@ -54,12 +54,9 @@ def furnish(place: Path) -> None:
         parquet.write_table(pyarrow.table({"article": rows, "summary": rows[::-1]}), place / "pairs.parquet")
 
 
-def test_the_page_has_commands() -> None:
-    assert len(LINES) == 7 and all(line.startswith("onnxheadprune ") for line in LINES)
-
-
 @pytest.mark.slow
 def test_every_command_runs(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LINES and all(line.startswith("onnxheadprune ") for line in LINES)
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     for line in LINES:

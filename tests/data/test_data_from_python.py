@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.sources import read_data
-from onnxheadprune.operators import view_of
-from onnxheadprune.settings.inputs import DataFormat, Running
-from tests.conftest import Outcome
+from onnxheadprune.settings.inputs import DataFormat
 from tests.options.models import write_models
 
 FUNCTIONS = [
@@ -26,7 +21,6 @@ FUNCTIONS = [
     if inspect.isfunction(getattr(ohp, name)) and "data" in inspect.signature(getattr(ohp, name)).parameters
 ]
 CALLS: Mapping[str, Mapping[str, Any]] = {
-    "fuse": {},
     "prune": {"ratio": 0.25},
     "prune_folder": {"ratio": 0.25},
     "quantize": {"to": "int8-qdq"},
@@ -99,25 +93,3 @@ def test_every_form_is_detected(form: str) -> None:
     method: Any = "taylor"
     scores = ohp.score(f"{model}.onnx", **data, method=method, provider="cpu")
     assert all(np.isfinite(values).all() for site in scores.sites for values in [np.asarray(site.scores)])
-
-
-@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"random"}))
-def test_messages_call_data_by_its_place(form: str) -> None:
-    model, data = FORMS[form]
-    read = read_data(f"{model}.onnx", Running(**{**data, "data": str(data["data"])}, provider="cpu"))
-    assert read is not None
-    found = calibration_data(read, view_of(onnx.load(f"{model}.onnx"))).source
-    assert found.startswith(str(data["data"]))
-
-
-@pytest.mark.slow
-def test_jobs_validate_on_text(shelf: Path, command: Callable[..., Outcome]) -> None:
-    job = shelf / "text.yaml"
-    job.write_text(
-        "model: toy.onnx\noutput: text-out\nprovider: cpu\nprune: {heads: '0:1'}\n"
-        "validate: {data: lines.txt}\n"
-    )
-    outcome = command("run", job, "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    found = json.loads((shelf / "text-out" / "validate.json").read_text())
-    assert "data" in [case["source"] for case in found["cases"]] and "lines.txt" in json.dumps(found)

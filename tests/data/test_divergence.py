@@ -44,13 +44,3 @@ def test_tokens_that_are_ruled_out() -> None:
     assert measured(before, after) == pytest.approx(exact(before, after), rel=1e-6)
     after[0, 20] = -np.inf
     assert measured(before, after) == np.inf
-
-
-def test_several_models_are_compared_with_one_reference() -> None:
-    random = np.random.default_rng(2)
-    before, *others = (random.standard_normal((5, 40)).astype(np.float32) for _ in range(4))
-    meter = EffectMeter(MainOutput("y", True, False), (), "kl")
-    reference = meter.reference({"y": before}, {})
-    for after in others:
-        total, count = meter.apart(reference, {"y": after}, {})
-        assert total / count == pytest.approx(measured(before, after), rel=1e-12)

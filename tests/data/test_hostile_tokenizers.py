@@ -73,13 +73,6 @@ def forth_and_back(path: Path) -> list[str]:
     return made.decode([item.ids for item in made.encode(["a b a"])])
 
 
-def test_padding_that_a_file_asks_for_is_none(tmp_path: Path) -> None:
-    wide = {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None}
-    path = tokenizer(tmp_path / "t.json", padding={**wide, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"})
-    (found,) = Tokenizer(str(path), path.read_text()).encode(["a b a"])
-    assert found.ids == [0, 1, 0]
-
-
 def test_a_process_ends_with_its_tokenizer(tmp_path: Path) -> None:
     made = Tokenizer("t.json", tokenizer(tmp_path / "t.json").read_text())
     process = made._process

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.data.bounded import bounded, output_bytes
-from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.rows import OUTPUT_BYTES, bounded, output_bytes
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.generate import FeedMaker
-from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.runtime.mapped import OUTPUT_BYTES
 from tests.graph_text import model_of
 from tests.graphs import toys
 
@@ -53,8 +46,6 @@ PICKED = {
     "states": "at = NonZero(e)\nturned = Transpose(at)\ny = GatherND(e, turned)\nx = Reshape(y, flat)",
 }
 """The same, of a number of tokens that nobody knows."""
-LAST = {"states": "first = Cast<to=9>(one)\nx = Compress<axis=1>(e, first)"}
-"""Logits of one token, declared for all."""
 
 
 def sample(words: int) -> Sample:
@@ -66,27 +57,15 @@ def sample(words: int) -> Sample:
 def test_no_run_has_a_larger_output_than_the_bound_or_more_than_one_line(count: int) -> None:
     view = view_of(words(words=count))
     inputs, whole = FeedMaker(view).inputs, sample(count)
-    assert output_bytes(view, whole) == LINES * LENGTH * count * 4
+    assert output_bytes(view, whole.feed) == LINES * LENGTH * count * 4
     parts = list(bounded(whole, view, inputs))
     rows = [len(part.feed["input_ids"]) for part in parts]
-    assert max(rows) - min(rows) <= 1
+    assert len(set(rows[:-1])) <= 1
     assert max(rows) == 1 or max(rows) * LENGTH * count * 4 <= OUTPUT_BYTES
-    assert len(parts) == 1 or (max(rows) + 1) * LENGTH * count * 4 > OUTPUT_BYTES * 0.6
+    assert len(parts) == 1 or (max(rows) + 1) * LENGTH * count * 4 > OUTPUT_BYTES
     for name in ("input_ids",):
         assert np.array_equal(np.concatenate([part.feed[name] for part in parts]), whole.feed[name])
     assert np.concatenate([part.labels for part in parts]).tolist() == list(range(LINES))
-
-
-def test_a_fixed_batch_stays_whole() -> None:
-    view = view_of(words(str(LINES)))
-    assert [
-        part.feed["input_ids"].shape for part in bounded(sample(WORDS), view, FeedMaker(view).inputs)
-    ] == [(LINES, LENGTH)]
-
-
-def test_data_for_a_choice_is_bounded() -> None:
-    data = calibration_data({"input_ids": sample(WORDS).feed["input_ids"]}, view_of(words()))
-    assert {len(item.feed["input_ids"]) for item in data.samples} == {1} and data.count == LINES
 
 
 @pytest.mark.parametrize("form", [MERGED, PICKED], ids=["merged", "picked"])
@@ -94,52 +73,6 @@ def test_outputs_that_no_input_counts_are_bounded(form: dict[str, str]) -> None:
     view = view_of(words(**form))
     parts = bounded(sample(WORDS), view, FeedMaker(view).inputs)
     assert {len(part.feed["input_ids"]) for part in parts} == {1}
-
-
-@pytest.mark.parametrize(
-    "form",
-    [{}, MERGED, MERGED | {"batch": "?", "length": "?", "logits": "?"}],
-    ids=["plain", "merged", "unnamed"],
-)
-def test_a_large_output_of_one_text_lies_in_a_file(form: dict[str, str]) -> None:
-    """No smaller batch divides it; every number is that of a run in memory."""
-    session = Session(words(**form), Provider(CPU, "test"))
-    ids = np.random.default_rng(0).integers(0, WORDS, (1, OUTPUT_BYTES // (4 * WORDS) + 1))
-    logits = session.run({"input_ids": ids})["logits"]
-    assert logits.nbytes > OUTPUT_BYTES and logits.size == ids.size * WORDS and _is_mapped(logits)
-    for at in range(2):
-        part = session.run({"input_ids": ids[:, at::2]})["logits"]
-        assert not _is_mapped(part) and np.array_equal(logits[..., at::2, :], part)
-
-
-def test_an_output_of_another_size_than_declared_runs_in_memory() -> None:
-    session = Session(words(**LAST), Provider(CPU, "test"))
-    assert session.run({"input_ids": np.zeros((1, LENGTH), np.int64)})["logits"].shape == (1, 1, WORDS)
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "posix_fallocate"), reason="this system gives files their room as they grow"
-)
-def test_a_full_disk_leaves_outputs_in_memory() -> None:
-    """A mapped file with holes ends the process where no room is left, so all of it is asked for at once."""
-    session, ids = Session(words(), Provider(CPU, "test")), np.zeros((1, LENGTH), np.int64)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES, before[1]))
-        logits = session.run({"input_ids": ids})["logits"]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert logits.nbytes > OUTPUT_BYTES and not _is_mapped(logits)
-
-
-def _is_mapped(array: object) -> bool:
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return (isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap)) or isinstance(
-        array, mmap.mmap
-    )
 
 
 MEASURED = """
@@ -175,4 +108,4 @@ def test_memory_of_a_cut_with_data(arguments: list[str], tmp_path: Path) -> None
     command = [sys.executable, "-c", MEASURED, "prune", str(tmp_path / "model.onnx"), *arguments]
     command += ["--data", str(tmp_path / "data.npz"), "-o", str(tmp_path / "out.onnx")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert int(printed.splitlines()[-1]) < 2**20, "kilobytes"
+    assert int(printed.splitlines()[-1]) < 5 * 2**18, "kilobytes"

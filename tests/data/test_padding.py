@@ -111,11 +111,6 @@ def test_padding_changes_no_figure(door: str, kind: str) -> None:
     assert not wrong
 
 
-def test_one_call_measures_everything_on_the_same_positions() -> None:
-    found = validate(*refitted("hidden"), data=batches(4), provider="cpu").drift
-    assert found is not None and found.value == pytest.approx(1 - found.cosine, rel=1e-3)
-
-
 def test_a_mask_of_cached_tokens_ends_with_the_positions() -> None:
     whole = toys.attention(ids=True, cache=True)
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "all"])

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import UsageError
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.text import text_feeds
+from onnxheadprune.data.text import text_data
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
@@ -29,8 +29,6 @@ IDS = ("input_ids", I64, [BATCH, LENGTH])
 MASK = ("attention_mask", I64, [BATCH, TOTAL])
 KEY = ("past_key_values.0.key", F32, [BATCH, 2, PAST, 8])
 VALUE = ("past_key_values.0.value", F32, [BATCH, 2, PAST, 8])
-CROSS = ("past_key_values.0.encoder.key", F32, [BATCH, 2, "encoder_sequence_length", 8])
-STATES = ("encoder_hidden_states", F32, [BATCH, "encoder_sequence_length", 12])
 
 
 def inputs_of(*inputs: tuple[str, int, list[Any]]) -> tuple[Input, ...]:
@@ -58,10 +56,10 @@ def text(tmp_path: Path) -> Path:
 
 def test_a_decoder_with_a_cache(text: Path) -> None:
     positions = ("position_ids", I64, [BATCH, LENGTH])
-    (feed,) = text_feeds(text, text.parent, inputs_of(IDS, MASK, positions, KEY, VALUE))
+    (feed,) = text_data(text, text.parent, inputs_of(IDS, MASK, positions, KEY, VALUE)).feeds
     assert feed["input_ids"].tolist() == [[5, 0, 0], [6, 7, 0], [2, 3, 4]]
     assert feed["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    assert feed["position_ids"].tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 2]]
+    assert feed["position_ids"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 2]]
     for name in (KEY[0], VALUE[0]):
         assert feed[name].shape == (3, 2, 0, 8) and feed[name].dtype == np.float32
 
@@ -72,7 +70,7 @@ FOLLOWING: dict[str, tuple[tuple[str, int, list[Any]], Any]] = {
     "positions that all share": (("cache_position", I64, [LENGTH]), [0, 1, 2]),
     "positions in three directions": (
         ("position_ids", I64, [3, BATCH, LENGTH]),
-        [[[0, 0, 0], [0, 1, 1], [0, 1, 2]]] * 3,
+        [[[0, 0, 0], [0, 1, 0], [0, 1, 2]]] * 3,
     ),
     "all logits": (("num_logits_to_keep", I64, []), 0),
     "last keys": (("seqlens_k", I32, [BATCH]), [0, 1, 2]),
@@ -88,43 +86,10 @@ FOLLOWING: dict[str, tuple[tuple[str, int, list[Any]], Any]] = {
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_what_follows_from_tokens(name: str, text: Path) -> None:
     extra, wanted = FOLLOWING[name]
-    (feed,) = text_feeds(text, text.parent, inputs_of(IDS, MASK, KEY, extra))
+    # What all samples of a batch share keeps others than those of one length apart.
+    feed = text_data(text, text.parent, inputs_of(IDS, MASK, KEY, extra)).feeds[-1]
     assert feed[extra[0]].tolist() == wanted
     assert feed[extra[0]].dtype == onnx.helper.tensor_dtype_to_np_dtype(extra[1])
-
-
-@pytest.mark.parametrize(
-    ("extra", "why"),
-    [
-        (
-            [("past_key", F32, [BATCH, "heads", PAST, "width"])],
-            r"has 3 sizes that neither the model nor its weights",
-        ),
-        (
-            [CROSS],
-            r"past_key_values.0.encoder.key .* does not follow from text; prune the folder, whose heads",
-        ),
-        (
-            [("pixel_values", F32, [BATCH, 3, 24, 24]), ("image_sizes", I64, [BATCH, 2, 2])],
-            r"the inputs pixel_values \(float32 \[batch_size, 3, 24, 24\]\), image_sizes \(int64 .* do not follow",
-        ),
-        ([STATES], r"no config.json beside the model says which token its decoder"),
-        (
-            [("decoder_input_ids", I64, [BATCH, "t"])],
-            r"no config.json beside the model says which token its decoder",
-        ),
-    ],
-)
-def test_what_does_not_follow(extra: list[Any], why: str, text: Path) -> None:
-    with pytest.raises(UsageError, match=why):
-        text_feeds(text, text.parent, inputs_of(IDS, MASK, *extra))
-
-
-def test_caches_that_nobody_reads_may_have_any_size(text: Path) -> None:
-    flag = ("use_cache_branch", BOOL, [1])
-    cache = ("past_key", F32, [BATCH, "heads", PAST, "width"])
-    (feed,) = text_feeds(text, text.parent, inputs_of(IDS, MASK, cache, flag))
-    assert feed["past_key"].shape == (3, 0, 0, 0) and not feed["use_cache_branch"].any()
 
 
 def test_texts_that_are_too_long_for_the_positions(text: Path) -> None:
@@ -132,18 +97,18 @@ def test_texts_that_are_too_long_for_the_positions(text: Path) -> None:
     toy.node("Gather", [toy.weight("places", 2, 3), "position_ids"], "y")
     rows = [toy.info(name, [BATCH, LENGTH], I64) for name in ("input_ids", "attention_mask", "position_ids")]
     inputs = graph_inputs(view_of(toy.model(rows, [toy.info("y", [None] * 3)])))
+    assert [feed["input_ids"].shape for feed in text_data(text, text.parent, inputs).feeds] == [(3, 2)]
     with pytest.raises(
         UsageError, match=r"a text has 3 tokens, and the model knows 2 positions.*max_length=2"
     ):
-        text_feeds(text, text.parent, inputs)
-    assert text_feeds(text, text.parent, inputs, max_length=2)
+        text_data(text, text.parent, inputs, max_length=3)
 
 
 def test_logits_of_a_prompt_are_those_of_the_sequence_alone(text: Path) -> None:
     """Padding and company in a batch change nothing: the model is run by hand on one sequence after another."""
     model = toys.attention(cache=True, ids=True)
     session = Session(model, Provider(CPU, "test"))
-    feeds = text_feeds(text, text.parent, graph_inputs(view_of(model)))
+    feeds = text_data(text, text.parent, graph_inputs(view_of(model))).feeds
     assert sorted(feed["input_ids"].shape for feed in feeds) == [(1, 1), (1, 2), (1, 3)]
     empty = np.zeros((1, toys.HEADS, 0, toys.HEAD_SIZE), np.float32)
     for feed in feeds:
@@ -182,24 +147,6 @@ def test_a_cache_that_is_given_is_counted() -> None:
     assert feed["position_ids"][0].tolist() == [3, 4, 5, 6] and feed["use_cache_branch"].tolist() == [True]
 
 
-def test_only_decoders_are_completed() -> None:
-    with pytest.raises(
-        UsageError, match=r"lacks the input position_ids \(int64 \[batch_size, sequence_length\]\)"
-    ):
-        feeds_of({"input_ids": TOKENS}, IDS, ("position_ids", I64, [BATCH, LENGTH]))
-    with pytest.raises(UsageError, match="lacks the input attention_mask"):
-        feeds_of({"input_ids": TOKENS}, IDS, MASK, KEY)
-
-
-def test_many_missing_inputs_are_named_with_their_shapes() -> None:
-    extra = [(f"feature{number}", F32, [BATCH, number]) for number in range(1, 12)]
-    with pytest.raises(UsageError) as caught:
-        feeds_of({"input_ids": TOKENS}, IDS, *extra)
-    said = str(caught.value)
-    assert "lacks the inputs feature1 (float32 [batch_size, 1]), feature2" in said
-    assert "and 3 more; it holds input_ids [32, 4]" in said and "feature9" not in said
-
-
 def test_inputs_that_count_no_samples_go_along_whole() -> None:
     flag, length = ("use_cache_branch", BOOL, [1]), ("total_sequence_length", I32, [1])
     rotary = ("position_ids", I64, [3, BATCH, LENGTH])
@@ -211,7 +158,7 @@ def test_inputs_that_count_no_samples_go_along_whole() -> None:
     np.testing.assert_array_equal(feeds[2][rotary[0]], places[:, 64:])
 
 
-def test_one_feed_with_a_flag_is_halved() -> None:
+def test_one_batch_with_a_flag_is_divided() -> None:
     model = graph_with(IDS, ("use_cache_branch", BOOL, [1]), ("position_ids", I64, [3, BATCH, LENGTH]))
     model.graph.node[0].input[0] = "input_ids"
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", I64, [BATCH, LENGTH]))
@@ -219,8 +166,9 @@ def test_one_feed_with_a_flag_is_halved() -> None:
     places = np.arange(3 * 7 * 4).reshape(3, 7, 4)
     given = [{"input_ids": TOKENS[:7], "use_cache_branch": np.array([False]), "position_ids": places}]
     data = calibration_data(given, view)
-    assert [len(feed["input_ids"]) for feed in data.feeds] == [4, 3] and data.count == 7
-    np.testing.assert_array_equal(data.feeds[1]["position_ids"], places[:, 4:])
+    learn, held = (part.feeds[0] for part in data.split(3 / 7))
+    assert [len(feed["input_ids"]) for feed in (learn, held)] == [4, 3] and data.count == 7
+    assert np.array_equal(held["position_ids"], places[:, 2:5]) and not held["use_cache_branch"].any()
 
 
 # Random feeds

@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import prune, validate
-from onnxheadprune.cli import group
+from onnxheadprune import prune
+from onnxheadprune.cli.program import group
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.operators import view_of
 from tests.data.one_at_a_time import LENGTH, SAMPLES, one_sample, tokens
-from tests.graphs import toys
 
 Command = Callable[..., Any]
 NOTE = "takes one sample at a time"
@@ -45,7 +44,6 @@ USES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sweep": (("model.onnx", "0.25:0.25:0.25"),),
     "validate": (("model.onnx", "cut.onnx"), ("models", "cuts")),
     "recover": (("model.onnx", "cut.onnx", "-o", "out.onnx", "--budget", "1"),),
-    "fuse": (("model.onnx", "-o", "out.onnx"),),
     "batch": (("models", "-o", "outdir", "--heads", "0:1"),),
     "quantize": (("cut.onnx", "-o", "out.onnx", "--to", "int8-qdq"),),
 }
@@ -73,7 +71,7 @@ def test_samples_are_run_one_by_one(
     outcome = command(name, *words, "--data", data)
     assert outcome.exit_code == 0, outcome.stderr
     named = "--heads" in words and "--recover" not in words
-    if words[0] != "models" and (name in ("validate", "fuse") or (name == "prune" and named)):
+    if words[0] != "models" and (name == "validate" or (name == "prune" and named)):
         assert NOTE in outcome.stdout
     if name == "score":
         assert f"{SAMPLES} samples of {data}, one at a time" in outcome.stdout
@@ -88,33 +86,10 @@ def test_every_command_with_data_is_tried() -> None:
     assert found == set(USES)
 
 
-@pytest.mark.slow
-def test_bench_measures_one_sample(command: Command, tmp_path: Path) -> None:
-    onnx.save(one_sample(fails=True), tmp_path / "model.onnx")
-    outcome = command("bench", tmp_path / "model.onnx", "--seq", "6", "--repeats", "5")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert NOTE in outcome.stdout
-    assert command("bench", tmp_path / "model.onnx", "--seq", "6", "--batch", "2").exit_code != 0
-
-
 @pytest.mark.parametrize("fails", [True, False])
 def test_data_of_such_a_model_holds_single_samples(fails: bool) -> None:
     data = {**tokens(), "labels": np.arange(SAMPLES * LENGTH).reshape(SAMPLES, LENGTH) % 2}
     found = calibration_data(data, view_of(one_sample(fails=fails)))
-    assert [sample.feed["input_ids"].shape for sample in found] == [(1, LENGTH)] * SAMPLES
+    assert [feed["input_ids"].shape for feed in found.feeds] == [(1, LENGTH)] * SAMPLES
     assert all(sample.labels is not None and sample.labels.shape == (1, LENGTH) for sample in found)
     assert found.inputs[0].dims[0] == 1 and found.count == SAMPLES
-
-
-@pytest.mark.slow
-def test_labels_stay_with_their_samples() -> None:
-    model = one_sample(fails=True)
-    data = {**tokens(), "labels": np.zeros((SAMPLES, LENGTH), np.int64)}
-    found = validate(model, prune(model, heads="0:1", provider="cpu").model, data=data, provider="cpu")
-    assert found.verdict == "passed" and found.accuracy is not None
-    assert found.accuracy.count == SAMPLES * LENGTH
-
-
-def test_a_model_of_any_batch_keeps_its_batches() -> None:
-    data = calibration_data(tokens(), view_of(toys.stack()))
-    assert len(data) < SAMPLES and data.count == SAMPLES

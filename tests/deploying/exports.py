@@ -5,74 +5,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, compose, helper, numpy_helper
+from onnx import ModelProto, compose
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from tests.graphs import toys
 
 
 def quantized(model: ModelProto) -> ModelProto:
-    """The model with the weights of its products in int8, computed in integers as dynamic quantization has it."""
-    made = ModelProto()
-    made.CopyFrom(model)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    nodes = []
-    for node in made.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in weights:
-            nodes.append(node)
-            continue
-        source, name = node.input
-        array = numpy_helper.to_array(weights[name])
-        scale = np.abs(array).max() / 100
-        for ending, value in (
-            ("q", np.round(array / scale + 128).astype(np.uint8)),
-            ("zero", np.array(128, np.uint8)),
-            ("scale", np.array(scale, np.float32)),
-        ):
-            if all(item.name != f"{name}_{ending}" for item in made.graph.initializer):
-                made.graph.initializer.append(numpy_helper.from_array(value, f"{name}_{ending}"))
-        out = node.output[0]
-        parts = [f"{out}_x", f"{out}_x_scale", f"{out}_x_zero"]
-        nodes += [
-            helper.make_node("DynamicQuantizeLinear", [source], parts),
-            helper.make_node(
-                "MatMulInteger",
-                [parts[0], f"{name}_q", parts[2], f"{name}_zero"],
-                [f"{out}_whole"],
-                node.name,
-            ),
-            helper.make_node("Cast", [f"{out}_whole"], [f"{out}_cast"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("Mul", [parts[1], f"{name}_scale"], [f"{out}_scales"]),
-            helper.make_node("Mul", [f"{out}_cast", f"{out}_scales"], [out]),
-        ]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [item for item in made.graph.initializer if item.name in used]
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(kept)
-    return made
-
-
-def without_past(model: ModelProto) -> ModelProto:
-    """A model with a cache as it is for the first tokens: presents, and no pasts."""
-    made = ModelProto()
-    made.CopyFrom(model)
-    for node in made.graph.node:
-        if node.op_type == "Concat" and node.input[0].startswith("past_"):
-            node.op_type = "Identity"
-            del node.attribute[:]
-            del node.input[0]
-    kept = [info for info in made.graph.input if not info.name.startswith("past_")]
-    del made.graph.input[:]
-    made.graph.input.extend(kept)
-    for info in made.graph.output:
-        if info.name.startswith("present_"):
-            info.type.tensor_type.shape.dim[2].dim_param = "sequence"
-    return made
+    """The model with the weights of its products in int8, as ONNX Runtime's dynamic quantization writes it."""
+    with TemporaryDirectory() as place:
+        made = Path(place, "model.onnx")
+        quantize_dynamic(model, made, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+        return onnx.load(made)
 
 
 def encoder(folder: Path, *, heads: int = toys.HEADS, inner: int = toys.INNER) -> Path:
@@ -99,7 +48,7 @@ def decoder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     model = toys.attention(cache=True)
     onnx.save(model, folder / "decoder_with_past_model.onnx")
-    onnx.save(without_past(model), folder / "decoder_model.onnx")
+    onnx.save(toys.without_past(model), folder / "decoder_model.onnx")
     config = {"model_type": "gpt2", "n_head": toys.HEADS, "n_embd": toys.HEADS * toys.HEAD_SIZE}
     side_files(folder, config)
     return folder

@@ -9,7 +9,7 @@ import pytest
 
 import onnxheadprune
 from onnxheadprune import FolderResult, UsageError, prune_folder
-from onnxheadprune.api.folder import _written
+from onnxheadprune.api.functions import _written
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
@@ -36,13 +36,6 @@ def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path
     assert contents(folder) == before
     with pytest.raises(UsageError, match="a folder with files in it, and none is ever replaced"):
         prune_folder(folder, tmp_path / "out", heads="0:1")
-
-
-def test_a_look_ahead_writes_nothing(tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    result = prune_folder(folder, heads="0:1", validate=False)
-    assert result.output is None and result.heads == {0: (1,)}
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Head pruning as a part of other tools, as far as it works without them; `tests/clients/olive` runs the rest."""
+"""Head pruning as a part of other tools, as far as it works without them; `tests/clients/all olive` runs the rest."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from pydantic import TypeAdapter
 
 from onnxheadprune import UsageError, inspect, validate
 from onnxheadprune.integrations import olive
-from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, default_of, settings_of, type_of
+from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, call_of, cut, default_of, type_of
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.registry import METHODS
 from onnxheadprune.settings.setting import declared
@@ -36,7 +35,7 @@ def heads_left(model: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    outcome = cut(folder, out, settings_of({"heads": "0:1", "runtime": "sentence-transformers"}))
+    outcome = cut(folder, out, call_of({"heads": "0:1", "runtime": "sentence-transformers"}))
     assert outcome.heads == {0: (1,)}
     before, after = exports.contents(folder), exports.contents(out)
     side = {name for name in before if not name.startswith("onnx/")}
@@ -47,16 +46,6 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "\n# in\n" in card
     assert "as the pass HeadPruning wrote them" in card
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["measured", "weight", "taylor"])
-def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    data = toys.ids(feeds=4)
-    outcome = cut(folder, out, settings_of({"method": method}, data))
-    total = sum(heads_left(folder / "onnx" / "model.onnx"))
-    assert sum(map(len, outcome.heads.values())) == round(total * 0.25)
 
 
 def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
@@ -70,7 +59,7 @@ def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
     onnx.save(uneven, model)
     found = {}
     for whole in (False, True):
-        settings = settings_of({"ratio": 0.25, "whole_groups": whole, "method": "weight"})
+        settings = call_of({"ratio": 0.25, "whole_groups": whole, "method": "weight"})
         found[whole] = cut(model, tmp_path / f"{whole}.onnx", settings).heads
     assert {len(gone) for gone in found[True].values()} == {1}
     assert sum(map(len, found[False].values())) == sum(map(len, found[True].values()))
@@ -78,9 +67,9 @@ def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
 
 def test_a_word_is_read_where_olive_makes_a_path_of_it(tmp_path: Path) -> None:
     for value in (tmp_path / "optimum", str(tmp_path / "optimum")):
-        assert settings_of({"runtime": value}).own.runtime == "optimum"
+        assert call_of({"runtime": value}).runtime == "optimum"
     with pytest.raises(UsageError, match="runtime must be"):
-        settings_of({"runtime": "elsewhere"})
+        call_of({"runtime": "elsewhere"})
 
 
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
@@ -91,32 +80,32 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         {"target_speedup": 150.0},
     ):
         with pytest.raises(UsageError):
-            settings_of(wrong)
+            call_of(wrong)
     model = tmp_path / "model.onnx"
     onnx.save(toys.stack(), model)
     with pytest.raises(UsageError, match="a folder"):
-        cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "runtime": "optimum"}))
+        cut(model, tmp_path / "out.onnx", call_of({"heads": "0:1", "runtime": "optimum"}))
     with pytest.raises(UsageError, match="mutually exclusive"):
-        settings_of({"data": "lines.txt"}, toys.ids(feeds=1))
+        call_of({"data": "lines.txt"}, toys.ids(feeds=1))
 
 
 def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
     """What is asked for in another way takes the place of the ratio; a word may come as a path of that name."""
     model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys.stack(), model)
-    outcome = cut(model, out, settings_of({"keep": 3, "scores": None}))
+    outcome = cut(model, out, call_of({"keep": 3, "scores": None}))
     assert {len(gone) for gone in outcome.heads.values()} == {1}
-    assert settings_of({"external_data": tmp_path / "always"}).own.external_data == "always"
-    assert settings_of({"neurons": "0:1"}).cut.ratio is None and settings_of({}).cut.ratio == 0.25
+    assert call_of({"external_data": tmp_path / "always"}).external_data == "always"
+    assert call_of({"neurons": "0:1"}).ratio is None and call_of({}).ratio == 0.25
 
 
 def test_every_default_has_the_type_that_is_declared_for_it() -> None:
     """Olive checks defaults as it does what users give; without a default it hands over None."""
     for name, item in PARAMETERS.items():
         default = default_of(item)
-        TypeAdapter(type_of(item) | None).validate_python(default, strict=not isinstance(default, int))
+        assert isinstance(default, type_of(item) | int | None), name
         assert default is not None or not item.default, name
-    assert settings_of({name: default_of(item) for name, item in PARAMETERS.items()}) == settings_of({})
+    assert call_of({name: default_of(item) for name, item in PARAMETERS.items()}) == call_of({})
 
 
 def test_olive_is_not_imported_before_it_is_used() -> None:
@@ -153,4 +142,4 @@ def test_the_page_shows_settings_that_exist() -> None:
         assert f"`{name}`" in page, f"the page says nothing of {name}"
     assert set(PARAMETERS["method"].words) == {"measured", *METHODS}
     assert PARAMETERS["units"] == declared(Cut)["units"]
-    assert settings_of({"keep": 3, "method": "weight"}).cut.method == "weight"
+    assert call_of({"keep": 3, "method": "weight"}).method == "weight"

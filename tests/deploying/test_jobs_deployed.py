@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_the_extras_of_the_image_for_cards_are_there() -> None:
 def test_the_image_for_processors_has_every_dependency() -> None:
     """Its list takes the place of the package's own, but for the build of ONNX Runtime."""
     (line,) = (line for line in instructions("Dockerfile") if line.startswith("RUN "))
-    listed = line.partition("onnxruntime ")[2].partition("&&")[0].split()
+    listed = map(name_of, shlex.split(line.partition("onnxruntime ")[2].partition("&&")[0]))
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *extras["images"], *extras["jobs"]]
     assert sorted(listed) == sorted({name for name in map(name_of, wanted) if "onnxruntime" not in name})

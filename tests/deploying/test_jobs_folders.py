@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxheadprune import inspect
@@ -92,8 +93,6 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
 @pytest.mark.slow
 def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> None:
     """The most precise file leads, and its refit is told of."""
-    import numpy as np
-
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))
     np.savez(place / "ids.npz", input_ids=ids)
     target = "prune={ratio: 0.3, units: [heads, neurons], multiple_of: {neurons: 4}}"
@@ -103,3 +102,9 @@ def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> No
     leader = next(item for item in told["files"] if item["leads"])
     assert leader["choice"]["compensation"] is not None and leader["file"] == NAMES[0]
     assert all(item["validation"]["verdict"] == "passed" for item in told["files"])
+
+
+def test_data_that_fits_no_model_of_the_folder_is_refused(command: Command, place: Path) -> None:
+    np.savez(place / "other.npz", pictures=np.zeros((2, 3)))
+    outcome = run(command, place, "validate.data=other.npz", "gate=null")
+    assert outcome.exit_code == 2 and "the data fits none of the models" in outcome.stderr

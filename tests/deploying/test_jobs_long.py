@@ -15,7 +15,7 @@ import pytest
 import yaml
 from junitparser import JUnitXml
 
-from onnxheadprune.deploying.jobs.state import STATE
+from onnxheadprune.deploying.jobs.run import STATE
 from tests.conftest import ROOT, SAMPLES, Command
 from tests.jobs_keys import sections
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from junitparser import JUnitXml
 
-from onnxheadprune.attention.specs import combined
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.cli import main
-from onnxheadprune.deploying.jobs.asked import pruning, reads_of
+from onnxheadprune.deploying.jobs.keys import SECTIONS
 from onnxheadprune.deploying.jobs.reading import read_job
-from onnxheadprune.deploying.jobs.run import TOLD
-from onnxheadprune.deploying.jobs.state import STATE
+from onnxheadprune.deploying.jobs.run import STATE, TOLD, readings
+from onnxheadprune.deploying.jobs.steps import CALLS, JobContext
+from onnxheadprune.settings.setting import declared
 from tests.conftest import Command, Outcome
 from tests.graphs import toys
 
@@ -56,11 +55,8 @@ def furnished(folder: Path) -> Path:
     """The folder with all that the job reads."""
     folder.mkdir()
     onnx.save(toys.stack(), folder / "toy.onnx")
-    random = np.random.default_rng(3)
-    for name, count in (("ids.npz", 20), ("test.npz", 6)):
-        ids = random.integers(0, toys.VOCABULARY, (count, 6))
-        labels = random.integers(0, toys.VOCABULARY, (count, 6))
-        np.savez(folder / name, input_ids=ids, labels=labels)
+    ids(folder / "ids.npz", 20, 3)
+    ids(folder / "test.npz", 6, 6)
     (folder / "job.yaml").write_text(JOB, encoding="utf-8")
     return folder
 
@@ -76,6 +72,7 @@ def run(command: Command, place: Path, *settings: str) -> Outcome:
 
 
 ALL = ("score", "prune", "validate")
+REQUIRED = {"prune": "prune={ratio: 0.25}", "quantize": "quantize={to: int4}"}
 
 
 @pytest.mark.slow
@@ -99,7 +96,7 @@ def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     ]
     assert verdict["run"]["command"].startswith("onnxheadprune run ")
     page = (place / "out" / "report.html").read_text()
-    assert "2 of 8 attention heads of toy.onnx removed" in page
+    assert "toy.onnx: 2 of 8 heads removed" in page
     assert page.count("kept: drift of logits is") == 1 and page.count("kept: pruned.onnx takes") == 2
     summary = (place / "out" / "summary.md").read_text()
     assert "## job" in summary and " accepted: " in summary and "| heads | 8 | 6 |" in summary
@@ -123,19 +120,6 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
 
 
 UNITS = ("validate=null", "gate=null", "score.method=taylor", "prune.multiple_of={neurons: 2}")
-
-
-@pytest.mark.slow
-def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> None:
-    """And again, where that is something else."""
-    scored = {}
-    for units in (["heads", "neurons"], ["heads"]):
-        outcome = run(command, place, *UNITS, f"prune.units={json.dumps(units)}")
-        assert outcome.exit_code == 0 and told(outcome)["score"] == "done"
-        made = json.loads((place / "out" / "score.json").read_text())
-        scored[len(units)] = [site["key"] for site in made["sites"]]
-        assert made["method"] == "taylor"
-    assert scored == {2: ["0", "1", "ffn.0", "ffn.1"], 1: ["0", "1"]}
 
 
 def test_layers_have_no_scores(command: Command, place: Path) -> None:
@@ -162,104 +146,68 @@ def finished(finished_once: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished_once, place))
 
 
-@pytest.mark.slow
-def test_what_is_done_is_not_done_again(command: Command, finished: Path) -> None:
-    kept = {name: (finished / "out" / name).stat().st_mtime_ns for name in ("pruned.onnx", "validate.json")}
-    outcome = run(command, finished)
-    assert told(outcome) == dict.fromkeys(ALL, "unchanged") and outcome.exit_code == 0
-    assert outcome.document["gates"] == json.loads((finished / "out" / "verdict.json").read_text())["gates"]
-    assert kept == {name: (finished / "out" / name).stat().st_mtime_ns for name in kept}
+def ids(path: Path, count: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    arrays = {name: random.integers(0, toys.VOCABULARY, (count, 6)) for name in ("input_ids", "labels")}
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # names of arrays
 
 
-def changed_model(place: Path) -> None:
-    onnx.save(toys.stack(seed=1), place / "toy.onnx")
-
-
-def changed_data(place: Path) -> None:
-    np.savez(place / "ids.npz", input_ids=np.random.default_rng(4).integers(0, toys.VOCABULARY, (20, 6)))
-
-
-def changed_test(place: Path) -> None:
-    np.savez(place / "test.npz", input_ids=np.ones((2, 6), np.int64))
-
-
-def damaged_model(place: Path) -> None:
-    path = place / "out" / "pruned.onnx"
+def damaged(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
 
 
-def lost_result(place: Path) -> None:
-    (place / "out" / "prune.json").unlink()
+CHANGED: Mapping[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "toy.onnx": (lambda path: onnx.save(toys.stack(seed=1), path), ALL),
+    "ids.npz": (lambda path: ids(path, 20, 4), ALL),
+    "test.npz": (lambda path: ids(path, 2, 5), ("validate",)),
+    "out/pruned.onnx": (damaged, ("prune", "validate")),
+    "out/prune.json": (Path.unlink, ("prune", "validate")),
+    "out/score.json": (damaged, ALL),
+}
+"""Files that change, and the steps that are done again."""
+SET = {
+    "score.method=ablation": ALL, "prune.min_heads=2": ("prune", "validate"), "validate.drift=cosine": ("validate",),
+    "seed=1": ALL, "gate.max_drift=20": (), "name=other": (),
+}  # fmt: skip
+OFTEN = ("ids.npz", "out/pruned.onnx", "prune.min_heads=2", "gate.max_drift=20")
+CASES = [pytest.param(what, marks=() if what in OFTEN else pytest.mark.slow) for what in (*CHANGED, *SET)]
 
 
-def damaged_scores(place: Path) -> None:
-    path = place / "out" / "score.json"
-    path.write_text(path.read_text() + " ")
-
-
-@pytest.mark.parametrize(
-    ("change", "setting", "again"),
-    [
-        pytest.param(changed_model, "seed=0", ALL, marks=pytest.mark.slow),
-        (changed_data, "seed=0", ALL),
-        pytest.param(changed_test, "seed=0", ("validate",), marks=pytest.mark.slow),
-        (damaged_model, "seed=0", ("prune", "validate")),
-        pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.slow),
-        pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.slow),
-        pytest.param(None, "score.method=ablation", ALL, marks=pytest.mark.slow),
-        (None, "prune.min_heads=2", ("prune", "validate")),
-        pytest.param(None, "validate.drift=cosine", ("validate",), marks=pytest.mark.slow),
-        pytest.param(None, "seed=1", ALL, marks=pytest.mark.slow),
-        (None, "gate.max_drift=20", ()),
-        (None, "name=other", ()),
-    ],
-)
+@pytest.mark.parametrize("what", CASES)
 def test_what_has_changed_is_done_again_and_all_behind_it(
-    change: Callable[[Path], None] | None,
-    setting: str,
-    again: tuple[str, ...],
-    command: Command,
-    finished: Path,
+    what: str, command: Command, finished: Path
 ) -> None:
-    if change is not None:
-        change(finished)
-    outcome = run(command, finished, setting)
+    settings = (what,) if what in SET else ()
+    if what in CHANGED:
+        CHANGED[what][0](finished / what)
+    outcome = run(command, finished, *settings)
     assert outcome.exit_code == 0, outcome
+    again = SET[what] if what in SET else CHANGED[what][1]
     assert {name for name, status in told(outcome).items() if status == "done"} == set(again)
-    assert set(told(run(command, finished, setting)).values()) == {"unchanged"}
+    assert set(told(run(command, finished, *settings)).values()) == {"unchanged"}
 
 
 @pytest.mark.slow
 def test_another_version_does_all_again(
     command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxheadprune.deploying.jobs.run.__version__", "9")
+    monkeypatch.setattr("onnxheadprune.deploying.ledger.__version__", "9")
     assert told(run(command, finished)) == dict.fromkeys(ALL, "done")
 
 
-@pytest.mark.slow
-def test_a_job_that_is_interrupted_goes_on(
-    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as during:
-        during.setattr("onnxheadprune.deploying.jobs.steps.prove", interrupted)
-        assert run(command, place).exit_code == 130
-    assert not any((place / "out" / name).exists() for name in TOLD)
-    assert told(run(command, place)) == {"score": "unchanged", "prune": "unchanged", "validate": "done"}
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
-def test_the_verdict_of_an_earlier_run_is_gone_when_one_is_interrupted(
+def test_a_job_that_is_interrupted_goes_on_and_says_nothing_of_an_earlier_run(
     command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onnxheadprune.deploying.jobs.steps.run_prune", interrupted)
-    assert run(command, finished, "prune.min_heads=2").exit_code == 130
+    with monkeypatch.context() as during:
+        during.setattr("onnxheadprune.workflow.validate.prove", interrupted)
+        assert run(command, finished, "prune.min_heads=2").exit_code == 130
     assert not any((finished / "out" / name).exists() for name in TOLD)
+    again = run(command, finished, "prune.min_heads=2")
+    assert told(again) == {"score": "unchanged", "prune": "unchanged", "validate": "done"}
 
 
 LIMITS = {
@@ -315,8 +263,8 @@ def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: P
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_clocks")
 def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
-    settings = ("bench={batch: [2], seq: [4], repeats: 5, memory: false}", "gate={min_speedup: 50}")
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 2)
+    settings = ("bench={batch: [2], seq: [4], repeats: 7, memory: false}", "gate={min_speedup: 50}")
     outcome = run(command, finished, *settings)
     (gate,) = outcome.document["gates"]
     assert outcome.exit_code == 1 and gate["name"] == "min_speedup" and 0 < gate["value"] < 50
@@ -383,41 +331,16 @@ def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     assert suite.name.startswith("<b>|`x`") and suite.name.endswith("é")
 
 
-@pytest.mark.slow
-def test_a_recovery_goes_on_from_its_checkpoint(
-    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is asked for is a training that resumes, exactly where one was interrupted that was the same."""
-    from onnxheadprune.deploying.jobs import steps
-
-    seen: list[bool] = []
-
-    def stopped(model: Any, pruned: Any, request: Any) -> None:
-        seen.append(request.choice.resume)
-        (place / "out" / "recovered.onnx.recovery").write_bytes(b"a checkpoint")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(steps, "recovery_request", stopped)
-    settings = ("recover={budget: 2}", "gate=null", "validate=null")
-    assert [run(command, place, *settings).exit_code for _ in range(2)] == [130, 130]
-    assert run(command, place, *settings, "recover.budget=3").exit_code == 130
-    (place / "out" / "recovered.onnx.recovery").unlink()
-    assert seen == [False, True, False]
-
-
-def test_neurons_and_layers_are_asked_for(place: Path) -> None:
-    """What the step asks for is what the options of the command ask for."""
-    job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
-    request = pruning(job, None, None, place / "out")
-    assert (
-        request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.target is None
-    )
-    job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.multiple_of={neurons: 4}"])
-    target = pruning(job, None, None, place / "out").choice.target
-    assert target is not None and (target.units, target.limits) == (
-        frozenset({"heads", "neurons"}),
-        Limits(multiple_of={"neurons": 4}),
-    )
+@pytest.mark.parametrize("section", CALLS)
+def test_every_key_of_a_section_is_in_the_call_of_its_step(section: str, place: Path) -> None:
+    """So that what a step does is what the command of its name does."""
+    job = read_job(place / "job.yaml", [REQUIRED.get(section, f"{section}={{}}")])
+    for name in declared(SECTIONS[section]):
+        value = {"units": ("layers",), "data": "random"}.get(name, object())
+        keys = replace(getattr(job.keys, section), **{name: value})
+        call = JobContext(replace(job, keys=replace(job.keys, **{section: keys}))).calls[section]
+        assert getattr(call, name) is value, name
+        assert (call.provider, call.seed) == ("cpu", 0)
 
 
 def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
@@ -430,25 +353,25 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
         "notes.json",
     ):
         (place / name).write_text("{}")
+    (place / "pictures").mkdir()
     (place / "words").mkdir()
     (place / "words" / "tokenizer.json").write_text("{}")
     (place / "lines.txt").write_text("a line\n")
 
     def read(*settings: str) -> set[str]:
-        return {
-            Path(path).name for path in reads_of(read_job(place / "job.yaml", settings), "prune").values()
-        }
+        job = read_job(place / "job.yaml", ["score=null", "validate=null", "gate=null", *settings])
+        context = JobContext(job)
+        found = readings(context, context.steps())
+        return {reading.path.name for reading in found} - {"job.yaml", "toy.onnx"}
 
     assert read("data={path: lines.txt}") == {
         "lines.txt", "tokenizer.json", "tokenizer_config.json", "config.json", "encoder_model.onnx",
     }  # fmt: skip
     assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
     assert read("data={path: pictures, format: images}") == {"pictures"}
-    named = reads_of(
-        read_job(place / "job.yaml", ["data={path: lines.txt, format: text, tokenizer: words}"]), "score"
-    )
-    assert str(place / "words" / "tokenizer.json") in named.values()
-    assert str(place / "tokenizer.json") not in named.values()
+    assert read("data={path: lines.txt, format: text, tokenizer: words}") >= {"lines.txt", "tokenizer.json"}
+    (place / "tokenizer.json").rename(place / "words.json")
+    assert "words.json" in read("data={path: lines.txt, format: text, tokenizer: words.json}")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ in a block `text title="prints"`, or in a comment `<!-- prints ... -->` where re
 for anything. Notes for tests are comments in the line above a block, which readers do not see:
 
     <!-- not run: REASON -->        needs what a test lacks; its options are checked all the same
-    <!-- slow: REASON -->           runs with the tests marked `long`, and so must what needs its files
+    <!-- slow: REASON -->           runs with the tests marked `slow`, and so must what needs its files
     <!-- run by FILE -->            FILE runs it: a test that reads the page, or a script that has these very lines
     python title="FILE"             an excerpt: these lines stand in that file of the repository
     text, json, js, math            not ours: a drawing, a formula, the text of a file, a line of another language

@@ -15,11 +15,11 @@ from pathlib import Path
 import click
 import pytest
 
-from onnxheadprune.cli import group
+from onnxheadprune.cli.program import group
 from onnxheadprune.reporting import progress
 from tests.conftest import ROOT
 from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, runnable
-from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
+from tests.documents.running import PROGRAM, WIDTH, Reader, lines_of
 
 NOT_RUN = {
     "installs packages",
@@ -27,11 +27,7 @@ NOT_RUN = {
     "needs a library of kernels",
     "stands for a folder of yours",
     "stands for files of yours",
-    "needs TensorRT",
     "needs a GPU",
-    "needs an export of the client",
-    "needs olive-ai",
-    "needs openvino",
     "needs polygraphy",
 }
 """Why a block may stay without being run."""
@@ -75,6 +71,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     return Reader(folder, capfd.readouterr)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("page", FIRST, ids=name_of)
 def test_what_the_first_pages_show_happens(page: Path, reader: Reader) -> None:
     for block in runnable(page, slow=False):
@@ -90,10 +87,6 @@ def test_what_a_page_shows_happens(page: Path, reader: Reader) -> None:
 
 def test_every_block_says_what_it_is() -> None:
     assert [block.place for block in BLOCKS if block.language not in LANGUAGES] == []
-
-
-def test_output_is_said_and_not_waved_through() -> None:
-    assert [block.place for block in BLOCKS if block.prints.strip() == "..."] == []
 
 
 def test_what_is_not_run_says_why() -> None:
@@ -173,49 +166,6 @@ def test_what_fails_or_prints_something_else_is_noticed(page: Path, reader: Read
         "16 prints something else",
         "23 prints something else",
     ]
-
-
-def test_what_is_as_it_should_be_passes(page: Path, reader: Reader) -> None:
-    page.write_text(
-        '```sh\necho one > one.txt\ncat \\\n  one.txt  # all\n```\n```text title="prints"\n...ne\n```\n\n'
-        '```python\nword = "more"\n```\n\n```python\nprint(word)\n```\n<!-- prints\nmore\n-->\n\n'
-        "```sh\nonnxheadprune --version > version.txt\n```\n"
-    )
-    for block in runnable(page, slow=True):
-        reader.check(block)
-    assert Path("version.txt").read_text().startswith("onnxheadprune")
-
-
-@pytest.mark.parametrize(
-    ("wanted", "printed", "alike"),
-    [
-        ("a\n...\nb", "a\nb\n", True),
-        ("a\n...\nb", "a\n\n  1 2\nb", True),
-        ("0.5... (kl)", "0.5123 (kl)", True),
-        ("0.5... (kl)", "0.4123 (kl)", False),
-        ("a b", "ab", False),
-        ("a.c", "abc", False),
-        ("a\n...", "a", True),
-        ("a", "a b", False),
-        ("", "a", False),
-    ],
-)
-def test_what_is_like_a_text(wanted: str, printed: str, alike: bool) -> None:
-    assert is_like(wanted, printed) == alike
-
-
-def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
-    fence = "{}```sh\ntrue\n```\n\n"
-    notes = ("", "<!-- not run: needs a GPU -->\n", "<!-- slow: minutes -->\n", "")
-    page.write_text("".join(fence.format(note) for note in notes))
-    assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [2, 3]
-
-
-def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
-    page.write_text(
-        "<!-- not run: x -->\n```sh\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n"
-    )
-    assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:2: prune --gone"]
 
 
 @pytest.mark.slow

@@ -49,12 +49,6 @@ def test_the_stored_run_is_whole_and_of_the_model_it_tells_of() -> None:
     assert re.search(r"/(root|home|tmp|work)\b|[A-Z]:\\\\", " ".join(outputs(notebook, "text/html"))) is None
 
 
-def test_documents_that_the_notebook_names_are_there() -> None:
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    named = re.findall(r"\]\(([\w./-]+)\)", " ".join("".join(cell["source"]) for cell in cells))
-    assert named and all((NOTEBOOK.parent / name).is_file() for name in named)
-
-
 @pytest.mark.slow
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the model of the repository; the stored run is on all-MiniLM-L6-v2."""

@@ -7,34 +7,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import ModelProto
 
-from onnxheadprune import RefusedError, prune
 from onnxheadprune.attention.matrices import matrix_of
-from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, Provider, Session
 from tests.graph_text import model_of
-from tests.liveness import (
-    cases_contraction,
-    cases_elementwise,
-    cases_fused,
-    cases_indexing,
-    cases_mixing,
-    cases_pieces,
-    cases_quantized,
-    cases_views,
-)
-from tests.liveness.one_node import Builder, Setup, default_setup
-from tests.liveness.strategies import STRATEGIES, Key
-
-assert cases_contraction and cases_elementwise and cases_fused and cases_indexing
-assert cases_mixing and cases_pieces and cases_quantized and cases_views
 
 WIDTH, HEAD = 12, 3
 RANDOM = np.random.default_rng(3)
@@ -168,55 +148,7 @@ def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
-    feeds = [{"x": RANDOM.standard_normal((8, 6, WIDTH)).astype(np.float32)} for _ in range(5)]
-    result = prune(network(WAYS[way]), output=tmp_path / "out.onnx", ratio=0.5, data=feeds, provider="cpu")
-    assert result.validation is not None and result.validation.verdict == "passed"
-    chosen = result.chosen
-    assert chosen is not None and chosen.compensation is not None
-    refit = chosen.compensation.refits[-1]
-    assert refit.node == "MatMul -> out" and (refit.skipped is None) == (way in WRITABLE), refit
-
-
-@pytest.mark.slow
-def test_scores_by_the_weights_need_no_data() -> None:
-    for way in WAYS.values():
-        assert prune(network(way), ratio=0.25, provider="cpu").chosen is not None
-
-
-DYNAMIC = ("Shape", "Size", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
 """Operators whose output is nowhere taken for a constant: shapes, which a cut changes, and chance."""
 
 
-SATURATING = {("", "MatMulInteger"), ("", "QLinearMatMul")}
 """Products of integers, which differ with the processor and with what of them is stored."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "key", sorted(STRATEGIES.keys() - SATURATING), ids=lambda key: ".".join(key).strip(".")
-)
-def test_whatever_follows_from_stored_tensors_is_known(key: Key) -> None:
-    """What any operator that liveness passes makes of stored tensors is what it makes of the same tensors as inputs."""
-
-    @settings(max_examples=settings().max_examples // 10)
-    @given(st.data())
-    def known(data: st.DataObject) -> None:
-        case = STRATEGIES[key](data.draw, key[1])
-        if case.outer:
-            return
-        stored = Builder(case).model(Setup(("initializer",) * len(case.inputs)))
-        value = view_of(stored).main.values["y0"]
-        if not value.is_constant:
-            assert value.producer is not None and (value.producer.bodies or key[1] in DYNAMIC)
-            with pytest.raises(RefusedError, match="depends on the model's inputs"):
-                numbers_of(value)
-            return
-        fed = Builder(case)
-        model = fed.model(default_setup(case))
-        expected = Session(model, Provider(CPU, "test")).run(fed.feed)["y0_read"]
-        np.testing.assert_allclose(numbers_of(value), expected, rtol=1e-5, atol=1e-6)
-
-    known()

@@ -44,10 +44,6 @@ def test_what_is_printed_is_read_again(path: Path) -> None:
         assert text_of(model_of(graph)).strip() == graph.strip()
 
 
-def test_there_are_enough() -> None:
-    assert len(FILES) >= 20
-
-
 def test_another_head_is_another_text(tmp_path: Path) -> None:
     """So a file cannot hold what is not asked."""
     text = (FOLDER / "plain.txt").read_text(encoding="utf-8")

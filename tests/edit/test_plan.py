@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -35,14 +34,20 @@ from onnxheadprune.edit.edits import (
     SetAttribute,
     SetDim,
     SetInput,
-    SetMetadata,
     SetOutput,
+    SetRecord,
     SliceTensor,
 )
-from onnxheadprune.edit.model_records import RecordedVocabulary, VocabularyCut
-from onnxheadprune.edit.plan import ExitCut, IoChange, LeftOutNode, RenamedIo
-from onnxheadprune.edit.records import HEADS, units_entry
-from onnxheadprune.edit.site_cuts import counts_in, totals
+from onnxheadprune.edit.plan import (
+    ExitCut,
+    IoChange,
+    LeftOutNode,
+    RenamedIo,
+    VocabularyCut,
+    counts_in,
+    totals,
+)
+from onnxheadprune.edit.records import RecordedContract, RecordedUnits, RecordedVocabulary, record_of
 from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.composed import build
@@ -93,19 +98,12 @@ def test_plan_is_refused_on_another_model(case: tuple[ModelProto, PrunePlan]) ->
         apply_plan(plan, apply_plan(plan, model))
 
 
-def record(model: ModelProto) -> list[dict[str, Any]]:
-    """What the metadata say was removed, per site."""
-    entry = next(item.value for item in model.metadata_props if item.key == units_entry(HEADS).key)
-    sites: list[dict[str, Any]] = json.loads(entry)["sites"]
-    return sites
-
-
 def test_record_of_two_prunings_is_that_of_one() -> None:
     model = build(PLAIN).model
     once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
     first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
     twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
-    assert record(once) == record(twice)
+    assert record_of(once) == record_of(twice)
 
 
 @pytest.mark.slow
@@ -121,8 +119,8 @@ def test_pruning_twice_composes_in_original_indices() -> None:
     for name, array in run(once, feed).items():
         np.testing.assert_array_equal(run(twice, feed)[name], array)
     for model in (once, twice):
-        assert [item["removed"] for item in record(model)] == ["1,3", "0"]
-        assert [item["num_units"] for item in record(model)] == [4, 4]
+        assert [item.removed for item in record_of(model).of("heads")] == [(1, 3), (0,)]
+        assert [item.num_units for item in record_of(model).of("heads")] == [4, 4]
     with pytest.raises(UsageError, match="removed before"):
         plan_pruning(twice, heads={0: [1]})
 
@@ -195,7 +193,7 @@ EVERYTHING: tuple[Edit, ...] = (
     DropBranchOutput("main[1]", 0),
     DropIo("main", "x", "input"),
     Rename("main", "x", "y"),
-    SetMetadata("key", "value"),
+    SetRecord((("heads", (RecordedUnits(0, "a", 4, (1,), ("out",), 4),)),), RecordedContract()),
 )
 WHOLE = PrunePlan(
     model="m.onnx",
@@ -228,7 +226,7 @@ WHOLE = PrunePlan(
 def test_every_field_of_a_plan_is_written() -> None:
     assert [type(edit) for edit in EVERYTHING] == list(get_args(Edit))
     assert not [item.name for item in fields(PrunePlan) if not getattr(WHOLE, item.name)]
-    document = json.loads(WHOLE.to_json())
+    document = WHOLE.to_dict()
     assert {item.name for item in fields(PrunePlan)} - {"blocks"} <= set(document)
     assert document["kinds"] == ["neurons"] and document["neurons"][0]["removed"] == "1-2"
     assert (document["neurons"][0]["num_neurons"], document["neurons"][0]["neurons_left"]) == (8, 6)

@@ -13,7 +13,6 @@ from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, val
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.bodies import bodies_of, graphs_in
-from onnxheadprune.model.prepare import prepared
 from tests.conftest import SAMPLES
 from tests.graphs import toys
 from tests.graphs.models import EACH, MODELS
@@ -101,15 +100,10 @@ def going(model: ModelProto) -> Iterator[tuple[str, tuple[Site, ...]]]:
     yield " ".join(layer.key for layer in rest), rest
 
 
-def check(model: ModelProto, renumber: bool = False) -> None:
+def check(model: ModelProto) -> None:
     for spec, sites in going(model):
         try:
-            cut = apply_plan(
-                plan_pruning(
-                    model, heads=dict.fromkeys(spec.split(), "*"), cache="renumber" if renumber else "narrow"
-                ),
-                model,
-            )
+            cut = apply_plan(plan_pruning(model, heads=dict.fromkeys(spec.split(), "*")), model)
         except HeadPruneError:
             continue
         removed: dict[str, list[str]] = {name: [] for site in sites for name in site.projection_names}
@@ -130,19 +124,6 @@ def test_nothing_of_attention_that_goes_as_a_whole_is_left_for_its_shape(name: s
     check(table()[name].model)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-def test_nothing_of_an_exported_site_is_left_for_its_shape(name: str) -> None:
-    # What equal nodes of several layers compute is one value, which goes with the last of them.
-    check(prepared(onnx.load(SAMPLES / "tiny" / name)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["caches", "merged decoder", "decoder of two"])
-def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
-    check(MODELS[name](), renumber=True)
-
-
 @pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
 def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bias: bool) -> None:
     """What its parts leave is one vector, or nothing."""
@@ -156,6 +137,11 @@ def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bia
             layer = 23 if bias else 21
             assert len(cut.graph.node) == len(model.graph.node) - len(gone) * (layer - 2 * left)
             assert validate(model, cut, provider="cpu").verdict == "passed"
+
+
+def test_zeros_are_not_computed_whatever_moves_them() -> None:
+    cut = apply_plan(plan_pruning(model := table()["all heads go, moved"].model, heads={0: "*"}), model)
+    assert {node.op_type for node in cut.graph.node} == {"Identity"}
 
 
 def test_a_stand_in_takes_its_size_from_what_stays() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxheadprune.cli import group
-from onnxheadprune.cli.parameter_types import Output
+from onnxheadprune.cli.program import group
+from onnxheadprune.cli.values import outputs_of
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -89,14 +89,14 @@ CALLS = (
         (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
     ),
     Call(
-        "fuse",
-        "@model.onnx --data @data.npz",
+        "prune",
+        "@model.onnx --fuse contrib --data @data.npz",
         {"output": ("-o", "out.onnx"), "report": ("--report", "r.html")},
         (*MODEL, "data.npz"),
     ),
     Call(
-        "fuse",
-        "@model.onnx --in-place --mode onnx",
+        "prune",
+        "@model.onnx --in-place --fuse onnx",
         {"backup": ("--backup", "kept.onnx")},
         MODEL,
     ),
@@ -161,8 +161,7 @@ def writing_parameters() -> set[Writing]:
     return {
         (name, str(parameter.name))
         for name, command in group.commands.items()
-        for parameter in command.params
-        if isinstance(parameter.type, Output)
+        for parameter in outputs_of(command)
     }
 
 

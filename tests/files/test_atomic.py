@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,12 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import stage_model
 from onnxheadprune.model.storage.writing import WRITER, Assembly, temporary_folder, write_file
 from onnxheadprune.settings.writing import Storing
-from tests.conftest import ROOT, Outcome
+from tests.conftest import ROOT
 from tests.crashes import (
     complete,
     in_child,
     interrupted_at,
     litter,
-    pruned_and_killed_after,
     stopped_at,
 )
 from tests.graphs import toys
@@ -139,18 +137,6 @@ def test_stopped_at_every_step(
     assert step > 10 and old in seen and new in seen
 
 
-@pytest.mark.slow
-def test_killed_at_random(source: Path, target: Path) -> None:
-    old, new = states(source, target, "always")
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        pruned_and_killed_after(random.uniform(0, 0.08), source, target, "0:2", external_data="always")
-        assert complete(target) in (old, new)
-        prune(source, target, heads="0:1", validate=False, external_data="always")
-        assert complete(target) == old
-        assert not litter(target.parent, target)
-
-
 def test_the_check_can_fail(target: Path) -> None:
     onnx.save(
         toys.attention(extra_weight=ELEMENTS),
@@ -197,103 +183,6 @@ def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, e
     assert complete(target) == new
 
 
-@pytest.mark.slow
-def test_interrupted_whenever(source: Path, target: Path) -> None:
-    """Also while modules are loaded, for what native ones make of it."""
-    old, new = states(source, target, "always")
-    arguments = [
-        "prune",
-        source,
-        "-o",
-        target,
-        "--heads",
-        "0:2",
-        "--no-validate",
-        "--external-data",
-        "always",
-    ]
-    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
-    for wait in (0.2, 0.5):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-        assert process.returncode in (0, 130, -signal.SIGINT), errors
-        if process.returncode == 130:
-            assert errors.strip() == "error: interrupted"
-        assert complete(target) in (old, new)
-        assert not litter(target.parent, target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("external", ["never", "always"])
-def test_full_disk(source: Path, tmp_path: Path, external: str) -> None:
-    """A file system of 1.5 MB holds the older model, and no newer one beside it."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    script = f"""
-        mount -t tmpfs -o size=1500k tmpfs {mount} || exit 99
-        cd {ROOT}
-        run() {{
-            {sys.executable} -m onnxheadprune prune {source} -o {mount}/o.onnx --no-validate \\
-                --external-data {external} "$@"
-        }}
-        run --heads 0:1 > /dev/null || exit 98
-        ls -A {mount} | sort > {tmp_path}/before; cat {mount}/* | sha256sum >> {tmp_path}/before
-        run --heads 0:2
-        code=$?
-        ls -A {mount} | sort > {tmp_path}/after; cat {mount}/* | sha256sum >> {tmp_path}/after
-        exit $code
-    """
-    command = ["unshare", "-rm", "sh", "-c", script]
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare")
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 99 or "unshare failed" in result.stderr:
-        pytest.skip("no file system may be mounted here")
-    assert result.returncode == 2, result.stderr
-    assert result.stderr == f"error: {mount}/o.onnx cannot be written: no space is left\n"
-    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("external", ["never", "always"])
-def test_read_only_folder(source: Path, tmp_path: Path, external: str) -> None:
-    mount = tmp_path / "locked"
-    mount.mkdir()
-    script = f"""
-        mount -t tmpfs tmpfs {mount} && touch {mount}/o.onnx && mount -o remount,ro {mount} || exit 99
-        cd {ROOT}
-        {sys.executable} -m onnxheadprune prune {source} -o {mount}/o.onnx --heads 0:1 --no-validate \\
-            --external-data {external}
-    """
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare")
-    result = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
-    )
-    if result.returncode == 99 or "unshare failed" in result.stderr:
-        pytest.skip("no file system may be mounted here")
-    assert result.returncode == 2
-    assert "cannot be written" in result.stderr
-
-
-@pytest.mark.slow
-def test_other_models_of_the_folder_keep_their_data(source: Path, target: Path) -> None:
-    """A renamed or copied output still refers to its data file, which therefore stays."""
-    prune(source, target, heads="0:1", validate=False, external_data="always")
-    kept = target.with_name("copy of the first.bak")
-    shutil.copy(target, kept)
-    first = complete(kept)
-    prune(source, target, heads="0:2", validate=False, external_data="always")
-    assert complete(kept) == first
-    kept.unlink()
-    prune(source, target, heads="0:3", validate=False, external_data="always")
-    assert not litter(target.parent, target)
-
-
 def test_data_of_the_same_name_is_never_replaced(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,41 +217,6 @@ def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
     assert not litter(target.parent, target)
 
 
-@pytest.mark.slow
-def test_in_place_with_a_backup(source: Path, tmp_path: Path) -> None:
-    before, kept = source.read_bytes(), tmp_path / "kept.onnx"
-    result = prune(source, heads="0:1", in_place=True, backup=kept, provider="cpu")
-    assert kept.read_bytes() == before
-    assert source.read_bytes() != before
-    assert result.model == onnx.load(source)
-    with pytest.raises(UsageError, match="exists already"):
-        prune(source, heads="0:2", in_place=True, backup=kept, provider="cpu")
-    with pytest.raises(UsageError, match="backup= requires in_place="):
-        prune(source, tmp_path / "other.onnx", heads="0:2", backup=tmp_path / "k.onnx", provider="cpu")
-
-
-@pytest.mark.slow
-def test_in_place_with_data_beside(tmp_path: Path) -> None:
-    source = tmp_path / "m.onnx"
-    onnx.save(
-        toys.attention(extra_weight=ELEMENTS),
-        source,
-        save_as_external_data=True,
-        location="w",
-        size_threshold=100,
-    )
-    original = complete(source)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with pytest.raises(UsageError, match="same folder"):
-        prune(source, heads="0:1", in_place=True, backup=elsewhere / "b.onnx", validate=False)
-    prune(source, heads="0:1", in_place=True, backup=tmp_path / "b.onnx", validate=False)
-    assert complete(tmp_path / "b.onnx") == original
-    prune(source, heads="0:2", in_place=True, backup=tmp_path / "b2.onnx", validate=False)
-    assert complete(tmp_path / "b.onnx") == original
-    assert complete(tmp_path / "b2.onnx") != complete(source)
-
-
 def test_in_place_that_fails_changes_nothing(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,72 +230,6 @@ def test_in_place_that_fails_changes_nothing(
     assert source.read_bytes() == before
     assert [path.name for path in source.parent.iterdir()] == [source.name]
     assert not (tmp_path / "kept.onnx").exists()
-
-
-@pytest.mark.slow
-def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path) -> None:
-    def refused(*options: object) -> str:
-        result: Outcome = command("prune", source, "--heads", "0:1", *options)
-        assert result.exit_code == 2
-        return result.stderr
-
-    assert "--in-place" in refused("--backup", tmp_path / "b.onnx")
-    assert "--in-place and --output are mutually exclusive" in refused(
-        "--in-place", "--backup", tmp_path / "b.onnx", "-o", tmp_path / "o.onnx"
-    )
-    assert "choose another path" in refused("-o", source)
-    result = command(
-        "prune", source, "--heads", "0:1", "--in-place", "--backup", tmp_path / "b.onnx", "--json"
-    )
-    assert result.exit_code == 0
-    assert result.document["output"] == str(source)
-    assert command("validate", tmp_path / "b.onnx", source).exit_code == 0
-
-
-@pytest.mark.slow
-def test_in_place_keeps_each_original_beside_the_model(command: Any, source: Path) -> None:
-    """Backups have names of their own; one that an interrupted run left is taken up."""
-    kept = [source.read_bytes()]
-    source.with_name(f"{source.name}.bak").write_bytes(kept[0])
-    for number, heads in enumerate(("0:1", "0:2")):
-        assert command("prune", source, "--heads", heads, "--in-place").exit_code == 0
-        backup = source.with_name(f"{source.name}.bak{number or ''}")
-        assert backup.read_bytes() == kept[number]
-        kept.append(source.read_bytes())
-    assert len(list(source.parent.glob("*.bak*"))) == 2
-
-
-@pytest.mark.slow
-def test_an_output_that_is_not_named_lies_beside_the_model(
-    command: Any, source: Path, tmp_path: Path
-) -> None:
-    name = source.stem
-    made = {
-        f"{name}.pruned.onnx": ("prune", source, "--heads", "0:1"),
-        f"{name}.fused.onnx": ("fuse", source),
-        f"{name}.quantized.onnx": ("quantize", source, "--to", "int8-dynamic"),
-    }
-    for output, words in made.items():
-        assert command(*words).exit_code == 0
-        assert source.with_name(output).is_file(), output
-    folder = tmp_path / "many"
-    folder.mkdir()
-    (folder / "one.onnx").write_bytes(source.read_bytes())
-    assert command("batch", folder, "--heads", "0:1").exit_code == 0
-    assert (tmp_path / "many.pruned" / "one.onnx").is_file()
-    ahead = command("prune", source, "--heads", "0:1", "--dry-run", "--json").document
-    assert "would_write" not in ahead
-
-
-def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path) -> None:
-    from onnxheadprune.errors import ModelError
-    from onnxheadprune.model.load import open_structure
-    from onnxheadprune.model.storage.reading import hydrated
-
-    loaded = open_structure(source)
-    onnx.save(toys.attention(extra_weight=ELEMENTS + 1), source)
-    with pytest.raises(ModelError, match="modified while being read"):
-        hydrated(loaded.proto, loaded.sources)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from onnxheadprune import HeadPruneError, UsageError, prune
 from onnxheadprune.model.storage import stage
 from onnxheadprune.model.storage.claims import Making, check_makings
 from tests.conftest import Command
-from tests.crashes import complete, in_child, litter, pruned_and_killed_at
+from tests.crashes import complete, litter, pruned_and_killed_at
 from tests.files.filesystems import no_links
 from tests.graphs import toys
 
@@ -186,28 +185,3 @@ def test_a_link_is_not_pruned_in_place(tmp_path: Path, command: Command) -> None
     outcome = command("prune", link, "--in-place", "--backup", tmp_path / "kept.onnx", "--heads", "0:1")
     assert outcome.exit_code == 2 and "name that file" in outcome.stderr
     assert link.is_symlink() and not (tmp_path / "kept.onnx").exists()
-
-
-def test_a_backup_of_a_model_that_is_missing(tmp_path: Path, command: Command) -> None:
-    kept = tmp_path / "kept.onnx"
-    kept.write_text("something")
-    for missing in (tmp_path / "m.onnx", tmp_path / "no" / "m.onnx", tmp_path):
-        outcome = command("prune", missing, "--in-place", "--backup", kept, "--heads", "0:1")
-        assert outcome.exit_code == 2 and "Traceback" not in outcome.stderr, outcome
-    assert kept.read_text() == "something"
-
-
-@pytest.mark.slow
-def test_many_at_once_keep_one_original(tmp_path: Path) -> None:
-    """The first one replaces the model; the others find that it is not the one that they read any more."""
-    model = fresh(tmp_path / "place", outside=False)
-    original, kept = model.read_bytes(), model.with_name("kept.onnx")
-
-    def replaces(head: int) -> None:
-        prune(model, heads=f"0:{head}", in_place=True, backup=kept, validate=False)
-
-    children = [in_child(partial(replaces, index % 4)) for index in range(8)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert sorted(codes) == [0] + [1] * 7
-    assert kept.read_bytes() == original != model.read_bytes()
-    assert not litter(model.parent, model) - {"kept.onnx"}

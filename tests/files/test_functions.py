@@ -7,10 +7,9 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from onnxheadprune import ModelError, plan_pruning, prune, validate
-from onnxheadprune.model import prepare
 from tests import golden_file
 from tests.graphs import toys
 
@@ -110,21 +109,6 @@ def test_functions_that_mean_another_operator_are_refused() -> None:
         plan_pruning(model, heads="0:1")
 
 
-@pytest.mark.slow
-def test_weights_within_functions_count_once() -> None:
-    """The bound is on what inlining adds: weights in the body of a function that is called once are no more."""
-    model = with_functions(softmax=True)
-    large = prepare.MAX_BYTES + 2**16
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[large // 4], raw_data=bytes(large))
-    constant = helper.make_node("Constant", [], ["w"], value=weight)
-    called_once, called_often = model.functions[3], model.functions[0]
-    called_once.node.insert(0, constant)
-    assert len(prepare.prepared(model).graph.node) > len(model.graph.node)
-    called_often.node.insert(0, called_once.node.pop(0))
-    with pytest.raises(ModelError, match="inlined the graph would have"):
-        prepare.prepared(model)
-
-
 def test_functions_may_call_others(tmp_path: Path) -> None:
     model = with_functions(split=True)
     outer = function(
@@ -150,9 +134,9 @@ def test_nodes_in_any_order_come_out_sorted(tmp_path: Path) -> None:
     assert validate(tmp_path / "m.onnx", tmp_path / "o.onnx", provider="cpu").passed
 
 
-@pytest.mark.parametrize("golden", ["edge_gather", "if_branches", "reshape_targets", "shared_weights"])
+@pytest.mark.parametrize("golden", ["edge_gather", "if_branches", "reshape_targets"])
 def test_edits_of_all_places_are_right_behind_a_call(golden: str) -> None:
-    """New nodes, edits within branches and copies of weights: each at its place once the call is inlined."""
+    """New nodes and edits within branches: each at its place once the call is inlined."""
     case = golden_file.read(GOLDEN / f"{golden}.txt")
     model = case.model
     twice = helper.make_node("Twice", ["y"], ["doubled"], domain=DOMAIN)

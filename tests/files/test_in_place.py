@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 
 import onnx
@@ -62,17 +61,3 @@ def test_a_folder_that_cannot_be_replaced_stays(model: Path, command: Command, t
         command("prune", model, "--heads", "0:1", "--in-place", "--backup", tmp_path / "mine").exit_code == 0
     )
     assert contents(tmp_path / "mine") == before
-
-
-def test_the_next_command_has_the_data_of_the_call(tmp_path: Path, command: Command) -> None:
-    onnx.save(toys.attention(), model := tmp_path / "model.onnx")
-    out = tmp_path / "out.onnx"
-    shutil.copyfile(model, tmp_path / "other.onnx")
-    for options, then in (
-        (["--heads", "0:1"], ["validate", "--data", "YOURS.npz"]),
-        (["--heads", "0:1", "--no-validate"], ["validate", "--data", "YOURS.npz"]),
-        (["--ratio", "0.25", "--data", "random"], ["validate", "--data", "YOURS.npz"]),
-    ):
-        done = command("prune", model, "-o", out, *options)
-        words = next_words(done.stdout)
-        assert words == ["onnxheadprune", then[0], str(model), str(out), *then[1:]]

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.api.calls import CALLS
+from onnxheadprune.api.functions import CALLS
 from tests.graphs import toys
 
 WRITING = [
@@ -44,17 +44,3 @@ def test_a_foreign_file_is_replaced_with_force_only(name: str, tmp_path: Path) -
 
 def _on(function: Any, cut: Path) -> Any:
     return lambda model, output, **given: function(model, cut, output, **given)
-
-
-def test_force_replaces_and_own_files_need_none(tmp_path: Path) -> None:
-    place, scores = tmp_path / "out.onnx", tmp_path / "scores.json"
-    place.write_text("somebody's", encoding="utf-8")
-    scores.write_text("[]", encoding="utf-8")
-    ohp.prune(toys.attention(), place, heads="0:1", force=True, validate=False)
-    ohp.prune(toys.attention(), place, heads="0:2", validate=False)
-    assert ohp.inspect(place)[0].num_heads == 3
-    found = ohp.score(toys.attention(), scores, force=True)
-    ohp.write_scores(found, scores)
-    scores.write_text("[]", encoding="utf-8")
-    with pytest.raises(ohp.UsageError, match="force=True"):
-        ohp.write_scores(found, scores)

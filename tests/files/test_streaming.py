@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from benchmarks.decoder import Shape, make
 from onnxheadprune import ModelError, UsageError, apply_plan, plan_pruning, prune, validate
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.new_contents import with_contents
-from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage import reading, wire
-from onnxheadprune.model.storage.layout import Layout, splice, token
+from onnxheadprune.model.storage.layout import splice, token
 from onnxheadprune.model.storage.reading import Opened, Source, hydrated, tensor_bytes
 from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
 from onnxheadprune.model.storage.wire import structure
@@ -108,30 +107,6 @@ def test_large_models_are_mapped_not_read(
     ) == 2
 
 
-@pytest.mark.slow
-def test_a_failed_validation_of_a_large_model_leaves_nothing(
-    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from onnxheadprune import ValidationFailedError
-
-    monkeypatch.setattr("onnxheadprune.model.save.MAPPED_FROM", 1000)
-    seen = []
-
-    write_data = Layout.write_data
-
-    def spoiled(layout: Layout, handle: int, opened: Any) -> None:
-        write_data(layout, handle, opened)
-        import os
-
-        os.pwrite(handle, b"wrong", 4096)
-        seen.extend(tmp_path.iterdir())
-
-    monkeypatch.setattr(Layout, "write_data", spoiled)
-    with pytest.raises(ValidationFailedError, match="neither those of"):
-        prune(decoder, tmp_path / "o.onnx", heads="*:2-3", provider="cpu")
-    assert not list(tmp_path.iterdir())
-
-
 def _tensor(data_type: int, dims: tuple[int, ...], seed: int) -> TensorProto:
     bits = int(np.prod(dims)) * BITS[data_type]
     data = np.random.default_rng(seed).bytes((bits + 7) // 8)
@@ -216,46 +191,6 @@ def test_inline_models_over_the_limit_leave_as_external_data(
         prune(path, tmp_path / "never.onnx", heads="*:2-3", external_data="never", provider="cpu")
 
 
-def test_weights_in_constants_and_bodies(tmp_path: Path) -> None:
-    """Large tensors that are no initializers of the main graph stay on disk and arrive too."""
-    model = toys.attention()
-    extra = numpy_helper.from_array(
-        np.random.default_rng(0).standard_normal(ELEMENTS).astype(np.float32), "k"
-    )
-    inner = helper.make_graph(
-        [helper.make_node("ReduceSum", ["inner_w"], ["branch"], keepdims=0)],
-        "then",
-        [],
-        [helper.make_tensor_value_info("branch", TensorProto.FLOAT, [])],
-        [numpy_helper.from_array(np.ones(ELEMENTS, np.float32), "inner_w")],
-    )
-    other = helper.make_graph(
-        [helper.make_node("ReduceSum", ["constant"], ["branch2"], keepdims=0)],
-        "else",
-        [],
-        [helper.make_tensor_value_info("branch2", TensorProto.FLOAT, [])],
-    )
-    last = model.graph.node[-1]
-    last.output[0] = "before"
-    model.graph.node.extend(
-        [
-            helper.make_node("Constant", [], ["constant"], value=extra),
-            helper.make_node("If", ["flag"], ["total"], then_branch=inner, else_branch=other),
-            helper.make_node("Add", ["before", "total"], ["y"]),
-        ]
-    )
-    model.graph.initializer.append(numpy_helper.from_array(np.array(False), "flag"))
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path)
-    light = open_structure(path).proto
-    assert light.ByteSize() < 20_000
-    for external in ("auto", "always"):
-        result = prune(path, tmp_path / "o.onnx", heads="0:1", external_data=external, provider="cpu")
-        assert result.validation is not None and result.validation.passed
-        sizes = sorted(len(item.tensor.raw_data) for item in tensors_of(onnx.load(tmp_path / "o.onnx")))
-        assert sizes[-2:] == [4 * ELEMENTS, 4 * ELEMENTS]
-
-
 def test_new_contents_are_cut_like_the_old(decoder: Path, tmp_path: Path) -> None:
     loaded = open_structure(decoder)
     name, calls = "layers.0.attn.o.weight", []
@@ -300,14 +235,6 @@ def test_too_much_for_a_message_and_not_in_files(
     monkeypatch.setattr(memory_limits, "INLINE_LIMIT", 1000)
     result = prune(decoder, heads="*:2-3", provider="cpu")
     assert result.validation is not None and result.validation.passed
-
-
-@pytest.mark.slow
-def test_saving_a_structure_copies_it(decoder: Path, tmp_path: Path) -> None:
-    save_model(open_structure(decoder), tmp_path / "copy.onnx")
-    one, other = onnx.load(decoder), onnx.load(tmp_path / "copy.onnx")
-    for left, right in zip(one.graph.initializer, other.graph.initializer, strict=True):
-        assert (left.name, left.dims, left.raw_data) == (right.name, right.dims, right.raw_data)
 
 
 def test_splicing_undoes_the_structure(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.cli import group
+from onnxheadprune.cli.program import group
 from onnxheadprune.model.storage.writing import Assembly
 from tests.conftest import Command
 from tests.deploying import exports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx.defs import OpSchema
 from onnxheadprune import ModelError, inspect
 from onnxheadprune.model import work_bound
 from onnxheadprune.model.graph.misfits import CONTENT, takes_list
+from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators import view_of
 from tests.conftest import Command
 from tests.graphs import toys
@@ -135,18 +137,22 @@ def test_a_declared_shape_is_possible(place: str, dims: list[int], command: Comm
     assert "m.onnx is not a valid ONNX model: " in outcome.stderr
 
 
-def test_an_analysis_that_takes_too_long_says_where_it_was(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the thread that analyses, whichever that is; what is nested has no bound of its own."""
-    monkeypatch.setattr(work_bound, "SECONDS", 0.9)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound that any analysis of many blocks meets."""
+    monkeypatch.setattr(work_bound, "SECONDS", 0.1)
     monkeypatch.setattr(work_bound, "SECONDS_PER_NODE", 0)
-    monkeypatch.setattr(work_bound, "LOOK", 0.05)
+    monkeypatch.setattr(work_bound, "LOOK", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_analysis_that_takes_too_long_ends(tmp_path: Path, command: Command) -> None:
+    """In the thread that analyses, whichever that is; what is nested has no bound of its own."""
     model = toys.encoder(300)
     onnx.save(model, tmp_path / "m.onnx")
     outcome = command("inspect", tmp_path / "m.onnx")
     assert outcome.exit_code == 3, outcome
-    assert "m.onnx takes more than 1 seconds of work to analyse; that was stopped at " in outcome.stderr
+    assert "m.onnx takes more than 0 seconds of work to analyse; that was stopped" in outcome.stderr
     errors: list[BaseException] = []
 
     def look() -> None:
@@ -158,5 +164,21 @@ def test_an_analysis_that_takes_too_long_says_where_it_was(
     thread.start()
     thread.join()
     assert errors
-    monkeypatch.undo()
-    assert inspect(model)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_it_says_which_node_it_looked_at() -> None:
+    model = toys.attention()
+    node = view_of(model).nodes[-1]
+    stopped = pytest.raises(ModelError, match=f"that was stopped at {re.escape(node.label)}$")
+    with within(10), stopped, work_bound.bounded_work(model, "m.onnx"):
+        _look_without_end(node)
+
+
+def _look_without_end(node: Node) -> None:
+    while node:
+        pass
+
+
+def test_honest_work_is_not_stopped() -> None:
+    assert inspect(toys.encoder(300))

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 
 from onnxheadprune import UsageError, prune
 from onnxheadprune.deploying.batch import RECORD, prune_batch
+from onnxheadprune.display.facts import Strip, UnitMap
 from onnxheadprune.model.storage import writing
 from onnxheadprune.model.storage.writing import (
     HiddenFolder,
@@ -27,48 +25,13 @@ from onnxheadprune.model.storage.writing import (
     write_text,
 )
 from onnxheadprune.reporting.pictures import save_figure
-from onnxheadprune.reporting.pictures.heads import heads_picture
-from tests.asked import asked
-from tests.conftest import ROOT
+from onnxheadprune.reporting.pictures.draw import picture_of
+from tests.asked import call
 from tests.crashes import complete, in_child
 from tests.files.filesystems import POSIX, no_links
 from tests.graphs import toys
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
-    """On a file system of 64 kB, and with a limit on the size of files where none may be mounted."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    code = (
-        "import sys, pathlib; from onnxheadprune.model.storage.writing import write_file;"
-        "from onnxheadprune.errors import UsageError\n"
-        "try: write_file(pathlib.Path(sys.argv[1]), b'x' * 200_000)\n"
-        "except UsageError as error: print(error)"
-    )
-    python = f'cd {ROOT} && {sys.executable} -c "$CODE" {mount}/r.html'
-    prepare = f"echo an older one > {mount}/r.html"
-    script = f"mount -t tmpfs -o size=64k tmpfs {mount} && {prepare} && {python}; ls -A {mount}; cat {mount}/r.html"
-    limited = f"{prepare} && trap '' XFSZ && ulimit -f 16 && {python}; ls -A {mount}; cat {mount}/r.html"
-    tried = {
-        "no space is left": ["unshare", "-rm", "sh", "-c", script],
-        "File too large": ["sh", "-c", limited],
-    }
-    for why, command in tried.items():
-        if shutil.which(command[0]) is None:
-            continue
-        result = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "CODE": code}
-        )
-        if "unshare failed" in result.stderr or "mount" in result.stderr:
-            continue
-        assert result.stdout.splitlines() == [
-            f"{mount}/r.html cannot be written: {why}",
-            "r.html",
-            "an older one",
-        ]
 
 
 @POSIX
@@ -80,7 +43,7 @@ def test_texts_keep_mode_and_group(tmp_path: Path) -> None:
             os.chown(path, -1, 23456)
         before = path.stat()
         if path.suffix == ".png":
-            save_figure(heads_picture({"site": (1.0, 2.0)}), path)
+            save_figure(picture_of(UnitMap("heads", (Strip("0", "site", (1.0, 2.0)),), "")), path)
         else:
             write_text(path, "a newer one")
         after = path.stat()
@@ -101,27 +64,6 @@ def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
         assert (tmp_path / "other").read_text() == "not ours"
         assert len(list(tmp_path.iterdir())) == 2
         target.rmdir() if target.is_dir() and not target.is_symlink() else target.unlink()
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_leaves_nothing_half_written(tmp_path: Path, sent: signal.Signals) -> None:
-    """To a process that writes one text after the other."""
-    target = tmp_path / "r.html"
-
-    def write() -> None:
-        for number in range(10**6):
-            write_text(target, f"{number % 10}" * 100_000)
-
-    child = in_child(write)
-    while not target.exists():
-        time.sleep(0.001)
-    time.sleep(0.02)
-    os.kill(child, sent)
-    os.waitpid(child, 0)
-    text = target.read_text()
-    assert len(text) == 100_000 and len(set(text)) == 1
-    write_text(target, "")
-    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 @pytest.mark.slow
@@ -279,12 +221,12 @@ def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
         os.link(models / victim, out / "a.onnx")
         before = {path.name: path.read_bytes() for path in models.iterdir()}
         if victim == "w.bin":
-            result = prune_batch(models, asked(validate=False), out)
+            result = prune_batch(models, call(validate=False), out)
             assert [item.status for item in result.files] == ["refused", "done"]
             assert "was not written by this tool" in result.files[0].reason
         else:
             with pytest.raises(UsageError, match="which this call reads"):
-                prune_batch(models, asked(validate=False), out)
+                prune_batch(models, call(validate=False), out)
             assert len(list(out.iterdir())) == 1
         assert {path.name: path.read_bytes() for path in models.iterdir()} == before
 
@@ -297,7 +239,7 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     foreign = (out / "a.onnx").read_bytes()
     (tmp_path / "elsewhere.onnx").write_text("not ours")
     (out / "b.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    result = prune_batch(models, asked(validate=False), out)
+    result = prune_batch(models, call(validate=False), out)
     assert [item.status for item in result.files] == ["refused", "refused"]
     assert "was not written by this tool" in result.files[0].reason
     assert "is a link to" in result.files[1].reason
@@ -305,7 +247,7 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     for name in ("a.onnx", "b.onnx"):
         (out / name).unlink()
     for heads in ("0:1", "0:2"):
-        result = prune_batch(models, asked(heads, validate=False), out)
+        result = prune_batch(models, call(heads, validate=False), out)
         assert [item.status for item in result.files] == ["done", "done"]
 
 
@@ -320,7 +262,7 @@ def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -
         outcome = command("batch", models, "-o", target, "--heads", "0:1")
         assert outcome.exit_code == 2 and outcome.stderr.startswith("error: "), outcome
     (models / "loop.onnx").symlink_to("loop.onnx")
-    result = prune_batch(models, asked(validate=False), tmp_path / "new" / "folder")
+    result = prune_batch(models, call(validate=False), tmp_path / "new" / "folder")
     assert [item.status for item in result.files] == ["done", "done", "refused"]
 
 

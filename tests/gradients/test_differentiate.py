@@ -13,7 +13,6 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
-from onnxheadprune.edit.gradients import gradient
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.graph_text import model_of
@@ -42,19 +41,6 @@ def run(grads: Gradient, feed: Mapping[str, Any]) -> dict[str, np.ndarray[Any, A
     return {name: values[output] for name, output in grads.outputs.items()} | {"loss": values[grads.loss]}
 
 
-def test_batch_and_sequence_stay_open() -> None:
-    model = model_of(MLP)
-    grads = differentiate(model, "loss", ["w", "b", "v"])
-    assert not grads.constant
-    x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
-    weights = {name: stored(model)[name] for name in "wbv"}
-    whole = run(grads, {"x": x, **weights})
-    parts = [run(grads, {"x": x[i : i + 1], **weights}) for i in range(3)]
-    for name in "wbv":
-        assert whole[name].shape == weights[name].shape
-        np.testing.assert_allclose(whole[name], sum(part[name] for part in parts) / 3, atol=1e-6)
-
-
 def test_one_gradient_as_written_by_hand() -> None:
     model = model_of(MLP)
     w, b, v = (stored(model)[name] for name in "wbv")
@@ -66,17 +52,6 @@ def test_one_gradient_as_written_by_hand() -> None:
     np.testing.assert_allclose(found["v"], np.einsum("bsi,bsj->ij", a, dy), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["b"], dh.sum((0, 1)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["w"], np.einsum("bsi,bsj->ij", x, dh), rtol=1e-4, atol=1e-6)
-
-
-def test_nothing_is_computed_that_is_not_asked_for() -> None:
-    model = model_of(MLP)
-    few, all_of_them = (differentiate(model, "loss", names) for names in (["v"], ["w", "b", "v"]))
-    made = [node.op_type for node in few.model.graph.node]
-    assert "Exp" not in made
-    assert made.count("Gemm") == 1, "of the last product only the gradient of its weight"
-    assert len(made) < len(all_of_them.model.graph.node)
-    assert [info.name for info in few.model.graph.input] == ["x", "v"]
-    assert list(few.outputs) == ["v"]
 
 
 HELD = """
@@ -223,28 +198,6 @@ def test_weights_that_stay_on_disk_are_references(tmp_path: Path) -> None:
     np.testing.assert_allclose(values[grads.outputs["b"]], want, rtol=1e-6)
 
 
-def test_local_functions_are_inlined() -> None:
-    model = model_of("""
-    <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
-    g (float[2, 4] x) => (float loss) <float[4] w> {
-       y = own.f (x, w)
-       loss = ReduceSum <keepdims = 0> (y)
-    }
-    <domain: "own", opset_import: ["" : 17]>
-    f (a, b) => (c) {
-       c = Mul (a, b)
-    }
-    """)
-    feed = {"x": np.full((2, 4), 3, np.float32), "w": stored(model)["w"]}
-    np.testing.assert_allclose(run(differentiate(model, "loss", ["w"]), feed)["w"], 6.0)
-
-
-def test_old_opsets_are_raised() -> None:
-    model = model_of(MLP.replace('"" : 17', '"" : 11').replace("ir_version: 10", "ir_version: 6"))
-    feed = {"x": np.ones((1, 2, 4), np.float32)} | stored(model)
-    assert run(differentiate(model, "loss", ["w"]), feed)["w"].shape == (4, 6)
-
-
 def test_wrong_questions_are_refused() -> None:
     model = model_of(MLP)
     with pytest.raises(UsageError, match="no initializer 'nothing'"):
@@ -253,8 +206,3 @@ def test_wrong_questions_are_refused() -> None:
         differentiate(model, "nowhere", ["w"])
     with pytest.raises(RefusedError, match="no single real number"):
         differentiate(model, "y", ["w"])
-
-
-def test_an_operator_has_one_gradient() -> None:
-    with pytest.raises(ValueError, match="two entries of gradient for Add"):
-        gradient("Add")(lambda step: {})

@@ -68,14 +68,6 @@ ROUTINGS = {
 }
 _BOUND = "  bound = Slice (best, one, two, middle)\n"
 BY_HAND_ROUTINGS = {
-    "sorted": """
-  p = Softmax <axis = -1> (r)
-  all_v, all_i = TopK <axis = -1> (p, all)
-  v = Slice (all_v, first, two, middle)
-  i = Slice (all_i, first, two, middle)
-  total = ReduceSum <keepdims = 1> (v, last)
-  w = Div (v, total)
-""",
     "scores above a bound": "  best, unused = TopK <axis = -1> (r, two)\n"
     + _BOUND
     + """
@@ -419,7 +411,7 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
   int64[3] by_group = {{-1, {GROUPS}, {EXPERTS // GROUPS}}}, int64[2] by_expert = {{-1, {EXPERTS}}},
   int64[3] by_group_shape = {{{TOKENS}, {GROUPS}, {EXPERTS // GROUPS}}}, float low = {{-9}}, float ones = {{1}},
   int64[2] halves = {{1, 1}}, int64 more = {{{EXPERTS + 1}}}, int64[2] token_shape = {{{TOKENS}, {HIDDEN}}},
-  int64[2] choice_shape = {{{TOKENS}, {CHOSEN}}}, int64[1] all = {{{EXPERTS}}}, float minus = {{-1e30}},
+  int64[2] choice_shape = {{{TOKENS}, {CHOSEN}}}, float minus = {{-1e30}},
   float zero = {{0}}, int64 none = {{0}}, int64 axis0 = {{0}}, float capacity = {{{TOKENS}}},
   int64 slot_count = {{{TOKENS + 1}}}, int64[3] repeats = {{1, 1, {WIDTH}}},
   int64[2] wide_shape = {{{TOKENS}, {EXPERTS * WIDTH}}},
@@ -444,11 +436,7 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
     def _body(self) -> str:
         """The body; weights of all experts need not be spread."""
         body = BODIES[self.body]
-        return (
-            body.removeprefix(_SPREAD)
-            if self.routing in BY_HAND_ROUTINGS and self.routing != "sorted"
-            else body
-        )
+        return body.removeprefix(_SPREAD) if self.routing in BY_HAND_ROUTINGS else body
 
     def expected(self, x: Array, gone: Collection[int] = ()) -> Array:
         """What the model computes if the router never chooses some experts.
@@ -502,13 +490,7 @@ TOYS |= {
     for body in ("picked", "scattered")
 }
 BY_HAND = {body: Experts(body=body) for body in BY_HAND_BODIES}
-BY_HAND |= {
-    f"sorted, {body}": Experts("sorted", body)
-    for body in ("picked", "scattered", "each, compared", "each, where")
-}
-BY_HAND |= {
-    f"{routing}, weighed": Experts(routing, "weighed") for routing in BY_HAND_ROUTINGS if routing != "sorted"
-}
+BY_HAND |= {f"{routing}, weighed": Experts(routing, "weighed") for routing in BY_HAND_ROUTINGS}
 BY_HAND |= {
     f"{routing}, {body}": Experts(routing, body)
     for routing in ("all, softmax", "all, sigmoid", "all, relu")

@@ -188,6 +188,8 @@ TAGS = ("l0", "l1", "l2")
 SEVERAL: list[Cut] = [{"0": [1], "2": [0, 3]}, {"1": range(4)}, {"ffn.1": [2, 5]}]
 exiting("exits, nested", exits.nested, TAGS, SEVERAL)
 exiting("exits, chain", exits.chain, TAGS, SEVERAL)
+exiting("exits, weights outside", exits.FORMS["weights outside"], TAGS, SEVERAL)
+exiting("exits, negated", exits.FORMS["negated"], TAGS, SEVERAL)
 exiting("exit of a loop", exits.loop, ("l",))
 
 _QUICK = (
@@ -213,9 +215,13 @@ def mixture(name: str, toy: experts.Experts, gathers: int) -> None:
         )
 
     found = [Found(experts.EXPERTS, key="moe.0", of="experts")]
-    cuts = [{"moe.0": [1, 4]}, {"moe.0": [0, 5]}]
-    least = 1 if toy.routing.startswith("all, ") else experts.CHOSEN
-    refused = [({"moe.0": range(experts.EXPERTS - least + 1)}, "would be left")]
+    least = {"all": 1, "one more": experts.CHOSEN + 1}.get(toy.routing.partition(",")[0], experts.CHOSEN)
+    cuts: list[Cut] = [{"moe.0": [1, 4]}, {"moe.0": [0, 5]}]
+    refused: list[tuple[Cut, str]] = [({"moe.0": range(experts.EXPERTS - least + 1)}, "would be left")]
+    if "groups" in toy.routing:
+        refused.append(({"moe.0": [2]}, "groups of its router with different numbers"))
+    else:
+        cuts.append({"moe.0": range(experts.EXPERTS - least)})
     add(
         Row(
             f"mixture, {name}",

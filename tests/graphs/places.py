@@ -387,7 +387,7 @@ for keepdims in (0, 1):
 
     @row(f"heads from sequences, keepdims {keepdims}", HEADS)
     def _(net: Net, keepdims: int = keepdims) -> Any:
-        """A SplitToSequence hands out heads one by one, with their axis and without it."""
+        """A SplitToSequence outputs heads one by one, with their axis and without it."""
         x, parts = source(net), {}
         for name in "qkv":
             parts[name] = net.op("SplitToSequence", heads_of(net, x, name), axis=1, keepdims=keepdims)

@@ -252,6 +252,13 @@ def _beside(net: Net, data: Any) -> Any:
     return net.op("Add", "x", projected(net, both, H * D + 5))
 
 
+def _moved(net: Net, data: Any) -> Any:
+    """Zeros under other axes, repeated and picked from, are zeros."""
+    turned = net.op("Unsqueeze", _channels(net, projected(net, data)), net.ints(0))
+    twice = net.op("Tile", turned, net.ints(2, 1, 1, 1))
+    return net.op("Add", _channels(net, net.op("Gather", twice, net.number(1, np.int64), axis=0)), "x")
+
+
 def _flat_shape(net: Net, data: Any) -> Any:
     """Somebody looks at the shape of what nobody needs any more."""
     made = _post_norm(net, data)
@@ -262,7 +269,7 @@ ENDS: dict[str, Make] = {
     make.__name__.strip("_").replace("_", " "): make
     for make in (
         _post_norm, _gemm, _convolution, _qlinear_conv, _qgemm, _two_biases, _scaled_bias, _cut_off, _beside,
-        _flat_shape,
+        _moved, _flat_shape,
     )
 }  # fmt: skip
 for what, end in ENDS.items():

@@ -1,5 +1,16 @@
 """All modules with rows."""
 
-from tests.graphs import blocks, caches, heads, missed, models, owned, places, quantized
+from tests.graphs import (
+    blocks,
+    caches,
+    heads,
+    missed,
+    models,
+    owned,
+    places,
+    quantized,
+    routers,
+    shared,
+)
 
-__all__ = ["blocks", "caches", "heads", "missed", "models", "owned", "places", "quantized"]
+ALL = (blocks, caches, heads, missed, models, owned, places, quantized, routers, shared)

@@ -42,6 +42,14 @@ class Found:
     together: Sequence[Sequence[int]] | None = None
     reason: tuple[str, str] | None = None
 
+    @property
+    def sets(self) -> list[list[int]]:
+        """Units that can only be removed together, or that share keys and values."""
+        if self.together is not None:
+            return list(map(list, self.together))
+        ratio = self.units // (self.groups or self.units)
+        return [list(range(first, first + ratio)) for first in range(0, self.units, ratio)]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -109,19 +117,12 @@ def _cuts(site: Found) -> list[Cut]:
     """Two groups that are no neighbours or one, one unit of each group, and the whole site."""
     if site.reason is not None:
         return []
-    together = site.together or _groups(site)
-    sets: list[Sequence[int]] = []
-    if len(together) > 1:
-        sets.append(together[0] if len(together) < 4 else [*together[0], *together[2]])
-    if site.together is None and site.groups not in (None, site.units) and site.units > (site.groups or 1):
-        sets.append([group[-1] for group in _groups(site)])
-    return [{site.key: list(units)} for units in [*sets, range(site.units)]]
-
-
-def _groups(site: Found) -> list[list[int]]:
-    count = site.groups or site.units
-    ratio = site.units // count
-    return [list(range(group * ratio, (group + 1) * ratio)) for group in range(count)]
+    cuts: list[Sequence[int]] = []
+    if len(site.sets) > 1:
+        cuts.append(site.sets[0] if len(site.sets) < 4 else [*site.sets[0], *site.sets[2]])
+    if site.together is None and len(site.sets[0]) > 1:
+        cuts.append([some[-1] for some in site.sets])
+    return [{site.key: list(units)} for units in [*cuts, range(site.units)]]
 
 
 ROWS: dict[str, Row] = {}

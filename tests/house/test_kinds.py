@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import pytest
-
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.settings import units
 from tests.sources import FILES, PACKAGE, tree
@@ -24,13 +22,13 @@ RECORDS = [name for name, item in vars(units).items() if isinstance(item, units.
 SPOKEN = {
     "attention/specs.py": "an example of --layers in a sentence",
     "cli/guides.py": "examples of options, and the options that most calls need",
-    "cli/prune.py": "--neurons, and what the command says of itself",
+    "cli/commands.py": "--neurons, and what the command says of itself",
     "api/typed.py": "the types of the keywords neurons and experts",
-    "edit/site_cuts.py": "the field that every plan has in JSON",
+    "edit/plan.py": "the field that every plan has in JSON",
     "liveness/layouts.py": "what inputs of one operator that holds experts mean",
     "liveness/emptied.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
-    "choosing/joint.py": "why experts are counted in bytes",
+    "choosing/select.py": "why experts are counted in bytes",
     "choosing/scoring/reap.py": "scores that experts alone have",
     "settings/cutting.py": "the declarations of --neurons and --multiple-of",
 }
@@ -100,30 +98,3 @@ def test_nobody_asks_which_kind_it_is() -> None:
     assert {name: places for name, places in asks.items() if places} == {}
     names = {name: places for name, places in found.items() if places}
     assert names.keys() == SPOKEN.keys(), {name: names[name] for name in names.keys() - SPOKEN.keys()}
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("if isinstance(site, AttentionSite): pass", "isinstance"),
-        ("if isinstance(site, (int, unit.NeuronSite)): pass", "isinstance"),
-        ("a = type(site) is NeuronSite", "is NeuronSite"),
-        ("a = site.KIND.units == word", "site.KIND.units == word"),
-        ("a = 'ffn.3'", "names it"),
-        ("a = plan.neurons", "names it"),
-    ],
-)
-def test_the_scan_sees(line: str, told: str) -> None:
-    (first, *_) = _asked(ast.parse(line), ["AttentionSite", "NeuronSite"], WORDS)
-    assert told in first
-
-
-def test_a_kind_is_one_file() -> None:
-    """Each kind beside heads is a class in a file of its own, which its finders and the list of kinds name."""
-    importing = []
-    for path in FILES:
-        text = path.read_text("utf-8")
-        if "NeuronSite" in text:
-            importing.append(path.relative_to(PACKAGE).as_posix())
-    home = "attention/sites"
-    assert importing == [f"{home}/{name}.py" for name in ("neuron_site", "neurons")]

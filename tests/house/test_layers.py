@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "settings",
     "model",
+    "display",
     "edit",
     "liveness",
     "operators",

@@ -17,21 +17,19 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.cli import NAMES
+from onnxheadprune.cli.guides import COMMANDS
 from tests.graphs import toys
 from tests.sources import FILES, PACKAGE, nodes
 
 HEAVY = {
     "PIL",
     "dask",
-    "jinja2",
     "matplotlib",
     "onnx_graphsurgeon",
     "onnx_ir",
     "onnxscript",
     "pandas",
     "pyarrow",
-    "pydantic",
     "rich.markdown",
     "rich.progress",
     "rich.syntax",
@@ -60,16 +58,18 @@ PAGES = frozenset({"reporting.page", "reporting.pictures"})
 """Drawn for who asks for a page or a picture."""
 SCORED = frozenset(f"choosing.scoring.{method}" for method in ("ablation", "reap", "taylor"))
 OTHERS = frozenset({"deploying", "integrations"}) | PAGES
-CHOICE = frozenset({"choosing", "training", "fusion"})
+CHOICE = frozenset({"choosing", "training", "fusion", "edit.gradients"})
 """Needed where the tool chooses what goes, or changes what stays."""
 LIMITS = frozenset({"benchmarking.gate", "benchmarking.flops"})
 """A limit and whether it was kept, and the operations of a run: every result has room for them."""
 MEASURES = frozenset({"data.drift"})
 """The measure of a difference, which a proof takes."""
+PAIRS = frozenset({"deploying.pairs"})
+"""Two models, of files or of folders."""
 FINDERS = frozenset(f"attention.sites.{name}" for name in ("mixtures", "neurons"))
 """The searches for units of other kinds, each as long as all else that a cut of heads takes."""
 CALLS = {
-    "help": Call("--help", ROOMS - {"cli", "errors"}),
+    "help": Call("--help", ROOMS - {"cli", "errors", "settings"}),
     "named heads": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu",
         CHOICE | OTHERS | FINDERS | {"benchmarking", "data"},
@@ -92,7 +92,7 @@ CALLS = {
         heavy=frozenset({"scipy", "threadpoolctl"}),
     ),
     "fuse": Call(
-        "fuse {model} --mode contrib -o {out} --provider cpu",
+        "prune {model} --fuse contrib -o {out} --provider cpu",
         (CHOICE - {"fusion"}) | OTHERS | {"benchmarking", "data"},
         LIMITS | MEASURES,
     ),
@@ -104,9 +104,11 @@ CALLS = {
     "validate": Call(
         "validate {model} {cut} --provider cpu",
         CHOICE | OTHERS | {"benchmarking", "data"},
-        LIMITS | MEASURES,
+        LIMITS | MEASURES | PAIRS,
     ),
-    "bench": Call("bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow", "attention"}),
+    "bench": Call(
+        "bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow", "attention"}, PAIRS
+    ),
 }
 LOADED = """
 import json, sys
@@ -162,17 +164,10 @@ def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp
 @pytest.mark.slow
 def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
     """What a clock would show on a quiet machine: a command's help in a fifth of a second."""
-    calls = "\n".join(carried_out(f"{name} --help") for name in NAMES)
+    calls = "\n".join(carried_out(f"{name} --help") for name in COMMANDS)
     ours, heavy = loaded_by(calls)
     assert {name.partition(".")[0] for name in ours} <= {"", "cli", "errors", "settings"}
     assert not [name for name in ours if name.startswith("reporting.")] and heavy == set()
-
-
-@pytest.mark.slow
-def test_the_python_api_of_a_cut_loads_no_more() -> None:
-    ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
-    assert unasked(ours, CALLS["without a proof"]) <= {"data.sources"}
-    assert heavy == set()
 
 
 @pytest.mark.slow
@@ -183,7 +178,7 @@ def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
 
 
 ROOT = Path(__file__).parents[2]
-BROUGHT = {"dask": "distributed", "google": "onnx", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
+BROUGHT = {"dask": "distributed", "google": "onnx"}
 """Modules that come with a package, by its name."""
 HOSTS = {"olive"}
 """Programs that load a part of this package: they are there where it is imported."""

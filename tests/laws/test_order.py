@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune import RefusedError, UsageError, prune
 from tests.graphs.net import Cut
-from tests.graphs.table import Found, Row
+from tests.graphs.table import Row
 from tests.laws.cutting import LEGAL, assert_equal, feeds, one_of, spec
 from tests.liveness.one_node import run
 
@@ -20,25 +20,17 @@ LONE = ("MultiHeadAttention",)
 """Rows of which one head is left, whose cache is not told from one that all heads share."""
 
 
-def groups_of(site: Found) -> list[list[int]]:
-    if site.together is not None:
-        return list(map(list, site.together))
-    ratio = site.units // (site.groups or site.units)
-    return [list(range(first, first + ratio)) for first in range(0, site.units, ratio)]
-
-
 def parts_of(row: Row) -> Sequence[Cut]:
     """Two sets of units, of one site or of two; and a whole one behind a part."""
     sites = [site for site in row.sites if site.reason is None and site.units > 1 and site.of != "experts"]
     if not sites:
         return []
     first, last = sites[0], sites[-1]
-    some = groups_of(first)
-    parts: list[Cut] = [{first.key: some[0]}]
-    if len(some) > 2:
-        parts.append({first.key: some[2]})
+    parts: list[Cut] = [{first.key: first.sets[0]}]
+    if len(first.sets) > 2:
+        parts.append({first.key: first.sets[2]})
     if last is not first:
-        parts.append({last.key: groups_of(last)[-1]})
+        parts.append({last.key: last.sets[-1]})
     return parts
 
 

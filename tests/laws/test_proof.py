@@ -222,7 +222,8 @@ def _is_no(row: Row, damage: Damage) -> bool:
             narrowed = row.graph.narrowed(feed, row.legal[0])
             assert_equal(run(model, narrowed), run(pruned(row.name), narrowed))
         return False
-    assert found.exact == "no" and found.verdict == "failed", (found.exact, found.reason)
+    assert (found.exact, found.verdict, found.passed) == ("no", "failed", False), found.reason
+    assert found.reason == found.problems[0]
     return True
 
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.sites.routing_values import behind
+from onnxheadprune.attention.sites.routing_walk import behind
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.operator import REDUCES
 from onnxheadprune.operators import view_of
@@ -102,4 +102,4 @@ def test_a_one_hot_mask_that_is_reduced_to_experts_is_no_bug(axes: list[int]) ->
   hit = Greater (hits, low)
 """
     (mixture,) = inspect(Experts(more=more, outputs=", bool[6] hit").model()).of("experts")
-    assert "hit hands out scores of experts" in str(mixture.reason)
+    assert "hit is a graph output with scores of experts" in str(mixture.reason)

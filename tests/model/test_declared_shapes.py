@@ -45,7 +45,7 @@ def test_sites_stay_what_they_were(name: str) -> None:
     model = infer_shapes(MODELS[name]())
     right = inspect(model)
     assert not right.ignored_declarations
-    # Of what a node with bodies hands out nobody but its declaration may know the rank.
+    # The rank of an output of a node with bodies may be known from its declaration alone.
     bodies = any(item.HasField("g") for node in model.graph.node for item in node.attribute)
     for where, changed in _corrupted(model):
         found = inspect(changed)

@@ -10,10 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from onnxheadprune.deploying.batch import Proven, Record
-from onnxheadprune.deploying.batch_worker import Proof
-from onnxheadprune.deploying.jobs.state import Entry
-from onnxheadprune.deploying.jobs.state import State as JobState
+from onnxheadprune.deploying.ledger import Entry, Ledger
 from onnxheadprune.model.typed_json import (
     HIDDEN,
     OPTIONAL,
@@ -76,10 +73,9 @@ OUTER = Outer(
 )
 EXAMPLES: Mapping[str, Any] = {
     "every sort": OUTER,
-    "a job's state": JobState(
+    "the steps of a job": Ledger(
         owned={"m.onnx"}, entries={"prune": Entry("key", {"m.onnx": "0123"}, 1.5), "bench": Entry("key")}
     ),
-    "a batch's record": Record(models={"m.onnx": Proven("0123", Proof({"m": "0"}, {"o": "1"}, "exact"))}),
     "a checkpoint": Kept(
         "key",
         {"parameters": 2},
@@ -157,7 +153,7 @@ def test_a_field_that_may_be_left_out_has_its_default() -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"key": 1, "key": 1}', "[" * 100_000, "9" * 5000, "nul"])
 def test_what_is_no_document_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|is not a"):
-        parsed(Record, text)
+        parsed(Ledger, text)
 
 
 def test_a_loss_that_is_no_number_survives() -> None:

@@ -47,7 +47,7 @@ EXPORT: Mode = {"model": ("export-{model}",), "output": ("-o", "outdir")}
 HEADS: Mode = {"heads": ("--heads", "0:1")}
 RATIO: Mode = {"ratio": ("--ratio", "0.5")}
 DRY: Mode = {"model": ("{model}.onnx",), "dry_run": ("--dry-run",)}
-QUICK: Mode = {"batch": ("--batch", "2"), "repeats": ("--repeats", "5")}
+QUICK: Mode = {"batch": ("--batch", "2"), "repeats": ("--repeats", "7")}
 PAIR: Mode = {"model": ("{model}.onnx",), "pruned": ("{model}-less.onnx",)}
 
 MODES: dict[str, dict[str, Mode]] = {
@@ -62,6 +62,8 @@ MODES: dict[str, dict[str, Mode]] = {
         | HEADS,
         "heads unproven": OUT | HEADS | {"validate": ("--no-validate",)},
         "heads ahead": DRY | HEADS,
+        "fused": OUT | {"fuse": ("--fuse", "contrib")},
+        "fused ahead": DRY | {"fuse": ("--fuse", "contrib")},
         "folder": EXPORT | HEADS,
         "folder ahead": {"model": ("export-{model}",), "dry_run": ("--dry-run",)} | HEADS,
         "folder on data": EXPORT | RATIO | DATA,
@@ -79,17 +81,6 @@ MODES: dict[str, dict[str, Mode]] = {
         | DATA,
     },
     "recover": {"plain": PAIR | {"output": ("-o", "out.onnx"), "budget": ("--budget", "1")} | DATA},
-    "fuse": {
-        "plain": OUT,
-        "standard": OUT | {"mode": ("--mode", "onnx")},
-        "ahead": DRY,
-        "unproven": OUT | {"validate": ("--no-validate",)},
-        "in place": {
-            "model": ("{model}.onnx",),
-            "in_place": ("--in-place",),
-            "backup": ("--backup", "kept.onnx"),
-        },
-    },
     "batch": {
         "heads": FOLDER | HEADS,
         "heads unproven": FOLDER | HEADS | {"validate": ("--no-validate",)},
@@ -216,7 +207,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "heatmap": shown("--heatmap", "heat.svg"),
         "time": shown("--time", "4s", along=("--data", "{model}.npz")),
         "runtime": shown("--runtime", "genai"),
-        "per_layer_config": shown("--per-layer-config", model="cache"),
         "exclude": shown("--exclude", "nowhere"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
     }
@@ -232,7 +222,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "drift": RESPECTING["drift"],
         "report": AT_ONE_MODEL["report"],
     },
-    "fuse": WRITING | AT_ONE_MODEL | {"mode": shown("--mode", "onnx")},
     "quantize": CALIBRATING
     | ROUNDING
     | {
@@ -312,7 +301,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "max_drift": shown("--max-drift", "0"),
         "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
         "strict": shown("--strict"),
-        "min_speedup": shown("--min-speedup", "50", along=("--repeats", "5", "--batch", "2")),
+        "min_speedup": shown("--min-speedup", "50", along=("--repeats", "7", "--batch", "2")),
         "as_json": shown("--json"),
     },
     "bench": MEASURING
@@ -355,8 +344,8 @@ SAME = {("batch", "ratio on data")}
 OTHERWISE: dict[tuple[str, str], Words] = {
     ("score", "method"): ("--method", "taylor"),
     ("sweep", "ratios"): ("0.25:0.25:1",),
-    ("validate", "repeats"): ("--repeats", "7"),
-    ("bench", "repeats"): ("--repeats", "7"),
+    ("validate", "repeats"): ("--repeats", "9"),
+    ("bench", "repeats"): ("--repeats", "9"),
     ("validate", "time_budget"): ("--time-budget", "0.02"),
     ("bench", "time_budget"): ("--time-budget", "0.02"),
     ("bench", "memory"): (),

@@ -54,7 +54,7 @@ def write_models(folder: Path) -> Path:
     _linked(folder)
     curve = Curve("toy.onnx", heads=4, unit="kl", points=(), knee=None)
     (folder / "curve.json").write_text(
-        json.dumps({"written_by": "onnxheadprune", **curve.to_dict()}), encoding="utf-8"
+        json.dumps({"written_by": "onnxheadprune", **curve.document()}), encoding="utf-8"
     )
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
     (folder / "keep.txt").write_text("0-13\n", encoding="utf-8")

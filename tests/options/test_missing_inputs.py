@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from onnxheadprune.cli import group
-from onnxheadprune.cli.parameter_types import FILE
+from onnxheadprune.cli.program import group
+from onnxheadprune.cli.values import inputs_of
 from tests.conftest import Outcome
 from tests.options.catalogue import MODES, TRIALS, Mode
 
@@ -18,11 +18,11 @@ HUB = "(; a model of a hub is exported first: optimum-cli export onnx --model .*
 """What is also said of models whose name has no suffix."""
 
 
-def inputs_of(name: str) -> list[str]:
+def named_inputs(name: str) -> list[str]:
     """The parameters of a command that name what it reads."""
-    return [
-        item.name or "" for item in group.commands[name].params if item.type is FILE or item.name == "data"
-    ]
+    command = group.commands[name]
+    files = inputs_of(command)
+    return [item.name or "" for item in command.params if item in files or item.name == "data"]
 
 
 def is_complete(name: str, line: list[str]) -> bool:
@@ -36,7 +36,7 @@ def is_complete(name: str, line: list[str]) -> bool:
 
 def calls(name: str) -> Iterator[tuple[str, Mode]]:
     """Calls by what they lack: the model beside each option, and each other input once."""
-    first, *others = inputs_of(name)
+    first, *others = named_inputs(name)
     for path, option in [*((first, option) for option in TRIALS[name]), *zip(others, others, strict=True)]:
         trial = TRIALS[name][option]
         for mode in MODES[name].values():
@@ -51,7 +51,7 @@ def words_of(typed: Mode) -> list[str]:
     return [word.replace("{model}", "fixed") for words in typed.values() for word in words]
 
 
-@pytest.mark.parametrize("name", [name for name in MODES if inputs_of(name)])
+@pytest.mark.parametrize("name", [name for name in MODES if named_inputs(name)])
 def test_missing_inputs_are_said_to_be_missing(
     name: str, command: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,4 +72,4 @@ def test_missing_inputs_are_said_to_be_missing(
         seen.add(path)
         for file in tmp_path.iterdir():
             file.unlink()
-    assert seen == set(inputs_of(name))
+    assert seen == set(named_inputs(name))

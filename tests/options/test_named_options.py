@@ -8,22 +8,19 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
+from onnxheadprune.cli.program import group
 from onnxheadprune.settings.words import keyword, option
-from tests.conftest import ROOT, Command
-from tests.graphs import toys
+from tests.conftest import ROOT
 from tests.sources import FILES, nodes
 
 FOREIGN = {
-    "runtime/host.py": {"--query-gpu", "--format"},
+    "runtime/providers.py": {"--query-gpu", "--format"},
     "integrations/olive.py": {"--config", "--package-config"},
     "model/documents.py": {"--model"},
 }
@@ -65,13 +62,10 @@ def test_options_in_messages_are_in_help() -> None:
     assert {name: options for name, options in strays.items() if options} == {}
 
 
-def test_the_scan_finds_options() -> None:
-    assert OPTION.findall("give --data, or --max-drift=2; not a--b or --no-") == ["--data", "--max-drift"]
-
-
-NO_KEYWORD = {"per_layer_config"}
-"""Options of commands and keys of jobs alone: no function says their messages."""
-AS_WRITTEN = {"workflow/pipeline.py": "an entry of metadata, which is the same whoever writes the model"}
+AS_WRITTEN = {
+    "workflow/pipeline.py": "an entry of metadata, which is the same whoever writes the model",
+    "workflow/inspection.py": "titles of the command's tables, which notebooks show too",
+}
 COMMAND = re.compile(r"(?:onnxheadprune|optimum-cli|pip install)\b[^;,`]*")
 ELSEWHERE = ("cli", "settings", "reporting", "integrations", "deploying/jobs")
 """Rooms whose messages Python functions do not raise."""
@@ -85,17 +79,18 @@ def keywords() -> set[str]:
     return {name for thing in public if callable(thing) for name in inspect.signature(thing).parameters}
 
 
+IN_TEXT = re.compile(r"`(?:(\w+) )?([a-z]\w*)(?:=([^`]*))?`")
+
+
 def named(path: Path) -> Iterator[tuple[str, str, str]]:
     """The settings that messages of a module name: names, values as far as they are fixed, and commands."""
-    for node in nodes(path):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "named_setting":
-            given = [item.value if isinstance(item, ast.Constant) else "x" for item in node.args]
-            command = [item.value.value for item in node.keywords if isinstance(item.value, ast.Constant)]
-            yield str(given[0]), str((*given, "")[1]), str((*command, "")[0])
+    for text in texts(path) if path.parent.name != "settings" else ():
+        found = IN_TEXT.findall(text)
+        yield from ((name, value, command) for command, name, value in found if name not in group.commands)
 
 
 def test_settings_in_messages_are_options_of_commands_and_keywords_of_functions() -> None:
-    shown, known = listed()[0], keywords() | NO_KEYWORD
+    shown, known = listed()[0], keywords()
     found = {(path.relative_to(PACKAGE).as_posix(), item) for path in FILES for item in named(path)}
     assert len(found) > 50
     for place, (name, value, command) in found:
@@ -131,27 +126,3 @@ def said(value: object) -> Iterator[str]:
         yield from (
             text for item in (value.values() if isinstance(value, dict) else value) for text in said(item)
         )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("keywords", "options"),
-    [
-        ({"heads": "0:0", "cache": "renumber"}, "prune --heads 0:0 --cache renumber"),
-        ({"ratio": 0.25}, "prune --ratio 0.25"),
-        ({"to": "int8-dynamic"}, "quantize --to int8-dynamic"),
-    ],
-)
-def test_a_result_in_python_names_keywords_and_on_the_command_line_options(
-    keywords: dict[str, Any], options: str, command: Command, tmp_path: Path
-) -> None:
-    model, name = tmp_path / "toy.onnx", options.partition(" ")[0]
-    onnx.save(toys.attention(), model)
-    result = getattr(ohp, name)(model, **keywords)
-    document = command(*options.split(), model, "-o", tmp_path / "out.onnx", "--json").document
-    texts_of_command = (text for text in said(document) if not text.startswith("onnxheadprune"))
-    written = {text for text in texts_of_command if OPTION.search(text)}
-    read = {*said(result.to_dict()), *([result._repr_html_()] if name == "prune" else [])}
-    starts = [OPTION.split(text)[0] for text in written]
-    assert starts and all(any(text.startswith(start) for text in read) for start in starts)
-    assert not [text for text in read if OPTION.search(text) or "\x0e" in text]

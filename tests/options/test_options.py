@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from onnxheadprune.cli import group
+from onnxheadprune.cli.program import group
 from tests.conftest import Command, Outcome
 from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, SAME, TRIALS, Mode, Trial, Words
 from tests.options.models import write_models
@@ -44,7 +44,7 @@ def look(
     shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_in_process: None
 ) -> Callable[[str, Words], Seen]:
     """Runs a command line in a fresh copy of the shelf; the same line is run once."""
-    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 2)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.SLICE", 0.001)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
     monkeypatch.setattr("onnxheadprune.workflow.choice.latency.SECONDS", 0.01)
@@ -206,7 +206,7 @@ def test_without_rules_options_are_ignored(
     assert _ignored("prune", MODES["prune"]["heads"] | JSON, option, TRIALS["prune"][option], look)
 
 
-@pytest.mark.parametrize("name", ["prune", "fuse", "batch", "sweep"])
+@pytest.mark.parametrize("name", ["prune", "recover", "batch", "sweep"])
 def test_help_has_every_option_in_a_group(name: str, command: Command) -> None:
     outcome = command(name, "--help-all")
     assert "Output:" in outcome.stdout

@@ -37,8 +37,8 @@ def _line(mode: Mode, model: str, along: Words = ()) -> Words:
 
 
 LINES = list(_lines())
-FIRST = [(name, next(iter(modes))) for name, modes in MODES.items()]
-"""The first mode of each command."""
+FIRST = [(name, next(iter(modes))) for name, modes in MODES.items() if name not in ("sweep", "recover")]
+"""The first mode of each command that does not take long."""
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +88,13 @@ def test_a_forked_child_runs(tmp_path: Path) -> None:
     """After calls of every kind in the parent; a child that waits for a thread of its parent waits for ever."""
     onnx.save(toys.attention(), tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).standard_normal((8, 6, toys.HIDDEN)).astype(np.float32)}
-    for number in range(3):
-        prune(tmp_path / "m.onnx", tmp_path / f"o{number}.onnx", ratio=0.5, data=data, provider="cpu")
+    prune(tmp_path / "m.onnx", tmp_path / "parent.onnx", ratio=0.5, data=data, provider="cpu")
     child = os.fork()
     if not child:
         signal.alarm(60)
         try:
-            for number in range(3):
-                prune(tmp_path / "m.onnx", tmp_path / f"c{number}.onnx", ratio=0.5, data=data, provider="cpu")
-                gc.collect()
+            prune(tmp_path / "m.onnx", tmp_path / "child.onnx", ratio=0.5, data=data, provider="cpu")
+            gc.collect()
         finally:
-            os._exit(0 if (tmp_path / "c2.onnx").exists() else 1)
+            os._exit(0 if (tmp_path / "child.onnx").exists() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

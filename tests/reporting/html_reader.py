@@ -34,7 +34,3 @@ class Read(HTMLParser):
     @property
     def tags(self) -> list[str]:
         return [tag for tag, _ in self.elements]
-
-    def cells(self, kind: str) -> int:
-        """Heads of the map that are drawn so."""
-        return sum(tag == "td" and kind in (found.get("class") or "").split() for tag, found in self.elements)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-POINT = {"batch": 1, "seq": 128, "past": None, "extent": None, "dims": {}}
-
 
 def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
     """A cut of every second head, chosen by scores."""
@@ -85,53 +83,4 @@ def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
             "versions": {"onnx": "1.20.0", "onnxruntime": "1.27.0"},
         },
         "warnings": [],
-    }
-
-
-def benchmark_document() -> dict[str, Any]:
-    """Two models at one size; the second takes two thirds of the time."""
-
-    def cell(model: int, median: float, comparison: dict[str, Any] | None) -> dict[str, Any]:
-        latency = {"p50": median, "low": 0.95 * median, "high": 1.05 * median, "runs": 50}
-        return {"model": model, "point": POINT, "latency_seconds": latency, "comparison": comparison}
-
-    faster = {"speedup": 1.5, "ratio": {"value": 0.667, "low": 0.64, "high": 0.7}, "verdict": "faster"}
-    return {
-        "models": [
-            {"name": "here/large.onnx"},
-            {"name": "here/small.onnx", "memory": {"peak_bytes": 2_000_000}},
-        ],
-        "cells": [cell(0, 0.003, None), cell(1, 0.002, faster)],
-        "verdicts": {"1": "faster"},
-        "settings": {"rounds": 5, "confidence": 0.95, "seed": 0},
-        "provider": {"name": "CPUExecutionProvider", "reason": "asked for"},
-        "versions": {"onnxruntime": "1.27.0"},
-        "machine": {"processor": "a processor", "cores": 2, "cards": []},
-        "notes": ["the machine was busy"],
-    }
-
-
-def curve_document() -> dict[str, Any]:
-    """Three cuts, the second one at the knee."""
-    points = [
-        {
-            "ratio": ratio,
-            "removed": int(8 * ratio),
-            "drift": drift,
-            "accuracy": accuracy,
-            "speedup": 1 + ratio,
-            "speed": None,
-            "share": None,
-            "units": {"heads": int(8 * ratio)},
-        }
-        for ratio, drift, accuracy in ((0, 0.0, 0.99), (0.25, 0.001, 0.985), (0.5, 0.05, 0.9))
-    ]
-    return {
-        "model": "here/large.onnx",
-        "heads": 8,
-        "ratio_of": "heads",
-        "drift_unit": "kl",
-        "measured_on": "held-out data",
-        "points": points,
-        "knee": 1,
     }

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
-from onnxheadprune import Comparison, Ratio, prune
-from onnxheadprune.benchmarking.measure import Verdict
-from onnxheadprune.model.spelling import change, size
+from onnxheadprune import prune
+from onnxheadprune.display.spelling import change
 from onnxheadprune.model.storage.tensors import stored_size
 from tests.conftest import Command
 from tests.graphs import toys
@@ -34,16 +33,6 @@ def test_constants_count_as_initializers_do() -> None:
     bare.graph.node.append(helper.make_node("Constant", [], ["a"], value_ints=[1, 2, 3]))
     bare.graph.node.append(helper.make_node("Constant", [], ["b"], value_float=1.0))
     assert stored_size(bare).to_dict() == {"elements": 4, "bytes": 28}
-
-
-def test_constants_in_bodies_and_functions_count() -> None:
-    tensor = numpy_helper.from_array(toys.get_initializer(toys.attention(), "attn.q.bias"), "w")
-    node = helper.make_node("Constant", [], ["w"], value=tensor)
-    body = helper.make_graph([node], "body", [], [helper.make_empty_tensor_value_info("w")])
-    model = ModelProto()
-    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body))
-    model.functions.append(helper.make_function("d", "F", [], ["w"], [node], []))
-    assert stored_size(model).elements == 3 * tensor.dims[0]
 
 
 @pytest.mark.parametrize("constants", [False, True])
@@ -93,18 +82,3 @@ def test_growth_has_a_plus_and_a_warning(command: Command, tmp_path: Path) -> No
 )
 def test_changes_carry_their_sign_once(before: float, after: float, said: str) -> None:
     assert change(before, after) == said
-
-
-def test_sizes_round_into_the_next_unit() -> None:
-    assert [size(number) for number in (999, 1000, 999_999, 10**9)] == [
-        "999 B",
-        "1.00 kB",
-        "1.00 MB",
-        "1.00 GB",
-    ]
-
-
-@pytest.mark.parametrize("verdict", ["no measurable difference", "slower"])
-def test_nothing_is_saved_where_nothing_was_faster(verdict: Verdict) -> None:
-    assert Comparison(Ratio(0.8, 0.7, 1.3), 0.01, verdict, 1.006).saved is None
-    assert Comparison(Ratio(0.8, 0.7, 0.9), 0.01, "faster", 2.0).saved == pytest.approx(0.4)

@@ -9,11 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import AttributeProto, ModelProto
-from rich.text import Text
 
-from onnxheadprune import inspect
-from onnxheadprune.model.spelling import escaped
-from onnxheadprune.reporting.console import heading, out, row, table
+from onnxheadprune.display.spelling import escaped
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -52,11 +49,6 @@ def harmless(text: str) -> bool:
     return not OBEYED.search(text) and not any(line.startswith("faked") for line in text.splitlines())
 
 
-def test_names_are_hostile_and_kept(model: Path) -> None:
-    (site,) = inspect(model)
-    assert EVIL in site.name
-
-
 COMMANDS = {
     "inspect": ("inspect", "M"),
     "plan": ("prune", "M", "--heads", "0:1", "--dry-run"),
@@ -76,7 +68,7 @@ COMMANDS = {
         "--heatmap",
         "H.svg",
     ),
-    "fuse": ("fuse", "M", "-o", "O", "--dry-run"),
+    "fuse": ("prune", "M", "--fuse", "contrib", "--dry-run"),
     "batch": ("batch", "DIR", "-o", "OUT", "--heads", "0:1"),
     "score": ("score", "M", "--method", "weight", "--heatmap", "H.svg"),
     "bench": ("bench", "M", "M", "--batch", "1", "--seq", "4", "--repeats", "5", "--no-memory"),
@@ -123,7 +115,7 @@ def test_nothing_of_a_name_is_obeyed(
     for page in tmp_path.glob("*.html"):
         content = page.read_text(encoding="utf-8")
         assert harmless(content)
-        assert content.count("<script") == 1, "the page has one of its own"
+        assert "<script" not in content
     for picture in tmp_path.glob("*.svg"):
         assert harmless(picture.read_text(encoding="utf-8"))
 
@@ -147,12 +139,3 @@ def test_every_character_is_either_shown_or_spelled() -> None:
         assert shown == chr(number) or shown.startswith("\\")
     assert escaped("häd_0/注意.weight [x]") == "häd_0/注意.weight [x]"
     assert escaped("a\nb\x1b", lines=True) == "a\nb\\x1b"
-
-
-def test_the_pieces_of_reports_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    made = table("a", "b")
-    made.add_row("one\nfaked", Text("two\x1b[31m"))
-    out().print(heading("h\nfaked\x1b"), row("label\n", "text\x9b"), "plain\x1b[0m", made, sep="\n")
-    printed = capsys.readouterr().out
-    assert harmless(printed)
-    assert len(printed.splitlines()) == 6

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, save
 
 import onnxheadprune as ohp
-from onnxheadprune.model.display import MOST
+from onnxheadprune.model.one_line import MOST
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -36,13 +36,6 @@ def test_a_result_is_shown_in_one_line(filling: str) -> None:
         line = repr(result)
         assert line.startswith(f"{kind.__name__}(") and line.endswith(")") and line.isprintable()
         assert len(line) <= MOST
-
-
-def test_it_names_what_matters() -> None:
-    result = ohp.prune(toys.attention(), heads={0: [1]})
-    assert "verdict='passed'" in repr(result.validation) and "heads={0: (1,)}" in repr(result.validation)
-    assert "Validation(verdict='passed'" in repr(result) and "elements=" in repr(result)
-    assert "removed=(1,)" in repr(result.plan.cuts[0])
 
 
 def test_a_result_prints_as_the_lines_of_its_command(command: Command, tmp_path: Path) -> None:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.benchmarking.summary import bench_facts
-from onnxheadprune.model.display import html_of
-from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
-from onnxheadprune.model.markdown import markdown_of
-from onnxheadprune.reporting.console import Console, rows_of
+from onnxheadprune.display.facts import Fact, Facts, Figure, Figures
+from onnxheadprune.display.html import html_of
+from onnxheadprune.display.markdown import markdown_of
+from onnxheadprune.reporting.console import Console
 from onnxheadprune.reporting.plan import answer_report
-from onnxheadprune.validation.figures import on_words
+from onnxheadprune.runtime.feeds.data import RANDOM_INPUTS
+from onnxheadprune.settings.words import option, spelled_by
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.validation.summary import Result, result_of
-from tests.reporting.made_documents import benchmark_document, cut_document
+from onnxheadprune.validation.summary import result_of
+from tests.reporting.made_documents import cut_document
 
 WIDTHS = (50, 80, 120)
-HELD = "held-out data, which neither refit nor training has seen (16 of 256 samples)"
-ACCURACY = {"output": "y", "count": 16, "original": 1.0, "pruned": 1.0, "measured_on": HELD}
+HELD: dict[str, Any] = {
+    "measured_on": "held-out data, which neither refit nor training has seen (16 of 256 samples)",
+    "held_out": True,
+    "seen_by": None,
+}
+ACCURACY = {"output": "y", "count": 16, "original": 1.0, "pruned": 1.0, **HELD}
 DRIFT = {
     "source": "data",
     "output": "y",
@@ -35,10 +39,10 @@ DRIFT = {
     "top1_agreement": 1.0,
     "measure": "kl",
     "value": 0.000151,
-    "measured_on": HELD,
+    **HELD,
     "samples": 16,
 }
-RANDOM = {**DRIFT, "source": "random", "measured_on": "random inputs"}
+RANDOM = {**DRIFT, "source": "random", **vars(RANDOM_INPUTS)}
 REFITS = {"refits": [{"skipped": "no data reaches it"}] * 3, "samples": 0, "data": "0" * 64}
 
 
@@ -69,7 +73,6 @@ def printed(facts: Facts, width: int = 80) -> list[str]:
 
 
 KEPT = Gate("max_drift", "the cut", 0.01, 0.001, True, "kl")
-BROKEN = Gate("max_drift", "the cut", 0.01, 0.5, False, "kl")
 BLIND = {"heads": {}, "basis": "weights (no data was given)", "scores": {}}
 TRIED = {"sentence": "the graph is not the planned one; equal on 46 inputs", "inputs": 46, "sizes": {}}
 ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -109,19 +112,12 @@ def test_the_first_sentence_answers(name: str) -> None:
     assert "no limits given" not in "\n".join(printed(facts_of(document)))
 
 
-def test_limits_lead() -> None:
-    assert facts_of(cut(drift=DRIFT), KEPT).answer.startswith("accepted: exact, ")
-    assert facts_of(cut(drift=DRIFT), BROKEN).answer.startswith("rejected: the limit is broken; exact, ")
-    document = {**benchmark_document(), "gates": [Gate("min_speedup", "b", 2.0, 1.5, False).to_dict()]}
-    assert bench_facts(document).answer == "rejected: faster (1.50x)"
-
-
 def test_figures_stand_in_one_order_and_say_what_was_not_measured() -> None:
     order = ["heads", "operations", "file", "accuracy", "drift"]
     assert list(figures(facts_of(cut(accuracy=ACCURACY, drift=DRIFT)))) == order
     bare = figures(facts_of(cut(drift=RANDOM)))
     assert list(bare) == order
-    assert bare["accuracy"].note == "not measured: give labels in data=" and not bare["accuracy"].before
+    assert bare["accuracy"].note == "not measured: give labels in `data`" and not bare["accuracy"].before
     assert bare["drift"] == Figure("drift", "0.0002 KL", note="random inputs")
     assert bare["operations"] == Figure("operations", "8.00 M", "6.00 M", "-25 %", "at 2 x 8")
 
@@ -161,7 +157,7 @@ def everything_said(facts: Facts) -> Iterator[str]:
 @pytest.mark.parametrize("name", ANSWERS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_three_writers_show_the_same(name: str, width: int) -> None:
-    facts = facts_of(ANSWERS[name][0], KEPT)
+    facts = spelled_by(option, facts_of(ANSWERS[name][0], KEPT))
     lines = printed(facts, width)
     assert all(len(line) <= width for line in lines)
     if width >= 80:
@@ -175,73 +171,3 @@ def test_three_writers_show_the_same(name: str, width: int) -> None:
         for place, text in places.items():
             shown = Path(said).name if place == "HTML" and said == facts.title else said
             assert " ".join(shown.split()) in " ".join(text.split()), (place, said)
-
-
-def test_what_it_was_measured_on_is_a_few_words() -> None:
-    seen = "the calibration data, which the refit has seen (128 of 256 samples)"
-    assert on_words(seen, 128) == "128 samples that the refit has seen"
-    assert on_words("your data, all of it", 450, "label") == "450 labels"
-    assert on_words("data that was held out here (40 of 200 lines)", 40) == "40 held-out samples"
-    assert on_words("random inputs", 3) == "random inputs"
-
-
-@pytest.mark.parametrize(
-    ("floor", "interval", "noise"), [(0.0, "1.43 to 1.56", False), (1.386, "0.36 to 6.25", True)]
-)
-def test_the_interval_is_the_one_of_the_verdict(floor: float, interval: str, noise: bool) -> None:
-    """An interval without 1 beside "no measurable difference" contradicts itself; noise is a factor."""
-    document = benchmark_document()
-    document["cells"][1]["comparison"]["noise_floor"] = floor
-    text = " ".join(" ".join(map(str, everything_printed(bench_facts(document)))).split())
-    assert interval in text and ("differed by a factor of up to 4 at batch 1, seq 128" in text) == noise
-
-
-def everything_printed(facts: Facts) -> list[str]:
-    text = io.StringIO()
-    Console(file=text, width=120).print(*rows_of(facts), sep="\n")
-    return text.getvalue().splitlines()
-
-
-def test_sizes_of_a_mixed_verdict_are_named() -> None:
-    document = benchmark_document()
-    ratio = {"value": 0.99, "low": 0.95, "high": 1.06}
-    same = {"verdict": "no measurable difference", "speedup": 1.01, "ratio": ratio}
-    slower = {**document["cells"][1]["comparison"], **same}
-    other = {**document["cells"][0]["point"], "batch": 8}
-    document["cells"] += [
-        {**document["cells"][0], "point": other},
-        {**document["cells"][1], "point": other, "comparison": slower},
-    ]
-    answer = bench_facts(document).answer
-    assert (
-        answer
-        == "faster at batch 1, seq 128 (1.50x), no measurable difference at batch 8, seq 128 (0.94x to 1.05x)"
-    )
-
-
-Command = Callable[..., Any]
-
-
-def test_prune_prints_one_screen(command: Command, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnx
-
-    from tests.graphs import toys
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    onnx.save(toys.attention(), "toy.onnx")
-    words = ("prune", "toy.onnx", "--heads", "0:1", "-o", "out.onnx", "--provider", "cpu")
-    outcome = command(*words)
-    lines = outcome.stdout.splitlines()
-    assert lines[0].startswith("out.onnx   exact, ") and 8 <= len(lines) <= 20
-    assert "next   onnxheadprune validate toy.onnx out.onnx --data YOURS.npz" in lines
-    more = command(*words, "--verbose").stdout.splitlines()
-    assert more[: len(lines) - 2] == lines[:-2] and any(line.startswith("edits ") for line in more)
-
-
-def test_hundreds_of_units_are_not_listed_on_the_first_screen() -> None:
-    neurons = f"ffn.0:{','.join(map(str, range(0, 400, 3)))}"
-    validation = cut_document()["validation"] | {"without": ["attn.1:0,3,6", neurons]}
-    parts = Result("b.onnx", (), headline_of([validation]), [validation]).facts().parts
-    (text,) = [part.text for part in parts if isinstance(part, Fact) and part.label == "without"]
-    assert text.startswith("attn.1:0,3,6, ffn.0:0,3,6,") and text.endswith(", ...") and len(text) < 70

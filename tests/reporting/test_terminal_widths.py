@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune.model.facts import Facts, Figure, Figures, drawn
+from onnxheadprune.display.facts import Facts, Figure, Figures, Strip, UnitMap
 from onnxheadprune.reporting.console import Console, next_call, rows_of, table
 from tests.conftest import SAMPLES, Command
 
@@ -47,16 +47,17 @@ def test_no_cell_of_a_table_is_cut_off(width: int, values: int, name: str) -> No
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("heads", [1, 8, 16, 40, 130])
 def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> None:
-    scores: list[list[float | None]] = [[0.1 * head for head in range(heads)] for _ in NAMES]
-    scores.append([None, *([0.5] * (heads - 1))])
+    scores: list[tuple[float | None, ...]] = [tuple(0.1 * head for head in range(heads)) for _ in NAMES]
+    scores.append((None, *([0.5] * (heads - 1))))
     names = (*NAMES, "partly")
-    sites = [
-        (f"attn.{site}", name, scores[site], [heads - 1] * (site == 1)) for site, name in enumerate(names)
+    strips = [
+        Strip(f"attn.{site}", name, scores[site], (heads - 1,) * (site == 1))
+        for site, name in enumerate(names)
     ]
-    lines = printed(width, *rows_of(Facts("m", parts=(drawn(sites, "heads", "kept, in no cut"),))))
+    lines = printed(width, *rows_of(Facts("m", parts=(UnitMap("heads", tuple(strips), "kept, in no cut"),))))
     assert all(len(line.rstrip()) <= width for line in lines)
     text = "\n".join(lines[1:])
-    for part in (*names, *(key for key, *_ in sites)):
+    for part in (*names, *(strip.key for strip in strips)):
         assert part in text
         text = text.replace(part, "")
     symbols = re.sub(r"[^░▒▓█x·]", "", text.partition("░▒▓█ low")[0])
@@ -65,25 +66,6 @@ def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> No
     assert f"heads 0 to {heads - 1}" in text
     for words in ("low to high score", "x removed", "kept, in no cut"):
         assert words in " ".join(text.split())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("words", [("inspect",), ("score", "--method", "weight")])
-def test_commands_name_sites_at_every_width(
-    width: int, words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    sites = command("inspect", MODEL, "--json").document["sites"]
-    name, *options = words
-    lines = command(name, MODEL, *options).stdout.splitlines()
-    assert all(len(line.rstrip()) <= width for line in lines if str(MODEL) not in line and "/" not in line)
-    for site in sites:
-        (line, *_) = [
-            line for line in lines if re.match(rf"attn\.{site['index']} +{re.escape(site['name'])}\b", line)
-        ]
-        at = lines.index(line)
-        assert re.search(rf"\b{site['num_heads']}\b", " ".join(lines[at : at + 2]).replace(site["name"], ""))
 
 
 @pytest.mark.parametrize("asked", ["1", "39", "40", "41"])

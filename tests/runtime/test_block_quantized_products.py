@@ -59,13 +59,6 @@ def test_one_bit_is_a_level_only_when_deployed(optimize: bool) -> None:
         assert (below, above) == pytest.approx((2.5, 2.5), rel=1e-6)
 
 
-@pytest.mark.parametrize("level", [0, 1, INT8])
-def test_only_what_is_written_is_dropped(level: int) -> None:
-    loaded = LoadedModel(decoder(level), "m")
-    assert levels(unrounded(loaded).proto) == (set() if level else {0})
-    assert (unrounded(loaded) is loaded) == (not level)
-
-
 def test_bodies_and_functions_are_reached() -> None:
     model, _ = on_the_edge()
     body = ModelProto()
@@ -85,18 +78,6 @@ def test_the_level_widens_what_a_deployment_may_do_and_nothing_else() -> None:
     tolerance = tolerance_for(view_of(decoder(INT8)))
     assert (tolerance.precision, tolerance.exact) == ("float32", FLOAT32.exact)
     assert tolerance.deployed == QUANTIZED.deployed == tolerance.when_deployed(tf32=True)
-
-
-def test_a_right_cut_passes_at_the_tolerance_of_floats(tmp_path: Path) -> None:
-    onnx.save(decoder(), tmp_path / "m.onnx")
-    result = prune(
-        tmp_path / "m.onnx", heads="0:0,1", output=tmp_path / "out.onnx", provider="cpu"
-    ).validation
-    assert result is not None and result.verdict == "passed"
-    exact = [case for case in result.cases if case.settings == "exact"]
-    assert len(exact) >= 3 and max(case.max_rel_error for case in exact) <= FLOAT32.exact
-    assert [case.settings for case in result.cases][-1] == "deployed"
-    assert levels(onnx.load(tmp_path / "out.onnx")) == {INT8}  # a deployment keeps its speed
 
 
 @pytest.mark.slow

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
@@ -16,13 +14,11 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
-from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.runtime.feeds.symbols import read_dim
+from onnxheadprune.runtime.feeds.inputs import graph_inputs, read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
 from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
-from tests.graphs import toys
 
 
 def decoder() -> ModelProto:
@@ -72,48 +68,6 @@ def test_one_symbol_is_one_number() -> None:
         assert feed["past_key_values.0.key"].shape == (batch, 2, past, 8)
 
 
-def test_symbols_that_an_exporter_did_not_relate() -> None:
-    """torch's dynamo exporter may name every axis apart: s15, s41, s22, ..."""
-    model = graph_with(
-        ("input_ids", I64, ["s15", "s41"]),
-        ("attention_mask", I64, ["s15", "s22"]),
-        ("past_key_values.0.key", F32, ["s15", 4, "s8", 8]),
-        ("past_key_values.0.value", F32, ["s15", 4, "s61", 8]),
-    )
-    for feed in feeds_of(model):
-        past = feed["past_key_values.0.key"].shape[2]
-        assert feed["past_key_values.0.value"].shape[2] == past
-        assert feed["attention_mask"].shape[1] == feed["input_ids"].shape[1] + past
-
-
-def test_a_cache_of_all_layers_has_the_batch_further_inside() -> None:
-    """One tensor of layers, keys and values: no feed has no samples because the cache is empty."""
-    model = graph_with(("input_ids", I64, ["s15", "s41"]), ("past", F32, [2, 2, "s15", 4, "s8", 8]))
-    for feed in feeds_of(model):
-        batch = feed["input_ids"].shape[0]
-        assert batch > 0 and feed["past"].shape[2] == batch
-
-
-def test_sizes_differ_between_cases_and_axes() -> None:
-    feeds = feeds_of(graph_with(("a", F32, ["batch", "m", 5]), ("b", F32, ["batch", "n", 5])))
-    shapes = [(feed["a"].shape, feed["b"].shape) for feed in feeds]
-    assert len(set(shapes)) == 4
-    assert all(a[1] != b[1] for a, b in shapes)
-    assert {a[0] for a, _ in shapes} == {1, 2, 3}
-
-
-def test_unnamed_dimensions_agree_by_axis() -> None:
-    model = graph_with(("input_ids", I64, [None, None]), ("attention_mask", I64, [None, None]))
-    for feed in feeds_of(model):
-        assert feed["input_ids"].shape == feed["attention_mask"].shape
-
-
-def test_fixed_dimensions_are_respected() -> None:
-    feeds = feeds_of(graph_with(("x", F32, [1, 3, 24, 24])))
-    assert {feed["x"].shape for feed in feeds} == {(1, 3, 24, 24)}
-    assert not np.array_equal(feeds[0]["x"], feeds[1]["x"])
-
-
 # Values
 
 
@@ -136,13 +90,6 @@ def test_masks_are_ones_and_two_feeds_are_padded() -> None:
     assert set(np.unique(mask.sum(axis=1))) > {mask.shape[1] - 1}
 
 
-def test_positions_continue_the_cache() -> None:
-    for feed in feeds_of(decoder()):
-        past = feed["past_key_values.0.key"].shape[2]
-        sequence = feed["input_ids"].shape[1]
-        assert np.array_equal(feed["position_ids"][-1], np.arange(past, past + sequence))
-
-
 def test_flags_alternate_with_the_cache() -> None:
     feeds = feeds_of(decoder())
     flags = [bool(feed["use_cache_branch"][0]) for feed in feeds]
@@ -152,31 +99,6 @@ def test_flags_alternate_with_the_cache() -> None:
         for feed, flag in zip(feeds, flags, strict=True)
         if not flag
     )
-
-
-def test_one_case_is_a_decode_step() -> None:
-    assert any(feed["input_ids"].shape[1] == 1 for feed in feeds_of(decoder()))
-
-
-@pytest.mark.parametrize("name", ["FLOAT16", "BFLOAT16", "DOUBLE", "INT32", "UINT8", "INT8"])
-def test_types_are_kept(name: str) -> None:
-    elem_type = getattr(TensorProto, name)
-    (feed, *_) = feeds_of(graph_with(("x", elem_type, ["batch", 4])))
-    assert feed["x"].dtype == onnx.helper.tensor_dtype_to_np_dtype(elem_type)
-
-
-def test_initializers_that_are_inputs_are_not_fed() -> None:
-    model = toys.attention()
-    tensor = model.graph.initializer[1]
-    model.graph.input.append(
-        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-    )
-    assert [item.name for item in graph_inputs(view_of(model))] == ["x"]
-
-
-def test_text_inputs_are_named() -> None:
-    with pytest.raises(UsageError, match="input 'texts' is no tensor of numbers"):
-        graph_inputs(view_of(graph_with(("texts", TensorProto.STRING, ["batch"]))))
 
 
 # Integers stay below the tables they index
@@ -229,13 +151,6 @@ def test_integers_stay_below_their_table(steps: list[Any], bound: int) -> None:
     assert highest == bound - 1
 
 
-def test_what_is_added_to_negative_numbers_alone_moves_no_bound() -> None:
-    """`where(p < 0, p + 7, p)`: numbers that count from the end of the table."""
-    steps = [("Add", ["input_ids", "two"], {}), ("Where", ["all", "h", "input_ids"], {})]
-    assert row_bound(view_of(lookup(*steps, rows=2)).main.values["input_ids"]) == 2
-    assert row_bound(view_of(lookup(*steps, rows=7)).main.values["input_ids"]) == 5
-
-
 SCATTERS = {
     "elements": """
       rows = Reshape (place, upright)
@@ -271,25 +186,6 @@ def test_places_in_a_cache_are_places_that_it_has(how: str) -> None:
         session.run(feed)
 
 
-def test_a_comparison_gives_no_row_of_the_same_table() -> None:
-    model = lookup(("Greater", ["h", "two"], {}), ("Cast", ["h"], {"to": I64}), rows=2)
-    assert row_bound(view_of(model).main.values["input_ids"]) is None
-
-
-def test_the_smallest_table_counts() -> None:
-    model = lookup(rows=7)
-    toy = GraphBuilder()
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((4, 3), dtype=np.float32), "small"))
-    model.graph.node.append(onnx.helper.make_node("Gather", ["small", "input_ids"], ["z"], name="z"))
-    model.graph.output.append(toy.info("z", [None] * 3))
-    assert row_bound(view_of(model).main.values["input_ids"]) == 4
-
-
-def test_integers_of_no_table_are_zero_or_one() -> None:
-    (feed, *_) = feeds_of(graph_with(("token_type_ids", I64, ["batch", "sequence"])))
-    assert set(np.unique(feed["token_type_ids"])) <= {0, 1}
-
-
 # Larger sizes where the model needs them
 
 
@@ -313,24 +209,6 @@ def test_channels_come_from_the_weights_and_images_grow() -> None:
         assert shape[2] == shape[3] >= 30
         sizes.add(shape[2])
     assert len(sizes) > 1
-
-
-def test_text_never_grows_far() -> None:
-    maker = FeedMaker(view_of(graph_with(("input_ids", I64, ["batch", "sequence"]))))
-    assert max(feed["input_ids"].shape[1] for feed, _ in maker.candidates(maker.cases[0])) <= 64
-
-
-def test_sound_grows_to_a_second_at_most() -> None:
-    maker = FeedMaker(view_of(graph_with(("input_values", F32, ["batch", "samples"]))))
-    assert max(feed["input_values"].shape[1] for feed, _ in maker.candidates(maker.cases[0])) == 16000
-
-
-def test_a_model_that_runs_on_nothing_gives_its_first_error() -> None:
-    def never(_: Any) -> Any:
-        raise InferenceError("no")
-
-    maker = FeedMaker(view_of(decoder()))
-    assert isinstance(first_that_runs(maker.candidates(maker.cases[0]), never), InferenceError)
 
 
 def test_feeds_with_finite_outputs_are_preferred() -> None:
@@ -357,7 +235,6 @@ def inputs_of(model: ModelProto) -> Any:
     return graph_inputs(view_of(model))
 
 
-TEXT = graph_with(("input_ids", I64, ["batch", "sequence"]), ("attention_mask", I64, ["batch", "sequence"]))
 IMAGES = graph_with(("x", F32, ["batch", 2, 3]))
 PAIRS = graph_with(("x", F32, [4, 2, 3]))
 
@@ -397,17 +274,6 @@ def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
     assert list(second.labels) == [4, 5, -100, -100]
 
 
-def test_a_folder_holds_one_feed_per_file(tmp_path: Path) -> None:
-    for position in range(2):
-        shape = (1 + position, 5)
-        ids = np.zeros(shape, dtype=np.int64)
-        write(tmp_path / f"{position}.npz", input_ids=ids, attention_mask=ids + 1)
-    assert [sample.feed["input_ids"].shape for sample in load_data(tmp_path, inputs_of(TEXT))] == [
-        (1, 5),
-        (2, 5),
-    ]
-
-
 def test_a_function_yields_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_feeds.py").write_text(
         "import numpy as np\ndef feeds(count=2):\n    for _ in range(count):\n"
@@ -426,14 +292,6 @@ def test_a_function_yields_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }.items():
         with pytest.raises(UsageError, match=message):
             list(load_data(f"my_feeds:{name}", inputs_of(IMAGES)))
-
-
-def test_feeds_in_memory() -> None:
-    def generate() -> Iterator[dict[str, Any]]:
-        yield {"x": np.ones((1, 2, 3), dtype=np.float64)}
-
-    (sample,) = load_data(generate(), inputs_of(IMAGES))
-    assert sample.feed["x"].dtype == np.float32
 
 
 GOOD = np.ones((4, 2, 3), dtype=np.float32)
@@ -459,13 +317,6 @@ def test_unreadable_data_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             list(load_data(tmp_path / source, inputs_of(IMAGES)))
-
-
-def test_keys_and_values_in_one_cache_have_their_batch_on_axis_one() -> None:
-    """What leads another input is no length of a cache, wherever it stands in the cache."""
-    packed = graph_with(("x", F32, ["b", "s", 4]), ("past", F32, [2, "b", 2, "p", 8]))
-    for feed in feeds_of(packed):
-        assert feed["x"].shape[0] == feed["past"].shape[1] > 0
 
 
 # Constant indices

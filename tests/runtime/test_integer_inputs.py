@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from onnxheadprune import InferenceError
@@ -14,7 +12,6 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
-from tests.conftest import Command
 from tests.feeding import F32, I64, feeds_of, graph_with
 from tests.graph_text import model_of
 
@@ -60,18 +57,6 @@ def test_other_readings_are_tried(reading: str) -> None:
     assert again.readings == maker.readings
 
 
-def test_a_model_that_runs_on_nothing_is_tried_so_often() -> None:
-    tried: list[Any] = []
-
-    def never(feed: Any) -> Any:
-        tried.append(feed)
-        raise InferenceError("no")
-
-    maker = FeedMaker(view_of(model_of(HEAD + ONLY["ones"])))
-    assert isinstance(maker.first_that_runs(maker.cases[0], never), InferenceError)
-    assert maker.readings == {} and len(tried) < 1000
-
-
 def test_a_mask_that_is_summed_up_to_positions_is_a_mask() -> None:
     view = view_of(model_of(SUMMED_UP))
     (_, mask) = graph_inputs(view)
@@ -81,23 +66,6 @@ def test_a_mask_that_is_summed_up_to_positions_is_a_mask() -> None:
     found = maker.first_that_runs(maker.cases[0], session.run)
     assert not isinstance(found, InferenceError)
     assert (found[0]["attention_mask"] == np.ones((2, 7))).all() and not maker.note
-
-
-@pytest.mark.parametrize("name", ["masked_lm_positions", "masked_ids"])
-def test_masked_tokens_are_no_mask(name: str) -> None:
-    text = SUMMED_UP.replace("CumSum(attention_mask, one)", "Identity(attention_mask)")
-    text = text.replace("attention_mask", name)
-    assert graph_inputs(view_of(model_of(text)))[1].role is not Role.MASK
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reading", ONLY)
-def test_bench_reads_inputs_otherwise_too(reading: str, tmp_path: Path, command: Command) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(model_of(HEAD + ONLY[reading]), path)
-    answer = command("bench", str(path), "--repeats", "5", "--no-memory", "--json")
-    assert answer.exit_code == 0, answer.stderr
-    assert any(note.endswith(f"b holds {reading}") for note in answer.document["notes"])
 
 
 MEL = ("mel", F32, ["batch", 80, "frames"])

@@ -88,50 +88,6 @@ def test_quantized_sums_are_what_integers_give() -> None:
     assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
-def test_products_in_bodies_and_shared_weights_are_moved() -> None:
-    def body(name: str) -> Any:
-        nodes = [
-            helper.make_node("MatMulInteger", ["a", "b"], [f"{name}_one"]),
-            helper.make_node("MatMulInteger", ["a", "b"], [f"{name}_two"]),
-            helper.make_node("Add", [f"{name}_one", f"{name}_two"], [name]),
-        ]
-        return helper.make_graph(
-            nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.INT32, None)]
-        )
-
-    choose = helper.make_node("If", ["yes"], ["y"], then_branch=body("then"), else_branch=body("else"))
-    stored = {"b": B, "yes": np.array(True)}
-    found = run(moved(model_of([choose], stored, [3, 64], TensorProto.INT32)), {"a": A})
-    assert np.array_equal(found, 2 * (A.astype(np.int64) @ B.astype(np.int64)))
-
-
-def test_what_has_no_such_product_is_left_alone() -> None:
-    plain = LoadedModel(toys.attention(), "m")
-    unsigned = model_of(
-        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
-        {"b": B.astype(np.uint8)},
-        [3, 64],
-        TensorProto.INT32,
-    )
-    both = model_of(
-        [helper.make_node("MatMulInteger", ["a", "b", "a0"], ["y"])],
-        {"b": B, "a0": np.int8(0)},
-        [3, 64],
-        TensorProto.INT32,
-    )
-    signed = LoadedModel(both, "m")
-    assert unsaturated(signed) is signed
-    loaded = LoadedModel(unsigned, "m")
-    assert unsaturated(plain) is plain and unsaturated(loaded) is loaded
-
-
-def test_the_probe_tells_what_this_machine_does() -> None:
-    node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
-    found = run(model_of([node], {"b": B}, [3, 64], TensorProto.INT32), {"a": A})
-    exact = np.array_equal(found, A.astype(np.int64) @ B.astype(np.int64))
-    assert saturates(onnx_runtime()) == (not exact)
-
-
 def unrecorded(path: Path) -> onnx.ModelProto:
     """A cut that does not say which heads it lacks."""
     model = onnx.load(path)
@@ -207,39 +163,3 @@ def test_a_model_that_onnx_runtime_cannot_optimize_is_not_called_wrong(runs: boo
     found = prune(model, heads="0:1", provider="cpu").validation
     assert found is not None and found.passed
     assert any("not even the original runs" in note for note in found.notes) != runs
-
-
-@pytest.mark.slow
-def test_products_of_dequantized_operands_are_compared_without_saturation(tmp_path: Path) -> None:
-    """ONNX Runtime makes integer products of them when it optimizes, and on x86 uint8 of int8 activations."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = [{"x": RANDOM.normal(size=(2, 8, 64)).astype(np.float32)} for _ in range(4)]
-
-        def get_next(self) -> Any:
-            return self.left.pop() if self.left else None
-
-    model = toys.attention(hidden=64, heads=4)
-    for tensor in model.graph.initializer:
-        weight = numpy_helper.to_array(tensor)
-        if weight.ndim == 2:
-            # Of the largest numbers that int8 has, two next to each other saturate.
-            tensor.CopyFrom(numpy_helper.from_array(np.sign(weight) * np.float32(0.1), tensor.name))
-    source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
-    onnx.save(model, source)
-    quantize_static(
-        source,
-        quantized,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True},
-    )
-    prune(quantized, cut, heads={0: [1]})
-    verdict = validate(quantized, cut)
-    assert verdict.verdict == "passed"
-    assert (runs.SATURATES in verdict.notes) == saturates(onnx_runtime())
-    assert validate(quantized, unrecorded(cut), heads={0: [3]}).verdict == "failed"

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 KERNELS = ("Haswell", "SkylakeX", "Zen")
-SOLVED = "tests/choosing/test_fewer_rows_than_inputs.py"
+SOLVED = "tests/choosing/test_moments.py"
 ROOMS = "tests/choosing tests/training tests/gradients tests/data"
 """Where sums of products are compared with numbers."""
 

@@ -18,14 +18,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune import InferenceError, ProviderError, runtime
-from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, memory_limits, providers, session
-from onnxheadprune.runtime.memory_turns import give_back
+from onnxheadprune.runtime.memory_limits import give_back
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests.conftest import Outcome
-from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
-from tests.graphs.toys import packed
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 
@@ -108,28 +105,6 @@ def test_cuda_that_does_not_run_is_an_error(pretend: Pretend) -> None:
     assert caught.value.exit_code == 4
 
 
-@pytest.mark.parametrize(
-    ("asked", "name"),
-    [
-        ("cpu", CPU),
-        ("CPUExecutionProvider", CPU),
-        ("CUDA", CUDA),
-        ("tensorrt", "TensorrtExecutionProvider"),
-        ("trt", "TensorrtExecutionProvider"),
-        ("directml", "DmlExecutionProvider"),
-        ("gpu", "CUDAExecutionProvider"),
-        ("coreml", "CoreMLExecutionProvider"),
-        ("migraphx", "MIGraphXExecutionProvider"),
-        ("rocm", "MIGraphXExecutionProvider"),
-        ("openvino", "OpenVINOExecutionProvider"),
-        ("NewExecutionProvider", "NewExecutionProvider"),
-    ],
-)
-def test_names_short_and_long(pretend: Pretend, asked: str, name: str) -> None:
-    pretend({name: None})
-    assert resolve_provider(asked).name == name
-
-
 def test_what_is_not_built_in_is_an_error() -> None:
     with pytest.raises(ProviderError, match=r"SpaceExecutionProvider does not run here.*built without it"):
         resolve_provider("Space")
@@ -148,14 +123,6 @@ def test_a_session_gives_outputs_by_name() -> None:
     assert {name: value.shape for name, value in session.run(FEED).items()} == {"y": (2, 3, toys.HIDDEN)}
     assert session.providers == (CPU,)
     assert sum(session.placement().values()) > 10
-
-
-def test_optimizations_are_an_option() -> None:
-    plain, fast = (
-        Session(toys.attention(), Provider(CPU, "test"), optimize=optimize) for optimize in (False, True)
-    )
-    np.testing.assert_allclose(plain.run(FEED)["y"], fast.run(FEED)["y"], rtol=1e-4, atol=1e-5)
-    assert sum(plain.placement().values()) == len(toys.attention().graph.node)
 
 
 def test_errors_are_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -209,25 +176,6 @@ def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert not runtime.survives_optimization([toys.attention()], provider)
 
 
-def test_bfloat16_crosses_the_border() -> None:
-    bfloat16 = np.dtype("bfloat16") if "bfloat16" in np.sctypeDict else _bfloat16()
-    toy = GraphBuilder()
-    toy.node("Identity", ["x"], "half")
-    toy.node("Identity", ["half"], "y")
-    element = 16
-    model = toy.model([toy.info("x", ["n"], element)], [toy.info("y", ["n"], element)])
-    values = np.array([1.0, -2.5, 3.0], dtype=bfloat16)
-    (result,) = Session(model, Provider(CPU, "test")).run({"x": values}).values()
-    assert result.dtype == bfloat16
-    assert np.array_equal(result, values)
-
-
-def _bfloat16() -> Any:
-    from onnx import TensorProto, helper
-
-    return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
-
-
 def test_threads_leave_the_streams_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
     """Each of them loads sessions, whose printing is hidden; the last one must not restore a stream of another."""
     before = sys.stdout, sys.stderr
@@ -238,25 +186,6 @@ def test_threads_leave_the_streams_as_they_were(capfd: pytest.CaptureFixture[str
     assert (sys.stdout, sys.stderr) == before
     sys.stdout.write("still heard\n")
     assert capfd.readouterr().out == "still heard\n"
-
-
-@pytest.mark.parametrize("blocks", [False, True], ids=["floats", "blocks"])
-def test_weights_in_blocks_are_packed_once(blocks: bool, tmp_path: Path) -> None:
-    """Without packed copies ONNX Runtime makes floats of the whole matrix in every run, at seven times the cost."""
-    model = toys.attention(extra_weight=2**21)
-    onnx.save(packed(model, 0) if blocks else model, tmp_path / "model.onnx")
-    options = onnxruntime.SessionOptions()
-    memory_limits.supplier(
-        open_structure(tmp_path / "model.onnx"),
-        options,
-        test_weights_in_blocks_are_packed_once,
-        lasting=False,
-    )
-    if blocks:
-        with pytest.raises(RuntimeError, match="disable_prepacking"):
-            options.get_session_config_entry(memory_limits.NO_COPIES)
-    else:
-        assert options.get_session_config_entry(memory_limits.NO_COPIES) == "1"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory cannot be reset here")

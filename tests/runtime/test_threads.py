@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnxheadprune.runtime.host import usable_cores
+from onnxheadprune.runtime.providers import usable_cores
 from onnxheadprune.runtime.workers import WORTH_THREADS, algebra_threads, algebra_workers
 
 
@@ -25,8 +25,3 @@ def test_small_matrices_take_one_thread_and_large_ones_the_cores_of_a_worker() -
     workers = algebra_workers(WORTH_THREADS)
     assert workers.threads is not None
     assert workers.count * workers.threads <= usable_cores()
-
-
-def test_who_set_one_thread_keeps_it() -> None:
-    with threadpool_limits(1, user_api="blas"), algebra_threads(WORTH_THREADS):
-        assert blas_threads() <= {1}

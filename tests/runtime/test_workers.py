@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from onnxheadprune.choosing.activations import moments as moments_module
-from onnxheadprune.choosing.activations.moments import Moments, gather
 from onnxheadprune.runtime import CPU, CUDA, Provider
-from onnxheadprune.runtime.host import usable_cores
+from onnxheadprune.runtime.providers import usable_cores
 from onnxheadprune.runtime.workers import Workers, workers_on
 
 TWO = Workers(2, 1)
@@ -58,11 +55,6 @@ def test_an_error_comes_where_the_result_would_and_ends_the_rest() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("onnxheadprune")]
 
 
-def test_one_worker_is_a_plain_loop_in_this_thread() -> None:
-    names = Workers().each(lambda _: threading.current_thread().name, range(3))
-    assert set(names) == {threading.current_thread().name}
-
-
 def test_only_the_processor_has_several_workers() -> None:
     assert workers_on(Provider(CUDA, "test")) == Workers()
     found = workers_on(Provider(CPU, "test"))
@@ -70,20 +62,3 @@ def test_only_the_processor_has_several_workers() -> None:
     assert found.count * found.threads >= 1
     alone = workers_on(Provider(CPU, "test"), 1)
     assert alone == Workers(1, usable_cores())
-
-
-def test_gathered_rows_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(0)
-    parts = [
-        (random.random((rows, 5)), random.random((rows, 3)), random.random(rows)) for rows in (3, 1, 9, 4)
-    ]
-    whole = Moments(5, 3)
-    for part in parts:
-        whole.add(*part)
-    for at_once in (1, 4, 100):
-        monkeypatch.setattr(moments_module, "AT_ONCE", at_once)
-        found, other = gather([Moments(5, 3), Moments(5, 3)], ([part, None] for part in parts), TWO)
-        assert other.count == 0
-        assert found.count == whole.count
-        for name in ("total", "gram", "cross", "x_sum", "y_sum", "y_square"):
-            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12)

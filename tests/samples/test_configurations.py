@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 
 from onnxheadprune import RefusedError
-from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
-from onnxheadprune.deploying.clients.layers import DECODER_LAYERS, LAYERS, layers_follow, of_decoder
+from onnxheadprune.deploying.clients.contract import CachedSite, Client, Deployment, FileFacts
+from onnxheadprune.deploying.clients.layers import (
+    DECODER_LAYERS,
+    LAYERS,
+    in_config,
+    layers_follow,
+    of_decoder,
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -69,7 +75,7 @@ def test_every_list_by_layers_follows_or_is_named() -> None:
             folder = Deployment((FileFacts("model.onnx", has_cache=True),), config, sites)
             after = json.loads(json.dumps(config))
             try:
-                for change in layers_follow(folder, "a client"):
+                for change in layers_follow(folder, Client("a", "A client", layers=in_config)):
                     inner = after
                     for name in change.field[:-1]:
                         inner = inner[name]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune import inspect
-from onnxheadprune.data.text import text_feeds
+from onnxheadprune.data.text import text_data
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -55,7 +55,7 @@ def test_a_prompt_gives_what_pytorch_gives(name: str, symbolic: bool, tmp_path: 
     text = lines(tmp_path)
     proto = load_model(tmp_path / "model.onnx")
     session = Session(proto, Provider(CPU, "test"))
-    for feed in text_feeds(text, tmp_path, graph_inputs(view_of(proto))):
+    for feed in text_data(text, tmp_path, graph_inputs(view_of(proto))).feeds:
         ids, mask = (torch.tensor(feed[name]) for name in ("input_ids", "attention_mask"))
         pasts = [torch.tensor(array) for key, array in feed.items() if key.startswith("past")]
         assert all(past.shape[2] == 0 and past.shape[3] == 8 for past in pasts)

@@ -70,11 +70,3 @@ def test_what_goes_on_later_ends_in_the_same_bytes() -> None:
     other.take(middle)
     other.adam.take([*one.adam.means, *one.adam.squares], one.adam.steps)
     assert all(map(np.array_equal, other.steps(gradients()[2:]), whole))
-
-
-def test_a_reset_forgets() -> None:
-    trained = Trained()
-    expected = trained.steps(gradients())
-    trained.adam.reset()
-    trained.take(start())
-    assert all(map(np.array_equal, trained.steps(gradients()), expected))

@@ -62,14 +62,6 @@ def test_a_pruned_model_says_so_and_goes_on(place: Path) -> None:
     assert not (place / "out.onnx.recovery").exists()
 
 
-def test_its_document_says_so(place: Path) -> None:
-    words = ("prune", "model.onnx", "-o", "out.onnx", "--heads", "0:1", "--recover", "4", "--json", *DATA)
-    done = called(place, *words)
-    document = json.loads(done.stdout)
-    assert done.returncode == INTERRUPTED and document["choice"]["recovery"]["stopped"] == "interrupted"
-    assert "interrupted" in document["headline"]["result"]["reason"]
-
-
 @pytest.mark.slow
 def test_a_job_ends_and_its_next_run_goes_on(place: Path) -> None:
     job = {
@@ -81,8 +73,11 @@ def test_a_job_ends_and_its_next_run_goes_on(place: Path) -> None:
     }
     (place / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
     assert called(place, "run", "job.yaml").returncode == INTERRUPTED
+    # Another budget is another training: it begins anew, and what resumed would be refused.
+    another = ("run", "job.yaml", "--set", "recover.budget=3")
+    assert called(place, *another).returncode == INTERRUPTED
     assert not (place / "out" / "verdict.json").exists()
-    again = called(place, "run", "job.yaml", "--json", stopped=False)
+    again = called(place, *another, "--json", stopped=False)
     assert again.returncode == 0, again.stderr
     steps = {item["name"]: item["status"] for item in json.loads(again.stdout)["steps"]}
     assert steps == {"prune": "unchanged", "recover": "done"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,36 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import Calibration, UsageError
-from onnxheadprune.choosing.compensation.trainable import trainable
-from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune import Calibration
+from onnxheadprune.data.calibration import calibration_data, data_of
+from onnxheadprune.data.rows import rows_in
 from onnxheadprune.data.splicing import (
-    ENOUGH,
-    MOST_COPIES,
-    MOST_WORK,
     Sequences,
     with_spliced,
 )
-from onnxheadprune.liveness.interface import AS_BEFORE
-from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.runtime.feeds.symbols import read_dim
+from onnxheadprune.runtime.feeds.data import Sample
+from onnxheadprune.runtime.feeds.inputs import Input, Role, read_dim
 from onnxheadprune.training.batches import BATCH, Batches
-from onnxheadprune.training.budget import Budget, parse_budget
-from onnxheadprune.training.rate import (
-    BEARABLE,
-    LONG,
-    RATES,
-    STEPS,
-    WARM_UP,
-    bearable,
-    find_rate,
-    share_of_rate,
-)
-from onnxheadprune.training.subject import Subject, differentiated
-from onnxheadprune.training.targets import hidden_states
 from tests.graphs import toys
 
 
@@ -78,15 +57,6 @@ def test_epochs_are_new_and_follow_from_the_seed() -> None:
     assert any(not np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, other, strict=True))
 
 
-def test_left_padding_and_other_positions_are_told_apart() -> None:
-    feeds = toys.sentences()
-    for feed in feeds:
-        for name in feed:
-            feed[name] = np.stack([np.roll(row, np.sum(row == 0)) for row in feed[name]])
-    found = Sequences.of(calibration_data(feeds, view_of(toys.encoder())))
-    assert found is not None and all(row["input_ids"][0] == toys.FIRST for row in found.rows)
-
-
 @pytest.mark.parametrize("rows", [8, 20])
 def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
     data = toys.parts(toys.stack(), toys.ids(feeds=4, rows=rows))[2]
@@ -100,25 +70,6 @@ def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
         heads, tails = (known == row).cumprod(1), (known == row)[:, ::-1].cumprod(1)
         assert heads.sum(1).max() + tails.sum(1).max() >= len(row)
     assert {tuple(row) for row in made} - {tuple(row) for row in known}
-
-
-def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
-    plain, dtype = sentences(), np.dtype(np.float32)
-    cache = Input("past.0.key", dtype, (read_dim("batch"), 2, read_dim("past"), 4), Role.FLOATS)
-
-    def with_cache(past: int) -> Calibration:
-        samples = tuple(
-            replace(
-                item,
-                feed={**item.feed, cache.name: np.zeros((len(item.feed["input_ids"]), 2, past, 4), dtype)},
-            )
-            for item in plain.samples
-        )
-        return replace(plain, samples=samples, inputs=(*plain.inputs, cache))
-
-    feeds = list(Batches(with_cache(0)).round(1, np.random.default_rng(0)))
-    assert all(feed[cache.name].shape == (len(feed["input_ids"]), 2, 0, 4) for feed in feeds)
-    assert Sequences.of(with_cache(1)) is None
 
 
 @pytest.mark.parametrize("rows", [8, 20])
@@ -152,7 +103,8 @@ def test_samples_are_shuffled_along_the_batch_axis() -> None:
         values[:, 0, 0] = grid[0, :, 0]
         shared = {item.name: array for item, array in given.items()}
         samples.append(Sample({**shared, rotary.name: grid, x.name: values}, None, "given"))
-    data = Calibration(tuple(samples), (*given, rotary, x), "", "given")
+    inputs = (*given, rotary, x)
+    data = data_of((row for sample in samples for row in rows_in(sample, inputs)), inputs)
     batches = Batches(data)
     feeds = list(batches.round(0, random))
     assert [batches.rows(feed) for feed in feeds] in ([16, 4], [4, 16])
@@ -178,106 +130,7 @@ def test_inverted_masks_are_not_spliced(dtype: Any) -> None:
 
     plain, found = Sequences.of(sentences()), Sequences.of(masked(False))
     assert plain is not None and found is not None
-    assert [row["input_ids"].tolist() for row in found.rows] == [
-        row["input_ids"].tolist() for row in plain.rows
+    assert [row.feed["input_ids"].tolist() for row in found.data.samples] == [
+        row.feed["input_ids"].tolist() for row in plain.data.samples
     ]
     assert Sequences.of(masked(True)) is None
-
-
-def test_data_are_spliced_until_there_are_enough() -> None:
-    data = sentences()
-    positions = sum(int(feed["attention_mask"].sum()) for feed in data.feeds)
-    for wanted, copies in ((1, 0), (2, 1), (3, 2), (32, MOST_COPIES), (33, 0)):
-        more = with_spliced(data, wanted * positions // ENOUGH, 100)
-        assert more.count == (1 + copies) * data.count
-        assert more.samples[: len(data.samples)] == data.samples
-    assert with_spliced(data, positions, round(MOST_WORK / (2.5 * positions))).count == 2 * data.count
-    assert with_spliced(data, positions, round(MOST_WORK / (1.5 * positions))) is data
-    again = with_spliced(data, positions, 100)
-    for one, same in zip(with_spliced(data, positions, 100).feeds, again.feeds, strict=True):
-        assert all(np.array_equal(one[name], same[name]) for name in one)
-
-
-# What is trained, and where
-
-
-def test_tables_and_what_acts_on_positions_are_not_trained() -> None:
-    view = view_of(toys.encoder())
-    assert set(view.main.values).issuperset(trainable(view))
-    assert set(trainable(view)) == {
-        tensor.name for tensor in view.model.graph.initializer if tensor.name.startswith("layer")
-    }
-
-
-def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
-    found = [state.value.name for state in hidden_states(view_of(toys.encoder()))]
-    assert found == [
-        "layer0.attn.norm.out",
-        "layer0.ffn.norm.out",
-        "layer1.attn.norm.out",
-        "last_hidden_state",
-    ]
-    found = [state.value.name for state in hidden_states(view_of(toys.attention()))]
-    assert found == ["y"]
-
-
-# Steps
-
-
-def test_tokens_are_pooled_only_if_the_batch_is_the_first_axis() -> None:
-    view, data = view_of(toys.encoder()), sentences()
-    turned = replace(data, inputs=tuple(replace(item, dims=item.dims[::-1]) for item in data.inputs))
-    main = MainOutput("last_hidden_state", False)
-    subject = Subject(view, main, toys.encoder(), None, AS_BEFORE, {})
-    assert [differentiated(subject, one)[1].pooled for one in (data, turned)] == [True, False]
-
-
-def test_the_rate_rises_and_falls() -> None:
-    assert share_of_rate(0) == 0 and math.isclose(share_of_rate(WARM_UP), 1)
-    assert share_of_rate(1) == 0 and 0.4 < share_of_rate(0.55) < 0.6
-
-
-@pytest.mark.parametrize("largest", RATES)
-def test_the_largest_rate_that_can_be_borne_is_taken(largest: float) -> None:
-    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), lambda: 0.5)
-    assert rate == largest and len(found) <= 5
-
-
-def test_a_long_training_bears_what_a_short_one_does_not() -> None:
-    assert bearable(2.0, STEPS) == bearable(2.0, 1) == 2.0
-    assert (
-        2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, LONG - 1) < 2.0 * (1 + BEARABLE) == bearable(2.0, LONG)
-    )
-    assert bearable(2.0, 10 * LONG) == bearable(2.0, LONG)
-
-
-def test_without_time_one_rate_is_tried() -> None:
-    rate, found = find_rate(lambda rate: math.nan, lambda: 0.5, lambda: True)
-    assert list(found) == [rate] and found[rate] == math.inf
-
-
-@pytest.mark.parametrize(
-    ("text", "budget"),
-    [
-        ("10", Budget(epochs=10)),
-        ("0.5", Budget(epochs=0.5)),
-        ("90s", Budget(seconds=90)),
-        ("2M", Budget(seconds=120)),
-    ],
-)
-def test_budgets_are_epochs_or_times(text: str, budget: Budget) -> None:
-    assert parse_budget(text) == budget
-
-
-@pytest.mark.parametrize("text", ["", "s", "ten", "-1", "0", "0s", "nan", "inf", "1e9", "1e9h", "5 q"])
-def test_other_budgets_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="a recovery takes"):
-        parse_budget(text)
-
-
-def test_a_call_that_lasts_longer_names_the_shortest_time() -> None:
-    kept = Budget(call=10.0, started=time.monotonic() - 8.0)
-    assert kept.shortest(3.0) is None
-    late = Budget(call=5.0, started=time.monotonic() - 8.0)
-    assert late.left == 0.0 and late.shortest(2.0) == 7 + 1
-    assert Budget(seconds=5.0, started=time.monotonic() - 8.0).shortest(0.0) is None

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from onnxheadprune import UsageError, prune
-from onnxheadprune.model.facts import Fact
 from onnxheadprune.training.checkpoint import beside
 from tests.graphs import toys
 from tests.training.trainings import EPOCHS, Stop, drift, trained
@@ -69,8 +68,6 @@ def test_a_recovery_is_never_worse_than_none(count: int, epochs: int, refit: boo
     unseen = toys.sentences(count=400, seed=99)
     is_nearer = drift(made.model, unseen) < 0.95 * drift(plain.model, unseen)
     assert (found.rejected is None) == is_nearer == (kept or not refit)
-    remarks = [part.text for part in made.facts().parts if isinstance(part, Fact)]
-    assert any("nothing was recovered: " in text for text in remarks) == (found.rejected is not None)
 
 
 @pytest.mark.slow

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
 from onnxheadprune import Recovery, prune, validate
-from onnxheadprune.runtime.feeds.generate import Feed
 from tests.graphs import toys
 
 HEADS = {0: [1, 2], 1: [0]}
@@ -25,7 +24,7 @@ def trained(output: Path | None = None, model: ModelProto | None = None, **given
     return result.chosen.recovery
 
 
-def drift(model: ModelProto, data: Sequence[Feed] = UNSEEN) -> float:
+def drift(model: ModelProto, data: Sequence[Mapping[str, Any]] = UNSEEN) -> float:
     """Return the drift of a pruned encoder on held-out sentences."""
     found = validate(toys.encoder(), model, data=data, provider="cpu").drift
     assert found is not None and found.value is not None

@@ -25,10 +25,7 @@ from tests.graphs import toys
         attacks.first_token_never_masked,
         attacks.table_cut,
         attacks.table_renamed_and_one_row_changed,
-        attacks.weight_corrupted,
         attacks.weight_corrupted_and_renamed,
-        attacks.attribute_changed,
-        attacks.node_added,
         attacks.inputs_swapped,
         attacks.type_changed,
         attacks.residual_dropped,
@@ -44,36 +41,6 @@ def test_a_tampered_model_fails(attack: attacks.Attack) -> None:
     found = attacks.verdict(model, smaller)
     assert found.verdict == "failed", found.reason
     assert found.likeness is not None and not found.likeness.identical
-
-
-@pytest.mark.parametrize("tokens", [300, 10**6])
-def test_a_limit_beyond_all_feeds_is_said_in_the_first_line(tokens: int) -> None:
-    """Nobody runs a million tokens; but the graph is not the planned one, and that is what the verdict says."""
-    model = attacks.text_model()
-    smaller = attacks.pruned(model)
-    attacks.doubled_beyond(tokens)(smaller)
-    found = attacks.verdict(model, smaller)
-    assert "the graph is not the planned one; equal on " in found.reason
-    assert "not as planned: Shape (evil/shape) is not planned" in found.notes
-    assert found.exact == "tried" and found.to_dict()["structure"]["identical"] is False
-
-
-def test_a_dead_node_is_a_difference() -> None:
-    model = toys.attention()
-    smaller = attacks.pruned(model)
-    smaller.graph.node.append(helper.make_node("Tanh", ["y"], ["nobody/reads"], name="dead"))
-    found = attacks.verdict(model, smaller)
-    assert found.likeness is not None
-    assert found.likeness.differences == ("Tanh (dead) is not planned",)
-
-
-def test_another_opset_is_a_difference() -> None:
-    model = toys.attention()
-    smaller = attacks.pruned(model)
-    smaller.opset_import[0].version = 18
-    found = attacks.verdict(model, smaller)
-    assert found.likeness is not None
-    assert found.likeness.differences == ("opset 18 of ai.onnx in place of 17",)
 
 
 # Bodies, functions, files beside the model

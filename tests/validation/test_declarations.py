@@ -9,7 +9,7 @@ import onnx
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
+from onnx import ModelProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
 from onnxheadprune.model.bodies import bodies_of
@@ -109,14 +109,6 @@ def verdict(change: Callable[[ModelProto], None], source: Callable[[], ModelProt
 def open_sizes(model: ModelProto) -> list[Any]:
     infos = (*model.graph.input, *model.graph.output)
     return [item for info in infos for item in info.type.tensor_type.shape.dim if item.dim_param]
-
-
-def test_an_output_that_says_seven_fails() -> None:
-    def change(model: ModelProto) -> None:
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
-
-    found = verdict(change, attacks.text_model)
-    assert found.verdict == "failed" and "declares y as [?, 7, ?], and outputs" in found.reason
 
 
 def test_two_inputs_of_one_symbol_rest_on_numbers() -> None:
@@ -263,9 +255,3 @@ def test_what_bodies_declare_is_compared(
             if forged != smaller and not seen(model, forged):
                 unseen.append(f"{where} {info.name}: {what}")
     assert not unseen
-
-
-def test_the_forgeries_reach_every_kind_of_type() -> None:
-    names = [what for what, _ in forgeries(ValueInfoProto(name="x", type=TypeProto()))]
-    kinds = {item.name for item in TypeProto.DESCRIPTOR.oneofs_by_name["value"].fields}
-    assert kinds <= {name.split()[0].removeprefix("type.") for name in names}

@@ -10,14 +10,9 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, helper, numpy_helper
 
-from onnxheadprune import apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune import apply_plan, plan_pruning, validate
 from onnxheadprune.model.graph.operator import GENERATES
 from tests.graphs import toys
-
-MASK = "onnxheadprune_mask"
 
 
 def body(name: str, inputs: list[Any], outputs: list[Any]) -> GraphProto:
@@ -85,18 +80,6 @@ def test_every_operator_with_bodies_is_here() -> None:
         if any(item.type == onnx.defs.OpSchema.AttrType.GRAPH for item in schema.attributes.values())
     }
     assert known <= HOLDERS.keys() | ELSEWHERE
-
-
-@pytest.mark.parametrize("op_type", HOLDERS)
-def test_masks_lie_in_the_body(op_type: str) -> None:
-    source, heads = HOLDERS[op_type]
-    model = source()
-    assert inspect(model).sites
-    found = analyse(model, heads, "toy")
-    masked = masked_reference(found.view, found.touched, found.heads)
-    assert not [item.name for item in masked.graph.initializer if MASK in item.name]
-    holder = next(node for node in masked.graph.node if node.op_type == op_type)
-    assert [item.name for graph in bodies_of(holder) for item in graph.initializer if MASK in item.name]
 
 
 @pytest.mark.parametrize("op_type", HOLDERS)

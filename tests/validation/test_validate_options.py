@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from onnxheadprune.validation import runs
 from onnxheadprune.validation.result import drift_gate
 from tests import attacks
 from tests.conftest import Command
-from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
 from tests.graphs import toys
 
 ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")
@@ -171,110 +169,36 @@ def test_a_metric_is_the_mean_over_samples() -> None:
     assert (result.name, result.samples) == ("mean_of_y", 5)
 
 
-METRICS = """
-import numpy as np
-def accuracy(outputs, feed):
-    return outputs["logits"].argmax(1) == feed["labels"]
-def whole(outputs, feeds):
-    right = [o["logits"].argmax(1) == f["labels"] for o, f in zip(outputs, feeds)]
-    return np.concatenate(right).mean()
-def broken(outputs, feed):
-    return outputs["nothing"]
-def nan(outputs, feed):
-    return float("nan")
-def lonely(outputs):
-    return 1
-number = 3
-"""
-
-
-@pytest.fixture
-def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_metrics_for_tests.py").write_text(METRICS)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("metrics")
-def test_metrics_from_the_command_line(
-    command: Command, digits: Path, digits_test: Path, tmp_path: Path
-) -> None:
-    model = onnx.load(digits)
-    path = tmp_path / "smaller.onnx"
-    onnx.save(pruned(model, "*:0"), path)
-    arguments = ("validate", digits, path, "--provider", "cpu", "--data", digits_test, "--json")
-    found = {}
-    for name in ("accuracy", "whole"):
-        outcome = command(*arguments, "--metric", f"my_metrics_for_tests:{name}")
-        assert outcome.exit_code == 0
-        found[name] = outcome.document["metric"]
-        accuracy = outcome.document["accuracy"]
-    # The last batch of 450 is 2 images; every batch counts by its size.
-    assert found["whole"]["original"] == pytest.approx(accuracy["original"])
-    assert found["accuracy"]["original"] == pytest.approx(accuracy["original"])
-    assert found["accuracy"]["pruned"] == pytest.approx(accuracy["pruned"])
-
-
 # Limits
 
 
-@pytest.mark.slow
-def test_drift_that_is_too_large_is_exit_code_1(command: Command, tmp_path: Path) -> None:
+def test_limits_decide_what_is_accepted() -> None:
     model = toys.attention()
-    paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
-    onnx.save(model, paths[0])
-    onnx.save(pruned(model), paths[1])
-    arguments = ("validate", *paths, "--provider", "cpu", "--json")
-    kept, broken = (command(*arguments, "--max-drift", limit) for limit in (1.9, 1e-9))
-    assert (kept.exit_code, kept.document["accepted"]) == (0, True)
-    assert (broken.exit_code, broken.document["accepted"]) == (1, False)
-    (gate,) = broken.document["gates"]
-    assert gate["value"] == pytest.approx(1 - broken.document["drift"]["cosine"])
-    assert broken.document["verdict"] == "passed"
-    text = command("validate", *paths, "--provider", "cpu", "--max-drift", 1e-9)
-    assert text.exit_code == 1
-    assert "broken: drift of y is" in text.stdout
-    near, far = (validate(*paths, provider="cpu", max_drift=limit) for limit in (1.9, 1e-9))
-    assert (near.passed, far.passed) == (True, False)
-    assert [item.to_dict() for item in far.gates] == [gate]
-    assert "rejected: the limit is broken; exact" in str(far)
+    smaller = pruned(model)
+    near, far = (validate(model, smaller, provider="cpu", max_drift=limit) for limit in (1.9, 1e-9))
+    assert near.passed and far.verdict == "passed" and not far.passed
+    (gate,) = far.gates
+    assert far.drift is not None and gate.value == pytest.approx(1 - far.drift.cosine)
+
+
+def test_a_verdict_that_rests_on_numbers_alone_is_tried_and_not_accepted_by_strict(
+    command: Command, tmp_path: Path
+) -> None:
+    """The cut doubles what is longer than anybody runs: its graph is not the planned one, and numbers do not tell."""
+    model, paths = attacks.text_model(), [tmp_path / f"{name}.onnx" for name in ("model", "right", "wrong")]
+    for path, made in zip(paths, (model, attacks.pruned(model), attacks.pruned(model)), strict=True):
+        if path.stem == "wrong":
+            attacks.doubled_beyond(10**6)(made)
+        onnx.save(made, path)
+    for path, exact, strict in ((paths[1], "yes", True), (paths[2], "tried", False)):
+        found = [validate(paths[0], path, provider="cpu", strict=strict) for strict in (False, True)]
+        assert {item.exact for item in found} == {exact}
+        assert [item.passed for item in found] == [True, strict]
+    words = ("validate", paths[0], paths[2], "--provider", "cpu", "--json")
+    outcomes = [command(*words, *strict) for strict in ((), ("--strict",))]
+    assert [outcome.exit_code for outcome in outcomes] == [0, 1]
+    assert [outcome.document["accepted"] for outcome in outcomes] == [True, False]
 
 
 def test_no_drift_to_judge_breaks_the_limit() -> None:
     assert not drift_gate(None, 1.0).passed
-
-
-@pytest.mark.slow
-def test_speed_that_is_not_reached_is_exit_code_1(command: Command, tmp_path: Path) -> None:
-    model = toys.attention()
-    paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
-    onnx.save(model, paths[0])
-    onnx.save(pruned(model), paths[1])
-    sizes = ("--batch", 1, "--seq", 2, "--repeats", 5, "--threads", 1)
-    arguments = ("validate", *paths, "--provider", "cpu", "--json", *sizes)
-    broken = command(*arguments, "--min-speedup", 50)
-    assert (broken.exit_code, broken.document["accepted"]) == (1, False)
-    assert broken.document["benchmark"]["cells"][0]["point"]["seq"] == 2
-    kept = command(*arguments, "--min-speedup", 0.01)
-    assert (kept.exit_code, kept.document["accepted"]) == (0, True)
-
-
-# Shown to fail, from the command line
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("corrupt", [wrong_head_in_the_record, one_corrupted_weight, stale_reshape])
-def test_wrong_models_are_exit_code_1(
-    command: Command, tmp_path: Path, corrupt: Callable[[Any], None]
-) -> None:
-    model = toys.attention()
-    smaller = pruned(model)
-    paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
-    onnx.save(model, paths[0])
-    corrupt(smaller)
-    onnx.save(smaller, paths[1])
-    outcome = command("validate", *paths, "--provider", "cpu", "--json", "--min-speedup", 0.01)
-    assert outcome.exit_code == 1
-    assert outcome.document["verdict"] == "failed"
-    assert outcome.document["accepted"] is False
-    assert "benchmark" not in outcome.document

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto
 
@@ -18,7 +16,6 @@ import onnxheadprune as ohp
 from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.operators import view_of
-from tests.conftest import Command
 from tests.vocabulary.graphs import KEPT, STATES, TABLE, TOKENS, graph, run
 
 FIRST = "input_ids"
@@ -135,16 +132,3 @@ def test_a_file_records_one_vocabulary() -> None:
         ohp.prune(made, vocab=KEPT.tolist(), token_ids="tag_ids", provider="cpu")
     again = ohp.prune(made, vocab=[0, 2], token_ids=FIRST, provider="cpu")
     assert again.plan.vocabulary is not None and again.plan.vocabulary.left == 2
-
-
-@pytest.mark.parametrize("named", [FIRST, "tag_ids"])
-def test_the_command_line_leaves_other_tables_alone(named: str, command: Command, tmp_path: Path) -> None:
-    onnx.save(_model("tag_ids", TOKENS, ("tied", "tied")), tmp_path / "model.onnx")
-    (tmp_path / "keep.txt").write_text("\n".join(map(str, KEPT)), "utf-8")
-    shown = command(
-        *("prune", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--vocab", tmp_path / "keep.txt"),
-        *("--token-ids", named),
-    )
-    assert shown.exit_code == 0, shown.stderr
-    sizes = {item.name: item.dims[0] for item in onnx.load(tmp_path / "out.onnx").graph.initializer}
-    assert (sizes["table"], sizes["other"]) == ((6, 12) if named == FIRST else (12, 6))

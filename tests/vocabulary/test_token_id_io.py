@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.vocabulary.find import vocabularies
-from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
+from onnxheadprune.edit.records import record_of
 from onnxheadprune.operators import view_of
 from tests.conftest import Command
 from tests.graph_text import model_of
@@ -60,7 +60,7 @@ def test_what_the_model_does_not_show_is_asked(command: Command, tmp_path: Path,
         np.testing.assert_allclose(run(made, {"input_ids": ids})[0], wanted[..., columns], rtol=0, atol=1e-6)
         told = f"out keeps {len(columns)} of its {before} columns: those of the tokens kept"
         assert (told in shown.stdout) == (answer == "out" and before != 12)
-        assert VOCABULARY_ENTRY.read(made).outputs == (("out",) if answer == "out" else ())
+        assert record_of(made).vocabulary.outputs == (("out",) if answer == "out" else ())
         assert command("validate", path, tmp_path / "out.onnx", "--provider", "cpu").exit_code == 0
 
 
@@ -139,12 +139,3 @@ def test_models_without_attention_lose_tokens(command: Command, tmp_path: Path, 
     checked = command("validate", path, out, "--provider", "cpu")
     assert checked.exit_code == 0 and "head" not in checked.stdout
     assert command("prune", out, "-o", tmp_path / "again.onnx", "--vocab", keep).exit_code == 2
-
-
-def test_what_is_shown_of_tokens_does_not_speak_of_heads(command: Command, tmp_path: Path) -> None:
-    path, keep, report = tmp_path / "model.onnx", tmp_path / "keep.txt", tmp_path / "report.html"
-    onnx.save(GRAPHS["tied"](), path)
-    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
-    shown = command("prune", path, "-o", tmp_path / "out.onnx", "--vocab", keep, "--report", report)
-    assert shown.exit_code == 0 and "heads" not in shown.stdout
-    assert "6 of 12 tokens of model.onnx removed" in report.read_text("utf-8")

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
-from onnxheadprune.integrations.cutting import cut, settings_of
+from onnxheadprune.edit.records import record_of
+from onnxheadprune.integrations.cutting import call_of, cut
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -56,16 +56,16 @@ def by_batch(command: Command, place: Path) -> Path:
 
 
 def by_olive(_command: Command, place: Path) -> Path:
-    cut(place / "models" / "m.onnx", place / "o.onnx", settings_of({"vocab": "keep.txt", "heads": "0:1"}))
+    cut(place / "models" / "m.onnx", place / "o.onnx", call_of({"vocab": "keep.txt", "heads": "0:1"}))
     return place / "o.onnx"
 
 
 @pytest.mark.parametrize("way", [by_job, pytest.param(by_batch, marks=pytest.mark.slow), by_olive])
 def test_every_way_removes_them(command: Command, place: Path, way: Callable[[Command, Path], Path]) -> None:
     made = onnx.load(way(command, place))
-    record = VOCABULARY_ENTRY.read(made)
+    record = record_of(made).vocabulary
     assert record is not None and record.kept == KEPT
-    assert "onnxheadprune.heads" in {entry.key for entry in made.metadata_props}
+    assert record_of(made).removes_units
 
 
 def test_data_is_the_original_s(command: Command, place: Path) -> None:

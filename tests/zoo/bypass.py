@@ -20,7 +20,6 @@ from onnxheadprune.attention.sites.site import Site
 from tests.zoo.case import Case
 from tests.zoo.cuts import NoStateError
 from tests.zoo.modules import calls_of, stacks_of
-from tests.zoo.reference import outputs
 
 _Call: TypeAlias = tuple[str, int | None]
 """The path of a module, and which of its calls; None means each."""
@@ -64,7 +63,7 @@ def _branches(module: nn.Module, case: Case, paths: Iterable[str]) -> Mapping[st
     for path in dict.fromkeys(paths):
         layer = copied.get_submodule(path)
         layer.forward = _watched(layer.forward, seen[path.rpartition(".")[0]])
-    outputs(copied, case, case.feeds[0])
+    case.run(copied)
     found: dict[str, bool] = {}
     for container, runs in seen.items():
         pairs = [pair for pair in pairwise(runs) if pair[0][0].shape == pair[0][1].shape == pair[1][0].shape]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune import Sites
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
+from tests.zoo.case import HeadSet
 from tests.zoo.row import EXPERTS, HEADS, LAYERS, NEURONS
 
 Spec = dict[str, list[int] | str]
@@ -26,15 +27,14 @@ class Cut:
         name: what is special about it.
         spec: as `prune` takes it.
         units: the present units that go, per site; empty for heads.
-        heads: of a head set: the heads that go, per projection, and which set of the case it is.
+        heads: of a head set: the heads that go, per projection.
     """
 
     kind: str
     name: str
     spec: Spec
     units: dict[Site, tuple[int, ...]]
-    heads: Sequence[Sequence[int]] = ()
-    index: int = 0
+    heads: HeadSet = ()
 
 
 def cuts_of(sites: Sites, kind: str) -> Iterator[Cut]:
@@ -43,10 +43,10 @@ def cuts_of(sites: Sites, kind: str) -> Iterator[Cut]:
     return {NEURONS: _neuron_cuts, LAYERS: _layer_cuts, EXPERTS: _expert_cuts}[kind](some)
 
 
-def head_cut(name: str, index: int, heads: Sequence[Sequence[int]], sites: dict[int, Site]) -> Cut:
+def head_cut(name: str, heads: HeadSet, sites: Mapping[int, Site]) -> Cut:
     """A head set of the case; `sites` are those of its projections."""
     spec: Spec = {sites[place].key: list(gone) for place, gone in enumerate(heads) if gone}
-    return Cut(HEADS, name, spec, {}, heads, index)
+    return Cut(HEADS, name, spec, {}, heads)
 
 
 def _neuron_cuts(blocks: Sequence[NeuronSite]) -> Iterator[Cut]:

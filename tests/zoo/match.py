@@ -6,17 +6,16 @@ factor and an offset per row (folded scales, quantization), and rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from onnxheadprune import AttentionSite, Sites
 from onnxheadprune.model.graph.view import Value
+from tests.zoo.case import Projection
+from tests.zoo.runs import Array
 
-Array = NDArray[Any]
 ALIKE = 0.97
 """Smallest mean correlation of rows for two weights to be the same one, int8 rounding included."""
 
@@ -33,13 +32,13 @@ def by_weight(sites: Sites, weights: Sequence[Array]) -> dict[int, AttentionSite
 
 
 def match_sites(
-    sites: Sites, projections: Sequence[Mapping[str, Any]], weights: Sequence[Array]
+    sites: Sites, projections: Sequence[Projection], weights: Sequence[Array]
 ) -> dict[int, AttentionSite] | None:
     """The site of each projection.
 
     Args:
         sites: what the engine found.
-        projections: as ``case.json`` lists them, in order of execution.
+        projections: in order of execution.
         weights: of the projections, ``[out, in]``.
 
     Returns:
@@ -51,20 +50,20 @@ def match_sites(
     return _by_order(sites, projections) or _by_name(sites, projections)
 
 
-def _by_order(sites: Sites, projections: Sequence[Mapping[str, Any]]) -> dict[int, AttentionSite] | None:
-    own = [index for index, projection in enumerate(projections) if projection["tied_to"] is None]
-    heads = [projections[index]["num_heads"] for index in own]
+def _by_order(sites: Sites, projections: Sequence[Projection]) -> dict[int, AttentionSite] | None:
+    own = [index for index, projection in enumerate(projections) if projection.tied_to is None]
+    heads = [projections[index].num_heads for index in own]
     if [site.num_heads for site in sites] != heads:
         return None
     matched = dict(zip(own, sites, strict=True))
-    tied = {i: p["tied_to"] for i, p in enumerate(projections) if p["tied_to"] is not None}
+    tied = {i: p.tied_to for i, p in enumerate(projections) if p.tied_to is not None}
     return matched | {index: matched[core] for index, core in tied.items()}
 
 
-def _by_name(sites: Sites, projections: Sequence[Mapping[str, Any]]) -> dict[int, AttentionSite] | None:
+def _by_name(sites: Sites, projections: Sequence[Projection]) -> dict[int, AttentionSite] | None:
     matched = {}
     for index, projection in enumerate(projections):
-        path = f".{projection['module_path']}."
+        path = f".{projection.path}."
         named = [site for site in sites if f".{site.name}." in path or path in f".{site.name}."]
         if len(named) != 1:
             return None

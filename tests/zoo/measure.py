@@ -1,167 +1,204 @@
-"""Measures the zoo and writes its page: ``python -m tests.zoo.measure --work DIR [--parts P,P] [--jobs N]``.
+"""Measures sets of the zoo and writes their page: ``python -m tests.zoo.measure --out DIR [--sets S,S] [--jobs N]``.
 
-Exports what DIR lacks, checks every folder, and keeps the rows beside this file. Packages get an environment of their
-own there, with the extra ``wild`` of pyproject.toml: some want versions of their own, and together they take 3 GB. With
-``--zoo DIR`` folders are checked that were built before, as those of `tests.zoo.foreign` are.
+Every set but the families runs in an environment of its own, which is made in DIR: some packages want versions of their
+own, and together they take 3 GB. Exports lie in DIR, and rows in a file there: what is in it is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.zoo.folder import Folder
-from tests.zoo.known import reason_for
-from tests.zoo.pages import INTRODUCTION, PAGE, RESULTS, SAMPLE, SETS, TWIN, keep, kept, part, write
+from tests.zoo.pages import RESULTS, keep, kept, write
 from tests.zoo.row import Row
 
 ROOT = Path(__file__).parents[2]
-TORCH = ("torch<=2.13.0", "torchvision")
-ALONE = ("torchaudio>=2.8,<3", "torchscale>=0.3,<1")
-"""Without what they ask for: torchaudio asks for torch's CUDA build, torchscale for a timm of 2023."""
+TORCH = ("torch<=2.13.0", "torchvision", "timm")
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "timm", "onnxslim", "onnxsim")
 
 
-def environment(folder: Path) -> Path:
-    """Makes the environment of the packages unless it is there, and returns its interpreter.
+@dataclass(frozen=True)
+class Set:
+    """What is measured together.
+
+    Attributes:
+        table: the module, and its function, that lists the rows.
+        variants: that are measured unless others are named.
+        packages: of the environment, as pip takes them; none for the one that runs this.
+        alone: those that are installed without what they ask for: torchaudio asks for torch's CUDA build,
+            torchscale for a timm of 2023.
+    """
+
+    table: str
+    variants: str = ""
+    packages: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+
+
+SETS = {
+    "families": Set("tables:families", "sample"),
+    "packages": Set(
+        *("tables:packages", "quick", (*TORCH, f"{ROOT}[wild]")),
+        alone=("torchaudio>=2.8,<3", "torchscale>=0.3,<1"),
+    ),
+    "optimum": Set(
+        "foreign.optimum:rows",
+        packages=(*TORCH, "optimum-onnx", "transformers==4.57.*", "onnxslim", "onnxsim", "onnxoptimizer"),
+    ),
+    "genai": Set(
+        "foreign.genai:rows", packages=(*TORCH, "onnxruntime-genai", "onnx-ir", "transformers", "tokenizers")
+    ),
+    "jax": Set("foreign.jax_models:rows", packages=(*TORCH, "jax2onnx", "jax[cpu]", "flax", "transformers")),
+    "keras": Set(
+        "foreign.keras_models:rows", packages=(*TORCH, "tensorflow-cpu", "tf2onnx", "keras", "transformers")
+    ),
+}
+
+
+def python_of(name: str, out: Path) -> Path:
+    """Return the interpreter of a set, whose environment is made unless it is there.
 
     Raises:
         subprocess.CalledProcessError: a package cannot be installed.
     """
+    own = SETS[name]
+    if not own.packages:
+        return Path(sys.executable)
+    folder = out / f"environment-{name}"
     python, done = folder / "bin" / "python", folder / "done"
-    if done.exists():
-        return python
-    venv.create(folder, with_pip=True)
-    # torch first, so that a build for the CPU that lies at hand is taken and stays.
-    for arguments in (TORCH, ("--editable", f"{ROOT}[wild]"), ("--no-deps", *ALONE)):
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *arguments], check=True)
-    for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
-        library.unlink()  # linked with CUDA; without it, torchaudio's models are plain Python
-    done.touch()
+    if not done.exists():
+        venv.create(folder, with_pip=True)
+        # torch first, so that a build for the CPU that lies at hand is taken and stays.
+        for words in (TORCH, ("--editable", str(ROOT), *own.packages), ("--no-deps", *own.alone)):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *words], check=True)
+        for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
+            library.unlink()  # linked with CUDA; without it, torchaudio's models are plain Python
+        done.touch()
     return python
 
 
-def build(part: str, work: Path) -> Path:
-    """Exports what is not there yet, and returns where it lies."""
-    out = work / part
-    command = [sys.executable, "-m", "tests.zoo.build", "--out", str(out), "--variants", ",".join(SAMPLE)]
-    if part == "packages":
-        python = str(environment(work / "environment"))
-        command = [python, *command[1:-1], "quick", "--packages"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return out
+def names_of(name: str, only: str) -> list[str]:
+    """Return the rows of a set that fit one of some shell patterns, which commas join."""
+    return [row for row in _table(name) if any(fnmatchcase(row, pattern) for pattern in only.split(","))]
 
 
-def chosen(zoo: Path) -> list[Path]:
-    """The folders of a zoo; of the attention twins only the plain exports, which is where they differ."""
-    folders = (path for path in sorted(zoo.iterdir()) if (path / "case.json").exists())
-    return [path for path in folders if not (path.name.partition(".")[0].endswith(TWIN) and "+" in path.name)]
+def _table(name: str) -> Mapping[str, object]:
+    module, _, function = SETS[name].table.partition(":")
+    listed = getattr(import_module(f"tests.zoo.{module}"), function)()
+    return listed if isinstance(listed, Mapping) else {case.name: case for case in listed}
 
 
-def _check(path: Path) -> Row:
+def rows_of(task: tuple[str, str, str, Path]) -> list[Row]:
+    """Return the rows of one architecture: of a set, the name, its variants, and where exports lie."""
+    from tests.zoo.build import NotBuiltError, Original, reason
     from tests.zoo.check import check
-    from tests.zoo.originals import references
+    from tests.zoo.foreign.exported import Exported
+    from tests.zoo.tables import variants_of
 
-    return check(path, references)
+    name, own, variants, out = task
+    listed = _table(name)[own]
+    if isinstance(listed, Exported):
+        return list(listed.rows(variants_of(variants) if variants else [], out))
+    case, asked = listed, variants_of(variants)
+    try:
+        original = Original(case, out)
+    except Exception as problem:  # a package is missing, or has changed
+        row = Row(case.name, "", case.family, bool(case.package), case.expect)
+        told = str(problem) if isinstance(problem, NotBuiltError) else reason(problem)
+        return [replace(row, variant=variant, failed=told) for variant in asked]
+    rows = [check(original, variant) for variant in asked if not _is_twin(case.name, variant)]
+    # Of a package there should be a graph; a step of the zoo's own may not apply.
+    return [row for row in rows if case.package or not row.failed]
 
 
-def measured(folders: Sequence[Path], known: Path, jobs: int) -> list[Row]:
-    """The rows of folders in order; those without a graph are left out, but for packages, which should have one.
+def _is_twin(case: str, variant: str) -> bool:
+    """Whether an attention twin is in a variant other than a plain export, which is where they differ."""
+    return case.endswith("-sdpa") and "+" in variant
 
-    Args:
-        folders: what is checked.
-        known: a file of rows, one a line: what is in it is not checked again, and each new row is added.
-        jobs: number of processes.
-    """
-    rows = (
-        {row.name: row for row in map(Row.from_json, known.read_text().splitlines())}
-        if known.exists()
-        else {}
-    )
-    missing = [
-        path for path in folders if path.name not in rows and (Folder.is_built(path) or _is_package(path))
-    ]
+
+def measured(name: str, options: argparse.Namespace) -> list[Row]:
+    """Return the rows of a set in this environment, in order."""
+    file = options.out / f"{name}.jsonl"
+    known = [Row.from_json(line) for line in file.read_text().splitlines()] if file.exists() else []
+    asked, done = names_of(name, options.only), {row.case for row in known}
+    variants = options.variants or SETS[name].variants
+    tasks = [(name, own, variants, options.out / name) for own in asked if own not in done]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Forked processes would share ONNX Runtime's threads.
-    with get_context("spawn").Pool(jobs) as pool, known.open("a") as file:
-        for done, row in enumerate(pool.imap_unordered(_check, missing, chunksize=2), start=1):
-            rows[row.name] = row
-            file.write(f"{row.to_json()}\n")
-            file.flush()
-            if row.problems or done % 250 == 0:
-                sys.stderr.write(f"[{done}/{len(missing)}] {row}\n")
-    return [rows[path.name] for path in folders if path.name in rows]
+    with get_context("spawn").Pool(options.jobs) as pool, file.open("a") as stream:
+        for rows in pool.imap_unordered(rows_of, tasks):
+            known += rows
+            stream.writelines(f"{row.to_json()}\n" for row in rows)
+            stream.flush()
+            sys.stderr.writelines(f"{row}\n" for row in rows if row.problems)
+    return known
 
 
-def _is_package(path: Path) -> bool:
-    return bool(json.loads((path / "case.json").read_text())["package"])
+def header(rows: Iterable[Row]) -> str:
+    """Return when rows were measured, and with which versions."""
+    from tests.zoo.build import versions
 
-
-def header(zoo: Path) -> str:
-    """When a zoo is measured, and with which versions."""
-    from tests.zoo.build import installed
-
-    noted = zoo / "versions.json"
-    versions = json.loads(noted.read_text()) if noted.exists() else installed(TOOLS)
-    tools = ", ".join(f"{name} {version}" for name, version in versions.items())
+    packages = sorted({row.family for row in rows if row.package})
+    tools = ", ".join(
+        f"{name} {number}" for name, number in versions(dict.fromkeys((*TOOLS, *packages))).items()
+    )
     return f"Measured on {datetime.date.today().isoformat()} with {tools}."
 
 
-def places(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """A set of exports, and its folder."""
-    if options.zoo is not None:
-        yield from ((options.parts.split(",")[0], Path(zoo)) for zoo in options.zoo.split(","))
-        return
-    work = options.work.absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    yield from ((part, build(part, work)) for part in options.parts.split(","))
-
-
 def merged(before: Iterable[Row], after: Iterable[Row]) -> list[Row]:
-    """Rows with newer ones in place of their own; kinds that were not measured again stay."""
-    rows = {(row.package, row.name): row for row in before}
-    for row in after:
-        old = rows.get((row.package, row.name), row)
-        rows[row.package, row.name] = replace(row, verdicts={**old.verdicts, **row.verdicts})
+    """Return rows with newer ones in place of their own."""
+    rows = {(row.package, row.name): row for row in (*before, *after)}
     return sorted(rows.values(), key=lambda row: (row.package, row.family, row.case, row.variant))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code is 1 where a row is not as it must be and `known.py` does not name it."""
+    """Run the command line; the exit code is 1 where a row is not as it must be and `KNOWN` does not name it."""
     parser = argparse.ArgumentParser(prog="tests.zoo.measure", description=__doc__)
-    parser.add_argument("--work", type=Path, help="folder for the exports and the environment")
-    parser.add_argument("--zoo", help="folders that were built before, joined by commas")
-    parser.add_argument("--parts", default=",".join(SETS), help="families, packages, or both")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the rows are kept")
-    parser.add_argument("-o", "--output", type=Path, default=PAGE, help="the page")
-    parser.add_argument("--title", help="of a page of its own, with nothing but the rows of --zoo")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that check")
+    parser.add_argument("--out", type=Path, required=True, help="folder for exports, rows and environments")
+    parser.add_argument("--sets", default="families,packages", help=f"of {', '.join(SETS)}")
+    parser.add_argument("--only", default="*", help="shell pattern of case names; commas join")
+    parser.add_argument("--variants", default="", help="quick, sample, all, or names joined by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--here", action="store_true", help="measure one set in this environment, and write no page"
+    )
     options = parser.parse_args(arguments)
-    if (options.work is None) == (options.zoo is None):
-        parser.error("one of --work and --zoo says where the folders are")
-    said, rows = kept(options.results) if options.results.exists() else ({}, [])
-    new: list[Row] = []
-    for name, folder in places(options):
-        new += measured(chosen(folder), folder / "rows.jsonl", options.jobs)
-        said[name] = [header(folder)]
-    keep(options.results, said, merged(rows, new))
-    if options.title:
-        front = INTRODUCTION.partition("\n")[2]
-        options.output.write_text(
-            f"# {options.title}\n{front}\n{part('Graphs', new, [line for lines in said.values() for line in lines])}"
-        )
-    else:
-        write(options.output, merged(rows, new), said)
-    return int(any(row.problems and reason_for(row) is None for row in new))
+    options.out = options.out.absolute()
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = options.sets.split(",")
+    if options.here:
+        rows = measured(names[0], options)
+        keep(options.out / f"{names[0]}.measured", {names[0]: [header(rows)]}, rows)
+        return 0
+    said, before = kept(RESULTS)
+    new = list[Row]()
+    for name in names:
+        words = ["--out", options.out, "--sets", name, "--only", options.only, "--variants", options.variants]
+        command = [
+            python_of(name, options.out),
+            "-m",
+            "tests.zoo.measure",
+            "--here",
+            *words,
+            "--jobs",
+            options.jobs,
+        ]
+        subprocess.run([*map(str, command)], cwd=ROOT, check=True)
+        told, rows = kept(options.out / f"{name}.measured")
+        said, new = said | told, new + rows
+    keep(RESULTS, said, merged(before, new))
+    write(*kept(RESULTS))
+    return int(any(row.problems and row.reason is None for row in new))
 
 
 if __name__ == "__main__":

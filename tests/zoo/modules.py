@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
-from tests.zoo.case import Case
+from tests.zoo.case import Case, weight_of
+from tests.zoo.row import Counts
 
 PAIRS = (
     *(("fc1", "fc2"), ("linear1", "linear2"), ("lin1", "lin2"), ("c_fc", "c_proj"), ("fc_in", "fc_out")),
@@ -24,8 +24,8 @@ EXPERTS = ("expert", "moe", "mixture")
 """What classes are called whose MLPs are stored in one tensor, or run for some tokens alone."""
 
 
-def counts_of(model: nn.Module, case: Case) -> dict[str, Any]:
-    """Return `layers`, the length of each stack with attention, and `blocks`, the MLPs in these; None where unknown.
+def counts_of(model: nn.Module, case: Case) -> Counts:
+    """Return the length of each stack with attention, and the number of MLPs in these; None where unknown.
 
     Args:
         model: the module.
@@ -37,12 +37,12 @@ def counts_of(model: nn.Module, case: Case) -> dict[str, Any]:
     layers = [len(list(model.get_submodule(stack).children())) for stack in stacks]
     experts = any(word in type(item).__name__.lower() for item in model.modules() for word in EXPERTS)
     blocks = sum(calls[path] for path in lasts)
-    return {"layers": sorted(layers) or None, "blocks": None if experts or not blocks else blocks}
+    return Counts(layers=(*sorted(layers),) or None, blocks=None if experts else blocks or None)
 
 
 def stacks_of(model: nn.Module, case: Case) -> list[str]:
     """Return the paths of the containers of layers with attention, in order of execution."""
-    paths = dict.fromkeys(item.module_path for item in case.projections)
+    paths = dict.fromkeys(item.path for item in case.projections)
     found = (_stack(model, path, paths) for path in paths)
     return list(dict.fromkeys(path for path in found if path is not None))
 
@@ -67,8 +67,7 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
         if part not in children:
             return None
         module = children[part]
-    weight = getattr(module, "weight", None)
-    return module if isinstance(weight, torch.Tensor) and weight.dim() >= 2 else None
+    return module if weight_of(module) is not None else None
 
 
 def _written_out(module: nn.Sequential) -> str:
@@ -104,8 +103,7 @@ def calls_of(model: nn.Module, case: Case, paths: Iterable[str]) -> dict[str, in
     """Return how often modules run on the first feed."""
     calls = dict.fromkeys(paths, 0)
     hooks = [model.get_submodule(path).register_forward_hook(_counting(calls, path)) for path in calls]
-    with torch.no_grad():
-        model(*(case.feeds[0][name].clone() for name in case.inputs))
+    case.run(model)
     for hook in hooks:
         hook.remove()
     return calls

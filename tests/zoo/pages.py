@@ -1,22 +1,20 @@
-"""The page of supported graphs, from rows: ``python -m tests.zoo.pages`` writes it again from those that are kept.
+"""The pages of supported graphs: ``python -m tests.zoo.pages`` writes their tables again from the rows that are kept.
 
-Families and packages have a table each, of one form. Nothing is typed by hand.
+Each set has a table, of one form. What stands in front of the tables is written by hand.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, zip_longest
 from pathlib import Path
 
-from tests.zoo.known import reason_for
 from tests.zoo.row import HEADS, LAYERS, NEURONS, Outcome, Row, Verdict
 
-PAGE = Path(__file__).parents[2] / "docs" / "supported-graphs.md"
+DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = Path(__file__).with_name("results.jsonl")
 """The rows of the last measurement; its first line says of each set when and with which versions."""
 TWIN = "-sdpa"
@@ -38,94 +36,67 @@ COLUMNS = {
     "data": "external data",
 }
 """Kinds of graph; the first two are of exporters with an environment of their own (`tests.zoo.foreign`)."""
-SAMPLE = (
-    *("ts17", "dyn18", "ts14", "dyn23", "ts17raw", "dyn18raw", "ts17+ort-basic", "ts17+ort-extended"),
-    *("dyn18+ort-extended", "ts17+ort-fused", "dyn18+ort-fused", "ts17+slim", "dyn18+slim", "ts17+sim"),
-    *("ts17+fp16", "ts17half", "ts17+bf16w", "ts17+int8dyn", "ts17+qdq", "ts17+qop", "ts17+nbits4"),
-    *("ts17+nbits8", "ts17+in-if", "ts17+in-loop", "ts17+functions", "ts17+extdata"),
-)
-"""Variants that fill every column; the others combine these steps or repeat them on another export."""
 _STEPS = {
-    "raw": ("ts17raw", "dyn18raw"),
-    "ort": ("ort-basic", "ort-extended", "O1"),
-    "slim": ("slim",),
-    "sim": ("sim",),
-    "opt": ("optimizer",),
-    "data": ("extdata",),
-    "half": ("fp16", "bf16w", "ts17half", "dyn18half", "common16", "genai-fp16-cpu", "genai-fp16-cuda"),
-    "fused": ("ort-fused", "O2", "O3"),
-    "scopes": ("in-if", "in-loop", "functions"),
-    "int8": ("int8dyn", "ortq"),
-    "qdq": ("qdq", "qdq-tensor", "qop"),
-    "nbits": ("nbits4", "nbits8", "genai-int4-cpu", "genai-int4-cuda"),
+    "raw": r"ts17raw|dyn18raw",
+    "ort": r"ort-basic|ort-extended|O1",
+    "slim": r"slim",
+    "sim": r"sim",
+    "opt": r"optimizer",
+    "data": r"extdata",
+    "half": r"fp16|bf16w|ts17half|dyn18half|common16|genai-fp16-\w+",
+    "fused": r"ort-fused|O2|O3",
+    "scopes": r"in-if|in-loop|functions",
+    "int8": r"int8dyn|ortq",
+    "qdq": r"qdq|qdq-tensor|qop",
+    "nbits": r"nbits4|nbits8|genai-int4-\w+",
 }
-SETS = {"families": "Families", "packages": "Packages in the wild"}
-"""The sets that are measured; each is a part of the page."""
+PAGES = {
+    "supported-graphs.md": {"families": "Families", "packages": "Packages in the wild"},
+    "supported-exporters.md": {name: name for name in ("optimum", "genai", "jax", "keras")},
+}
+"""The pages, and the sets that are a part of each, with their titles."""
+MARK = "<!-- tables -->\n"
 
 
 def column(variant: str) -> str:
-    """The key of a variant's column; of several steps the last one of `_STEPS` counts, which changes a graph most."""
-    steps = variant.split("+")
-    found = [key for key, own in _STEPS.items() if any(step in own for step in steps)]
-    exporter = next((key for key in ("ts", "dyn") if re.match(rf"{key}\d", steps[0])), "export")
+    """Return the key of a variant's column; of several steps the last one of `_STEPS` counts, which changes most."""
+    parts = variant.split("+")
+    found = [key for key, own in _STEPS.items() if any(re.fullmatch(own, part) for part in parts)]
+    exporter = next((key for key in ("ts", "dyn") if re.match(rf"{key}\d", variant)), "export")
     return found[-1] if found else exporter
 
 
-class Notes:
-    """Numbers for sentences, in order of first use."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def mark(self, sentences: Iterable[str]) -> str:
-        """The numbers of sentences: "1,4"."""
-        found = [self.numbers.setdefault(sentence, len(self.numbers) + 1) for sentence in sentences]
-        return ",".join(map(str, sorted(found)))
-
-    def lines(self) -> Iterator[str]:
-        """The sentences with their numbers; what an exporter says may look like a link."""
-        yield from (f"{number}. {text}".replace("[", r"\[") for text, number in self.numbers.items())
-
-
-def word(verdicts: Sequence[Verdict], notes: Notes) -> str:
-    """How the cuts of one kind ended in some graphs: the worst outcome, and the numbers of reasons."""
-    if failures := sorted({verdict.outcome for verdict in verdicts if verdict.outcome.is_failure}):
+def word(verdicts: Sequence[Verdict]) -> str:
+    """Return how the cuts of one kind ended in some graphs: the worst outcome."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    if failures := sorted(outcome for outcome in outcomes if outcome.is_failure):
         return f"**{', '.join(failures)}**"
-    gathers = {f"edge gather: {reason}" for verdict in verdicts for reason in verdict.gathers}
-    refusals = {f"refused: {reason}" for verdict in verdicts for reason in verdict.refusals}
-    marks, outcomes = notes.mark(sorted(gathers | refusals)), {verdict.outcome for verdict in verdicts}
+    some = ", some refused" if any(verdict.refusals for verdict in verdicts) else ""
     if Outcome.GATHERS in outcomes:
-        return f"gather {marks}"
+        return f"gather{some}"
     if Outcome.EXACT in outcomes:
-        return f"exact {marks}".rstrip()
-    return "none" if outcomes == {Outcome.NO_SITE} else marks
+        return f"exact{some}"
+    return "none" if outcomes == {Outcome.NO_SITE} else "refused"
 
 
-def cell(rows: Sequence[Row], notes: Notes) -> str:
-    """What became of heads, neurons and layers in the graphs of one column, once where all became the same."""
+def cell(rows: Sequence[Row]) -> str:
+    """Return what became of heads, neurons and layers in the graphs of one column, once where all became the same."""
     made = [row for row in rows if not row.failed]
-    if not made:
-        marks = notes.mark(sorted({f"no export: {row.failed}" for row in rows}))
-        return f"- {marks}".rstrip()
-    kinds = [
+    kinds = (
         [row.verdicts[kind] for row in made if kind in row.verdicts] for kind in (HEADS, NEURONS, LAYERS)
-    ]
-    words = [word(verdicts, notes) for verdicts in kinds if verdicts]
-    words = words[:1] if len(set(words)) == 1 else words
-    lacking = notes.mark(
-        sorted({f"near miss: {text}" for row in made if row.is_short for text in row.misses})
     )
-    return " / ".join(words) + (f" [{lacking}]" if lacking else "")
+    words = [word(verdicts) for verdicts in kinds if verdicts]
+    return (words[0] if len(set(words)) == 1 else " / ".join(words)) if made else "-"
 
 
 def runs(numbers: Iterable[object]) -> str:
-    """Numbers with runs of the same one shortened: "1, 3 x2"."""
+    """Return numbers with runs of the same one shortened: "1, 3 x2"."""
     found = [(number, len(list(run))) for number, run in groupby(numbers)]
     return ", ".join(f"{number} x{times}" if times > 1 else str(number) for number, times in found) or "0"
 
 
 def count_cells(row: Row) -> Iterator[str]:
-    """Heads, KV heads, MLPs and layers as they are found; bold beside those of the module where they differ."""
+    """Yield heads, KV heads, MLPs and layers as found; bold beside those of the module where they differ."""
     known = [heads is not None for heads in row.found.heads]
     shown = {
         "heads": ["-" if heads is None else heads for heads in row.found.heads],
@@ -140,14 +111,16 @@ def count_cells(row: Row) -> Iterator[str]:
         yield wrong if name in row.miscounted else f"{runs(found)} ?" if true is None else runs(found)
 
 
-def plain(rows: Sequence[Row]) -> Row | None:
-    """The row that speaks for the counts of an architecture: of its plain exports the first of the sample."""
-    exports = [row for row in rows if row.variant in SAMPLE and "+" not in row.variant and not row.failed]
-    return min(exports, key=lambda row: (row.found.blocks is None, SAMPLE.index(row.variant)), default=None)
+def _counts(rows: Sequence[Row]) -> list[str]:
+    """Return the counts of an architecture: of its plain exports the first one whose MLPs were counted."""
+    order = ("ts17", "dyn18", "ts14", "dyn23", "ts17raw", "dyn18raw", "ts17half")
+    exports = [row for name in order for row in rows if row.variant == name and not row.failed]
+    speaker = next((row for row in exports if row.found.blocks is not None), next(iter(exports), None))
+    return [""] * 4 if speaker is None else list(count_cells(speaker))
 
 
-def table(rows: Sequence[Row], notes: Notes) -> Iterator[str]:
-    """A line for each architecture; columns of which nothing was measured are left out."""
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for each architecture; columns of which nothing was measured are left out."""
     cells: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row.family, row.case.removesuffix(TWIN)][column(row.variant)].append(row)
@@ -156,16 +129,15 @@ def table(rows: Sequence[Row], notes: Notes) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for (_, case), own in sorted(cells.items()):
-        speaker = plain([row for some in own.values() for row in some])
-        counts = [""] * 4 if speaker is None else list(count_cells(speaker))
-        yield f"| {' | '.join([case, *counts, *(cell(own[key], notes) if key in own else '' for key in keys)])} |"
+        counts = _counts([row for some in own.values() for row in some])
+        yield f"| {' | '.join([case, *counts, *(cell(own[key]) if key in own else '' for key in keys)])} |"
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """How many graphs there are, how their cuts ended, and which counts differ."""
+    """Yield how many graphs there are, how their cuts ended, and which counts differ."""
     built = [row for row in rows if not row.failed]
-    cases, families = {row.case.removesuffix(TWIN) for row in rows}, {row.family for row in rows}
-    yield f"{len(built)} of {len(rows)} graphs of {len(cases)} architectures in {len(families)} families or packages."
+    cases, groups = {row.case.removesuffix(TWIN) for row in rows}, {row.family for row in rows}
+    yield f"{len(built)} of {len(rows)} graphs of {len(cases)} architectures in {len(groups)} families or packages."
     for kind in (HEADS, NEURONS, LAYERS):
         verdicts = [row.verdicts[kind] for row in built if kind in row.verdicts]
         counts = Counter(verdict.outcome for verdict in verdicts)
@@ -181,83 +153,50 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         yield f"number of {name}: told by the modules of {len(known)} graphs, {apart} differ."
 
 
-def part(title: str, rows: Sequence[Row], header: Sequence[str], mark: str = "##") -> str:
-    """One set: when it was measured, its table, its reasons, and what is not as it must be."""
-    notes = Notes()
-    lines = list(table(rows, notes))
-    told = [f"* {line}" for line in (*header, *summary(rows))]
-    wrong = sorted(
-        {
-            f"* {row.case if (why := reason_for(row)) else row.name}: {why or row}"
-            for row in rows
-            if row.problems
-        }
-    )
-    ends = [f"\n{mark}# Not as it must be\n", *wrong] if wrong else []
+def part(title: str, rows: Sequence[Row], measured: Sequence[str]) -> str:
+    """Return one set: when it was measured, its table, and what is not as it must be."""
+    told = [f"* {line}" for line in (*measured, *summary(rows))]
+    wrong = {f"* {row.case}: {row.reason}" if row.reason else f"* {row}" for row in rows if row.problems}
+    ends = ["\n### Not as it must be\n", *sorted(wrong)] if wrong else []
+    return "\n".join([f"## {title}\n", *told, "", *table(rows), *ends, ""])
+
+
+def set_of(row: Row) -> str:
+    """Return the set of a row."""
     return (
-        "\n".join([f"{mark} {title}\n", *told, "", *lines, f"\n{mark}# Reasons\n", *notes.lines(), *ends])
-        + "\n"
+        "packages"
+        if row.package
+        else row.family
+        if row.family in PAGES["supported-exporters.md"]
+        else "families"
     )
 
 
-_MARK = re.compile(r"^<!-- part: (\w+) -->\n", re.MULTILINE)
+def written(page: str, measured: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> str:
+    """Return the text of a page, with what stands in front of its tables as it is."""
+    own = {name: [row for row in rows if set_of(row) == name] for name in PAGES[page]}
+    parts = [part(PAGES[page][name], own[name], measured.get(name, ())) for name in own if own[name]]
+    before, mark, after = (DOCS / page).read_text().partition(MARK)
+    return before + mark + ("\n".join(parts) or after)
 
 
-def read_parts(text: str) -> dict[str, str]:
-    """The parts of a page by name; "" is what stands in front of them."""
-    first, *rest = _MARK.split(text)
-    parts = {"": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
-    return {name: said.rstrip("\n") + "\n" for name, said in parts.items()}
-
-
-def write(page: Path, rows: Sequence[Row], measured: Mapping[str, Sequence[str]]) -> None:
-    """Writes the parts of which rows were measured, and leaves the others."""
-    known = read_parts(page.read_text()) if page.exists() else {}
-    parts = {name: said for name, said in known.items() if name in ("", *SETS)}
-    parts.setdefault("", INTRODUCTION)
-    for name, title in SETS.items():
-        if own := [row for row in rows if row.package == (name == "packages")]:
-            parts[name] = part(title, own, measured.get(name, ()))
-    marked = [f"<!-- part: {name} -->\n{parts[name]}" for name in SETS if name in parts]
-    page.write_text("\n".join([parts[""], *marked]))
+def write(measured: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> None:
+    """Write the pages."""
+    for page in PAGES:
+        (DOCS / page).write_text(written(page, measured, rows))
 
 
 def keep(path: Path, measured: Mapping[str, Sequence[str]], rows: Iterable[Row]) -> None:
-    """Writes what `kept` reads."""
+    """Write what `kept` reads."""
     lines = [json.dumps({"measured": measured}), *(row.to_json() for row in rows)]
     path.write_text("\n".join(lines) + "\n")
 
 
 def kept(path: Path) -> tuple[dict[str, list[str]], list[Row]]:
-    """Sentences about the last measurement, by set, and its rows."""
+    """Return sentences about the last measurement, by set, and its rows."""
     first, *lines = path.read_text().splitlines()
     return json.loads(first)["measured"], [Row.from_json(line) for line in lines]
 
 
-INTRODUCTION = """# Supported graphs
-
-Written by `python -m tests.zoo.pages`; do not edit. Every cell is measured: tiny models with random weights are
-exported, looked at and pruned. What is found is compared with the attributes of the modules: the heads around each
-output projection, the lengths of the containers of layers, the modules that are MLPs. Each cut is compared with PyTorch
-without these units (heads: several sets, each attention of a package also alone; neurons: a third of each block, half,
-and all of one; layers: the last one, and every second one), or, where numbers are quantized or half as long, with the
-masked reference. With a cache, past and present are narrowed, and eight steps must give what one pass gives.
-
-| cell | meaning |
-|---|---|
-| `exact` | equal to the silenced model, and nothing left of the units |
-| `exact / gather 2 / none` | heads, neurons and layers, once where all are the same |
-| `gather` | equal, but some edge needs a `Gather` at run time; the numbers say why |
-| a number | refused, for the reason of that number; beside `exact`: of one set of units |
-| `[3]` | an attention is no site, for that reason |
-| `none` | there is nothing of this kind in the graph |
-| `-` | the exporter, or the tool before us, failed; an empty cell was not measured |
-| `3 x2`, `?` | two attentions of three heads; the module's attributes tell nothing, or nothing shows who shares keys |
-| **bold** | not as it must be, the module's number in brackets: see the end |
-"""
-
-
 if __name__ == "__main__":
-    _measured, _rows = kept(RESULTS)
-    write(PAGE, _rows, _measured)
-    sys.exit(int(any(row.problems and reason_for(row) is None for row in _rows)))
+    write(*kept(RESULTS))

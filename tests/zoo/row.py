@@ -1,20 +1,27 @@
-"""The results of one folder of the zoo."""
+"""The results of one graph of the zoo."""
 
 from __future__ import annotations
 
 import enum
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from onnxheadprune import AttentionSite, Sites
-from onnxheadprune.attention.sites.layers import LayerSite
-from onnxheadprune.model.graph.view import GraphView
 
 HEADS, NEURONS, LAYERS, EXPERTS, TOKENS = KINDS = ("heads", "neurons", "layers", "experts", "tokens")
+
+KNOWN = {
+    "levit.*": "its containers number attention and network one after the other; a layer is one of each",
+    "timm-levit.*": "the attention that halves a stage lies in no container of layers",
+    "timm-davit.*": "a block of the container is a spatial and a channel block, each with attention and network",
+    "torchvision-mvit-v1.ts17": "TorchScript writes no shapes behind the pooling, so its heads cannot be told",
+    "torchvision-mvit-v2.*": "queries are added to the context and stay when a head goes; or shapes are unknown",
+}
+"""Rows that may be as they are, by shell patterns, and the reason, which the page prints. All others are failures."""
 
 
 class Outcome(enum.StrEnum):
@@ -50,9 +57,8 @@ class Verdict:
         equal: how many of them are equal.
         torch: how many of the equal ones were compared with PyTorch, the others with the masked reference alone.
         second: how many were also compared with the mask at another place than the cut's.
-        gathers: why edge gathers are needed, without names of nodes and values.
-        refusals: why units cannot go, likewise.
-        wrong: what is not as it must be, for people.
+        refusals: why units cannot go.
+        wrong: what is not as it must be.
         error: largest error of any output of an equal cut, relative to its scale.
         steps: whether a decode through the narrowed cache was compared too.
     """
@@ -63,7 +69,6 @@ class Verdict:
     equal: int = 0
     torch: int = 0
     second: int = 0
-    gathers: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     error: float = 0.0
@@ -72,7 +77,7 @@ class Verdict:
     @property
     def words(self) -> str:
         """What there is to say about the outcome."""
-        return "; ".join((*self.wrong, *self.gathers, *self.refusals))
+        return "; ".join((*self.wrong, *self.refusals))
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Row:
-    """One folder.
+    """One graph.
 
     Attributes:
         case: the architecture.
@@ -105,9 +110,7 @@ class Row:
         failed: why there is no graph.
         true: what the module has.
         found: what is found in the graph.
-        kinds: blocks by their kind.
         extra: removable sites that are no attention of the module.
-        misses: reasons of near misses, without names of nodes and values.
         silent: attentions that are neither a site nor a near miss.
         verdicts: by kind of unit.
     """
@@ -120,21 +123,14 @@ class Row:
     failed: str = ""
     true: Counts = Counts()
     found: Counts = Counts()
-    kinds: Mapping[str, int] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
-    misses: tuple[str, ...] = ()
     silent: int = 0
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The folder."""
+        """The architecture and the variant."""
         return f"{self.case}.{self.variant}"
-
-    @property
-    def sites(self) -> int:
-        """Attentions that are found."""
-        return sum(heads is not None for heads in self.found.heads)
 
     @property
     def miscounted(self) -> tuple[str, ...]:
@@ -156,7 +152,8 @@ class Row:
     @property
     def problems(self) -> dict[str, str]:
         """The failures, by kind of unit or by count."""
-        found = {kind: f"{verdict.outcome}: {verdict.words}" for kind, verdict in self.failures.items()}
+        failed = {kind: verdict for kind, verdict in self.verdicts.items() if verdict.outcome.is_failure}
+        found = {kind: f"{verdict.outcome}: {verdict.words}" for kind, verdict in failed.items()}
         found |= dict.fromkeys(self.miscounted, f"{self.found} for {self.true}")
         if self.extra:
             found["extra"] = f"{', '.join(self.extra)}: no attention of the module"
@@ -165,9 +162,11 @@ class Row:
         return found
 
     @property
-    def is_short(self) -> bool:
-        """Whether an attention is no site."""
-        return self.sites < len(self.true.heads)
+    def reason(self) -> str | None:
+        """Why the row may be as it is, None if nobody said so, or it is wrong."""
+        if any(verdict.outcome in (Outcome.WRONG, Outcome.ERROR) for verdict in self.verdicts.values()):
+            return None
+        return next((reason for pattern, reason in KNOWN.items() if fnmatchcase(self.name, pattern)), None)
 
     @property
     def gap(self) -> str:
@@ -176,16 +175,15 @@ class Row:
             return ""
         if self.silent:
             return f"{self.silent} attentions without a word"
-        verdict = self.verdicts[HEADS]
-        compared = verdict.compared
-        is_less = self.expect == "exact" and bool(self.true.heads) and (self.is_short or not compared)
-        is_more = self.expect != "exact" and (verdict.outcome.is_exact or (self.package and compared))
-        return f"{self.sites} sites, {compared} cuts" if is_less or is_more else ""
-
-    @property
-    def failures(self) -> dict[str, Verdict]:
-        """The verdicts that are failures."""
-        return {kind: verdict for kind, verdict in self.verdicts.items() if verdict.outcome.is_failure}
+        outcome, compared = self.verdicts[HEADS].outcome, self.verdicts[HEADS].compared
+        sites = sum(heads is not None for heads in self.found.heads)
+        is_less = (
+            self.expect == "exact"
+            and bool(self.true.heads)
+            and (sites < len(self.true.heads) or not compared)
+        )
+        is_more = self.expect != "exact" and (outcome.is_exact or (self.package and compared))
+        return f"{sites} sites, {compared} cuts" if is_less or is_more else ""
 
     def __str__(self) -> str:
         told = (
@@ -194,12 +192,12 @@ class Row:
         return f"{self.name}: {'; '.join((*told, *map(str, self.problems.items())))}"
 
     def to_json(self) -> str:
-        """The row in one line, without what is as by default; errors to three figures."""
+        """Return the row in one line, without what is as by default; errors to three figures."""
         return json.dumps(_told(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Row:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         data: dict[str, Any] = json.loads(line, object_hook=_tuples)
         verdicts = {
             kind: Verdict(Outcome(said.pop("outcome")), **said)
@@ -225,56 +223,19 @@ def _tuples(data: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
-def found_counts(sites: Sites, attention: Iterable[AttentionSite | None]) -> tuple[Counts, dict[str, int]]:
-    """The sites of a graph, and its blocks by kind.
+def found_counts(sites: Sites, attention: Iterable[AttentionSite | None]) -> Counts:
+    """Return what is found in a graph.
 
     Args:
         sites: of the graph.
         attention: the site of each attention of the module.
     """
     own = list(attention)
-    stacks = Counter(
-        layer.key.rpartition(".")[0]
-        for layer in sites.of(LAYERS)
-        if isinstance(layer, LayerSite) and any(site.KIND.begins_layers for site in layer.parts)
-    )
-    kinds = Counter(block.kind for block in sites.neurons)
-    counts = Counts(
+    attending = (layer for layer in sites.of(LAYERS) if any(part.KIND.begins_layers for part in layer.parts))
+    stacks = Counter(layer.key.rpartition(".")[0] for layer in attending)
+    return Counts(
         heads=tuple(None if site is None else site.num_heads for site in own),
         kv=tuple(None if site is None or not site.kv_known else site.kv_num_heads for site in own),
         layers=tuple(sorted(stacks.values())),
-        blocks=kinds["feed-forward"],
+        blocks=sum(block.kind == "feed-forward" for block in sites.neurons),
     )
-    return counts, dict(sorted(kinds.items()))
-
-
-_NODE = re.compile(r" \((?:at|in) [^()]*(?:\([^()]*\))?\)|; leave at least one (?:head|neuron)$")
-_ORDINARY = frozenset(("", *"a attention axis bias context head heads input model node output".split()))
-_ORDINARY |= frozenset("scale shape site value values weights".split())
-_SETS = re.compile(
-    r"(?<=^heads )[\d,]+ of attn\.\d+ \(.*?\) "
-    r"|(?<=^neurons )[-\d,]+ of ffn\.\d+ \(.*?\) "
-    r"|: [\d, and]+ only go together.*$"
-)
-_SITE = re.compile(r"^(attn|ffn)\.\d+ \(.*?\) (?=can)")
-_CALLED = {"attn": "the site ", "ffn": "the block "}
-
-
-def general(sentences: Iterable[str], view: GraphView, sites: Sites) -> tuple[str, ...]:
-    """Reasons without the names of this one graph, sorted and each once."""
-    names = {node.proto.name: "a node" for node in view.nodes} | {node.ref: "a node" for node in view.nodes}
-    names |= {value.name: "a value" for value in view.values()}
-    names |= {site.name: "a site" for site in sites}
-    found = {_general(sentence, names) for sentence in sentences}
-    return tuple(sorted(found))
-
-
-def _general(sentence: str, names: dict[str, str]) -> str:
-    sentence = _NODE.sub("", _SITE.sub(lambda found: _CALLED[found[1]], _SETS.sub("", sentence)))
-    return " ".join(_word(word, names) for word in sentence.split(" "))
-
-
-def _word(word: str, names: dict[str, str]) -> str:
-    bare = word.strip(",;:'\"")
-    # A graph may call a value "x" or a site "model": words of our own sentences are not names.
-    return word.replace(bare, names[bare]) if bare in names and bare not in _ORDINARY else word

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.session import exactly
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 ort.set_default_logger_severity(4)
 _TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
@@ -23,19 +25,18 @@ _TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 class Runner:
     """A model as it is written: without ONNX Runtime's optimizations, on one thread.
 
-    Products that round activations for speed, or saturate on this machine, are computed exactly (`runtime/session.py`).
+    Of a model in memory, products that round activations for speed, or saturate on this machine, are computed exactly
+    (`runtime/session.py`).
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto | str) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = ort.InferenceSession(
-            exactly(LoadedModel(model, "the model")).proto.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        if not isinstance(model, str):
+            model = exactly(LoadedModel(model, "the model")).proto.SerializeToString()
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._types = {item.name: item.type for item in self._session.get_inputs()}
         self._outputs = [item.name for item in self._session.get_outputs()]
 
@@ -51,6 +52,15 @@ class Runner:
 
 class DifferentShapeError(Exception):
     """An output has not the shape that was expected."""
+
+
+def distances(got: Arrays, want: Arrays) -> float:
+    """Return the largest distance of any output.
+
+    Raises:
+        DifferentShapeError: if shapes differ.
+    """
+    return max((distance(got[name], value, name) for name, value in want.items()), default=0.0)
 
 
 def distance(got: Array, want: Array, name: str) -> float:

@@ -1,198 +1,76 @@
-"""The page of supported graphs: from rows that are made up, and from those that were measured."""
+"""The pages of supported graphs, and the rows that they are written from."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import onnx.parser
 import pytest
 
-from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.operators import view_of
-from tests.zoo.known import KNOWN, reason_for
-from tests.zoo.pages import (
-    COLUMNS,
-    PAGE,
-    RESULTS,
-    SAMPLE,
-    SETS,
-    Notes,
-    cell,
-    column,
-    count_cells,
-    keep,
-    kept,
-    part,
-    read_parts,
-    runs,
-    word,
-    write,
+from tests.zoo.pages import COLUMNS, DOCS, PAGES, RESULTS, column, count_cells, kept, part, written
+from tests.zoo.row import HEADS, KNOWN, Counts, Outcome, Row, Verdict
+
+EXACT = Verdict(Outcome.EXACT, found=2, compared=3, equal=3, torch=3)
+SOUND = Row(
+    *("packed", "ts17", "packed", True),
+    true=Counts((3, 3), (1, 1), (2,), 2),
+    found=Counts((3, 3), (1, 1), (2,), 2),
+    verdicts={HEADS: EXACT},
 )
-from tests.zoo.row import HEADS, Counts, Outcome, Row, Verdict, general
-
-EXACT = Verdict(Outcome.EXACT, found=2, compared=3, equal=3, torch=3, error=1.2e-7)
-GATHER = Verdict(Outcome.GATHERS, found=2, compared=3, equal=3, gathers=("shared",))
-SOME = Verdict(Outcome.EXACT, found=2, compared=1, equal=1, refusals=("no residual",))
-REFUSED = Verdict(Outcome.REFUSED, found=2, refusals=("no residual",))
-NONE = Verdict(Outcome.NO_SITE)
-WRONG = Verdict(Outcome.WRONG, found=2, compared=3, equal=2, wrong=("third: off by 1e-1",))
-TRUE = Counts((3, 3), (1, 1), (2,), 2)
-COUNTED = Row("llama", "ts17", "llamas", true=TRUE, found=TRUE, kinds={"feed-forward": 2, "mlp": 1})
-PACKED = Row(
-    "packed", "ts17", "packed", True, true=Counts((3, 3)), found=Counts((3, 3)), verdicts={HEADS: EXACT}
-)
-LESS = replace(PACKED, found=Counts((3, None)), misses=("no projection",))
-FAILED = Row("packed", "dyn18", "packed", True, failed="TypeError: no")
-BAD = {
-    "heads": replace(PACKED, found=Counts((3, 18))),
-    "extra": replace(PACKED, extra=("site 0",)),
-    "1 attentions without a word": replace(LESS, misses=(), silent=1),
-    "WRONG": replace(PACKED, verdicts={HEADS: WRONG}),
-}
+REFUSED = {HEADS: Verdict(Outcome.REFUSED, refusals=("talking heads",))}
 
 
-def row(variant: str = "ts17", case: str = "bert", **verdicts: Verdict) -> Row:
-    return Row(case, variant, "encoders", verdicts=verdicts)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_is_what_was_measured(page: str) -> None:
+    assert written(page, *kept(RESULTS)) == (DOCS / page).read_text()
 
 
-@pytest.mark.parametrize(
-    ("variant", "expected"),
-    [
-        *(
-            ("ts14", "ts"),
-            ("dyn23", "dyn"),
-            ("dyn18raw", "raw"),
-            ("ts17half", "half"),
-            ("dyn23+ort-extended", "ort"),
-        ),
-        *(
-            ("ts17+fp16+ort-extended", "half"),
-            ("ts17+slim+int8dyn", "int8"),
-            ("ts17+qdq+ort-extended", "qdq"),
-        ),
-        *(("ts17+functions+slim", "scopes"), ("ts17+extdata", "data"), ("optimum", "export")),
-        *(("optimum+O2+fp16", "fused"), ("optimum+optimizer", "opt"), ("genai-fp32-cpu", "export")),
-        ("genai-int4-cuda", "nbits"),
-    ],
-)
-def test_columns(variant: str, expected: str) -> None:
-    assert column(variant) == expected
-
-
-def test_the_sample_fills_every_column() -> None:
-    assert {column(variant) for variant in SAMPLE} == COLUMNS.keys() - {"export", "opt"}
-
-
-def test_a_cell_shows_the_worst_of_its_graphs_for_each_kind() -> None:
-    notes = Notes()
-    assert word([EXACT], notes) == "exact"
-    assert word([EXACT, SOME], notes) == "exact 1"
-    assert word([EXACT, GATHER], notes) == "gather 2"
-    assert word([GATHER, SOME], notes) == "gather 1,2"
-    assert word([REFUSED], notes) == "1"
-    assert word([NONE], notes) == "none"
-    assert word([EXACT, WRONG], notes) == "**WRONG**"
-    assert cell([row(neurons=EXACT, layers=REFUSED, heads=EXACT)], notes) == "exact / exact / 1"
-    assert (
-        cell([row(neurons=SOME, layers=GATHER), row(neurons=EXACT, layers=EXACT)], notes)
-        == "exact 1 / gather 2"
-    )
-    assert cell([LESS], notes) == "exact [3]" and cell([FAILED], notes) == "- 4"
-    assert list(notes.lines())[:2] == ["1. refused: no residual", "2. edge gather: shared"]
-    assert list(notes.numbers)[2:] == ["near miss: no projection", "no export: TypeError: no"]
-
-
-def test_counts_beside_those_of_the_module() -> None:
-    assert list(count_cells(COUNTED)) == ["3 x2", "1 x2", "2", "2"]
-    unknown = replace(COUNTED, true=replace(TRUE, layers=None, blocks=None))
-    assert list(count_cells(unknown)) == ["3 x2", "1 x2", "2 ?", "2 ?"]
-    missed = replace(COUNTED, found=replace(TRUE, heads=(3, None), kv=(None, None)))
-    assert list(count_cells(missed))[:2] == ["3, -", "?, -"] and not missed.problems
-    wrong = replace(COUNTED, found=Counts((3, 2), (1, 2), (4,), 3))
-    assert wrong.problems.keys() == {"heads", "kv", "layers", "blocks"}
-    assert list(count_cells(wrong))[:3] == ["**3, 2 (3 x2)**", "**1, 2 (1 x2)**", "**3 (2)**"]
-    assert runs((1, 3, 3, 3, 2)) == "1, 3 x3, 2"
-
-
-def test_twins_share_a_line_and_columns_without_graphs_are_left_out() -> None:
-    rows = [COUNTED, row(heads=EXACT), row(heads=GATHER, case="bert-sdpa"), row("dyn18", "vit", heads=WRONG)]
-    text = part("A title", rows, ["Today."])
-    assert "| bert |  |  |  |  | gather 1 |  |" in text.replace("| 0 | 0 | 0 ? | 0 ? |", "|  |  |  |  |")
-    assert "**WRONG**" in text and "onnxslim" not in text and "* Today." in text
-    assert (
-        "* heads: 1 exact, 1 exact with edge gathers, 1 WRONG; 8 of 9 cuts are equal, 3 of them to PyTorch."
-        in text
-    )
-    assert "* vit.dyn18: " in text.partition("Not as it must be")[2]
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_what_is_wrong_is_told(what: str) -> None:
-    assert what in str(BAD[what].problems)
-    assert "packed.ts17" in part("A title", [BAD[what]], []).partition("Not as it must be")[2]
-
-
-def test_refusals_are_problems_only_where_they_are_not_expected() -> None:
-    refused = replace(PACKED, verdicts={HEADS: Verdict(Outcome.REFUSED, refusals=("talking heads",))})
-    assert refused.problems and not replace(refused, expect="refused").problems
-    assert replace(PACKED, expect="refused").problems
-    assert not FAILED.problems
-
-
-def test_a_part_is_written_where_its_rows_were_measured(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("# Old page\n\ntext\n<!-- part: families -->\n## Old\n")
-    write(page, [PACKED], {})
-    parts = read_parts(page.read_text())
-    assert parts.keys() == {"", *SETS}
-    assert (
-        parts[""] == "# Old page\n\ntext\n"
-        and parts["families"] == "## Old\n"
-        and "packed" in parts["packages"]
-    )
-
-
-def test_rows_survive_their_file(tmp_path: Path) -> None:
-    rows = [
-        COUNTED,
-        LESS,
-        FAILED,
-        row(neurons=SOME, layers=GATHER),
-        replace(COUNTED, found=Counts(layers=(), blocks=0)),
-    ]
-    keep(tmp_path / "rows.jsonl", {"families": ["Today."]}, rows)
-    assert kept(tmp_path / "rows.jsonl") == ({"families": ["Today."]}, rows)
-
-
-def test_the_page_is_what_was_measured(tmp_path: Path) -> None:
-    measured, rows = kept(RESULTS)
-    page = tmp_path / "page.md"
-    page.write_text(PAGE.read_text())
-    write(page, rows, measured)
-    assert page.read_text() == PAGE.read_text()
+def test_rows_survive_their_file() -> None:
+    lines = RESULTS.read_text().splitlines()[1:]
+    assert [Row.from_json(line).to_json() for line in lines] == lines
 
 
 def test_what_is_not_as_it_must_be_is_named() -> None:
     _, rows = kept(RESULTS)
-    assert not [str(item) for item in rows if item.problems and reason_for(item) is None]
-    assert {reason_for(item) for item in rows if item.problems} == set(KNOWN.values())
+    assert {row.reason for row in rows if row.problems} == set(KNOWN.values())
 
 
-def test_reasons_lose_the_names_of_the_graph() -> None:
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y)'
-        " { _layer_hidden = Relu(x)  y = Neg(_layer_hidden) }"
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"found": Counts((3, 18), (1, 1), (2,), 2)}, "**3, 18 (3 x2)**"),
+        ({"found": Counts((3, 3), (1, 2), (2,), 2)}, "**1, 2 (1 x2)**"),
+        ({"found": Counts((3, 3), (1, 1), (4,), 3)}, "**3 (2)** | **4 (2)**"),
+        ({"found": Counts((3, None), (1, None), (2,), 2), "silent": 1}, "1 attentions without a word"),
+        ({"extra": ("site 0",)}, "site 0: no attention of the module"),
+        ({"verdicts": {HEADS: replace(EXACT, outcome=Outcome.WRONG, wrong=("off by 1",))}}, "**WRONG**"),
+        ({"verdicts": REFUSED}, "2 sites, 0 cuts"),
+        ({"expect": "refused"}, "2 sites, 3 cuts"),
+    ],
+)
+def test_what_is_wrong_is_told(changes: dict[str, object], told: str) -> None:
+    row = replace(SOUND, **changes)  # type: ignore[arg-type]
+    text = part("A title", [row], [])
+    assert row.problems and told in text
+    assert "* packed.ts17: " in text.partition("Not as it must be")[2]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"failed": "TypeError: no", "verdicts": {}}, {"verdicts": REFUSED, "expect": "refused"}]
+)
+def test_what_is_not_wrong_is_not_told(changes: dict[str, object]) -> None:
+    assert not replace(SOUND, **changes).problems  # type: ignore[arg-type]
+
+
+def test_what_the_module_does_not_say_is_marked() -> None:
+    row = replace(SOUND, true=Counts((3, 3), (1, 1)), found=Counts((3, None), (None, None), (2,), 2))
+    assert list(count_cells(row)) == ["3, -", "?, -", "2 ?", "2 ?"] and "kv" not in row.problems
+
+
+def test_of_several_steps_the_last_column_counts() -> None:
+    variants = "optimum+optimizer ts14 dyn23 dyn18raw dyn23+ort-extended ts17+ort-fused ts17+slim ts17+sim"
+    more = (
+        "ts17+fp16+ort-extended ts17+slim+int8dyn ts17+qdq genai-int4-cuda ts17+functions+slim ts17+extdata"
     )
-    model.graph.node[0].name = "model"
-    view = view_of(model)
-    sentences = [
-        "_layer_hidden is shared with consumers that need more of it",
-        "all heads cannot go: y is a model output",
-        "attn.3 (encoder.layer) cannot lose heads: Neg mixes heads (at _layer_neg (Neg))",
-    ]
-    assert general(sentences, view, sites_of(view, "g")) == (
-        "a value is shared with consumers that need more of it",
-        "all heads cannot go: a value is a model output",
-        "the site cannot lose heads: Neg mixes heads",
-    )
+    wanted = "opt ts dyn raw ort fused slim sim half int8 qdq nbits scopes data export".split()
+    assert [column(variant) for variant in f"{variants} {more} optimum".split()] == wanted
+    assert set(wanted) == COLUMNS.keys()

@@ -18,7 +18,7 @@ CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][\w-]*)")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds `commands/NAME.md` for every command of the program, and a page about all of them."""
-    from onnxheadprune.cli import group
+    from onnxheadprune.cli.program import group
 
     context = click.Context(group, info_name=PROGRAM)
     commands = {name: group.get_command(context, name) for name in group.list_commands(context)}

@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.bodies import BRANCHES
 from onnxheadprune.edit.edits import MARK
+from onnxheadprune.model.graph.elements import number_of
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
@@ -140,10 +141,9 @@ def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
         source = node.input(0)
         plain = node.attribute("to") == TensorProto.BOOL
         return numbers[0] if plain and source is not None and source.elem_type == TensorProto.BOOL else None
-    function = node.operator.number
-    if function is None or any(value is not None and value.elem_type not in _LOGIC for value in node.inputs):
+    if any(value is not None and value.elem_type not in _LOGIC for value in node.inputs):
         return None
-    made = function(node, [None if number is None else float(number) for number in numbers])
+    made = number_of(node, [None if number is None else float(number) for number in numbers])
     return None if made is None else bool(made)
 
 

@@ -31,18 +31,23 @@ from onnxheadprune.attention.exits.decisions import (
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit import apply
+from onnxheadprune.display.spelling import many
 from onnxheadprune.edit.bodies import BRANCHES, DecidedModel, decided
-from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
-from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
+from onnxheadprune.edit.records import (
+    HEADS,
+    ExitState,
+    RecordedExit,
+    RecordedUnits,
+    record_of,
+    write_record,
+)
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.settings.units import KINDS
 
@@ -119,7 +124,7 @@ class Exits:
 
 def exits_of(view: GraphView, sites: Sites) -> Exits:
     """The exits of a model."""
-    record = EXITS_ENTRY.read(view.model)
+    record = record_of(view.model).exits
     candidates = sorted((node for node in view.nodes if is_a(node, "If") or is_a(node, "Loop")), key=_place)
     if not candidates:
         return Exits(sites.model, (), record=record)
@@ -360,11 +365,14 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     left = decided(analysis.view, facts.known, facts.choices, facts.turns)
     model = left.model
     known = [kind.units for kind, find in analysis.sites.others.items() if find().failure is None]
-    for units in (HEADS, *known):
-        entries = _recorded(units, analysis, left, facts)
-        if units == HEADS or any(not entry.left for entry in entries):
-            apply.set_metadata(model, units_entry(units).key, units_entry(units).text(tuple(entries)))
-    apply.set_metadata(model, EXITS_KEY, EXITS_ENTRY.text(_states(exits, taken, analysis, facts)))
+    entries = {units: _recorded(units, analysis, left, facts) for units in (HEADS, *known)}
+    lost = {
+        units: sites
+        for units, sites in entries.items()
+        if units == HEADS or not all(item.left for item in sites)
+    }
+    record, states = record_of(model), _states(exits, taken, analysis, facts)
+    write_record(model, replace(record, units=record.with_units(lost), exits=states))
     gone = [site for site in analysis.sites if not _names(site, left, facts)]
     cut = ExitCut(
         tuple(numbers),
@@ -407,24 +415,37 @@ def _names(site: Site, left: DecidedModel, facts: Settled) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name in made))
 
 
+def _name_now(value: Value, left: DecidedModel, facts: Settled) -> str:
+    """Return the name of a value in the remaining model: that of what the body that runs computes for it."""
+    body = None if value.producer is None else facts.choices.get(value.producer)
+    chosen = None if body is None else given_by([body], value.output_index)[0]
+    return left.names.get(value, value.name) if chosen is None else _name_now(chosen, left, facts)
+
+
 def _made(model: ModelProto) -> set[str]:
     """Names of all outputs of nodes, in all bodies."""
     return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
-def _recorded(units: str, analysis: Analysis, left: DecidedModel, facts: Settled) -> list[RecordedUnits]:
+def _recorded(
+    units: str, analysis: Analysis, left: DecidedModel, facts: Settled
+) -> tuple[RecordedUnits, ...]:
     """The record of all sites of one kind in the original; those after the exit count as removed."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
-    entries = [entry for entry in units_entry(units).read(analysis.view.model) if not entry.left]
+    entries = [entry for entry in record_of(analysis.view.model).of(units) if not entry.left]
     for site in analysis.sites.of(units):
         names, entry = _names(site, left, facts), site.recorded()
         if names:
-            entries.append(replace(entry, projections=names))
+            states = dict.fromkeys(
+                (_name_now(item.front, left, facts), _name_now(item.behind, left, facts))
+                for item in site.states
+            )
+            entries.append(replace(entry, projections=names, states=tuple(states)))
         else:
             kept = tuple(name for name in entry.projections if name not in made)
             entries.append(replace(entry, removed=tuple(range(entry.num_units)), projections=kept))
-    return sorted(entries, key=lambda entry: entry.number)
+    return tuple(sorted(entries, key=lambda entry: entry.number))
 
 
 def _states(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
-from onnxheadprune.attention.sites.held import Stay, needed_heads, still_computed
+from onnxheadprune.attention.sites.needed import Stay, needed_heads, still_computed
 from onnxheadprune.attention.sites.site import Findings, NearMiss, Site
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Cell, Fact, Facts, Part, Table, Word
+from onnxheadprune.display.spelling import count, many, spelled
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Cell, Facts, Table, Word
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.model.spelling import count, file_name, many
+from onnxheadprune.model.one_line import one_line
+from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.settings.units import HEAD, UnitKind
 
 
@@ -244,17 +246,58 @@ class Sites(Sequence[AttentionSite], Displayed):
         return self.sites[index]
 
     def facts(self) -> Facts:
-        """The attention sites, and attention that is none."""
-        total = sum(site.num_heads for site in self)
-        columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
-        missed = [*self.near_misses, *self.no_heads]
-        reasons = tuple((miss.node, miss.reason.sentence) for miss in missed)
-        return Facts(
-            f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
-            parts=(
-                Table(columns, tuple(map(_row, self)), columns[3:7]),
-                Table(("attention that is no site", "why"), reasons),
+        """The sites of all kinds with why some cannot be cut, and what looks like a site and is none."""
+        heads = sum(site.num_heads for site in self)
+        counts = (
+            f"{many(len(self), 'attention site')}, {many(heads, 'head')}" if self else "no attention site"
+        )
+        return Facts(f"{self.model}: {counts}", parts=tuple(self._parts()))
+
+    def _parts(self) -> Iterator[Part]:
+        if self:
+            yield self._table()
+        blocked = [f"{site.label}: {site.reason}" for site in self if site.reason is not None]
+        yield from _listed("blocked", "no single head can be removed from these:", blocked)
+        yield from self.missed()
+        for kind, find in self.others.items():
+            # Layers have a table of their own.
+            if kind.scored_by and (sites := find().sites):
+                yield _table_of(kind, sites)
+                reasons = (f"{site.label}: {site.reason}" for site in sites if site.reason is not None)
+                yield from (Fact(f"{kind.block}s", reason, "doubtful") for reason in reasons)
+
+    def _table(self) -> Table:
+        before = ("removed before",) if any(site.removed for site in self) else ()
+        columns = ("#", "site", "kind", "heads", "kv", "size", "params", "removable", *before)
+        rows = tuple((*_row(site), *(spelled(site.removed) or "-" for _ in before)) for site in self)
+        return Table(columns, rows, columns[3:7])
+
+    def missed(self, where: str = "") -> tuple[Fact, ...]:
+        """The near misses with their reasons, and declared shapes that operators contradict.
+
+        Args:
+            where: the files of a folder that hold it, where there are several.
+        """
+        lists = [
+            ("near misses", "these look like attention, but heads cannot be removed", self.near_misses),
+            ("no heads", "of these one attention map weighs all channels", self.no_heads),
+            *(
+                (
+                    "near misses",
+                    f"these look like a {kind.title}, but cannot lose {kind.units}",
+                    find().near_misses,
+                )
+                for kind, find in self.others.items()
             ),
+        ]
+        found = [
+            (label, text, [f"{miss.node}: {miss.reason.sentence}" for miss in missed])
+            for label, text, missed in lists
+        ]
+        text = "these declared shapes contradict the operators"
+        found.append(("shapes", text, list(self.ignored_declarations)))
+        return tuple(
+            fact for label, text, lines in found for fact in _listed(label, f"{text}{where}:", lines)
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -272,6 +315,41 @@ class Sites(Sequence[AttentionSite], Displayed):
 
 
 def _row(site: AttentionSite) -> tuple[Cell, ...]:
-    removable = Word("yes", "good") if site.reason is None else Word(f"no: {site.reason.sentence}", "bad")
-    counts = (str(site.num_heads), site.kv_count, str(site.head_size), count(site.params))
-    return site.tag, site.name, site.kind, *counts, removable
+    size = (
+        str(site.head_size) if site.head_size == site.v_head_size else f"{site.head_size}/{site.v_head_size}"
+    )
+    counts = (str(site.num_heads), site.kv_count, size, count(site.params))
+    return site.tag, site.name, site.kind, *counts, _removable(site)
+
+
+def _removable(site: Site) -> Word:
+    """Return whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
+    if site.removable:
+        return Word("yes", "good")
+    return Word("whole", "doubtful") if site.removable_whole else Word("no", "bad")
+
+
+def _table_of(kind: UnitKind, sites: Sequence[Site]) -> Table:
+    """The sites of a kind other than attention."""
+    # Of what is its own only unit the number is known.
+    several = (kind.units,) if any(site.original_num_units > 1 for site in sites) else ()
+    option = f" (--{kind.units})" if kind.units in UNITS.split() else ""
+    units = f", {many(sum(site.num_units for site in sites), kind.unit)}{option}" if several else ""
+    details = tuple(dict.fromkeys(name for site in sites for name in site.details))
+    sorts = ("kind",) if any(site.kind for site in sites) else ()
+    rows: list[tuple[Cell, ...]] = []
+    for site in sites:
+        number = count(site.num_units) + (f" of {count(site.original_num_units)}" if site.removed else "")
+        known = (site.details.get(name, "-") for name in details)
+        cells = (*(site.kind for _ in sorts), *(number for _ in several), *known, count(site.params))
+        rows.append((site.tag, site.name, *cells, _removable(site)))
+    numeric = (*several, *details, "params")
+    title = f"{many(len(sites), kind.title)}{units}"
+    return Table(("#", kind.block, *sorts, *numeric, "removable"), tuple(rows), numeric, title=title)
+
+
+def _listed(label: str, text: str, lines: Sequence[str]) -> Iterator[Fact]:
+    """A sentence, and below it what it is about; nothing where that is nothing."""
+    if lines:
+        yield Fact(label, text, "doubtful")
+        yield from (Fact("", line, "doubtful") for line in lines)

@@ -48,8 +48,8 @@ class Anatomy:
     """The values upstream of the cores of a block, collected core by core.
 
     Attributes:
-        free: graph inputs and outputs on the key and value paths.
-        lying: the head at each position of these, one bit per head, where known.
+        io: graph inputs and outputs on the key and value paths.
+        owners: the head at each position of these, one bit per head, where known.
         maps: graph outputs with attention maps of fused cores.
         scores: the products of queries and keys.
         probability_nodes: nodes between these and the core.
@@ -72,9 +72,9 @@ class Anatomy:
             # Heads of one context read the same values.
             self.shared.join(heads)
         self.query_size: int | None = None
-        self.free: set[Value] = set()
+        self.io: set[Value] = set()
         self.maps: set[Value] = set()
-        self.lying: dict[Value, Live] = {}
+        self.owners: dict[Value, Live] = {}
         self.scores: set[Node] = set()
         self.probability_nodes: set[Node] = set()
         self.sharing: list[Sharing] = []
@@ -95,7 +95,7 @@ class Anatomy:
         apart = [index for index in layout.memory if index in layout.inputs]
         apart = [index for index in apart if layout.inputs[index].runs[0].width == 1]
         free |= {value for index in apart if (value := node.inputs[index]) is not None}
-        self.free |= set(filter(comes_or_goes, free))
+        self.io |= set(filter(comes_or_goes, free))
         self._add_ends(_fused_walk(core, layout.memory, owner, own), own)
         drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
         outputs = (value for made in drawn for value in (made, *carrier_outputs(made)))
@@ -175,14 +175,14 @@ class Anatomy:
                 walk = _walk(node, {index: Live.over([axis], _bits(range(size)))}, everyone)
                 ends = cache_ends(walk, Labels(everyone))
                 if any(value.is_graph_output for value in ends):
-                    self.free |= ends.keys()
+                    self.io |= ends.keys()
 
     def _add_ends(self, walk: Sweep, own: int) -> None:
         """Add the cache at the ends of a walk."""
         for value, live in cache_ends(walk, Labels(own)).items():
-            self.free.add(value)
-            known = self.lying.get(value)
-            self.lying[value] = live if known is None else Labels(own).united(known, live)
+            self.io.add(value)
+            known = self.owners.get(value)
+            self.owners[value] = live if known is None else Labels(own).united(known, live)
 
     @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:

@@ -7,22 +7,20 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
-from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.attention.sites.site import AnySite, Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.model_records import require_known
-from onnxheadprune.edit.records import RecordedUnits, units_entry
+from onnxheadprune.display.spelling import many
+from onnxheadprune.edit.records import RECORD_KEY, RecordedUnits, record_of
 from onnxheadprune.errors import ModelError, RefusedError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.graph.operator import GENERATES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.spelling import many
 from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import HEAD, KINDS, UnitKind
 
@@ -47,11 +45,10 @@ def sites_of(view: GraphView, name: str) -> Sites:
                 f"{generating.label} runs decoders of its own, of whose caches it knows the number of heads: prune the"
                 " decoder before it is put into the operator"
             )
-        require_known(view.model, (kind.units for kind in KINDS))
-        record = units_entry(HEAD.units).read(view.model)
+        record = record_of(view.model).of(HEAD.units)
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named)
-        sites = tuple(with_history(found, record, HEAD.units, complete=True))
+        sites = tuple(with_history(found, record, complete=True))
     failed: list[NotAnalysed] = []
     return Sites(
         name,
@@ -91,11 +88,11 @@ def _units_of(
 ) -> Findings:
     """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses."""
     with analysing(view.model, name):
-        record = units_entry(kind.units).read(view.model)
+        record = record_of(view.model).of(kind.units)
         found: Findings = importlib.import_module(kind.finder).found(
             view, (*attention, *(site for find in before for site in find().sites))
         )
-        return Findings(with_history(found.sites, record, kind.units), found.near_misses)
+        return Findings(with_history(found.sites, record), found.near_misses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +116,8 @@ def analysis_of(model: ModelProto | LoadedModel, name: str = "the model") -> Ana
     return Analysis(loaded.proto, loaded.name, view, sites_of(view, loaded.name))
 
 
-AnySite = TypeVar("AnySite", bound=Site)
-
-
 def with_history(
-    sites: Sequence[AnySite], record: Sequence[RecordedUnits], units: str, *, complete: bool = False
+    sites: Sequence[AnySite], record: Sequence[RecordedUnits], *, complete: bool = False
 ) -> list[AnySite]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
@@ -143,7 +137,7 @@ def with_history(
     if [entry.left for entry in rest] == [site.num_units for site in others]:
         matches |= {site.index: entry for site, entry in zip(others, rest, strict=True)}
         rest, others = [], []
-    told = f"the record of an earlier pruning ({units_entry(units).key} in the metadata)"
+    told = f"the record of an earlier pruning ({RECORD_KEY} in the metadata)"
     if complete and (rest or (others and not all(entry.projections for entry in record))):
         raise ModelError(
             f"{told} does not fit the {many(len(sites), 'site')} of this model; was it changed since?"

@@ -30,7 +30,7 @@ from onnxheadprune.attention.sites.states import (
     vertices,
 )
 from onnxheadprune.attention.sites.stored_weights import size_of
-from onnxheadprune.edit.records import RecordedUnits, units_entry
+from onnxheadprune.edit.records import RecordedUnits, record_of
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.operator import (
     ADDS_AND_NORMALIZES,
@@ -142,7 +142,7 @@ class _Layer:
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """The layers of a model; of a pruned one its record decides."""
-    record = units_entry(LAYER.units).read(view.model)
+    record = record_of(view.model).of(LAYER.units)
     flows = [Flow(scope, view.dead_ends) for scope in view.scopes]
     some = [site for site in known if site.KIND.in_layers]
     if record:
@@ -452,8 +452,8 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
 
 def _site(some: Sequence[Site], layer: _Layer, number: int, label: str) -> LayerSite:
     parts = tuple(site for site in some if all(item.node in layer.nodes for item in site.projections))
-    free = {value for site in parts for value in site.free}
-    gone = released(layer.states, free)
+    io = {value for site in parts for value in site.io}
+    gone = released(layer.states, io)
     stored = (value for node in gone for value in node.sources if value.holds_tensor)
     elements, size = size_of(
         value

@@ -8,7 +8,6 @@ anything smaller, or stored numbers that no activation is multiplied by, is not 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,18 +17,17 @@ import numpy as np
 
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import PICKED_FROM, is_product, is_weight, weight_contraction
-from onnxheadprune.attention.sites.projection import Projection, named_apart
-from onnxheadprune.attention.sites.routing import Routing
-from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
-from onnxheadprune.attention.sites.routing_walk import routing_of
-from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.routing import Routing, stays
+from onnxheadprune.attention.sites.routing_walk import MATRIX, routing_of
+from onnxheadprune.attention.sites.site import Findings, Site, numbered
 from onnxheadprune.attention.sites.stored_weights import weights_of
-from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents, near
+from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, contents
+from onnxheadprune.attention.sites.zeros import PICKS
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.index_notation import (
-    Notation,
     contraction_of,
     kernel_of,
     operand_indices,
@@ -40,18 +38,14 @@ from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.sweep_result import Seed
-from onnxheadprune.model.graph.operator import VANISHES, VIEWS, WEIGHS, is_a, kind
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.model.graph.operator import VANISHES, WEIGHS, is_a, kind
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.graph.walks import reachable, stored_behind
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import EXPERT
 
 MOST_WEIGHED = 512
 """Experts that a Softmax or a gate weighs; more are tokens, classes or neurons."""
-MAX_BESIDE = 4096
-"""Values with the tokens of a router among which its experts are looked for."""
-TOKENS = VIEWS | PICKS | kind("Cast", "Expand", "Tile")
-"""Operators after which tokens are the same, or some of these."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -71,12 +65,26 @@ class MixtureSite(Site):
         return None if self.routing.picks else "no value of the graph tells which experts are chosen"
 
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
-        """Return the answers of the operators in which scores of experts meet."""
-        return self.routing.answers(tuple(units))
+        """Return the answers of the operators that no rule lets scores pass."""
+        gone = tuple(units)
+        return {
+            node: Answer(
+                {index: stays(source, gone) for index, source in inputs.items()},
+                kept=tuple(stays(live, gone) for _ in node.outputs),
+            )
+            for node, (live, inputs) in self.routing.through.items()
+        }
 
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why experts cannot be removed together: enough must remain to choose for each token."""
-        return self.routing.why_too_few(units)
+        # A choice that follows another one finds its experts taken.
+        every = (Live.numbered(0, self.num_units), 0, max(self.routing.chosen, 1))
+        for live, axis, count in (*self.routing.least, every):
+            alive = ~np.isin(live.array, np.asarray(units, np.int64) + 1)
+            left = int(np.count_nonzero(alive, axis=live.axes.index(axis)).min())
+            if left < count:
+                return f"{left} would be left to choose {count} from for each token"
+        return None
 
     def uneven(self) -> str:
         """Return the error if groups lose different numbers of experts."""
@@ -122,7 +130,7 @@ class RoutedProjection(Projection):
         """The demands of every node with an expert axis in its input."""
         gone = tuple(units)
         for item in self.routing.meetings:
-            yield Seed(item.node, item.index, self.routing.left(item.live, gone), site)
+            yield Seed(item.node, item.index, stays(item.live, gone), site)
         for end in self.routing.ends:
             if end.experts <= set(gone):
                 yield from (Seed(end.node, index, DEAD, site) for index in end.indices)
@@ -140,35 +148,18 @@ class RoutedProjection(Projection):
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All mixtures in graph order of their routers."""
-    streams, seen = Streams(), dict[Node, MixtureSite]()
-    for router, live, experts, is_gate in _routers(view, streams):
-        if router in seen and seen[router].reason is None:
-            continue
-        routing = routing_of(router, live, experts)
-        routing.is_gate = is_gate
-        site = _site(routing)
-        if site is None:
-            continue
-        if router in seen and site.reason is not None:
-            # Of what cannot be cut, the first is the finest.
-            continue
-        seen[router] = site
-        before = next((other for other in known if other.removed and other.numbers_by(site)), None)
-        why = (
-            ""
-            if before is None
-            else f"{before.label} has lost {before.KIND.units} before; remove experts first"
-        )
-        if why:
-            seen[router] = _refused(site, why)
-    sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
-    names = named_apart([(site.projections, site.routing.picked) for site in sites], EXPERT.unnamed)
-    return Findings(
-        [
-            replace(site, name=name, index=EXPERT.first + number)
-            for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ]
-    )
+    seen = dict[Node, MixtureSite]()
+    for router, live, experts in _routers(view):
+        # Of what cannot be cut, the first is the finest.
+        site = None if router in seen and seen[router].removable else _site(routing_of(router, live, experts))
+        if site is not None and (site.removable or router not in seen):
+            before = next((other for other in known if other.removed and other.numbers_by(site)), None)
+            seen[router] = site if before is None else _refused(site, _too_late(before))
+    return Findings(numbered(seen.values()))
+
+
+def _too_late(before: Site) -> str:
+    return f"{before.label} has lost {before.KIND.units} before; remove experts first"
 
 
 def _layers(matrices: Value) -> Iterator[Node]:
@@ -193,25 +184,22 @@ def _layers(matrices: Value) -> Iterator[Node]:
                     yield use.node
 
 
-def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int, bool]]:
-    """Yield linear layers that may be routers, with the expert of each output, their number, and whether it is a gate.
+def _routers(view: GraphView) -> Iterator[tuple[Node, Live, int]]:
+    """Yield linear layers that may be routers, with the expert of each output, and their number.
 
     Of one layer that may have different numbers of experts, those with most come first: others are groups of these.
     """
-    found: dict[tuple[Node, int], Live] = {}
-    chosen_among = set[Node]()
+    found, streams = dict[tuple[Node, int], Live](), Streams()
     for node in view.needed:
         for value, axis, size in _scores(node):
-            read = _router(value, axis, size, streams)
-            if read is not None and not _is_of_neurons(node, *read):
-                router, live, experts = read
-                chosen_among.update([router] if node not in VANISHES else [])
-                found.setdefault((router, experts), live)
-                if live.array.size > experts:
-                    # Groups of experts, or slots of these.
-                    found.setdefault((router, live.array.size), Live.numbered(live.axes[0], live.array.size))
+            read = _router(value, axis, size, streams, is_gate=node in VANISHES)
+            if read is not None:
+                router, live = read
+                found.setdefault((router, size), live)
+                # Groups of experts, or slots of these.
+                found.setdefault((router, live.array.size), Live.numbered(live.axes[0], live.array.size))
     for (node, size), live in sorted(found.items(), key=lambda item: (item[0][0].index, -item[0][1])):
-        yield node, live, size, node not in chosen_among
+        yield node, live, size
 
 
 def _scores(node: Node) -> Iterator[tuple[Value, int, int]]:
@@ -220,137 +208,104 @@ def _scores(node: Node) -> Iterator[tuple[Value, int, int]]:
     value = node.input(0 if layout is None else layout.read[1])
     if value is None or not value.shape:
         return
-    last = len(value.shape) - 1
-    if choice is not None:
-        axes: Iterable[int] = [choice.axis]
-    elif layout is not None:
-        axes = [last]
-    elif node in WEIGHS | VANISHES and _is_of_layer(value):
-        # Slots of experts are weighed among all tokens, or among those of all experts.
-        axes = range(last, -1, -1) if node in WEIGHS else [last]
-    else:
-        return
-    for axis in axes:
+    last, is_choice = len(value.shape) - 1, choice is not None or layout is not None
+    # Slots of experts are weighed among all tokens, or among those of all experts.
+    weighed = range(last, -1, -1) if node in WEIGHS else [last] if node in VANISHES else []
+    for axis in [last if choice is None else choice.axis] if is_choice else weighed:
         size = value.shape[axis]
-        if isinstance(size, int) and 1 < size <= (
-            MOST_WEIGHED if choice is None and layout is None else math.inf
-        ):
+        if isinstance(size, int) and size > 1 and (is_choice or size <= MOST_WEIGHED):
             yield value, axis, size
 
 
-def _is_of_layer(value: Value) -> bool:
-    """Return whether a value comes from a linear layer, with no other product of matrices in between."""
+def _router(
+    value: Value, axis: int, size: int, streams: Streams, *, is_gate: bool
+) -> tuple[Node, Live] | None:
+    """The linear layer that scores experts, and the expert of each of its outputs.
 
-    def above(item: Value) -> Iterable[Value]:
-        node = item.producer
-        return (
-            () if node is None or (operand_indices(node) and is_product(node) is not None) else node.computed
-        )
-
-    walk = reachable([value], lambda item: () if _is_layer(item) else above(item), MAX_BELOW)
-    return any(map(_is_layer, walk))
-
-
-def _is_layer(value: Value) -> bool:
-    return value.producer is not None and weight_contraction(value.producer, is_weight) is not None
-
-
-def _is_of_neurons(node: Node, layer: Node, live: Live, experts: int) -> bool:
-    """Return whether a node is the activation of neurons of stacked or grouped networks.
-
-    A router is one network, and a gate computes one number for each expert.
-    """
-    read = weight_contraction(layer, is_weight)
-    is_stacked = read is not None and len(_own_axes(layer, read[0], read[2])) > 1
-    return node in VANISHES and (is_stacked or live.array.size > experts)
-
-
-def _own_axes(layer: Node, product: Notation, weight: int) -> list[int]:
-    """The axes of a linear layer's output that are those of its weight alone."""
-    shape = layer.out.shape or ()
-    return [
-        at
-        for at, letter in enumerate(product.out_axes)
-        if product.owners(letter) == (weight,) and shape[at] != 1
-    ]
-
-
-def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node, Live, int] | None:
-    """The linear layer that scores experts, the expert of each of its outputs, and the number of experts.
-
-    Where only some of its outputs are read, each is an expert: others are read elsewhere.
+    A router is one network, and a gate computes one number for each expert: others, stacked or in groups, are neurons.
     """
     made = origins(value, (axis,), (size,), streams)
     for router, rows in sorted(made.makers.items(), key=lambda item: item[0].index):
-        read, labels = weight_contraction(router, is_weight), [label for row in rows for label in row]
-        if read is None or router.out.shape is None or max(map(len, rows), default=0) > 1:
+        read, shape, slots = weight_contraction(router, is_weight), router.out.shape or (), Counter(rows)
+        if read is None or read[0].batch or any(len(row) != 1 for row in rows):
             continue
-        product, _, weight = read
-        own = [at for at in _own_axes(router, product, weight) if router.out.shape[at] == len(rows)]
-        slots = Counter(labels)
-        if product.batch or len(own) != 1 or len(slots) != size or len(set(slots.values())) > 1:
-            continue
-        if len(labels) == len(rows):
-            return router, Live.over(own, np.asarray(labels)), size
-        if len(labels) == size:
-            return router, Live.numbered(own[0], len(rows)), len(rows)
+        letters = enumerate(read[0].out_axes)
+        own = [at for at, letter in letters if read[0].owners(letter) == (read[2],) and shape[at] != 1]
+        axes = [at for at in own if shape[at] == len(rows)]
+        if len(axes) == 1 and len(slots) == size and len(set(slots.values())) == 1:
+            is_of_neurons = is_gate and (len(own) > 1 or len(rows) > size)
+            return (
+                None if is_of_neurons else (router, Live.over(axes, np.asarray([min(row) for row in rows])))
+            )
     return None
 
 
 def _site(routing: Routing) -> MixtureSite | None:
-    """The mixture that a router chooses experts of, None where no stored matrices are chosen."""
-    experts, router = routing.experts, routing.router
+    """The mixture that a router chooses experts of; with the reason where none can be removed.
+
+    None where what it weighs or picks is no output of networks with stored weights of their own.
+    """
+    router, own = routing.router, _own_networks(routing)
     read = weight_contraction(router, is_weight)
     assert read is not None
-    every = tuple((expert,) for expert in range(experts))
+    if routing.ends and len(own) < 2:
+        return None
+    every = tuple((expert,) for expert in range(routing.experts))
     groups, uneven = _groups(routing)
     site = MixtureSite(
         index=EXPERT.first,
         name="",
-        num_units=experts,
+        num_units=routing.experts,
         groups=groups,
         projections=(RoutedProjection(router, (read[1], ()), None, (routing.experts,), every, routing),),
         cores=tuple(routing.picked),
         units=every,
         whole=False,
-        original_num_units=experts,
+        original_num_units=routing.experts,
         routing=routing,
         reason=routing.stop or uneven,
     )
-    if site.reason is not None:
-        return site if _chooses_networks(routing) else None
-    return _measured(site, routing)
+    gone = (own[0],) if own else tuple(group[0] for group in groups)
+    few = site.why_too_few(gone)
+    try:
+        trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
+    except RefusedError as error:
+        return _refused(site, str(error)) if _picks_networks(routing) else None
+    if not _layers_of_experts(routing, trial, len(gone)):
+        if not _picks_networks(routing):
+            return None
+        stored = any(item.node in routing.picked and item.value.is_constant for item in routing.meetings)
+        why = (
+            "read by something else, too" if stored or not routing.picked else "computed when the model runs"
+        )
+        return _refused(site, f"the experts that {router.label} chooses are {why}")
+    if few is not None:
+        return _refused(site, f"{router.label} needs all of its experts: {few}")
+    elements, size, _ = weights_of(trial)
+    share = site.num_units / len(gone)
+    return replace(site, params=round(elements * share), bytes=round(size * share))
 
 
-def _chooses_networks(routing: Routing) -> bool:
-    """Return whether there are experts that a router may choose from, though it is not known how it does so.
+def _layers_of_experts(routing: Routing, trial: Sweep, gone: int) -> set[Node]:
+    """The linear layers that lose a matrix for each of some experts, and compute what the router picks or weighs."""
+    held = (value for value, live in trial.narrowed() if _holds_matrix(value, live, gone))
+    layers = {layer for value in held for layer in _layers(value)} - {routing.router}
+    if routing.picked:
+        return layers & {layer for node in routing.picked for layer in (node, *_layers(node.out))}
+    return layers if routing.ends else layers & _weighed(routing)
 
-    They are picked or bypassed, stacked, or beside a router that chooses, and read what it reads, or rows of that.
-    """
-    if len(_own_networks(routing)) > 1 or any(map(_holds_networks, routing.picked)):
-        return True
-    if routing.is_gate:
-        # Neurons have activations, too.
-        return False
-    layers: list[tuple[object, ...]] = []
-    own = _weight_shape(routing.router)
 
-    def tokens(value: Value) -> Iterable[Value]:
-        """Yield values with the same tokens, or some of these."""
+def _picks_networks(routing: Routing) -> bool:
+    """Return whether a router picks experts, with no layer in between, though it may not be known how it does so."""
+
+    def behind(value: Value) -> Iterator[Value]:
         for use in value.consumers:
-            if use.node in TOKENS and use.input_index == 0:
-                yield from use.node.results
+            yield from () if operand_indices(use.node) else use.node.results
 
-    for value in reachable(near(routing.router.computed[0]), tokens, MAX_BESIDE):
-        for node in (use.node for use in value.consumers):
-            # What is as large as the router may be a layer like it.
-            shape = _weight_shape(node)
-            if shape is not None and shape != own:
-                layers.append(shape)
-    counts = {routing.experts, routing.live.array.size}
-    if any(len(shape) > MATRIX and not counts.isdisjoint(shape) for shape in layers):
-        return True
-    return bool(routing.chosen) and max(map(layers.count, layers), default=0) >= routing.experts
+    uses = (use for value in reachable([routing.router.out], behind, MAX_BELOW) for use in value.consumers)
+    picked = [use.node for use in uses if use.node in PICKS and use.input_index == 1]
+    picked = [node for node in picked if (table := node.input(0)) is not None and table.is_constant]
+    return any(mixture_of(node) is not None or any(_layers(node.out)) for node in (*routing.picked, *picked))
 
 
 def _own_networks(routing: Routing) -> list[int]:
@@ -368,14 +323,6 @@ def _own_networks(routing: Routing) -> list[int]:
         if len(end.experts) == 1 and any(item.holds_tensor and any(_layers(item)) for item in computed):
             found |= dict.fromkeys(end.experts)
     return sorted(found)
-
-
-def _weight_shape(layer: Node) -> tuple[object, ...] | None:
-    """Return the shape of the stored weight of a linear layer, None for other nodes."""
-    read = weight_contraction(layer, is_weight)
-    weight = None if read is None else stored_behind(layer.inputs[read[2]])
-    shape = None if weight is None else weight.shape
-    return shape[:MATRIX] if shape is not None and _has_more(layer) else shape
 
 
 def _has_more(layer: Node) -> bool:
@@ -401,49 +348,19 @@ def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | No
     return groups, None
 
 
-def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
-    """A site with the size of its experts, or the reason why none can be removed.
-
-    None if what it weighs or picks is no output of networks with stored weights of their own.
-    """
-    label, own = routing.router.label, _own_networks(routing)
-    if routing.ends and len(own) < 2:
-        return None
-    gone = (own[0],) if own else tuple(group[0] for group in site.groups)
-    try:
-        trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
-    except RefusedError as error:
-        return _refused(site, str(error)) if _chooses_networks(routing) else None
-    held = (value for value, live in trial.narrowed() if _holds_matrix(value, live, len(gone)))
-    layers = {layer for value in held for layer in _layers(value)} - {routing.router}
-    if routing.picked:
-        layers &= {layer for node in routing.picked for layer in (node, *_layers(node.out))}
-    elif not routing.ends:
-        layers &= _weighed(routing)
-    if not layers:
-        if not _chooses_networks(routing):
-            return None
-        stored = any(item.node in routing.picked and item.is_stored for item in routing.meetings)
-        why = (
-            "read by something else, too" if stored or not routing.picked else "computed when the model runs"
-        )
-        return _refused(site, f"the experts that {label} chooses are {why}")
-    elements, size, _ = weights_of(trial)
-    share = site.num_units / len(gone)
-    return replace(site, params=round(elements * share), bytes=round(size * share))
-
-
-def _holds_networks(picked: Node) -> bool:
-    """Return whether a node holds experts, or picks matrices that activations are multiplied by."""
-    return mixture_of(picked) is not None or any(_layers(picked.out))
-
-
 def _weighed(routing: Routing) -> set[Node]:
-    """Return the nodes that compute what scores are multiplied by, up to an attention; not those of the scores."""
+    """Return the nodes that compute what scores are multiplied by, up to an attention; not those of the scores.
+
+    An expert outputs several numbers: scores that a product sums up with one number each weigh no networks.
+    """
 
     def factors(node: Node) -> list[Value]:
-        multiplies = is_a(node, "Mul") or contraction_of(node) is not None
-        return [value for value in contents(node) if multiplies or value in routing.scored]
+        product = contraction_of(node)
+        wide = {product.owners(letter) for letter in product.out_axes} if product is not None else set()
+        several = [value for index, value in enumerate(node.inputs) if (index,) in wide]
+        others = several if product is not None else contents(node) if is_a(node, "Mul") else ()
+        scores = (value for value in contents(node) if value in routing.scored)
+        return [value for value in (*others, *scores) if value is not None]
 
     def above(value: Value) -> list[Value]:
         node = value.producer
@@ -474,4 +391,5 @@ def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
 
 def _refused(site: MixtureSite, why: str) -> MixtureSite:
     router = site.routing.router
-    return replace(site, reason=Refusal(Reason.INEXPRESSIBLE, router.label, router.out.name, why))
+    refusal = Refusal(Reason.INEXPRESSIBLE, router.label, router.out.name, why)
+    return replace(site, reason=site.reason or refusal)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.held import needed_whole
+from onnxheadprune.attention.sites.needed import needed_whole
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.stored_weights import once, units_together, weights_of

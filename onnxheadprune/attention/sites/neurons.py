@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
-from onnxheadprune.attention.sites.held import needed_whole
+from onnxheadprune.attention.sites.needed import needed_whole
 from onnxheadprune.attention.sites.neuron_site import (
     CONVOLUTION,
     FEED_FORWARD,
@@ -36,8 +36,8 @@ from onnxheadprune.attention.sites.products import (
     upstream,
     weight_contraction,
 )
-from onnxheadprune.attention.sites.projection import Projection, named_apart
-from onnxheadprune.attention.sites.site import Findings, NearMiss, Site, united
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Findings, NearMiss, Site, numbered, united
 from onnxheadprune.attention.sites.stored_weights import once, units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.liveness.consumers import looks_only
@@ -70,15 +70,10 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All feed-forward blocks, in graph order of their second linear layers, and the near misses."""
     in_one_operator = [site for node in view.needed if (site := mixture_site(node)) is not None]
     every = [*_written_out(view), *in_one_operator]
-    sites = [item for item in every if isinstance(item, NeuronSite)]
-    sites.sort(key=lambda site: site.projections[0].node.index)
-    names = named_apart([(site.projections, site.cores) for site in sites], NEURON.unnamed)
+    misses = (item for item in every if isinstance(item, NearMiss))
     return Findings(
-        [
-            replace(site, name=name, index=NEURON.first + number)
-            for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ],
-        [replace(item, units=NEURON.units) for item in every if isinstance(item, NearMiss)],
+        numbered(item for item in every if isinstance(item, NeuronSite)),
+        [replace(item, units=NEURON.units) for item in misses],
     )
 
 
@@ -128,7 +123,7 @@ def _channels(traced: Origins) -> tuple[tuple[int, ...], ...]:
     for label in sorted(own):
         together.root(label)
     sets = [sorted(members) for members in together.sets()]
-    whole = [members for members in sets if traced.strange.isdisjoint(members)]
+    whole = [members for members in sets if traced.foreign.isdisjoint(members)]
     return once(tuple(tuple(label - 1 for label in members) for members in sorted(whole)))
 
 
@@ -262,7 +257,7 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[tuple[str
             refusal = _stopped(stop)
             yield refusal.node, NearMiss(node.label, refusal)
             return
-    if made.makers and not made.strange:
+    if made.makers and not made.foreign:
         sentence = f"{node.label} reads one neuron, which fills all its channels"
         yield node.ref, NearMiss(node.label, Refusal(Reason.COUPLED, node.label, node.out.name, sentence))
 

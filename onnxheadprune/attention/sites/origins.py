@@ -1,4 +1,4 @@
-"""The linear layers upstream that compute a contracted axis, position by position.
+"""The linear layers upstream that compute an axis, position by position: neurons, scores of experts, logits of tokens.
 
 A neuron is an output channel of a linear layer that is changed elementwise (an activation, a gate, a bias, a
 depthwise convolution), and that the next linear layer sums over. Labels travel upstream through the rules of the
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
-from onnxheadprune.attention.sites.held import is_picked
+from onnxheadprune.attention.sites.needed import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.stored_weights import as_set
 from onnxheadprune.attention.sites.streams import Streams
@@ -77,7 +77,7 @@ class Origins:
 
     # the labels of positions along the free axis of each linear layer, one row for each of its channels
     makers: dict[Node, list[frozenset[int]]] = field(default_factory=dict)
-    strange: set[int] = field(default_factory=set)  # labels of positions that also depend on something else
+    foreign: set[int] = field(default_factory=set)  # labels of positions that also depend on something else
     stops: list[Stop] = field(default_factory=list)  # where those labels ended
     # the indices into stored tables, with the labels of positions that depend on the tables
     rows: list[tuple[Value, Value | None, set[int]]] = field(default_factory=list)
@@ -110,14 +110,14 @@ class _Search:
             found.path.append((current, live))
             upstream = self._step(current, live) if len(seen) <= MAX_STEPS else Stop(current, Cause.OPERATOR)
             if isinstance(upstream, Stop):
-                found.strange.update(_labels(live))
+                found.foreign.update(_labels(live))
                 found.stops.append(upstream)
             else:
                 stack += upstream
         chosen = {item for maker in found.makers for item in _choices(maker)}
         for table, choice, own in found.rows:
             if choice not in chosen:
-                found.strange |= own
+                found.foreign |= own
                 found.stops.append(Stop(table, Cause.SOURCE))
         return found
 

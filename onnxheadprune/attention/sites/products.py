@@ -32,7 +32,6 @@ from onnxheadprune.model.graph.operator import (
     is_a,
     kind,
 )
-from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import along, back_through, reachable
 
@@ -90,7 +89,7 @@ def _weighted_sum(node: Node) -> Notation | None:
     product = Notation(terms, tuple(f"a{axis}" for axis in range(len(out))))
     if not all(_broadcasts(shape, out) for shape in (left, right)):
         return None
-    summed = {product.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
+    summed = {product.out_axes[axis] for axis in after[0].reduced_axes or ()}
     if not summed or not summed <= product.batch:
         return None
     makers = (maker for index in (0, 1) for maker in back_through(node.inputs[index], CARRIERS, most=8))
@@ -261,7 +260,7 @@ def _added_up(node: Node, contraction: Notation) -> frozenset[str]:
         or not contraction.contracted
     ):
         return frozenset()
-    axes, letters = reduced_axes(readers[0]) or (), contraction.out_axes
+    axes, letters = readers[0].reduced_axes or (), contraction.out_axes
     return contraction.batch & {letters[axis] for axis in axes}
 
 

@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.routing_values import End, ExpertScores
+from onnxheadprune.attention.sites.zeros import NOTHING, Number
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
@@ -29,19 +28,42 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.tensors import FLOATS, Mask
+from onnxheadprune.model.tensors import FLOATS
 
 if TYPE_CHECKING:
     from onnxheadprune.model.graph.view import Node
 
 
-COUNTED = 1
-"""Input of a choice with how many it lists."""
+@dataclass(frozen=True)
+class ExpertScores:
+    """A value with an axis of experts."""
+
+    # per position the number of its expert, from 1 on; larger numbers for positions that always stay
+    live: Live
+    out: Number  # at an expert whose score is minus infinity
+
+
+@dataclass(frozen=True)
+class Part:
+    """A value of one expert, or the sum of those of several."""
+
+    experts: frozenset[int]  # their numbers
+    out: Number = NOTHING  # where they are out; None where that is some constant
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """A node that adds what an expert, or the sum of several, gives to something else."""
+
+    experts: frozenset[int]  # their numbers
+    node: Node
+    indices: tuple[int, ...]  # inputs that are theirs
+    kept: Value  # what the sum is without them
 
 
 @dataclass(frozen=True, eq=False)
 class StoredNumbers:
-    """Numbers of experts that are stored, or how many a choice lists: what a cut changes of them."""
+    """Numbers of experts that are stored: what a cut changes of them."""
 
     node: Node  # what reads them
     index: int  # of the input with them
@@ -57,30 +79,6 @@ class StoredNumbers:
             yield SetInput(self.node.ref, self.index, name)
 
 
-def ranked(node: Node, listed: int, experts: int) -> StoredNumbers:
-    """The number that a choice lists, which are more experts than anything reads, as a sort lists all."""
-
-    def without(gone: Collection[int]) -> npt.NDArray[Any] | None:
-        left = experts - len(gone)
-        return np.full(1, left, np.int64) if left < listed else None
-
-    return StoredNumbers(node, COUNTED, without)
-
-
-def compared_with_one(node: Node, index: int, experts: int) -> tuple[StoredNumbers, int] | None:
-    """The number that numbers of experts are compared with, if it is that of one; None for other nodes."""
-    stored = node.literal(1 - index) if is_a(node, "Equal") else None
-    if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
-        return None
-    expert = int(stored.reshape(-1)[0])
-
-    def without(gone: Collection[int]) -> npt.NDArray[Any] | None:
-        before = sum(other < expert for other in gone)
-        return np.full_like(stored, expert - before) if before and expert not in gone else None
-
-    return (StoredNumbers(node, 1 - index, without), expert) if 0 <= expert < experts else None
-
-
 def one_hot(node: Node, experts: int) -> tuple[StoredNumbers, ExpertScores] | None:
     """The axis of a OneHot of numbers of experts, None for other nodes and where it is too short for all of them."""
     shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
@@ -94,45 +92,79 @@ def one_hot(node: Node, experts: int) -> tuple[StoredNumbers, ExpertScores] | No
     return numbers, ExpertScores(Live.numbered(axis, length), float(values[0]))
 
 
-def compared(node: Node, index: int, experts: int) -> tuple[StoredNumbers, ExpertScores] | None:
-    """The axis of a comparison of numbers of experts with all of them in a row, None for other nodes."""
+def compared(node: Node, index: int, experts: int) -> tuple[StoredNumbers, ExpertScores | Part] | None:
+    """A comparison of numbers of experts with that of one, or with those of all in a row; None for other nodes."""
     shape, source = node.out.shape, node.shape(index)
-    if not is_a(node, "Equal") or shape is None or source is None:
+    listed = node.literal(1 - index) if is_a(node, "Equal") else None
+    if shape is None or source is None or listed is None or listed.dtype.kind not in "iu":
         return None
-    listed = node.literal(1 - index)
-    if listed is None or listed.dtype.kind not in "iu" or max(listed.shape, default=0) != listed.size:
-        return None
-    if not np.array_equal(listed.reshape(-1), np.arange(experts)):
+    row = listed.reshape(-1)
+
+    def without(gone: Collection[int]) -> npt.NDArray[Any] | None:
+        left = np.setdiff1d(np.arange(experts), list(gone))
+        new = np.searchsorted(left, row[np.isin(row, left)]).astype(row.dtype)
+        if not new.size or np.array_equal(new, row):
+            return None
+        return new.reshape([new.size if dim == row.size else dim for dim in listed.shape])
+
+    numbers = StoredNumbers(node, 1 - index, without)
+    if row.size == 1:
+        return (numbers, Part(frozenset(row.tolist()))) if 0 <= row[0] < experts else None
+    if max(listed.shape) != row.size or not np.array_equal(row, np.arange(experts)):
         return None
     axis = len(shape) - listed.ndim + listed.shape.index(experts)
     own = axis - (len(shape) - len(source))
     if shape[axis] != experts or (own >= 0 and source[own] != 1):
         return None
-    # In a row, the first ones are the numbers of those that are left.
-    numbers = StoredNumbers(
-        node,
-        1 - index,
-        lambda gone: np.delete(listed, slice(experts - len(gone), None), int(np.argmax(listed.shape))),
-    )
-    return numbers, ExpertScores(Live.numbered(axis, experts), 0.0)
+    return numbers, ExpertScores(Live.numbered(axis, experts), NOTHING)
+
+
+def stays(live: Live, gone: Collection[int]) -> Live:
+    """Labels as a mask without some experts."""
+    return Live.over(live.axes, ~np.isin(live.array, np.asarray([*gone], np.int64) + 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """An input along which experts lie, and whose node computes the same of fewer of them."""
+    """An input along which experts lie, and whose node computes the same of fewer of them.
+
+    Of scores that are compared there, a mask keeps some away from the node.
+    """
 
     node: Node
     index: int  # of the input
-    live: Live  # see `Scores`
+    live: Live  # labels of its axes with experts
     chooses: bool = False  # whether scores are compared there, so that minus infinity keeps an expert out
     # whether an expert that the router gives minus infinity may have a higher score there than others
     moved: bool = False
 
     @property
-    def is_stored(self) -> bool:
-        """True if the input is stored."""
+    def value(self) -> Value:
+        """The input."""
         value = self.node.inputs[self.index]
-        return value is not None and value.is_constant
+        assert value is not None
+        return value
+
+    @property
+    def name(self) -> str:
+        """The name of the masked scores."""
+        return f"{self.value.name}/onnxheadprune_routed{self.node.index}_{self.index}"
+
+    @property
+    def mask(self) -> str:
+        """The name of the mask."""
+        return f"{self.name}_alive"
+
+    def alive(self, gone: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """The mask without some experts, of size 1 along axes without experts."""
+        return stays(self.live, gone).spread(len(self.value.shape or ()))
+
+    def closing(self) -> tuple[TensorProto, list[NodeProto]]:
+        """The score of an expert that is out, and the nodes that put it in place of others where the mask is false."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.value.elem_type)
+        out = numpy_helper.from_array(np.asarray(never(self.value.elem_type), dtype), f"{self.name}_never")
+        created = nodes.new(self.node.ref, "Where", (self.mask, self.value.name, out.name), self.name)
+        return out, [nodes.as_proto(created, self.node.scope.opset)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +173,8 @@ class Picks:
 
     value: Value  # numbers of the chosen, or scores
     axis: int  # along which they lie
-    highest: int = 0  # how many of the highest scores are chosen; 0 where the value has the numbers
+    chosen: int  # how many are chosen
+    by_score: bool = False  # whether these have the highest scores, which the value holds
 
 
 @dataclass(eq=False)
@@ -154,7 +187,7 @@ class Routing:
     meetings: list[Meeting] = field(default_factory=list)  # inputs along which experts lie
     # per node that no rule lets them pass, the labels of its output and of inputs with the same axis
     through: dict[Node, tuple[Live, Mapping[int, Live]]] = field(default_factory=dict)
-    numbers: list[StoredNumbers] = field(default_factory=list)  # that name experts, or count those listed
+    numbers: list[StoredNumbers] = field(default_factory=list)  # that name experts
     ends: list[End] = field(default_factory=list)  # where experts that are networks of their own are added up
     scored: set[Value] = field(default_factory=set)  # scores of all experts or of single ones
     picks: list[Picks] = field(default_factory=list)  # what tells which are chosen for a token
@@ -163,8 +196,6 @@ class Routing:
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     # stored weights or operators that have an axis of experts
     picked: list[Node] = field(default_factory=list)
-    # whether its scores are neither chosen among nor sum to one: neurons have activations like that
-    is_gate: bool = False
     stop: Refusal | None = None  # why no expert can go, None if some can
 
     @property
@@ -176,12 +207,6 @@ class Routing:
     def per_token(self) -> int:
         """The number of experts that each token goes through."""
         return self.chosen or self.experts
-
-    def alive(self, gone: Sequence[int], most: int) -> Mask:
-        """A mask of the labels that stay, [labels up to `most`]."""
-        mask = np.ones(max(most, self.experts) + 1, np.bool_)
-        mask[np.asarray(gone, np.int64) + 1] = False
-        return mask
 
     def bypasses(self, gone: Sequence[int]) -> Iterator[Edit]:
         """Yield edits by which what is added up comes without some experts."""
@@ -212,94 +237,24 @@ class Routing:
         """Return whether some nodes all belong to experts that are networks of their own."""
         return bool(self.ends) and all(self.networks.kept.get(node.out, FULL).is_dead for node in nodes)
 
-    def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
-        """The answers of the nodes that no rule lets scores pass."""
-        return {
-            node: Answer(
-                {index: self.left(source, gone) for index, source in inputs.items()},
-                kept=tuple(self.left(live, gone) for _ in node.outputs),
-            )
-            for node, (live, inputs) in self.through.items()
-        }
-
-    def why_too_few(self, gone: Sequence[int]) -> str | None:
-        """Return why a choice would have too few experts to choose from."""
-        # A choice that follows another one finds its experts taken.
-        every = (Live.numbered(0, self.experts), 0, max(self.chosen, 1))
-        for live, axis, count in (*self.least, every):
-            alive = self.alive(gone, int(live.array.max()))[live.array]
-            left = int(np.count_nonzero(alive, axis=live.axes.index(axis)).min())
-            if left < count:
-                return f"{left} would be left to choose {count} from for each token"
-        return None
-
-    def gates(self) -> list[Gate]:
+    def gates(self) -> list[Meeting]:
         """The inputs by which its choice can be kept from experts.
 
         Raises:
             RefusedError: if a choice is made by scores that are not real numbers.
         """
-        choices = {(item.node, item.index): item for item in self.meetings if item.chooses}
+        found = {(item.node, item.index): item for item in self.meetings if item.chooses}
+        wrong = next((item for item in found.values() if item.value.elem_type not in FLOATS), None)
+        if wrong is not None:
+            raise RefusedError(f"{wrong.node.label} chooses experts by scores that are not real numbers")
         router = self.router.out
-        found = [
-            Gate(use.node, use.input_index, self.live, self)
-            for use in router.consumers
-            if (use.node, use.input_index) not in choices
-            and router.elem_type in FLOATS
-            and not looks_only(use)
-        ]
-        for (node, index), item in choices.items():
-            found.append(Gate(node, index, item.live, self, item.moved))
-            if found[-1].value.elem_type not in FLOATS:
-                raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
-        return found
-
-    def left(self, live: Live, gone: Sequence[int]) -> Live:
-        """Labels as a mask without some experts."""
-        return Live.over(live.axes, self.alive(gone, int(live.array.max()))[live.array])
+        own = [use for use in router.consumers if router.elem_type in FLOATS and not looks_only(use)]
+        first = [Meeting(*use, self.live, chooses=True) for use in own if tuple(use) not in found]
+        return [*first, *found.values()]
 
 
 MINUS_INFINITY, MINUS_INFINITY_HALF = -1e30, -3e4
 """Scores that no expert is chosen by: their exponential is zero, and a product with zero is a number still."""
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """An input with scores of experts, of which a mask keeps some away from its node."""
-
-    node: Node
-    index: int  # of the input
-    live: Live  # labels of its axes with experts, as `Meeting` has them
-    routing: Routing  # of the mixture
-    moved: bool = False  # see `Meeting`
-
-    @property
-    def value(self) -> Value:
-        """The scores."""
-        value = self.node.inputs[self.index]
-        assert value is not None
-        return value
-
-    @property
-    def name(self) -> str:
-        """The name of the masked scores."""
-        return f"{self.value.name}/onnxheadprune_routed{self.node.index}_{self.index}"
-
-    @property
-    def mask(self) -> str:
-        """The name of the mask."""
-        return f"{self.name}_alive"
-
-    def alive(self, gone: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """The mask without some experts, of size 1 along axes without experts."""
-        return self.routing.left(self.live, gone).spread(len(self.value.shape or ()))
-
-    def closing(self) -> tuple[TensorProto, list[NodeProto]]:
-        """The score of an expert that is out, and the nodes that put it in place of others where the mask is false."""
-        dtype = helper.tensor_dtype_to_np_dtype(self.value.elem_type)
-        out = numpy_helper.from_array(np.asarray(never(self.value.elem_type), dtype), f"{self.name}_never")
-        created = nodes.new(self.node.ref, "Where", (self.mask, self.value.name, out.name), self.name)
-        return out, [nodes.as_proto(created, self.node.scope.opset)]
 
 
 def never(elem_type: int) -> float:

@@ -13,109 +13,99 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.attention.sites.routing import (
-    COUNTED,
+    End,
+    ExpertScores,
     Meeting,
+    Part,
     Picks,
     Routing,
     compared,
-    compared_with_one,
     one_hot,
-    ranked,
 )
-from onnxheadprune.attention.sites.routing_values import (
-    MATRIX,
+from onnxheadprune.attention.sites.zeros import (
+    EMPTY,
     NEVER,
     NOTHING,
     PICKS,
-    ExpertScores,
-    Part,
-    axis_of,
-    behind,
-    in_order,
-    is_moved,
+    follows,
+    kept_by,
     number_behind,
-    onward,
-    picked_apart,
 )
-from onnxheadprune.liveness.consumers import looks_only, sizes_only
+from onnxheadprune.liveness.carriers import carried, moved_axes, on_all_outputs
+from onnxheadprune.liveness.consumers import sizes_only
 from onnxheadprune.liveness.domain import MASKS
-from onnxheadprune.liveness.index_notation import Notation, contraction_of
+from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
+from onnxheadprune.model.graph.elements import uniform
 from onnxheadprune.model.graph.operator import (
+    CARRIERS,
     DECIDED_BY_LARGEST,
     REDUCES,
+    VIEWS,
     WEIGHS,
     WRITES_INTO,
     Choice,
     is_a,
+    kind,
 )
-from onnxheadprune.model.graph.reductions import reduced_axes
-from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.view import Node, Value
+
+INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+MOVES: Final = VIEWS | kind("Flatten", "Cast", "Expand", "Tile", "Slice", "Split", "Concat")
+"""Operators after which numbers of experts are the same numbers."""
+MATRIX = 2
+"""Axes of a matrix; experts of matrices have one more."""
 
 
 def routing_of(router: Node, live: Live, experts: int) -> Routing:
     """Follow the scores that a linear layer computes."""
-    found = _Walk(Routing(router, live, experts)).run()
-    # Where an expert has several scores, no single one of them sends tokens to it.
-    return found if in_order(live, experts) else replace(found, picks=[])
+    return _Walk(Routing(router, live, experts)).run()
 
 
 class _Walk:
     def __init__(self, found: Routing) -> None:
         self.found = found
-        self.scores: dict[Value, ExpertScores] = {}
-        self.numbers: set[Value] = set()
-        self.parts: dict[Value, Part] = {}
+        # What each value is: scores, a value of one expert, or, where it is None, numbers of experts.
+        self.known: dict[Value, ExpertScores | Part | None] = {}
         self.bounds: list[Picks] = []
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
 
     def run(self) -> Routing:
-        self._score(self.found.router.out, ExpertScores(self.found.live, NEVER))
+        found = self.found
+        self._reach(found.router.out, ExpertScores(found.live, NEVER))
         while self.heap:
-            node = heapq.heappop(self.heap)[1]
-            refusal = self._step(node)
-            if refusal is not None:
-                self.found.stop = self.found.stop or refusal
-        if not self.found.picks and self.bounds:
-            # Nothing reads numbers: scores are compared with that of the last one chosen.
-            self.found.picks.append(self.bounds[0])
-            self.found.chosen = self.bounds[0].highest
-        return self.found
+            refusal = self._step(heapq.heappop(self.heap)[1])
+            found.stop = found.stop or refusal
+        found.scored = {value for value, what in self.known.items() if what is not None}
+        # Where nothing reads numbers, scores are compared with that of the last one chosen.
+        found.picks = found.picks or self.bounds[:1]
+        found.chosen = sum(item.chosen for item in found.picks)
+        if not _in_order(found.live, found.experts):
+            # Where an expert has several scores, no single one of them sends tokens to it.
+            found.picks = []
+        return found
 
-    def _score(self, value: Value | None, scores: ExpertScores) -> None:
-        if value is not None:
-            self.scores[value] = scores
-            self.found.scored.add(value)
-            self._reach(value, "scores")
-
-    def _number(self, value: Value | None) -> None:
-        if value is not None:
-            self.numbers.add(value)
-            self._reach(value, "numbers")
-
-    def _part(self, value: Value | None, part: Part) -> None:
-        if value is not None:
-            self.parts[value] = part
-            self.found.scored.add(value)
-            self._reach(value, "what one of the experts gives, instead")
-
-    def _reach(self, value: Value, what: str) -> None:
+    def _reach(self, value: Value | None, what: ExpertScores | Part | None) -> None:
+        """Follow a value that is read, or refuse an output."""
+        if value is None:
+            return
+        self.known[value] = what
         if value.is_graph_output:
-            self.found.stop = self.found.stop or Refusal(
-                Reason.INEXPRESSIBLE,
-                self.found.router.label,
-                value.name,
-                f"{value.name} hands out {what} of experts",
-            )
+            numbers = "scores" if isinstance(what, ExpertScores) else "numbers"
+            shown = "values of one of the experts" if isinstance(what, Part) else f"{numbers} of experts"
+            told = f"{value.name} is a graph output with {shown}"
+            label = self.found.router.label
+            self.found.stop = self.found.stop or Refusal(Reason.INEXPRESSIBLE, label, value.name, told)
         for use in value.consumers:
             if not sizes_only(use) and use.node.index not in self.queued:
                 self.queued.add(use.node.index)
@@ -123,12 +113,12 @@ class _Walk:
 
     def _step(self, node: Node) -> Refusal | None:
         """Follow scores and numbers through a node; a refusal where that is not known."""
-        inputs = list(enumerate(node.inputs))
-        scored = {index: self.scores[value] for index, value in inputs if value in self.scores}
-        named = [index for index, value in inputs if value in self.numbers]
-        parts = {index: self.parts[value] for index, value in inputs if value in self.parts}
+        read = {index: self.known[value] for index, value in enumerate(node.inputs) if value in self.known}
+        scored = {index: what for index, what in read.items() if isinstance(what, ExpertScores)}
+        parts = {index: what for index, what in read.items() if isinstance(what, Part)}
+        named = [index for index, what in read.items() if what is None]
         if parts:
-            return self._of_one_expert(node, parts, bool(scored or named))
+            return self._of_one_expert(node, parts, len(parts) < len(read))
         if mixture_of(node) is not None:
             return self._operator(node, scored, named)
         if named:
@@ -141,14 +131,17 @@ class _Walk:
             return self._weighed(node, scores)
         if node in REDUCES and index == 0:
             return self._reduced(node, scores)
-        apart = picked_apart(node, scores) if index == 0 else None
+        apart = _picked_apart(node, scores) if index == 0 else None
         if apart:
             for value, expert in apart.items():
-                self._part(value, Part(frozenset([expert])))
+                self._reach(value, Part(frozenset([expert])))
             return None
-        shape = node.shape(0) or ()
-        if node in PICKS and index == 0 and shape and axis_of(node, len(shape)) in scores.live.axes:
-            return self._refused(node, "picks scores by numbers that are none of this router's choice")
+        axis, places = _axis_of(node, len(node.shape(0) or ())), node.literal(1)
+        if node in PICKS and index == 0 and axis in scores.live.axes:
+            if not is_a(node, "Gather") or places is None or places.ndim != 1 or len(scores.live.axes) > 1:
+                return self._refused(node, "picks scores by numbers that are none of this router's choice")
+            self._reach(node.out, ExpertScores(Live.over((axis,), scores.live.array[places]), scores.out))
+            return None
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
         if is_a(node, "NonZero"):
@@ -161,17 +154,27 @@ class _Walk:
         return self._carry(node, scored)
 
     def _of_one_expert(self, node: Node, parts: Mapping[int, Part], mixed: bool) -> Refusal | None:
-        """A node that reads what belongs to one expert."""
-        made = None if mixed else onward(node, parts)
-        if made is None and not mixed and self._side_by_side(node, parts):
+        """A node that reads what belongs to one expert, or adds what several output."""
+        known = {index: part.out for index, part in parts.items()}
+        sets = {part.experts for part in parts.values()}
+        kept = {sets.pop(): kept_by(node, known)} if len(sets) == 1 else _summed(node, parts)
+        refusal = self._refused(node, "reads what one expert gives in a way that no rule knows")
+        if mixed or node.choice is not None or (any(kept.values()) and node.out.is_graph_output):
+            return refusal
+        if not kept:
+            return None if self._side_by_side(node, parts) else refusal
+        for experts, value in kept.items():
+            if value is not None:
+                indices = tuple(index for index, part in parts.items() if part.experts == experts)
+                self.found.ends.append(End(experts, node, indices, value))
+        every = frozenset[int]().union(*kept)
+        if len(every) == self.found.experts or (len(kept) == 1 and any(kept.values())):
             return None
-        if made is None or (made[1] and node.out.is_graph_output):
-            return self._refused(node, "reads what one expert gives in a way that no rule knows")
-        part, ends = made
-        self.found.ends += ends
-        if part is not None and len(part.experts) < self.found.experts:
-            for value in node.outputs:
-                self._part(value, part)
+        out = number_behind(node, known)
+        if out is None and (EMPTY in known.values() or not follows(node, known)):
+            return refusal
+        for output in node.outputs:
+            self._reach(output, Part(every, out))
         return None
 
     def _side_by_side(self, node: Node, parts: Mapping[int, Part]) -> bool:
@@ -179,13 +182,13 @@ class _Walk:
         shape = node.out.shape
         if not is_a(node, "Concat") or not shape or len(parts) < len(node.inputs):
             return False
-        axis, labels = axis_of(node, len(shape)), list[int]()
+        axis, labels = _axis_of(node, len(shape)), list[int]()
         for index, part in parts.items():
             size = (node.shape(index) or (None,) * len(shape))[axis]
-            if not isinstance(size, int) or len(part.experts) > 1 or part.rows or part.out != NOTHING:
+            if not isinstance(size, int) or len(part.experts) > 1 or part.out != NOTHING:
                 return False
             labels += [*part.experts] * size
-        self._score(node.out, ExpertScores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
+        self._reach(node.out, ExpertScores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
         return True
 
     def _refused(self, node: Node, why: str) -> Refusal:
@@ -204,21 +207,16 @@ class _Walk:
         if chosen is None:
             return self._refused(node, "chooses a number of experts that is computed when the model runs")
         self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
-        numbers, is_whole = node.outputs[-1], in_order(scores.live, self.found.experts)
-        ranks = [_ranks(value, axis, chosen) for value in node.outputs if value is not None and value.is_read]
-        if is_whole and max(ranks, default=0) < chosen and node.input(COUNTED) is not None:
-            self.found.numbers.append(ranked(node, chosen, self.found.experts))
-            chosen = max(ranks, default=1)
         self.found.least.append((scores.live, axis, chosen))
+        numbers, is_whole = node.outputs[-1], _in_order(scores.live, self.found.experts)
         if numbers is None or not numbers.is_read:
             if is_whole and node.inputs[0] is not None:
-                self.bounds.append(Picks(node.inputs[0], axis, chosen))
+                self.bounds.append(Picks(node.inputs[0], axis, chosen, by_score=True))
             return None
         if not is_whole:
             return self._refused(node, "numbers experts within groups")
-        self.found.chosen += _ranks(numbers, axis, chosen)
-        self.found.picks.append(Picks(numbers, axis))
-        self._number(numbers)
+        self.found.picks.append(Picks(numbers, axis, chosen))
+        self._reach(numbers, None)
         return None
 
     def _weighed(self, node: Node, scores: ExpertScores) -> Refusal | None:
@@ -232,7 +230,7 @@ class _Walk:
             return self._refused(node, "compares the scores of experts of one group")
         self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
         self._pass(node, scores.live, {0: scores.live})
-        self._score(node.out, ExpertScores(scores.live, NOTHING if is_a(node, "Softmax") else None))
+        self._reach(node.out, ExpertScores(scores.live, NOTHING if is_a(node, "Softmax") else None))
         return None
 
     def _pass(self, node: Node, live: Live, inputs: Mapping[int, Live]) -> None:
@@ -240,7 +238,7 @@ class _Walk:
 
     def _reduced(self, node: Node, scores: ExpertScores) -> Refusal | None:
         """A reduction over experts: the largest score, or a sum in which one that is out adds nothing."""
-        reduced = reduced_axes(node)
+        reduced = node.reduced_axes
         if reduced is None:
             return self._refused(node, "reduces axes that are not known")
         if set(scores.live.axes).isdisjoint(reduced):
@@ -255,47 +253,27 @@ class _Walk:
 
     def _product(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """A product of matrices: a sum over experts in which one that is out adds nothing."""
-        product = contraction_of(node)
+        product, (first, scores) = contraction_of(node), min(scored.items(), key=lambda item: item[0])
         if product is None or not all(index in product.indices for index in scored):
             return self._refused(node, "reads scores of experts in a way that no rule knows")
-        numbers = {index: item.out for index, item in scored.items()}
-        for index, scores in scored.items():
-            letters = [product.axes_of(index)[axis] for axis in scores.live.axes]
-            if not all(letter in product.contracted for letter in letters):
-                outside = [product.out_axes.index(letter) for letter in letters if letter in product.out_axes]
-                if len(outside) != len(letters):
-                    return self._refused(node, "sums scores of a part of the experts")
-                live = scores.live.renumbered(dict(zip(scores.live.axes, outside, strict=True)))
-                self._score(node.out, ExpertScores(live, number_behind(node, numbers)))
-                continue
-            if not self._sums_nothing(product, scored, letters):
-                return self._refused(node, "sums scores that are not zero where an expert is out")
-            for other in product.indices:
-                own = product.axes_of(other)
-                if not any(letter in own for letter in letters):
-                    continue  # a third operand without the experts' axis
-                if not all(letter in own for letter in letters):
-                    return self._refused(node, "sums scores of a part of the experts")
-                axes = [own.index(letter) for letter in letters]
-                sizes = [(node.shape(other) or ())[axis] for axis in axes]
-                if tuple(sizes) != scores.live.array.shape:
-                    return self._refused(
-                        node, "sums scores with weights that are packed in blocks of experts"
-                    )
-                live = scores.live.renumbered(dict(zip(scores.live.axes, axes, strict=True)))
-                self._meet(node, other, live)
+        letters = [product.axes_of(first)[axis] for axis in scores.live.axes]
+        if product.contracted.isdisjoint(letters):
+            return self._carry(node, scored)
+        if all(item.out != NOTHING for item in scored.values()):
+            return self._refused(node, "sums scores that are not zero where an expert is out")
+        for index in product.indices:
+            own, shape = product.axes_of(index), node.shape(index) or ()
+            axes = [own.index(letter) for letter in letters if letter in own]
+            if not axes and index not in scored:
+                continue  # a third operand without the experts' axis
+            if len(axes) < len(letters) or not product.contracted.issuperset(letters):
+                return self._refused(node, "sums scores of a part of the experts")
+            live = scores.live.renumbered(dict(zip(scores.live.axes, axes, strict=True)))
+            alike = index not in scored or scored[index].live == live
+            if not alike or [shape[axis] for axis in axes] != [*scores.live.array.shape]:
+                return self._refused(node, "sums scores with weights that are packed in blocks of experts")
+            self._meet(node, index, live)
         return None
-
-    def _sums_nothing(
-        self, product: Notation, scored: Mapping[int, ExpertScores], letters: Sequence[str | None]
-    ) -> bool:
-        """Return whether one of the operands with these axes, whose positions are the same experts, is zero there."""
-        along = {
-            index: [product.axes_of(index)[axis] for axis in item.live.axes] for index, item in scored.items()
-        }
-        same = [scored[index] for index, own in along.items() if own == letters]
-        alike = all(np.array_equal(item.live.array, same[0].live.array) for item in same)
-        return alike and any(item.out == NOTHING for item in same)
 
     def _carry(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """An operator that leaves the axis of experts as it is, as its rule proves."""
@@ -306,7 +284,7 @@ class _Walk:
         out = number_behind(node, {index: item.out for index, item in scored.items()})
         numbers = node.outputs[-1] if node.choice is not None else None
         for value in node.outputs:
-            self._score(value, ExpertScores(live, None if value is numbers else out))
+            self._reach(value, ExpertScores(live, None if value is numbers else out))
         return None
 
     def _operator(
@@ -329,8 +307,7 @@ class _Walk:
             self._meet(node, index, live)
         chosen_by = node.inputs[layout.read[1]]
         assert chosen_by is not None
-        self.found.picks.append(Picks(chosen_by, last, layout.chosen))
-        self.found.chosen += layout.chosen
+        self.found.picks.append(Picks(chosen_by, last, layout.chosen, by_score=True))
         self.found.least.append((live, EXPERTS, layout.chosen))
         self.found.picked.append(node)
         return None
@@ -348,29 +325,23 @@ class _Walk:
 
     def _named(self, node: Node, scored: Mapping[int, ExpertScores], named: Sequence[int]) -> Refusal | None:
         """A node that reads numbers of experts."""
-        if not scored and is_moved(node, named):
+        if not scored and _is_moved(node, named):
             self._narrow(node)
             for value in node.outputs:
-                self._number(value)
+                self._reach(value, None)
             return None
-        if node in PICKS and list(named) == [1]:
+        if node in PICKS and named == [1]:
             return self._picked(node, scored)
-        if node in WRITES_INTO and 1 in node.roles.rows and list(named) == [1]:
+        if node in WRITES_INTO and 1 in node.roles.rows and named == [1]:
             return self._written(node, scored)
-        hot = one_hot(node, self.found.experts) if not scored else None
-        if hot is None and not scored and len(named) == 1:
-            hot = compared(node, named[0], self.found.experts)
-            single = compared_with_one(node, named[0], self.found.experts)
-            if single is not None:
-                self.found.numbers.append(single[0])
-                self._part(node.out, Part(frozenset([single[1]])))
-                return None
-        if hot is None:
+        experts = self.found.experts
+        hot = None if scored else one_hot(node, experts) or compared(node, named[0], experts)
+        if hot is None or len(named) > 1:
             return self._refused(node, "reads the numbers of experts in a way that no rule knows")
-        numbers, scores = hot
-        self.found.numbers.append(numbers)
-        self._pass(node, scores.live, {})
-        self._score(node.out, scores)
+        self.found.numbers.append(hot[0])
+        if isinstance(hot[1], ExpertScores):
+            self._pass(node, hot[1].live, {})
+        self._reach(node.out, hot[1])
         return None
 
     def _narrow(self, node: Node) -> None:
@@ -378,14 +349,15 @@ class _Walk:
         for place, item in enumerate(self.found.picks):
             if not is_a(node, "Slice") or item.value is not node.inputs[0] or len(item.value.consumers) > 1:
                 continue
-            before, after = (value.shape and value.shape[item.axis] for value in (item.value, node.out))
-            if isinstance(before, int) and isinstance(after, int):
-                self.found.picks[place] = replace(item, value=node.out)
+            after = node.out.shape and node.out.shape[item.axis]
+            if isinstance(after, int):
+                chosen = min(item.chosen, after)
+                self.found.picks[place] = replace(item, value=node.out, chosen=chosen)
 
     def _picked(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""
         shape = node.shape(0)
-        axis = axis_of(node, len(shape or (0,)))
+        axis = _axis_of(node, len(shape or (0,)))
         if is_a(node, "GatherND") and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
             return self._refused(node, "picks by the numbers of experts and others at once")
         experts = self.found.experts
@@ -399,25 +371,76 @@ class _Walk:
     def _written(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """Numbers that say where something is written: the weights of the chosen, beside nothing for all others."""
         shape = node.shape(0)
-        axis = axis_of(node, len(shape or (0,)))
+        axis = _axis_of(node, len(shape or (0,)))
         fits = bool(shape) and (shape or ())[axis] == self.found.experts and 2 not in scored
         live = Live.numbered(axis, self.found.experts)
         if not fits or (scored and scored[0].live != live):
             return self._refused(node, "writes by the numbers of experts into something else than experts")
         self._pass(node, live, {0: live})
         out = scored[0].out if scored else uniform(node.input(0))
-        self._score(node.out, ExpertScores(live, out))
+        self._reach(node.out, ExpertScores(live, out))
         return None
 
 
-def _ranks(value: Value, axis: int, listed: int) -> int:
-    """The number of listed experts that are read, from the best one on."""
-    most = 0
-    for use in value.consumers:
-        answer = ask(use.node, [FULL for _ in use.node.outputs], MASKS)
-        if not looks_only(use):
-            read = FULL if isinstance(answer, Refusal) else answer.inputs.get(use.input_index, FULL)
-            read = read.only([axis])
-            places = np.flatnonzero(read.mask) if read.axes else np.arange(listed)
-            most = max(most, int(places.max(initial=-1)) + 1)
-    return listed if value.is_graph_output else most
+def _summed(node: Node, parts: Mapping[int, Part]) -> dict[frozenset[int], Value | None]:
+    """Return, for each operand of a sum that holds outputs of experts, the other operand; empty for other nodes."""
+    alike = all(value is not None and value.shape == node.out.shape for value in node.inputs)
+    if not is_a(node, "Add") or not alike or any(part.out != NOTHING for part in parts.values()):
+        return {}
+    return {part.experts: node.inputs[1 - index] for index, part in parts.items()}
+
+
+def _axis_of(node: Node, rank: int, default: int = 0) -> int:
+    """The axis that a node works along."""
+    return int(node.attribute("axis", default)) % max(rank, 1)
+
+
+def _in_order(live: Live, experts: int) -> bool:
+    """Return whether positions are numbered as experts are."""
+    return np.array_equal(live.array, np.arange(1, experts + 1))
+
+
+def behind(node: Node, index: int, live: Live) -> Live | None:
+    """The labels of a node's output, as far as its rule lets the axis of experts through."""
+    shape, source = node.out.shape, node.shape(index)
+    if shape is None or source is None:
+        return None
+    if node in CARRIERS | kind("Flatten") and index == 0:
+        return carried(node, live)
+    moved = moved_axes(node, index)
+    if not moved.keys() >= set(live.axes):
+        return None
+    found = live.renumbered(moved)
+    half, wanted = (Live.over(item.axes, item.array % 2 == 0) for item in (found, live))
+    answer = ask(node, on_all_outputs(node, half), MASKS)
+    # A Slice of another axis reads a part of that.
+    read = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
+    return found if read.only(live.axes) == wanted else None
+
+
+def _is_moved(node: Node, named: Sequence[int]) -> bool:
+    """Return whether numbers of experts are the same numbers after a node that reads them at some inputs."""
+    if node not in MOVES:
+        return is_a(node, "Gather", "GatherElements") and named == [0]
+    if is_a(node, "Cast") and node.out.elem_type not in INTEGERS:
+        return False
+    return len(named) == len(node.inputs) if is_a(node, "Concat") else named == [0]
+
+
+def _picked_apart(node: Node, scores: ExpertScores) -> dict[Value, int] | None:
+    """The outputs of a node that picks from an axis of experts, each with its only expert; None if that is not so."""
+    if not is_a(node, "Gather", "Slice", "Split") or scores.out != NOTHING or len(scores.live.axes) != 1:
+        return None
+    (axis,), found = scores.live.axes, dict[Value, int]()
+    for value in node.outputs:
+        if value is None or not value.is_read:
+            continue
+        answer = ask(node, [FULL if other is value else DEAD for other in node.outputs], MASKS)
+        picked = None if isinstance(answer, Refusal) else answer.inputs.get(0, FULL)
+        if picked is None or picked.axes != (axis,):
+            return None
+        labels = scores.live.array[picked.mask]
+        if len(labels) != 1:
+            return None
+        found[value] = int(labels[0]) - 1
+    return found

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.projection import Projection, named_apart
+from onnxheadprune.display.spelling import count, many, spelled
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import NotAnalysed
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.spelling import count, many, spelled
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.settings.units import UnitKind
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.grouping import Block
-    from onnxheadprune.attention.sites.routing import Gate, Routing
+    from onnxheadprune.attention.sites.routing import Meeting, Routing
     from onnxheadprune.attention.sites.states import State
 
 
@@ -62,10 +62,10 @@ class Site:
         block: the positions of each head at the cores, as they were traced.
         units: the units that can only be removed together, because a projection packs them in one block; else each
             alone.
-        free: graph inputs and outputs that belong to the units (the cache of heads).
-        lying: the unit at each position of these, one bit per unit, where known.
+        io: graph inputs and outputs that belong to the units (the cache of heads).
+        owners: the unit at each position of these, one bit per unit, where known.
         maps: graph outputs with one map per unit, which only shrink with the caller's consent.
-        held: why `free` keeps its shape when units are removed, None if it shrinks.
+        io_refusal: why `io` keeps its shape when units are removed, None if it shrinks.
         reason: why no unit can be removed, None if some can.
         whole: whether all units can be removed together, even if single ones cannot.
         params: elements of all weights and biases that belong to the units.
@@ -91,10 +91,10 @@ class Site:
     cores: tuple[Node, ...]
     block: Block | None = field(default=None, repr=False)
     units: tuple[tuple[int, ...], ...] = ()
-    free: frozenset[Value] = frozenset()
-    lying: Mapping[Value, Live] = field(default_factory=dict, repr=False)
+    io: frozenset[Value] = frozenset()
+    owners: Mapping[Value, Live] = field(default_factory=dict, repr=False)
     maps: frozenset[Value] = frozenset()
-    held: Refusal | None = None
+    io_refusal: Refusal | None = None
     reason: Refusal | None = None
     whole: bool = True
     params: int = 0
@@ -200,7 +200,7 @@ class Site:
         """The projections in whose inputs units are silenced; none where a router keeps units out."""
         return self.projections if self.routing is None else ()
 
-    def gates(self) -> Sequence[Gate]:
+    def gates(self) -> Sequence[Meeting]:
         """The inputs by which a router's choice is kept from units; none without a router.
 
         Raises:
@@ -279,7 +279,7 @@ class Site:
     @property
     def movable(self) -> frozenset[Value]:
         """The inputs and outputs that shrink with the units: none where one of them is needed with all units."""
-        return self.free if self.held is None else frozenset()
+        return self.io if self.io_refusal is None else frozenset()
 
     def seeds(self, units: Iterable[int], without: Collection[Node] = ()) -> Iterator[Seed]:
         """The first demands of the sweep when `units` (present indices) are removed.
@@ -331,6 +331,9 @@ class Site:
         )
 
 
+AnySite = TypeVar("AnySite", bound=Site)
+
+
 class Findings(NamedTuple):
     """The sites of one kind in a model, its near misses, and the unexpected error that ended the search, if any."""
 
@@ -356,6 +359,18 @@ def outermost(sites: Iterable[Site]) -> tuple[Site, ...]:
     return tuple(site for site in some if site not in inside)
 
 
+def numbered(sites: Iterable[AnySite]) -> list[AnySite]:
+    """Sites of one kind in graph order of their first projections, with numbers and names."""
+    some = sorted(sites, key=lambda site: site.projections[0].node.index)
+    names = (
+        named_apart([(site.projections, site.cores) for site in some], some[0].KIND.unnamed) if some else []
+    )
+    return [
+        replace(site, name=name, index=site.KIND.first + number)
+        for number, (site, name) in enumerate(zip(some, names, strict=True))
+    ]
+
+
 def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Some units, and all that must be removed with them."""
     asked = set(some)
@@ -373,7 +388,7 @@ def caller_demands(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -
     owned: dict[Value, Live] = {}
     for site in sites:
         dead = sum(1 << unit for unit in gone.get(site.index, ()))
-        for value, live in site.lying.items():
+        for value, live in site.owners.items():
             if not live.is_mask:
                 alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_), live.repeats)
                 needed[value] = needed.get(value, DEAD) | alive

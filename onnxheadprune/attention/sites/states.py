@@ -312,11 +312,11 @@ def _meets(flow: Flow, front: Value, behind: Value, made: Collection[Vertex]) ->
     return not others.isdisjoint(way)
 
 
-def released(states: Iterable[State], free: Container[Value]) -> set[Node]:
+def released(states: Iterable[State], io: Container[Value]) -> set[Node]:
     """Return the nodes that nothing needs once layers are the identity.
 
     Args:
-        free: inputs and outputs that go with them: caches.
+        io: inputs and outputs that go with them: caches.
     """
     some = list(states)
     cut = {state.behind for state in some}
@@ -326,7 +326,7 @@ def released(states: Iterable[State], free: Container[Value]) -> set[Node]:
     gone: set[Node] = set()
 
     def is_read(value: Value) -> bool:
-        leaves = value.is_graph_output and value not in free
+        leaves = value.is_graph_output and value not in io
         left = (use for use in value.consumers if use.node not in gone)
         if value in cut:
             return False

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.attention_near_misses import LeftOut, Stop, l
 from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, features
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
-from onnxheadprune.attention.sites.held import foreign, held_caches, needed_heads, still_computed
+from onnxheadprune.attention.sites.needed import foreign, held_caches, needed_heads, still_computed
 from onnxheadprune.attention.sites.products import (
     is_product,
     is_weight,
@@ -203,8 +203,8 @@ def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         block=block,
-        free=frozenset(parts.free),
-        lying=parts.lying,
+        io=frozenset(parts.io),
+        owners=parts.owners,
         maps=frozenset(parts.maps),
         original_num_units=block.num_heads,
         original_kv_num_heads=kv,
@@ -246,7 +246,7 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: Container[
     stays = still_computed(block, trial, mixers)
     kept = held_caches(site, trial, stays)
     if kept is not None:
-        site = replace(site, held=kept)
+        site = replace(site, io_refusal=kept)
         trial = _trial(site, removed)
     counted = removed
     if any(not labels for core in block.cores for labels in core.heads):

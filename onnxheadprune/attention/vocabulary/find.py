@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.vocabulary.ids import (
@@ -17,53 +15,19 @@ from onnxheadprune.attention.vocabulary.ids import (
     stored_behind,
     table_of,
 )
-from onnxheadprune.attention.vocabulary.logits import Axis, Logits, Meaning, Tokens, holds_others, origin_of
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.attention.vocabulary.logits import (
+    Axis,
+    Tokens,
+    Vocabulary,
+    holds_others,
+    origin_of,
+    with_logits,
+)
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.operator import GENERATES, is_a
 from onnxheadprune.model.graph.view import GraphView, Value
-from onnxheadprune.model.storage.tensors import bytes_needed
 
 TOKENS = re.compile(r"input_ids|token")
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """The tokens of a model."""
-
-    rows: int  # number of token ids
-    inputs: tuple[str, ...]  # names of the inputs with token ids
-    logits: tuple[Logits, ...]  # the outputs with a number for each token
-    tables: tuple[Value, ...]  # stored tensors with a row or a column per token, by their names
-    stored: frozenset[int]  # ids that the graph itself uses, which must be kept
-    open: tuple[Logits, ...] = ()  # outputs that may be logits of tokens, which nothing in the model decides
-    others: tuple[str, ...] = ()  # names of outputs of linear layers with as many values, which are no tokens
-    obstacle: str = ""  # why no token can be removed; "" without a reason
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs with a number for each token."""
-        return tuple(item.name for item in self.logits)
-
-    def to_dict(self, total: int) -> dict[str, Any]:
-        """JSON-ready data: what `inspect --json` has under "vocabularies"."""
-        tensors = [value.tensor for value in self.tables]
-        sizes = [bytes_needed(item.data_type, tuple(item.dims)) if item else 0 for item in tensors]
-        return {
-            "rows": self.rows,
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "tables": [
-                {
-                    "tensor": value.name,
-                    "shape": list(value.shape or ()),
-                    "bytes": size,
-                    "share": size / total if total else 0.0,
-                }
-                for value, size in zip(self.tables, sizes, strict=True)
-            ],
-            "bytes": sum(sizes),
-            "share": sum(sizes) / total if total else 0.0,
-        }
 
 
 def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
@@ -125,9 +89,7 @@ def vocabulary_of(
     # Who names inputs of several tables says that all of them hold the same tokens.
     if len(found) > 1 and (not inputs or len({entry.rows for entry, _ in found}) > 1):
         listed = " or ".join(f"{entry.inputs[0]} ({entry.rows:,} rows)" for entry, _ in found)
-        raise UsageError(
-            f"several inputs of {name} may hold token ids: {listed}; name it with {named_setting('token_ids')}"
-        )
+        raise UsageError(f"several inputs of {name} may hold token ids: {listed}; name it with `token_ids`")
     if not found:
         raise RefusedError(f"{name} has no vocabulary: {why_none(view)}")
     return _vocabulary(view, [value for _, group in found for value in group], flows, logits)
@@ -175,14 +137,5 @@ def _vocabulary(
                 for index in lookup.tables:
                     tables |= dict.fromkeys(stored_behind(lookup.node.input(index), lookup.rows))
     held = [item for value in inputs for item in flows[value].values]
-    meaning = Meaning.of(Tokens(view, rows, inputs, held, known, rest, streams), chosen)
-    return Vocabulary(
-        rows,
-        tuple(item.name for item in inputs),
-        meaning.logits,
-        tuple(tables | dict.fromkeys(meaning.stored)),
-        frozenset(token for value in inputs for token in flows[value].stored),
-        meaning.open,
-        meaning.others,
-        meaning.obstacle,
-    )
+    stored = frozenset(token for value in inputs for token in flows[value].stored)
+    return with_logits(Tokens(view, rows, inputs, held, stored, tables, known, rest, streams), chosen)

@@ -9,18 +9,19 @@ or the configuration decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.vocabulary.ids import ELEMENT_BY_ELEMENT, INTEGERS, computed_from
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.index_notation import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask_about, has_rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
@@ -33,6 +34,7 @@ from onnxheadprune.model.graph.operator import (
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.storage.tensors import bytes_needed
 from onnxheadprune.model.tensors import FLOATS
 
 OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
@@ -94,53 +96,43 @@ def origin_of(place: Axis, streams: Streams, held: Collection[Value] = ()) -> Or
     Args:
         held: the values that hold token ids.
     """
-    found, seen = Origin(), set()
-    stack = [(place.value, Live.numbered(place.axis, place.size))]
+    made = origins(place.value, (place.axis,), (place.size,), streams)
+    found = Origin(other=not all(_in_order(live) for _, live in made.path))
+    read = [(place.value, Live.numbered(place.axis, place.size))]
+    for value, live in made.path:
+        found.path.append(Axis(value, live.axes[0]))
+        found.layers += found.path[-1:] if value.producer in made.makers else []
+        read += _read(value, live)
+    stack = [item for item in read if item[0].is_constant]
     while stack:
         value, live = stack.pop()
-        if not live.axes or (value, live.key) in seen:
-            continue
-        seen.add((value, live.key))
-        if len(live.axes) > 1 or not _in_order(live):
-            found.other = True
+        if value.holds_tensor and live.axes:
+            found.stored[Axis(value, live.axes[0])] = None
+            found.other |= not _in_order(live)
+        elif live.axes:
+            stack += _read(value, live)
+    for stop in made.stops:
+        node, value = stop.value.producer, stop.value
+        if node is not None and any(_marks(node, at.axis, held) for at in found.path if at.value is value):
+            found.marks_ids = True
+        elif node is None and value.scope.parent is None:
+            found.inputs.append(value.name)
+        elif (
+            node is None or bool(node.bodies and not is_a(node, "If")) or (node.domain and not has_rule(node))
+        ):
+            found.opaque = True
         else:
-            stack += _step(Axis(value, live.axes[0]), live, found, streams, held)
+            found.other = True
     return found
 
 
-def _step(
-    at: Axis, live: Live, found: Origin, streams: Streams, held: Collection[Value]
-) -> list[tuple[Value, Live]]:
-    """The values to which labels continue from a value."""
-    value, node = at.value, at.value.producer
-    if node is None:
-        if value.holds_tensor:
-            found.stored[at] = None
-        else:
-            found.inputs += [value.name] if value.scope.parent is None else []
-            found.opaque |= value.scope.parent is not None
-        return []
-    if not value.is_constant:
-        found.path.append(at)
-        if _marks(node, at.axis, held):
-            found.marks_ids = True
-            return []
-        if _is_layer(at):
-            found.layers.append(at)
-        elif operand_indices(node) or streams.joins(node):
-            found.other = True
-            return []
-    answer = ask_about(value, live, TOKENS)
-    if isinstance(answer, Refusal):
-        source = node.input(0)
-        if answer.reason is Reason.COUPLED and source is not None and source.shape == value.shape:
-            return [(source, live)]
-        opaque = bool(node.bodies and not is_a(node, "If")) or bool(node.domain and not has_rule(node))
-        found.opaque |= opaque
-        found.other |= not opaque
+def _read(value: Value, live: Live) -> list[tuple[Value, Live]]:
+    """Return the values that labelled positions of a value are computed from, each with its labels."""
+    node, answer = value.producer, None if value.producer is None else ask_about(value, live, TOKENS)
+    if node is None or answer is None or isinstance(answer, Refusal):
         return []
     read = ((node.input(index), labels) for index, labels in answer.inputs.items())
-    return [(source, labels) for source, labels in read if source is not None] + [*answer.bodies.items()]
+    return [(source, labels) for source, labels in read if source is not None]
 
 
 def _marks(node: Node, axis: int, held: Collection[Value]) -> bool:
@@ -162,6 +154,8 @@ class Tokens:
         rows: the number of token ids.
         ids: the inputs with token ids; nothing where another file of the network has them.
         held: all values that hold ids.
+        stored: ids that the graph itself uses.
+        read: the stored tensors whose rows ids pick.
         tables: the axes of stored tensors that count tokens.
         rest: the axes of tables that other inputs index, with the names of these.
     """
@@ -170,6 +164,8 @@ class Tokens:
     rows: int
     ids: Sequence[Value]
     held: Collection[Value]
+    stored: frozenset[int]
+    read: Collection[Value]
     tables: Collection[Axis]
     rest: Mapping[Axis, str]
     streams: Streams
@@ -222,54 +218,85 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
-class Meaning:
-    """The outputs of a model that count tokens."""
+class Vocabulary:
+    """The tokens of a model."""
 
+    rows: int  # number of token ids
+    inputs: tuple[str, ...]  # names of the inputs with token ids
     logits: tuple[Logits, ...]  # the outputs with a number for each token
-    open: tuple[Logits, ...]  # outputs that may be that, which nothing in the model decides
+    tables: tuple[Value, ...]  # stored tensors with a row or a column per token, by their names
+    stored: frozenset[int]  # ids that the graph itself uses, which must be kept
+    open: tuple[Logits, ...]  # outputs that may be logits of tokens, which nothing in the model decides
     others: tuple[str, ...]  # names of outputs of linear layers with as many values, which are no tokens
-    stored: tuple[Value, ...]  # the stored tensors that the logits are computed with, column by column
-    obstacle: str  # the first place that would keep its old meaning; "" without one
+    obstacle: str  # the first place that would keep its old meaning, so that no token can be removed; "" without one
 
-    @classmethod
-    def of(cls, tokens: Tokens, chosen: Collection[str] | None) -> Meaning:
-        """Return the outputs that count tokens.
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs with a number for each token."""
+        return tuple(item.name for item in self.logits)
 
-        Args:
-            chosen: names of the outputs with a number for each token; None where the model decides.
-        """
-        logits: dict[str, tuple[Logits, Origin]] = {}
-        undecided, others, obstacle = [], [], ""
-        for output in (tokens.view.main.values[info.name] for info in tokens.view.model.graph.output):
-            axes = reversed(range(output.rank or 0)) if output.elem_type in FLOATS else ()
-            places = [Axis(output, axis) for axis in axes]
-            traced = [(place, tokens.origin(place)) for place in places if place.size > 1]
-            answers = [(tokens.counted(place, origin), place, origin) for place, origin in traced]
-            tied = [item for item in answers if item[0] == "tokens" and tokens.shows(item[2])]
-            likely = [item for item in answers if item[0] != "other"]
-            if chosen is not None:
-                # Who names an output knows more than the model shows: its last axis.
-                likely = tied or ((likely or answers)[:1] if output.name in chosen else [])
-            if chosen is None and likely and likely[0][0] == "open":
-                undecided.append(Logits.at(likely[0][1]))
-            elif likely:
-                logits[output.name] = Logits.at(likely[0][1]), likely[0][2]
-                if len(tied) > 1:
-                    obstacle = obstacle or f"its output {output.name} has two axes that count tokens"
-            elif any(place.size == tokens.rows and item.layers and not item.other for place, item in traced):
-                others.append(output.name)
-        origins = [origin for _, origin in logits.values()]
-        heads = {place: "tokens" for origin in origins for place in origin.layers or origin.path[-1:]}
-        for place, answer, origin in tokens.heads():
-            heads.setdefault(place, answer if chosen is None or tokens.shows(origin) else "open")
-        stored = dict.fromkeys(item.value for origin in origins for item in origin.stored)
-        return cls(
-            tuple(item for item, _ in logits.values()),
-            tuple(undecided),
-            tuple(others),
-            tuple(stored),
-            obstacle or _obstacle(tokens, logits, heads),
-        )
+    def to_dict(self, total: int) -> dict[str, Any]:
+        """JSON-ready data: what `inspect --json` has under "vocabularies"."""
+        tensors = [value.tensor for value in self.tables]
+        sizes = [bytes_needed(item.data_type, tuple(item.dims)) if item else 0 for item in tensors]
+        return {
+            "rows": self.rows,
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "tables": [
+                {
+                    "tensor": value.name,
+                    "shape": list(value.shape or ()),
+                    "bytes": size,
+                    "share": size / total if total else 0.0,
+                }
+                for value, size in zip(self.tables, sizes, strict=True)
+            ],
+            "bytes": sum(sizes),
+            "share": sum(sizes) / total if total else 0.0,
+        }
+
+
+def with_logits(tokens: Tokens, chosen: Collection[str] | None) -> Vocabulary:
+    """The vocabulary of some token ids, with the outputs that count tokens.
+
+    Args:
+        chosen: names of the outputs with a number for each token; None where the model decides.
+    """
+    logits: dict[str, tuple[Logits, Origin]] = {}
+    undecided, others, obstacle = [], [], ""
+    for output in (tokens.view.main.values[info.name] for info in tokens.view.model.graph.output):
+        axes = reversed(range(output.rank or 0)) if output.elem_type in FLOATS else ()
+        places = [Axis(output, axis) for axis in axes]
+        traced = [(place, tokens.origin(place)) for place in places if place.size > 1]
+        answers = [(tokens.counted(place, origin), place, origin) for place, origin in traced]
+        tied = [item for item in answers if item[0] == "tokens" and tokens.shows(item[2])]
+        likely = [item for item in answers if item[0] != "other"]
+        if chosen is not None:
+            # Who names an output knows more than the model shows: its last axis.
+            likely = tied or ((likely or answers)[:1] if output.name in chosen else [])
+        if chosen is None and likely and likely[0][0] == "open":
+            undecided.append(Logits.at(likely[0][1]))
+        elif likely:
+            logits[output.name] = Logits.at(likely[0][1]), likely[0][2]
+            if len(tied) > 1:
+                obstacle = obstacle or f"its output {output.name} has two axes that count tokens"
+        elif any(place.size == tokens.rows and item.layers and not item.other for place, item in traced):
+            others.append(output.name)
+    traces = [origin for _, origin in logits.values()]
+    heads = {place: "tokens" for origin in traces for place in origin.layers or origin.path[-1:]}
+    for place, answer, origin in tokens.heads():
+        heads.setdefault(place, answer if chosen is None or tokens.shows(origin) else "open")
+    return Vocabulary(
+        tokens.rows,
+        tuple(item.name for item in tokens.ids),
+        tuple(item for item, _ in logits.values()),
+        tuple(dict.fromkeys([*tokens.read, *(item.value for origin in traces for item in origin.stored)])),
+        tokens.stored,
+        tuple(undecided),
+        tuple(others),
+        obstacle or next(_obstacles(tokens, logits, heads), ""),
+    )
 
 
 def holds_others(name: str) -> bool:
@@ -278,9 +305,10 @@ def holds_others(name: str) -> bool:
 
 
 def _in_order(live: Live) -> bool:
-    """Return whether the labels of an axis number its first positions, and those behind have none."""
-    numbers = np.arange(1, len(live.array) + 1)
-    return bool(np.array_equal(live.array, np.where(numbers <= live.array.max(), numbers, 0)))
+    """Return whether the labels of one axis number its first positions, and those behind have none."""
+    numbers = np.arange(1, live.array.size + 1)
+    wanted = np.where(numbers <= live.array.max(initial=0), numbers, 0)
+    return len(live.axes) == 1 and np.array_equal(live.array, wanted)
 
 
 def _is_layer(place: Axis) -> bool:
@@ -338,78 +366,59 @@ def _reads_first(value: Value) -> bool:
     return False
 
 
-# What would keep its old meaning
+def _obstacles(
+    tokens: Tokens, logits: Mapping[str, tuple[Logits, Origin]], heads: Mapping[Axis, str]
+) -> Iterator[str]:
+    """Yield what a smaller vocabulary would leave with old ids.
 
-
-def _obstacle(tokens: Tokens, logits: Mapping[str, tuple[Logits, Origin]], heads: Mapping[Axis, str]) -> str:
-    """Return the first place that a smaller vocabulary would leave with old ids; "" without one."""
-    for item, origin in logits.values():
-        for name in origin.inputs:
-            return f"its input {name} has a value for each of {item.width:,} tokens"
-        for table in (stored for stored in origin.stored if stored in tokens.rest):
-            return f"its output {item.name} reads {table.value.name}, the table of {tokens.rest[table]}"
-    for place, answer in heads.items():
-        computed = dict.fromkeys(reachable([place.value], _read_by))
-        found = _misread(place, computed, answer, logits) or _picked(place, computed)
-        if found:
-            return found
-    return _of_ids(tokens)
-
-
-def _misread(head: Axis, computed: Collection[Value], answer: str, logits: Collection[str]) -> str:
-    """Return why a head is used otherwise than for logits: a choice of tokens, or another output; "" if it is not.
-
-    Args:
-        computed: the values that are computed from its columns.
+    That is any integer that is computed of a layer with a column for each token, and any other input that has a part in
+    what depends on one; of layers that may be others, only what callers see. So is what is computed of ids themselves.
     """
-    for value in computed:
-        node = value.producer
-        assert node is not None
-        if _is_choice(value) and (
-            answer == "tokens" or any(map(_is_output, reachable([value], _integers_of)))
-        ):
-            which = (
-                "all of its tokens" if answer == "tokens" else f"{head.size:,} values, which may be tokens,"
-            )
-            return f"it chooses among {which} itself, at {node.label}; {AS_LOGITS}"
-        if answer == "tokens" and _is_output(value) and value.name not in logits:
-            return f"its output {value.name} is computed from the numbers of all tokens, at {node.label}; {AS_LOGITS}"
-    return ""
-
-
-def _picked(head: Axis, computed: Collection[Value]) -> str:
-    """Return which integer input picks among the columns of a head, as labels do; "" if none does."""
-    readers = dict.fromkeys(use.node for value in computed for use in value.consumers)
-    for node in readers:
-        picks = [value for value in node.sources if value.elem_type in INTEGERS and value not in computed]
-        for source in reachable(picks, computed_from):
-            if source.is_graph_input and source.scope.parent is None:
-                return (
-                    f"its input {source.name} chooses among {head.size:,} values, which may be tokens, at {node.label};"
-                    " export it without that"
-                )
-    return ""
-
-
-def _of_ids(tokens: Tokens) -> str:
-    """Return which output or comparison would still use the original's ids; "" if none does."""
-    for value in reachable(tokens.held, _integers_of):
-        if _is_output(value):
-            return f"its output {value.name} is computed from token ids, which it would have to number anew"
-    compared = ((value, use) for value in tokens.held for use in value.consumers if use.node in COMPARES)
-    for _, (node, index) in compared:
+    for item, origin in logits.values():
+        yield from (
+            f"its input {name} has a value for each of {item.width:,} tokens" for name in origin.inputs
+        )
+        for table in (stored for stored in origin.stored if stored in tokens.rest):
+            yield f"its output {item.name} reads {table.value.name}, the table of {tokens.rest[table]}"
+    for head, answer in heads.items():
+        computed, many = (
+            dict.fromkeys(reachable([head.value], _read_by)),
+            f"{head.size:,} values, which may be tokens,",
+        )
+        for value in computed:
+            label = "" if value.producer is None else value.producer.label
+            if _is_choice(value) and (
+                answer == "tokens" or any(map(_is_output, reachable([value], _integers_of)))
+            ):
+                which = "all of its tokens" if answer == "tokens" else many
+                yield f"it chooses among {which} itself, at {label}; {AS_LOGITS}"
+            if answer == "tokens" and _is_output(value) and value.name not in logits:
+                yield f"its output {value.name} is computed from the numbers of all tokens, at {label}; {AS_LOGITS}"
+        for node in dict.fromkeys(use.node for value in computed for use in value.consumers):
+            picks = [value for value in node.sources if value.elem_type in INTEGERS and value not in computed]
+            for name in _inputs_of(picks):
+                yield f"its input {name} chooses among {many} at {node.label}; export it without that"
+    for value in filter(_is_output, reachable(tokens.held, _integers_of)):
+        yield f"its output {value.name} is computed from token ids, which it would have to number anew"
+    compared = (use for value in tokens.held for use in value.consumers if use.node in COMPARES)
+    for node, index in compared:
         other = node.input(1 - index)
         # A bound beyond the last token means nothing.
         known = None if other is None or not is_a(node, "Equal") else other.literal()
         if known is not None and known.size and known.max() >= tokens.rows > 0:
-            return (
+            yield (
                 f"{node.label} compares ids with {known.max()}, which is none of the {tokens.rows:,} tokens and would"
                 " have no new id"
             )
-        for source in reachable([] if other is None else [other], computed_from):
-            if source.is_graph_input and source.scope.parent is None and source not in tokens.ids:
-                return f"its input {source.name} is compared with token ids, and would keep the old ones"
-    return ""
+        for name in _inputs_of([] if other is None else [other]):
+            if name not in (value.name for value in tokens.ids):
+                yield f"its input {name} is compared with token ids, and would keep the old ones"
+
+
+def _inputs_of(values: Iterable[Value]) -> Iterator[str]:
+    """Yield the names of the inputs with the integers that some values are computed from."""
+    walk = reachable(values, computed_from)
+    return (value.name for value in walk if value.is_graph_input and value.scope.parent is None)
 
 
 def _is_output(value: Value) -> bool:

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
-from onnxheadprune.attention.vocabulary.find import Vocabulary
 from onnxheadprune.attention.vocabulary.ids import dtype_of
-from onnxheadprune.attention.vocabulary.logits import Logits
+from onnxheadprune.attention.vocabulary.logits import Logits, Vocabulary
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
 from onnxheadprune.model.graph.view import GraphView

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabulary_of
+from onnxheadprune.attention.vocabulary.find import vocabulary_of
 from onnxheadprune.attention.vocabulary.ids import Flow, added, blocked_at, dtype_of, flow_of
-from onnxheadprune.attention.vocabulary.logits import Logits
+from onnxheadprune.attention.vocabulary.logits import Logits, Vocabulary
 from onnxheadprune.attention.vocabulary.translate import (
     all_logits,
     constants,
@@ -26,6 +26,7 @@ from onnxheadprune.attention.vocabulary.translate import (
     original_ids,
     translated,
 )
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit import apply, nodes
 from onnxheadprune.edit.edits import (
     MAIN,
@@ -37,11 +38,10 @@ from onnxheadprune.edit.edits import (
     SetInput,
     SliceTensor,
 )
-from onnxheadprune.edit.model_records import VOCABULARY_ENTRY, RecordedVocabulary, VocabularyCut
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import VOCABULARY_KEY
+from onnxheadprune.edit.plan import PrunePlan, VocabularyCut
+from onnxheadprune.edit.records import RecordedVocabulary, record_of, write_record
 from onnxheadprune.edit.renaming import with_fresh_names
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
@@ -52,7 +52,6 @@ from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import first_few
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 from onnxheadprune.model.tensors import FLOATS, Mask
 from onnxheadprune.operators import view_of
@@ -128,7 +127,7 @@ def trimming(
             raise RefusedError(
                 f"the output {hidden} of {loaded.name} has a number for each of {vocabulary.rows} tokens, and no linear"
                 " layer was found that gives them, so they would keep their old ids; where they are no tokens, say so"
-                f" with {named_setting('token_logits', 'none')}"
+                f" with `token_logits=none`"
             )
         ids = _checked(kept, vocabulary, loaded.name)
         return _trimmed(loaded, view, vocabulary, ids)
@@ -151,8 +150,8 @@ def _question(vocabulary: Vocabulary, name: str) -> str:
     return (
         f"the output {first.name} of {name} has {first.width:,} values and its vocabulary {vocabulary.rows:,} tokens,"
         " and nothing shows whether these values are logits of tokens: if they are, give"
-        f" {named_setting('token_logits', names)}, else"
-        f" {named_setting('token_logits', ','.join(vocabulary.outputs) or 'none')}"
+        f" `token_logits={names}`, else"
+        f" `token_logits={','.join(vocabulary.outputs) or 'none'}`"
     )
 
 
@@ -208,7 +207,7 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
     )
     edits = _edits(view_of(loaded.changed(proto)), vocabulary, kept)
     made = apply.apply_edits(edits, proto)
-    before = VOCABULARY_ENTRY.read(loaded.proto)
+    before = record_of(loaded.proto).vocabulary
     local = record = RecordedVocabulary(
         vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs, vocabulary.outputs
     )
@@ -218,7 +217,7 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
                 f"{loaded.name} has lost tokens of {first_few(before.inputs)} before, and records one vocabulary"
             )
         record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
-    apply.set_metadata(made, VOCABULARY_KEY, VOCABULARY_ENTRY.text(record))
+    write_record(made, replace(record_of(made), vocabulary=record))
     elements = stored_size(loaded.proto).elements - stored_size(made).elements
     left = {stored.tensor.name: tuple(stored.tensor.dims) for stored in tensors_of(made)}
     smaller = (value.name for value in vocabulary.tables if left.get(value.name) != value.shape)

@@ -1,4 +1,4 @@
-"""The boundaries of a model's blocks, found by dataflow, and two models that walk from one to the next.
+"""The boundaries of a model's blocks, found by dataflow.
 
 Work on a model comes in stages: a layer that is refitted, a site that is cut. The nodes before a stage are run
 once; what they made and others still read *crosses* to the stage. Nothing is assumed about the graph: a residual
@@ -7,25 +7,20 @@ stream crosses, and so do masks, rotary tables, position biases and the states o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from onnx import TensorProto
 
-from onnxheadprune.choosing.activations.kept import Kept, Room
-from onnxheadprune.choosing.activations.parts import Parts, require_main, run_feed
+from onnxheadprune.choosing.activations.parts import require_main
 from onnxheadprune.edit.submodel import submodel, values_read
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
-from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime import CPU, Provider, Session
 
 NEVER = 2**31
-"""The entry of a node that lies before no stage."""
-BatchReader: TypeAlias = Callable[[int], dict[str, Array]]
-"""Gives values for a feed, by name: the wanted ones, those that cross to the stage, and the feed itself."""
+"""A stage behind all others: the entry of a node that lies before none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +28,9 @@ class Stage:
     """One piece of work."""
 
     starts: tuple[Value, ...]  # values that are there when it begins
-    changes: tuple[Node, ...] = ()  # nodes that may compute something else from then on, in one of two models
+    changes: tuple[
+        Node, ...
+    ] = ()  # nodes that may compute something else from then on, in a variant of the model
     wants: tuple[Value, ...] = ()  # values that are read in it
 
 
@@ -66,13 +63,9 @@ class Boundaries:
         found = [self._crossing(stages, outputs, at) for at in range(len(stages))]
         self.crossing, self._front = _usable(view, found)
 
-    def is_done(self, node: Node, stage: int) -> bool:
-        """Return whether a node lies before the place from which the work on a stage starts."""
-        return self._front[stage] >= 0 and self._entry.get(node, NEVER) <= self._front[stage]
-
-    def starts_alike(self, one: int, other: int) -> bool:
-        """Return whether the work on two stages starts from the same place."""
-        return self._front[one] == self._front[other]
+    def front(self, stage: int) -> int:
+        """Return the stage from whose place the work on a stage starts; -1 for the inputs."""
+        return self._front[stage] if stage >= 0 else -1
 
     def changed_by(self, stage: Stage) -> frozenset[str]:
         """Names of the values that the changes of one stage may alter."""
@@ -184,102 +177,3 @@ class Flow:
             return [reader for value in node.results for reader in self.users(value) if reader not in known]
 
         return reachable([node for node in nodes if node not in known], readers)
-
-
-class Walk:
-    """Both models at the place where a stage begins.
-
-    Attributes:
-        parts: makes sessions of the original's parts.
-        boundaries: where it is cut.
-        feeds: what both run on.
-        stored: contents of stored tensors that differ in the changed model, by name.
-    """
-
-    def __init__(
-        self,
-        parts: Parts,
-        boundaries: Boundaries,
-        feeds: Sequence[Feed],
-        stored: Mapping[str, Array],
-        source: str = "the data",
-        room: Room | None = None,
-    ) -> None:
-        """Stand at the inputs.
-
-        Args:
-            stored: contents of stored tensors that differ in the changed model, by name; it grows on the way.
-        """
-        self.parts, self.boundaries, self.feeds = parts, boundaries, feeds
-        self._source = source
-        self.stored = stored
-        self._room = room or Room()
-        self._original, self._changed, self._ahead = (Kept(self._room) for _ in range(3))
-        self._stage = -1
-        self._apart = False
-        """True if the two models differ before this stage."""
-
-    def enter(self, stage: int) -> None:
-        """Take both models to a stage. What is in `stored` by then stays so before it."""
-        while self._stage < stage:
-            self._step()
-
-    def original(self, wanted: Iterable[Value]) -> BatchReader:
-        """Read values of the original. Each feed is read once in a stage, and is carried to the next one by it.
-
-        Like that of the changed model it may be asked by several threads, for another feed each.
-        """
-        names, after = {value.name for value in wanted}, self._crossing_to(self._stage + 1)
-        session = self._session({*names, *after}, {})
-
-        def read(feed: int) -> dict[str, Array]:
-            values = self._run(session, self._values(feed, changed=False))
-            self._ahead.put(feed, {name: values[name] for name in after})
-            if self._apart:
-                self._original.drop(feed, self.boundaries.changed)
-            return values
-
-        return read
-
-    def changed(self, wanted: Iterable[Value]) -> BatchReader:
-        """Read values of the changed model, with what is in `stored` now."""
-        session = self._session({value.name for value in wanted}, self.stored)
-        return lambda feed: self._run(session, self._values(feed, changed=True))
-
-    def _step(self) -> None:
-        after = self._crossing_to(self._stage + 1)
-        carry = self.original(())
-        apart = self._apart or bool(self.stored)
-        moving = [name for name in after if name in self.boundaries.changed] if apart else []
-        session = self._session(moving, self.stored)
-        moved = Kept(self._room)
-
-        def move(feed: int) -> None:
-            values = self._values(feed, changed=True)
-            if feed not in self._ahead:
-                carry(feed)
-            if moving:
-                values = self._run(session, values)
-                moved.put(feed, {name: values[name] for name in moving})
-            self._original.drop(feed)
-            self._changed.drop(feed)
-
-        self.parts.workers.over(move, self.feeds)
-        self._original.close()
-        self._changed.close()
-        self._original, self._changed, self._ahead = self._ahead, moved, Kept(self._room)
-        self._stage, self._apart = self._stage + 1, apart
-
-    def _crossing_to(self, stage: int) -> Mapping[str, int]:
-        crossing = self.boundaries.crossing
-        return crossing[stage] if 0 <= stage < len(crossing) else {}
-
-    def _values(self, feed: int, *, changed: bool) -> dict[str, Array]:
-        values = {**self.feeds[feed], **self._original.of(feed)}
-        return {**values, **self._changed.of(feed)} if changed else values
-
-    def _session(self, names: Iterable[str], stored: Mapping[str, Array]) -> Session | None:
-        return self.parts.session(self._crossing_to(self._stage), names, stored)
-
-    def _run(self, session: Session | None, values: dict[str, Array]) -> dict[str, Array]:
-        return values if session is None else values | run_feed(session, values, self._source)

@@ -1,45 +1,32 @@
-"""The effects of cuts of single sites on a model's outputs, all of them in one pass over its blocks.
+"""A walk from site to site: what each reads, and what cuts of single sites do to a model's outputs.
 
 Cutting a site changes nothing before its projection. So the model is run once, and what a cut changes leaves
-it at the site and goes on beside it through the same blocks. All feeds go through one block after the other, so that
-only the weights of one block are in memory.
+it at the site and goes on beside it through the same blocks.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-from onnx import helper
 
 from onnxheadprune.attention.main_graph_copy import choices, off
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
-from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.activations.parts import Parts, context_of, run_feed
+from onnxheadprune.choosing.activations.parts import Parts, Running, context_of
 from onnxheadprune.choosing.activations.tail import Tail
-from onnxheadprune.data.drift import EffectMeter, Measured, Reference
+from onnxheadprune.choosing.activations.walk import BatchReader, Variant, Walk
+from onnxheadprune.data.drift import EffectMeter, Measured
 from onnxheadprune.edit.submodel import NOTHING
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
-
-IN_MEMORY = 2**27
-"""Bytes of what enters a block that stay in memory."""
-Passed = Callable[[int, int], None]
-"""Called with the number of runs of a block that are done, and of all."""
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
     """Something to try at one site."""
 
-    site: int  # the site's index
     heads: tuple[int, ...]  # present heads that are silent
     # new contents of tensors that the site's projections read, by name
     weights: Mapping[str, Array] = field(default_factory=dict)
@@ -49,29 +36,25 @@ class Cut:
         """A site without some units: silent in its contexts, kept from the choice of its router, or bypassed."""
         gone = tuple(sorted(units))
         masks = {gate.mask: gate.alive(gone) for gate in site.gates()} | off(site) if gone else {}
-        return cls(site.index, gone if site.contexts else (), {**weights, **masks})
-
-
-NO_CUT = Cut(-1, ())
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """The effect of a cut on one feed."""
-
-    feed: int  # its position
-    cut: int  # position of the cut
-    before: Mapping[str, Array]  # the outputs without the cut, by name
-    after: Mapping[str, Array]  # the outputs with it
+        return cls(gone if site.contexts else (), {**weights, **masks})
 
 
 class Chain:
-    """A model in blocks, one per site and one after the last."""
+    """A model in blocks, one per site and one after the last.
+
+    Attributes:
+        sites: those that the walk stops at, in the order of the graph.
+        feeds: the batches.
+        workers: who runs them.
+        running: which of their projections run on which batches.
+    """
 
     def __init__(
         self,
         parts: Parts,
         sites: Sequence[Site],
+        feeds: Sequence[Feed],
+        source: str,
         outputs: Sequence[Value] = (),
         *,
         sampled: bool = False,
@@ -80,219 +63,95 @@ class Chain:
         """Cut the model before every site's projections.
 
         Args:
+            outputs: what cuts are measured at.
             sampled: the last layer of a single output may be computed at a sample of positions.
             behind: values that are computed from what is there at a site, by its index.
         """
         changed = {node for site in sites for node in changed_by_cut(site)} if sampled else set()
         tail = Tail.of(outputs[0]) if sampled and len(outputs) == 1 else None
         self._tail = None if tail is None or changed & set(tail.nodes) else tail
-        outputs = outputs if self._tail is None else (self._tail.hidden,)
-        self.parts, self.outputs = parts, [value.name for value in outputs]
+        self._outputs = outputs if self._tail is None else (self._tail.hidden,)
         self.sites = sorted(sites, key=_place)
-        stages: list[Stage] = []
-        self._readers: dict[int, tuple[Node, ...]] = {}
+        self._stages: list[Stage] = []
         made: tuple[Value, ...] = ()
         for site in self.sites:
             contexts = ends(site)
             readers = tuple(use.node for value in contexts for use in value.consumers)
-            stages.append(
-                Stage((*contexts, *made), readers, (*contexts, *(behind or {}).get(site.index, ())))
-            )
+            wanted = (*contexts, *(behind or {}).get(site.index, ()))
+            self._stages.append(Stage((*contexts, *made), readers, wanted))
             # What reads the site's weights belongs to its block.
-            self._readers[site.index] = tuple(changed_by_cut(site))
-            made = tuple(next(filter(None, node.outputs)) for node in self._readers[site.index])
-        self._places = Boundaries(parts.view, stages, outputs)
-        self._altered = [self._places.changed_by(stage) for stage in stages]
-        self._order = {site.index: place for place, site in enumerate(self.sites)}
-        self._sessions: dict[tuple[object, ...], Session | None] = {}
-        self._making = threading.Lock()
-        """Held by who makes a session."""
+            made = tuple(next(filter(None, node.outputs)) for node in changed_by_cut(site))
+        boundaries = Boundaries(parts.view, self._stages, self._outputs)
+        self._walk = Walk(parts, boundaries, feeds, source)
+        self._source, self.feeds, self.workers = source, feeds, parts.workers
+        nodes = [projection.node for site in sites for projection in site.projections]
+        self.running = Running(parts, nodes, feeds, source)
 
-    def contexts(
-        self, feeds: Sequence[Feed], source: str
-    ) -> Iterator[tuple[Site, Iterator[Mapping[str, Array]]]]:
-        """For each site its contexts, feed by feed, among other values. Each site's are asked for before the next."""
-        kept = Kept(Room(IN_MEMORY))
-        for place, site in enumerate(self.sites):
-            kept = self._moved(place, kept, feeds, (), source)
-
-            def read(at: int, place: int = place, kept: Kept = kept) -> Mapping[str, Array]:
-                return self._contexts(place, feeds[at] | kept.of((None, at)), source)
-
-            yield site, self.parts.workers.each(read, range(len(feeds)))
-
-    def outcomes(
-        self,
-        cuts: Sequence[Cut],
-        feeds: Sequence[Feed],
-        source: str,
-        looked: Callable[[Outcome], Found],
-        passed: Passed = lambda _done, _of: None,
-    ) -> Iterator[Found]:
-        """Yield what is found in the outputs with each of the cuts for each feed, those without any beside them.
+    def contexts(self, ran: Callable[[], object] = int) -> Iterator[tuple[Site, BatchReader]]:
+        """For each site a reader of its contexts, among other values. Each site's are asked for before the next.
 
         Args:
-            looked: looks at the outputs, which are too many to keep. Several threads call it.
+            ran: called with each batch that has come to a site.
         """
-        kept = Kept(Room(IN_MEMORY))
-        last = len(self.sites)
-        runs = [1 + sum(self._order[cut.site] < place for cut in cuts) for place in range(last + 1)]
-        total, done = sum(runs) * len(feeds), 0
+        for stage, site in enumerate(self.sites):
+            self._walk.enter(stage, ran)
+            yield site, self._walk.original(ends(site))
 
-        def ran(place: int) -> None:
-            nonlocal done
-            done += runs[place]
-            passed(done, total)
+    def start(self, cut: Cut, batches: Iterable[int]) -> Variant:
+        """Let a cut of the site that the walk is at go on beside the model, for some batches."""
+        stage = self._walk.stage
+        site = self.sites[stage]
+        variant = Variant(self._walk.boundaries.changed_by(self._stages[stage]), stage)
+        read = self._walk.read(map(context_of, site.contexts))
+        own = (_silenced(site, read(at), cut.heads) if cut.heads else {} for at in batches)
+        self._walk.start(variant, zip(batches, own, strict=True), cut.weights)
+        return variant
 
-        for place in range(last):
-            kept = self._moved(place, kept, feeds, cuts, source, functools.partial(ran, place))
+    def measure(self, meters: Mapping[Variant, EffectMeter], ran: Callable[[], object] = int) -> None:
+        """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike.
 
-        def end(at: int) -> list[Found]:
-            values = feeds[at] | kept.of((None, at))
-            reached = self._run(last, values, self.outputs, NO_CUT, (), source)
-            before = {name: reached[name] for name in self.outputs}
-            found = []
-            for number, cut in enumerate(cuts):
-                own = self._own(last, number, cut, at, values, kept, source)
-                after = self._carried(last, values, own, cut, source)
-                found.append(looked(Outcome(at, number, before, before | after)))
-                kept.drop((number, at))
-            return found
+        Args:
+            ran: called with each batch that is measured.
+        """
+        walk, tail = self._walk, self._tail
+        last = None if tail is None else tail.session(walk.parts)
+        before = walk.read(self._outputs)
+        after = {
+            variant: walk.read((value for value in self._outputs if value.name in variant.altered), variant)
+            for variant in meters
+        }
 
-        for found in self.parts.workers.each(end, range(len(feeds))):
-            yield from found
-            ran(last)
-        self._sessions.clear()
-
-    def measure(
-        self,
-        cuts: Sequence[Cut],
-        feeds: Sequence[Feed],
-        source: str,
-        meters: Sequence[EffectMeter],
-        passed: Passed = lambda _done, _of: None,
-    ) -> None:
-        """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike."""
-        references: dict[int, tuple[Array | None, Reference]] = {}
-        tail, last = self._tail, None if self._tail is None else self._tail.session(self.parts)
-
-        def outputs(found: Mapping[str, Array], places: Array | None) -> Mapping[str, Array]:
+        def shown(found: Mapping[str, Array], places: Array | None) -> Mapping[str, Array]:
             if tail is None or last is None:
                 return found
-            return tail.run(last, found[tail.hidden.name], places, source)
+            return tail.run(last, found[tail.hidden.name], places, self._source)
 
-        def look(item: Outcome) -> tuple[int, Measured]:
-            meter, feed = meters[item.cut], feeds[item.feed]
-            if not isinstance(meter.effect, str):
-                return item.cut, meter.measured(item.before, item.after, feed)
-            # All cuts of a feed follow one another in one thread.
-            if item.feed not in references:
-                hidden = None if tail is None else item.before[tail.hidden.name]
-                places = None if tail is None or hidden is None else tail.places(hidden, feed, meter.inputs)
-                references[item.feed] = places, meter.reference(outputs(item.before, places), feed)
-            places, reference = references[item.feed]
-            found = meter.apart(reference, outputs(item.after, places), feed)
-            if item.cut == len(cuts) - 1:
-                del references[item.feed]
-            return item.cut, found
+        def measured(batch: int) -> list[tuple[EffectMeter, Measured]]:
+            feed, found = walk.feeds[batch], list[tuple[EffectMeter, Measured]]()
+            reference, places = None, None
+            there = before(batch)
+            for variant, meter in meters.items():
+                if not walk.runs_on(variant, batch):
+                    continue
+                here = there | after[variant](batch)
+                if not isinstance(meter.effect, str):
+                    found.append((meter, meter.measured(there, here, feed)))
+                    continue
+                if reference is None:
+                    places = (
+                        None if tail is None else tail.places(there[tail.hidden.name], feed, meter.inputs)
+                    )
+                    reference = meter.reference(shown(there, places), feed)
+                found.append((meter, meter.apart(reference, shown(here, places), feed)))
+            return found
 
-        for cut, measured in self.outcomes(cuts, feeds, source, look, passed):
-            meters[cut].take(measured)
-
-    def _moved(
-        self,
-        place: int,
-        kept: Kept,
-        feeds: Sequence[Feed],
-        cuts: Sequence[Cut],
-        source: str,
-        done: Callable[[], object] = int,
-    ) -> Kept:
-        """Return what is kept at a place, from what is kept at the one before."""
-        wanted = self._names(place)
-        stays = place > 0 and self._places.starts_alike(place - 1, place)
-        moved = Kept(kept.room)
-
-        def move(at: int) -> None:
-            values = feeds[at] | kept.of((None, at))
-            reached = self._run(place, values, wanted, NO_CUT, (), source)
-            moved.put((None, at), {name: reached[name] for name in wanted})
-            for number, cut in enumerate(cuts):
-                if self._order[cut.site] < place:
-                    own = self._own(place, number, cut, at, values, kept, source)
-                    after = own if stays else self._carried(place, values, own, cut, source)
-                    moved.put((number, at), after)
-                    kept.drop((number, at))
-            kept.drop((None, at))
-
-        self.parts.workers.over(move, feeds, done)
-        self._sessions.clear()
-        return moved
-
-    def _own(
-        self,
-        place: int,
-        number: int,
-        cut: Cut,
-        feed: int,
-        values: Mapping[str, Array],
-        kept: Kept,
-        source: str,
-    ) -> dict[str, Array]:
-        """The values of a cut that differ at the place before: at its own site, the contexts."""
-        if self._order[cut.site] < place - 1:
-            return kept.of((number, feed))
-        return _silenced(self.sites[place - 1], self._contexts(place - 1, values, source), cut.heads)
-
-    def _carried(
-        self, place: int, values: Mapping[str, Array], own: dict[str, Array], cut: Cut, source: str
-    ) -> dict[str, Array]:
-        names = [name for name in self._names(place) if name in self._altered[self._order[cut.site]]]
-        found = self._run(place, {**values, **own, **cut.weights}, names, cut, tuple(own), source)
-        return {name: found[name] for name in names}
-
-    def _run(
-        self,
-        place: int,
-        values: Mapping[str, Array],
-        wanted: Sequence[str],
-        cut: Cut,
-        own: Sequence[str],
-        source: str,
-    ) -> Mapping[str, Array]:
-        """Values at a place from those at the place before, of the model or of a cut."""
-        given = dict(self._places.crossing[place - 1]) if place else {}
-        opened = () if self._is_over(cut, place - 1) else tuple(cut.weights)
-        key = (place, *wanted, None, *(name for name in own if name not in given), None, *opened)
-        with self._making:
-            if key not in self._sessions:
-                fixed = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in own}
-                self._sessions[key] = self.parts.session(given, wanted, fixed=fixed, opened=opened)
-            session = self._sessions[key]
-        return values if session is None else {**values, **run_feed(session, values, source)}
-
-    def _is_over(self, cut: Cut, place: int) -> bool:
-        """Return whether all that reads the weights of a cut lies before a place."""
-        if not cut.weights:
-            return True
-        readers = self._readers[cut.site]
-        return place >= 0 and all(self._places.is_done(node, place) for node in readers)
-
-    def _contexts(self, place: int, values: Mapping[str, Array], source: str) -> Mapping[str, Array]:
-        """Values at a place with the contexts of its site, which do not cross to it where it starts further ahead."""
-        names = [context_of(projection).name for projection in self.sites[place].projections]
-        if all(name in values for name in names):
-            return values
-        key = (place, "contexts")
-        with self._making:
-            if key not in self._sessions:
-                self._sessions[key] = self.parts.session(self._places.crossing[place], names)
-            session = self._sessions[key]
-        assert session is not None
-        return {**values, **run_feed(session, values, source)}
-
-    def _names(self, place: int) -> list[str]:
-        return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
+        batches = [
+            at for at in range(len(walk.feeds)) if any(walk.runs_on(variant, at) for variant in meters)
+        ]
+        for found in walk.parts.workers.each(measured, batches):
+            for meter, each in found:
+                meter.take(each)
+            ran()
 
 
 def _place(site: Site) -> list[int]:

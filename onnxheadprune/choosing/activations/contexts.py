@@ -16,12 +16,14 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, ends
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
-from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
+from onnxheadprune.choosing.activations.parts import Parts, context_of, require_main
+from onnxheadprune.choosing.activations.walk import BatchReader
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
+from onnxheadprune.display.spelling import many
 from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.edit.submodel import submodel
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal
@@ -29,13 +31,13 @@ from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.operator import DEQUANTIZES, QUANTIZERS, is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.progress import Progress, silent
 
 AnySite = TypeVar("AnySite", bound=Site)
 INSTEAD = (
-    f"with what there is, name what to remove and add {named_setting('refit')}: a stronger ridge is used"
+    "with what there is, name what to remove and add `refit`: a stronger ridge is used"
     " then, or biases alone are"
     " adjusted"
 )
@@ -66,30 +68,42 @@ def context_moments(
     A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
     """
     found: dict[int, tuple[Moments, ...]] = {site.index: () for site in sites if not site.projections}
-    parts = Parts(view, provider)
-    nodes = [item.node for site in sites for item in site.projections]
-    running = Running(parts, nodes, data.feeds, data.source)
-
-    def rows(projection: Projection, at: int, values: Mapping[str, Array]) -> Rows | None:
-        if not running.reaches(at, projection.node):
-            return None
-        value = context_of(projection)
-        x = token_rows(values[value.name], projection.context[1], data.feeds[at], data.inputs)
-        return finite(x, value), None, None
-
     skipped: dict[str, str] = {}
-    read = [site for site in sites if site.projections]
-    for site, contexts in Chain(parts, read).contexts(data.feeds, data.source):
-        empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
-        each = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
+    chain = Chain(
+        Parts(view, provider), [site for site in sites if site.projections], data.feeds, data.source
+    )
+    for site, read in chain.contexts():
         try:
-            found[site.index] = tuple(item.aside() for item in gather(empty, each, parts.workers))
+            moments = site_moments(chain, site, read, range(len(data.feeds)), data.inputs)
+            found[site.index] = tuple(item.aside() for item in moments)
         except NotFiniteError as error:
             skipped[site.label] = str(error)
         progress("reading contexts", len(found) + len(skipped), len(sites))
     if skipped and not found:
         raise NotFiniteError(next(iter(skipped.values())))
     return SiteMoments(found, skipped)
+
+
+def site_moments(
+    chain: Chain, site: Site, read: BatchReader, batches: Sequence[int], inputs: Sequence[Input]
+) -> Sequence[Moments]:
+    """Second moments of what each projection of a site reads in some batches."""
+
+    def rows(projection: Projection, at: int, values: Mapping[str, Array]) -> Rows | None:
+        if not chain.running.reaches(at, projection.node):
+            return None
+        value = context_of(projection)
+        x = token_rows(values[value.name], projection.context[1], chain.feeds[at], inputs)
+        return finite(x, value), None, None
+
+    empty = [Moments(int(np.prod(item.sizes))) for item in site.projections]
+    if not empty:
+        return empty
+    each = (
+        [rows(item, at, values) for item in site.projections]
+        for at, values in zip(batches, chain.workers.each(read, batches), strict=True)
+    )
+    return gather(empty, each, chain.workers)
 
 
 def finite(rows: Array, value: Value) -> Array:
@@ -109,11 +123,16 @@ def seen(
         if not site.projections or any(moment.count for moment in moments.get(site.index, ()))
     )
     if not found:
-        raise RefusedError(
-            f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"
-            " data"
-        )
+        raise unreached(source)
     return found
+
+
+def unreached(source: str) -> RefusedError:
+    """The error where no sample reaches any site."""
+    return RefusedError(
+        f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"
+        " data"
+    )
 
 
 def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
@@ -202,23 +221,26 @@ def measurable(
     found = tuple(site for site in sites if site.label not in skipped)
     if not found:
         raise RefusedError(next(iter(skipped.values())))
-    known = data.count if data.positions is None else data.positions
-    if all(inputs_of(site) <= known for site in found):
-        return found, skipped
-    if all(_has_position_per_token(view, site, data) for site in found):
-        enough, short = with_enough(found, dict.fromkeys((one.index for one in found), known), data, instead)
-        return enough, skipped | short
-    # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
-    one = data.subset(1)
-    moments = context_moments(view, found, one, provider)
-    found = tuple(site for site in found if site.index in moments)
-    part = one.count if one.positions is None else one.positions
-    counts = {index: round(count * known / max(part, 1)) for index, count in moments.counts.items()}
-    # What this batch does not reach is asked again when all are read.
-    reached = tuple(site for site in found if counts[site.index])
+    counts = positions_at(view, found, data, provider)
+    # What is not reached, or not finite, is asked again when all are read.
+    reached = tuple(site for site in found if counts.get(site.index))
     enough, short = with_enough(reached, counts, data, instead) if reached else ((), {})
     able = tuple(site for site in found if site in enough or site not in reached)
-    return able, skipped | moments.skipped | short
+    return able, skipped | short
+
+
+def positions_at(
+    view: GraphView, sites: Sequence[Site], data: Calibration, provider: Provider
+) -> dict[int, int]:
+    """The positions that sites see of some data, by their index: estimated, or at least as many as they have inputs."""
+    known = data.count if data.positions is None else data.positions
+    if all(inputs_of(site) <= known or _has_position_per_token(view, site, data) for site in sites):
+        return dict.fromkeys((site.index for site in sites), known)
+    # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
+    one = data.subset(1)
+    moments = context_moments(view, sites, one, provider)
+    part = one.count if one.positions is None else one.positions
+    return {index: round(count * known / max(part, 1)) for index, count in moments.counts.items()}
 
 
 def _has_position_per_token(view: GraphView, site: Site, data: Calibration) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from onnxheadprune.attention.matrices import Matrix, Weights, matrix_of
-from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
+from onnxheadprune.attention.quantized import Grid, packed_matrix, stored_grid
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.consumers import content_uses, contents_of
 from onnxheadprune.liveness.index_notation import Notation, contraction_of
@@ -33,7 +34,7 @@ class _WholeProduct:
 
     source: Value  # the float that is quantized for it
     out: Value  # the float that is made of it
-    levels: StoredLevels  # what the weight's levels mean
+    levels: Callable[[], Grid]  # what the weight's levels mean
 
 
 def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None:
@@ -53,13 +54,17 @@ def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None
         return None
     if roles.weight_scale is None:
         scaled = _scaled_behind(node, x)
-        return None if scaled is None else _WholeProduct(before, scaled[1], StoredLevels(scaled[0], zero))
+        return (
+            None
+            if scaled is None
+            else _WholeProduct(before, scaled[1], partial(stored_grid, scaled[0], zero))
+        )
     scale = node.input(roles.weight_scale)
     if scale is None or not scale.is_constant:
         return None
     quantized = roles.output_scale is not None and node.input(roles.output_scale) is not None
     out = _float_behind(node.out) if quantized else node.out
-    return None if out is None else _WholeProduct(before, out, StoredLevels((scale,), zero))
+    return None if out is None else _WholeProduct(before, out, partial(stored_grid, (scale,), zero))
 
 
 def _only_use(value: Value) -> Use | None:
@@ -327,16 +332,16 @@ def _own_bias(node: Node) -> _Bias | None:
     return None
 
 
-def _bias_levels(node: Node) -> StoredLevels | None:
+def _bias_levels(node: Node) -> Callable[[], Grid] | None:
     """Return what a bias of whole numbers means: units of both scales multiplied."""
     roles = node.roles
     if roles.integer_bias is None or roles.scales is None:
         return None
     sides = tuple(side for index in roles.scales if (side := node.input(index)) is not None)
-    return StoredLevels(sides) if all(side.is_constant for side in sides) else None
+    return partial(stored_grid, sides) if all(side.is_constant for side in sides) else None
 
 
-def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | None:
+def _stored_bias(value: Value, levels: Callable[[], Grid] | None = None) -> _Bias | None:
     """A bias [out], None where its numbers are not known."""
     if len(value.shape or ()) != 1:
         return None

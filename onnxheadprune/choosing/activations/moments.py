@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import mmap
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,16 +18,15 @@ import scipy.linalg
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.mapped import OUTPUT_BYTES, mapped
 from onnxheadprune.runtime.workers import Workers
 
 Matrix64 = npt.NDArray[np.float64]
+MAPPED_FROM = 2**26
+"""Bytes of products from which on they lie in a file."""
 LARGE = 2048
 """Features from which on products are made one at a time: several would fill memory."""
 Rows: TypeAlias = tuple[Array, Array | None, Array | None]
 """Features [rows, n], targets [rows, k] and weights [rows]."""
-Row: TypeAlias = tuple[Array, Array, Array]
-"""Features and targets of some rows, times the roots of their weights, and these roots."""
 AT_ONCE = 2048
 """Rows that are worth a product of their own: adding one to the sums costs as much as multiplying some hundred rows."""
 
@@ -43,8 +46,6 @@ class Moments:
         x_sum: sum of x, [n].
         y_sum: sum of y, [k].
         y_square: sum of y², [k].
-        rows: the rows themselves, times the roots of their weights, where they are few and have targets: with fewer
-            rows than features, products with them are cheaper than with the Gram matrix. None where they are many.
     """
 
     def __init__(self, features: int, targets: int = 0) -> None:
@@ -56,7 +57,6 @@ class Moments:
         self.x_sum = np.zeros(features)
         self.y_sum = np.zeros(targets)
         self.y_square = np.zeros(targets)
-        self.rows: list[Row] | None = [] if targets else None
 
     def add(self, x: Array, y: Array | None = None, weights: Array | None = None) -> None:
         """Add rows. Products are rounded like the activations, sums of them are double.
@@ -78,18 +78,12 @@ class Moments:
             self.cross += products.cross
             self.y_sum += products.y_sum
             self.y_square += products.y_square
-        self._keep([] if products.rows is None else [products.rows])
-
-    def _keep(self, rows: Sequence[Row] | None) -> None:
-        """Keep further rows, or none if they become many."""
-        few = self.rows is not None and rows is not None and 2 * self.count <= len(self.x_sum)
-        self.rows = [*self.rows, *rows] if few and self.rows is not None and rows is not None else None
 
     def aside(self) -> Moments:
         """Keep a large Gram matrix in a file that the system maps: a choice holds those of all sites at a time."""
-        if self.gram.nbytes > OUTPUT_BYTES:
+        if self.gram.nbytes > MAPPED_FROM:
             with contextlib.suppress(OSError):  # where the disk is full, memory has to hold it
-                gram = mapped(self.gram.shape, self.gram.dtype)
+                gram = _mapped(self.gram.shape)
                 np.copyto(gram, self.gram)
                 self.gram = gram
         return self
@@ -99,8 +93,6 @@ class Moments:
         both = Moments(len(self.x_sum), len(self.y_sum))
         for name in ("count", "total", "gram", "cross", "x_sum", "y_sum", "y_square"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
-        both.rows = self.rows
-        both._keep(other.rows)
         return both
 
     def first(self, count: int) -> Moments:
@@ -109,9 +101,6 @@ class Moments:
         moments.count, moments.total = self.count, self.total
         moments.gram, moments.cross = self.gram[:count, :count], self.cross[:count]
         moments.x_sum, moments.y_sum, moments.y_square = self.x_sum[:count], self.y_sum, self.y_square
-        moments.rows = None
-        if self.rows is not None and 2 * self.count <= count:
-            moments.rows = [(x[:, :count], y, root) for x, y, root in self.rows]
         return moments
 
     def mixed(self, mixing: Matrix64) -> Moments:
@@ -124,7 +113,6 @@ class Moments:
         moments.count, moments.total = self.count, self.total
         moments.gram, moments.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
         moments.x_sum, moments.y_sum, moments.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
-        moments.rows = None
         return moments
 
     def through(self, weight: Matrix64, bias: Matrix64 | None) -> Moments:
@@ -136,7 +124,6 @@ class Moments:
         """
         size, targets = weight.shape
         moments = self.first(size)
-        moments.rows = None
         z_gram, z_sum = self.gram[size:, size:], self.x_sum[size:]
         offset = np.zeros(targets) if bias is None else bias
         moments.cross = self.gram[:size, size:] @ weight + np.outer(moments.x_sum, offset)
@@ -152,27 +139,12 @@ class Moments:
         return Centred(
             self.gram / total - np.outer(x_mean, x_mean),
             self.cross / total - np.outer(x_mean, y_mean),
-            self.scaled(x_mean, y_mean),
         )
-
-    def scaled(self, x_mean: Array | float = 0.0, y_mean: Array | float = 0.0) -> tuple[Array, Array] | None:
-        """The rows and targets less some means, with the covariances as their products; None where they are many."""
-        if not self.rows:
-            return None
-        scale = 1.0 / np.sqrt(self.total or 1.0)
-        x, y, root = (np.concatenate(parts) for parts in zip(*self.rows, strict=True))
-        weights = root[:, None].astype(np.float64)
-        return (x - weights * x_mean) * scale, (y - weights * y_mean) * scale
 
     def less(self, weight: Matrix64) -> Moments:
         """The moments with the targets less x W."""
         moments = self.first(len(self.x_sum))
         moments.y_sum = self.y_sum - self.x_sum @ weight
-        if self.rows:
-            moments.rows = [(x, y - x @ weight, root) for x, y, root in self.rows]
-            moments.cross = np.sum([x.T @ y for x, y, _ in moments.rows], axis=0)
-            moments.y_square = np.sum([np.square(y).sum(axis=0) for _, y, _ in moments.rows], axis=0)
-            return moments
         product = self.gram @ weight
         moments.cross = self.cross - product
         moments.y_square = self.y_square + np.sum(weight * (product - 2 * self.cross), axis=0)
@@ -196,7 +168,6 @@ class Products:
     cross: Array | None  # None without targets
     y_sum: Array | float  # zero without
     y_square: Array | float  # zero without
-    rows: Row | None = None  # the rows, None without targets
 
     @classmethod
     def of(cls, rows: Rows) -> Products:
@@ -212,7 +183,7 @@ class Products:
                 return cls(len(x), total, gram, x_sum, None, 0.0, 0.0).checked()
             y = y if weights is None else y * root[:, None]
             y_square = np.square(y).sum(axis=0, dtype=np.float64)
-            return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square, (x, y, root)).checked()
+            return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square).checked()
 
     def checked(self) -> Products:
         """Themselves, if they are finite."""
@@ -273,11 +244,10 @@ def _joined(parts: Sequence[Array | None]) -> Array | None:
 
 @dataclass(frozen=True, eq=False)
 class Centred:
-    """The covariance of features [n, n], their covariance with targets [n, k], and the rows where they are few."""
+    """The covariance of features [n, n], and their covariance with targets [n, k]."""
 
     covariance: Matrix64
     cross: Matrix64
-    rows: tuple[Array, Array] | None = None
 
 
 LEAST_PULL, PULLS = 1e-8, 8
@@ -300,22 +270,15 @@ class Ridge:
         """The weights, [n, columns]; in single precision where they are rounded anyway."""
         wanted = slice(None) if columns is None else columns
         matrix, right = self._roughly if roughly else self._exactly
-        rows = self.centred.rows
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
             with contextlib.suppress(np.linalg.LinAlgError):
-                solution = _solution(matrix, right[:, wanted], self._pull(pull))
-                return np.asarray(solution if rows is None else rows[0].T @ solution, dtype=np.float64)
+                return _solution(matrix, right[:, wanted], self._pull(pull)).astype(np.float64)
         return np.zeros_like(self.centred.cross[:, wanted])
 
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
-        """The change of the weights in single precision, as coefficients of `basis` if there is one."""
+        """The change of the weights in single precision."""
         return _solution(*self._roughly, self._pull(strength))
-
-    @functools.cached_property
-    def basis(self) -> npt.NDArray[np.float32] | None:
-        """With fewer rows than features, the change is a combination of rows: these, [rows, n]."""
-        return None if self.centred.rows is None else self.centred.rows[0].astype(np.float32)
 
     def _pull(self, strength: float) -> float:
         variances = np.diag(self.centred.covariance)
@@ -332,11 +295,7 @@ class Ridge:
         return self._system(np.float32)
 
     def _system(self, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
-        """Products of the features and with the targets, or of the rows where these are fewer."""
-        if self.centred.rows is None:
-            return self.centred.covariance.astype(dtype), self.centred.cross.astype(dtype)
-        x, y = (part.astype(dtype) for part in self.centred.rows)
-        return x @ x.T, y
+        return self.centred.covariance.astype(dtype), self.centred.cross.astype(dtype)
 
 
 def _solution(matrix: Array, right: Array, pull: float) -> Array:
@@ -346,3 +305,13 @@ def _solution(matrix: Array, right: Array, pull: float) -> Array:
     factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
     solution: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
     return solution
+
+
+def _mapped(shape: tuple[int, ...]) -> Matrix64:
+    """Return an array in a file without a name, which goes with the array."""
+    size = math.prod(shape) * np.dtype(np.float64).itemsize
+    with tempfile.TemporaryFile(prefix="onnxheadprune-") as file:
+        if hasattr(os, "posix_fallocate"):  # a file with holes would end the process where the disk is full
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), np.float64).reshape(shape)

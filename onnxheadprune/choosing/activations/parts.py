@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.edit.submodel import NO_TYPES, NOTHING, submodel
-from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError, named_setting
+from onnxheadprune.edit.submodel import NO_TYPES, submodel
+from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.graph.operator import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -21,7 +21,7 @@ from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.sites.routing import Gate
+    from onnxheadprune.attention.sites.routing import Meeting
 from onnxheadprune.edit.bodies import counts_where
 from onnxheadprune.runtime.feeds.generate import Feed
 
@@ -51,7 +51,6 @@ class Parts:
         self,
         given: Mapping[str, int],
         wanted: Iterable[str],
-        stored: Mapping[str, Array] = NOTHING,
         *,
         fixed: Mapping[str, int] = NO_TYPES,
         opened: Collection[str] = (),
@@ -59,34 +58,32 @@ class Parts:
         """A session of a part, None where all wanted values are given.
 
         A part of a model may ask more of ONNX Runtime than the whole. Then the session starts at the graph's inputs.
+
+        Args:
+            given: types of the values that are there at the place where it starts.
+            fixed: types of those that are given wherever it starts.
+            opened: names of stored tensors, and of masks of routers, that become inputs.
         """
         at_hand = {item.name for item in self.view.model.graph.input} | given.keys() | fixed.keys()
         names = [name for name in wanted if name not in at_hand]
         if not names:
             return None
         try:
-            return self._session(self._part({**given, **fixed}, names, stored, opened))
+            return self._session(self._part({**given, **fixed}, names, opened))
         except InferenceError:
             if not given:
                 raise
-        return self._session(self._part(fixed, names, stored, opened))
+        return self._session(self._part(fixed, names, opened))
 
     def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
         """A session from some values to another."""
         types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in given}
         return self._session(submodel([end], types))
 
-    def _part(
-        self,
-        given: Mapping[str, int],
-        names: Sequence[str],
-        stored: Mapping[str, Array],
-        opened: Collection[str],
-    ) -> ModelProto:
+    def _part(self, given: Mapping[str, int], names: Sequence[str], opened: Collection[str]) -> ModelProto:
         values = self.view.main.values
-        small = submodel([values[name] for name in names], given, stored, opened)
-        masked = [gate for name, gate in self._gates.items() if name in stored or name in opened]
-        return _gated(small, masked, stored) if masked else small
+        small = submodel([values[name] for name in names], given, opened=opened)
+        return _gated(small, [gate for name, gate in self._gates.items() if name in opened])
 
     def _session(self, small: ModelProto) -> Session:
         loaded = LoadedModel(small, "the model", self.view.sources)
@@ -101,11 +98,7 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
         raise
     except InferenceError as error:
         has_ids = any(array.dtype.kind == "i" and array.ndim == 2 for array in values.values())
-        more = (
-            f"; if it has fewer positions than tokens, cut texts off with {named_setting('max_length')}"
-            if has_ids
-            else ""
-        )
+        more = "; if it has fewer positions than tokens, cut texts off with `max_length`" if has_ids else ""
         raise UsageError(f"{source} does not fit the model: {error}{more}") from error
 
 
@@ -118,7 +111,7 @@ def require_main(value: Value) -> None:
         )
 
 
-def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]) -> ModelProto:
+def _gated(small: ModelProto, gates: Iterable[Meeting]) -> ModelProto:
     """A part in which routers choose by masked scores.
 
     Args:
@@ -129,10 +122,7 @@ def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]
         at = next((at for at, node in enumerate(small.graph.node) if made in node.output), None)
         if at is None:
             continue
-        if gate.mask in stored:
-            small.graph.initializer.append(numpy_helper.from_array(stored[gate.mask], gate.mask))
-        else:
-            small.graph.input.append(helper.make_tensor_value_info(gate.mask, TensorProto.BOOL, None))
+        small.graph.input.append(helper.make_tensor_value_info(gate.mask, TensorProto.BOOL, None))
         out, created = gate.closing()
         small.graph.initializer.append(out)
         small.graph.node[at].input[gate.index] = gate.name

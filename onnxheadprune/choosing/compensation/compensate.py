@@ -24,10 +24,10 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing
-from onnxheadprune.choosing.activations.kept import Room, Shelf
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import LARGE, Moments, NotFiniteError
 from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.activations.store import Store
 from onnxheadprune.choosing.compensation.fit import Fit, fit, fit_values
 from onnxheadprune.choosing.compensation.pair import Pair
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
@@ -38,7 +38,7 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider
-from onnxheadprune.runtime.memory_turns import give_back
+from onnxheadprune.runtime.memory_limits import give_back
 from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.runtime.workers import algebra_threads
 
@@ -127,8 +127,8 @@ class _Work:
             )
             stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
         boundaries = Boundaries(parts.view, stages)
-        self.stored: MutableMapping[str, Array] = Shelf(Room(IN_MEMORY))
-        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room(IN_MEMORY)), self.stored)
+        self.stored: MutableMapping[str, Array] = Store(IN_MEMORY)
+        self.silenced: MutableMapping[str, Array] = ChainMap(Store[str](IN_MEMORY), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))

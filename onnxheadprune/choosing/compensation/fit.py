@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +107,7 @@ def fit(
     strengths = STRONG if learned.count < len(weight) else strengths
     learned, held = learned.less(weight), held.less(weight)
     problem = _problem(learned, bias)
-    apart = _Apart(learned, held, bias, problem.basis)
+    apart = _Apart(learned, held, bias)
 
     def tried_with(strength: float) -> tuple[Matrix64, npt.NDArray[np.float32] | None]:
         try:
@@ -123,15 +122,14 @@ def fit(
     for errors, step in algebra_workers(len(weight)).each(tried_with, strengths):
         better = errors < np.min(choices, axis=0)
         if step is not None:
-            change = step if problem.basis is None else problem.basis.T @ step
-            np.add(weight, change, out=best, where=better)
+            np.add(weight, step, out=best, where=better)
         choices.append(errors)
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
     made = _Choices(weight, bias, strengths, chosen)
     if grid is not None:
         step = (made.stored(best, learned, grid)[0] - weight).astype(np.float32)
-        tried = np.where(chosen > 1, _Apart(learned, held, bias).after(step), np.inf)
+        tried = np.where(chosen > 1, apart.after(step), np.inf)
         still = np.argmin(choices[:2], axis=0)
         pays = tried < np.min(choices[:2], axis=0)
         lost = int(((chosen > 1) & ~pays).sum())
@@ -146,46 +144,24 @@ def fit(
 class _Apart:
     """Errors on held-out rows of weights that differ a little from the old ones, computed from the difference."""
 
-    def __init__(
-        self,
-        learned: Moments,
-        held: Moments,
-        bias: Matrix64 | None,
-        basis: npt.NDArray[np.float32] | None = None,
-    ) -> None:
-        """Multiply once what all differences are multiplied with.
+    def __init__(self, learned: Moments, held: Moments, bias: Matrix64 | None) -> None:
+        """Round once what all differences are multiplied with.
 
         Args:
             held: moments of what the old weights leave, as those to learn from.
-            basis: the rows that a difference has coefficients of; None where it is given itself.
         """
-        self._held, self._total, few = held, learned.total or 1.0, held.scaled()
-        # The held-out rows, if there are fewer of them than inputs.
-        rows = None if few is None else few[0] * np.sqrt(held.total)
+        self._held, self._total = held, learned.total or 1.0
         self.shift = None if bias is None else learned.y_sum / self._total
-
-        def onto(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-            single = array.astype(np.float32)
-            return single if basis is None else basis @ single
-
-        self._slope = onto(-2 * held.cross)
-        self._means = onto(np.stack([held.x_sum, learned.x_sum], axis=1)).T
-        self._rows = None if rows is None else onto(rows.T).T
-        self._gram = onto(onto(held.gram).T) if rows is None else None
+        self._slope = (-2 * held.cross).astype(np.float32)
+        self._means = np.stack([held.x_sum, learned.x_sum]).astype(np.float32)
+        self._gram = held.gram.astype(np.float32)
 
     def after(self, step: npt.NDArray[np.float32]) -> Matrix64:
         """The error after a step from the weights, with the bias that fits on the rows to learn from."""
         seen, fitted = (self._means @ step).astype(np.float64)
         shift = None if self.shift is None else self.shift - fitted / self._total
-        return self.error(shift, self._change(step), seen)
-
-    def _change(self, step: npt.NDArray[np.float32]) -> Matrix64:
-        """The change of the squares by a step, for each output."""
-        if self._gram is not None:
-            return np.asarray(np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64))
-        assert self._rows is not None
-        moved = np.sum(np.square(self._rows @ step), axis=0, dtype=np.float64)
-        return np.asarray(moved + np.sum(step * self._slope, axis=0, dtype=np.float64))
+        change = np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64)
+        return self.error(shift, np.asarray(change), seen)
 
     def error(
         self, bias: Matrix64 | None, change: Matrix64 | float = 0.0, sums: Matrix64 | float = 0.0
@@ -201,7 +177,7 @@ def _problem(moments: Moments, bias: Matrix64 | None) -> Ridge:
         return Ridge(moments.centred())
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
-    return Ridge(Centred(moments.gram / total, moments.cross / total, moments.scaled()))
+    return Ridge(Centred(moments.gram / total, moments.cross / total))
 
 
 def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:

@@ -7,16 +7,18 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.boundaries import Boundaries, Walk
+from onnxheadprune.choosing.activations.boundaries import Boundaries
 from onnxheadprune.choosing.activations.contexts import finite
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Rows, gather
 from onnxheadprune.choosing.activations.parts import Parts, Running
+from onnxheadprune.choosing.activations.walk import Variant, Walk
 from onnxheadprune.choosing.compensation.targets import RowsOf, Target
 from onnxheadprune.choosing.compensation.tasks import Run
 from onnxheadprune.choosing.compensation.values import Context, Values
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
+from onnxheadprune.edit.submodel import NOTHING
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array
 
@@ -55,7 +57,9 @@ class Pair:
         """
         self._learn, held = data
         feeds = (*self._learn.feeds, *held.feeds)
-        self.walk = Walk(parts, boundaries, feeds, changed, self._learn.source)
+        self.walk = Walk(parts, boundaries, feeds, self._learn.source)
+        self._pruned = Variant(boundaries.changed)
+        self.walk.start(self._pruned, ((at, NOTHING) for at in range(len(feeds))), changed)
         self._running = Running(parts, nodes, feeds, self._learn.source)
         self._known: tuple[tuple[object, ...], tuple[Moments, Moments]] | None = None
 
@@ -73,7 +77,7 @@ class Pair:
         """Return the target of a layer; where possible, the one that replaces the removed run after it."""
         if run is None:
             return Target(linear)
-        read = self.walk.changed(run.passed)
+        read = self.walk.read(run.passed, self._pruned)
         feeds: list[RowsOf] = []
         count = 0
         for at in self._data[0]:
@@ -92,6 +96,7 @@ class Pair:
         linear = target.linear
         return Values.of(
             self.walk,
+            self._pruned,
             makers,
             Context(linear.source, linear.axes, heads),
             self._learn,
@@ -134,7 +139,7 @@ class Pair:
 
     def _inputs(self, linear: Linear) -> Read:
         """Read inputs of a layer in the pruned model and in the original, side by side."""
-        original, current = self.walk.original([linear.source]), self.walk.changed([linear.source])
+        original, current = self.walk.original([linear.source]), self.walk.read([linear.source], self._pruned)
 
         def read(at: int) -> list[Rows | None]:
             z = self._rows(original(at), linear.source, linear.axes, at)
@@ -149,7 +154,9 @@ class Pair:
         """Read inputs of a layer in the pruned model, and its target outputs for them."""
         linear = target.linear
         original = self.walk.original(target.there)
-        current = self.walk.changed([linear.source, *target.here]) if values is None else values.read
+        current = (
+            self.walk.read([linear.source, *target.here], self._pruned) if values is None else values.read
+        )
 
         def read(at: int) -> list[Rows | None]:
             here = current(at)

@@ -24,17 +24,16 @@ from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.choosing.compensation.tasks import refittable
 from onnxheadprune.choosing.compensation.trainable import trainable
-from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, RefitRecord
+from onnxheadprune.edit.records import RefitRecord, record_of, write_record
 from onnxheadprune.edit.submodel import Restored, store, store_constants
 from onnxheadprune.model.bodies import graphs_in, stored_tensor
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.new_contents import Computed, Contents, with_contents
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.reading import Source, in_memory
 from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
 from onnxheadprune.model.tensors import read_ranges
@@ -125,7 +124,7 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
     store_constants(proto.graph, numbers.stored)
     for body in islice(graphs_in(proto.graph), 1, None):
         store(body, numbers.stored)
-    earlier = REFIT_ENTRY.read(loaded.proto)
+    earlier = record_of(loaded.proto).refit
     names = {*numbers.stored, *(earlier.tensors if earlier else ())}
     steps += earlier.steps if earlier else 0
     _write(proto, RefitRecord(tuple(sorted(names)), numbers.data, numbers.samples, steps=steps))
@@ -134,11 +133,11 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
 
 def _contents(model: ModelProto, stored: Mapping[str, Array]) -> dict[str, Contents]:
     """New contents of those tensors that are initializers; large ones are read when they are written."""
-    from onnxheadprune.choosing.activations.kept import Shelf
+    from onnxheadprune.choosing.activations.store import Store
 
     found: dict[str, Contents] = {}
     for name in {tensor.name for tensor in model.graph.initializer}.intersection(stored):
-        lies_in_file = isinstance(stored, Shelf) and not stored.in_memory(name)
+        lies_in_file = isinstance(stored, Store) and not stored.in_memory(name)
         found[name] = functools.partial(stored.__getitem__, name) if lies_in_file else stored[name]
     return found
 
@@ -149,7 +148,7 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
     Args:
         pruned: the refitted model after the plan was applied; only its record changes.
     """
-    record = REFIT_ENTRY.read(pruned.proto)
+    record = record_of(pruned.proto).refit
     if record is None:
         return
     theirs, targets = _tensors_by_name(pruned.proto), {edit.name: edit.target for edit in _slices_of(plan)}
@@ -168,7 +167,7 @@ def digest(array: Array) -> str:
 
 
 def _write(model: ModelProto, record: RefitRecord) -> None:
-    set_metadata(model, COMPENSATED_KEY, REFIT_ENTRY.text(record))
+    write_record(model, replace(record_of(model), refit=record))
 
 
 def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
@@ -204,7 +203,7 @@ def restored(
     Returns:
         The tensors that differ from the original; and the errors of the record.
     """
-    before_this = REFIT_ENTRY.read(original.proto)
+    before_this = record_of(original.proto).refit
     earlier = () if before_this is None else before_this.tensors
     slices = {edit.name: edit for edit in _slices_of(planning.plan)}
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}

@@ -311,5 +311,5 @@ def _is_read_between(view: GraphView, front: Linear, last: Linear, maps: Mapping
 
 def _outputs(view: GraphView, sites: Iterable[Site]) -> list[Value]:
     """The graph's outputs except caches and attention maps of removed sites."""
-    own = {value for site in sites for value in (*site.free, *site.maps)}
+    own = {value for site in sites for value in (*site.io, *site.maps)}
     return [value for value in view.main.values.values() if value.is_graph_output and value not in own]

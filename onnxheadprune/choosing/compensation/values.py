@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.boundaries import BatchReader, Walk
 from onnxheadprune.choosing.activations.linear import PROJECTS, Linear
+from onnxheadprune.choosing.activations.walk import BatchReader, Variant, Walk
 from onnxheadprune.choosing.compensation.fit import Ints, Layout
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
@@ -73,6 +73,7 @@ class Values:
     def of(
         cls,
         walk: Walk,
+        pruned: Variant,
         maps: Sequence[Linear],
         context: Context,
         data: Calibration,
@@ -87,7 +88,7 @@ class Values:
                 linear.node if linear.is_inside else linear.out, context.value
             )
             try:
-                read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
+                read = walk.read([linear.source, linear.out, context.value, *entering, *also], pruned)
                 here = read(0)
                 columns = _weights_inside(linear, here[linear.source.name]) if linear.is_inside else {}
                 given = [*columns, *(item.name for item in entering if item.name in here)]

@@ -23,16 +23,15 @@ from onnxheadprune.choosing.gradients.forward import (
     taken_apart,
     widened,
 )
-from onnxheadprune.edit.gradient_terms import Attribute, Term, Writer
-from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError
+from onnxheadprune.edit.gradients import Attribute, Constant, Step, Term, UnknownShapeError, Writer
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.operator import DEQUANTIZES, is_a, opset_of
+from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.messages import copied, keep, replace_all
-from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.tensors import FLOATS
 

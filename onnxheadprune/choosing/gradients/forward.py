@@ -17,8 +17,7 @@ from onnx import (
     numpy_helper,
 )
 
-from onnxheadprune.edit.gradient_terms import Term, Writer
-from onnxheadprune.edit.gradients import Constant, Decomposition, Step, UnknownShapeError
+from onnxheadprune.edit.gradients import Constant, Decomposition, Step, Term, UnknownShapeError, Writer
 from onnxheadprune.edit.submodel import read_by, submodel
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.graph.infer import annotate

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
-from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
+from onnxheadprune.choosing.activations.contexts import projection_matrix, site_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.method import Scored, Subject, shares, summed
@@ -44,19 +44,24 @@ def ablation_scores(view: GraphView, site: Site, evidence: Evidence) -> Floats:
     chain = Chain(
         Parts(view, provider, len(data), [site]),
         [site],
+        data.feeds,
+        data.source,
         [view.main.values[name] for name in outputs],
         sampled=not callable(effect),
     )
+    batches = range(len(data.feeds))
+    ((_, read),) = chain.contexts()
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(unit,) for unit in range(site.num_units)]
     if site.KIND.has_many_units:
-        each = _fluctuation(site, context_moments(view, [site], data, provider)[site.index])
+        each = _fluctuation(site, site_moments(chain, site, read, batches, data.inputs))
         groups = _groups(site, each)
-    cuts = [Cut.of(site, group) for group in groups]
-    meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    chain.measure(cuts, data.feeds, data.source, meters)
+    meters = {
+        chain.start(Cut.of(site, group), batches): EffectMeter(main, data.inputs, effect) for group in groups
+    }
+    chain.measure(meters)
     scores = np.zeros(site.num_units)
-    for group, meter in zip(groups, meters, strict=True):
+    for group, meter in zip(groups, meters.values(), strict=True):
         parts = each[list(group)]
         total = parts.sum()
         scores[list(group)] = meter.mean() * (parts / total if total > 0 else 1 / len(group))

@@ -17,7 +17,7 @@ from onnxheadprune.choosing.activations.moments import NotFiniteError
 from onnxheadprune.choosing.scoring.method import Scored, Subject
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.data.drift import Evidence
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.tensors import Floats
 from onnxheadprune.runtime.progress import Progress, silent
@@ -80,7 +80,7 @@ def _measured(subject: Subject, *, full: bool, skip: bool) -> tuple[Sequence[Sit
     if others and not skip:
         raise UsageError(
             f"no sample of {data.source} runs {', '.join(others)}, so its units cannot be scored on it; give data that"
-            f" goes further, or take the exit that is always taken with {named_setting('exit', command='prune')}"
+            f" goes further, or take the exit that is always taken with `prune exit`"
         )
     if full:
         reached, few = with_enough(reached, moments.counts, data, INSTEAD)

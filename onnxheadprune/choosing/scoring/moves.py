@@ -1,25 +1,25 @@
-"""The next units that a site can lose: the smallest steps from one valid set of removed heads to a larger one."""
+"""Paths of sites: the smallest steps from one valid set of removed units to a larger one, the cheapest one first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias
+
+import numpy as np
 
 from onnxheadprune.attention.sites.site import Site, united
 from onnxheadprune.attention.specs import is_legal
-from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.emptied import bias_of
 from onnxheadprune.liveness.refusals import Refusal
+from onnxheadprune.model.tensors import Floats
 
 Heads = frozenset[int]
 Move = frozenset[int]
 GROUPS, QUERIES = "groups", "queries"
 """Steps of grouped-query attention: a KV head with its query heads, or a query head of every KV head."""
 BOTH = (GROUPS, QUERIES)
-
-
-AnySite = TypeVar("AnySite", bound=Site)
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,14 @@ class Step:
     error: float  # the cost, in the unit of the path; non-decreasing
 
 
-Paths: TypeAlias = list[tuple[Step, ...]]
-"""Ways for a site to lose units."""
-
-
-def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Move, float]:
-    """The move with the least cost per head, and its cost; the first one among equals."""
-    costs = [cost(move) for move in options]
-    best = min(range(len(options)), key=lambda at: costs[at] / len(options[at]))
-    return options[best], costs[best]
+Path: TypeAlias = tuple[Step, ...]
+"""A way for a site to lose units."""
 
 
 def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
     """The ways to compute paths by: a greedy path takes the cheapest step, and may skip smaller ones."""
+    if site.KIND.has_many_units:
+        return (BOTH,)
     grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and site.may_lose_groups
     return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
 
@@ -59,49 +54,95 @@ def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
     )
 
 
-def or_reason(made: Callable[[AnySite], Paths]) -> Callable[[AnySite], Paths | RefusedError]:
-    """A function that returns the error of a site without paths instead of raising it."""
+class Worth(Protocol):
+    """The cost of removing units of a site one after the other."""
 
-    def found(site: AnySite) -> Paths | RefusedError:
-        try:
-            return made(site)
-        except RefusedError as error:
-            return error
+    whole: float
+    """The unit of costs."""
 
-    return found
+    def each(self) -> Sequence[float] | Floats:
+        """Return the cost of removing each unit alone."""
 
+    def of(self, move: Move) -> float:
+        """Return the cost of removing some units together."""
 
-def readable(
-    sites: Sequence[Site], found: Iterable[Paths | RefusedError]
-) -> tuple[dict[int, Paths], dict[str, str]]:
-    """The paths per site index, and for the labels of sites without why."""
-    paths: dict[int, Paths] = {}
-    skipped: dict[str, str] = {}
-    for site, ways in zip(sites, found, strict=True):
-        if isinstance(ways, RefusedError):
-            skipped[site.label] = str(ways)
-        else:
-            paths[site.index] = ways
-    if not paths:
-        raise RefusedError(next(iter(skipped.values())))
-    return paths, skipped
+    def remove(self, move: Move) -> None:
+        """Remove them, which may change the costs of others."""
 
 
-def path_by_worth(
-    site: Site,
-    worth: Sequence[float],
-    protected: Heads = frozenset(),
-    ways: Sequence[str] = BOTH,
-) -> tuple[Step, ...]:
-    """The path that removes heads by increasing score, as far as the KV groups allow."""
+class Summed:
+    """Fixed scores, which add up."""
+
+    whole = 1.0
+
+    def __init__(self, scores: Sequence[float] | Floats) -> None:
+        self._scores = np.asarray(scores, dtype=np.float64)
+
+    def each(self) -> Floats:
+        """Return all of them."""
+        return self._scores
+
+    def of(self, move: Move) -> float:
+        """Return their sum over some units."""
+        return float(sum(self._scores[unit] for unit in move))
+
+    def remove(self, move: Move) -> None:
+        """Change nothing."""
+
+
+def paths(site: Site, worth: Worth, protected: Heads = frozenset(), multiple: int = 1) -> list[Path]:
+    """For each way to remove units the greedy path."""
+    return [path(site, copy.copy(worth), protected, ways, multiple) for ways in ways_of(site)]
+
+
+def path(
+    site: Site, worth: Worth, protected: Heads = frozenset(), ways: Sequence[str] = BOTH, multiple: int = 1
+) -> Path:
+    """The path that removes the units first that cost least, as far as groups allow.
+
+    Args:
+        worth: changes on the way.
+        multiple: of a site of many units a multiple of it is left after each step.
+    """
+    going = (
+        _at_a_time(site, worth, protected, multiple)
+        if site.KIND.has_many_units
+        else _one_by_one(site, worth, protected, ways)
+    )
     gone: Heads = frozenset()
     total, steps = 0.0, []
-    while options := moves(site, gone, protected, worth, ways):
-        best, cost = cheapest(options, lambda move: sum(worth[head] for head in move))
-        gone |= best
-        total += cost
-        steps.append(Step(gone, total))
+    for move in going:
+        total += worth.of(move)
+        worth.remove(move)
+        gone |= move
+        steps.append(Step(gone, total / worth.whole))
     return tuple(steps)
+
+
+def _one_by_one(site: Site, worth: Worth, protected: Heads, ways: Sequence[str]) -> Iterator[Move]:
+    """Yield the move that costs least per head, of those that are legal then; the first one among equals."""
+    gone: Heads = frozenset()
+    grouped = any(len(group) > 1 for group in site.groups)
+    while options := moves(site, gone, protected, worth.each() if grouped else None, ways):
+        best = min(options, key=lambda move: worth.of(move) / len(move))
+        gone |= best
+        yield best
+
+
+def _at_a_time(site: Site, worth: Worth, protected: Heads, multiple: int) -> Iterator[Move]:
+    """Yield as many of the units that cost least as leave the next multiple."""
+    left = [unit for unit in site.units if not set(unit) & protected]
+    here, least = site.num_units, max(multiple, -(-len(protected) // multiple) * multiple)
+    for count in range((here - 1) // multiple * multiple, least - 1, -site.stride(multiple)):
+        going: list[int] = []
+        each = worth.each()
+        for unit in sorted(left, key=lambda unit: (sum(each[one] for one in unit) / len(unit), unit)):
+            if here - len(going) - len(unit) >= count:
+                going += unit
+        if going:
+            here -= len(going)
+            left = [unit for unit in left if not set(unit) & set(going)]
+            yield frozenset(going)
 
 
 def can_go_whole(site: Site) -> bool:
@@ -113,7 +154,7 @@ def moves(
     site: Site,
     removed: Heads,
     protected: Heads = frozenset(),
-    worth: Sequence[float] | None = None,
+    worth: Sequence[float] | Floats | None = None,
     ways: Sequence[str] = BOTH,
 ) -> list[Move]:
     """Sets of present heads that may be removed next, so that every remaining KV head keeps equally many.
@@ -144,7 +185,7 @@ def _moves(
     site: Site,
     removed: Heads,
     protected: Heads,
-    worth: Sequence[float] | None,
+    worth: Sequence[float] | Floats | None,
     ways: Sequence[str],
 ) -> list[Move]:
     groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
@@ -160,7 +201,7 @@ def _moves(
 
 
 def _one_of_each(
-    groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | None
+    groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | Floats | None
 ) -> list[Move]:
     """One head of every group. With one group every head is offered, else the one with the lowest score of each."""
     free = [[head for head in group if head not in protected] for group in groups]

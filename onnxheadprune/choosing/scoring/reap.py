@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.sites.routing import Gate, Picks, Routing, never
+from onnxheadprune.attention.sites.routing import Meeting, Picks, Routing, never
 from onnxheadprune.choosing.activations.chain import Chain
-from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
+from onnxheadprune.choosing.activations.parts import Parts, run_feed
 from onnxheadprune.choosing.scoring.method import Scored, Subject, shares
 from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import RefusedError
@@ -50,18 +50,17 @@ def reap(subject: Subject) -> Scored:
     sites = list(routings)
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
-    running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
     found: dict[int, Floats] = {}
     skipped: dict[str, str] = {}
     places = {site.index: list(itertools.islice(_places(each), PLACES)) for site, each in routings.items()}
-    chain = Chain(parts, sites, behind=places)
-    for number, (site, contexts) in enumerate(chain.contexts(data.feeds, data.source), 1):
+    chain = Chain(parts, sites, data.feeds, data.source, behind=places)
+    for number, (site, read) in enumerate(chain.contexts(), 1):
         routing = routings[site]
         try:
             reader = _Reader(parts, routing, places[site.index], data.source)
             tokens, weighted = np.zeros(routing.experts), np.zeros(routing.experts)
-            for at, values in enumerate(contexts):
-                if running.reaches(at, routing.router):
+            for at, values in enumerate(chain.workers.each(read, range(len(data.feeds)))):
+                if chain.running.reaches(at, routing.router):
                     outer = routing.outer(values[routing.router.out.name].shape)
                     counts = counted(outer, data.feeds[at], data.inputs)
                     chosen, worth = reader.read(values)
@@ -205,8 +204,8 @@ def _numbers(picks: Picks, array: Array) -> npt.NDArray[np.int64]:
     """Numbers of the experts of each token, [tokens, chosen]."""
     rows = np.moveaxis(array, picks.axis, -1) if picks.axis < array.ndim else array[..., None]
     rows = rows.reshape(-1, rows.shape[-1])
-    if picks.highest:
-        rows = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : picks.highest]
+    if picks.by_score:
+        rows = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : picks.chosen]
     return rows.astype(np.int64)
 
 
@@ -228,7 +227,7 @@ def _as_rows(array: Array, tokens: int) -> Floats:
     return array.reshape(tokens, -1).astype(np.float64)
 
 
-def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+def _mask(gate: Meeting, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
     """The mask of a gate, from the only experts of each token, [tokens, experts], and the shape of its scores."""
     labels, axes = gate.live.array, gate.live.axes
     every = np.concatenate([is_own, np.ones((len(is_own), 1), np.bool_)], axis=1)

@@ -7,7 +7,7 @@ weights are refitted after each step by updates of the inverse; SlimGPT (Ling et
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.method import Scored, Subject, from_contexts
-from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
+from onnxheadprune.choosing.scoring.moves import Move, path
+from onnxheadprune.model.tensors import Floats
 
 Matrix64 = npt.NDArray[np.float64]
 DAMPING = 1e-2
@@ -74,61 +75,57 @@ class Surgeon:
         self.left = self.left[rest]
 
 
-def paths(
-    site: Site,
-    moments: Sequence[Moments],
-    ways: Sequence[Sequence[str]] = (BOTH,),
-    protected: Iterable[int] = (),
-) -> list[tuple[Step, ...]]:
-    """For each of several ways, the best order of removing a site's heads, and the cost of each step."""
-    surgeons = [
-        Surgeon(moment.centred().covariance, projection_matrix(projection))
-        for projection, moment in zip(site.projections, moments, strict=True)
-    ]
-    kept = frozenset(protected)
-    return [_walked(site, [copy.copy(surgeon) for surgeon in surgeons], kept, way) for way in ways]
+class Refitted:
+    """The worth of units after the best refit of the others: shares of the variance of a site's outputs."""
 
+    def __init__(self, site: Site, moments: Sequence[Moments]) -> None:
+        self._site = site
+        self._surgeons = [
+            Surgeon(moment.centred().covariance, projection_matrix(projection))
+            for projection, moment in zip(site.projections, moments, strict=True)
+        ]
+        self.whole = sum(surgeon.variance for surgeon in self._surgeons) or 1.0
 
-def _walked(
-    site: Site, surgeons: Sequence[Surgeon], protected: Heads, ways: Sequence[str]
-) -> tuple[Step, ...]:
-    """One path; modifies the surgeons."""
-    variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
-    gone: Heads = frozenset()
-    total = 0.0
-    steps: list[Step] = []
-    while True:
-        options = moves(site, gone, protected, _alone(site, surgeons, gone), ways)
-        if not options:
-            return tuple(steps)
-        best, cost = cheapest(options, lambda move: _error(site, surgeons, move))
-        for surgeon, channels in zip(surgeons, _channels(site, best), strict=True):
+    def __copy__(self) -> Refitted:
+        """One that removes units of its own."""
+        made = Refitted.__new__(Refitted)
+        made._site, made.whole = self._site, self.whole
+        made._surgeons = [copy.copy(surgeon) for surgeon in self._surgeons]
+        return made
+
+    def each(self) -> Floats:
+        """Return the cost of removing each unit alone; 0 for removed ones. Of many units each channel counts alone."""
+        costs = np.zeros(self._site.num_units)
+        for surgeon, projection in zip(self._surgeons, self._site.projections, strict=True):
+            if self._site.KIND.has_many_units:
+                channels = np.zeros(int(np.prod(projection.sizes)))
+                channels[surgeon.left] = surgeon.errors()
+                costs += [channels[list(mine)].sum() for mine in projection.channels]
+            else:
+                there = set(surgeon.left.tolist())
+                costs += [
+                    surgeon.error(sorted(mine)) if there.issuperset(mine) else 0.0
+                    for mine in projection.channels
+                ]
+        return costs
+
+    def of(self, move: Move) -> float:
+        """Return the output's variance that is lost with some units."""
+        return sum(
+            s.error(channels) for s, channels in zip(self._surgeons, self._channels(move), strict=True)
+        )
+
+    def remove(self, move: Move) -> None:
+        """Remove them, and refit the others."""
+        for surgeon, channels in zip(self._surgeons, self._channels(move), strict=True):
             surgeon.remove(channels)
-        gone |= best
-        total += cost
-        steps.append(Step(gone, total / variance))
 
-
-def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
-    """Return the cost of removing each head alone; only needed where KV heads group them."""
-    if all(len(group) == 1 for group in site.groups):
-        return None
-    return [
-        float("inf") if head in removed else _error(site, surgeons, frozenset((head,)))
-        for head in range(site.num_units)
-    ]
-
-
-def _error(site: Site, surgeons: Sequence[Surgeon], move: Move) -> float:
-    return sum(s.error(channels) for s, channels in zip(surgeons, _channels(site, move), strict=True))
-
-
-def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
-    """For each projection, the channels of some heads, ascending."""
-    return [
-        sorted(channel for head in heads for channel in projection.channels[head])
-        for projection in site.projections
-    ]
+    def _channels(self, move: Move) -> list[list[int]]:
+        """For each projection, the channels of some units, ascending."""
+        return [
+            sorted(channel for unit in move for channel in projection.channels[unit])
+            for projection in self._site.projections
+        ]
 
 
 def reconstruction(subject: Subject) -> Scored:
@@ -144,7 +141,7 @@ def _scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in wide_path(site, moments) if site.KIND.has_many_units else paths(site, moments)[0]:
+    for step in path(site, Refitted(site, moments)):
         fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
         scores[fresh] = highest
@@ -152,82 +149,3 @@ def _scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     last = [one for one in range(site.num_units) if one not in done]
     scores[last] = max(highest, (1.0 - before) / max(len(last), 1))
     return scores
-
-
-def wide_path(
-    site: Site, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
-) -> tuple[Step, ...]:
-    """The path of a site of many units, of which multiples are left, with errors as shares of its output's variance."""
-    surgeons = [
-        Surgeon(moment.centred().covariance, projection_matrix(projection))
-        for projection, moment in zip(site.projections, moments, strict=True)
-    ]
-    variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
-    owners = _owners(site)
-    total, steps = 0.0, []
-    for going, gone in _taken(site, multiple, protected, lambda: _costs(site, surgeons, owners)):
-        for surgeon, projection in zip(surgeons, site.projections, strict=True):
-            channels = sorted(channel for one in going for channel in projection.channels[one])
-            total += surgeon.error(channels)
-            surgeon.remove(channels)
-        steps.append(Step(gone, total / variance))
-    return tuple(steps)
-
-
-def wide_path_by_worth(
-    site: Site, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
-) -> tuple[Step, ...]:
-    """The path that removes units by increasing score; scores add up."""
-    each = np.array(worth)
-    return tuple(
-        Step(gone, float(each[list(gone)].sum()))
-        for _, gone in _taken(site, multiple, protected, lambda: each)
-    )
-
-
-def _taken(
-    site: Site, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
-) -> Iterator[tuple[list[int], frozenset[int]]]:
-    """Steps from all units to few: the units removed in it, and those removed so far."""
-    left = [unit for unit in site.units if not set(unit) & set(protected)]
-    gone: frozenset[int] = frozenset()
-    for count in _counts(site, multiple, len(protected)):
-        going: list[int] = []
-        each = costs()
-        ranked = sorted(left, key=lambda unit: (sum(each[one] for one in unit) / len(unit), unit))
-        for unit in ranked:
-            if site.num_units - len(gone) - len(going) - len(unit) >= count:
-                going += unit
-        if not going:
-            continue
-        gone |= frozenset(going)
-        left = [unit for unit in left if not gone & set(unit)]
-        yield going, gone
-
-
-def _counts(site: Site, multiple: int, protected: int) -> list[int]:
-    """Return the number of remaining units after each step, down to few."""
-    least = max(multiple, -(-protected // multiple) * multiple)
-    first = (site.num_units - 1) // multiple * multiple
-    return list(range(first, least - 1, -site.stride(multiple)))
-
-
-def _owners(site: Site) -> list[np.ndarray]:
-    """For each projection, the unit that each of its channels belongs to; -1 for channels of no unit."""
-    found = []
-    for projection in site.projections:
-        owner = np.full(int(np.prod(projection.sizes)), -1)
-        for one, channels in enumerate(projection.channels):
-            owner[list(channels)] = one
-        found.append(owner)
-    return found
-
-
-def _costs(site: Site, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the cost of removing each unit alone, [units]; 0 for removed ones."""
-    costs = np.zeros(site.num_units)
-    for surgeon, owner in zip(surgeons, owners, strict=True):
-        mine = owner[surgeon.left]
-        owned = mine >= 0
-        np.add.at(costs, mine[owned], surgeon.errors()[owned])
-    return costs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import cast
 
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -12,34 +13,27 @@ from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
-from onnxheadprune.data.sources import data_for
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings import registry
+from onnxheadprune.settings.calls import ScoreCall
 from onnxheadprune.settings.registry import METHODS, WITHOUT_DATA, methods_of
-from onnxheadprune.settings.units import DEFAULT_UNITS, KINDS, SCORED, SELECTED
+from onnxheadprune.settings.units import DEFAULT_UNITS, KINDS, SCORED
 
 
 def score(
-    model: ModelLike,
-    *,
-    method: str | None = None,
-    data: DataSource | None = None,
-    provider: str | Provider = AUTO,
-    effect: Measure | None = None,
-    progress: Progress = silent,
-    units: Collection[str] = DEFAULT_UNITS,
+    model: ModelLike, call: ScoreCall, data: DataSource | None = None, progress: Progress = silent
 ) -> HeadScores:
     """Importance scores of all heads, neurons or experts; larger is more important."""
-    if method is not None and method not in METHODS:
-        raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
-    if callable(effect) and method is not None and METHODS[method].gradient:
+    method, units = call.method, call.units
+    effect, provider = cast("Measure | None", call.drift), cast("str | Provider", call.provider)
+    if method is not None and METHODS[method].gradient and callable(effect):
         raise UsageError(
             f"a measure of your own has no gradient that {method} could take; use ablation for it"
         )
@@ -55,7 +49,7 @@ def score(
     if method in WITHOUT_DATA or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
     assert isinstance(provider, Provider)
-    calibration = calibration_data(data_for(loaded, data, provider), view)
+    calibration = calibration_data(data, view)
     require_variety(calibration)
     first = main_graph_copy(loaded)
     if first is not None:
@@ -68,10 +62,6 @@ def score(
 
 def scored_kinds(units: Collection[str], method: str | None = None) -> frozenset[str]:
     """The kinds of units that have scores among some kinds, or else the error; by one method where it is given."""
-    if not set(units) <= set(SELECTED):
-        raise UsageError(
-            f"units are {', '.join(SELECTED)}, not {', '.join(sorted(set(units) - set(SELECTED)))}"
-        )
     found = frozenset(units) & set(SCORED)
     if not found:
         ordered = " and the ".join(f"{kind.units} of a {kind.block}" for kind in KINDS)

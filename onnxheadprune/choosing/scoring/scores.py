@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import MAX_UNIT
-from onnxheadprune.errors import UsageError, named_setting
-from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Fact, Facts, Part, Strip, Table, UnitMap
+from onnxheadprune.display.spelling import file_name, many, reasons
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.model.facts import Fact, Facts, Part, Table, drawn
-from onnxheadprune.model.spelling import many, reasons
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.writing import JSON_KEY, write_json, write_text
 from onnxheadprune.model.typed_json import (
     OPTIONAL,
@@ -114,7 +113,7 @@ class HeadScores(Displayed):
             UsageError: if they are neither.
         """
         if isinstance(data, Mapping) and "sites" not in data:
-            return _from_mapping(data, where)
+            data = _imported(data)
         try:
             read: ScoresFile = read_document(ScoresFile, _completed(data, where))
         except FieldError as error:
@@ -131,12 +130,6 @@ class HeadScores(Displayed):
             read.constant or {},
         )
 
-    @classmethod
-    def equal(cls, sites: Sequence[Site]) -> HeadScores:
-        """Equal scores for all units of some sites."""
-        entries = (SiteScores(site.index, site.name, (1.0,) * site.original_num_units) for site in sites)
-        return cls("none", "", "", tuple(entries))
-
     def of(self, site: Site) -> tuple[float, ...]:
         """Scores of a site's present units, in their order.
 
@@ -148,7 +141,7 @@ class HeadScores(Displayed):
         if self.sites and not any(kind.owns(other.index) for other in self.sites):
             raise UsageError(
                 f"the scores have none for the {site.KIND.units} of {site.label}; score them too, with"
-                f" {named_setting('units', ','.join(each.units for each in KINDS))}"
+                f" `units={','.join(each.units for each in KINDS)}`"
             )
         if found is None or len(found.scores) != site.original_num_units:
             has = "no scores" if found is None else f"{len(found.scores)} scores"
@@ -181,10 +174,6 @@ class HeadScores(Displayed):
         """True if scores are shares of a site, which order its heads but are not comparable across sites."""
         return self.unit.startswith(SHARE)
 
-    def by_site(self) -> dict[str, tuple[float | None, ...]]:
-        """Scores of heads per site, under "index name"."""
-        return {f"{called(site.index)} {site.name}".strip(): site.scores for site in self.heads}
-
     def facts(self) -> Facts:
         """The scores: least and most important heads, the spread of each block's neurons, heads by rank."""
         parts: list[Part] = []
@@ -197,7 +186,9 @@ class HeadScores(Displayed):
             parts.append(Fact("data", f"{many(self.samples, 'sample')} of {self.source} ({self.data[:12]})"))
         parts += [Fact("constant", line, "doubtful") for line in reasons(self.constant.items())]
         if self.heads:
-            parts.append(drawn(map(_drawing, self.heads), _units(self.heads), "removed before"))
+            title = f"{file_name(self.model)}: {self.method}"
+            strips = tuple(map(_strip, self.heads))
+            parts.append(UnitMap(_units(self.heads), strips, "removed before", self.unit, title))
         return Facts(f"{self.model}: {self.kinds} scored by {self.method}", parts=tuple(parts))
 
     def to_dict(self) -> dict[str, Any]:
@@ -221,9 +212,9 @@ def _units(sites: Sequence[SiteScores]) -> str:
     return " and ".join(dict.fromkeys(site.kind.units for site in sites))
 
 
-def _drawing(site: SiteScores) -> tuple[str, str, tuple[float | None, ...], list[int]]:
-    gone = [unit for unit, value in enumerate(site.scores) if value is None]
-    return called(site.index), site.name, site.scores, gone
+def _strip(site: SiteScores) -> Strip:
+    gone = tuple(unit for unit, value in enumerate(site.scores) if value is None)
+    return Strip(called(site.index), site.name, site.scores, gone)
 
 
 def _extremes(sites: Sequence[SiteScores]) -> Table:
@@ -285,14 +276,15 @@ def _completed(data: Any, where: str) -> Any:
     return {name: value for name, value in data.items() if name != JSON_KEY} | {"sites": sites}
 
 
-def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
-    sites = []
-    for key, numbers in data.items():
-        index = _index_of(str(key), where)
-        if not isinstance(numbers, Sequence) or isinstance(numbers, str):
-            raise UsageError(f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from sites to scores')
-        sites.append(SiteScores(index, "", _numbers(numbers, where)))
-    return HeadScores(IMPORTED, IMPORTED, "", tuple(sites))
+def _imported(
+    scores: Mapping[Any, object], method: str = IMPORTED, means: str = IMPORTED
+) -> Mapping[str, object]:
+    """The document of scores by the keys of sites."""
+    sites = [
+        {"key": key, "name": "", "scores": list(numbers) if isinstance(numbers, tuple) else numbers}
+        for key, numbers in scores.items()
+    ]
+    return {"format": FORMAT, "method": method, "unit": means, "sites": sites}
 
 
 def _index_of(key: str, where: str) -> int:
@@ -308,18 +300,9 @@ def _index_of(key: str, where: str) -> int:
     return int(number) + (0 if kind is None else kind.first)
 
 
-def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
-    found = list(values)
-    wrong = [value for value in found if value is not None and type(value) not in (int, float)]
-    if wrong:
-        raise UsageError(f"{where} hold something that is no number: {json.dumps(wrong[0]):.60}")
-    try:
-        numbers = tuple(None if value is None else float(value) for value in found)
-    except OverflowError as error:
-        raise UsageError(f"{where} hold something that is no number: {error!s:.200}") from error
-    if any(value is not None and not math.isfinite(value) for value in numbers):
-        raise UsageError(f"{where} hold a number that is not finite")
-    return numbers
+def scores_in(given: Any) -> HeadScores:
+    """Scores, or those of a file."""
+    return given if isinstance(given, HeadScores) else read_scores(given)
 
 
 def read_scores(path: str | os.PathLike[str]) -> HeadScores:
@@ -328,23 +311,19 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
     Raises:
         UsageError: if the file cannot be read as either.
     """
-    text = read_text(path, "the scores", MAX_SCORES)
-    if _is_table(path):
-        return _from_csv(text, f"the scores {path}")
+    text, where = read_text(path, "the scores", MAX_SCORES), f"the scores {path}"
     try:
-        return HeadScores.from_dict(parse_json(text, once=True), f"the scores {path}")
-    except NotJsonError as error:
-        raise UsageError(f"the scores {path} are {error}") from error
-
-
-def _from_csv(text: str, where: str) -> HeadScores:
-    try:
-        return _from_rows(csv.DictReader(text.splitlines()), where)
+        if _is_table(path):
+            return HeadScores.from_dict(_of_table(csv.DictReader(text.splitlines()), where), where)
+        return HeadScores.from_dict(parse_json(text, once=True), where)
     except csv.Error as error:
         raise UsageError(f"{where} are no CSV file: {error}") from error
+    except NotJsonError as error:
+        raise UsageError(f"{where} are {error}") from error
 
 
-def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
+def _of_table(rows: csv.DictReader[str], where: str) -> Mapping[str, object]:
+    """The document of the rows of a table."""
     column = next((name for name in UNITS if name in (rows.fieldnames or ())), None)
     if column is None or not {"site", "score"} <= set(rows.fieldnames or ()):
         raise UsageError(f"{where} need the columns site, head and score; unit may stand for head")
@@ -365,11 +344,8 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
         raise UsageError(
             f"{where} mix scores of several methods, which cannot be compared; make a file of each"
         )
-    read = _from_mapping(
-        {site: [units.get(unit) for unit in range(max(units) + 1)] for site, units in found.items()}, where
-    )
-    method, means = next(iter(told), (IMPORTED, IMPORTED))
-    return replace(read, method=method, unit=means)
+    scores = {site: [units.get(unit) for unit in range(max(units) + 1)] for site, units in found.items()}
+    return _imported(scores, *next(iter(told), (IMPORTED, IMPORTED)))
 
 
 def store_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:

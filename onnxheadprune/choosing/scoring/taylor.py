@@ -8,7 +8,7 @@ change the cosine: random signs as Bekas et al. (2007) draw them, less their par
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ def taylor(subject: Subject) -> Scored:
         optimize=True,
     )
     generator = np.random.default_rng(SEED)
-    feeds = list(data.one_by_one())
+    feeds = replace(data, most=1).feeds
     draws = 1 if has_classes else -(-LEAST // len(feeds))
     totals = {site.index: np.zeros(site.num_units) for site in sites}
     positions = 0

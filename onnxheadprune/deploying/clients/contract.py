@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
@@ -10,6 +10,10 @@ from onnxheadprune.model.typed_json import JsonObject, Spelled
 
 CONFIG = "config.json"
 Json: TypeAlias = Mapping[str, Any]
+Place: TypeAlias = tuple[str, tuple[str, ...], Json]
+"""A configuration in a file: the file, the path of names to it, and its content."""
+EXPECTED = ("model.onnx", "onnx/model.onnx")
+"""Places of encoders; text-embeddings-inference loads the first one that is there."""
 
 
 def _pointer(names: tuple[str, ...]) -> str:
@@ -49,7 +53,6 @@ class CachedSite:
         head_size: of a key.
         groups: the query heads of each remaining or removed KV head, in indices of the original model; none where
             they cannot be removed one by one, or the cache keeps its shape whatever is removed.
-        gone: removed KV heads, as positions in `groups`.
         leaves: whether its cache is removed, inputs and outputs included.
     """
 
@@ -59,7 +62,6 @@ class CachedSite:
     after: int
     head_size: int
     groups: tuple[tuple[int, ...], ...] = ()
-    gone: tuple[int, ...] = ()
     leaves: bool = False
 
 
@@ -90,7 +92,6 @@ class Deployment:
         config: the content of config.json, empty without one.
         genai: the content of genai_config.json, empty without one.
         others: every other file.
-        elsewhere: the heads that are removed from sites without caches, as the parts of a head spec.
     """
 
     files: tuple[FileFacts, ...]
@@ -98,7 +99,6 @@ class Deployment:
     sites: tuple[CachedSite, ...] = ()
     others: tuple[str, ...] = ()
     genai: Json = field(default_factory=dict)
-    elsewhere: tuple[str, ...] = ()
 
     @property
     def lost_caches(self) -> bool:
@@ -116,27 +116,63 @@ class Deployment:
 
 
 @dataclass(frozen=True)
+class CacheFields:
+    """The fields by which a runtime allocates the caches of all layers, with equally many heads of one size.
+
+    Attributes:
+        place: where they are.
+        heads: those with the number of KV heads.
+        hidden: that with the number of heads times the size of one, None where it stays.
+        allocated: the heads of a cache and their size as the runtime computes them, None where that is not known.
+    """
+
+    place: Place
+    heads: tuple[str, ...]
+    hidden: str | None = None
+    allocated: tuple[int, int] | None = None
+
+    def following(self, heads: int, size: int) -> tuple[ConfigChange, ...]:
+        """The fields for other caches."""
+        file, way, config = self.place
+        wanted = dict.fromkeys(self.heads, heads)
+        wanted |= {} if self.hidden is None else {self.hidden: heads * size}
+        return tuple(
+            ConfigChange(file, (*way, name), config.get(name), value)
+            for name, value in wanted.items()
+            if config.get(name) != value
+        )
+
+
+def number_in(config: Json, names: Iterable[str]) -> int | None:
+    """The first of some fields that is a number, None without."""
+    return next((config[name] for name in names if type(config.get(name)) is int), None)
+
+
+@dataclass(frozen=True)
 class Client:
     """A runtime that loads the folder.
 
     Attributes:
         name: as `--runtime` takes it.
         title: its name in messages.
-        even_caches: returns whether it needs the same number of KV heads in all layers of a folder.
-        caches: returns the heads of a cache and their size as it computes them from the configuration, by which it
-            allocates the caches of all layers; None where it reads them from the models, or that is not known.
+        caches: returns the fields by which it allocates the caches of all layers alike, which follow a cut of these;
+            None where it reads them from the models. Raises `RefusedError` if no field can express the cut.
         reads: the files that it loads beside the models.
         check: checks the folder before anything is cut; returns notes for its users, and raises
             `RefusedError` if the runtime could not load the folder.
-        changes: the fields of configuration files to change; raises `RefusedError` if no field can express the cut.
+        changes: the other fields of configuration files to change.
         data_name: the required name of a model's external data file ("{}" is the model's name), None for any.
+        heads_of_inputs: it reads the heads of caches from the inputs, so the inputs must declare them.
+        layers: where it reads the number of layers, by which it counts caches: a file, the path of names in it, and
+            the configuration there; None where it counts none.
     """
 
     name: str
     title: str
-    even_caches: Callable[[Deployment], bool] = lambda _: False
-    caches: Callable[[Deployment], tuple[int, int] | None] = lambda _: None
+    caches: Callable[[Deployment], CacheFields | None] = lambda _: None
     reads: tuple[str, ...] = ()
     check: Callable[[Deployment], tuple[str, ...]] = lambda _: ()
     changes: Callable[[Deployment], tuple[ConfigChange, ...]] = lambda _: ()
     data_name: str | None = None
+    heads_of_inputs: bool = False
+    layers: Callable[[Deployment], Place] | None = None

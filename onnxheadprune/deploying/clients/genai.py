@@ -11,13 +11,14 @@ numbers cannot be expressed.
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment, Json
-from onnxheadprune.deploying.clients.layers import KINDS, counted, even_heads
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.deploying.clients.contract import CacheFields, Client, Deployment, Json, number_in
+from onnxheadprune.deploying.clients.layers import KINDS
+from onnxheadprune.errors import RefusedError
 
 CONFIG = "genai_config.json"
 TITLE = "onnxruntime-genai"
 HEADS = "num_key_value_heads"
+WAY = ("model", "decoder")
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
@@ -28,14 +29,7 @@ def _check(folder: Deployment) -> tuple[str, ...]:
     if isinstance(name, str) and not folder.holds(name):
         raise RefusedError(
             f"{TITLE} cannot run this folder unpruned either: {CONFIG} names {name}, which is not there; correct the"
-            f" configuration, or leave {named_setting('runtime')} out"
-        )
-    symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
-    if symbolic and folder.cut_caches:
-        name, value = symbolic[0]
-        raise RefusedError(
-            f"{TITLE} reads the heads of caches from the inputs, and {name} does not say how many {value}"
-            f" has; {named_setting('cache', 'keep')} leaves the caches as they are"
+            f" configuration, or leave `runtime` out"
         )
     return ()
 
@@ -46,30 +40,23 @@ def _decoder(folder: Deployment) -> Json:
     return decoder if isinstance(decoder, dict) else {}
 
 
-def _allocates_alike(folder: Deployment) -> bool:
-    """Return whether all caches are allocated with one number of heads."""
+def _caches(folder: Deployment) -> CacheFields | None:
+    """The number of heads by which all caches are allocated; None where layers have sizes of their own."""
     decoder = _decoder(folder)
     window = decoder.get("sliding_window")
     lists_layers = isinstance(window, dict) and bool(window.get("layers"))
-    return decoder.get(KINDS) is not None or (window is not None and not lists_layers)
+    if decoder.get(KINDS) is None and (window is None or lists_layers):
+        return None
+    heads, size = (number_in(decoder, (name,)) for name in (HEADS, "head_size"))
+    known = heads is not None and size is not None and len({site.head_size for site in folder.sites}) == 1
+    return CacheFields((CONFIG, WAY, decoder), (HEADS,), allocated=(heads or 0, size or 0) if known else None)
 
 
-def _caches(folder: Deployment) -> tuple[int, int] | None:
-    """The heads and the size of a head by which all caches are allocated; None where layers have sizes of their own."""
-    heads, size = (_decoder(folder).get(field) for field in (HEADS, "head_size"))
-    alike = _allocates_alike(folder) and len({site.head_size for site in folder.sites}) == 1
-    return (heads, size) if alike and type(heads) is int and type(size) is int else None
-
-
-def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it."""
-    decoder = _decoder(cut)
-    place = (CONFIG, ("model", "decoder"), decoder)
-    layers = counted(cut, TITLE, place) if cut.lost_caches else ()
-    if not cut.cut_caches or not _allocates_alike(cut):
-        return layers
-    heads, _ = even_heads(cut, TITLE)
-    return (ConfigChange(CONFIG, (*place[1], HEADS), decoder.get(HEADS), heads), *layers)
-
-
-CLIENT = Client("genai", TITLE, even_caches=_allocates_alike, caches=_caches, check=_check, changes=_changes)
+CLIENT = Client(
+    "genai",
+    TITLE,
+    caches=_caches,
+    check=_check,
+    heads_of_inputs=True,
+    layers=lambda folder: (CONFIG, WAY, _decoder(folder)),
+)

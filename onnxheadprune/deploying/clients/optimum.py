@@ -8,9 +8,9 @@ not change. Elsewhere the same number also divides the hidden size, so both chan
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment
-from onnxheadprune.deploying.clients.layers import KV_HEADS, even_heads, layers_follow, of_decoder
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.deploying.clients.contract import CONFIG, CacheFields, Client, Deployment, number_in
+from onnxheadprune.deploying.clients.layers import KV_HEADS, in_config, of_decoder
+from onnxheadprune.errors import RefusedError
 
 TITLE = "Optimum"
 GROUPED = frozenset(
@@ -29,79 +29,41 @@ OTHERWISE = frozenset({"bloom", "deepseek_v3", "falcon", "gpt_bigcode"})
 """Model types whose caches it computes in a way of their own."""
 
 
-def _caches(folder: Deployment) -> tuple[int, int] | None:
-    """The heads and the size of a head that a decoder's first, empty caches get; None where that is not known.
+def _caches(folder: Deployment) -> CacheFields:
+    """The fields of a decoder's first, empty caches.
 
     Only a merged decoder takes caches in the first step of an encoder-decoder.
     """
-    _, config = of_decoder(folder.config)
+    way, config = of_decoder(folder.config)
     kind = config.get("model_type", folder.config.get("model_type"))
     both = bool(folder.config.get("is_encoder_decoder") or any(map(config.get, STACKS)))
-    if (
-        kind is None
-        or kind in OTHERWISE
-        or (both and not any("merged" in file.name for file in folder.files))
-    ):
-        return None
-    heads, hidden, own = (
-        next((config[name] for name in names if type(config.get(name)) is int), None)
-        for names in ((*HEADS, *STACKS), HIDDEN, KV_HEADS)
-    )
-    if not heads or not hidden:
-        return None
-    own = own if kind in GROUPED and not both else heads
-    size = config.get("head_dim") if kind in OWN_SIZE else hidden // heads
-    return (own or heads, size) if isinstance(size, int) else None
-
-
-def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that a cut of caches changes: heads, the head size, and layers."""
-    layers = layers_follow(cut, TITLE)
-    return (*_heads(cut), *layers)
-
-
-def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that change where caches get narrower."""
-    if not cut.cut_caches:
-        return ()
-    if not cut.config:
-        raise RefusedError(
-            f"{TITLE} reads the shape of caches from config.json, and there is none;"
-            f" {named_setting('cache', 'keep')} leaves the"
-            " caches as they are"
-        )
-    way, config = of_decoder(cut.config)
-    kind = config.get("model_type", cut.config.get("model_type"))
-    own = next((name for name in KV_HEADS if isinstance(config.get(name), int)), None)
+    counted = tuple(name for name in (*STACKS, *HEADS) if type(config.get(name)) is int)
+    hidden = next((name for name in HIDDEN if type(config.get(name)) is int), None)
+    own = next((name for name in KV_HEADS if type(config.get(name)) is int), None)
     grouped = own is not None and (kind in GROUPED or kind == "falcon")
-    counted = [name for name in (*STACKS, *HEADS) if isinstance(config.get(name), int)]
-    hidden = next((name for name in HIDDEN if isinstance(config.get(name), int)), None)
-    if not grouped and (not counted or hidden is None):
-        raise RefusedError(
-            f"config.json has no field that tells {TITLE} the heads of the caches;"
-            f" {named_setting('cache', 'keep')} leaves the"
-            " caches as they are"
-        )
-    if not grouped and own is not None and config[own] != config[counted[0]]:
-        # It allocates a cache for each query head, so no cut makes the folder one that runs.
-        return ()
-    heads, size = even_heads(cut, TITLE)
+    if folder.cut_caches and not grouped and (not counted or hidden is None):
+        told = f"{CONFIG} has no field that tells {TITLE} the heads of the caches"
+        if not folder.config:
+            told = f"{TITLE} reads the shape of caches from {CONFIG}, and there is none"
+        raise RefusedError(f"{told}; `cache=keep` leaves the caches as they are")
+    heads, allocated = number_in(config, (*HEADS, *STACKS)), None
+    runs = not both or any("merged" in file.name for file in folder.files)
+    if kind is not None and kind not in OTHERWISE and runs and heads and hidden is not None:
+        size = config.get("head_dim") if kind in OWN_SIZE else config[hidden] // heads
+        number = config[own] if own is not None and kind in GROUPED and not both else heads
+        allocated = (number, size) if isinstance(size, int) else None
+    alike = () if own is None else (own,)
+    if grouped or (alike and counted and config[alike[0]] != config[counted[0]]):
+        # Where it allocates a cache for each query head, no cut makes the folder one that runs.
+        return CacheFields((CONFIG, way, config), alike if grouped else (), allocated=allocated)
     # A number of KV heads that is that of heads stays it, although this version reads the latter only.
-    alike = [own] if not grouped and own is not None else []
-    wanted = dict.fromkeys([own] if grouped else [*counted, *alike], heads)
-    wanted |= {} if grouped else {hidden: heads * size}
-    return tuple(
-        ConfigChange(CONFIG, (*way, name), config.get(name), value)
-        for name, value in wanted.items()
-        if name is not None and config.get(name) != value
-    )
+    return CacheFields((CONFIG, way, config), (*counted, *alike), hidden, allocated)
 
 
 CLIENT = Client(
     "optimum",
     TITLE,
-    even_caches=lambda _: True,
     caches=_caches,
     reads=(CONFIG,),
-    changes=_changes,
+    layers=in_config,
 )

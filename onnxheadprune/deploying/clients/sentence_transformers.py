@@ -6,8 +6,7 @@ logs it.
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import Client, Deployment
-from onnxheadprune.deploying.clients.names import EXPECTED
+from onnxheadprune.deploying.clients.contract import EXPECTED, Client, Deployment
 from onnxheadprune.errors import RefusedError
 
 

@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, FileFacts
-from onnxheadprune.deploying.clients.layers import layers_follow
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.deploying.clients.layers import in_config
 
 DATA = "{}_data"
 SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
@@ -20,13 +19,6 @@ SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
 
 def _check(folder: Deployment) -> tuple[str, ...]:
     """Return notes for the user."""
-    symbolic = [(file.name, names) for file in folder.files if (names := file.symbolic)]
-    if symbolic and folder.cut_caches:
-        name, inputs = symbolic[0]
-        raise RefusedError(
-            f"transformers.js reads the heads of caches from the inputs, and {name} does not say how many {inputs[0]}"
-            f" has; {named_setting('cache', 'keep')} leaves the caches as they are"
-        )
     outside = [file.name for file in folder.files if PurePosixPath(file.name).parts[0] != "onnx"]
     if outside:
         return (f'{outside[0]} is not in the folder onnx: load it with {{ subfolder: "" }}',)
@@ -34,11 +26,7 @@ def _check(folder: Deployment) -> tuple[str, ...]:
 
 
 def _changes(folder: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields of config.json about external data, now one file per model, and about layers."""
-    return (*_beside(folder), *layers_follow(folder, "transformers.js"))
-
-
-def _beside(folder: Deployment) -> tuple[ConfigChange, ...]:
+    """The field of config.json about external data, now one file per model."""
     beside = [file for file in folder.files if file.data_files]
     settings = folder.config.get(SETTINGS)
     before = settings.get(EXTERNAL) if isinstance(settings, dict) else None
@@ -59,5 +47,12 @@ def _announced(beside: list[FileFacts], before: Any) -> Any:
 
 
 CLIENT = Client(
-    "transformers.js", "transformers.js", reads=(CONFIG,), check=_check, changes=_changes, data_name=DATA
+    "transformers.js",
+    "transformers.js",
+    reads=(CONFIG,),
+    check=_check,
+    changes=_changes,
+    data_name=DATA,
+    heads_of_inputs=True,
+    layers=in_config,
 )

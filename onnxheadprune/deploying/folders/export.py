@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from onnx import TensorProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import SHELF
-from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, named_setting
-from onnxheadprune.model.documents import without_models
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
+from onnxheadprune.model.documents import CONFIGURATION, read_object, without_models
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
@@ -117,7 +118,7 @@ class ModelFile:
 
 def or_exclude(name: str) -> str:
     """The end of a sentence on a file that keeps others from being cut."""
-    return f"; or leave {PurePosixPath(name).name} out with {named_setting('exclude', name)}"
+    return f"; or leave {PurePosixPath(name).name} out with `exclude={name}`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,10 @@ class Export:
     models: tuple[ModelFile, ...]
     others: tuple[str, ...]  # every other file but the weights of models, as paths in the folder with slashes
     excluded: tuple[str, ...] = ()  # models that are left out, by their paths
+
+    def document(self, name: str) -> dict[str, Any]:
+        """The content of a configuration file; empty where there is none."""
+        return read_object(self.root / name, CONFIGURATION) if name in self.others else {}
 
     def model(self, name: str) -> ModelFile:
         """The model of a file."""
@@ -174,12 +179,10 @@ def _excluded(names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
         for pattern in patterns
     ]
     if not all(found):
-        raise UsageError(
-            f"{named_setting('exclude')}: no model of the folder is called {patterns[found.index([])]}"
-        )
+        raise UsageError(f"`exclude`: no model of the folder is called {patterns[found.index([])]}")
     excluded = tuple(sorted({name for some in found for name in some}))
     if len(excluded) == len(names):
-        raise UsageError(f"{named_setting('exclude')} names all models of the folder")
+        raise UsageError("`exclude` names all models of the folder")
     return excluded
 
 
@@ -226,7 +229,7 @@ def _check_link(path: Path, home: Path, follow_links: bool) -> None:
         where = "which is outside of the folder" if not place.is_relative_to(home) else "a folder"
         raise UsageError(
             f"{path} is a link to {place}, {where}, as in a hub's cache; read through such links with"
-            f" {named_setting('follow_links')}"
+            f" `follow_links`"
         )
 
 

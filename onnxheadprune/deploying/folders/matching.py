@@ -10,24 +10,27 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.matrices import matrix_of
-from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
+from onnxheadprune.attention.quantized import packed_matrix, stored_grid
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.deploying.folders.export import Export, ModelFile, or_exclude, says_its_part
+from onnxheadprune.attention.specs import resolve_units
+from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export, or_exclude, says_its_part
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.index_notation import contraction_of
 from onnxheadprune.liveness.packed_blocks import is_packed
-from onnxheadprune.model.spelling import first_few
 from onnxheadprune.runtime import Array
-from onnxheadprune.settings.units import HEAD, UnitKind, called
+from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, called, key_of
 
 _Signs = npt.NDArray[np.float32]
 _SAME = 0.7
@@ -37,6 +40,8 @@ _ENOUGH = 64
 _NUMBERS = 4096
 """Numbers of a layer that are looked at, at most."""
 _COLUMNS = 64
+Heads: TypeAlias = dict[int, tuple[int, ...]]
+"""Units to remove from each site, of whatever kind, as indices of the original model."""
 Place: TypeAlias = tuple[str, int]
 """A file, and the index of a site in it."""
 
@@ -139,7 +144,7 @@ def _matrix(projection: Projection) -> Array | None:
     free = [axis for axis, letter in enumerate(letters) if axis not in contracted and letter is not None]
     zero = None if (place := node.roles.weight_zero) is None else node.input(place)
     # Scales are positive, so they need not be found.
-    levels = StoredLevels((), zero if zero is not None and zero.holds_tensor else None)
+    levels = partial(stored_grid, (), zero if zero is not None and zero.holds_tensor else None)
     matrix = matrix_of(operand, contracted, free) or matrix_of(operand, contracted, free, levels)
     return None if matrix is None else matrix.read()
 
@@ -239,7 +244,72 @@ def matched(export: Export, kinds: Sequence[UnitKind] = HEADS_ALONE) -> Match:
         )
         counted[kind] += 1
         found.append(replace(item, index=site.index, site=site))
+    # What lies in a layer has its number in the export, too.
+    numbered = {
+        (name, index): item.site for item in found for name in item.places for index in item.places[name]
+    }
+    for place, item in enumerate(found):
+        name = next(file.name for file in networks[item.network].files if file.name in item.places)
+        parts = tuple(numbered.get((name, part.index), part) for part in item.site.parts)
+        found[place] = replace(item, site=replace(item.site, parts=parts))
     return Match(tuple(networks), tuple(found), tuple(kinds))
+
+
+def opened(
+    root: Path,
+    *,
+    follow_links: bool = False,
+    kinds: Sequence[UnitKind] = HEADS_ALONE,
+    exclude: Sequence[str] = (),
+) -> tuple[Export, Match]:
+    """The models of a folder, and which of their sites are the same."""
+    export = open_export(root, follow_links=follow_links, exclude=exclude)
+    return export, _some(root, matched(export, kinds))
+
+
+def looked_at(
+    root: Path, *, follow_links: bool = False, exclude: Sequence[str] = ()
+) -> tuple[Export, Match, str | None]:
+    """The same for whoever only looks: where files disagree in other kinds than heads, without these, and why.
+
+    Kinds whose search ended in an unexpected error in one of the files are left out.
+    """
+    export = open_export(root, follow_links=follow_links, exclude=exclude)
+    stopped = {kind for file in export.models for kind, find in file.sites.others.items() if find().failure}
+    try:
+        match, why = matched(export, [kind for kind in KINDS if kind not in stopped]), None
+    except RefusedError as error:
+        match, why = matched(export), str(error)
+    return export, _some(root, match), why
+
+
+def _some(root: Path, match: Match) -> Match:
+    """The match, if there is anything in it."""
+    if not match.sites:
+        titles = " or ".join(kind.title for kind in match.kinds)
+        raise RefusedError(
+            f"no model of {root} has an {titles}: no contraction with weights sums over the heads of a product of two"
+            " activations" + (", or over other units that can go" if len(match.kinds) > 1 else "")
+        )
+    return match
+
+
+def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
+    """The same units by the numbers that sites have in one file."""
+    numbers = match.of(file.name)
+    local = {index: heads[number] for index, number in numbers.items() if heads.get(number)}
+    if local:
+        try:
+            resolve_units(spec_of(local), file.sites)
+        except RefusedError as error:
+            hint = or_exclude(file.name) if match.is_copy(file) else ""
+            raise RefusedError(f"{file.name}: {error}{hint}") from error
+    return local
+
+
+def spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
+    """Units as somebody would name them."""
+    return {key_of(index): list(gone) for index, gone in local.items()}
 
 
 def _number(position: int, item: SharedSite, network: Network) -> int:
@@ -259,20 +329,11 @@ def _networks(files: Sequence[ModelFile], groups: Iterable[Sequence[Place]]) -> 
     by_name = {file.name: file for file in files}
     sets = [[by_name[name] for name in names] for names in together.sets()]
     # Of files of one precision the one with most sites leads, then the one that is easiest to run.
-    ordered = [
-        sorted(found, key=lambda file: (file.precision, -len(file.sites), -file.size, file.inputs, file.name))
+    networks = [
+        Network(tuple(sorted(found, key=lambda f: (f.precision, -len(f.sites), f.inputs, -f.size, f.name))))
         for found in sets
     ]
-    networks = [Network(tuple(_easiest_first(found))) for found in ordered]
     return sorted(networks, key=lambda network: min(file.name for file in network.files))
-
-
-def _easiest_first(files: list[ModelFile]) -> list[ModelFile]:
-    """Files that are as precise and hold as many sites as the first are tried in order of their inputs."""
-    first = files[0]
-    alike = [f for f in files if f.precision == first.precision and len(f.sites) == len(first.sites)]
-    leader = min(alike, key=lambda file: (file.inputs, -file.size, file.name))
-    return [leader, *(file for file in files if file is not leader)]
 
 
 def _check_parts(networks: Sequence[Network], titles: str) -> None:

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from onnxheadprune.attention.specs import HeadSpec, kinds_named, resolve_units
-from onnxheadprune.choosing.targets import PruningTarget
-from onnxheadprune.deploying.folders.card import model_card, read_card
-from onnxheadprune.deploying.folders.deploying import Deploying
+from onnxheadprune.attention.specs import kinds_named, resolve_units
+from onnxheadprune.deploying.folders.configuration import Configuration
 from onnxheadprune.deploying.folders.export import CARD, Export, ModelFile, part_of, quantized_to
-from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
-from onnxheadprune.deploying.folders.network import (
-    Cutting,
-    Heads,
-    check_caches,
-    check_joins,
-    cut_network,
-    cut_vocabularies,
-    data_of_leaders,
-    heads_in,
-)
-from onnxheadprune.deploying.folders.opening import opened
-from onnxheadprune.deploying.folders.result import FileResult, FolderResult
-from onnxheadprune.deploying.folders.triton import stale_declarations
-from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderTokens
-from onnxheadprune.errors import RefusedError, UsageError, named_setting, spelled
-from onnxheadprune.model.spelling import first_few
+from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Heads, Match, heads_in, opened
+from onnxheadprune.deploying.folders.network import FolderCut, FolderTokens, chosen_kinds
+from onnxheadprune.deploying.folders.result import FileResult, FolderResult, model_card, read_card
+from onnxheadprune.display.spelling import first_few
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.documents import read_text
 from onnxheadprune.model.storage.claims import Backup, Making, check_makings
 from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_name, folded
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.units import DEFAULT_UNITS, HEAD, KINDS, UnitKind, with_parts
-from onnxheadprune.workflow.requests import Choice
+from onnxheadprune.settings.units import HEAD, UnitKind, with_parts
+from onnxheadprune.workflow.requests import Request
 
+TRITON = "config.pbtxt"
 _UNPRUNED = (
     "model*.safetensors",
     "pytorch_model*.bin",
@@ -138,9 +127,12 @@ def _usual(file: ModelFile, export: Export) -> str:
 
 def prune_folder(
     root: Path,
-    asked: FolderRequest,
+    request: Request,
     progress: Progress = silent,
     ready: Callable[[FolderResult], None] = lambda _: None,
+    *,
+    command: str | None = None,
+    step: str | None = None,
 ) -> FolderResult:
     """Remove the same heads and other units from every model of a folder that holds them.
 
@@ -148,113 +140,97 @@ def prune_folder(
     file of each network and carried to the others. Each file is proven as a single model is.
 
     Args:
+        request: what to do with its models; the output of its call is the new folder, None looks ahead only.
         ready: called with the whole result before the folder has its name; nothing is written if it raises.
+        command: what repeats the call, for the model card: a command line, or a line of Python.
+        step: the pass that this is of a pipeline, whose later passes may change the models; None outside of one.
     """
-    output = asked.request.writing.output
-    target = None if output is None else Path(output)
-    backup = asked.request.writing.backup
-    kept = None if backup is None else Backup.of(root, Path(backup))
+    call = request.call
+    target = None if call.output is None else Path(call.output)
+    kept = None if call.backup is None else Backup.of(root, Path(call.backup))
     if kept is not None:
         check_makings([Making("the backup", kept.path, kind="new folder", copy_of=root)], list)
     elif target is not None:
         check_makings([Making("the output", target, kind="new folder", copy_of=root)], list)
-    if asked.data_name is not None:
-        check_data_name(asked.data_name)
+    if call.data_name is not None:
+        check_data_name(call.data_name)
     progress(f"reading {root}", 0, 0)
-    # Heads are matched whatever goes: sites have the numbers that they have by them.
-    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *_kinds_asked(asked.request.choice))))
-    export, match = opened(root, follow_links=asked.follow_links, kinds=kinds, exclude=asked.exclude)
-    deploying = Deploying(export, match, asked)
-    tokens = _tokens(export, asked)
-    heads = _named(export, match, asked)
-    chosen = heads is None and HEAD in _kinds_asked(asked.request.choice)
-    deploying.require(None if chosen else heads or {})
-    pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
-    names = _data_names(export, pattern)
-    warnings: list[str] = list(deploying.warnings)
+    # Heads are matched whatever is removed: sites have the numbers that they have by them.
+    asked = _kinds_asked(request)
+    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *asked)))
+    export, match = opened(root, follow_links=call.follow_links, kinds=kinds, exclude=call.exclude)
+    configuration = Configuration(export, match, request)
+    tokens = _tokens(export, request)
+    heads = _named(export, match, request)
+    configuration.require(None if heads is None and HEAD in asked else heads or {})
+    client = configuration.client
+    names = _data_names(export, call.data_name or (None if client is None else client.data_name))
     with contextlib.ExitStack() as stack:
         aside = None if kept is None else kept.path
         assembly = None if target is None else stack.enter_context(Assembly(target, aside))
         place = None if assembly is None else assembly.place
-        cutting = Cutting(
-            export,
-            match,
-            asked,
-            place,
-            names,
-            progress,
-            warnings.append,
-            tokens.files,
-            deploying.even_caches,
-        )
-        results, gone = _cut(heads, cutting)
-        results += cut_vocabularies(results, cutting)
-        deploying.require(gone)
-        changes = (*deploying.changes(gone), *tokens.changes)
-        following = {**deploying.patched(changes), **tokens.contents}
+        even = configuration.even_caches
+        cut = FolderCut(export, match, request, place, names, tokens.files, progress, even)
+        cut.warnings.extend(configuration.warnings)
+        results, gone = cut.cut(heads)
+        configuration.require(gone)
+        changes = (*configuration.changes(gone), *tokens.changes)
+        following = {**configuration.patched(changes), **tokens.contents}
         copied = _unchanged(export, {item.name for item in results}, {*following, *tokens.left_out})
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
-        warnings += [
+        warnings = (
+            *cut.warnings,
             *_left_out(tokens),
-            *deploying.unasked(gone),
-            *deploying.told_widths(gone),
+            *configuration.unasked(gone),
             *_made_again(export, match, target),
             *_other_forms(export, copied),
-            *stale_declarations(root, copied, results),
-        ]
+            *_stale_declarations(root, copied, results),
+        )
         if assembly is not None:
             progress("copying the rest", 0, 0)
             for name in copied:
                 assembly.copy(root / name, name)
             for name, content in following.items():
                 assembly.write(name, content)
-        finished = tuple(_in_place(item, target) for item in results)
-        title = None if asked.client is None else asked.client.name
-        told = tuple(map(spelled, dict.fromkeys(warnings)))
-        written = None if target is None else str(target)
-        has_card = card is not None
         found = FolderResult(
             str(root),
-            written,
-            title,
+            None if target is None else str(target),
+            None if client is None else client.name,
             match,
             gone,
-            finished,
+            tuple(_in_place(item, target) for item in results),
             copied,
             changes,
-            has_card,
-            told,
+            card is not None,
+            tuple(dict.fromkeys(warnings)),
             tuple(tokens.contents),
             kept,
         )
         if assembly is not None and card is not None:
-            assembly.write(
-                CARD, model_card(found, card, deploying.config, asked.command, asked.step).encode()
-            )
+            assembly.write(CARD, model_card(found, card, configuration.config, command, step).encode())
         ready(found)
         if assembly is not None:
             assembly.commit()
     return found
 
 
-def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
+def _named(export: Export, match: Match, request: Request) -> Heads | None:
     """Units that were named, checked against every file; None for a target."""
-    choice = asked.request.choice
-    if choice.target is not None:
-        if len(match.networks) > 1 and (
-            choice.target.protect is not None or choice.target.scores is not None
-        ):
+    call = request.call
+    if call.has_target:
+        if len(match.networks) > 1 and (call.protect is not None or call.scores is not None):
             raise UsageError(
                 "units to protect and scores are those of one network, and this folder holds several; name the heads"
                 " that go"
             )
         return None
-    if choice.heads is None and choice.tokens is not None:
+    if request.heads is None and (request.tokens is not None or call.fuse != "none"):
         return {}
-    if choice.heads is None:
+    if request.heads is None:
         raise UsageError("name the heads to remove, or give an amount")
-    heads = _named_heads(choice.heads, match, str(export.root))
+    chosen = resolve_units(request.heads, match.as_sites(str(export.root)))
+    heads = {index: gone for index, gone in chosen.items() if gone}
     if not heads:
         raise RefusedError("no units were named, so there is nothing to remove")
     for network in match.networks:
@@ -263,19 +239,20 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
     return heads
 
 
-def _named_heads(spec: HeadSpec, match: Match, folder: str) -> Heads:
-    """Units that a user named, by the numbers and names that sites have in the export."""
-    chosen = resolve_units(spec, match.as_sites(folder))
-    return {index: heads for index, heads in chosen.items() if heads}
+def _kinds_asked(request: Request) -> tuple[UnitKind, ...]:
+    """The kinds of sites of which some may lose units."""
+    if not request.call.has_target:
+        return () if request.heads is None else kinds_named(request.heads)
+    return with_parts(chosen_kinds(request.call))
 
 
-def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
+def _tokens(export: Export, request: Request) -> FolderTokens:
     """Return the tokens that are kept, and what follows; nothing where all are."""
-    if asked.request.choice.tokens is None:
+    if request.tokens is None:
         return FolderTokens()
     from onnxheadprune.deploying.folders.vocabulary import tokens_of_folder
 
-    return tokens_of_folder(export, asked)
+    return tokens_of_folder(export, request)
 
 
 def _left_out(tokens: FolderTokens) -> Iterator[str]:
@@ -285,76 +262,20 @@ def _left_out(tokens: FolderTokens) -> Iterator[str]:
         yield f"left out, since they hold the tokenizer before the cut: {listed}; tokenizer.json has the new one"
 
 
-def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:
-    """Cut every network that loses heads."""
-    data: dict[str, Data] = {}
-    unfit: dict[str, str] = {}
-    if cutting.asked.read is not None:
-        data, unfit = data_of_leaders(cutting.match, cutting.asked)
-        if heads is None:
-            for name, why in unfit.items():
-                cutting.warn(_without_data(name, why, cutting))
-    results: list[FileResult] = []
-    gone: Heads = {}
-    networks = [
-        network
-        for network in _cuttable(heads, unfit, cutting)
-        if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files)
-    ]
-    for done, network in enumerate(networks):
-        found, removed = cut_network(
-            network, heads, data.get(network.leader.name), cutting, len(networks) - done
-        )
-        results += found
-        gone |= removed
-    # An encoder may output what a decoder takes as a cache.
-    check_caches(cutting.export.models, results)
-    renamed = {item.name: {io.name: io.after for io in item.result.plan.renamed} for item in results}
-    check_joins(cutting.export.models, renamed)
-    return results, gone
-
-
-def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
-    """The networks that may lose units. Others have no such sites, or costs that nobody knows."""
-    target = cutting.asked.request.choice.target
-    found = 0
-    for number, network in enumerate(cutting.match.networks):
-        held = {item.site.KIND for item in cutting.match.sites if item.network == number}
-        if target is not None and (
-            held.isdisjoint(_kinds_chosen(target)) or (network.leader.name in unfit and _is_measured(target))
-        ):
-            continue
-        found += 1
-        yield network
-    if not found and heads is None:
-        raise RefusedError(
-            f"no network of the folder has a site that may lose units; name other {named_setting('units')}"
-        )
-
-
-def _kinds_asked(choice: Choice) -> tuple[UnitKind, ...]:
-    """The kinds of sites of which some may lose units."""
-    if choice.target is None:
-        return () if choice.heads is None else kinds_named(choice.heads)
-    return with_parts(_kinds_chosen(choice.target))
-
-
-def _kinds_chosen(target: PruningTarget) -> set[UnitKind]:
-    """The kinds of units that a target removes."""
-    return {kind for kind in KINDS if kind.units in target.units}
-
-
-def _without_data(name: str, why: str, cutting: Cutting) -> str:
-    """Return the note on a network that the data does not fit."""
-    target = cutting.asked.request.choice.target
-    if target is not None and _is_measured(target):
-        return f"{name} is left unchanged: its units are scored on data, and the data does not fit it: {why}"
-    return f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
-
-
-def _is_measured(target: PruningTarget) -> bool:
-    """Return whether a target can only be met with data: units of several kinds are not compared by weights."""
-    return target.units != DEFAULT_UNITS
+def _stale_declarations(root: Path, copied: Iterable[str], results: Iterable[FileResult]) -> Iterator[str]:
+    """A sentence for each configuration of Triton that names inputs or outputs which the cut changes."""
+    plans = [item.result.plan for item in results]
+    changed = dict.fromkeys(io.name for plan in plans for io in plan.interface)
+    changed |= dict.fromkeys(io.name for plan in plans for io in plan.renamed)
+    for name in copied:
+        if PurePosixPath(name).name == TRITON:
+            text = read_text(root / name, "the configuration of Triton")
+            named = [item for item in changed if re.search(rf"""(["']){re.escape(item)}\1""", text)]
+            if named:
+                yield (
+                    f"{name} names {first_few(named, 1)}, which the cut changes: Triton loads the model once what it"
+                    " declares is updated"
+                )
 
 
 def _in_place(item: FileResult, target: Path | None) -> FileResult:

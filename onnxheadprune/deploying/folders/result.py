@@ -1,17 +1,21 @@
-"""The result of `prune` of a folder, as a value."""
+"""The result of `prune` of a folder, and the model card that tells of it: a section, followed by the original card."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
-from onnxheadprune.model.display import Displayed, one_line
-from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Table, Word
-from onnxheadprune.model.spelling import change, count, first_few, many, size, spelled
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Cell, Fact, Facts, Part, Table, Word
+from onnxheadprune.display.markdown import markdown_lines
+from onnxheadprune.display.spelling import change, count, first_few, in_markdown, many, size, spelled
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.claims import Backup
 from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, key_of
 from onnxheadprune.validation.headline import Headline, headline_of
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 """Files that are listed by name."""
+_LARGEST = 2**20
+"""The largest size of a model card in bytes; a larger README is copied unchanged."""
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,3 +211,73 @@ def _grouped(item: FileResult) -> list[str]:
         f"{many(len(names), role)} ({names[0]}{', ...' if len(names) > 1 else ''}): {before} -> {after} on axis {axis}"
         for (role, axis, before, after), names in kinds.items()
     ]
+
+
+def read_card(root: Path, others: Sequence[str]) -> str | None:
+    """Return the model card of a folder: "" without one, None for a file that is not text."""
+    if CARD not in others:
+        return ""
+    path = root / CARD
+    if path.stat().st_size > _LARGEST:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def model_card(
+    result: FolderResult,
+    before: str,
+    config: Mapping[str, Any],
+    command: str | None,
+    step: str | None = None,
+) -> str:
+    """Return the model card of a pruned folder, in Markdown for the Hugging Face Hub.
+
+    Args:
+        before: the model card of the input folder, whose front matter and text are kept.
+        command: the command line or the line of Python that repeats the call, None for none.
+        step: the pass of a pipeline that wrote the folder. The card then names the input folder, since the output
+            folder is temporary, and says that it does not cover later passes.
+    """
+    kept = _FRONT_MATTER.match(before)
+    front = kept[0].rstrip() if kept is not None else "\n".join(_front_matter(config))
+    text = before[kept.end() :] if kept is not None else before
+    return "\n".join(
+        [front, "", *_section(result, command, step), *(["", text.strip()] if text.strip() else []), ""]
+    )
+
+
+def _front_matter(config: Mapping[str, Any]) -> Iterator[str]:
+    yield "---"
+    name = config.get("_name_or_path")
+    if isinstance(name, str) and _HUB_NAME.fullmatch(name):
+        yield f"base_model: {name}"
+    yield from ("tags:", "- onnx", "- pruned", "---")
+
+
+def _section(result: FolderResult, command: str | None, step: str | None) -> Iterator[str]:
+    from onnxheadprune import __version__
+
+    name = Path(result.folder if step is not None else result.output or result.folder).name
+    yield f"# {in_markdown(name)}"
+    yield ""
+    if step is not None:
+        yield (
+            f"This section describes the models as the pass {step} wrote them. What later passes changed, as a"
+            " quantization does, is not in its answers and sizes."
+        )
+        yield ""
+    yield f"Pruned with onnxheadprune {__version__}: {', '.join(result.removed) or 'nothing is removed'}."
+    yield ""
+    told = result.facts()
+    tables = (part for part in told.details if isinstance(part, Table))
+    # Fields of the configuration are all listed below.
+    parts = (part for part in told.parts if not (isinstance(part, Fact) and part.label == "config"))
+    yield from markdown_lines(replace(told, parts=(*parts, *tables)))
+    if result.changes:
+        yield ""
+        yield from (f"* {in_markdown(str(change))}" for change in result.changes)
+    if command is not None:
+        yield from ("", "To repeat it:", "", f"    {command}")

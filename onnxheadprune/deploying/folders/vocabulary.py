@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
+from onnxheadprune.attention.vocabulary.find import vocabularies, vocabulary_of
+from onnxheadprune.attention.vocabulary.logits import Vocabulary
 from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import Export, ModelFile
-from onnxheadprune.deploying.folders.types import FolderRequest, FolderTokens
-from onnxheadprune.errors import RefusedError, UsageError, named_setting
+from onnxheadprune.deploying.folders.network import FolderTokens, data_for
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import CONFIGURATION, read_object
 from onnxheadprune.model.typed_json import json_text
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.requests import Request, Tokens
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, counted, kept_ids
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, require_same_spelling
 
@@ -117,13 +118,11 @@ OTHER_FORMS = tuple(
     " tokenizer.onnx openvino_tokenizer.bin tokenizer.bin".split()
 )
 """Endings of files that hold a tokenizer in another form than tokenizer.json; a smaller vocabulary leaves them out."""
-PIECES_ALONE = "Bartpho BertGeneration Cpm GPTSw3 M2M100 Marian PLBart Siglip Speech2Text SpeechT5".split()
-"""Tokenizers of transformers that have no tokenizer.json."""
 
 
-def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
+def tokens_of_folder(export: Export, request: Request) -> FolderTokens:
     """Decide which tokens the models of a folder keep."""
-    tokens = asked.request.choice.tokens
+    tokens = request.tokens
     if tokens is None:
         return FolderTokens()
     leader, vocabulary = _leader(export, tokens)
@@ -141,7 +140,7 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         *(own.stored for own, _ in holding.values()),
         *(named_ids(document, rows) for document in documents.values()),
     )
-    counts = _counts(leader, vocabulary, asked) if tokens.keep is None else None
+    counts = _counts(export, leader, vocabulary, request) if tokens.keep is None else None
     kept = kept_ids(tokens, rows, tokenizer, counts, special)
     new = {old: place for place, old in enumerate(kept)}
     sizes = {} if tokenizer is None else {len(tokenizer.ids): len(kept)}
@@ -252,8 +251,7 @@ def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
     if len(leaders) > 1:
         listed = " and ".join(f"{file.name} ({rows:,})" for rows, (file, _) in leaders.items())
         raise UsageError(
-            f"the models of {export.root} have different vocabularies: {listed}; name one with"
-            f" {named_setting('token_ids')}"
+            f"the models of {export.root} have different vocabularies: {listed}; name one with `token_ids`"
         )
     if not leaders:
         raise RefusedError(
@@ -266,21 +264,11 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
     """Check that what the folder says of its tokenizer can follow."""
     first, *others = tokenizers.values() or (None,)
     if first is None:
-        stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
-        if stale:
-            settings = (name for name in export.others if PurePosixPath(name).name == SETTINGS)
-            kinds = (
-                str(read_object(export.root / name, CONFIGURATION, MAX_LIST).get("tokenizer_class"))
-                for name in settings
-            )
-            alone = next((kind for kind in kinds if kind.removesuffix("Tokenizer") in PIECES_ALONE), None)
-            what_then = (
-                f"transformers writes none for {alone}, so its tokens cannot be removed"
-                if alone
-                else SAVE_ONE
-            )
+        stale = next((name for name in export.others if name.endswith(OTHER_FORMS)), None)
+        if stale is not None:
             raise UsageError(
-                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; {what_then}"
+                f"{export.root} holds {stale} and no tokenizer.json, which the tokens are read from; {SAVE_ONE}"
+                "its vocabulary cannot be reduced"
             )
         return
     for other in others:
@@ -288,8 +276,8 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
             raise UsageError(f"{first.place} and {other.place} are different tokenizers; remove one of them")
 
 
-def _counts(leader: ModelFile, vocabulary: Vocabulary, asked: FolderRequest) -> Counts | None:
-    data = None if asked.read is None else asked.read(leader.loaded)
+def _counts(export: Export, leader: ModelFile, vocabulary: Vocabulary, request: Request) -> Counts | None:
+    data = data_for(export, leader, request)
     if data is None:
         return None
     inputs = graph_inputs(leader.view)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Drift, Recovering, Scoring
-from onnxheadprune.settings.inputs import DATA_HELP, Data, Format, Provider, Samples, Seed
+from onnxheadprune.settings.inputs import DATA_HELP, CustomOps, Data, Format, Provider, Samples, Seed
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.setting import (
+    NAMED,
     Count,
+    Declared,
     Factor,
     NotNegative,
     Setting,
     Shares,
     Text,
+    WithUnit,
     declared,
     excludes,
     requires,
 )
 from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 IDENTIFIER = "urn:onnxheadprune:job:1"
 
@@ -124,13 +123,6 @@ _AMOUNT = _in("prune", AMOUNT)
 class JobKeys:
     """A job: score, prune, recover, quantize, validate, bench, gate. Unnamed steps are skipped."""
 
-    # A number is a number and no text, and a key that is not listed is a mistake; this holds for the sections, too.
-    __pydantic_config__: ClassVar[Mapping[str, object]] = {
-        "extra": "forbid",
-        "strict": True,
-        "allow_inf_nan": False,
-    }
-
     model: Annotated[Path, Setting("The exported model.")]
     output: Annotated[Path, Setting("The folder for everything that the job makes.")]
     prune: Annotated[
@@ -140,6 +132,7 @@ class JobKeys:
     version: Annotated[Literal[1], Setting("Version of this format.")] = 1
     name: Annotated[Text | None, Setting("Name of the job in reports; that of its file if not given.")] = None
     provider: Provider = "auto"
+    custom_ops: CustomOps = None
     seed: Seed = 0
     data: Annotated[
         DataKeys | None,
@@ -172,35 +165,63 @@ SECTIONS: dict[str, type[Any]] = {
 """The sections by the keys that hold them."""
 
 
-@functools.cache
-def adapter() -> TypeAdapter[JobKeys]:
-    """Read a job into its types."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(JobKeys)
-
-
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a job. Omit a key for no value: null is not allowed."""
-    from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+    parts = {group.__name__: schema_of(group) for group in SECTIONS.values()}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    head = {"$schema": dialect, "$id": IDENTIFIER, "title": "A job of onnxheadprune"}
+    return {**head, **schema_of(JobKeys), "$defs": parts}
 
-    class Plain(GenerateJsonSchema):
-        """Without titles, which repeat the names of keys, and without null."""
 
-        def nullable_schema(self, schema: Any) -> JsonSchemaValue:
-            return self.generate_inner(schema["schema"])
+def schema_of(group: type[Any]) -> dict[str, Any]:
+    """The keys of one section."""
+    known = declared(group)
+    return {
+        "type": "object",
+        "description": (group.__doc__ or "").partition("\n")[0],
+        "properties": {name: _described(item) for name, item in known.items()},
+        "required": [name for name, item in known.items() if item.required],
+        "additionalProperties": False,
+    }
 
-        def default_schema(self, schema: Any) -> JsonSchemaValue:
-            made = super().default_schema(schema)
-            return {name: value for name, value in made.items() if (name, value) != ("default", None)}
 
-        def field_title_should_be_set(self, schema: Any) -> bool:
-            return False
+def _described(item: Declared) -> dict[str, Any]:
+    made = _value_schema(item) | {"description": NAMED.sub(r"\1", item.setting.help).replace("`", "")}
+    is_given = not item.required and item.default not in (None, (), {})
+    return made | ({"default": item.default} if is_given and not is_dataclass(item.kind) else {})
 
-        def dataclass_schema(self, schema: Any) -> JsonSchemaValue:
-            made = super().dataclass_schema(schema)
-            made.pop("title", None)
-            return made
 
-    made = adapter().json_schema(schema_generator=Plain)
-    return {"$schema": Plain.schema_dialect, "$id": IDENTIFIER, "title": "A job of onnxheadprune", **made}
+_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
+_BOUNDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_length": "minLength",
+}
+
+
+def _value_schema(item: Declared) -> dict[str, Any]:
+    """The values that a key may have."""
+    kinds = [_kind_schema(item, kind) for kind in (item.kind, *item.others)]
+    if isinstance(item.bounds, WithUnit):
+        kinds.append({"type": "string", "pattern": rf"^[0-9]+(\.[0-9]+)?{item.bounds.UNIT}$"})
+    return {"anyOf": kinds} if kinds[1:] else kinds[0]
+
+
+def _kind_schema(item: Declared, kind: Any) -> dict[str, Any]:
+    if is_dataclass(kind) and isinstance(kind, type):
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    items = replace(item, kind=kind, others=()).items
+    if get_origin(kind) is Mapping:
+        keys = {"propertyNames": {"enum": list(item.words)}} if item.words else {}
+        return {"type": "object", "additionalProperties": _value_schema(items) if items else True, **keys}
+    if items is not None:
+        return {"type": "array", "items": _value_schema(items)}
+    if get_origin(kind) is Literal:
+        return {"enum": list(get_args(kind))}
+    bounds = {_BOUNDS[name]: value for name, value in vars(item.bounds).items() if value is not None}
+    fitting = {
+        name: value for name, value in bounds.items() if (name == "minLength") is (kind in (str, Path))
+    }
+    return {"type": _TYPES[kind], **fitting}

@@ -1,170 +1,139 @@
 """From the file of a job, and the command line's settings, to its typed keys.
 
-A job is YAML of plain values, read with size limits and line numbers: no tags, so all values are numbers, text, lists
-and mappings; no anchors, so nothing is expanded; no duplicate keys. Scalars follow YAML 1.2: `no` and `on` are text,
-1e-3 is a number.
+A job is YAML of plain values: no tags, so all values are numbers, text, lists and mappings; no anchors, so nothing is
+expanded; no duplicate keys. Scalars follow YAML 1.2: `no` and `on` are text, 1e-3 is a number.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_type_hints
+from typing import Any, TypeAlias, TypeVar
 
-from pydantic import ValidationError
+import yaml
 
-from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, adapter
+from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
+from onnxheadprune.deploying.ledger import is_function, named_by
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
 from onnxheadprune.settings.setting import Declared, Rule, declared, first_broken
 from onnxheadprune.settings.words import option
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-import math
-import re
-from collections.abc import Iterator
-from dataclasses import field
-from typing import TypeAlias
-
-import yaml
-
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
+Call = TypeVar("Call")
 KeyPath: TypeAlias = tuple[str, ...]
 """A place in a job: ("prune", "ratio"); items of lists by their number."""
+Places: TypeAlias = dict[KeyPath, str]
+"""Where the keys of a text stand: "job.yaml, line 7, column 3"."""
 
 MOST_BYTES = 2**18
-MOST_VALUES = 20_000
 MOST_DEEP = 12
+SET = "--set"
 
-_BOOLS = {"true": True, "false": False}
-_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-_RESOLVERS = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?[0-9]{1,18}", "-+0123456789"),
-    ("float", _NUMBER, "-+.0123456789"),
-)
 _TAG = "tag:yaml.org,2002:"
+_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 
 
 class _Loader(yaml.SafeLoader):
-    """Only makes nodes; plain scalars are resolved by `_RESOLVERS` alone."""
+    """Makes nodes of plain data."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the parent declares it
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node, which has neither an anchor nor a tag."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # stubs lack it
+        place = _at(event.start_mark)
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise UsageError(f"{place}: a job has no anchors and aliases (& and *); write the values out")
+        if event.tag is not None:
+            raise UsageError(f"{place}: a job has no tags, and {event.tag!r:.60} is one; write plain values")
+        self.depth += 1
+        if self.depth > MOST_DEEP:
+            raise UsageError(f"{place}: a job is nested {MOST_DEEP} deep at most")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-_Loader.yaml_implicit_resolvers = {}
-for _name, _pattern, _first in _RESOLVERS:
-    _Loader.add_implicit_resolver(
-        f"{_TAG}{_name}", re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
-    )
+for _kind, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]{1,18}", "-+0123456789"),
+    ("float", _NUMBER, "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The contents of a YAML text, with lines."""
-
-    name: str  # its name in errors
-    value: Value
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-    # keys with values from other sources, and the names of these in errors
-    elsewhere: dict[KeyPath, str] = field(default_factory=dict)
-
-    def where(self, key: KeyPath) -> str:
-        """Return the position of a key, or of the nearest enclosing one: "job.yaml, line 7"."""
-        for end in range(len(key), -1, -1):
-            if (told := self.elsewhere.get(key[:end])) is not None:
-                return told
-            if key[:end] in self.lines:
-                return f"{self.name}, line {self.lines[key[:end]]}"
-        return self.name
-
-    def line(self, key: KeyPath) -> int:
-        """The line of a key, or of the nearest enclosing one; 0 for other sources."""
-        return next((self.lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self.lines), 0)
+def _at(mark: yaml.Mark) -> str:
+    """A place in a text; settings of the command line have one line."""
+    if mark.name.startswith(SET):
+        return str(mark.name)
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
 
 
-def read_yaml(text: str, name: str) -> _Source:
-    """Read a text."""
+def read_yaml(text: str, name: str, key: KeyPath = ()) -> tuple[Value, Places]:
+    """The value of a text, None for an empty one, and where its keys stand.
+
+    Args:
+        key: the key that the text is the value of.
+    """
     if len(text) > MOST_BYTES:
         raise UsageError(f"{name} is larger than {MOST_BYTES:,} characters, the most that a job has")
     try:
-        _require_plain(text, name)
-        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(text)
+        loader.name = name
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = name if mark is None else f"{name}, line {mark.line + 1}"
+        where = name if mark is None else _at(mark)
         raise UsageError(f"{where}: this is no YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
-    source = _Source(name, None)
-    return source if node is None else _Source(name, _value(node, (), source), source.lines)
+    places: Places = {}
+    return (None, places) if node is None else (_value(node, key, places), places)
 
 
-def _require_plain(text: str, name: str) -> None:
-    """Check that a text is plain data within the size limits, before it is parsed."""
-    depth = count = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        where = name if event.start_mark is None else f"{name}, line {event.start_mark.line + 1}"
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise UsageError(f"{where}: a job has no anchors and aliases (& and *); write the values out")
-        tag: object = getattr(event, "tag", None)
-        if tag is not None:
-            raise UsageError(f"{where}: a job has no tags, and {tag!r:.60} is one; write plain values")
-        opens = isinstance(event, yaml.CollectionStartEvent)
-        depth += opens - isinstance(event, yaml.CollectionEndEvent)
-        count += opens or isinstance(event, yaml.ScalarEvent)
-        if depth > MOST_DEEP:
-            raise UsageError(f"{where}: a job is nested {MOST_DEEP} deep at most")
-        if count > MOST_VALUES:
-            raise UsageError(f"{where}: a job has {MOST_VALUES:,} values at most")
-
-
-def _value(node: yaml.Node, key: KeyPath, source: _Source) -> Value:
-    source.lines.setdefault(key, node.start_mark.line + 1)
+def _value(node: yaml.Node, key: KeyPath, places: Places) -> Value:
+    place = places.setdefault(key, _at(node.start_mark))
     if isinstance(node, yaml.MappingNode):
-        return {name: _value(item, (*key, name), source) for name, item in _entries(node, key, source)}
+        found: dict[str, Value] = {}
+        for word, item in node.value:
+            at = _at(word.start_mark)
+            if not isinstance(word, yaml.ScalarNode) or word.tag not in (f"{_TAG}str", f"{_TAG}int"):
+                raise UsageError(f"{at}: a key is a word, and this one is not")
+            below = (*key, str(word.value))
+            if below in places:
+                raise UsageError(f"{at}: {'.'.join(below)} is given more than once, first in {places[below]}")
+            places[below] = at
+            found[below[-1]] = _given(_value(item, below, places), below, places)
+        return found
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*key, str(index)), source) for index, item in enumerate(node.value)]
-    return _scalar(node, key, source)
-
-
-def _entries(node: yaml.MappingNode, key: KeyPath, source: _Source) -> Iterator[tuple[str, yaml.Node]]:
-    seen: dict[str, int] = {}
-    for name_node, item in node.value:
-        line = name_node.start_mark.line + 1
-        where = f"{source.name}, line {line}"
-        kind = str(name_node.tag).removeprefix(_TAG)
-        if not isinstance(name_node, yaml.ScalarNode) or kind not in ("str", "int"):
-            raise UsageError(f"{where}: a key is a word, and this one is not")
-        name = str(name_node.value)
-        if name in seen:
-            raise UsageError(f"{where}: {'.'.join((*key, name))} is given twice, in line {seen[name]} too")
-        seen[name] = line
-        source.lines[(*key, name)] = line
-        yield name, item
-
-
-def _scalar(node: yaml.Node, key: KeyPath, source: _Source) -> str | int | float | bool | None:
+        below_each = [((*key, str(index)), item) for index, item in enumerate(node.value)]
+        return [_given(_value(item, below, places), below, places) for below, item in below_each]
     text, kind = str(node.value), str(node.tag).removeprefix(_TAG)
     if kind == "bool":
-        return _BOOLS[text.lower()]
-    if kind == "null":
-        return None
-    if kind == "int":
-        return int(text)
-    if kind == "float":
-        number = float(text)
-        if not math.isfinite(number):
-            raise UsageError(f"{source.where(key)}: {'.'.join(key)} is too large a number")
-        return number
-    return text
+        return text.lower() == "true"
+    if kind == "float" and not math.isfinite(float(text)):
+        raise UsageError(f"{place}: {'.'.join(key)} is too large a number")
+    readers: Mapping[str, Any] = {"int": int, "float": float, "null": lambda _: None}
+    return readers.get(kind, str)(text)  # type: ignore[no-any-return]
 
 
-SET = "--set"
+def _given(value: Value, key: KeyPath, places: Places) -> Value:
+    """A value that is there: an empty section could be mistaken for a step with defaults."""
+    if value is None or value == "":
+        raise UsageError(
+            f"{places[key]}: {'.'.join(key)} has no value; leave the key out, or write {{}} for a step with its"
+            " defaults"
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -174,7 +143,7 @@ class Job:
     path: Path
     keys: JobKeys
     document: dict[str, Value]  # the same as plain values, with the command line's settings
-    source: _Source  # the position of each key
+    places: Places  # where each key stands
 
     @property
     def name(self) -> str:
@@ -190,6 +159,11 @@ class Job:
         """A path of the job, relative to the working directory."""
         return self.folder / path
 
+    def placed(self, call: Call) -> Call:
+        """A call whose paths are relative to the working directory."""
+        named = {name: value for name, value in named_by(call).items() if not is_function(value)}
+        return replace(call, **{name: type(value)(self.at(value)) for name, value in named.items()})  # type: ignore[type-var]
+
     def said(self) -> dict[str, Value]:
         """The given keys, including sections, by their dotted names."""
         found: dict[str, Value] = {}
@@ -200,26 +174,60 @@ class Job:
         return found
 
     def refused(self, sentence: str) -> UsageError:
-        """The error for a sentence that begins with the dotted name of a key, with its line."""
-        key = tuple(sentence.split(" ", 1)[0].split("."))
-        return UsageError(f"{self.source.where(key)}: {sentence}")
+        """The error for a sentence that begins with the dotted name of a key, with its place."""
+        name = re.match(r"[\w.]*\w", sentence)
+        assert name is not None
+        return UsageError(f"{self.places[_known(tuple(name[0].split('.')), self.places)]}: {sentence}")
+
+
+def _known(key: KeyPath, places: Places) -> KeyPath:
+    """A key that stands somewhere, or the nearest enclosing one."""
+    return next(key[:end] for end in range(len(key), -1, -1) if key[:end] in places)
 
 
 def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
     """Read a job."""
     place = Path(path)
-    source = read_yaml(read_text(place, "the job", MOST_BYTES), str(place))
-    if not isinstance(source.value, dict):
+    document, places = read_yaml(read_text(place, "the job", MOST_BYTES), str(place))
+    if not isinstance(document, dict):
         raise UsageError(f"{place} is no job: it has no keys; see onnxheadprune run --schema")
-    _require_values(source.value, (), source)
-    document = dict(source.value)
     for setting in settings:
-        _set(document, setting, source)
-    try:
-        keys = adapter().validate_json(json.dumps(document))
-    except ValidationError as error:
-        raise UsageError(_sentence(error, source)) from error
-    return Job(place, keys, document, source)
+        _set(document, setting, places)
+    wrong: dict[KeyPath, str] = {}
+    keys = read_keys(JobKeys, document, (), wrong)
+    job = Job(place, keys, document, places)
+    if wrong:
+        order = list(places)
+        first = min(wrong, key=lambda key: (order.index(_known(key, places)), key))
+        more = len(wrong) - 1
+        rest = "" if not more else f"; and {more} more" + (" is wrong" if more == 1 else " are wrong")
+        raise job.refused(f"{wrong[first]}{rest}")
+    return job
+
+
+def read_keys(group: type[Any], value: Value, key: KeyPath, wrong: dict[KeyPath, str]) -> Any:
+    """The typed keys of a section, None where one is wrong: then `wrong` has a sentence on each."""
+    known, read = declared(group), {}
+    if not isinstance(value, dict):
+        wrong[key] = f"{'.'.join(key)} must be a section with keys, not {json.dumps(value)[:60]}"
+        return None
+    for name in value.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, 1)
+        listed = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        wrong[*key, name] = f"{'.'.join((*key, name))} is no key of a job; {listed}"
+    for name, item in known.items():
+        place = (*key, name)
+        if name not in value:
+            if item.required:
+                wrong[place] = f"{'.'.join(place)} is missing, and a job cannot do without it"
+        elif isinstance(item.kind, type) and is_dataclass(item.kind):
+            read[name] = read_keys(item.kind, value[name], place, wrong)
+        else:
+            try:
+                read[name] = item.read(value[name])
+            except UsageError as error:
+                wrong[place] = ".".join(place) + str(error).removeprefix(name)
+    return None if wrong else group(**read)
 
 
 def require_effective(job: Job) -> None:
@@ -253,85 +261,25 @@ def _rules() -> list[tuple[str, Rule]]:
     return found
 
 
-def _require_values(value: Value, key: KeyPath, source: _Source) -> None:
-    """Check that every key has a value: an empty section could be mistaken for a step with defaults."""
-    if value is None or value == "":
-        raise UsageError(
-            f"{source.where(key)}: {'.'.join(key)} has no value; leave the key out, or write {{}} for a step with its"
-            " defaults"
-        )
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        _require_values(item, (*key, str(name)), source)
-
-
-def _set(document: dict[str, Value], setting: str, source: _Source) -> None:
+def _set(document: dict[str, Value], setting: str, places: Places) -> None:
     dotted, equals, text = setting.partition("=")
-    key = tuple(dotted.split("."))
+    *above, last = key = tuple(dotted.split("."))
     if not equals or not all(key):
         raise UsageError(f"{SET} takes KEY=VALUE like prune.ratio=0.3, not {setting!r:.80}")
-    read = read_yaml(text, f"{SET} {dotted}")
-    place: Value = document
-    for name in key[:-1]:
-        assert isinstance(place, dict)
-        below = place.get(name, {})
-        if not isinstance(below, dict):
+    value, own = read_yaml(text, f"{SET} {dotted}", key)
+    section: Value = document
+    for name in above:
+        assert isinstance(section, dict)
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
             raise UsageError(f"{SET} {dotted}: {name} has no keys below it")
-        place[name] = place = dict(below)
-    assert isinstance(place, dict)
-    source.lines.pop(key, None)
-    if read.value is None:
-        place.pop(key[-1], None)
-        return
-    _require_values(read.value, key, _Source(f"{SET} {dotted}", None))
-    place[key[-1]] = read.value
-    source.elsewhere[key] = f"{SET} {dotted}"
-
-
-def _sentence(error: ValidationError, source: _Source) -> str:
-    """The first error, with its key and line, and the number of further ones."""
-    found: dict[KeyPath, list[ErrorDetails]] = {}
-    for item in error.errors():
-        found.setdefault(_key(item), []).append(item)
-    # Of the types that were tried for one key, the one that came furthest was meant.
-    first = min(found, key=lambda key: (source.line(key[:2]), key[:2], -len(key)))
-    more = len({key[:2] for key in found}) - 1
-    rest = "" if not more else f"; and {more} more" + (" is wrong" if more == 1 else " are wrong")
-    return f"{source.where(first)}: {_mistake(first, found[first])}{rest}"
-
-
-def _key(item: ErrorDetails) -> KeyPath:
-    """The key of an error, without the type names that pydantic adds for unions."""
-    # Keys lie two deep; below them are items of lists, and names of types.
-    first, *rest = item["loc"]
-    deeper = [str(word) for word in rest[1:] if isinstance(word, int)]
-    return (str(first), *map(str, rest[:1]), *deeper)
-
-
-def _mistake(key: KeyPath, items: Sequence[ErrorDetails]) -> str:
-    dotted, first = ".".join(key), items[0]
-    if first["type"] == "missing":
-        return f"{dotted} is missing, and a job cannot do without it"
-    if first["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(key[-1], _names(key[:-1]), 1)
-        listed = f"did you mean {near[0]}?" if near else f"there are {', '.join(_names(key[:-1]))}"
-        return f"{dotted} is no key of a job; {listed}"
-    asked = " or ".join(dict.fromkeys(_asked(item["msg"]) for item in items))
-    return f"{dotted} should be {asked}, not {json.dumps(first['input'])[:60]}"
-
-
-def _asked(message: str) -> str:
-    """Return the expected type, from "Input should be a valid number"."""
-    return message.partition("should be ")[2] or f"different ({message})"
-
-
-def _names(section: KeyPath) -> list[str]:
-    kind: object = JobKeys
-    for name in section:
-        hint = get_type_hints(kind).get(name) if isinstance(kind, type) else None
-        kinds = [hint, *get_args(hint)]
-        kind = next((item for item in kinds if isinstance(item, type) and is_dataclass(item)), None)
-    return [item.name for item in fields(kind)] if isinstance(kind, type) and is_dataclass(kind) else []
+    assert isinstance(section, dict)
+    for old in [place for place in places if place[: len(key)] == key]:
+        del places[old]
+    section.pop(last, None)
+    if value is not None:
+        places |= own
+        section[last] = _given(value, key, places)
 
 
 def _spell(name: str, value: str) -> str | None:

@@ -1,72 +1,80 @@
-"""The steps of a job as values: dependencies, outputs and work of each, for a file or a folder."""
+"""The steps of a job, for a file or a folder: each is a call, and the function of a command that takes it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.score import score, scored_kinds
 from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
-from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
-from onnxheadprune.deploying.clients.all import client_named
-from onnxheadprune.deploying.folders.opening import FilePair, paired
+from onnxheadprune.data.sources import files_read, kind_if_told, read_data, samples_for
+from onnxheadprune.deploying.folders.agreement import paired
 from onnxheadprune.deploying.folders.prune import prune_folder
-from onnxheadprune.deploying.folders.types import FolderRequest
-from onnxheadprune.deploying.jobs.asked import (
-    Given,
-    documented,
-    is_function,
-    measuring,
-    pruning,
-    quantizing,
-    reads_of,
-    recovering,
-    running_of,
-    source_of,
-    units_in,
-    validating,
-    validation_inputs,
-)
-from onnxheadprune.deploying.jobs.keys import adapter
-from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.errors import UsageError, ValidationFailedError
+from onnxheadprune.deploying.jobs.keys import DataKeys
+from onnxheadprune.deploying.jobs.reading import Job, as_key
+from onnxheadprune.deploying.ledger import is_function, named_by
+from onnxheadprune.deploying.pairs import Pair, joined, to_validate
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.spelling import file_name
+from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import Document, finite
-from onnxheadprune.model.load import LoadedModel, open_structure
-from onnxheadprune.model.spelling import file_name
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.writing import write_json
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.host import machine
+from onnxheadprune.runtime.feeds.data import RANDOM_INPUTS, Basis, DataSource
 from onnxheadprune.runtime.progress import Progress
-from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.settings.inputs import Running
+from onnxheadprune.runtime.providers import AUTO, machine, resolve_provider
+from onnxheadprune.runtime.quantizing import decided
+from onnxheadprune.settings.calls import (
+    BenchCall,
+    PruneCall,
+    QuantizeCall,
+    RecoverCall,
+    ScoreCall,
+    ValidateCall,
+)
+from onnxheadprune.settings.cutting import units_of
+from onnxheadprune.settings.inputs import Running, Samples
+from onnxheadprune.settings.setting import declared
+from onnxheadprune.settings.words import spelled_by
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.oracle import prepared
-from onnxheadprune.validation.proof import prove
-from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import RANDOM_INPUTS
-from onnxheadprune.workflow.apart import Distance, Looking, Reference
+from onnxheadprune.validation.measure import load_metric
+from onnxheadprune.validation.reference import prepared
+from onnxheadprune.workflow.apart import Distance, Reference
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import quantized_through
-from onnxheadprune.workflow.recover import recovery_request
-from onnxheadprune.workflow.requests import Request, measure_of
+from onnxheadprune.workflow.recover import run_recovery
+from onnxheadprune.workflow.requests import Request, loaded, measure_of
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
+CALLS: Mapping[Name, type[Any]] = {
+    "score": ScoreCall,
+    "prune": PruneCall,
+    "recover": RecoverCall,
+    "quantize": QuantizeCall,
+    "validate": ValidateCall,
+    "bench": BenchCall,
+}
+"""The call of each step, in their order."""
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
 PRUNED_FOLDER = "pruned"
-SCORES, PARTIAL = "score.json", "score.json.partial"
-SINGLE = ("score", "recover", "quantize")
+SCORES = "score.json"
+BESIDE: Mapping[Name, tuple[str, ...]] = {
+    "score": (f"{SCORES}.partial",),
+    "recover": (f"{RECOVERED}.recovery",),
+}
+"""Names of files that a step may leave when it is interrupted."""
+SINGLE: tuple[Name, ...] = ("score", "recover", "quantize")
 """Steps that take one model."""
-FILES = "files"
-"""The list of results of a folder, one for each of its files."""
+JUDGING: tuple[Name, ...] = ("validate", "bench")
+"""Steps that make no model."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,14 @@ class Step:
 
     name: Name  # as the job calls it
     behind: tuple[Name, ...]  # the steps whose results it takes
-    settings: Mapping[str, object]  # what is asked for, JSON-ready
-    reads: Mapping[str, str]  # files and functions of the user by what they are called, beside the model
+    settings: Mapping[str, object]  # the call that it makes, with paths as the job has them
+    reads: Mapping[str, str]  # files and functions of the user by the keys that name them, beside the model
     makes: tuple[str, ...]  # names of files in the job's folder
-    # does it; told whether it was interrupted before, with all that it depends on as it is now
-    work: Callable[[Progress, bool], None]
-    beside: tuple[str, ...] = ()  # names of files that it may leave when it is interrupted
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of files that it may leave when it is interrupted."""
+        return BESIDE.get(self.name, ())
 
 
 @functools.cache
@@ -90,211 +100,202 @@ def _here() -> list[object]:
     return [about["processor"], about["cores"], about["cards"]]
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """The shared context of a job's steps."""
+class JobContext:
+    """The calls of a job, and the steps that make them."""
 
-    job: Job
-    given: Given
+    def __init__(self, job: Job, record: Mapping[str, object] | None = None) -> None:
+        """Make the calls.
 
-    @property
-    def folder(self) -> Path:
-        """The output folder."""
-        return self.job.at(self.job.keys.output)
+        Args:
+            record: how to repeat the run; a part of every result.
+        """
+        self.job, self.record, keys = job, dict(record or {}), job.keys
+        self.folder, self.model = job.at(keys.output), job.at(keys.model)
+        # What is pruned; the last model that equals a masked one, before quantization; and the final one.
+        self.pruned = PRUNED_FOLDER if self.model.is_dir() else PRUNED
+        self.exact = self.pruned if keys.recover is None else RECOVERED
+        self.final = self.exact if keys.quantize is None else QUANTIZED
+        self.calls = {name: self._call(name) for name in CALLS if getattr(keys, name) is not None}
 
-    @property
-    def model(self) -> Path:
-        """The original."""
-        return self.job.at(self.job.keys.model)
+    def _call(self, name: Name) -> Any:
+        """The call of a step: its settings in its section of the job, and those that all steps share.
 
-    @property
-    def pruned(self) -> str:
-        """The name of the step prune's output: a model or a folder."""
-        return PRUNED_FOLDER if self.model.is_dir() else PRUNED
+        Paths are as the job has them; see `placed`.
+        """
+        keys, kind = self.job.keys, CALLS[name]
+        data = keys.data or DataKeys()
+        given = {item: getattr(keys, item) for item in ("provider", "custom_ops", "seed")}
+        given |= {item: getattr(keys.prune, item) for item in ("external_data", "accept_inconclusive")}
+        given |= vars(data) | {"data": data.path, "data_format": data.format} | vars(getattr(keys, name))
+        if name == "score":
+            given["units"] = tuple(sorted(units_of(keys.prune, has_data=data.path is not None)))
+        call = kind(**{item: given[item] for item in declared(kind) if item in given})
+        if name != "validate":
+            return call
+        # Of the settings of the calibration data, those for data of its own kind.
+        call = replace(call, data_format=None)
+        used = samples_for(kind_if_told(self.job.placed(call)))
+        return replace(
+            call, **{item: of.default for item, of in declared(Samples).items() if item not in used}
+        )
 
-    @property
-    def exact(self) -> str:
-        """The name of the last model that equals a masked one, before quantization."""
-        return self.pruned if self.job.keys.recover is None else RECOVERED
+    def placed(self, name: Name) -> Any:
+        """The call of a step, with paths relative to the working directory."""
+        return self.job.placed(self.calls[name])
 
-    @property
-    def final(self) -> str:
-        """The name of the final model."""
-        return self.exact if self.job.keys.quantize is None else QUANTIZED
-
-    def keep(self, name: Name, document: Document) -> None:
-        """Write the result of a step, with how to repeat it."""
-        told = finite({**document, "run": dict(self.given.record)})
-        write_json(self.folder / f"{name}.json", told)
+    def check(self) -> None:
+        """Check all calls: what a late step would be refused for is said before the first one."""
+        keys = self.job.keys
+        Request.of(self.placed("prune"))
+        if keys.score is not None:
+            measure_of(keys.score.drift)
+            scored_kinds(self.calls["score"].units, keys.score.method)
+        if keys.recover is not None:
+            Request.of(self.calls["recover"].as_prune)
+        if keys.quantize is not None:
+            decided(keys.quantize)
+        if keys.validate is not None:
+            measure_of(keys.validate.drift)
+            if keys.validate.metric is not None:
+                load_metric(keys.validate.metric)
+        if keys.provider.lower() != AUTO:
+            resolve_provider(keys.provider)
 
     def steps(self) -> Iterator[Step]:
         """The steps that the job names, in their order."""
-        keys = self.job.keys
-        scored: tuple[Name, ...] = () if keys.score is None else ("score",)
-        cut: tuple[Name, ...] = ("prune",) if keys.recover is None else ("prune", "recover")
-        if keys.score is not None:
-            yield self._step("score", (), (SCORES,), self._score, beside=(PARTIAL,))
-        yield self._step("prune", scored, (self.pruned, "prune.json"), self._prune)
-        if keys.recover is not None:
-            beside = (f"{RECOVERED}.recovery",)
-            yield self._step("recover", ("prune",), (RECOVERED, "recover.json"), self._recover, beside=beside)
-        if keys.quantize is not None:
-            yield self._step("quantize", cut, (QUANTIZED, "quantize.json"), self._quantize)
-            cut = (*cut, "quantize")
-        if keys.validate is not None:
-            yield self._step("validate", cut, ("validate.json",), self._validate)
-        if keys.bench is not None:
-            yield self._step("bench", cut, ("bench.json",), self._bench)
+        models = {"prune": self.pruned, "recover": RECOVERED, "quantize": QUANTIZED}
+        behind: tuple[Name, ...] = ()
+        for name, call in self.calls.items():
+            makes = (*((models[name],) if name in models else ()), f"{name}.json")
+            settings = vars(call) | ({"machine": _here()} if name == "bench" else {})
+            yield Step(name, behind, settings, self._reads(name), makes)
+            behind = behind if name in JUDGING else (*behind, name)
 
-    def _step(
-        self,
-        name: Name,
-        behind: tuple[Name, ...],
-        makes: tuple[str, ...],
-        work: Callable[[Progress, bool], None],
-        *,
-        beside: tuple[str, ...] = (),
-    ) -> Step:
-        keys = self.job.keys
-        plain = adapter().dump_python(keys, mode="json")
-        settings: dict[str, object] = {
-            "keys": plain[name],
-            "provider": keys.provider,
-            "seed": keys.seed,
-            "data": None if name in ("validate", "bench") else plain["data"],
-        }
-        if name == "validate" and (running := validation_inputs(self.job)) is not None:
-            used = samples_for(kind_if_told(running))
-            settings["data"] = {key: str(getattr(running, key)) for key in used} or None
-        if name == "bench":
-            settings["machine"] = _here()
-        if name == "score":
-            settings["units"] = sorted(units_in(self.job))
-        return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
+    def _reads(self, name: Name) -> dict[str, str]:
+        data, placed = "validate.data" if name == "validate" else "data.path", self.placed(name)
+        keys = {"data": data, "tokenizer": "data.tokenizer"}
+        reads = {keys.get(key, f"{name}.{key}"): str(value) for key, value in named_by(placed).items()}
+        if isinstance(placed, Running):
+            reads |= files_read(self.model, placed, data, keys["tokenizer"])
+        return reads
 
-    def _score(self, progress: Progress, _resumed: bool) -> None:
-        keys, provider = self.job.keys.score, self.job.keys.provider
-        assert keys is not None
-        running = running_of(self.job)
-        data = read_data(self.model, running)
-        scores = score(
-            self.model,
-            method=keys.method,
-            data=data,
-            provider=provider,
-            effect=measure_of(keys.drift),
-            progress=progress,
-            units=scored_kinds(units_in(self.job)),
-        )
+    def work(self, name: Name, progress: Progress, *, resumed: bool) -> None:
+        """Do a step.
+
+        Args:
+            resumed: whether it was interrupted before, with all that it depends on as it is now.
+        """
+        call = self.placed(name)
+        if name == "recover":
+            checkpoint = self.folder / BESIDE[name][0]
+            call = replace(call, resume=resumed and checkpoint.is_file())
+        getattr(self, f"_{name}")(call, progress)
+
+    def _keep(self, name: Name, document: Document) -> None:
+        """Write the result of a step, with how to repeat it."""
+        write_json(self.folder / f"{name}.json", finite({**spelled_by(as_key, document), "run": self.record}))
+
+    def _kept(self, name: Name, result: Displayed) -> None:
+        """Write the result of a step that makes a model, before the model gets its name."""
+        self._keep(name, result.document())
+
+    def _score(self, call: ScoreCall, progress: Progress) -> None:
+        scores = score(self.model, loaded(call), read_data(self.model, call), progress)
         store_scores(scores, self.folder / SCORES)
 
-    def _prune(self, progress: Progress, _resumed: bool) -> None:
+    def _prune(self, call: PruneCall, progress: Progress) -> None:
+        call = replace(call, output=self.folder / self.pruned)
+        if "score" in self.calls:
+            call = replace(call, scores=self.folder / SCORES)
+        request, ready = Request.of(call), partial(self._kept, "prune")
         if self.model.is_dir():
-            request = pruning(
-                self.job, None, _scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER
-            )
-            self.keep("prune", _pruned_folder(self.job, self.given, request, progress))
-            return
-        scores = _scores_file(self.job, self.folder / SCORES)
-        request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
-        self.keep("prune", documented(lambda ready: run_prune(self.model, request, progress, ready)))
+            prune_folder(self.model, request, progress, ready, command=str(self.record["command"]))
+        else:
+            run_prune(self.model, replace(request, data=read_data(self.model, call)), progress, ready)
 
-    def _recover(self, progress: Progress, resumed: bool) -> None:
-        output = self.folder / RECOVERED
-        resume = resumed and output.with_name(f"{output.name}.recovery").is_file()
-        request = recovering(self.job, self.given.read(self.model), output, resume=resume)
-        progress("validating", 0, 0)
-        request = recovery_request(self.model, self.folder / PRUNED, request)
-        self.keep("recover", documented(lambda ready: run_prune(self.model, request, progress, ready)))
+    def _recover(self, call: RecoverCall, progress: Progress) -> None:
+        own = replace(call, output=self.folder / RECOVERED).as_prune
+        request = Request.of(own, read_data(self.model, own))
+        run_recovery(self.model, self.folder / PRUNED, request, progress, partial(self._kept, "recover"))
 
-    def _quantize(self, progress: Progress, _resumed: bool) -> None:
+    def _quantize(self, call: QuantizeCall, progress: Progress) -> None:
         exact = self.folder / self.exact
-        request = quantizing(self.job, self._data_for(exact), self.folder / QUANTIZED)
-        self.keep("quantize", documented(lambda ready: quantized_through(exact, request, progress, ready)))
-
-    def _data_for(self, exact: Path) -> DataSource | None:
-        """The calibration data for a step's model: with fewer tokens, the original's under new ids."""
+        call = replace(call, output=self.folder / QUANTIZED)
         original = open_structure(self.model)
         trimmed = prepared(original, open_structure(exact)).trimmed
-        data = self.given.read(exact if trimmed is None else self.model)
-        return data if data is None or trimmed is None else renumbered(data, original, trimmed)
+        # A model with fewer tokens takes the original's data under new ids.
+        data = read_data(exact if trimmed is None else self.model, call)
+        if data is not None and trimmed is not None:
+            data = renumbered(data, original, trimmed)
+        quantized_through(exact, call, data, progress, partial(self._kept, "quantize"))
 
-    def _validate(self, progress: Progress, _resumed: bool) -> None:
-        progress("validating", 0, 0)
-        if self.model.is_dir():
-            models = (self.model, self.folder / self.exact)
-            self.keep("validate", _validated_folder(self.job, models, _judged_on(self.job), progress))
-            return
-        running = validation_inputs(self.job)
-        request = validating(self.job, None if running is None else read_data(self.model, running))
-        found = prove(self.model, self.folder / self.exact, request)
-        accepted = found.passed or (
-            found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
-        )
-        if not accepted:
-            raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
-        known = _judged_on(self.job)
-        told = found.on(known).to_dict()
-        if self.final != self.exact and request.data is not None:
+    def _validate(self, call: ValidateCall, progress: Progress) -> None:
+        call, pairs, same = to_validate(self.model, self._pairs(self.exact), call)
+        known, found = self._judged_on(), []
+        for number, pair in enumerate(pairs, 1):
+            if pair.file is None:
+                progress("validating", 0, 0)
+            else:
+                progress(f"validating {pair.file}", number, len(pairs))
+            result = pair.validated(call)
+            inconclusive = result.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
+            if not (result.passed or inconclusive):
+                of = "" if pair.file is None else f"{pair.file}: "
+                raise ValidationFailedError(f"{of}validation {result.verdict}: {result.reason}", result)
+            found.append(result.on(known).document())
+        if self.final != self.exact and call.data is not None:
             progress("measuring drift", 0, 0)
-            original, exact, final = map(
-                open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
-            )
-            told["deployed"] = _deployed_distance(original, exact, final, request).on(known).to_dict()
-        self.keep("validate", told)
+            found[0]["deployed"] = self._deployed_distance(call).on(known).to_dict()
+        folder = {"same": same} if self.model.is_dir() else {}
+        self._keep("validate", joined(pairs, found, leads=True) | folder)
 
-    def _bench(self, progress: Progress, _resumed: bool) -> None:
-        models = (self.model, self.folder / self.final)
-        if self.model.is_dir():
-            self.keep("bench", _measured_folder(models, measuring(self.job), progress))
-            return
-        result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
-        self.keep("bench", result.to_dict())
+    def _bench(self, call: BenchCall, progress: Progress) -> None:
+        pairs = [pair for pair in self._pairs(self.final, leaders=True) if not pair.is_same]
+        measured = [
+            run_benchmark((pair.model, *pair.others), call, lambda what: progress(what, 0, 0)).document()
+            for pair in pairs
+        ]
+        self._keep("bench", joined(pairs, measured))
 
+    def _pairs(self, made: str, *, leaders: bool = False) -> Sequence[Pair]:
+        """The original, or each of its files, with what was made of it."""
+        others = self.folder / made
+        if not self.model.is_dir():
+            return [Pair(None, self.model, (others,))]
+        return paired(self.model, [others], leaders=leaders)
 
-def _scores_file(job: Job, made: Path) -> Path | None:
-    """The scores for the selection: those of the step, or of a user's file."""
-    if job.keys.prune.scores is not None:
-        return job.at(job.keys.prune.scores)
-    return None if job.keys.score is None else made
+    def _judged_on(self) -> Basis:
+        """Describe the data for a job's figures, with the refits and trainings that used it."""
+        source = self.placed("validate").data
+        if source is None:
+            return RANDOM_INPUTS
+        name = source if is_function(source) else file_name(source)
+        calibration = self.placed("prune").data
+        if calibration is None:
+            return Basis(measured_on=f"your data, {name}")
+        if calibration == source:
+            seen = "choice" if self.job.keys.recover is None else "training"
+            words = f"the calibration data, which the {seen} has seen, {name}"
+            return Basis(measured_on=words, seen_by=seen)
+        return Basis(measured_on=f"test data, {name}")
 
-
-def _judged_on(job: Job) -> str:
-    """Describe the data for a job's figures, with the refits and trainings that used it."""
-    keys = job.keys
-    if keys.validate is None or keys.validate.data is None:
-        return RANDOM_INPUTS
-    source = source_of(job, keys.validate.data)
-    name = source if is_function(source) else file_name(source)
-    if keys.data is None:
-        return f"your data, {name}"
-    if keys.data.path is not None and source_of(job, keys.data.path) == source:
-        return f"the calibration data, which the {'choice' if keys.recover is None else 'training'} has seen, {name}"
-    return f"test data, {name}"
-
-
-def _deployed_distance(
-    original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
-) -> Distance:
-    """Drift, accuracy and metric of the final model, run as in a deployment.
-
-    Args:
-        exact: the cut in floats, whose record has the remaining inputs and outputs.
-    """
-    assert request.data is not None
-    ready = prepared(original, exact)
-    names = (original.name, exact.name)
-    claim = read_claim(ready.model, exact.proto, request.heads, names, left=ready.is_changed)
-    data = request.data
-    if ready.trimmed is not None:
-        data = renumbered(data, original, ready.trimmed)
-        original = original.changed(ready.trimmed.translated(original))
-    view = view_of(original)
-    asked = request.provider
-    where = asked if isinstance(asked, Provider) else resolve_provider(asked)
-    reference = Reference(original, calibration_data(data, view), where)
-    looking = Looking(request.effect, request.metric)
-    return reference.distance(rounded, looking, claim.planning.io)
+    def _deployed_distance(self, call: ValidateCall) -> Distance:
+        """Drift, accuracy and metric of the final model, run as in a deployment."""
+        # The cut in floats has the record of the remaining inputs and outputs.
+        original, exact, final = map(
+            open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
+        )
+        ready = prepared(original, exact)
+        names = (original.name, exact.name)
+        claim = read_claim(ready.model, exact.proto, None, names, left=ready.is_changed)
+        data: DataSource | None = read_data(self.model, call)
+        assert data is not None
+        if ready.trimmed is not None:
+            data = renumbered(data, original, ready.trimmed)
+            original = original.changed(ready.trimmed.translated(original))
+        inputs = calibration_data(data, view_of(original))
+        reference = Reference(original, inputs, resolve_provider(call.provider))
+        return reference.distance(final, measure_of(call.drift), call.metric, claim.planning.io)
 
 
 def require_folder_job(job: Job, model: Path) -> None:
@@ -311,47 +312,3 @@ def require_folder_job(job: Job, model: Path) -> None:
             raise job.refused(
                 f"{name} takes a single model, and model {model} is a folder; leave it out, or name one of its files"
             )
-
-
-def _pruned_folder(job: Job, given: Given, request: Request, progress: Progress) -> Document:
-    """The result of `prune` on a folder."""
-    named = job.keys.prune.runtime
-    client = None if named is None else client_named(named)
-    read, command = None if job.keys.data is None else given.read, given.record.get("command")
-    asked = FolderRequest(request, client, read=read, command=None if command is None else str(command))
-    return documented(lambda ready: prune_folder(job.at(job.keys.model), asked, progress, ready))
-
-
-def _validated_folder(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:
-    """The results of `validate`, one for each file that was cut."""
-    pairs, running = paired(models[0], [models[1]]), validation_inputs(job)
-    differing = [pair for pair in pairs if not pair.is_same]
-    found = []
-    for number, pair in enumerate(differing, 1):
-        progress(f"validating {pair.name}", number, len(differing))
-        result = prove(pair.model, pair.others[0], validating(job, _data_of(pair, running)))
-        if not (result.passed or (result.verdict == "inconclusive" and job.keys.prune.accept_inconclusive)):
-            raise ValidationFailedError(f"{pair.name}: validation {result.verdict}: {result.reason}", result)
-        found.append({"file": pair.name, "leads": pair.leads, **result.on(known).to_dict()})
-    return {FILES: found, "same": [pair.name for pair in pairs if pair.is_same]}
-
-
-def _measured_folder(models: tuple[Path, Path], request: BenchRequest, progress: Progress) -> Document:
-    """The results of `bench`, one for the leading file of each network that was cut."""
-    found = []
-    for pair in paired(models[0], [models[1]], leaders=True):
-        if not pair.is_same:
-            result = run_benchmark((pair.model, pair.others[0]), request, lambda what: progress(what, 0, 0))
-            found.append({"file": pair.name, **result.to_dict()})
-    return {FILES: found}
-
-
-def _data_of(pair: FilePair, running: Running | None) -> DataSource | None:
-    """The data, None where it does not fit a file."""
-    if running is None:
-        return None
-    try:
-        data = read_data(pair.model, running, in_folder=True)
-        return None if data is None else calibration_data(data, view_of(pair.model))
-    except UsageError:
-        return None

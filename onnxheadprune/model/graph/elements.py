@@ -4,6 +4,8 @@ Exporters compute target shapes at run time (`Shape -> Gather -> Concat -> Resha
 few operators symbolically tells which element of a target shape is the batch size, which a literal.
 An element that cannot be followed is None. Numbers that are no integers (a step of `ceil(height / 2)`) are folded.
 
+Other values hold one number, or the same number everywhere, whatever the inputs are (`scalar_of`, `uniform`).
+
 The data propagation of onnx has no bound: a shape that is joined with itself thirty times fills any memory.
 `follows_few` counts the elements before onnx follows them.
 """
@@ -11,19 +13,21 @@ The data propagation of onnx has no bound: a shape that is joined with itself th
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 from onnx.defs import OpSchema
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.operator import OBSERVES, is_a, schema_of
+from onnxheadprune.model.graph.operator import ELEMENTWISE, OBSERVES, VIEWS, is_a, kind, schema_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
+from onnxheadprune.model.tensors import FLOATS
 
 Elements: TypeAlias = npt.NDArray[np.object_]
 MAX_ELEMENTS = 64
@@ -92,7 +96,7 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
         literals[value.name] = literal
     if math.prod(max(1, literal.size) for literal in literals.values()) > MAX_COMBINED:
         return None
-    found = computed(node, literals)
+    found = evaluated(node.proto, node.opset, literals)
     return found if found is not None and found.size <= MAX_FOLDED else None
 
 
@@ -111,27 +115,24 @@ def _is_small(node: Node) -> bool:
     return math.prod(dim for dim in shape if isinstance(dim, int)) <= MAX_FOLDED
 
 
-def computed(node: Node, literals: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:
+def evaluated(
+    node: NodeProto, opset: int, arrays: Mapping[str, npt.NDArray[np.generic]]
+) -> npt.NDArray[np.generic] | None:
     """The only output of a node for inputs by name, by onnx's reference implementation; None where that fails."""
     from onnx.reference import ReferenceEvaluator
 
-    inputs = [_declared(node.inputs, name, literal) for name, literal in literals.items()]
-    output = ValueInfoProto(name=node.out.name, type=TypeProto())
-    graph = helper.make_graph([node.proto], "fold", inputs, [output])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in arrays.items()
+    ]
+    graph = helper.make_graph([node], "one", inputs, [ValueInfoProto(name=node.output[0], type=TypeProto())])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
-        results: Any = ReferenceEvaluator(model).run(None, dict(literals))
+        with np.errstate(all="ignore"):
+            results: Any = ReferenceEvaluator(model).run(None, dict(arrays))
     except Exception:  # an operator the reference lacks: the value stays unknown, which is always safe
         return None
     return np.asarray(results[0])
-
-
-def _declared(
-    values: tuple[Value | None, ...], name: str, literal: npt.NDArray[np.generic]
-) -> ValueInfoProto:
-    elem_type = next(value.elem_type for value in values if value is not None and value.name == name)
-    elem_type = elem_type or helper.np_dtype_to_tensor_dtype(literal.dtype)
-    return helper.make_tensor_value_info(name, elem_type, literal.shape)
 
 
 @functools.cache
@@ -192,3 +193,111 @@ def _follows_elements(op_type: str, opset: int) -> bool:
     """Return whether onnx's shape inference follows elements through an operator."""
     schema: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
     return schema is not None and bool(schema.has_data_propagation_function)
+
+
+MAX_DEPTH = 32
+
+
+NOTHING_NEW = VIEWS | kind("Flatten", "Expand", "Tile", "Slice", "Gather", "GatherND", "GatherElements")
+"""Operators whose result holds nothing that the first input does not."""
+
+
+def scalar_of(value: Value | None) -> float | None:
+    """The one number that a value holds, None if it holds several or depends on the inputs."""
+    literal = None if value is None else value.literal()
+    single = literal is not None and literal.size == 1 and literal.dtype.kind in "fiubV"
+    return float(literal.reshape(-1)[0]) if literal is not None and single else None
+
+
+def uniform(value: Value | None) -> float | None:
+    """The number that a value holds everywhere, whatever the inputs are; None if it may hold several."""
+    return _uniform(value, MAX_DEPTH, {})
+
+
+def _uniform(value: Value | None, depth: int, known: dict[Value, float | None]) -> float | None:
+    if value is None or value.tensor is not None:
+        return None if value is None else _stored(value)
+    if value not in known:
+        node = None if depth == 0 else value.producer
+        known[value] = None if node is None or node.domain else _made(node, depth - 1, known)
+    return known[value]
+
+
+def _made(node: Node, depth: int, known: dict[Value, float | None]) -> float | None:
+    """The number that a node makes; its inputs are looked at once each, since streams fork at every sum."""
+    if is_a(node, "ConstantOfShape"):
+        fill = node.attribute("value")
+        return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
+    if node in NOTHING_NEW:
+        return _uniform(node.input(0), depth, known)
+    if node not in ELEMENTWISE:
+        return None
+    return number_of(node, [_uniform(item, depth, known) for item in node.inputs])
+
+
+def number_of(node: Node, numbers: Sequence[float | None]) -> float | None:
+    """The number that an element-wise operator makes of one number per input.
+
+    Conditions that are not known are tried both ways. None if the number depends on an unknown one, or is none.
+    """
+    if node.domain or node not in ELEMENTWISE or not any(number is not None for number in numbers):
+        return None
+    if is_a(node, "Where") and numbers[0] is not None:
+        return numbers[1] if numbers[0] else numbers[2]
+    types = [0 if value is None else value.elem_type or TensorProto.FLOAT for value in node.inputs]
+    given: list[Sequence[float | None]] = []
+    for value, number, elem_type in zip(node.inputs, numbers, types, strict=True):
+        if number is None and value is not None and elem_type != TensorProto.BOOL:
+            return None
+        given.append((0.0, 1.0) if number is None and value is not None else (number,))
+    attributes = tuple(item.SerializeToString(deterministic=True) for item in node.proto.attribute)
+    found = {
+        _computed(node.op_type, node.opset, attributes, tuple(types), some)
+        for some in itertools.product(*given)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+MAX_EXACT = 2**53
+"""The largest whole number up to which floats hold all of them."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _computed(
+    op_type: str,
+    opset: int,
+    attributes: Sequence[bytes],
+    types: Sequence[int],
+    numbers: Sequence[float | None],
+) -> float | None:
+    finite = all(number is None or math.isfinite(number) for number in numbers)
+    integers = any(elem_type not in (0, TensorProto.BOOL, *FLOATS) for elem_type in types)
+    # What older versions of onnx make of it is not what ONNX Runtime does, and larger ones are no longer exact.
+    if integers and not all(number is None or 0 <= number <= MAX_EXACT for number in numbers):
+        return None
+    names = ["" if number is None else f"x{index}" for index, number in enumerate(numbers)]
+    proto = NodeProto(op_type=op_type, input=names, output=["y"])
+    proto.attribute.extend(map(AttributeProto.FromString, attributes))
+    to = next((item.i for item in proto.attribute if item.name == "to"), TensorProto.FLOAT)
+    if not finite and to not in FLOATS:
+        return None
+    arrays = {
+        name: np.array(number, helper.tensor_dtype_to_np_dtype(elem_type))
+        for name, number, elem_type in zip(names, numbers, types, strict=True)
+        if name
+    }
+    found = evaluated(proto, opset, arrays)
+    number = math.nan if found is None else float(found.reshape(-1)[0])
+    # An overflow, or a division by zero, is not told apart from a mistake.
+    return number if math.isfinite(number) or (not finite and not math.isnan(number)) else None
+
+
+def _stored(value: Value) -> float | None:
+    tensor = value.tensor
+    if tensor is None or math.prod(tensor.dims) > MAX_LITERAL_ELEMENTS:
+        return None
+    literal = value.literal()
+    if literal is None or not literal.size or literal.dtype.kind not in "biuf":
+        return None
+    first = literal.reshape(-1)[0]
+    return float(first) if bool((literal == first).all()) else None

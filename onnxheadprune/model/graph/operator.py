@@ -163,7 +163,6 @@ class Operator:
         operands: the inputs that it multiplies and sums over; none listed if it multiplies all of them.
         inputs: the shapes of inputs that follow from each other; asked before `shape`.
         elements: small whole numbers of the output, or of each (`elements.py`).
-        number: the one number of the output, from one number per input.
         cost: operations, a multiplication and an addition being two.
         trips: turns of a loop; one where that is not known.
         choice: what it chooses of its first input.
@@ -181,7 +180,6 @@ class Operator:
     operands: tuple[int, ...] | None = None
     inputs: Callable[[Any], Shapes] | None = None
     elements: Callable[[Any], Any] | None = None
-    number: Callable[[Any, Sequence[float | None]], float | None] | None = None
     cost: Callable[[Any], int | None] | None = None
     trips: Callable[[Any], int] | None = None
     choice: Callable[[Any], Choice | None] | None = None

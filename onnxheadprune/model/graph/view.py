@@ -235,6 +235,16 @@ class Node:
         """The nodes that read its outputs."""
         return [use.node for value in self.outputs if value is not None for use in value.consumers]
 
+    @property
+    def reduced_axes(self) -> tuple[int, ...] | None:
+        """Of a reduction, the axes that it reduces, in order, counted from the front; None if they are not known."""
+        shape, axes = self.shape(0), self.int_list("axes", 1)
+        if shape is None or (axes is None and self.input(1) is not None):
+            return None
+        if axes:
+            return tuple(sorted({axis % len(shape) for axis in axes}))
+        return () if self.attribute("noop_with_empty_axes", 0) else tuple(range(len(shape)))
+
     def input(self, index: int) -> Value | None:
         """Input `index`, None where it is omitted or past the end."""
         return self.inputs[index] if index < len(self.inputs) else None

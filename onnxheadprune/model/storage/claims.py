@@ -2,7 +2,7 @@
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
 folder's identity and its name. So relative paths, links and hard links are handled; names that some file system takes
-for one are one. All checks run before any work. The rules are listed in docs/promises.md.
+for one are one. All checks run before any work. The rules are told in docs/large-models.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.stage import is_same_content, is_same_entry
 from onnxheadprune.model.storage.tensors import own_location
 from onnxheadprune.model.storage.wire import WireError, structure
@@ -231,7 +231,7 @@ def _check_replaced(making: Making) -> None:
     elif not _force.get() and not is_written_by_us(making.path):
         raise UsageError(
             f"{making} exists, and was not written by this tool; choose another path, or replace it with"
-            f" {named_setting('force')}"
+            f" `force`"
         )
 
 

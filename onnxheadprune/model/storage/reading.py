@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.errors import ModelError, named_setting
+from onnxheadprune.errors import ModelError
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import (
     BITS,
@@ -99,7 +99,7 @@ def inside(folder: Path, location: str, model: str, *, follow_links: bool = Fals
         raise ModelError(
             f"{model} keeps weights in {shown}, a link to {resolved}, which is outside of its folder; nothing"
             " there is read (put real files into one folder; prune, inspect, score, bench and validate read through"
-            f" links with {named_setting('follow_links')})"
+            f" links with `follow_links`)"
         )
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(f"{model} keeps weights in {shown}, which is not a regular file")

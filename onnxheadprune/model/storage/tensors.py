@@ -20,7 +20,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensor
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import is_constant, nodes_of_model
-from onnxheadprune.model.display import one_line
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.wire import EXPLICIT
 from onnxheadprune.model.tensors import Selection
 from onnxheadprune.model.typed_json import JsonObject, document_of, json_text, parsed

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 DOTS = 200
 """Per inch of a .png."""
+PICTURE_MARK, JSON_MARK = "onnxheadprune sweep", '"drift_unit"'
+"""Marks near the start of the two files of a curve."""
+
+
+def curve_files(output: Path) -> tuple[Path, Path]:
+    """The JSON and the picture of a curve: one is named, the other is beside it."""
+    if output.suffix.lower() == ".json":
+        return output, output.with_suffix(".png")
+    return output.with_suffix(".json"), output
 
 
 def _has_matplotlib_a_home() -> bool:

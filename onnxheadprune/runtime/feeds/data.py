@@ -1,4 +1,7 @@
-"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs."""
+"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs.
+
+The sizes in an archive are checked before anything is unpacked.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,76 @@ import inspect
 import math
 import os
 import stat
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
+from numpy.lib import format as npy
 
-from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import kind_of, require_there
-from onnxheadprune.model.spelling import first_few
+from onnxheadprune.display.spelling import first_few, many
+from onnxheadprune.errors import UsageError, heed
+from onnxheadprune.model.documents import kind_of, regular_file, require_there
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.feeds.arrays import Stored, open_npz, read_npz
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import completed
-from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL, DataSource, Sample
 from onnxheadprune.runtime.foreign import import_function, users_code
 
 LABELS = "labels"
 BATCH = 32
 MAX_FEEDS = 10_000
 MAX_BYTES = 2**28
-"""Of all feeds that a generator may yield; nobody knows whether it ends."""
+"""Of all feeds that a generator may yield, since it may not end; any archive may unpack to as many."""
+MAX_RATIO = 32
+"""The largest compression ratio of an archive beyond that size; token ids reach about ten."""
+MAX_ARRAYS = 4096
+MAX_ARCHIVE = 2**32 - 1
+"""Bytes of an archive in memory."""
+DataSource: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Iterable[Sample]"
+)
+"""The one form in which users and callers give data; `data.py` reads it."""
+IGNORED_LABEL = -100
+"""PyTorch's convention for positions that have no label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """The data that a figure is of.
+
+    Attributes:
+        measured_on: the data in words, with the refits and trainings that used it.
+        seen_by: the step that has used the same samples: "choice", "refit", "training", "quantization"; None without.
+        held_out: whether the samples were held out from those that a step used.
+    """
+
+    measured_on: str = "your data, all of it"
+    seen_by: str | None = None
+    held_out: bool = False
+
+    def note(self, number: int, noun: str = "sample") -> str:
+        """The number of samples or labels of a figure: "16 held-out labels", "450 labels"."""
+        if self.measured_on == RANDOM_INPUTS.measured_on:
+            return self.measured_on
+        told = many(number, f"held-out {noun}" if self.held_out else noun)
+        return told if self.seen_by is None else f"{told} that the {self.seen_by} has seen"
+
+
+USERS_DATA = Basis()
+"""The data of a measurement for which nothing was held out."""
+RANDOM_INPUTS = Basis(measured_on="random inputs")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feed of user data."""
+
+    feed: Feed  # an array per graph input
+    labels: Array | None  # what `labels` held for these samples, None without labels
+    source: str  # the file or entry it came from
 
 
 def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
@@ -52,17 +103,66 @@ def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable
     Nothing is checked or completed yet.
     """
     if isinstance(source, Mapping):
-        arrays = Batched(source, inputs, "the data")
-    elif not isinstance(source, (str, os.PathLike)):
+        return _batched(source, inputs, "the data")
+    if not isinstance(source, (str, os.PathLike)):
         return _feeds(source, "the data")
-    elif stat.S_ISDIR(kind_of(source) or 0):
+    if stat.S_ISDIR(kind_of(source) or 0):
         files = sorted(Path(source).glob("*.npz"))
         return len(files), lambda number: _sample_of(read_npz(files[number]), str(files[number]))
-    elif not require_data(source):
+    if not require_data(source):
         return _feeds(_call(str(source)), str(source))
-    else:
-        arrays = Batched(open_npz(source), inputs, str(source))
-    return arrays.batches, arrays.batch
+    return _batched(read_npz(source), inputs, str(source))
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of a file by their names."""
+    file = regular_file(path, "the data")
+    if not zipfile.is_zipfile(file):
+        from onnxheadprune.model.storage.file_magic import in_place_of
+
+        raise UsageError(f"{path} is no .npz file{in_place_of(file) or '; write one with numpy.savez'}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_size(archive.infolist(), file.stat().st_size, str(path))
+            return {
+                member.filename.removesuffix(".npy"): _array(archive, member) for member in archive.infolist()
+            }
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
+        heed(error)
+        raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error!s:.300}") from error
+
+
+def _check_size(members: Sequence[zipfile.ZipInfo], stored: int, path: str) -> None:
+    total, limit = sum(member.file_size for member in members), max(MAX_BYTES, MAX_RATIO * stored)
+    if total > min(limit, MAX_ARCHIVE) or len(members) > MAX_ARRAYS:
+        remedy = (
+            "give larger data as a folder of .npz files"
+            if limit > MAX_ARCHIVE
+            else "write it with numpy.savez, which does not compress, or take fewer samples"
+        )
+        raise UsageError(
+            f"{path} holds {len(members):,} arrays of {total:,} bytes in a file of {stored:,}; up to"
+            f" {MAX_ARRAYS:,} arrays and {min(limit, MAX_ARCHIVE):,} bytes are unpacked, so {remedy}"
+        )
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    with archive.open(member) as stream:
+        _check_header(stream, member)
+    with archive.open(member) as stream:
+        return np.asarray(npy.read_array(stream, allow_pickle=False))
+
+
+def _check_header(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
+    version = npy.read_magic(stream)
+    read: Any = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects")
+    if stream.tell() + math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"{member.filename} is shorter than its header says")
 
 
 def require_data(source: str | os.PathLike[str]) -> bool:
@@ -139,65 +239,45 @@ def _sample_of(arrays: Mapping[str, Any], source: str) -> Sample:
     return Sample(values, values.get(LABELS), source)
 
 
-class Batched:
-    """Arrays that hold many samples, cut along the axis that counts them.
+def _batched(
+    arrays: Mapping[str, Any], inputs: Sequence[Input], source: str
+) -> tuple[int, Callable[[int], Sample]]:
+    """Arrays that hold many samples, cut along the axis that counts them; a last batch of fixed size is filled up."""
+    whole = _sample_of(arrays, source)
+    named = {item.name: item.batch_axis for item in inputs}
+    axes = {
+        name: axis
+        for name, value in whole.feed.items()
+        if (axis := named.get(name)) is not None and value.ndim > axis
+    }
+    counts = {name: whole.feed[name].shape[axis] for name, axis in axes.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
+    count, labels = next(iter(counts.values()), 0), whole.labels
+    has_inputs = any(item.name in whole.feed for item in inputs)
+    if has_inputs and labels is not None and (labels.ndim == 0 or labels.shape[0] != count):
+        raise UsageError(f"{source} holds {count} samples, but {LABELS} has shape {list(labels.shape)}")
+    if not count:
+        return 1, lambda _: whole
+    fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
+    size = fixed or BATCH
 
-    Attributes:
-        batches: how many there are; where the model's batch is fixed, the last one is filled up.
-    """
-
-    def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> None:
-        """Count the samples.
-
-        Args:
-            arrays: by the names of inputs, those that stay in their file among them.
-        """
-        stored = {name: item for name, item in arrays.items() if isinstance(item, Stored)}
-        whole = _sample_of({name: item for name, item in arrays.items() if name not in stored}, source)
-        self._arrays: Mapping[str, Array | Stored] = {**whole.feed, **stored}
-        self._source, axes = source, {item.name: item.batch_axis for item in inputs}
-        self._axes = {
-            name: axis
-            for name, value in self._arrays.items()
-            if (axis := axes.get(name)) is not None and value.ndim > axis
-        }
-        counts = {name: self._arrays[name].shape[axis] for name, axis in self._axes.items()}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
-        self._count = next(iter(counts.values()), 0)
-        labels = self._arrays.get(LABELS)
-        has_inputs = any(item.name in self._arrays for item in inputs)
-        if has_inputs and labels is not None and (labels.ndim == 0 or labels.shape[0] != self._count):
-            raise UsageError(
-                f"{source} holds {self._count} samples, but {LABELS} has shape {list(labels.shape)}"
-            )
-        self._fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
-        self.batches = math.ceil(self._count / (self._fixed or BATCH)) or 1
-
-    def batch(self, number: int) -> Sample:
-        """One of them; all there is where nothing counts samples."""
-        if not self._count:
-            return _sample_of({name: _whole(value) for name, value in self._arrays.items()}, self._source)
-        size = self._fixed or BATCH
+    def batch(number: int) -> Sample:
         start = number * size
-        rows = np.arange(start, start + size if self._fixed else min(start + size, self._count))
+        rows = np.arange(start, start + size if fixed else min(start + size, count))
         feed = {
-            name: value.take(rows % self._count, axis=self._axes[name])
-            if name in self._axes
-            else _whole(value)
-            for name, value in self._arrays.items()
-            if name != LABELS or name in self._axes
+            name: value.take(rows % count, axis=axes[name]) if name in axes else value
+            for name, value in whole.feed.items()
+            if name != LABELS or name in axes
         }
-        if LABELS not in self._arrays:
-            return Sample(feed, None, self._source)
-        labels = self._arrays[LABELS].take(rows % self._count, axis=0)
-        labels[rows >= self._count] = IGNORED_LABEL
-        return Sample(feed, labels, self._source)
+        if labels is None:
+            return Sample(feed, None, source)
+        own = labels.take(rows % count, axis=0)
+        own[rows >= count] = IGNORED_LABEL
+        return Sample(feed, own, source)
 
-
-def _whole(value: Array | Stored) -> Array:
-    return value.whole() if isinstance(value, Stored) else value
+    return math.ceil(count / size), batch
 
 
 def _fixed_batch(item: Input) -> int | None:

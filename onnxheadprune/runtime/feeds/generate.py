@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +18,8 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.feeds.fill import USUAL, Padding, Reading, Special, Style, fill, read_as
-from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
-from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for
-from onnxheadprune.runtime.feeds.tables import feature_width, least_lengths, numbers_of_features
+from onnxheadprune.runtime.feeds.inputs import Expression, Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.tables import least_lengths
 
 _LENGTHS = re.compile(r"_?(seq(uence)?)?_?(len|lens|lengths?|seqlens?)$")
 
@@ -36,12 +35,98 @@ LARGEST = {4: 512, 3: 3000, 2: 16000}
 
 MOST_READINGS, SIZES_READ = 96, 4
 """Numbers of other readings of inputs that are tried, and of sizes for each, where a model does not run."""
-MOST_TOKENS = 16
-"""Special ids in a row that are tried, beside numbers that the graph shows."""
 PIECE = 2**21
 """Elements that are looked at together."""
 MAX_ELEMENTS = 2**28
 """Of one input; more is not made up, whatever the model declares: the machine may not have as much memory."""
+UNKNOWN_ROWS = 2
+"""Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
+
+GENERATED = 3
+"""Tokens that a generation adds to its prompt."""
+HOLE_FROM = 6
+"""Shorter masks get no hole."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The meanings of the symbols of a model's inputs; every symbol is in exactly one tuple."""
+
+    batch: tuple[str, ...]  # number of samples
+    past: tuple[str, ...]  # length of a cache
+    total: tuple[str, ...]  # cache and sequence together (the width of a mask)
+    length: tuple[str, ...]  # length of a sequence of tokens
+    extent: tuple[str, ...]  # sides of an image, samples of audio: what convolutions may want large
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers to fill in, per role."""
+
+    batch: int  # for every batch symbol
+    past: int  # for lengths of a cache
+    length: int  # for sequences; with `distinct`, the second symbol gets two more, and so on
+    extent: int  # for images and audio, in the same way
+    distinct: bool  # whether different symbols get different numbers
+
+
+def numbers_for(found: Roles, sizes: Sizes, pinned: Mapping[str, int]) -> dict[str, int]:
+    """One number per symbol; `pinned` ones are dictated by weights (channels of an image)."""
+    numbers = dict.fromkeys(found.batch, sizes.batch) | dict.fromkeys(found.past, sizes.past)
+    numbers |= dict.fromkeys(found.total, sizes.past + sizes.length)
+    for names, size in ((found.length, sizes.length), (found.extent, sizes.extent)):
+        for position, name in enumerate(name for name in names if name not in pinned):
+            numbers[name] = size + 2 * position * sizes.distinct
+    return numbers | dict(pinned)
+
+
+def roles_of(places: Iterable[tuple[Input, int, Expression]]) -> Roles:
+    """Sort symbols by name and by where they stand: the axes of inputs that depend on them."""
+    seen: dict[str, list[tuple[Input, int]]] = {}
+    for item, axis, dim in places:
+        for name in dim.symbols:
+            seen.setdefault(name, []).append((item, axis))
+    cached = any(item.is_cache for where in seen.values() for item, _ in where)
+    found: dict[str, list[str]] = {role: [] for role in ("batch", "past", "total", "length", "extent")}
+    for name, where in seen.items():
+        found[_role(name.lower(), where, cached)].append(name)
+    return Roles(**{role: tuple(names) for role, names in found.items()})
+
+
+def _role(name: str, where: Sequence[tuple[Input, int]], cached: bool) -> str:
+    foreign = "encoder" in name and "decoder" not in name
+    # A cache of all layers has the batch after layers, keys and values: what other inputs say counts.
+    telling = [place for place in where if not place[0].is_cache] or where
+    if "batch" in name or all(axis == 0 and len(item.dims) > 1 for item, axis in telling):
+        return "batch"
+    if not foreign and ("past" in name or any(item.is_cache for item, _ in where)):
+        return "past"
+    items = [item for item, _ in where]
+    # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
+    masks = all(item.role is Role.MASK and "encoder" not in item.name.lower() for item in items)
+    if cached and ("total" in name or masks):
+        return "total"
+    signals = [item.role in (Role.FLOATS, Role.PIXELS) for item in items]
+    masked = all(signal or item.role is Role.MASK for signal, item in zip(signals, items, strict=True))
+    return "extent" if masked and any(signals) else "length"
+
+
+class Padding(enum.Enum):
+    """The side on which masks have zeros."""
+
+    NONE = "none"
+    RIGHT = "right"
+    LEFT = "left, and a hole"
+
+
+class Reading(enum.Enum):
+    """Another way to read an input of integers or booleans than by its type and name."""
+
+    ONES = "ones"
+    ZEROS = "zeros"
+    ROWS = "row numbers"
+    LENGTH = "the length"
+    BEYOND = "more than the length"
 
 
 @dataclass(frozen=True)
@@ -65,6 +150,79 @@ CACHE_CASES = (*CASES, Case(2, 1, 6))
 """With a cache also one decode step."""
 
 
+def fill(
+    item: Input,
+    shape: tuple[int, ...],
+    case: Case,
+    generator: np.random.Generator,
+    *,
+    reading: Reading | None = None,
+    plain: bool = False,
+) -> Array:
+    """An array of `shape` and of the input's type.
+
+    Args:
+        reading: what it holds in place of what its type and name say.
+        plain: the second try for models that choke on the first: floats between 0 and 1, and boolean masks the other
+            way round (True means "ignore" in some exports).
+    """
+    total = case.past + case.length
+    values: Array
+    match reading or item.role:
+        case Role.FLOATS:
+            values = generator.uniform(size=shape) if plain else generator.standard_normal(shape)
+        case Role.MASK:
+            values = _mask(shape, case.padding)
+            values = ~values if plain and item.dtype == np.bool_ else values
+        case Role.POSITIONS | Reading.ROWS:
+            along = np.arange(case.past, case.past + shape[-1]) if shape else np.array(case.past)
+            values = np.broadcast_to(along if item.rows is None else along % item.rows, shape)
+        case Role.LENGTHS:
+            values = np.full(shape, length_of(item, case.past, total))
+        case Role.FLAG:
+            values = np.full(shape, case.flag)
+        case Role.BOOLS:
+            values = generator.integers(0, 2, shape)
+        case Role.PIXELS:
+            limits = np.iinfo(item.dtype)
+            values = generator.integers(limits.min, limits.max, shape, endpoint=True)
+        case Role.IDS:
+            values = generator.integers(0, item.rows or UNKNOWN_ROWS, shape)
+        case other:
+            numbers = {Reading.ONES: 1, Reading.LENGTH: total, Reading.BEYOND: total + GENERATED}
+            values = np.full(shape, numbers.get(other, 0))
+    return values.astype(item.dtype)
+
+
+def length_of(item: Input, past: int, total: int) -> int:
+    """Return what an input that holds a length has to say."""
+    lowered = item.name.lower()
+    if "past" in lowered:
+        return past
+    # GroupQueryAttention is told the index of the last key.
+    return total - 1 if "seqlens_k" in lowered else total
+
+
+def _mask(shape: tuple[int, ...], padding: Padding) -> Array:
+    """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
+
+    Padding on the left comes with a hole: the place after the middle is lost too.
+    """
+    mask = np.ones(shape, dtype=np.bool_)
+    if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:
+        return mask
+    length = shape[-1]
+    for row in range(shape[0]):
+        lost = min(1 + row, length // 2)
+        if padding is Padding.RIGHT:
+            mask[row, ..., length - lost :] = False
+        else:
+            mask[row, ..., :lost] = False
+            if length >= HOLE_FROM:
+                mask[row, ..., length // 2 + 1] = False
+    return mask
+
+
 class FeedMaker:
     """Makes random feeds for one model.
 
@@ -75,26 +233,16 @@ class FeedMaker:
 
     def __init__(self, view: GraphView, seed: int = 0) -> None:
         """Read the inputs of an annotated view."""
-        if seed < 0:
-            raise UsageError(f"a seed is a number from 0 up, not {seed}")
         self.inputs = graph_inputs(view)
         self.seed = seed
         self.readings: Mapping[str, Reading] = {}
-        self._has_special = any(item.special or item.marks_places for item in self.inputs)
-        self._special: Special | None = USUAL
-        self._features = numbers_of_features(view) if self._has_special else ()
         expressions = [
             (item, axis, dim)
             for item in self.inputs
             for axis, dim in enumerate(item.dims)
             if isinstance(dim, Expression)
         ]
-        signals = (Role.FLOATS, Role.PIXELS)
-        self._roles: Roles = _roles(
-            Place(name, item.name, axis, len(item.dims), item.role in signals, item.role is Role.MASK)
-            for item, axis, dim in expressions
-            for name in dim.symbols
-        )
+        self._roles = roles_of(expressions)
         least = least_lengths(view)
         self._least = max(
             (least.get(name, 0) for name in (*self._roles.length, *self._roles.extent)), default=0
@@ -104,11 +252,11 @@ class FeedMaker:
         self._has_cache = bool(self._roles.past) or any(item.is_cache for item in self.inputs)
         ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
         self._largest = min((LARGEST.get(rank, 64) for rank in ranks), default=0)
-        self._pinned: dict[str, int] = {}
-        for item, axis, dim in expressions:
-            width = feature_width(view.main.values[item.name], axis) if axis else None
-            if width is not None and dim.is_symbol:
-                self._pinned[dim.text] = width
+        self._pinned = {
+            dim.text: item.widths[axis]
+            for item, axis, dim in expressions
+            if axis in item.widths and dim.is_symbol
+        }
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -128,8 +276,8 @@ class FeedMaker:
             if shapes is None or (key := tuple(shapes.items())) in tried:
                 continue
             tried.add(key)
-            style = Style(sizes.past, sizes.length, case.padding, case.flag, special=self._special)
-            yield self._feed(shapes, style), self._feed(shapes, replace(style, plain=True))
+            used = replace(case, past=sizes.past, length=sizes.length)
+            yield self._feed(shapes, used), self._feed(shapes, used, plain=True)
 
     @property
     def symbols(self) -> Roles:
@@ -146,7 +294,7 @@ class FeedMaker:
             raise UsageError(
                 f"{named} give an input no possible shape, or more than {MAX_ELEMENTS:,} elements"
             )
-        return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag, special=None))
+        return self._feed(shapes, Case(sizes.batch, sizes.length, sizes.past, flag=flag))
 
     def _sizes(self, case: Case) -> Iterator[Sizes]:
         """From the wanted sizes to larger ones, one kind of symbol at a time.
@@ -191,20 +339,16 @@ class FeedMaker:
             shapes[item.name] = shape
         return shapes
 
-    def _feed(self, shapes: Mapping[str, tuple[int, ...]], style: Style) -> Feed:
-        generator = np.random.default_rng(
-            (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
-        )
+    def _feed(self, shapes: Mapping[str, tuple[int, ...]], case: Case, *, plain: bool = False) -> Feed:
+        generator = np.random.default_rng((self.seed, case.past, case.length, case.padding is Padding.RIGHT))
         feed = {}
         for item in self.inputs:
             shape, reading = shapes[item.name], self.readings.get(item.name)
-            own = style
+            own = case
             if not self._has_cache and (reading is not None or item.role is Role.LENGTHS):
-                own = replace(
-                    style, past=0, length=_counted_length(item, self.inputs, shapes) or style.length
-                )
-            drawn = fill(item, shape, own, generator)
-            feed[item.name] = drawn if reading is None else read_as(item, shape, own, reading)
+                length = _counted_length(item, self.inputs, shapes) or case.length
+                own = replace(case, past=0, length=length)
+            feed[item.name] = fill(item, shape, own, generator, reading=reading, plain=plain)
         return feed
 
     def first_that_runs(
@@ -218,12 +362,6 @@ class FeedMaker:
             The feed and the outputs, or the first error if no feed runs.
         """
         found = first_that_runs(self.candidates(case), run)
-        if isinstance(found, InferenceError) and self._special is not None and self._has_special:
-            matching = self._with_as_many_tokens(case, run)
-            if matching is not None:
-                return matching
-            self._special = None
-            found = first_that_runs(self.candidates(case), run)
         if not isinstance(found, InferenceError) or isinstance(found, MissingKernelError):
             return found
         usual = self.readings
@@ -235,59 +373,11 @@ class FeedMaker:
         self.readings = usual
         return found
 
-    def _with_as_many_tokens(self, case: Case, run: Callable[[Feed], Outputs]) -> tuple[Feed, Outputs] | None:
-        """The first feed that runs with as many special ids in a row as something has features; None without any.
-
-        The number that was found is kept for further cases.
-        """
-        kinds = max(1, *(len(item.special) for item in self.inputs))
-        numbers = dict.fromkeys([*self._features, *range(1, MOST_TOKENS + 1)])
-        for count, which in product(numbers, range(kinds)):
-            self._special = Special(count, which)
-            longer = replace(case, length=max(case.length, count + 2))
-            found = first_that_runs(islice(self.candidates(longer), SIZES_READ), run)
-            if not isinstance(found, InferenceError):
-                return found
-        return None
-
     @property
     def note(self) -> str:
         """A note on inputs that are filled otherwise than by type and name; nothing where none is."""
         listed = ", ".join(f"{name} holds {reading.value}" for name, reading in self.readings.items())
         return f"random inputs on which the model runs: {listed}" if listed else ""
-
-
-def _roles(places: Iterable[Place]) -> Roles:
-    """Sort symbols by name and by where they stand.
-
-    Args:
-        places: every occurrence of a symbol in a graph input. `is_signal` says that the input holds
-            floats or pixels.
-    """
-    seen: dict[str, list[Place]] = {}
-    for place in places:
-        seen.setdefault(place.symbol, []).append(place)
-    sorted_out: dict[str, list[str]] = {role: [] for role in ("batch", "past", "total", "length", "extent")}
-    cached = any(place.in_cache for where in seen.values() for place in where)
-    for name, where in seen.items():
-        sorted_out[_role(name.lower(), where, cached)].append(name)
-    return Roles(**{role: tuple(names) for role, names in sorted_out.items()})
-
-
-def _role(name: str, where: list[Place], cached: bool) -> str:
-    foreign = "encoder" in name and "decoder" not in name
-    # A cache of all layers has the batch after layers, keys and values: what other inputs say counts.
-    telling = [place for place in where if not place.in_cache] or where
-    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
-        return "batch"
-    if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
-        return "past"
-    # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
-    masks = all(place.is_mask and "encoder" not in place.input.lower() for place in where)
-    if cached and ("total" in name or masks):
-        return "total"
-    masked = all(place.is_signal or place.is_mask for place in where)
-    return "extent" if masked and any(place.is_signal for place in where) else "length"
 
 
 def _counted_length(
@@ -298,13 +388,9 @@ def _counted_length(
     That is the input of the same name ("mel" of "mel_lengths"), else the first one with an open axis after samples.
     """
     stem = _LENGTHS.sub("", item.name.lower())
-    others = sorted(
-        (other for other in inputs if other is not item),
-        key=lambda other: (item.ends_generation and other.role is not Role.IDS, other.name.lower() != stem),
-    )
-    for other in others:
+    for other in sorted(inputs, key=lambda other: other.name.lower() != stem):
         for axis, dim in enumerate(other.dims):
-            if axis and not isinstance(dim, int) and axis not in other.widths:
+            if other is not item and axis and not isinstance(dim, int) and axis not in other.widths:
                 return shapes[other.name][axis]
     return None
 

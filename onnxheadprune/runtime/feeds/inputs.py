@@ -1,46 +1,31 @@
 """Graph inputs: type, dimensions and role.
 
-An input is a mask by what the graph does with its numbers, not by its name. A mask is compared, negated, combined with
-other masks and scaled until it chooses elements, is added to scores as a huge number, or multiplies features. One that
-also says where tokens stand is summed up along the sequence.
+Names tell a mask: what a graph does with its numbers is written in too many ways. An input of integers that neither its
+name nor a table tells apart is filled with zeros and ones, which fit a mask, too.
+
+Exporters write dimensions as plain names ("batch"), sums ("past_sequence_length + 1"), sympy expressions
+("Max(1, 2*s0)") or not at all. The same symbol always gets the same number.
 """
 
 from __future__ import annotations
 
+import ast
 import enum
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.graph.operator import (
-    COMPARES,
-    EXTREMES,
-    NORMALIZES,
-    OBSERVES,
-    SUMS_PRODUCTS,
-    WEIGHS,
-    is_a,
-    kind,
-)
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.model.graph.walks import back_through, reachable
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.runtime.feeds.symbols import SymbolicDim, read_dim
-from onnxheadprune.runtime.feeds.tables import (
-    MOVES,
-    compared_with,
-    ends_generation,
-    feature_width,
-    least_capacity,
-    marks_places,
-    replaces_some,
-    row_bound,
-)
+from onnxheadprune.runtime.feeds.tables import feature_width, least_capacity, replaces_some, row_bound
 
 _MASK = re.compile(r"mask(?![a-z])")
 _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
@@ -59,8 +44,84 @@ class Role(enum.Enum):
     BOOLS = "bools"
 
 
-_UNNAMED = (Role.FLOATS, Role.IDS, Role.BOOLS, Role.PIXELS)
-"""Roles by the type alone, which what the graph does with an input may contradict."""
+SymbolicDim: TypeAlias = "int | Expression"
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: Fraction(a) / Fraction(b),
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: lambda a, b: a**b,
+}
+# Sympy writes Max where Python writes max.
+_CALLS: dict[str, Callable[..., Any]] = {
+    "max": max,
+    "min": min,
+    "floor": math.floor,
+    "ceiling": math.ceil,
+    "mod": lambda a, b: a % b,
+}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A dimension that depends on symbols."""
+
+    text: str  # as the model spells it
+    symbols: tuple[str, ...]  # the names in it; the whole text where it is no arithmetic
+
+    @property
+    def is_symbol(self) -> bool:
+        """True for a single name, without arithmetic."""
+        return self.symbols == (self.text,)
+
+    def evaluate(self, numbers: Mapping[str, int]) -> int:
+        """The dimension for one number per symbol."""
+        if self.is_symbol:
+            return numbers[self.text]
+        return int(_evaluate(ast.parse(self.text, mode="eval").body, numbers))
+
+
+def read_dim(text: str) -> Expression:
+    """A `dim_param` as an expression."""
+    try:
+        body = ast.parse(text.strip(), mode="eval").body
+        names = _names(body)
+    except (SyntaxError, ValueError):
+        return Expression(text, (text,))
+    return Expression(text.strip(), names) if names else Expression(text, (text,))
+
+
+def _names(node: ast.expr) -> tuple[str, ...]:
+    """Names in an expression, in order of appearance."""
+    match node:
+        case ast.Name(id=name):
+            return (name,)
+        case ast.Constant(value=int()):
+            return ()
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return tuple(dict.fromkeys((*_names(left), *_names(right))))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _names(operand)
+        case ast.Call(func=ast.Name(id=function), args=args, keywords=[]) if function.lower() in _CALLS:
+            return tuple(dict.fromkeys(name for item in args for name in _names(item)))
+    raise ValueError("not arithmetic")
+
+
+def _evaluate(node: ast.expr, numbers: Mapping[str, int]) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return numbers[name]
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_evaluate(left, numbers), _evaluate(right, numbers))
+        case ast.UnaryOp(operand=operand):
+            return -_evaluate(operand, numbers)
+        case ast.Call(func=ast.Name(id=function), args=args):
+            return _CALLS[function.lower()](*(_evaluate(item, numbers) for item in args))
+    raise ValueError(f"no arithmetic: {ast.dump(node)}")
 
 
 @dataclass(frozen=True)
@@ -70,16 +131,12 @@ class Input:
     name: str
     dtype: np.dtype[Any]  # NumPy's type of its elements (ml_dtypes' for bfloat16)
     dims: tuple[SymbolicDim, ...]  # its dimensions; empty for a scalar
-    role: Role  # what it stands for, judged by type and name; a mask also by what the graph does with it
+    role: Role  # what it stands for, judged by type and name
     # integers must stay below this (rows of the tables they index), None where unknown
     rows: int | None = None
     # sizes that the weights dictate for open axes, whatever those are called
     widths: Mapping[int, int] = field(default_factory=dict, compare=False)
     capacity: int = 0  # positions that a cache must have at least
-    ends_generation: bool = False  # whether it holds the number of tokens with which a generation ends
-    special: tuple[int, ...] = ()  # numbers that it is compared with, as ids of tokens that stand for images
-    # whether it is a mask whose places are listed, as those of tokens that features replace
-    marks_places: bool = False
     is_shared: bool = False  # whether its size is fixed where the samples of other inputs have another number
     mends: bool = False  # the model replaces some integers before they pick rows, as labels of -100
 
@@ -138,21 +195,12 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         dims = _dims(tensor)
         rows = row_bound(value) if tensor.elem_type not in FLOATS else None
         role = _role(info.name, tensor.elem_type, dims, rows)
-        if role in _UNNAMED and dims and _is_mask(value, indexes=rows is not None):
-            role = Role.MASK
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         free = [axis for axis, dim in enumerate(dims) if axis and not isinstance(dim, int)]
         widths = {axis: feature_width(value, axis) for axis in free}
         known = {axis: width for axis, width in widths.items() if width is not None}
-        ends = tensor.elem_type not in FLOATS and ends_generation(value)
-        role = Role.LENGTHS if ends else role
-        special = compared_with(value) if role is Role.IDS else ()
         mends = rows is not None and replaces_some(value)
-        marks = role in (Role.MASK, Role.BOOLS) and marks_places(value)
-        capacity = least_capacity(value)
-        found.append(
-            Input(info.name, dtype, dims, role, rows, known, capacity, ends, special, marks, mends=mends)
-        )
+        found.append(Input(info.name, dtype, dims, role, rows, known, least_capacity(value), mends=mends))
     return _shared_marked(found)
 
 
@@ -200,170 +248,16 @@ def _role(name: str, elem_type: int, dims: tuple[SymbolicDim, ...], rows: int | 
     return Role.PIXELS if elem_type in _PIXELS and rows is None else Role.IDS
 
 
-_MOVES = MOVES | kind("CastLike", "GatherND", "Pad")
-_SCALES = kind("Mul", "Div")
-_SHIFTS = kind("Add", "Sub")
-_CALCULATES = _SCALES | _SHIFTS | EXTREMES | kind("Clip", "Where")
-_TRUTHS = COMPARES | kind("And", "Or", "Xor", "Not")
-_FEATURES = SUMS_PRODUCTS | NORMALIZES | WEIGHS
-_TO_SCORES = _MOVES | _SCALES | _SHIFTS | EXTREMES | kind("Where", "Dropout")
-HUGE = 1000
-"""The least distance below its score of a mask that hides a token."""
-MOST_SEEN = 1000
-"""Values that are followed from one input."""
-NEAR = 64
-"""Values between a mask's neighbor and the layer that computed it, or the softmax that reads it."""
-
-
-def _is_mask(value: Value, *, indexes: bool) -> bool:
-    """Return whether an input of at least one axis is a mask.
-
-    Args:
-        indexes: whether its numbers also index a table. Token ids do, and are compared with special tokens; of what
-            indexes a table only what is summed up to positions is a mask.
-    """
-    walk = _Walk(value)
-    if indexes:
-        return walk.is_counted
-    return walk.masks and not (value.elem_type in FLOATS and walk.is_read_otherwise)
-
-
-class _Walk:
-    """Everything that follows from an input by what is done with masks.
-
-    Attributes:
-        masks: whether some of it acts as a mask.
-        is_counted: whether the input's own numbers are summed up along an axis.
-        is_read_otherwise: whether its own numbers are read by what masks nothing: layers with weights, functions.
-    """
-
-    def __init__(self, value: Value) -> None:
-        self._input, self._is_float = value, value.elem_type in FLOATS
-        self.masks = self.is_counted = self.is_read_otherwise = False
-
-        def following(item: tuple[Value, bool]) -> Iterator[tuple[Value, bool]]:
-            for use in item[0].consumers:
-                yield from self._look_at(use, item[1])
-
-        for _ in reachable([(value, False)], following, MOST_SEEN):
-            pass
-
-    def _look_at(self, use: Use, tested: bool) -> set[tuple[Value, bool]]:
-        """Return what to follow from one use, and whether that comes out of a comparison."""
-        node = use.node
-        acts, follows = self._acts_as_mask(use), self._follows(use)
-        self.masks |= acts
-        self.is_counted |= is_a(node, "CumSum") and not tested
-        self.is_read_otherwise |= not (acts or follows or tested or node in OBSERVES)
-        outputs = node.outputs if follows else ()
-        return {(item, tested or node in _TRUTHS) for item in outputs if item is not None}
-
-    def _acts_as_mask(self, use: Use) -> bool:
-        node, index = use
-        rank = len(node.shape(index) or ())
-        if index in node.roles.masks:
-            # One of a single axis lists lengths.
-            return rank > 1 and _is_alike_for_heads(node.input(index))
-        if is_a(node, "Where"):
-            return index == 0
-        if is_a(node, "ReduceSum"):
-            return index == 0 and rank > 1 and not self._is_float
-        if is_a(node, "CumSum"):
-            return index == 0 and not self._is_float
-        if is_a(node, "Mul"):
-            return self._hides(use)
-        return self._is_float and node in _SHIFTS and self._is_added_to_scores(use)
-
-    def _hides(self, use: Use) -> bool:
-        """Return whether a product scales by a huge number, or takes features from some places."""
-        other = use.node.input(1 - use.input_index)
-        if other is None:
-            return False
-        number = other.literal()
-        if number is not None:
-            return number.size == 1 and abs(float(number.reshape(-1)[0])) >= HUGE
-        if other.is_constant or not _is_computed(other, self._input):
-            return False
-        if not self._is_float:
-            return other.elem_type in FLOATS
-        own, others = self._input.rank, other.rank
-        return (own == 2 and others is not None and others > 2) or _is_among_scores(use.node.out, other)
-
-    def _is_added_to_scores(self, use: Use) -> bool:
-        other, own = use.node.input(1 - use.input_index), use.node.input(use.input_index)
-        if other is None or other.is_constant or not _is_alike_for_heads(own):
-            return False
-        return _leads_to_weights(use.node.out) and _is_computed(other, self._input)
-
-    def _follows(self, use: Use) -> bool:
-        """Return whether what comes out of a node is a mask where one of its inputs is."""
-        node, index = use
-        roles = node.roles
-        if (
-            node.domain
-            or index in roles.places
-            or (roles.contents is not None and index not in roles.contents)
-        ):
-            return False
-        if node in _MOVES or is_a(node, "And", "Or", "Xor", "Not") or _only_permutes(node):
-            return True
-        if node in COMPARES:
-            other = node.literal(1 - index)
-            return other is not None and other.size == 1 and abs(float(other.reshape(-1)[0])) <= 1
-        if is_a(node, "CumSum"):
-            return not self._is_float
-        if node not in _CALCULATES:
-            return False
-        others = [
-            other for position, other in enumerate(node.inputs) if position != index and other is not None
-        ]
-        return all(other.is_constant or not _is_computed(other, self._input) for other in others)
-
-
-def _only_permutes(node: Node) -> bool:
-    """Return whether a node is an Einsum of one operand, as exporters write a Transpose."""
-    return node in SUMS_PRODUCTS and len(node.inputs) == 1
-
-
-def _is_alike_for_heads(value: Value | None) -> bool:
-    """Return whether what is added to scores is the same for all heads, as no bias of positions is."""
-    shape = None if value is None else value.shape
-    return shape is not None and (len(shape) < 3 or shape[-3] == 1 or not isinstance(shape[-3], int))
-
-
-def _is_among_scores(product: Value, other: Value) -> bool:
-    """Return whether a product lies before the softmax of an attention, or after it."""
-    if _leads_to_weights(product):
-        return True
-    return any(node in WEIGHS for node in back_through(other, _MOVES | kind("Dropout"), most=4))
-
-
-def _leads_to_weights(value: Value) -> bool:
-    def readers(node: Node) -> list[Node]:
-        return node.readers if node in _TO_SCORES else []
-
-    first = [use.node for use in value.consumers]
-    return any(node in WEIGHS for node in reachable(first, readers, NEAR))
-
-
-def _is_computed(value: Value, input_: Value) -> bool:
-    """Return whether features go into a value: what layers with weights compute, or another input of floats."""
-
-    def above(item: Value) -> Iterable[Value]:
-        return () if item.producer is None or item.producer in _FEATURES else _contents(item.producer)
-
-    def is_feature(item: Value) -> bool:
-        given = item.is_graph_input and item is not input_ and item.elem_type in FLOATS
-        return given or (item.producer is not None and item.producer in _FEATURES)
-
-    return any(map(is_feature, reachable([value], above, NEAR)))
-
-
-def _contents(node: Node) -> Iterator[Value]:
-    """Yield what a node reads as numbers, not as sizes or places."""
-    if node in OBSERVES:
-        return
-    roles = node.roles
-    for index, value in enumerate(node.inputs):
-        if value is not None and index not in roles.places and index not in roles.rows:
-            yield value
+def padding_warning(inputs: Iterable[Input]) -> str | None:
+    """A warning where an input may be a mask that its name does not tell, since padding is then counted."""
+    unclear = [
+        f"{item.name} ({item.describe()})"
+        for item in inputs
+        if item.role is Role.IDS and item.rows is None and len(item.dims) == 2
+    ]
+    if not unclear:
+        return None
+    return (
+        f"the role of {first_few(unclear)} is not known, so padding is counted as if it were content; if it is a mask,"
+        " rename the input to attention_mask"
+    )

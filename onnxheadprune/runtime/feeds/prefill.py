@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.feeds.fill import length_of
-from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.generate import Feed, length_of
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 TokenMask = npt.NDArray[np.int64]
@@ -130,7 +129,7 @@ def _empty_cache(item: Input, rows: int, *, unread: bool) -> tuple[int, ...]:
     if len(unknown) > 1 and not unread:
         raise UsageError(
             f"the cache {item.name} ({item.describe()}) has {len(unknown)} sizes that neither the model nor its weights"
-            f" tell, so no empty one can be made; give the model's inputs with {named_setting('data')}"
+            f" tell, so no empty one can be made; give the model's inputs with `data`"
         )
     sizes = (
         dim if isinstance(dim, int) else item.widths.get(axis, item.capacity)

@@ -10,16 +10,14 @@ from onnxheadprune.liveness.index_notation import contraction_of, kernel_of
 from onnxheadprune.liveness.layouts import Heads, layout_of
 from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.operator import (
-    COMPARES,
     ELEMENTWISE,
     EXTREMES,
     VIEWS,
-    WRITES_INTO,
     is_a,
     kind,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.model.graph.walks import back_through, reachable
+from onnxheadprune.model.graph.walks import reachable
 
 MOVES = VIEWS | kind("Cast", "Slice", "Flatten", "Expand", "Tile", "Split", "Gather", "Concat")
 """The same elements, or some of them, in other places or under another type."""
@@ -29,9 +27,6 @@ _SHIFTS = kind("Add", "Sub")
 _REPLACES = EXTREMES | kind("Clip", "Where")
 _HANDS_ON = MOVES | _COMPUTES
 _SAME_WIDTH = ELEMENTWISE | kind("CastLike")
-MOST_COMPARED = 6
-"""Numbers of one kind that are worth trying."""
-MOST_FEATURES, MOST_HOPS = 1024, 8
 MOST_SHIFTS = 4
 """Offsets with which one value is followed: as it is, and counted from the end of a table or two."""
 
@@ -152,47 +147,6 @@ def feature_width(value: Value, axis: int) -> int | None:
     return None
 
 
-def compared_with(value: Value) -> tuple[int, ...]:
-    """The numbers that an input of integers is compared with, as ids of tokens that stand for images.
-
-    Of a number that is a bound both it and the one below are among them.
-    """
-    found: dict[int, None] = {}
-
-    def onward(current: Value) -> Iterator[Value]:
-        return (item for use in current.consumers for item in _handed_on(use) if use.node in MOVES)
-
-    for use in (use for item in reachable([value], onward) for use in item.consumers):
-        other = use.node.literal(1 - use.input_index) if use.node in COMPARES else None
-        if other is not None and other.size <= MOST_COMPARED and np.issubdtype(other.dtype, np.integer):
-            below = () if is_a(use.node, "Equal") else (1,)
-            found |= {int(number) - step: None for number in other.reshape(-1) for step in (0, *below)}
-    return tuple(found)[:MOST_COMPARED]
-
-
-def marks_places(value: Value) -> bool:
-    """Return whether the places of an input's numbers are listed: a mask of the tokens that features replace."""
-
-    def onward(current: Value) -> Iterator[Value]:
-        return (
-            item for use in current.consumers if use.node in MOVES | COMPARES for item in use.node.results
-        )
-
-    uses = (use for item in reachable([value], onward) for use in item.consumers)
-    return any(is_a(use.node, "NonZero") for use in uses)
-
-
-def numbers_of_features(view: GraphView) -> tuple[int, ...]:
-    """The number of rows written into values by place, as far as shapes tell: features of an image, for its tokens."""
-    found: dict[int, None] = {}
-    for node in view.nodes:
-        if node in WRITES_INTO and node.inputs[-1] is not None:
-            for maker in back_through(node.inputs[-1], MOVES, most=MOST_HOPS):
-                rows = known_size(maker.out.shape, -2)
-                found |= {} if rows is None or not 0 < rows <= MOST_FEATURES else {rows: None}
-    return tuple(found)[:MOST_COMPARED]
-
-
 def least_capacity(value: Value) -> int:
     """The positions that a cache must have at least: those of a sliding window whose buffer it is, else none."""
     windows = [
@@ -235,16 +189,6 @@ def _picked(node: Node) -> Iterator[tuple[int, int]]:
     for start, axis, step in zip(starts or (), axes, steps, strict=False):
         if step > 0:
             yield axis, start + 1
-
-
-def ends_generation(value: Value) -> bool:
-    """Return whether a value holds the number of tokens with which a generation ends."""
-
-    def onward(current: Value) -> Iterator[Value]:
-        return (item for use in current.consumers if use.node in MOVES for item in use.node.results)
-
-    uses = (use for item in reachable([value], onward) for use in item.consumers)
-    return any(use.input_index == use.node.roles.longest for use in uses)
 
 
 def _keeps_width(node: Node, axis: int, rank: int) -> bool:

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.choosing.space import Selection
+from onnxheadprune.display.spelling import many
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
+from onnxheadprune.runtime.feeds.data import Basis
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import SpeedUp
-    from onnxheadprune.choosing.targets import PruningTarget
+    from onnxheadprune.settings.cutting import Cut
     from onnxheadprune.training.result import Recovery
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A cut that was tried in the search for a target."""
+    """A cut that was tried in the search for a call."""
 
     removed: int  # units that it removes
     # its speed-up, or its drift: the larger one of those on the held-out part and on all data
@@ -40,7 +41,7 @@ class Trial:
 @one_line("drift unit held_out selection compensation recovery trials")
 @dataclass(frozen=True, eq=False)
 class Chosen(JsonObject):
-    """The selection that meets a target.
+    """The selection that meets a call.
 
     Attributes:
         selection: the heads, and the basis of the selection.
@@ -103,39 +104,39 @@ class Chosen(JsonObject):
         )
 
     @property
-    def measured_on(self) -> str:
-        """A description of the data for the drift, with the refits and trainings that used it."""
+    def basis(self) -> Basis:
+        """The data that the drift is of."""
         trained = self.recovery is not None and self.numbers is self.recovery
-        return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
+        return basis_of(self.held_out, refitted=self.numbers is not None, trained=trained)
 
     @written("drift_measured_on")
     def _measured_on(self) -> str | None:
-        return None if self.drift is None else self.measured_on
+        return None if self.drift is None else self.basis.measured_on
 
-    def limits(self, target: PruningTarget, sizes: tuple[int, int]) -> tuple[Gate, ...]:
-        """The limits that a target sets, with the values that this selection reaches.
+    def limits(self, call: Cut, sizes: tuple[int, int]) -> tuple[Gate, ...]:
+        """The limits that a call sets, with the values that this selection reaches.
 
         Args:
             sizes: bytes of the original's files, and of those that the cut leads to.
         """
-        if target.target_size is not None:
+        if call.target_size is not None:
             found = sizes[1] / sizes[0]
-            return (
-                Gate("max_size_ratio", "the cut", target.target_size, found, found <= target.target_size),
-            )
-        if target.max_drift is not None and self.drift is not None:
-            kept = self.drift <= target.max_drift
-            return (Gate("max_drift", "the cut", target.max_drift, self.drift, kept, self.unit),)
-        if target.target_speedup is not None and self.speed is not None:
-            least = target.target_speedup
+            return (Gate("max_size_ratio", "the cut", call.target_size, found, found <= call.target_size),)
+        if call.max_drift is not None and self.drift is not None:
+            kept = self.drift <= call.max_drift
+            return (Gate("max_drift", "the cut", call.max_drift, self.drift, kept, self.unit),)
+        if call.target_speedup is not None and self.speed is not None:
+            least = call.target_speedup
             return (Gate("min_speedup", "the cut", least, self.speed.value, self.speed.reaches(least)),)
         return ()
 
 
-def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
-    """A description of the measured data, with the refits and trainings that used it."""
+def basis_of(held_out: bool, *, refitted: bool, trained: bool) -> Basis:
+    """The data that figures of a choice are of."""
     if not held_out:
-        return f"the calibration data, which the {'refit' if refitted else 'choice'} has seen"
+        seen = "refit" if refitted else "choice"
+        return Basis(measured_on=f"the calibration data, which the {seen} has seen", seen_by=seen)
+    unseen = ", which the refit has not seen" if refitted else ""
     if trained:
-        return "held-out data, which neither refit nor training has seen"
-    return "held-out data, which the refit has not seen" if refitted else "held-out data"
+        unseen = ", which neither refit nor training has seen"
+    return Basis(measured_on=f"held-out data{unseen}", held_out=True)

@@ -14,13 +14,13 @@ from onnxheadprune.choosing.space import AFTER_REFIT, NAMED, Selection
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.generate import narrowed
-from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.choice.cutting import Cutter
 
 if TYPE_CHECKING:
-    from onnxheadprune.training.recover import Recovering
+    from onnxheadprune.training.budget import Budget
     from onnxheadprune.training.result import Recovery
 
 NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
@@ -36,16 +36,17 @@ def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
 
 def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
     """A selection with its compensation, its recovery, its plan and its drift."""
-    began, how = time.monotonic(), cutter.trying.recovering
+    began, budget = time.monotonic(), cutter.budget
     chosen = _refitted(cutter, selection)
-    if how is None:
+    if budget is None:
         return _measured(cutter, chosen)
-    return _recovered(cutter, chosen, how.shared(among), time.monotonic() - began)
+    budget = budget if among == 1 else budget.shared(among)
+    return _recovered(cutter, chosen, budget, time.monotonic() - began)
 
 
 def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
     """A selection with its compensation, planned."""
-    compensation = cutter.trying.given
+    compensation = cutter.given
     if compensation is None and cutter.refit:
         compensation = _compensated(cutter, selection)
         if compensation.refits and not compensation.done:
@@ -53,7 +54,7 @@ def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
     return cutter.planned(Chosen(selection, compensation))
 
 
-def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float) -> Chosen:
+def _recovered(cutter: Cutter, start: Chosen, budget: Budget, refitting: float) -> Chosen:
     """A cut after training; without training if that is nearer to the original on unseen data.
 
     Without a recovery, the refit to write learns from all data, which can help more than training where data is scarce.
@@ -64,17 +65,17 @@ def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float)
     began = time.monotonic()
     before = _measured(cutter, start)
     behind = BEHIND * (time.monotonic() - began)
-    how = replace(how, budget=how.budget.keeping(behind))
-    recovery = _recovery(cutter, start, how)
+    budget = budget.keeping(behind)
+    recovery = _recovery(cutter, start, budget)
     made = None
     if recovery.best:
         made = _measured(cutter, cutter.planned(replace(start, recovery=recovery)))
         assert made.drift is not None and before.drift is not None
         if made.drift <= _at_best(cutter, before.drift, 0.0):
             return made
-    late = how.budget.call is not None and (how.budget.left or 0.0) < refitting
+    late = budget.call is not None and (budget.left or 0.0) < refitting
     plain, why = before, "no step made it better on held-out data"
-    if not (late or cutter.must_hold_out or cutter.trying.given is not None):
+    if not (late or cutter.must_hold_out or cutter.given is not None):
         alone = cutter.on_all_data()
         plain = _measured(alone, _refitted(alone, start.selection))
     if made is not None:
@@ -110,7 +111,7 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
         return chosen
     cutter.progress("measuring drift", 0, 0)
     meter = drift(cutter, chosen, _samples(cutter))
-    given = cutter.trying.given
+    given = cutter.given
     # A refit that was made before may have learned from what is held out now.
     unseen = cutter.is_held_out and (
         given is None or cutter.data is None or given.data != cutter.data.fingerprint
@@ -122,7 +123,7 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
 def _samples(cutter: Cutter) -> Sequence[Sample]:
     """Return the samples for the drift of a choice."""
     assert cutter.held is not None
-    return cutter.held.samples if cutter.is_held_out else cutter.work.to_run(cutter.held).samples
+    return cutter.held.batches if cutter.is_held_out else cutter.work.to_run(cutter.held).batches
 
 
 def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
@@ -138,7 +139,7 @@ def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
         return found
     bare = cutter.compensation(selection.heads, "behind")
     one, other = (
-        drift(cutter, cutter.planned(Chosen(selection, item)), cutter.held.samples).mean()
+        drift(cutter, cutter.planned(Chosen(selection, item)), cutter.held.batches).mean()
         for item in (found, bare)
     )
     if one < other:
@@ -158,17 +159,17 @@ def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
     can exceed the gain.
     """
     refit = chosen.compensation
-    if refit is None or not refit.quantized or chosen.recovery is not None or cutter.trying.given is not None:
+    if refit is None or not refit.quantized or chosen.recovery is not None or cutter.given is not None:
         return chosen
     assert cutter.held is not None and chosen.drift is not None
     bare = cutter.planned(Chosen(chosen.selection))
-    apart = drift(cutter, bare, cutter.held.samples).mean()
+    apart = drift(cutter, bare, cutter.held.batches).mean()
     if chosen.drift <= apart:
         return chosen
     return replace(bare, drift=apart, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift)
 
 
-def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
+def _recovery(cutter: Cutter, chosen: Chosen, budget: Budget) -> Recovery:
     """Return a cut after training."""
     from onnxheadprune.training.recover import recover
     from onnxheadprune.training.subject import Subject
@@ -183,14 +184,16 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
         chosen.io,
         {} if chosen.compensation is None else chosen.compensation.stored,
     )
-    return recover(subject, cutter.learn, cutter.held, cutter.provider, how, cutter.progress)
+    return recover(
+        subject, cutter.learn, cutter.held, cutter.provider, cutter.request.call, budget, cutter.progress
+    )
 
 
 def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
     """The drift of the outputs, measured as by `validate`, with the same main output and exact settings."""
     assert cutter.data is not None
     meter = EffectMeter(
-        require_main_output(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
+        require_main_output(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.request.call.drift
     )
     pruned = cutter.session(cutter.cut(chosen), "the pruned model")
     for sample in samples:

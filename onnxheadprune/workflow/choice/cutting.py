@@ -6,13 +6,12 @@ import copy
 import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxheadprune.attention import planning
-from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.main_graph_copy import with_switches
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
@@ -21,41 +20,28 @@ from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.choosing.effort import Work
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, SearchSpace, Selection
-from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import calibration_data, require_variety
-from onnxheadprune.data.drift import Evidence, Measure
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.data.splicing import MOST_WORK
 from onnxheadprune.edit import apply
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.memory_turns import Turns
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.feeds.data import DataSource
+from onnxheadprune.runtime.feeds.inputs import padding_warning
+from onnxheadprune.runtime.memory_limits import Turns
+from onnxheadprune.runtime.progress import Note, Progress, silent
 from onnxheadprune.workflow.choice.chosen import Chosen
+from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
-    from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.training.budget import Budget
-    from onnxheadprune.training.recover import Recovering
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""
 PASSES = 8
 """The measured cost of a refit, as a multiple of one product of all positions with every refitted layer."""
-
-
-@dataclass(frozen=True)
-class Trying:
-    """The settings of trial cuts."""
-
-    refit: bool | None = None  # refit the remaining weights; None does so where there is data
-    effect: Measure | None = None  # the measure of drift; see `EffectMeter`
-    contract: Contract = field(default_factory=Contract)  # of trial cuts and of the final cut
-    fuse: FuseMode = "none"  # the same; "auto" is tried without fusion, since it keeps the faster model
-    recovering: Recovering | None = None  # the settings of training after the refit, None for no training
-    given: Compensation | None = None  # an earlier refit to use instead of a new one
 
 
 class Cutter:
@@ -70,7 +56,8 @@ class Cutter:
         must_hold_out: whether the final weights must not learn from that part.
         refit: whether the remaining weights are refitted.
         provider: where to run.
-        trying: how cuts are made and judged.
+        request: how cuts are made and judged: trial cuts as the final one.
+        given: new numbers of a cut that was made before, which is trained; None makes them here.
         progress: called with each step.
         turns: lets sessions of whole models share the memory.
     """
@@ -80,7 +67,7 @@ class Cutter:
         model: LoadedModel,
         data: DataSource | None,
         provider: Provider,
-        trying: Trying = Trying(),
+        request: Request = Request(),
         progress: Progress = silent,
     ) -> None:
         """Read and check the data; starts no long computation.
@@ -91,40 +78,43 @@ class Cutter:
         self.model = open_structure(model)
         self.analysis = analysis_of(self.model)
         self.view, self.sites = self.analysis.view, self.analysis.sites
-        self.provider, self.trying, self.progress = provider, trying, progress
+        self.provider, self.request, self.progress = provider, request, progress
         self.turns = Turns(LARGE)
         self.data = None if data is None else calibration_data(data, self.view)
         if self.data is not None:
             require_variety(self.data)
-        if trying.refit and self.data is None:
-            raise UsageError(f"a refit needs data; give it with {named_setting('data')}")
-        self.refit = self.data is not None if trying.refit is None else trying.refit
+            if warning := padding_warning(self.data.inputs):
+                progress(Note(warning), 0, 0)
+        if request.call.refit and self.data is None:
+            raise UsageError("a refit needs data; give it with `data`")
+        self.refit = self.data is not None if request.call.refit is None else request.call.refit
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
         self.must_hold_out = False
-        if trying.recovering is not None:
+        self.given = None if request.given is None else request.given.compensation
+        if request.budget is not None:
             if self.data is None:
-                raise UsageError(f"a recovery needs data; give it with {named_setting('data')}")
+                raise UsageError("a recovery needs data; give it with `data`")
             from onnxheadprune.training.recover import require_recoverable, split_for_recovery
 
-            require_recoverable(self.view, require_main_output(self.view), self.data, trying.recovering)
+            require_recoverable(self.view, require_main_output(self.view), self.data)
             self.learn, self.held = split_for_recovery(self.data)
-            given = trying.given
+            given = self.given
             if given is not None and not given.steps and given.data == self.data.fingerprint:
                 # It has seen what judges the training, so it is made again from what steps learn from.
-                self.trying, self.refit = replace(trying, given=None), True
+                self.given, self.refit = None, True
 
-    def search_space(self, requirements: Requirements, asked: Asked | None = None) -> SearchSpace:
+    def search_space(self, asked: Asked | None = None) -> SearchSpace:
         """The paths of cuts, from which selections are made."""
         # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
         data = self.learn if self.must_hold_out else self.data
-        evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
-        return search_space(self.analysis, requirements, evidence, self.progress, asked)
+        evidence = None if data is None else Evidence(data, self.provider, self.request.call.drift)
+        return search_space(self.analysis, self.request.call, evidence, self.progress, asked)
 
     def hold_out(self, why: str) -> None:
         """Exclude a part of the data from every refit, so that drift and accuracy on it are unbiased."""
         if self.data is None:
-            raise UsageError(f"{why}; give some with {named_setting('data')}")
+            raise UsageError(f"{why}; give some with `data`")
         if not self.is_held_out:
             self.learn, self.held = self.data.split()
         self.must_hold_out = True
@@ -137,15 +127,14 @@ class Cutter:
 
     def within(self, budget: Budget) -> Cutter:
         """The same with another budget for training."""
-        made, how = copy.copy(self), self.trying.recovering
-        assert how is not None
-        made.trying = replace(self.trying, recovering=replace(how, budget=budget))
+        made = copy.copy(self)
+        made.request = replace(self.request, budget=budget)
         return made
 
     @property
     def budget(self) -> Budget | None:
         """The budget for training, None without."""
-        return None if self.trying.recovering is None else self.trying.recovering.budget
+        return self.request.budget
 
     @property
     def is_held_out(self) -> bool:
@@ -185,7 +174,7 @@ class Cutter:
         if chosen.numbers is not None:
             subject = chosen.renumbered(self.model)
             analysis = analysis_of(subject)
-        made = planning.planned(analysis, chosen.selection.spec, self.trying.contract)
+        made = planning.planned(analysis, chosen.selection.spec, self.request.contract)
         return replace(chosen, plan=made.plan, io=made.io)
 
     def cut(self, chosen: Chosen) -> LoadedModel:
@@ -197,11 +186,11 @@ class Cutter:
     def timed(self, selection: Selection) -> LoadedModel:
         """The model without the selected heads as it will be written, except for refitted weights."""
         cut = self.cut(self.planned(Chosen(selection)))
-        if self.trying.fuse in ("none", "auto"):
+        if self.request.call.fuse in ("none", "auto"):
             return cut
         from onnxheadprune.fusion.fuse import fuse
 
-        return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
+        return cut.changed(fuse(cut.proto, self.request.call.fuse, self.model.name)[0])
 
     @functools.cached_property
     def work(self) -> Work:

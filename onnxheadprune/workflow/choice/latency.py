@@ -19,16 +19,17 @@ from functools import partial
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site, outermost
-from onnxheadprune.benchmarking.measure import BenchRequest, BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.allocate import Savings
-from onnxheadprune.choosing.joint import OVER_SAVED
 from onnxheadprune.choosing.scoring.moves import Step
+from onnxheadprune.choosing.select import OVER_SAVED
 from onnxheadprune.choosing.space import SearchSpace, Selection
-from onnxheadprune.errors import RefusedError, named_setting
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
+from onnxheadprune.settings.calls import BenchCall
+from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter
@@ -38,7 +39,7 @@ SECONDS = 4.0
 POINTS = 4
 """Sizes of inputs where the user names none, at most: two batches of whole sequences, and of single new tokens."""
 TOGETHER = 8
-"""Cuts that are measured beside one original. It runs twice (the A/A run), so ten models take turns in place of 24."""
+"""Cuts that are measured beside one original: nine models take turns in place of 16."""
 TOGETHER_BYTES = 2**28
 """Weights that models measured together may have: each has a session of its own."""
 
@@ -56,21 +57,23 @@ def speedups(
     original: LoadedModel,
     cuts: Sequence[Maker],
     provider: Provider,
-    sizes: BenchSettings | None = None,
+    timing: Timing = Timing(),
     seconds: float = math.inf,
 ) -> Iterator[SpeedUp]:
     """The speed-up of each cut, measured against the original.
 
     Args:
         cuts: functions that make the cuts; large ones are not all held at once.
+        timing: of the user, whose time budget goes before that of a trial.
     """
     room = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, stored_bytes(original.proto))))
     for first in range(0, len(cuts), room):
         some = [make() for make in cuts[first : first + room]]
-        budget = min(SECONDS * (2 + len(some)) / 3, seconds * len(some) / len(cuts) / POINTS)
-        settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
-        request = BenchRequest(**settings, provider=provider)
-        measured = run_benchmark((original, *some), request, attention=False)
+        budget = min(SECONDS * (1 + len(some)) / 2, seconds * len(some) / len(cuts) / POINTS)
+        call = BenchCall(**vars(timing), memory=False)
+        if timing.time_budget == Timing.time_budget:
+            call = replace(call, time_budget=budget)
+        measured = run_benchmark((original, *some), call, attention=False, provider=provider)
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))
 
 
@@ -97,14 +100,14 @@ def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float 
     return high
 
 
-def smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
+def smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, timing: Timing) -> Chosen:
     """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast."""
     measured: dict[str, Trial] = {}
 
     def trial(selection: Selection) -> Trial:
         key = repr(selection.spec)
         if key not in measured:
-            (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, sizes)
+            (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, timing)
             made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
             measured[key] = made
             text = f"measuring: {made.removed} {space.units} less are {speed.value:.2f} times as fast"
@@ -124,7 +127,7 @@ def smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: Benc
         raise RefusedError(
             f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
             f" {first.removed} {space.units} that can go, noise hides any difference ({first.speed}); try again when"
-            f" it is idle, or choose by operations with {named_setting('ratio')}"
+            f" it is idle, or choose by operations with `ratio`"
         )
     if not first.meets:
         raise RefusedError(
@@ -148,19 +151,19 @@ class Width:
         return float(np.mean([len(step.removed) for step in self.steps.values()]))
 
 
-def by_latency(cutter: Cutter, space: SearchSpace, sizes: BenchSettings) -> SearchSpace:
+def by_latency(cutter: Cutter, space: SearchSpace, timing: Timing) -> SearchSpace:
     """The search space with measured time instead of operations: a budget is a share of the time that can be saved.
 
     Unchanged where heads are counted, where every site loses the same share, so nothing is weighed, and where there
     are too many shapes of sites to time.
     """
     shapes = _shapes(space)
-    if space.counts_heads or space.limits.uniform or len(shapes) > MOST_SHAPES:
+    if space.counts_heads or space.given.uniform or len(shapes) > MOST_SHAPES:
         return space
     widths = [(sites, width) for sites in shapes for width in _widths(space, sites)]
     makers = [partial(cutter.timed, _selection(space, width)) for _, width in widths]
     measured: list[SpeedUp] = []
-    for number, speed in enumerate(speedups(cutter.model, makers, cutter.provider, sizes), 1):
+    for number, speed in enumerate(speedups(cutter.model, makers, cutter.provider, timing), 1):
         measured.append(speed)
         cutter.progress("timing sites of one shape at one width", number, len(widths))
     return with_times(space, widths, measured)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxheadprune.choosing.space import SearchSpace, Selection, and_skipped
-from onnxheadprune.errors import RefusedError, named_setting, spelled
+from onnxheadprune.display.spelling import change, rounded, share
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel, file_bytes, serialized
-from onnxheadprune.model.spelling import change, rounded, share
 from onnxheadprune.workflow.choice.cutting import Cutter
 
 RECORD, OF_A_TENSOR = 512, 64
@@ -46,9 +46,7 @@ class FileSize:
         """A sentence on the size of the file before anything was measured."""
         after = self.after(cutter, selection)
         told = f"{rounded(self.original, 'B')} -> about {rounded(after, 'B')}, {change(self.original, after)}"
-        return spelled(
-            f"the file will take {told}; {named_setting('target_size')} specifies its size instead"
-        )
+        return f"the file will take {told}; `target_size` specifies its size instead"
 
     def fits(self, wanted: float) -> bool:
         """Return whether the model takes at most a share of the original's bytes without any cut."""
@@ -68,7 +66,7 @@ class FileSize:
         most = space.most()
         if not fits(most):
             least = self.after(cutter, space.removing(most)) / self.original if space.has_cut(most) else 1.0
-            more = "" if cutter.data else f"; with {named_setting('data')} other units can be removed, too"
+            more = "" if cutter.data else "; with `data` other units can be removed, too"
             raise RefusedError(
                 f"a file of {share(wanted)} of the original's size was asked for, and {share(least)} can be reached"
                 " (protected units, minimums and sites that cannot lose units are kept)"

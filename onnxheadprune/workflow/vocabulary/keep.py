@@ -13,19 +13,19 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabulary_of
+from onnxheadprune.attention.vocabulary.find import vocabulary_of
+from onnxheadprune.attention.vocabulary.logits import Vocabulary
 from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
-from onnxheadprune.data.more import Feeds
-from onnxheadprune.data.respelled import Spelling, as_data, lines_of, respelled, tokens_in
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.respelled import Spelling, as_data, lines_of, respelled, samples_of, tokens_in
+from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.errors import UsageError, named_setting
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import json_of, read_text
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.spelling import first_few
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
-from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.requests import Request, Tokens
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, tokenizer_path
 
@@ -192,7 +192,7 @@ class Listed:
             if entry not in tokenizer.ids:
                 raise UsageError(
                     f"{self.source} lists {entry!r:.80}, which is no token of {tokenizer.place}; to keep the tokens of"
-                    f" a text, give it with {named_setting('data')} and {named_setting('vocab_size')}"
+                    f" a text, give it with `data` and `vocab_size`"
                 )
             return (tokenizer.ids[entry],)
         if not 0 <= entry[0] <= entry[-1] < rows:
@@ -277,16 +277,16 @@ class Trimmed:
     @classmethod
     def of(cls, subject: LoadedModel, request: Request) -> Trimmed:
         """The model with the tokens that a request keeps."""
-        tokens, data = request.choice.tokens, request.run.data
+        tokens, data = request.tokens, request.data
         assert tokens is not None
         data = None if data is None else lines_of(data)
         view = view_of(subject)
         vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows, tokens.logits)
         inputs = tuple(graph_inputs(view))
-        samples = None if data is None else list(load_data(data, inputs))
+        samples = None if data is None else tuple(samples_of(data, inputs))
         if tokens.rows is None:
             # A rare token may be in no sample that is held in memory.
-            every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
+            every = data.every if isinstance(data, Calibration) else samples
             counts = None if every is None else counted(every, inputs, vocabulary)
             place = _tokenizer_beside(subject)
             tokenizer = None if place is None else TokenizerFile(place)
@@ -299,10 +299,9 @@ class Trimmed:
             return cls(made, request, None)
         spelling, left = respelled(samples, inputs, made)
         assert data is not None
-        run = replace(request.run, data=as_data(left, data) if left else None)
-        if not left and _needs_data(request):
+        if not left and request.chooses:
             raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
-        return cls(made, replace(request, run=run), spelling)
+        return cls(made, replace(request, data=as_data(left, inputs, data) if left else None), spelling)
 
     @property
     def model(self) -> LoadedModel:
@@ -312,11 +311,6 @@ class Trimmed:
     def on(self, plan: PrunePlan) -> PrunePlan:
         """A plan that was made for this model, as one for the model before."""
         return self.trimming.on(plan)
-
-
-def _needs_data(request: Request) -> bool:
-    choice = request.choice
-    return choice.target is not None or bool(choice.refit) or choice.recover is not None
 
 
 def _tokenizer_beside(model: LoadedModel) -> Path | None:

@@ -122,9 +122,7 @@ def of(name: str, family: str, make: Callable[[], nn.Module], **rest: Any) -> Ca
     """The case of a module that reads ``x``."""
     axes = {0: "batch", 1: "sequence"}
     given = {"feeds": sequences(), "outputs": ("y",), "dynamic_axes": {"x": axes, "y": axes}, **rest}
-    return Case(
-        name=name, family=family, builder=lambda: spread(make()), inputs=tuple(given["feeds"][0]), **given
-    )
+    return Case(name=name, family=family, builder=lambda: spread(make()), **given)
 
 
 def stacked(

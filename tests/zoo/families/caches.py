@@ -106,7 +106,6 @@ def _case(name: str, model: str, options: Options, output: str, kv_heads: int, s
         family="caches",
         builder=lambda: spread(Cached(make(kind))),
         feeds=tuple(_feed(*sizes, kv_heads, size) for sizes in SIZES),
-        inputs=("input_ids", "attention_mask", *pasts),
         outputs=("logits", *presents),
         dynamic_axes=axes,
         rules=at(output),

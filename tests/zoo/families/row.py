@@ -118,7 +118,6 @@ def row(
             family=family,
             builder=partial(_build, make, kind, inputs, tuple(fields), fixed),
             feeds=made,
-            inputs=inputs,
             outputs=tuple(fields),
             dynamic_axes={**{name: dict(axes) for name, (axes, _) in reads.items()}, **fields},
             rules=at(*out),

@@ -63,7 +63,7 @@ def _case(family: str, name: str, builder: Any, *out: str, shape: tuple[int, ...
         **rest: Any) -> Case:
     axes = {"x": {0: "batch"}, "y": {0: "batch"}}
     made = tuple({"x": feeds.floats(batch, *shape)} for batch in (3, 1))
-    return Case(name=f"timm-{name}", family=family, builder=builder, feeds=made, inputs=("x",), outputs=("y",),
+    return Case(name=f"timm-{name}", family=family, builder=builder, feeds=made, outputs=("y",),
         dynamic_axes=axes, rules=at(*out, heads=heads, kv=kv), **rest)
 
 

@@ -1,6 +1,6 @@
-"""onnxruntime-genai's model builder: ``python -m tests.zoo.foreign.genai --out DIR --variants genai-fp32-cpu,...``.
+"""onnxruntime-genai's model builder: see `tests.zoo.measure`.
 
-Runs in an environment of its own (see README.md). The builder writes GroupQueryAttention with packed or separate
+The builder writes GroupQueryAttention with packed or separate
 projections and rotary angles inside, fused residual norms and, as int4, MatMulNBits.
 """
 
@@ -15,11 +15,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-from tests.zoo import postprocess
+from tests.zoo import steps
 from tests.zoo.attributes import at
 from tests.zoo.case import Case
 from tests.zoo.families.row import VOCAB, Options, maker
-from tests.zoo.foreign.cli import run
+from tests.zoo.foreign.exported import Exported
 from tests.zoo.foreign.face import Face, caches_of, feeds_of, names_of
 from tests.zoo.init import spread
 
@@ -94,7 +94,6 @@ def case_of(recipe: Recipe, variant: str, folder: Path) -> tuple[Case, Path]:
         family=FAMILY,
         builder=partial(Face, model, inputs, outputs),
         feeds=feeds_of(path, sizes=SIZES, padded=False, width=recipe.options.get("head_dim", 16)),
-        inputs=inputs,
         outputs=outputs,
         dynamic_axes={},
         rules=at(recipe.out),
@@ -128,16 +127,15 @@ def recipes() -> list[Recipe]:
     ]
 
 
-def main() -> int:
-    """Runs the command line."""
-    for variant in VARIANTS:
-        if "fp16" in variant:
-            postprocess.TOLERANCES[variant] = 2e-2
-        elif "int4" in variant:
-            postprocess.TOLERANCES[variant] = None
-    makers = {r.name: {variant: partial(case_of, r, variant) for variant in VARIANTS} for r in recipes()}
-    return run(makers, {}, __doc__ or "")
+steps.TOLERANCES |= {variant: 2e-2 for variant in VARIANTS if "fp16" in variant}
+steps.TOLERANCES |= dict.fromkeys(variant for variant in VARIANTS if "int4" in variant)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def rows() -> dict[str, Exported]:
+    """Return the rows of the table."""
+    return {
+        recipe.name: Exported(
+            *(recipe.name, FAMILY), {variant: partial(case_of, recipe, variant) for variant in VARIANTS}
+        )
+        for recipe in recipes()
+    }

@@ -1,6 +1,6 @@
-"""JAX models through jax2onnx: ``python -m tests.zoo.foreign.jax_models --out DIR``.
+"""JAX models through jax2onnx: see `tests.zoo.measure`.
 
-Runs in an environment of its own (see README.md). The projections are torch modules whose weights the JAX
+The projections are torch modules whose weights the JAX
 function reads on every call, so that heads are silenced as everywhere else.
 """
 
@@ -23,7 +23,7 @@ from torch import nn
 from tests.zoo import feeds
 from tests.zoo.attributes import at
 from tests.zoo.case import Case
-from tests.zoo.foreign.cli import run
+from tests.zoo.foreign.exported import Exported
 
 FAMILY = "jax"
 BLOCKS, HEADS, SIZE, WIDTH, LENGTH = 2, 4, 8, 24, 7
@@ -114,7 +114,6 @@ def case_of(name: str, function: Forward, folder: Path) -> tuple[Case, Path]:
             family=FAMILY,
             builder=lambda: model,
             feeds=tuple({given.name: feeds.floats(batch, LENGTH, WIDTH)} for batch in (3, 1)),
-            inputs=(given.name,),
             outputs=(result.name,),
             dynamic_axes={},
             rules=at(*(f"outs.{i}" for i in range(BLOCKS)), heads=HEADS),
@@ -124,12 +123,10 @@ def case_of(name: str, function: Forward, folder: Path) -> tuple[Case, Path]:
     )
 
 
-def main() -> int:
-    """Runs the command line."""
+def rows() -> dict[str, Exported]:
+    """Return the rows of the table."""
     functions = {"jax-einsum": einsums, "jax-dot-product": library, "flax-mha": flax}
-    makers = {name: {"jax": partial(case_of, name, function)} for name, function in functions.items()}
-    return run(makers, {}, __doc__ or "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return {
+        name: Exported(name, FAMILY, {"jax": partial(case_of, name, function)})
+        for name, function in functions.items()
+    }

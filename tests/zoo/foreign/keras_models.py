@@ -1,6 +1,6 @@
-"""Keras models through tf2onnx: ``python -m tests.zoo.foreign.keras_models --out DIR``.
+"""Keras models through tf2onnx: see `tests.zoo.measure`.
 
-Runs in an environment of its own (see README.md). The projections are torch modules whose weights are written
+The projections are torch modules whose weights are written
 into the Keras layers before every call, so that heads are silenced as everywhere else.
 """
 
@@ -22,7 +22,7 @@ from torch import nn
 from tests.zoo import feeds
 from tests.zoo.attributes import at
 from tests.zoo.case import Case
-from tests.zoo.foreign.cli import run
+from tests.zoo.foreign.exported import Exported
 
 FAMILY = "keras"
 BLOCKS, HEADS, KV_HEADS, SIZE, WIDTH, LENGTH = 2, 4, 2, 8, 24, 7
@@ -97,7 +97,6 @@ def case_of(name: str, layer: Layer, length: int | None, kv_heads: int, folder: 
             family=FAMILY,
             builder=lambda: model,
             feeds=tuple({given.name: feeds.floats(*size, WIDTH)} for size in sizes),
-            inputs=(given.name,),
             outputs=(result.name,),
             dynamic_axes={},
             rules=at(*(f"outs.{i}" for i in range(BLOCKS)), heads=HEADS, kv=kv_heads),
@@ -107,15 +106,13 @@ def case_of(name: str, layer: Layer, length: int | None, kv_heads: int, folder: 
     )
 
 
-def main() -> int:
-    """Runs the command line."""
-    makers = {
-        "keras-mha": {"tf2onnx": partial(case_of, "keras-mha", multi_head, LENGTH, HEADS)},
-        "keras-mha-dynamic": {"tf2onnx": partial(case_of, "keras-mha-dynamic", multi_head, None, HEADS)},
-        "keras-gqa": {"tf2onnx": partial(case_of, "keras-gqa", grouped, LENGTH, KV_HEADS)},
+def rows() -> dict[str, Exported]:
+    """Return the rows of the table."""
+    table = {
+        "keras-mha": (multi_head, LENGTH, HEADS),
+        "keras-mha-dynamic": (multi_head, None, HEADS),
+        "keras-gqa": (grouped, LENGTH, KV_HEADS),
     }
-    return run(makers, {}, __doc__ or "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return {
+        name: Exported(name, FAMILY, {"tf2onnx": partial(case_of, name, *own)}) for name, own in table.items()
+    }

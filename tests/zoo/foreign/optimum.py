@@ -1,13 +1,9 @@
-"""Optimum's exports: ``python -m tests.zoo.foreign.optimum --out DIR [--only GLOB] [--variants V,V]``.
-
-Runs in an environment of its own (see README.md); `python -m tests.zoo.measure` then checks the folders in ours.
-"""
+"""Optimum's exports."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +14,12 @@ import torch
 import transformers
 from torch import nn
 
-from tests.zoo import postprocess
+from tests.zoo import steps
 from tests.zoo.attributes import at
-from tests.zoo.case import Case, Expect
+from tests.zoo.build import Original
+from tests.zoo.case import Case
 from tests.zoo.families.row import VOCAB, Options, maker
-from tests.zoo.foreign.cli import run
+from tests.zoo.foreign.exported import Exported
 from tests.zoo.foreign.face import Face, caches_of, feeds_of, names_of
 from tests.zoo.init import spread
 
@@ -73,7 +70,6 @@ class Recipe:
         part: "encoder" or "decoder" of a pair.
         shapes: of inputs, without the batch axis.
         config: the configuration's class, where it does not follow from the model's.
-        expect: what pruning should answer.
     """
 
     name: str
@@ -85,7 +81,6 @@ class Recipe:
     part: str = ""
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     config: str = ""
-    expect: Expect = "exact"
 
 
 def _recipes() -> list[Recipe]:
@@ -175,23 +170,21 @@ def case_of(recipe: Recipe, folder: Path) -> tuple[Case, Path]:
         family=FAMILY,
         builder=partial(Face, model, inputs, outputs, recipe.part),
         feeds=feeds_of(path, shapes=dict(recipe.shapes)),
-        inputs=inputs,
         outputs=outputs,
         dynamic_axes={},
         rules=at(*recipe.out),
-        expect=recipe.expect,
         caches=caches_of(inputs, outputs),
         note=f"Optimum, {recipe.task}, {recipe.file}.onnx",
     )
     return case, path
 
 
-def optimized(level: str, source: Path, target: Path, case: Case, model: nn.Module) -> None:
+def optimized(level: str, source: Path, target: Path, original: Original) -> None:
     """ORTOptimizer at one of its levels."""
     from optimum.onnxruntime import AutoOptimizationConfig, ORTOptimizer
 
     with tempfile.TemporaryDirectory() as folder:
-        config = model.config
+        config = _config(original)
         optimizer = ORTOptimizer([source], config=config, from_ortmodel=False)
         optimizer.optimize(
             AutoOptimizationConfig.with_optimization_level(level), save_dir=folder, file_suffix=""
@@ -199,33 +192,37 @@ def optimized(level: str, source: Path, target: Path, case: Case, model: nn.Modu
         shutil.copy(next(Path(folder).glob("*.onnx")), target)
 
 
-def quantized(source: Path, target: Path, case: Case, model: nn.Module) -> None:
+def quantized(source: Path, target: Path, original: Original) -> None:
     """ORTQuantizer, dynamic."""
     from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 
     with tempfile.TemporaryDirectory() as folder:
         settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-        ORTQuantizer(source, config=model.config).quantize(
+        ORTQuantizer(source, config=_config(original)).quantize(
             save_dir=folder, quantization_config=settings, file_suffix=""
         )
         shutil.copy(next(Path(folder).glob("*.onnx")), target)
 
 
-def optimizer(source: Path, target: Path, case: Case, model: nn.Module) -> None:
+def optimizer(source: Path, target: Path, original: Original) -> None:
     """onnxoptimizer's default passes."""
     import onnxoptimizer
 
     onnx.save(onnxoptimizer.optimize(onnx.load(source)), target)
 
 
-def common_float16(source: Path, target: Path, case: Case, model: nn.Module) -> None:
+def common_float16(source: Path, target: Path, original: Original) -> None:
     """onnxconverter-common's conversion to float16."""
     from onnxconverter_common import float16
 
     onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
-STEPS: dict[str, Callable[..., None]] = {
+def _config(original: Original) -> Any:
+    return original.module.get_submodule("model").config
+
+
+steps.STEPS |= {
     "O1": partial(optimized, "O1"),
     "O2": partial(optimized, "O2"),
     "O3": partial(optimized, "O3"),
@@ -233,13 +230,12 @@ STEPS: dict[str, Callable[..., None]] = {
     "optimizer": optimizer,
     "common16": common_float16,
 }
+steps.TOLERANCES |= {"ortq": None, "common16": 2e-2}
 
 
-def main() -> int:
-    """Runs the command line."""
-    postprocess.TOLERANCES |= {"ortq": None, "common16": 2e-2}
-    return run({f"optimum-{r.name}": {"optimum": partial(case_of, r)} for r in RECIPES}, STEPS, __doc__ or "")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def rows() -> dict[str, Exported]:
+    """Return the rows of the table."""
+    names = {f"optimum-{recipe.name}": recipe for recipe in RECIPES}
+    return {
+        name: Exported(name, FAMILY, {"optimum": partial(case_of, recipe)}) for name, recipe in names.items()
+    }

@@ -88,7 +88,6 @@ def row(
         family=package,
         builder=lambda: Called(spread(make()), keys, pick, **(fixed or {})),
         feeds=(dict(inputs), other),
-        inputs=tuple(inputs),
         outputs=(),
         dynamic_axes={name: {0: "batch"} for name in inputs} if dynamic else {},
         rules=rules if rules or rest.get("expect") == "no-site" else (OUT,),

@@ -1,0 +1,127 @@
+"""Models that are compared: two files, or the files of two folders, one with its like."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import LoadedModel
+
+if TYPE_CHECKING:
+    from onnxheadprune.runtime.feeds.data import DataSource
+    from onnxheadprune.settings.calls import ValidateCall
+    from onnxheadprune.settings.inputs import Running
+    from onnxheadprune.validation.result import Validation
+
+FILES = "files"
+"""The list of results of a folder, one for each of its files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A model and those that are compared with it."""
+
+    file: str | None  # its name in the folders, None where there are no folders
+    model: Path | LoadedModel
+    others: tuple[Path | LoadedModel, ...]
+    leads: bool = True  # whether units are chosen on it
+
+    @cached_property
+    def is_same(self) -> bool:
+        """True if they are files of folders and the same to the last byte, with what lies beside them."""
+        return all(
+            isinstance(self.model, LoadedModel)
+            and isinstance(other, LoadedModel)
+            and _same(self.model, other)
+            for other in self.others
+        )
+
+    def data_of(self, running: Running) -> DataSource | None:
+        """The user's data for this model.
+
+        Raises:
+            UsageError: if it is not for it.
+        """
+        if running.data is None:
+            return None
+        from onnxheadprune.data.calibration import calibration_data
+        from onnxheadprune.data.sources import read_data
+        from onnxheadprune.model.load import open_structure
+        from onnxheadprune.operators import view_of
+
+        data = read_data(self.model, running, in_folder=self.file is not None)
+        if data is not None and self.file is not None:
+            calibration_data(data, view_of(open_structure(self.model)))
+        return data
+
+    def misfit(self, running: Running) -> str | None:
+        """Return why data is not for this model of a folder, None where it is."""
+        try:
+            self.data_of(running)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def validated(self, call: ValidateCall, progress: Callable[[str], object] = lambda _: None) -> Validation:
+        """Validate the first of the others; without data that fits, the user's metric is not measured."""
+        from onnxheadprune.workflow.validate import run_validation
+
+        data = None if self.file is not None and self.misfit(call) is not None else self.data_of(call)
+        call = call if data is not None or self.file is None else replace(call, metric=None)
+        return run_validation(self.model, self.others[0], call, data, progress)
+
+
+def to_validate(
+    model: Path, pairs: Sequence[Pair], call: ValidateCall
+) -> tuple[ValidateCall, list[Pair], list[str]]:
+    """Return the call with a folder's own tokenizer, and the pairs of files to validate: those that differ.
+
+    Returns:
+        Also the names of files that a cut of their folder left unchanged.
+    """
+    if call.data is not None:
+        from onnxheadprune.data.sources import with_own_tokenizer
+
+        call = with_own_tokenizer(model, call)
+    if pairs[0].file is not None and call.data is not None:
+        reasons = [pair.misfit(call) for pair in pairs]
+        if all(reason is not None for reason in reasons):
+            raise UsageError(f"the data fits none of the models: {reasons[0]}")
+    return call, *apart_from_same(pairs)
+
+
+def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs whose models differ, and the names of files that a cut of their folder left unchanged.
+
+    Args:
+        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
+    """
+    same = [pair for pair in pairs if pair.is_same]
+    if len(same) == len(pairs):
+        return list(pairs), []
+    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
+
+
+def joined(
+    pairs: Sequence[Pair], documents: Sequence[dict[str, Any]], *, leads: bool = False
+) -> dict[str, Any]:
+    """One document out of those of each pair: the only one, or a list of files."""
+    if pairs and pairs[0].file is None:
+        return documents[0]
+    own = [{"file": pair.file, **({"leads": pair.leads} if leads else {})} for pair in pairs]
+    return {FILES: [names | document for names, document in zip(own, documents, strict=True)]}
+
+
+def _same(one: LoadedModel, other: LoadedModel) -> bool:
+    ours, theirs = ({place: source.path for place, source in item.sources.items()} for item in (one, other))
+    if ours.keys() != theirs.keys():
+        return False
+    graphs = [item.proto.SerializeToString(deterministic=True) for item in (one, other)]
+    return graphs[0] == graphs[1] and all(
+        filecmp.cmp(path, theirs[place], shallow=False) for place, path in ours.items()
+    )

@@ -1,0 +1,1 @@
+"""Results as values and their plain writers: facts, words for numbers and names, HTML, Markdown."""

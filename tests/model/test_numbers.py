@@ -1,0 +1,98 @@
+"""What an element-wise operator makes of one number per input is what ONNX Runtime makes of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import TensorProto, helper
+
+from onnxheadprune.model.graph.elements import number_of, uniform
+from onnxheadprune.model.graph.operator import ELEMENTWISE
+from onnxheadprune.operators import view_of
+from tests.limits import within
+from tests.liveness.one_node import Array, running
+
+OPSET = 17
+NUMBERS: dict[int, tuple[float, ...]] = {
+    TensorProto.FLOAT: (-math.inf, -2.0, -0.5, 0.0, 0.25, 1.0, 3.0, 60.0, math.inf),
+    TensorProto.INT64: (-7.0, -1.0, 0.0, 1.0, 2.0, 3.0, 7.0),
+    TensorProto.BOOL: (0.0, 1.0),
+}
+NAMES = [name for name in sorted(ELEMENTWISE) if onnx.defs.has(name, max_inclusive_version=OPSET)]
+
+
+def _types(name: str, kind: int) -> list[int]:
+    """The types of an operator's inputs; none where it does not take numbers of this kind."""
+    schema = onnx.defs.get_schema(name, OPSET)
+    taken = {item.type_param_str: item.allowed_type_strs for item in schema.type_constraints}
+    each = [taken.get(item.type_str, [item.type_str]) for item in schema.inputs]
+    spelled = f"tensor({TensorProto.DataType.Name(kind).lower()})"
+    kinds = [TensorProto.BOOL if types == ["tensor(bool)"] else kind for types in each]
+    fit = all(spelled in types or types == ["tensor(bool)"] for types in each)
+    return kinds if fit and kind in kinds else []
+
+
+def _model(name: str, kinds: list[int]) -> onnx.ModelProto:
+    inputs = [helper.make_tensor_value_info(f"x{place}", each, []) for place, each in enumerate(kinds)]
+    attributes = {"Cast": {"to": TensorProto.FLOAT16}, "BitShift": {"direction": "LEFT"}}.get(name, {})
+    node = helper.make_node(name, [info.name for info in inputs], ["y"], **attributes)
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 0, None)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_number_is_what_onnx_runtime_computes(name: str, kind: int) -> None:
+    """Also where one of the numbers is not known."""
+    kinds = _types(name, kind)
+    model = _model(name, kinds)
+    try:
+        outputs = running(model)
+    except Exception:  # no inputs, or no kernel
+        return
+    (viewed,) = view_of(model).nodes
+    for numbers in itertools.product(*(NUMBERS[each] for each in kinds)):
+        feed: dict[str, Array] = {
+            f"x{place}": np.array(item, helper.tensor_dtype_to_np_dtype(each))
+            for place, (item, each) in enumerate(zip(numbers, kinds, strict=True))
+        }
+        for unknown in (None, *range(len(numbers))):
+            given = [None if place == unknown else item for place, item in enumerate(numbers)]
+            found = number_of(viewed, given)
+            if found is not None:
+                want = outputs(feed)["y"].astype(np.float64)
+                np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-6, err_msg=f"{given} of {numbers}")
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "found"),
+    [
+        ("And", [0.0, None], 0.0),
+        ("And", [1.0, None], None),
+        ("Or", [None, 1.0], 1.0),
+        ("Where", [None, 2.0, 2.0], 2.0),
+        ("Where", [1.0, 2.0, None], 2.0),
+        ("Where", [None, 2.0, 3.0], None),
+        ("Add", [1.0, None], None),
+    ],
+)
+def test_an_unknown_number_need_not_matter(
+    name: str, numbers: list[float | None], found: float | None
+) -> None:
+    kinds = _types(name, TensorProto.FLOAT) or _types(name, TensorProto.BOOL)
+    assert number_of(view_of(_model(name, kinds)).nodes[0], numbers) == found
+
+
+def test_each_value_is_looked_at_once() -> None:
+    """Each is read twice by the next one, so that ways to the first are more than anybody counts."""
+    forks = "".join(f"x{place + 1} = Add(x{place}, x{place}) " for place in range(30))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {OPSET}]> g (float[2] x0) => (float[2] x30) {{ {forks} }}"""
+    )
+    with within(5):
+        assert uniform(view_of(model).main.values["x30"]) is None
