@@ -16,6 +16,6 @@ def browser() -> Iterator[Any]:
         path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         if path is None:
             pytest.skip("no Chromium on this machine")
-        made = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        made = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield made
         made.close()

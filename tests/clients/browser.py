@@ -62,6 +62,9 @@ def posted(browser: str, folder: Path, page: str) -> Any:
             "--no-sandbox",
             "--disable-gpu",
             "--no-first-run",
+            "--disable-background-networking",
+            # A container may have little shared memory.
+            "--disable-dev-shm-usage",
             f"--user-data-dir={profile}",
         ]
         opened = subprocess.Popen(

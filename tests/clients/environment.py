@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(
@@ -33,6 +35,8 @@ OPTIMUM = (
 ONNXRUNTIME = "onnxruntime>=1.28"
 OLDEST_NODE = 20
 """The oldest Node.js with which the clients were run."""
+WAITS = (5.0, 20.0)
+"""Seconds before an installer is asked again."""
 RESULT = "result: "
 
 
@@ -58,8 +62,7 @@ class Client:
         """Return the command that checks the client, and its environment, with everything installed.
 
         Raises:
-            LeftOutError: Node.js or its packages cannot be had here.
-            subprocess.CalledProcessError: something cannot be installed.
+            LeftOutError: Node.js or some package cannot be had here.
         """
         variables = {
             **os.environ,
@@ -109,8 +112,8 @@ def python_of(name: str, packages: Sequence[str]) -> Path:
         print(f"making {folder}", file=sys.stderr)
         venv.create(folder, clear=True, with_pip=True)
         pip = [str(python), "-m", "pip", "install", "-q"]
-        subprocess.run([*pip, *packages, *OURS], check=True)
-        subprocess.run([*pip, "--no-deps", "-e", str(ROOT)], check=True)
+        _install([*pip, *packages, *OURS])
+        _install([*pip, "--no-deps", "-e", str(ROOT)])
         mark.write_text(wanted)
     return python
 
@@ -121,22 +124,30 @@ def _node_modules(name: str, packages: Sequence[str]) -> Path:
     folder = place() / name
     mark, wanted = folder / "packages", "\n".join(packages)
     if not mark.is_file() or mark.read_text() != wanted:
-        asked = subprocess.run(
-            ["npm", "view", packages[0], "version"], capture_output=True, text=True, check=False
-        )
-        if asked.returncode:
-            said = (asked.stderr.strip().splitlines() or ["it says nothing"])[0]
-            raise LeftOutError(f"npm does not find {packages[0]} ({said})")
         print(f"making {folder}", file=sys.stderr)
         folder.mkdir(parents=True, exist_ok=True)
         # The packages bring the library for the CPU; what they would download is for GPUs.
         skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
         for words in (["init", "-y"], ["install", "--no-audit", "--no-fund", *packages]):
-            subprocess.run(
-                ["npm", *words], cwd=folder, env={**os.environ, **skip}, check=True, stdout=subprocess.DEVNULL
-            )
+            _install(["npm", *words], cwd=folder, env={**os.environ, **skip})
         mark.write_text(wanted)
     return folder
+
+
+def _install(command: list[str], **settings: Any) -> None:
+    """Run an installer, which a registry that is busy may make fail at first.
+
+    Raises:
+        LeftOutError: it fails each time.
+    """
+    for wait in (*WAITS, None):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **settings)
+        if done.returncode == 0:
+            return
+        if wait is not None:
+            time.sleep(wait)
+    said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+    raise LeftOutError(f"`{' '.join(command)}` ends with {done.returncode}:\n{said}")
 
 
 def _require_node() -> None:
