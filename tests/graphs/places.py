@@ -622,6 +622,14 @@ for number, (order, project) in enumerate(PROJECT.items()):
         )(write)
 
 
+@row("linear attention with softmax features, one head of keys", Found(H, 1, size=D), cuts=[{"0": [1]}])
+def _softmax_features(net: Net) -> Any:
+    """Features of queries and keys weigh numbers of each other, and are no scores of experts."""
+    x = source(net)
+    q, k = (softmax(net, heads_of(net, x, name, heads)) for name, heads in (("q", H), ("k", 1)))
+    return finished(net, net.op("MatMul", q, net.op("MatMul", turned(net, k), heads_of(net, x, "v", 1))))
+
+
 def _mixed(net: Net, how: str, heads: int, sets: int) -> Any:
     """A layer behind the contexts mixes sets of heads, which only go together."""
     context = net.mark(context_of(net, source(net), heads=heads), -3, heads)

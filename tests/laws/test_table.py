@@ -36,8 +36,6 @@ from tests.lossless import unexplained
 
 Numbered = Sequence[tuple[int, Cut]]
 """Legal cuts with their numbers."""
-MISTAKEN = tuple(f"linear of 1 groups of 4, projected {order}" for order in ("gkd", "dgk"))
-"""Rows in which channels of keys are taken for experts, too."""
 BESIDE = ("own: with its attention weights",)
 """Rows with a product beside the cores of a site, which belongs to it."""
 
@@ -72,8 +70,7 @@ def found_as_said(row: Row) -> None:
     """Sites, near misses and products without heads are those that the row says, each with its numbers."""
     sites = found(row.name)
     keys = {said.key for said in row.sites}
-    counted = ("heads",) if row.name in MISTAKEN else ("heads", "experts")
-    some = [site for site in sites.every if site.key in keys or site.KIND.units in counted]
+    some = [site for site in sites.every if site.key in keys or site.KIND.units in ("heads", "experts")]
     assert [site.key for site in some] == [said.key for said in row.sites]
     for site, said in zip(some, row.sites, strict=True):
         _is_as_said(site, said)

@@ -351,16 +351,24 @@ def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | No
 def _weighed(routing: Routing) -> set[Node]:
     """Return the nodes that compute what scores are multiplied by, up to an attention; not those of the scores.
 
-    An expert outputs several numbers: scores that a product sums up with one number each weigh no networks.
+    An expert outputs several numbers and its score is one: a product over experts of one number each weighs no
+    networks, nor does one of several each, as that of queries with the sums of keys times values in linear attention.
     """
 
+    met = {item.node for item in routing.meetings}
+
     def factors(node: Node) -> list[Value]:
-        product = contraction_of(node)
-        wide = {product.owners(letter) for letter in product.out_axes} if product is not None else set()
-        several = [value for index, value in enumerate(node.inputs) if (index,) in wide]
-        others = several if product is not None else contents(node) if is_a(node, "Mul") else ()
-        scores = (value for value in contents(node) if value in routing.scored)
-        return [value for value in (*others, *scores) if value is not None]
+        product, shape = contraction_of(node), node.out.shape or ()
+        scores = [value for value in contents(node) if value in routing.scored]
+        if product is None:
+            return [*(contents(node) if is_a(node, "Mul") else ()), *scores]
+        sizes = zip(product.out_axes, shape, strict=False)
+        wide = {product.owners(letter) for letter, size in sizes if size != 1}
+        several = [value for index, value in enumerate(node.inputs) if (index,) in wide and value is not None]
+        others = [value for value in several if value not in routing.scored]
+        if node in met and len(others) < len(several) and not all(value.is_constant for value in others):
+            return []
+        return [*several, *scores]
 
     def above(value: Value) -> list[Value]:
         node = value.producer
@@ -371,7 +379,6 @@ def _weighed(routing: Routing) -> set[Node]:
         mixes = is_fused(node) or (contraction_of(node) is not None and is_product(node) is not None)
         return [] if mixes else list(contents(node))
 
-    met = {item.node for item in routing.meetings}
     values = reachable((value for node in met for value in factors(node)), above)
     return {value.producer for value in values if value.producer is not None} - met
 
