@@ -13,7 +13,6 @@ from onnx import ModelProto
 
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
-from onnxheadprune.benchmarking.summary import fused
 from onnxheadprune.edit.records import HEADS, RECORD_KEY, VALIDATION_KEY, record_of
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
@@ -37,30 +36,23 @@ Runs = Callable[[GridPoint], InferenceError | None]
 """Tries a model at a point."""
 
 
-def differences(
-    reference: Mapping[str, int],
-    candidate: Mapping[str, int],
-    reference_placement: Mapping[str, int],
-    candidate_placement: Mapping[str, int],
-    sites_gone: int = 0,
-) -> tuple[str, ...]:
+def differences(reference: ModelFacts, candidate: ModelFacts, sites_gone: int = 0) -> tuple[str, ...]:
     """Return why two optimized graphs are not the same program but for its widths; empty where they are.
 
     Args:
-        reference: histogram of the first model's optimized graph; empty where it is not known.
         sites_gone: sites that the other model lost as a whole, with their fused operators.
     """
     found: list[str] = []
-    before, after = fused(reference), fused(candidate)
+    before, after = reference.fused, candidate.fused
     # A site that is gone takes its fused operators along: one or two of a kind (scores and context).
     changed = [
         f"{before.get(name, 0)} {name} in the first model and {after.get(name, 0)} in this one"
         for name in sorted(before.keys() | after.keys())
         if not 0 <= before.get(name, 0) - after.get(name, 0) <= sites_gone * (1 + (name in after))
     ]
-    if reference and candidate and changed:
+    if reference.operators and candidate.operators and changed:
         found.append(f"ONNX Runtime fuses {', '.join(changed)}")
-    first, own = reference_placement, candidate_placement
+    first, own = reference.placement, candidate.placement
     if first and own and first.keys() != own.keys():
         found.append(
             f"the nodes of the first model run on {_names(first)}, those of this one on {_names(own)}"

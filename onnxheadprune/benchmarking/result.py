@@ -1,22 +1,27 @@
-"""Results of a benchmark, as immutable data. Times are in seconds, memory in bytes."""
+"""Results of a benchmark, as immutable data, and their facts. Times are in seconds, memory in bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple
 
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
-from onnxheadprune.benchmarking.summary import bench_facts, label_of
+from onnxheadprune.display import facts as display
 from onnxheadprune.display.displayed import Displayed
-from onnxheadprune.display.facts import Facts
+from onnxheadprune.display.facts import Fact, Facts, Intervals, Part, Quantity, State, Table, Word
+from onnxheadprune.display.spelling import count, many, rounded, share, short_names
+from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, written
-from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime import CPU, SUFFIX, Provider
 from onnxheadprune.runtime.memory import Footprint
 
+STATES: Mapping[str, State] = {"faster": "good", "slower": "bad", NO_DIFFERENCE: "open"}
+CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
 MIXED = "mixed"
 NO_BOUND = 1.005
 """A cut that saves less of the operations than this leaves nothing to reach."""
@@ -44,7 +49,13 @@ class GridPoint(JsonObject):
     @property
     def label(self) -> str:
         """The sizes in words."""
-        return label_of(self.to_dict())
+        parts = [f"batch {self.batch}"]
+        if self.seq == 1 and self.past:
+            parts.append(f"1 token after {self.past}")
+        elif self.seq is not None:
+            parts.append(f"seq {self.seq}" + (f" after {self.past}" if self.past else ""))
+        parts += [f"{name} {size}" for name, size in self.dims.items()]
+        return ", ".join(parts if self.extent is None else [*parts, f"size {self.extent}"])
 
 
 @one_line()
@@ -98,9 +109,9 @@ class Comparison(JsonObject):
         return 1 / self.ratio.value
 
     @property
-    def most(self) -> float:
-        """The largest speed-up that the noise leaves possible."""
-        return 1 / self.ratio.low
+    def interval(self) -> tuple[float, float]:
+        """The speed-ups between which the verdict holds."""
+        return 1 / self.ratio.high, 1 / self.ratio.low
 
     @property
     @written("reached_of_bound")
@@ -148,7 +159,7 @@ class SpeedUp:
     def is_too_noisy(self, least: float) -> bool:
         """True if noise hides whether it is so many times as fast, and even that there is a difference."""
         open_ = [item for _, item in self.cells if item.verdict == NO_DIFFERENCE]
-        return bool(open_) and all(item.most >= least for _, item in self.cells)
+        return bool(open_) and all(item.interval[1] >= least for _, item in self.cells)
 
     def __str__(self) -> str:
         return "; ".join(f"{point.label}: {_words(item)}" for point, item in self.cells)
@@ -181,6 +192,19 @@ class Cell(JsonObject):
     comparison: Comparison | None
 
 
+class _Named(NamedTuple):
+    """An operator by its name."""
+
+    domain: str
+    op_type: str
+
+
+def _is_fused(operator: str) -> bool:
+    """Return whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
+    domain, _, op_type = operator.rpartition(":")
+    return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
+
+
 @one_line("name params file_bytes")
 @dataclass(frozen=True)
 class ModelFacts(JsonObject):
@@ -209,6 +233,11 @@ class ModelFacts(JsonObject):
     def comparable(self) -> bool:
         """True if ONNX Runtime runs it with the same fused operators in the same places as the first model."""
         return not self.differences
+
+    @property
+    def fused(self) -> dict[str, int]:
+        """The fused operators, with their numbers."""
+        return {name: number for name, number in self.operators.items() if _is_fused(name)}
 
 
 @one_line("models cells provider notes")
@@ -243,9 +272,168 @@ class Benchmark(Displayed):
         """True if all limits are kept."""
         return all(gate.passed for gate in self.gates)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Short names of the models that differ."""
+        return short_names([model.name for model in self.models])
+
     def facts(self) -> Facts:
-        """The verdicts, the latencies, and what qualifies them."""
-        return bench_facts(self.to_dict())
+        """The verdicts, the latencies with the intervals that they follow from, and what qualifies them."""
+        verdicts = [self._answer(index) for index in range(1, len(self.models))]
+        parts: list[Part] = []
+        title, answer = "latency", ""
+        state: State = ""
+        if len(verdicts) == 1:
+            title, (answer, state) = self.names[1], verdicts[0]
+        else:
+            parts += [Fact(name, *verdict) for name, verdict in zip(self.names[1:], verdicts, strict=True)]
+        if self.gates:
+            answer = f"{'accepted' if self.passed else 'rejected'}: {answer}".removesuffix(": ")
+            state = "good" if self.passed else "bad"
+        parts += [gate.fact for gate in self.gates]
+        for name, model in zip(self.names, self.models, strict=True):
+            parts += [Fact("not comparable", f"{name}: {why}", "doubtful") for why in model.differences]
+        parts += [self._plot(), self._latencies(), Fact("ran on", self._where())]
+        parts += [Fact("note", note, "doubtful") for note in self.notes]
+        return Facts(title, answer, state, tuple(parts), tuple(self._details()))
+
+    def _answer(self, model: int) -> tuple[str, State]:
+        """The verdict on one model in words: of several sizes that differ, with the sizes."""
+        by_verdict: dict[str, list[tuple[GridPoint, Comparison]]] = {}
+        for point, item in self.speedup(model).cells:
+            by_verdict.setdefault(item.verdict, []).append((point, item))
+        parts = []
+        for verdict, found in by_verdict.items():
+            factors = [item.speedup for _, item in found]
+            if verdict == NO_DIFFERENCE:
+                # The factor alone would contradict the verdict.
+                factors = [end for _, item in found for end in item.interval]
+            low, high = min(factors), max(factors)
+            spread = f"{low:.2f}x" if len(factors) == 1 else f"{low:.2f}x to {high:.2f}x"
+            at = f" at {', '.join(point.label for point, _ in found)}" if len(by_verdict) > 1 else ""
+            parts.append(f"{verdict}{at} ({spread})")
+        return ", ".join(parts), STATES.get(self.verdict(model), "")
+
+    def _by_size(self) -> Iterator[tuple[str, str, Cell]]:
+        """All cells with their size and model in words, those of a size together."""
+        for point in dict.fromkeys(cell.point.label for cell in self.cells):
+            for cell in self.cells:
+                if cell.point.label == point:
+                    yield point, self.names[cell.model], cell
+
+    def _latencies(self) -> Table:
+        columns = ("sizes", "model", "median ms", "speed-up", "interval", "verdict")
+        rows: list[tuple[display.Cell, ...]] = []
+        for size, name, cell in self._by_size():
+            last: tuple[display.Cell, ...] = ("", "", "")
+            if cell.comparison is not None:
+                found, (low, high) = cell.comparison, cell.comparison.interval
+                state = "" if found.verdict == NO_DIFFERENCE else STATES[found.verdict]
+                last = (f"{found.speedup:.2f}x", f"{low:.2f} to {high:.2f}", Word(found.verdict, state))
+            rows.append((size, name, f"{1000 * cell.latency.p50:.3g}", *last))
+        return Table(columns, tuple(rows), columns[2:5], columns[5:])
+
+    def _plot(self) -> Intervals:
+        """Medians with their intervals, size by size."""
+        sizes = list(dict.fromkeys(cell.point.label for cell in self.cells))
+        quantities = []
+        for index, name in enumerate(self.names):
+            own = {cell.point.label: cell.latency for cell in self.cells_of(index)}
+            found = [own.get(size) for size in sizes]
+            medians = tuple(None if each is None else 1000 * each.p50 for each in found)
+            ends = tuple(None if each is None else (1000 * each.low, 1000 * each.high) for each in found)
+            quantities.append(Quantity(name, medians, ends))
+        title = f"{self.provider.label}, onnxruntime {self.versions['onnxruntime']}"
+        unit = f"median latency with its {100 * self.settings['confidence']:.3g} % interval, ms"
+        return Intervals(title, unit, tuple(sizes), tuple(quantities))
+
+    def _details(self) -> Iterator[Part]:
+        """Files, operations, memory, percentiles, bounds, and the method."""
+        for index in range(1, len(self.models)):
+            yield from self._saved(index)
+        yield self._sizes()
+        yield self._percentiles()
+        for name, model in zip(self.names, self.models, strict=True):
+            if model.operators:
+                kinds = ", ".join(f"{number} {kind}" for kind, number in model.fused.items())
+                yield Fact("fused", f"{name}: {kinds or 'none'}")
+        for how in sorted({model.footprint.how for model in self.models if model.footprint is not None}):
+            yield Fact("memory", f"{how}, at the largest size")
+        yield Fact("method", self.method)
+
+    def _saved(self, model: int) -> Iterator[Fact]:
+        """The part of the time that the operations allow to be saved."""
+        saved = [item.saved for _, item in self.speedup(model).cells]
+        known = [part for part in saved if part is not None]
+        if known and len(known) == len(saved):
+            least, most = (share(part) if part <= 1 else "more than all" for part in (min(known), max(known)))
+            span = least if len(known) == 1 else f"{least} at least, {most} at best"
+            yield Fact("saved", f"{self.names[model]}: {span} of the time that its operations allow")
+
+    def _sizes(self) -> Table:
+        columns = ("model", "file", "params", "operations", "attention", "peak memory", "nodes")
+        rows: list[tuple[display.Cell, ...]] = []
+        for index, (name, model) in enumerate(zip(self.names, self.models, strict=True)):
+            flops = self.cells_of(index)[-1].flops
+            part, peak = (
+                flops.attention_share,
+                None if model.footprint is None else model.footprint.peak_bytes,
+            )
+            placed = ", ".join(f"{number} {_device(where)}" for where, number in model.placement.items())
+            rows.append(
+                (
+                    name,
+                    rounded(model.file_bytes, "B"),
+                    count(model.params),
+                    rounded(flops.total) + ("+" if flops.uncounted else ""),
+                    "" if part is None else share(part),
+                    "not measured" if peak is None else rounded(peak, "B"),
+                    placed or "unknown",
+                )
+            )
+        return Table(columns, tuple(rows), columns[1:6], ("nodes",))
+
+    def _percentiles(self) -> Table:
+        columns = ("sizes", "model", "p90 ms", "p99 ms", "per second", "bound", "reached")
+        rows: list[tuple[display.Cell, ...]] = []
+        for size, name, cell in self._by_size():
+            found, compared = cell.latency, cell.comparison
+            bound, reached = (None, None) if compared is None else (compared.bound, compared.reached)
+            rows.append(
+                (
+                    size,
+                    name,
+                    *(f"{1000 * seconds:.3g}" for seconds in (found.p90, found.p99)),
+                    f"{found.throughput:,.4g}",
+                    "" if bound is None else f"{bound:.3f}",
+                    "" if reached is None else share(reached),
+                )
+            )
+        return Table(columns, tuple(rows), columns[2:])
+
+    @property
+    def method(self) -> str:
+        """A sentence on the measurement of latencies."""
+        used, runs = self.settings, min(cell.latency.runs for cell in self.cells)
+        graphs = ", CUDA graphs" if used["cuda_graph"] else ""
+        return (
+            f"{used['rounds']} rounds of fresh sessions, models in turn in random blocks, at least {runs} runs each"
+            f"{graphs}; {used['confidence']:.1%} intervals of the speed-up over the rounds, from which the verdict"
+            " follows"
+        )
+
+    def _where(self) -> str:
+        stray = [
+            f"{number} of {model.name}"
+            for model in self.models
+            if len(model.placement) > 1 and (number := model.placement.get(CPU))
+        ]
+        places = f"; nodes on the CPU: {', '.join(stray)}" if stray else ""
+        name = f"{self.provider.label}, onnxruntime {self.versions['onnxruntime']}{places}"
+        cards = [card["name"] for card in self.machine["cards"]]
+        return "; ".join(
+            [name, f"{self.machine['processor']}, {many(self.machine['cores'], 'core')}", *cards]
+        )
 
     @written("verdicts")
     def _verdicts(self) -> dict[str, str]:
@@ -279,3 +467,7 @@ class Benchmark(Displayed):
     def guaranteed(self, model: int) -> float:
         """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
         return self.speedup(model).value
+
+
+def _device(provider: str) -> str:
+    return provider.removesuffix(SUFFIX)

@@ -110,10 +110,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, given: BenchCall) -> Sc
             except InferenceError as error:
                 raise InferenceError(f"at {point.label}: {error}") from error
         found = entry.facts(session.operators(), session.placement())
-        why = differences(
-            facts[0].operators, found.operators, facts[0].placement, found.placement, entry.sites_gone
-        )
-        facts.append(replace(found, differences=why))
+        facts.append(replace(found, differences=differences(facts[0], found, entry.sites_gone)))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
     if given.batch is None and entries[0].maker.symbols.batch and all(point.batch == 1 for point in points):

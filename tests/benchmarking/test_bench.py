@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import InferenceError, ProviderError, bench, prune
+from onnxheadprune import InferenceError, ModelFacts, ProviderError, bench, prune
 from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
 from onnxheadprune.runtime import CPU, CUDA, Provider, bound
@@ -144,10 +144,11 @@ def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
 
 
 def test_other_places_are_not_comparable() -> None:
-    both = {CUDA: 90, CPU: 4}
-    assert not entry.differences({}, {}, both, both)
-    assert "9 nodes landed on the CPU" in entry.differences({}, {}, both, {CUDA: 85, CPU: 9})[0]
-    assert "those of this one on CPU and CUDA" in entry.differences({}, {}, {CUDA: 90}, both)[0]
+    placements = {CUDA: 90, CPU: 4}, {CUDA: 85, CPU: 9}, {CUDA: 90}
+    both, more, cuda = (ModelFacts("model", 1, 1, {}, placed) for placed in placements)
+    assert not entry.differences(both, both)
+    assert "9 nodes landed on the CPU" in entry.differences(both, more)[0]
+    assert "those of this one on CPU and CUDA" in entry.differences(cuda, both)[0]
 
 
 class Pretending:
