@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.reporting.pictures.draw import plot_curve, plot_heads, plot_latency
     from onnxheadprune.training.result import Recovery
-    from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, MetricResult, Validation
+    from onnxheadprune.validation.figures import Accuracy, Drift, MetricResult
+    from onnxheadprune.validation.result import CaseResult, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits

@@ -11,7 +11,7 @@ from onnxheadprune.display.spelling import many
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.settings.units import HEAD, kind_of_key
-from onnxheadprune.validation.quality import Quality, qualities
+from onnxheadprune.validation.figures import Quality, qualities
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """The judgement of an answer; "open" is the reader's to judge."""

@@ -19,7 +19,7 @@ from onnxheadprune.runtime.feeds.generate import Feed, Outputs, rows_of
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.foreign import import_function, users_code
 from onnxheadprune.validation.compare import numbers
-from onnxheadprune.validation.result import Accuracy, Drift, MetricResult
+from onnxheadprune.validation.figures import Accuracy, Drift, MetricResult
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 

@@ -15,6 +15,7 @@ from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Spelled, wri
 from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.data import Basis
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
+from onnxheadprune.validation.figures import Accuracy, Distance, Drift, MetricResult
 from onnxheadprune.validation.headline import Exact, Headline, exactness, headline_of
 from onnxheadprune.validation.summary import Result
 
@@ -104,35 +105,6 @@ class CaseResult(JsonObject):
         return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
 
 
-@one_line("value measure cosine top1_agreement source output")
-@dataclass(frozen=True)
-class Drift(JsonObject, Basis):
-    """The distance of the pruned model's main output from the original's: the price of the cut.
-
-    Attributes:
-        source: "random" or "data".
-        output: the output that was compared.
-        max: largest difference, relative to the output's scale.
-        mean: mean absolute difference, relative to the output's scale.
-        cosine: mean cosine between vectors along the last axis.
-        top1_agreement: fraction of positions with the same largest entry, None where the output does not
-            look like logits.
-        measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
-        value: the drift in that measure, the same number as in `prune`; None where it is none.
-        samples: how many they are.
-    """
-
-    source: str
-    output: str
-    max: float
-    mean: float
-    cosine: float
-    top1_agreement: float | None
-    measure: str | None = None
-    value: float | None = None
-    samples: int = 0
-
-
 @dataclass(frozen=True)
 class RefitDrift(JsonObject):
     """The effect of refitted tensors: the drift from the original with them, and without them."""
@@ -160,42 +132,6 @@ class Tried(JsonObject):
             for name, (least, most) in self.sizes.items()
         )
         return ", ".join([f"{self.difference}; equal on {many(self.feeds, 'input')}", *spans])
-
-
-@one_line("original pruned count measured_on output")
-@dataclass(frozen=True)
-class Accuracy(JsonObject, Basis):
-    """Fraction of labels that the largest entry hits, before and after.
-
-    Attributes:
-        output: whose largest entry is compared.
-        count: labels, without those that are ignored.
-        original: of the original.
-        pruned: of the pruned model.
-    """
-
-    output: str
-    count: int
-    original: float
-    pruned: float
-
-
-@one_line("name original pruned samples measured_on")
-@dataclass(frozen=True)
-class MetricResult(JsonObject, Basis):
-    """A metric before and after.
-
-    Attributes:
-        name: of the function.
-        samples: how many it was measured on.
-        original: with the original model.
-        pruned: with the pruned one.
-    """
-
-    name: str
-    samples: int
-    original: float
-    pruned: float
 
 
 @dataclass(frozen=True)
@@ -425,11 +361,9 @@ def strict_gate(pruned: str, exact: Exact) -> Gate:
     return Gate("strict", file_name(pruned), 1, int(exact == "yes"), exact == "yes", exact)
 
 
-def drift_gate(drift: Drift | None, limit: float) -> Gate:
-    """The drift of a pruned model from the unmasked original, as `prune --max-drift` measures it."""
-    if drift is None or drift.value is None:
-        return Gate("max_drift", "no output", limit, None, False, None if drift is None else drift.measure)
-    return Gate("max_drift", drift.output, limit, drift.value, drift.value <= limit, drift.measure)
+def drift_gate(drift: Drift | Distance | None, limit: float) -> Gate:
+    """The drift of a pruned model from the unmasked original, where that was measured."""
+    return Gate("max_drift", "no output", limit, None, False) if drift is None else drift.gate(limit)
 
 
 def _few_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -37,13 +37,11 @@ from onnxheadprune.runtime.tolerances import POWER, QUANTIZED, Tolerance
 from onnxheadprune.settings.calls import ValidateCall
 from onnxheadprune.validation.compare import Gap, comparable, has_nan, stray, worst
 from onnxheadprune.validation.declarations import contradicted
+from onnxheadprune.validation.figures import Accuracy, Drift, MetricResult
 from onnxheadprune.validation.measure import Meter, MetricMeter
 from onnxheadprune.validation.result import (
-    Accuracy,
     CaseResult,
-    Drift,
     KnownSizes,
-    MetricResult,
     RefitDrift,
     Settings,
     spell,

@@ -15,8 +15,8 @@ from onnxheadprune.display.facts import Fact, Facts, Figure, Figures, Part
 from onnxheadprune.display.spelling import count, first_few, many, moved, rounded, share
 from onnxheadprune.edit.plan import counts_in, totals
 from onnxheadprune.model.documents import Document
+from onnxheadprune.validation.figures import Quality, qualities
 from onnxheadprune.validation.headline import Headline
-from onnxheadprune.validation.quality import Quality, qualities
 
 LONG = 32
 """Characters of the units of a site from which they are not all named on the first screen."""

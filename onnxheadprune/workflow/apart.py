@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.data.calibration import Calibration
@@ -12,34 +12,12 @@ from onnxheadprune.data.drift import Measure
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.typed_json import JsonObject, Key
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.data import USERS_DATA, Basis
+from onnxheadprune.runtime.feeds.data import USERS_DATA
 from onnxheadprune.runtime.feeds.generate import narrowed
+from onnxheadprune.validation.figures import Distance
 from onnxheadprune.validation.measure import Meter, Metric, MetricMeter
-from onnxheadprune.validation.result import Accuracy, MetricResult
-
-
-@dataclass(frozen=True)
-class Distance(JsonObject, Basis):
-    """The distance of a model from another one."""
-
-    drift: float  # mean over the data; see `data.drift`
-    unit: Annotated[str, Key("drift_unit")]  # of the drift
-    samples: int  # on which it was measured
-    accuracy: Accuracy | None = None  # by the data's labels, None without
-    metric: MetricResult | None = None  # the user's own measure, None without
-
-    def on(self, data: Basis) -> Distance:
-        """The same figures, which say what data they are of."""
-        found, metric = self.accuracy, self.metric
-        return replace(
-            self,
-            accuracy=None if found is None else replace(found, **vars(data)),
-            metric=None if metric is None else replace(metric, **vars(data)),
-            **vars(data),
-        )
 
 
 @dataclass

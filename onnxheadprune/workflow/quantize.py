@@ -37,7 +37,7 @@ from onnxheadprune.runtime.quantizing import decided, quantized
 from onnxheadprune.settings.calls import QuantizeCall
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.settings.setting import part_of
-from onnxheadprune.validation.quality import Drift
+from onnxheadprune.validation.figures import drift_figure
 from onnxheadprune.validation.summary import size_words, sized
 from onnxheadprune.workflow.apart import Reference
 from onnxheadprune.workflow.requests import measure_of
@@ -93,7 +93,7 @@ class QuantizeResult(Displayed):
         if self.drift is None:
             figures.append(Figure("drift", note="not measured: give `data`"))
         else:
-            figures.append(Drift(self.unit, self.drift, None, None, self.samples, self.basis).figure)
+            figures.append(drift_figure(self.drift, self.unit, self.basis.note(self.samples)))
             drift = f"{self.drift:.3g} ({self.unit}) on {self.measured_on}, as a deployment runs both"
             details = (Fact("drift", drift),)
         parts = (Figures(tuple(figures)), Fact("settings", settings_of(self.how)))

@@ -20,8 +20,8 @@ from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
 from onnxheadprune.display.facts import Fact, Figures, Table, Word
 from onnxheadprune.reporting.job import job_report, save_junit, save_results
 from onnxheadprune.reporting.plan import item_line
+from onnxheadprune.validation.figures import Quality
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.validation.quality import Quality
 from onnxheadprune.validation.summary import result_of
 from tests.conftest import SAMPLES, Command
 from tests.reporting.made_documents import cut_document

@@ -354,7 +354,6 @@ def _weighed(routing: Routing) -> set[Node]:
     An expert outputs several numbers and its score is one: a product over experts of one number each weighs no
     networks, nor does one of several each, as that of queries with the sums of keys times values in linear attention.
     """
-
     met = {item.node for item in routing.meetings}
 
     def factors(node: Node) -> list[Value]:

@@ -10,7 +10,8 @@ from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.model.documents import Document
 from onnxheadprune.model.load import file_bytes, open_structure
-from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
+from onnxheadprune.validation.figures import Quality
+from onnxheadprune.validation.result import drift_gate, strict_gate
 from onnxheadprune.validation.summary import files_of
 
 
@@ -48,28 +49,23 @@ def gates_of(
 
 
 def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
-    deployed: Document | None = result.get("deployed")
+    # Of a quantized model, the figures of it run as in a deployment.
+    found = Quality.of(result.get("deployed") or result)
     if "strict" in limits:
         yield strict_gate(result["pruned"], result["exact"])
     if "max_drift" in limits:
-        yield _drift(limits["max_drift"], result, deployed)
-    for kind, subject in (("accuracy", "output"), ("metric", "name")):
-        measured: Document = (deployed or result)[kind] or {}
-        before, after = measured.get("original"), measured.get("pruned")
-        drop = None if before is None or after is None else before - after
+        yield drift_gate(found.drift, limits["max_drift"])
+    judged = (
+        ("accuracy", found.accuracy and found.accuracy.output, found.accuracy),
+        ("metric", found.metric and found.metric.name, found.metric),
+    )
+    for kind, subject, measured in judged:
+        after = None if measured is None else measured.pruned
+        drop = None if measured is None else measured.original - measured.pruned
         values = {f"min_{kind}": after, f"max_{kind}": after, f"max_{kind}_drop": drop}
         for name, value in values.items():
             if name in limits:
-                yield _gate(name, measured.get(subject, kind), limits[name], value)
-
-
-def _drift(limit: float, result: Document, deployed: Document | None) -> Gate:
-    """The drift of the final model; of a quantized model run as in a deployment."""
-    if deployed is not None:
-        value = deployed["drift"]
-        return Gate("max_drift", "the quantized model", limit, value, value <= limit, deployed["drift_unit"])
-    drift = result["drift"]
-    return drift_gate(None if drift is None else Drift(**drift), limit)
+                yield _gate(name, subject or kind, limits[name], value)
 
 
 def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:

@@ -45,9 +45,10 @@ from onnxheadprune.settings.inputs import Running, Samples
 from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.words import spelled_by
 from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.figures import Distance
 from onnxheadprune.validation.measure import load_metric
 from onnxheadprune.validation.reference import prepared
-from onnxheadprune.workflow.apart import Distance, Reference
+from onnxheadprune.workflow.apart import Reference
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import run_recovery
