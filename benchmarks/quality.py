@@ -1,17 +1,18 @@
-"""The quality of pruned models on held-out data, for any call of `prune` on four models.
+"""The quality of pruned models on held-out data, for any call of `prune` on five models.
 
     python benchmarks/quality.py digits "--ratio 0.5" "--ratio 0.5 --method taylor" "--ratio 0.5 --recover 10"
     python benchmarks/quality.py char_gpt "--ratio 0.3" "--ratio 0.3 --no-refit" "--heads layer.2:*"
     python benchmarks/quality.py minilm MODEL TOKENIZER "--ratio 0.5" "--ratio 0.25 then quantize --to int8-dynamic"
     python benchmarks/quality.py minilm MODEL TOKENIZER "--ratio 0.5 --time 5m" "onnxsim wanda 0.5" --sentences 16384
     python benchmarks/quality.py mixture.onnx "--ratio 0.5 --units experts --method reap"
+    python benchmarks/quality.py grouped.onnx "--ratio 0.5"
 
 A row is what follows `prune MODEL --data ...`; behind `then` stands a command for its result. Each is a process of its
 own, from reading the data to the proof. What it learned from and what it is judged on are apart:
 
 * digits, the ViT of sample_models/: accuracy in percent, and nats from the original's distribution, on 450 images
-* char_gpt, also of there, and mixture.onnx of mixture.py: perplexity on windows of other text, and how much worse in
-  percent, with the standard error of the difference
+* char_gpt, also of there, and what characters.py trains (mixture.onnx, grouped.onnx): perplexity on windows of other
+  text, and how much worse in percent, with the standard error of the difference
 * minilm, of sample_models/export_minilm.py: docstrings of Python's standard library, shuffled with a seed, 512 to learn
   from (the next 512 with each `--draw`; more with `--sentences`, beyond the first ten thousand from installed packages)
   and 1,500 others: cosine to the original's mean-pooled embedding, overlap of the ten nearest neighbors, rank

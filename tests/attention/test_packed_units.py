@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxheadprune import inspect, plan_pruning, select_heads
 from onnxheadprune.attention.specs import is_legal
-from onnxheadprune.choosing.scoring.moves import Summed, moves, path
+from onnxheadprune.choosing.scoring.moves import Summed, paths
 from tests.graphs.table import table
 
 
@@ -21,8 +21,8 @@ def test_blocks_within_groups_of_queries() -> None:
     """Four query heads per group, two per block: one block of every group, or a whole group."""
     model = table()["blocks within groups of queries"].model
     (site,) = inspect(model)
-    found = moves(site, frozenset(), worth=list(range(8)))
-    assert frozenset({0, 1, 4, 5}) in found and frozenset(range(4)) in found
-    for step in path(site, Summed(range(8))):
-        assert is_legal(site.groups, set(step.removed))
-        plan_pruning(model, heads={0: sorted(step.removed)})
+    steps = [step.removed for path in paths(site, Summed(range(8))) for step in path]
+    assert frozenset({0, 1, 4, 5}) in steps and frozenset(range(4)) in steps
+    for removed in steps:
+        assert is_legal(site.groups, set(removed))
+        plan_pruning(model, heads={0: sorted(removed)})

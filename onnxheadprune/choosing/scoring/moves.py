@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -17,9 +18,6 @@ from onnxheadprune.model.tensors import Floats
 
 Heads = frozenset[int]
 Move = frozenset[int]
-GROUPS, QUERIES = "groups", "queries"
-"""Steps of grouped-query attention: a KV head with its query heads, or a query head of every KV head."""
-BOTH = (GROUPS, QUERIES)
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,19 @@ Path: TypeAlias = tuple[Step, ...]
 """A way for a site to lose units."""
 
 
-def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
-    """The ways to compute paths by: a greedy path takes the cheapest step, and may skip smaller ones."""
-    if site.KIND.has_many_units:
-        return (BOTH,)
-    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and site.may_lose_groups
-    return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
+def ways_of(site: Site) -> list[Mapping[int, int]]:
+    """The numbers of query heads that every KV head loses, by the size of its group: a path for each.
+
+    Legal cuts of grouped queries are of two parts: all groups lose equally many heads, and some groups go whole.
+    """
+    sizes = sorted(set(map(len, site.groups))) if _may_lose_groups(site) else []
+    return [
+        dict(zip(sizes, lost, strict=True)) for lost in itertools.product(*(range(size) for size in sizes))
+    ]
+
+
+def _may_lose_groups(site: Site) -> bool:
+    return len(site.groups) > 1 and site.may_lose_groups
 
 
 def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
@@ -91,24 +96,28 @@ class Summed:
 
 
 def paths(site: Site, worth: Worth, protected: Heads = frozenset(), multiple: int = 1) -> list[Path]:
-    """For each way to remove units the greedy path."""
-    return [path(site, copy.copy(worth), protected, ways, multiple) for ways in ways_of(site)]
+    """The paths of a site, on which the unit, or group, that costs least then is removed next.
 
-
-def path(
-    site: Site, worth: Worth, protected: Heads = frozenset(), ways: Sequence[str] = BOTH, multiple: int = 1
-) -> Path:
-    """The path that removes the units first that cost least, as far as groups allow.
+    By fixed scores every legal cut of heads costs at least as much as one of equally many on these paths, where groups
+    are of one size and lie apart in packed weights.
 
     Args:
-        worth: changes on the way.
         multiple: of a site of many units a multiple of it is left after each step.
     """
-    going = (
-        _at_a_time(site, worth, protected, multiple)
-        if site.KIND.has_many_units
-        else _one_by_one(site, worth, protected, ways)
-    )
+    if site.KIND.has_many_units:
+        own = copy.copy(worth)
+        return [_walked(own, _at_a_time(site, own, protected, multiple))]
+    return [_path(site, copy.copy(worth), protected, lost) for lost in ways_of(site)]
+
+
+def _path(site: Site, worth: Worth, protected: Heads, lost: Mapping[int, int]) -> Path:
+    """Some query heads of every KV head in one step, then KV heads one by one; of others, unit by unit."""
+    steps = _walked(worth, _one_by_one(site, worth, protected, lost))
+    return steps[max(max(lost.values(), default=0) - 1, 0) :]
+
+
+def _walked(worth: Worth, going: Iterable[Move]) -> Path:
+    """The steps of some moves; the worth changes on the way."""
     gone: Heads = frozenset()
     total, steps = 0.0, []
     for move in going:
@@ -117,16 +126,6 @@ def path(
         gone |= move
         steps.append(Step(gone, total / worth.whole))
     return tuple(steps)
-
-
-def _one_by_one(site: Site, worth: Worth, protected: Heads, ways: Sequence[str]) -> Iterator[Move]:
-    """Yield the move that costs least per head, of those that are legal then; the first one among equals."""
-    gone: Heads = frozenset()
-    grouped = any(len(group) > 1 for group in site.groups)
-    while options := moves(site, gone, protected, worth.each() if grouped else None, ways):
-        best = min(options, key=lambda move: worth.of(move) / len(move))
-        gone |= best
-        yield best
 
 
 def _at_a_time(site: Site, worth: Worth, protected: Heads, multiple: int) -> Iterator[Move]:
@@ -145,70 +144,57 @@ def _at_a_time(site: Site, worth: Worth, protected: Heads, multiple: int) -> Ite
             yield frozenset(going)
 
 
-def can_go_whole(site: Site) -> bool:
-    """Return whether only a bias remains of a site without its units."""
-    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
+def _one_by_one(site: Site, worth: Worth, protected: Heads, lost: Mapping[int, int]) -> Iterator[Move]:
+    """Yield the move that costs least per unit, of those that are legal then; the first one among equals."""
+    gone: Heads = frozenset()
+    for number in itertools.count():
+        moves = _moves(site, worth, protected, gone, {size for size, count in lost.items() if count > number})
+        if not moves:
+            return
+        best = min(moves, key=lambda move: worth.of(move) / len(move))
+        gone |= best
+        yield best
 
 
-def moves(
-    site: Site,
-    removed: Heads,
-    protected: Heads = frozenset(),
-    worth: Sequence[float] | Floats | None = None,
-    ways: Sequence[str] = BOTH,
-) -> list[Move]:
-    """Sets of present heads that may be removed next, so that every remaining KV head keeps equally many.
+def _moves(site: Site, worth: Worth, protected: Heads, gone: Heads, thinner: Collection[int]) -> list[Move]:
+    """Sets of present units that may be removed next: never the last one, no protected one, and not too many.
 
-    A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
-    of every KV head that is left. Never the last head, no protected one, and none that leaves too few to choose from.
-
-    With scores, the query head with the lowest one is removed first of every KV head.
+    Args:
+        thinner: the sizes of groups of which each loses a unit; empty to remove a group, or a unit outside of groups.
     """
-    found = [
-        move
-        for move in _moves(site, removed, protected, worth, ways)
-        if site.why_too_few(tuple(removed | move)) is None
-    ]
-    if all(len(unit) == 1 for unit in site.units):
-        return found
-    # Heads that a projection packs together go together, where that leaves the KV groups even.
-    units = [frozenset(unit) for unit in site.units if not removed & set(unit)]
-    together = [frozenset(united(move, site.units)) for move in (*units, *found)]
+    units = [unit for unit in map(frozenset, site.units) if not unit & (protected | gone)]
+    groups = [frozenset(group) for group in site.groups]
+    if thinner or (len(groups) > 1 and not site.may_lose_groups):
+        some = [group for group in groups if group - gone and (len(group) in thinner or not thinner)]
+        found = _one_of_each(some, units, worth.each())
+    else:
+        parts = groups if len(groups) > 1 else [frozenset((unit,)) for unit in groups[0]]
+        left = [part - gone for part in parts if part - gone]
+        found = [part for part in left if not part & protected] if len(left) > 1 else []
+    if any(len(unit) > 1 for unit in units):
+        # Units that a projection packs together go together, where that leaves the groups even.
+        united_ = dict.fromkeys(frozenset(united(move, site.units)) for move in (*units, *found))
+        found = [move for move in united_ if is_legal(site.groups, set(gone | move))]
     return [
         move
-        for move in dict.fromkeys(together)
-        if not move & (protected | removed) and is_legal(site.groups, set(removed | move))
+        for move in found
+        if not move & (protected | gone) and site.why_too_few(tuple(gone | move)) is None
     ]
-
-
-def _moves(
-    site: Site,
-    removed: Heads,
-    protected: Heads,
-    worth: Sequence[float] | Floats | None,
-    ways: Sequence[str],
-) -> list[Move]:
-    groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
-    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
-    whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
-    if len(groups) > 1 and len(groups[0]) == 1:
-        return [move for move in whole if not move & protected] if GROUPS in ways or not grouped else []
-    if grouped and (GROUPS not in ways or not site.may_lose_groups):
-        whole = []
-    thin = bool(groups) and len(groups[0]) > 1 and (QUERIES in ways or not grouped)
-    thinner = _one_of_each(groups, protected, worth) if thin else []
-    return [*(move for move in whole if not move & protected), *thinner]
 
 
 def _one_of_each(
-    groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | Floats | None
+    groups: Sequence[Heads], units: Sequence[Heads], each: Sequence[float] | Floats
 ) -> list[Move]:
-    """One head of every group. With one group every head is offered, else the one with the lowest score of each."""
-    free = [[head for head in group if head not in protected] for group in groups]
-    if not all(free):
+    """The unit of every group that costs least; nothing where a group has none that may be removed."""
+    own = [[unit for unit in units if unit & group] for group in groups]
+    if not all(own):
         return []
-    if len(groups) == 1:
-        return [frozenset((head,)) for head in free[0]]
-    if worth is None:
-        return [frozenset(group[rank] for group in free) for rank in range(min(map(len, free)))]
-    return [frozenset(min(group, key=lambda head: (worth[head], head)) for group in free)]
+    best = (
+        min(some, key=lambda unit: (sum(each[one] for one in unit) / len(unit), min(unit))) for some in own
+    )
+    return [frozenset[int]().union(*best)]
+
+
+def can_go_whole(site: Site) -> bool:
+    """Return whether only a bias remains of a site without its units."""
+    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)

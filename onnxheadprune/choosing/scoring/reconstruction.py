@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.method import Scored, Subject, from_contexts
-from onnxheadprune.choosing.scoring.moves import Move, path
+from onnxheadprune.choosing.scoring.moves import Move, paths
 from onnxheadprune.model.tensors import Floats
 
 Matrix64 = npt.NDArray[np.float64]
@@ -141,7 +142,10 @@ def _scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in path(site, Refitted(site, moments)):
+    # Scores are of heads, whatever shares a KV head: a choice by scores knows which cuts are legal.
+    apart = replace(site, groups=tuple((unit,) for unit in range(site.num_units)))
+    (path,) = paths(apart, Refitted(site, moments))
+    for step in path:
         fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
         scores[fresh] = highest

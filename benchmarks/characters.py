@@ -1,16 +1,20 @@
-"""A mixture of experts on characters: trained, exported, with the text that `quality.py` chooses and judges on.
+"""Decoders on characters: trained, exported, with the text that `quality.py` chooses and judges on.
 
-    python benchmarks/mixture.py mixture.onnx [--steps 1800]
+    python benchmarks/characters.py mixture mixture.onnx [--steps 1800]
     python benchmarks/quality.py mixture.onnx "--ratio 0.5 --units experts --method reap --uniform" ...
+    python benchmarks/characters.py grouped grouped.onnx [--steps 1800]
+    python benchmarks/quality.py grouped.onnx "--ratio 0.5" "--ratio 0.25" ...
 
-A decoder with 8 experts in each of 4 layers, 2 of them chosen for each token. Beside the model lie 256 windows of its
-training text (`mixture_calibration.npz`) and 384 of text that it has not seen (`mixture_test.npz`).
+Both have 4 layers: *mixture* 8 experts in each, 2 of them chosen for each token; *grouped* 16 query heads that share 4
+key/value heads. Beside a model lie 256 windows of its training text (`NAME_calibration.npz`) and 384 of text that it
+has not seen (`NAME_test.npz`).
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sample_models"))
+from char_gpt_model import CONTEXT as LONGEST
 from char_gpt_model import HIDDEN, INIT_STD, Block, CharGPT
 from char_gpt_text import streams
 from make_char_gpt import spread, windows
@@ -27,6 +32,7 @@ from onnx_export import export
 from training import begin, exported_logits, step
 
 EXPERTS, CHOSEN, WIDTH = 8, 2, 128
+QUERY_HEADS, KV_HEADS, HEAD_SIZE = 16, 4, 16
 BATCH, CONTEXT, LEARNING_RATE, BALANCE = 16, 96, 3e-3, 0.001
 
 
@@ -75,13 +81,53 @@ class MixtureBlock(Block):
         return x + update
 
 
-def train(steps: int) -> CharGPT:
+class GroupedAttention(nn.Module):
+    """Causal self-attention whose query heads share key/value heads, wider than the residual stream."""
+
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = QUERY_HEADS * HEAD_SIZE
+        self.query, self.proj = nn.Linear(HIDDEN, width), nn.Linear(width, HIDDEN)
+        self.key, self.value = (nn.Linear(HIDDEN, KV_HEADS * HEAD_SIZE) for _ in range(2))
+        self.register_buffer("mask", torch.ones(LONGEST, LONGEST, dtype=torch.bool).tril(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [batch, sequence, hidden] to the same shape."""
+        batch, sequence = x.shape[:2]
+        shared = (batch, sequence, KV_HEADS, 1, HEAD_SIZE)
+        spread = (batch, sequence, KV_HEADS, QUERY_HEADS // KV_HEADS, HEAD_SIZE)
+        split = (batch, sequence, QUERY_HEADS, HEAD_SIZE)
+        query = self.query(x).reshape(split).transpose(1, 2)
+        key = self.key(x).reshape(shared).expand(spread).reshape(split).transpose(1, 2)
+        value = self.value(x).reshape(shared).expand(spread).reshape(split).transpose(1, 2)
+        scores = (query * HEAD_SIZE**-0.5) @ key.transpose(-2, -1)
+        visible = self.mask[:sequence, :sequence]
+        context = torch.where(visible, scores, float("-inf")).softmax(-1) @ value
+        joined = context.transpose(1, 2).reshape(batch, sequence, QUERY_HEADS * HEAD_SIZE)
+        projected: torch.Tensor = self.proj(joined)
+        return projected
+
+
+class GroupedBlock(Block):
+    """A pre-LN transformer block with grouped queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn: nn.Module = GroupedAttention()
+
+
+BLOCKS: dict[str, Callable[[], nn.Module]] = {"mixture": MixtureBlock, "grouped": GroupedBlock}
+
+
+def train(block: Callable[[], nn.Module], steps: int) -> CharGPT:
     """Trains with AdamW on windows drawn at random."""
     stream, _ = streams()
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     model = CharGPT()
-    model.blocks = nn.ModuleList(MixtureBlock() for _ in model.blocks)
+    model.blocks = nn.ModuleList(block() for _ in model.blocks)
     mixtures = [module for module in model.modules() if isinstance(module, Mixture)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -100,14 +146,15 @@ def train(steps: int) -> CharGPT:
 
 
 @click.command(help=__doc__)
+@click.argument("kind", type=click.Choice(list(BLOCKS)))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--steps", default=1800, show_default=True, help="Of the training.")
-def main(path: Path, steps: int) -> None:
+def main(kind: str, path: Path, steps: int) -> None:
     """Write the model and its data."""
     training, held_out = streams()
     (ids, labels), (seen, _) = spread(held_out, 384), spread(training, 256)
     begin(path.parent)
-    trained = train(steps)
+    trained = train(BLOCKS[kind], steps)
     feed = {"input_ids": torch.from_numpy(ids[:3, :41])}
     export(trained, feed, "logits", {0: "batch", 1: "sequence"}, "torchscript", path)
     exported_logits(path, trained, "input_ids", torch.from_numpy(ids[:8]))
