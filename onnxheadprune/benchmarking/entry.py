@@ -19,9 +19,10 @@ from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, st
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, SUFFIX
+from onnxheadprune.runtime.feeds.data import fixed_batch
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Sizes
 from onnxheadprune.runtime.feeds.inputs import Input
-from onnxheadprune.runtime.tolerances import tolerance_for
+from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.settings.measuring import Timing
 
 BATCHES = (1, 8)
@@ -75,7 +76,7 @@ class Entry:
     proto: ModelProto  # the model; large weights stay on disk
     file_bytes: int  # size on disk
     maker: FeedMaker  # makes its feeds
-    precision: str  # the class of its tolerance ("float16")
+    tolerance: Tolerance  # the class of its precision
 
     @classmethod
     def of(cls, model: ModelLike, spare: Path, seed: int) -> Entry:
@@ -98,9 +99,7 @@ class Entry:
             path, files = loaded.path, [loaded.path, *loaded.data_files]
         size = sum(file.stat().st_size for file in files)
         view = view_of(loaded)
-        return cls(
-            loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision
-        )
+        return cls(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view))
 
     @cached_property
     def _attention(self) -> frozenset[str] | None:
@@ -201,7 +200,7 @@ def _check(asked: Timing, maker: FeedMaker) -> None:
     if unknown:
         listed = ", ".join(sorted(_symbols(maker))) or "none"
         raise UsageError(f"no input has a dimension {', '.join(unknown)}; open dimensions are: {listed}")
-    fixed = _fixed_batch(maker)
+    fixed = fixed_batch(maker.inputs) or 1
     if asked.batch is not None and not found.batch and set(asked.batch) != {fixed}:
         raise UsageError(f"the batch of this model is fixed to {fixed}")
     if asked.seq is not None and not (found.length or _sequences(maker)):
@@ -215,16 +214,12 @@ def _check(asked: Timing, maker: FeedMaker) -> None:
             raise UsageError(f"sizes of {name} are numbers from 1 up")
 
 
-def _fixed_batch(maker: FeedMaker) -> int:
-    return next((dim for item in maker.inputs if item.dims and isinstance(dim := item.dims[0], int)), 1)
-
-
 def _family(
     asked: Timing, maker: FeedMaker, runs: Runs, *, decode: bool, dims: dict[str, int]
 ) -> Iterator[GridPoint]:
     """Points of whole sequences, or of decode steps."""
     found = maker.symbols
-    batches = tuple(asked.batch or (BATCHES if found.batch else (_fixed_batch(maker),)))
+    batches = tuple(asked.batch or (BATCHES if found.batch else (fixed_batch(maker.inputs) or 1,)))
     wanted = asked.past if decode else asked.seq
     usual = PASTS if decode else LENGTHS
     has_axis = bool(found.length) or bool(_sequences(maker)) or decode

@@ -23,7 +23,6 @@ from onnxheadprune.runtime.memory import footprint
 from onnxheadprune.runtime.providers import machine, resolve_provider
 from onnxheadprune.settings.calls import BenchCall
 
-LOW_PRECISION = ("float16", "bfloat16")
 OUTLIER = 5
 """Times the median; a 99th percentile beyond it is told as outliers. Medians do not care, tails and budgets do."""
 BUSY = 0.3
@@ -147,7 +146,7 @@ def _grid(
 def _check_loads(entries: Sequence[Entry], provider: Provider) -> None:
     """ONNX Runtime 1.31.1 crashes when it optimizes some float16 models; that must not take this process along."""
     for entry in entries:
-        if entry.precision in LOW_PRECISION and not loads_without_crash([entry.path], provider):
+        if entry.tolerance.is_low and not loads_without_crash([entry.path], provider):
             raise InferenceError(
                 f"ONNX Runtime crashes when it optimizes {entry.name}, so it cannot be timed"
             )

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
-from onnxheadprune.errors import InferenceError, heed
+from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.model.storage.writing import temporary_folder_of
 from onnxheadprune.model.tensors import Array
-from onnxheadprune.runtime.custom_ops import custom_ops, load_custom_ops
 from onnxheadprune.runtime.session import (
     CUDA,
     FATAL_ONLY,
@@ -26,10 +25,11 @@ from onnxheadprune.runtime.session import (
     create,
     has_loop,
     onnx_runtime,
+    options_of,
     placement_of,
     require_kernels,
-    sentence,
-    stopped_in_time,
+    result_of_run,
+    to_ort,
 )
 
 DEVICES = {
@@ -87,16 +87,9 @@ class BoundSession:
         self.session = create(str(path), self._session_options(), provider, settings, name)
 
     def _session_options(self) -> Any:
-        ort = onnx_runtime()
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = FATAL_ONLY
+        options = options_of(optimize=True, threads=self._options.threads)
         # Threads may spin within a run, as they do in a deployment, but not while another model is measured.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        load_custom_ops(options, custom_ops())
-        if self._options.threads is not None:
-            options.intra_op_num_threads = self._options.threads
         if self._optimized is not None:
             options.optimized_model_filepath = str(self._optimized)
             beside = "session.optimized_model_external_initializers"
@@ -138,7 +131,7 @@ class Bound:
         self._kept = []
         try:
             for item in owner.session.get_inputs():
-                value = _on_device(feed[item.name], device)
+                value = to_ort(np.ascontiguousarray(feed[item.name]), device)
                 self._kept.append(value)
                 self._binding.bind_ortvalue_input(item.name, value)
             names = [item.name for item in owner.session.get_outputs()]
@@ -157,14 +150,7 @@ class Bound:
 
     def run(self, *, stops: bool = False) -> None:
         """One run, finished when it returns, or stopped if it takes too long."""
-        try:
-            if stops:
-                stopped_in_time(self._run, self._run_options)
-            else:
-                self._run(self._run_options)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            heed(error)
-            raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
+        result_of_run(self._run, self._name, self._run_options, stops=stops)
 
     def _run(self, options: Any) -> None:
         self._session.run_with_iobinding(self._binding, options)
@@ -182,15 +168,6 @@ def _run_options(graph_id: str | None) -> Any:
     if graph_id is not None:
         options.add_run_config_entry("gpu_graph_id", graph_id)
     return options
-
-
-def _on_device(array: Array, device: str) -> Any:
-    kind = onnx_runtime().OrtValue
-    array = np.ascontiguousarray(array)
-    if array.dtype.name == "bfloat16":
-        # NumPy has no such type of its own; ONNX Runtime copies this one to the device in every run.
-        return kind.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), TensorProto.BFLOAT16)
-    return kind.ortvalue_from_numpy(array, device, 0)
 
 
 def _operator(node: NodeProto) -> str:

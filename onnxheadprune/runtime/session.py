@@ -117,11 +117,13 @@ class Session:
         """
         self.name = name
         rounding = optimize and not keeping
-        options = _options(onnx_runtime(), optimize, deterministic=not rounding)
+        options = options_of(optimize=optimize, threads=provider.threads)
+        options.use_deterministic_compute = not rounding
+        # Several sessions live side by side; idle ones must not burn the cores the running one needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
         # At exact settings there are several sessions, and each would keep the most that it ever needed.
         options.enable_cpu_mem_arena = rounding
-        options.intra_op_num_threads = provider.threads or 0
         if exact_products:
             options.add_session_config_entry("session.x64quantprecision", "1")
         if not rounding:
@@ -171,16 +173,9 @@ class Session:
             feed: an array per graph input; entries that are no input of this model are ignored.
         """
         own = {name: value for name, value in feed.items() if name in self._inputs}
-        try:
-            run = functools.partial(self._run, own)
-            return stopped_in_time(run) if self._has_loop else run()
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            heed(error)
-            told = f"{self.name} does not run: {sentence(error)}"
-            raised = MissingKernelError if type(error).__name__ in NO_KERNEL else InferenceError
-            raise raised(told) from error
+        return result_of_run(functools.partial(self._run, own), self.name, stops=self._has_loop)
 
-    def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, Array], options: Any) -> dict[str, Array]:
         if not self._has_bfloat16:
             return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
         # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.
@@ -216,9 +211,24 @@ def has_loop(model: ModelProto) -> bool:
     return any(is_a(node, "Loop") for node in nodes_of_model(model))
 
 
-def stopped_in_time(run: Callable[[Any], Result], options: Any = None) -> Result:
-    """The result of a run with some options, which is stopped when it takes longer than `PATIENCE`."""
-    options = onnx_runtime().RunOptions() if options is None else options
+def result_of_run(run: Callable[[Any], Result], name: str, options: Any = None, *, stops: bool) -> Result:
+    """The result of a run with some options.
+
+    Args:
+        stops: stop it when it takes longer than `PATIENCE`.
+
+    Raises:
+        InferenceError: if the model does not run; `MissingKernelError` if ONNX Runtime lacks a kernel for that.
+    """
+    try:
+        return _stopped_in_time(run, options or onnx_runtime().RunOptions()) if stops else run(options)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        heed(error)
+        raised = MissingKernelError if type(error).__name__ in NO_KERNEL else InferenceError
+        raise raised(f"{name} does not run: {sentence(error)}") from error
+
+
+def _stopped_in_time(run: Callable[[Any], Result], options: Any) -> Result:
     timer = threading.Timer(PATIENCE, setattr, (options, "terminate", True))
     timer.start()
     try:
@@ -342,14 +352,13 @@ def saturates_here(model: LoadedModel, *, deployed: bool = False) -> bool:
     return (may_saturate(model) or (deployed and fuses_int8(model))) and saturates(onnx_runtime())
 
 
-def _options(ort: Any, optimize: bool, *, deterministic: bool) -> Any:
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
+def options_of(*, optimize: bool, threads: int | None) -> Any:
+    """The options of any session; no `threads` leave ONNX Runtime its own choice."""
+    ort = onnx_runtime()
+    options, level = ort.SessionOptions(), ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    options.use_deterministic_compute = deterministic
     options.log_severity_level = FATAL_ONLY
-    # Several sessions live side by side; idle ones must not burn the cores the running one needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     load_custom_ops(options, custom_ops())
     return options
@@ -389,12 +398,13 @@ def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:
     return flat
 
 
-def to_ort(value: Array) -> Any:
-    """ONNX Runtime's handle of a contiguous array, in its memory."""
+def to_ort(value: Array, device: str = "cpu") -> Any:
+    """ONNX Runtime's handle of a contiguous array: on the CPU in its memory, else a copy on the device."""
     kind = onnx_runtime().OrtValue
     if value.dtype.name == "bfloat16":
+        # NumPy has no such type of its own; ONNX Runtime copies this one to the device in every run.
         return kind.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), TensorProto.BFLOAT16)
-    return kind.ortvalue_from_numpy(value)
+    return kind.ortvalue_from_numpy(value, device, 0)
 
 
 def from_ort(value: Any) -> Array:

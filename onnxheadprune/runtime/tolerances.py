@@ -35,6 +35,11 @@ class Tolerance(JsonObject):
     # activations are rounded to a few levels when deployed, so two right results may be a level apart
     has_levels: Annotated[bool, HIDDEN] = False
 
+    @property
+    def is_low(self) -> bool:
+        """True for floats of 16 bits: ONNX Runtime may crash when it optimizes these, and ties are frequent."""
+        return self.precision in ("float16", "bfloat16")
+
     def when_deployed(self, *, tf32: bool) -> float:
         """The tolerance at deployment settings; TF32 keeps as many bits of a product as float16."""
         return max(self.deployed, FLOAT16.deployed) if tf32 and self.precision == "float32" else self.deployed

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.data.drift import pieces
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.runtime.feeds.generate import Outputs, in_pieces, is_finite
 
@@ -27,9 +26,8 @@ def _gap(actual: Array, expected: Array) -> Gap:
     if expected.dtype.kind in "OSU":
         same = bool(np.array_equal(actual, expected))
         return Gap(0.0, 0.0) if same else Gap(math.inf, math.inf)
-    rows = [item.reshape(-1, 1) for item in (actual, expected)]
-    pairs = [_largest(*(item[part] for item in rows)) for part in pieces(rows[0].shape)]
-    absolute, scale = (max(numbers) for numbers in zip(*pairs, strict=True))
+    pairs = [_largest(*parts) for parts in zip(in_pieces(actual), in_pieces(expected), strict=True)]
+    absolute, scale = (max(found) for found in zip((0.0, 0.0), *pairs, strict=True))
     if scale:
         return Gap(absolute, absolute / scale)
     # There is no scale to go by: nothing but equality will do.

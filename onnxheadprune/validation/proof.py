@@ -17,16 +17,15 @@ from onnxheadprune.edit.submodel import Restored
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError
 from onnxheadprune.model.analysis_errors import explaining_failures, foreign_in
 from onnxheadprune.model.load import (
-    LARGE,
     LoadedModel,
     ModelLike,
     check_model,
     model_name,
     open_structure,
-    stored_bytes,
 )
-from onnxheadprune.runtime import CPU, Provider, Session, versions
+from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.feeds.data import USERS_DATA, Basis, DataSource
+from onnxheadprune.runtime.loading import why_not_loaded
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.settings.calls import ValidateCall
@@ -110,21 +109,14 @@ def _saying_if_invalid(original: LoadedModel, name: str) -> Iterator[None]:
     except InferenceError:
         raise
     except HeadPruneError as error:
-        obstacle = _says(original.proto, name, full=False) or _load_error(original)
+        obstacle = _says(original.proto, name, full=False)
+        if obstacle is None and foreign_in(original.proto) is not None:
+            # Operators that onnx cannot check.
+            why = why_not_loaded(original)
+            obstacle = why and f"it does not load in ONNX Runtime: {why}"
         if obstacle is not None and obstacle not in str(error):
             error.args = (f"{error}; the original itself is not valid: {obstacle}", *error.args[1:])
         raise
-
-
-def _load_error(model: LoadedModel) -> str | None:
-    """Return why ONNX Runtime does not load a small model with operators that onnx cannot check; None if it does."""
-    if foreign_in(model.proto) is None or stored_bytes(model.proto) > LARGE:
-        return None
-    try:
-        Session(model, resolve_provider(CPU), name="it")
-    except ModelError as error:
-        return str(error)
-    return None
 
 
 def _proven(

@@ -60,7 +60,6 @@ ROUND_BYTES = 2**24
 """Outputs of one model that wait for those of the others, so that large models are opened once for several inputs."""
 SPARED = 2**23
 """Bytes of a model that stays in memory while others run."""
-LOW_PRECISION = ("float16", "bfloat16")
 SATURATES = (
     "this processor saturates products of uint8 by int8, so results here differ from those on other processors,"
     " before the cut and after it; deployment is compared without that, and weights that were quantized with"
@@ -464,7 +463,7 @@ class _Bench:
             both = (unsaturated(models.masked), unsaturated(models.pruned))
             exact = all(map(fuses_int8, both))
             self.notes.append(SATURATES)
-        if models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, models.provider):
+        if models.tolerance.is_low and not survives_optimization(both, models.provider):
             self.notes.append(
                 "ONNX Runtime crashes when it optimizes this model, so deployment is not checked"
             )
@@ -604,5 +603,5 @@ def _measured(case: CaseResult, name: str, off: Gap) -> CaseResult:
 def _judged(outputs: Outputs, settings: Settings, tolerance: Tolerance) -> tuple[str, ...]:
     """Integer outputs (an ArgMax) flip on ties, so where rounding is coarse only floats are judged."""
     floats = tuple(name for name, value in outputs.items() if value.dtype.kind not in "biuOSU")
-    coarse = settings in ("deployed", "against the CPU") or tolerance.precision in LOW_PRECISION
+    coarse = settings in ("deployed", "against the CPU") or tolerance.is_low
     return floats if coarse and floats else tuple(outputs)

@@ -260,7 +260,7 @@ def _batched(
         raise UsageError(f"{source} holds {count} samples, but {LABELS} has shape {list(labels.shape)}")
     if not count:
         return 1, lambda _: whole
-    fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
+    fixed = fixed_batch(inputs)
     size = fixed or BATCH
 
     def batch(number: int) -> Sample:
@@ -280,9 +280,10 @@ def _batched(
     return math.ceil(count / size), batch
 
 
-def _fixed_batch(item: Input) -> int | None:
-    size = None if item.batch_axis is None else item.dims[item.batch_axis]
-    return size if isinstance(size, int) else None
+def fixed_batch(inputs: Iterable[Input]) -> int | None:
+    """The number of samples that a model takes, None where that is open."""
+    sizes = (item.dims[axis] for item in inputs if (axis := item.batch_axis) is not None)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
