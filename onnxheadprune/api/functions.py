@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Unpack
 
@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.display.facts import Facts
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.storage.claims import Making, backup_path, check_makings, replacing
+from onnxheadprune.model.storage.claims import Making, check_makings, replacing
 from onnxheadprune.settings.calls import (
     BenchCall,
     FolderCall,
@@ -177,16 +177,12 @@ def score(
         UsageError: if there is no data where the method needs it, the data does not fit, or units have no scores.
         RefusedError: if the model has no sites, or a site that this method cannot see into.
     """
-    from onnxheadprune.choosing.scoring import score as choosing
     from onnxheadprune.choosing.scoring.scores import store_scores
-    from onnxheadprune.workflow.requests import loaded
+    from onnxheadprune.workflow.score import run_score
 
     given = SCORE.read(settings, output=output)
-    if output is not None:
-        check_makings([Making("the output", Path(output))], list)
-    subject = subject_of(model, given.follow_links)
-    given = loaded(given)
-    scores = choosing.score(subject, given, data_of(subject, given), heard(progress))
+    files = () if output is None else (Making("the output", Path(output), os.fspath(output)),)
+    scores = run_score(model, given, heard(progress), beside=files)
     if output is not None:
         store_scores(scores, output)
     return scores
@@ -283,14 +279,11 @@ def prune(
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     from onnxheadprune.workflow.pipeline import run_prune
-    from onnxheadprune.workflow.requests import Request
 
     given = PRUNE.read(settings, output=output)
     if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
         raise UsageError(f"{model} is a folder; prune_folder() removes units from all of its models")
-    subject = subject_of(model, given.follow_links)
-    request = Request.of(_placed(given, model))
-    return run_prune(subject, replace(request, data=data_of(subject, given)), heard(progress))
+    return run_prune(model, given, heard(progress))
 
 
 @keywords_of(PLAN)
@@ -335,16 +328,6 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     return hydrated(pruned.proto, pruned.sources)
 
 
-def _placed(call: PruneCall, model: ModelLike) -> PruneCall:
-    """A call whose output is the model, where it is replaced."""
-    if not call.in_place:
-        return call
-    path = model.path if isinstance(model, LoadedModel) else model
-    if not isinstance(path, (str, os.PathLike)):
-        raise UsageError("in_place=True replaces the file of the model, so give the model by its path")
-    return replace(call, output=Path(path), backup=call.backup or backup_path(Path(path)))
-
-
 @keywords_of(PRUNE_FOLDER)
 def prune_folder(
     folder: str | os.PathLike[str],
@@ -372,14 +355,13 @@ def prune_folder(
             written then.
     """
     from onnxheadprune.deploying.folders import prune as folders
-    from onnxheadprune.workflow.requests import Request
 
     given = PRUNE_FOLDER.read(settings, output=output)
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     command = _call("prune_folder", folder, output, settings)
     call = PruneCall(**vars(given), output=None if output is None else Path(output))
-    return folders.prune_folder(Path(folder), Request.of(call), heard(progress), command=command)
+    return folders.prune_folder(Path(folder), call, heard(progress), command=command)
 
 
 def _call(name: str, folder: Output, output: Output, settings: Mapping[str, object]) -> str:
@@ -429,10 +411,9 @@ def recover(
         ValidationFailedError: if `pruned` is no exact cut of `model`, or the result is not shown to be one.
     """
     from onnxheadprune.workflow.recover import run_recovery
-    from onnxheadprune.workflow.requests import Request
 
     given = RECOVER.read(settings, output=output)
-    return run_recovery(model, pruned, Request.of(given.as_prune, data_of(model, given)), heard(progress))
+    return run_recovery(model, pruned, given, heard(progress))
 
 
 @keywords_of(QUANTIZE)
@@ -459,10 +440,10 @@ def quantize(
         ModelError: if the model cannot be read.
         RefusedError: if ONNX Runtime cannot quantize it, or it is quantized already.
     """
-    from onnxheadprune.workflow.quantize import quantized_through
+    from onnxheadprune.workflow.quantize import run_quantize
 
     given = QUANTIZE.read(settings, output=output)
-    return quantized_through(model, given, data_of(model, given), heard(progress))
+    return run_quantize(model, given, heard(progress))
 
 
 @keywords_of(VALIDATE)
@@ -554,7 +535,6 @@ def sweep(
         RefusedError: if nothing can be removed.
         ProviderError: if the named provider does not run here.
     """
-    from onnxheadprune.workflow.sweep import parse_sweep, run_sweep
+    from onnxheadprune.workflow.sweep import run_sweep
 
-    given = SWEEP.read(settings)
-    return run_sweep(model, parse_sweep(ratios), given, data_of(model, given), heard(progress))
+    return run_sweep(model, ratios, SWEEP.read(settings), heard(progress))

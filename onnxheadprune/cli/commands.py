@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,24 +40,9 @@ if TYPE_CHECKING:
     from onnxheadprune.deploying.jobs.reading import Job
     from onnxheadprune.deploying.pairs import Pair
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.feeds.data import DataSource
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
-
-
-def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = False) -> DataSource | None:
-    """The data that the options name, with a warning where it is random; None without.
-
-    Args:
-        in_folder: the model is one of several, of which some may use less of it than others.
-    """
-    if running.data is None:
-        return None
-    from onnxheadprune.data import sources
-
-    warn_if_random(running)
-    return sources.read_data(model, running, in_folder=in_folder)
 
 
 def warn_if_random(running: Running) -> None:
@@ -151,32 +137,27 @@ def score(
 
     Of a folder as exporters write it the most precise file is scored.
     """
-    from onnxheadprune.choosing.scoring.score import score as score_units
     from onnxheadprune.choosing.scoring.scores import store_scores
+    from onnxheadprune.cli.cutting import reports
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.console import err, rows_of
-    from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.workflow.requests import loaded
+    from onnxheadprune.workflow.score import run_score
 
-    if heatmap is not None:
-        check_picture(heatmap)
     if heatmap is not None and not set(given.units) >= DEFAULT_UNITS:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
-    given = with_own_tokenizer(model, loaded(given))
-    subject = (
-        _leader_of(model, given.follow_links)
-        if model.is_dir()
-        else subject_of(model, follow_links=given.follow_links)
-    )
-    data = read_data(subject, given)
+    in_folder, files = model.is_dir(), reports(output=output, heatmap=heatmap)
+    warn_if_random(given)
     with progress_on(err()) as progress:
-        scores = score_units(subject, given, data, progress)
+        subject = _leader_of(model, given.follow_links) if in_folder else model
+        call = with_own_tokenizer(model, given) if in_folder else given
+        scores = run_score(subject, call, progress, beside=files)
     presentation = Presentation()
     with presentation.prepared():
         if output is not None:
             store_scores(scores, output)
         if heatmap is not None:
+            from onnxheadprune.reporting.pictures import save_figure
             from onnxheadprune.reporting.pictures.draw import plot_heads
 
             save_figure(plot_heads(scores), heatmap)
@@ -262,7 +243,7 @@ def prune(
     With --recover, or --time for the whole call, they are trained after that. --fuse alone removes nothing.
     """
     from onnxheadprune.cli.cutting import Showing, carry_out, look_ahead, prune_export
-    from onnxheadprune.workflow.requests import Request
+    from onnxheadprune.workflow.pipeline import run_prune
 
     context, showing, in_folder = (
         click.get_current_context(),
@@ -276,13 +257,12 @@ def prune(
     elif given.runtime is not None:
         raise click.UsageError("--runtime requires a folder, whose configuration it updates", context)
     _require_something(given)
-    request = Request.of(given)
+    warn_if_random(given)
     if in_folder:
-        warn_if_random(given)
-        return prune_export(model, request, showing, dry_run=dry_run)
-    subject = subject_of(model, follow_links=given.follow_links)
-    request = replace(request, data=read_data(subject, given))
-    return look_ahead(subject, request, showing) if dry_run else carry_out(subject, request, showing)
+        return prune_export(model, given, showing, dry_run=dry_run)
+    return (
+        look_ahead(model, given, showing) if dry_run else carry_out(partial(run_prune, model, given), showing)
+    )
 
 
 def _require_folder_settings(given: PruneCall, heatmap: Path | None) -> None:
@@ -318,10 +298,10 @@ def recover(
     set aside, and the weights that do best on it are taken.
     """
     from onnxheadprune.cli.cutting import Showing, carry_out
-    from onnxheadprune.workflow.requests import Request
+    from onnxheadprune.workflow.recover import run_recovery
 
-    request = Request.of(given.as_prune, read_data(model, given))
-    return carry_out(model, request, Showing(report, None, as_json), like=pruned)
+    warn_if_random(given)
+    return carry_out(partial(run_recovery, model, pruned, given), Showing(report, None, as_json))
 
 
 @command(makes=("quantized", "model"))
@@ -336,7 +316,7 @@ def quantize(
     """
     from onnxheadprune.reporting.console import err, next_call, rows_of
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.workflow.quantize import QuantizeResult, quantized_through
+    from onnxheadprune.workflow.quantize import QuantizeResult, run_quantize
 
     presentation = Presentation()
 
@@ -347,8 +327,9 @@ def quantize(
             call = shlex.join(("onnxheadprune", "bench", str(model), str(given.output)))
             presentation.rows(*rows_of(result.facts()), "", next_call(call))
 
+    warn_if_random(given)
     with progress_on(err()) as progress:
-        quantized_through(model, given, read_data(model, given), progress, ready)
+        run_quantize(model, given, progress, ready)
     return presentation.deliver(str(given.output))
 
 
@@ -455,19 +436,24 @@ def bench(
     network is measured that heads are chosen on.
     """
     from onnxheadprune.benchmarking.runner import run_benchmark
+    from onnxheadprune.cli.cutting import reports
     from onnxheadprune.deploying.pairs import joined
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.model.save import Outputs
     from onnxheadprune.reporting.benchmark import write_files
     from onnxheadprune.reporting.console import err, is_asked, out, provider_rows, rows_of
-    from onnxheadprune.reporting.pictures import check_picture, save_figure
+    from onnxheadprune.reporting.pictures import save_figure
 
-    if plot is not None:
-        check_picture(plot)
+    files = reports(csv=csv_path, export_markdown=markdown, plot=plot)
     pairs = pairs_of(model, pruned, follow_links=given.follow_links, leaders=True)
     if len(pairs) > 1 and any(path is not None for path in (csv_path, markdown, plot)):
         raise click.UsageError(
             f"{model} holds {len(pairs)} networks; for a table or picture name the files of one",
             click.get_current_context(),
         )
+    if files:
+        models = [open_structure(item) for pair in pairs for item in (pair.model, *pair.others)]
+        Outputs(None, beside=tuple(files)).claim(*models)
     documents, passed, presentation = [], True, Presentation()
     # The part of attention is a detail, for which its sites have to be found.
     attention = as_json or csv_path is not None or markdown is not None or is_asked("verbose")
@@ -522,18 +508,18 @@ def sweep(
     each, units are selected, and the remaining weights are adjusted, and trained with --recover or --time, as in one
     cut.
     """
+    from onnxheadprune.cli.cutting import reports
     from onnxheadprune.reporting.console import err, rows_of
-    from onnxheadprune.reporting.pictures import PICTURE_MARK, check_picture, curve_files, save_figure
+    from onnxheadprune.reporting.pictures import PICTURE_MARK, beside_curve, curve_files, save_figure
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.workflow.sweep import parse_sweep, run_sweep
+    from onnxheadprune.workflow.sweep import run_sweep
 
-    wanted = parse_sweep(ratios)
-    document, picture = (None, None) if output is None else curve_files(output)
-    if picture is not None:
-        check_picture(picture)
-    data = read_data(model, given)
+    document, picture = (None, None) if output is None else curve_files(Path(output))
+    files = reports(output=output)
+    files += [] if output is None else [beside_curve(Path(output))]
+    warn_if_random(given)
     with progress_on(err()) as progress:
-        curve = run_sweep(model, wanted, given, data, progress)
+        curve = run_sweep(model, ratios, given, progress, beside=files)
     presentation = Presentation()
     with presentation.prepared():
         if document is not None and picture is not None:
@@ -562,10 +548,13 @@ def report(
 
     Results are shown one below the other, with a list of their answers first.
     """
+    from onnxheadprune.cli.cutting import reports
+    from onnxheadprune.model.storage.claims import Reading, check_makings
     from onnxheadprune.model.storage.writing import write_text
     from onnxheadprune.reporting.console import out, row
     from onnxheadprune.reporting.page import page_of, results_in
 
+    check_makings(reports(output=output), lambda: [Reading("the result", path) for path in results])
     found = [result for path in results for result in results_in(path)]
     page = page_of(found)
     write_text(output, page)
@@ -627,19 +616,18 @@ def run(
 
 
 def _run(job: Job, junit: Path | None, as_json: bool) -> int:
+    from onnxheadprune.cli.cutting import reports
     from onnxheadprune.deploying.jobs.run import run_job
-    from onnxheadprune.model.storage.claims import Making
     from onnxheadprune.reporting.console import err, print_error
     from onnxheadprune.reporting.job import job_report, save_junit, save_results
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.custom_ops import custom_operators
 
-    others = () if junit is None else (Making("--junit", junit),)
     if job.keys.data is not None:
         warn_if_random(Running(data=job.keys.data.path))
     record, library = run_record(), job.keys.custom_ops
     with custom_operators(None if library is None else job.at(library)), progress_on(err()) as progress:
-        result = run_job(job, record, progress, others)
+        result = run_job(job, record, progress, reports(junit=junit))
     presentation = Presentation()
     with presentation.prepared():
         save_results(result, record)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.cli.presenting import Presentation, command_line, document_of, run_record, this_call
+from onnxheadprune.reporting.console import err
+from onnxheadprune.reporting.progress import progress_on
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.display.facts import Facts
-    from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.progress import Progress
-    from onnxheadprune.workflow.requests import Request
+    from onnxheadprune.model.storage.claims import Making
+    from onnxheadprune.settings.calls import PruneCall
     from onnxheadprune.workflow.result import PruneResult
 
 
@@ -34,20 +35,34 @@ class Showing:
         """True if it is shown how to repeat the run: nobody who reads the rows alone waits for that."""
         return self.as_json or self.report is not None
 
+    @property
+    def files(self) -> list[Making]:
+        """The reports, which can be made."""
+        return reports(report=self.report, heatmap=self.heatmap)
+
+
+def reports(**paths: Path | None) -> list[Making]:
+    """The files that options name beside the output of a command, by the names of the options; plots can be drawn."""
+    from onnxheadprune.model.storage.claims import Making
+    from onnxheadprune.reporting.pictures import FORMATS, check_picture
+
+    named = {name: path for name, path in paths.items() if path is not None}
+    for path in named.values():
+        if Path(path).suffix.lower() in FORMATS:
+            check_picture(path)
+    flags = {name: f"--{name.replace('_', '-')}" for name in named}
+    return [Making(flags[name], Path(path), os.fspath(path)) for name, path in named.items()]
+
 
 def carry_out(
-    model: Path | LoadedModel,
-    request: Request,
+    run: Callable[..., PruneResult],
     showing: Showing,
-    like: Path | None = None,
 ) -> int:
     """Do what is asked for and report it.
 
     Args:
-        like: a pruned model, whose cut is made again and trained.
+        run: the cut, which takes the progress, what is called with the result, and the reports.
     """
-    from onnxheadprune.workflow.pipeline import run_prune
-
     presentation = Presentation()
 
     def ready(result: PruneResult) -> None:
@@ -57,59 +72,38 @@ def carry_out(
         document = document_of(result) if showing.is_recorded else {}
         _prepare(presentation, rows, result.facts(), document, showing, result)
 
-    with _progress_on(showing) as progress:
-        if like is None:
-            result = run_prune(model, request, progress, ready)
-        else:
-            from onnxheadprune.workflow.recover import run_recovery
-
-            result = run_recovery(model, like, request, progress, ready)
+    with progress_on(err()) as progress:
+        result = run(progress, ready, beside=showing.files)
     return presentation.deliver(result.output)
 
 
-@contextlib.contextmanager
-def _progress_on(showing: Showing) -> Iterator[Progress]:
-    """Show the progress of a cut; its pictures can be drawn."""
-    from onnxheadprune.reporting.console import err
-    from onnxheadprune.reporting.progress import progress_on
-
-    if showing.heatmap is not None:
-        from onnxheadprune.reporting.pictures import check_picture
-
-        check_picture(showing.heatmap)
-    with progress_on(err()) as progress:
-        progress("reading the model", 0, 0)
-        yield progress
-
-
-def look_ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
+def look_ahead(model: Path, call: PruneCall, showing: Showing) -> int:
     """Report what a cut would change; nothing is written, proven or timed."""
-    from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.plan import answer_report
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.summary import result_of
-    from onnxheadprune.workflow.pipeline import claimed, run_prune
+    from onnxheadprune.workflow.pipeline import run_prune
 
-    claimed(open_structure(model), request)
-    output = request.call.output
-    would: dict[str, object] = {} if output is None else {"would_write": str(output)}
-    request = request.into(None)
-    fuse = "contrib" if request.call.fuse == "auto" else request.call.fuse
-    request = replace(request, call=replace(request.call, validate=False, fuse=fuse))
-    presentation = Presentation()
-    with _progress_on(showing) as progress:
-        result = run_prune(model, request, progress)
+    would, presentation = _ahead(model, call), Presentation()
+    with progress_on(err()) as progress:
+        result = run_prune(model, call, progress, beside=showing.files, dry_run=True)
     summary, plan = result.to_dict() | would, result.plan.to_dict()
     facts = replace(result_of(summary, headline_of([None])).facts(), details=result.facts().details)
     rows = list(answer_report(facts, command_line(leaving="--dry-run"), showing.report))
     # It is read back as a plan, which has no facts.
     document = {**summary, "plan": plan}
-    if not request.chooses and request.tokens is None:
+    if result.chosen is None and result.plan.vocabulary is None:
         known = ("fusion", "before", "after", "warnings")
         document = {**plan, **{name: summary[name] for name in known if summary[name] is not None}, **would}
     document |= {"run": run_record()} if showing.is_recorded else {}
     _prepare(presentation, rows, facts, document, showing, result)
     return presentation.deliver()
+
+
+def _ahead(model: Path, call: PruneCall) -> dict[str, object]:
+    """The place where a dry run would write, for its document."""
+    output = model if call.in_place else call.output
+    return {} if output is None else {"would_write": str(output)}
 
 
 def _prepare(
@@ -136,18 +130,13 @@ def _prepare(
         presentation.rows(*rows)
 
 
-def prune_export(folder: Path, request: Request, showing: Showing, *, dry_run: bool) -> int:
+def prune_export(folder: Path, call: PruneCall, showing: Showing, *, dry_run: bool) -> int:
     """Prune a folder and report it."""
     from onnxheadprune.deploying.folders.prune import prune_folder
-    from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.page import Result, save_page
     from onnxheadprune.reporting.plan import folder_report
-    from onnxheadprune.reporting.progress import progress_on
 
-    ahead = request.call.output if dry_run else None
-    request = request.into(None) if dry_run else request
-    would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
-    presentation = Presentation()
+    would, presentation = _ahead(folder, call) if dry_run else {}, Presentation()
 
     def ready(result: FolderResult) -> None:
         document = document_of(result, **would)
@@ -162,5 +151,13 @@ def prune_export(folder: Path, request: Request, showing: Showing, *, dry_run: b
             )
 
     with progress_on(err()) as progress:
-        result = prune_folder(folder, request, progress, ready, command=command_line())
+        result = prune_folder(
+            folder,
+            call,
+            progress,
+            ready,
+            beside=showing.files,
+            dry_run=dry_run,
+            command=command_line(),
+        )
     return presentation.deliver(result.output)

@@ -12,7 +12,7 @@ from typing import Any, get_origin
 import click
 from click.core import ParameterSource
 
-from onnxheadprune.cli.values import SettingOption, Value, spelled
+from onnxheadprune.cli.values import SettingOption, Value, prepared, spelled
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
@@ -162,15 +162,13 @@ def command(*, makes: tuple[str, str] | None = None) -> Callable[[Work], Derived
 
         @functools.wraps(work)
         def callback(**values: object) -> int:
-            from onnxheadprune.cli.claiming import guarded
-
             given = {
                 key: values[key]
                 if isinstance(item, Declared)
                 else item(**{name: values[name] for name in declared(item)})
                 for key, item in taken.items()
             }
-            with guarded(click.get_current_context()):
+            with prepared(click.get_current_context()):
                 return work(**given)
 
         return DerivedCommand(
@@ -224,13 +222,8 @@ def _worded(text: str) -> str:
 
 
 def _complete(values: dict[str, Any], what: str, of: str) -> None:
-    """Name the output that nobody named, or the backup of a model that is replaced."""
-    if values.get("in_place"):
-        from onnxheadprune.model.storage.claims import backup_path
-
-        values["backup"] = values["backup"] or backup_path(values[of])
-        values["output"] = values[of]
-    elif values["output"] is None and not values.get("dry_run"):
+    """Name the output that nobody named."""
+    if values["output"] is None and not values.get("dry_run") and not values.get("in_place"):
         values["output"] = _output_of(values[of], what)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
@@ -10,10 +12,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.inputs import RANDOM
 from onnxheadprune.settings.setting import FILES, Declared, WithUnit
 
-SPELLED = "onnxheadprune.spelled."
-"""Precedes the name of an option in the context: how its path was written."""
+_FOLDER = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
+"""Ends of a path that can only be a folder."""
 if TYPE_CHECKING:
     Converting = click.ParamType[Any]
 else:
@@ -38,12 +41,16 @@ class Value(Converting):
             raise click.UsageError(
                 f"{shown}: - would be standard output; files are only written whole, so name one", ctx
             )
-        if self.item.setting.creates and ctx is not None:
-            ctx.meta[f"{SPELLED}{self.item.name}"] = value
         try:
-            return self.item.of_text(value)
+            read = self.item.of_text(value)
         except UsageError as error:
             raise click.UsageError(shown + str(error).removeprefix(self.item.name), ctx) from None
+        if self.item.setting.creates not in ("", "*"):
+            suffixes = self.item.setting.creates.split()
+            if read.suffix.lower() not in suffixes and not value.endswith(_FOLDER):
+                raise click.UsageError(f"{shown} {value} must end in {' or '.join(suffixes)}", ctx)
+        # A `Path` drops what says that a folder is meant.
+        return value if self.item.setting.creates and value.endswith(_FOLDER) else read
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         """The words that it may be."""
@@ -99,3 +106,35 @@ def inputs_of(command: click.Command) -> list[click.Parameter]:
         for item in command.params
         if isinstance(item.type, Value) and item.type.item.kind is Path and not item.type.item.setting.creates
     ]
+
+
+@contextlib.contextmanager
+def prepared(context: click.Context) -> Iterator[None]:
+    """Check that all is there that a command names, and let what runs within load and replace what it may."""
+    from onnxheadprune.model.storage.claims import replacing
+    from onnxheadprune.runtime.custom_ops import custom_operators
+
+    with replacing(bool(context.params.get("force"))):
+        _require_inputs(context)
+        with custom_operators(context.params.get("custom_ops")):
+            yield
+
+
+def _require_inputs(context: click.Context) -> None:
+    """Check that everything named exists: what is said of options for some kind of it comes after."""
+    inputs = inputs_of(context.command)
+    for option in context.command.params:
+        paths = context.params.get(option.name or "")
+        for value in paths if isinstance(paths, tuple) else [paths]:
+            if option.name == "data" and isinstance(value, str) and value != RANDOM:
+                from onnxheadprune.runtime.feeds.data import require_data
+
+                require_data(value)
+            elif option in inputs and value is not None:
+                from onnxheadprune.model.documents import require_model, require_there
+
+                if option.name in ("model", "pruned"):
+                    require_model(value)
+                else:
+                    is_argument = isinstance(option, click.Argument)
+                    require_there(value, "" if is_argument else f"{max(option.opts, key=len)} ")

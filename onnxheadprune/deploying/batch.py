@@ -15,9 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from onnxheadprune.deploying.ledger import Entry, Ledger, digests, digests_of, key_of, named_by, outputs_in
+from onnxheadprune.deploying.ledger import Entry, Ledger, digests, digests_of, key_of, outputs_in
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.facts import Facts, State, Table, Word
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, shortage
@@ -28,17 +27,14 @@ from onnxheadprune.model.storage.claims import (
     check_distinct,
     check_makings,
     is_forced,
-    named_files,
     replacing,
 )
 from onnxheadprune.model.typed_json import JsonObject, written
 from onnxheadprune.runtime.custom_ops import custom_operators, custom_ops
+from onnxheadprune.settings.calls import PruneCall, named_by
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.executors import Processes
-from onnxheadprune.workflow.requests import Request
-
-if TYPE_CHECKING:
-    from onnxheadprune.settings.calls import PruneCall
+from onnxheadprune.workflow.requests import Request, readings_of
 
 RECORD = "onnxheadprune-batch.json"
 BUG = 70
@@ -146,12 +142,10 @@ def prune_batch(
             see the folders under the same paths.
     """
     source, target = Path(folder), Path(output)
-    budget = Request.of(call).budget
+    check_makings([Making("the output", target, kind="folder")], list)
     models = _models(source, target)
-    named = [
-        reading for name, value in named_by(call).items() for reading in named_files(f"the {name}", value)
-    ]
-    _check_outputs(source, target, models, named)
+    _check_outputs(source, target, models, readings_of(call))
+    budget = Request.of(call).budget
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -236,11 +230,7 @@ def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
             why = error.strerror or error
             raise UsageError(f"the folder {output.parent} cannot be made: {why}") from error
         with replacing(task.force), custom_operators(task.custom_ops):
-            from onnxheadprune.data.sources import read_data
-
-            model = task.folder / task.name
-            data = read_data(model, task.call, in_folder=True)
-            result = run_prune(model, Request.of(task.call, data))
+            result = run_prune(task.folder / task.name, task.call, in_folder=True)
         verdict, entry = result.validation, None
         if verdict is not None and verdict.passed and key == _key(task):
             entry = Entry(key, outputs_in(task.output, (task.name,)))
@@ -308,7 +298,6 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     # not replaced by a worker.
     inputs = [*(Reading("the model", source / name) for name in models), *others]
     record = Making("the record", target / RECORD, recorded=True)
-    check_makings([Making("the output", target, kind="folder")], list)
     if target.exists():
         check_makings([record], list)
     check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)

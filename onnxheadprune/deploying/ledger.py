@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from onnxheadprune import __version__
 from onnxheadprune.errors import HeadPruneError, UsageError
@@ -16,8 +16,6 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed
-from onnxheadprune.settings.inputs import RANDOM
-from onnxheadprune.settings.setting import declared
 
 MODEL = ".onnx"
 Digests: TypeAlias = dict[str, str]
@@ -127,23 +125,6 @@ def digests_of(named: Mapping[str, object]) -> Digests:
                 name = path.relative_to(root) if path != root else path.name
                 found[f"{what}:{name}"] = file_digest(path, what)
     return found
-
-
-def named_by(call: Any) -> dict[str, Any]:
-    """The settings of a call that name what it reads: files, and "module:function"."""
-    known = declared(type(call))
-    return {
-        name: value
-        for name, value in vars(call).items()
-        if value not in (None, RANDOM) and name in known and not known[name].setting.creates
-        if known[name].kind is Path or name == "data" or is_function(value) or str(value).endswith(".json")
-    }
-
-
-def is_function(value: object) -> bool:
-    """Return whether a value is "module:function", and no path."""
-    module, colon, function = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
 def file_digest(path: Path, what: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from onnxheadprune.data.sources import read_data
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.calls import PruneCall
@@ -17,7 +16,6 @@ from onnxheadprune.settings.registry import METHODS, REMOVED, WITHOUT_DATA
 from onnxheadprune.settings.setting import Declared, Setting, Share, WithUnit, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, Runtime, Storing
 from onnxheadprune.workflow.pipeline import run_prune
-from onnxheadprune.workflow.requests import Request
 
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
@@ -120,11 +118,11 @@ class Outcome:
 
 def cut(source: Path, output: Path, call: PruneCall) -> Outcome:
     """Prune a file or a folder, and prove the result."""
-    request = Request.of(replace(call, output=output))
+    call = replace(call, output=output)
     if source.is_dir():
-        folder = prune_folder(source, request, step="HeadPruning")
+        folder = prune_folder(source, call, step="HeadPruning")
         return Outcome(folder.heads, folder.warnings)
     if call.runtime is not None:
         raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
-    result = run_prune(source, replace(request, data=read_data(source, request.call)))
+    result = run_prune(source, call)
     return Outcome(result.plan.removed, result.warnings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,6 @@ class Outputs:
     model: Path | None  # the model; None writes none
     spelled: tuple[str, str] = ("", "")  # the paths of the model and the backup as written by the user
     backup: Path | None = None  # the original, which the model replaces; None replaces no input
-    original: str = "the model"  # what messages call the original
     data: Path | None = None  # the file with weights that has a name of its own
     beside: tuple[Making, ...] = ()  # other files
 
@@ -46,7 +45,7 @@ class Outputs:
     ) -> Outputs:
         """The outputs by the paths that a request names."""
         if output is None:
-            return cls(None)
+            return cls(None, beside=beside)
         target, kept = Path(output), None if backup is None else Path(backup)
         data = None if data_name is None else target.with_name(named_data(target, data_name))
         return cls(target, (os.fspath(output), os.fspath(backup or "")), kept, data=data, beside=beside)
@@ -59,7 +58,7 @@ class Outputs:
     def makings(self) -> Iterator[Making]:
         """Each file, by its role."""
         if self.model is not None:
-            replaces = "" if self.backup is None else self.original
+            replaces = "" if self.backup is None else "the model"
             yield Making("the output", self.model, self.spelled[0], "model", replaces=replaces)
             if self.backup is not None:
                 yield Making("the backup", self.backup, self.spelled[1], "new", copy_of=self.model)
@@ -67,7 +66,7 @@ class Outputs:
                 yield Making("the data file", self.data, kind="data")
         yield from self.beside
 
-    def claim(self, *inputs: LoadedModel, others: Sequence[Reading] = ()) -> Outputs:
+    def claim(self, *inputs: LoadedModel, others: Iterable[Reading] = ()) -> Outputs:
         """Check that all of them can be written, and return them.
 
         Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from onnxheadprune.settings.cutting import (
     NO_DATA,
@@ -19,7 +20,7 @@ from onnxheadprune.settings.cutting import (
     Unit,
     unit_kinds,
 )
-from onnxheadprune.settings.inputs import SEED_HELP, CustomOps, Dask, Jobs, Provider, Running
+from onnxheadprune.settings.inputs import RANDOM, SEED_HELP, CustomOps, Dask, Jobs, Provider, Running
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
 from onnxheadprune.settings.setting import (
     BENCHMARK,
@@ -31,6 +32,7 @@ from onnxheadprune.settings.setting import (
     Rule,
     Setting,
     Text,
+    declared,
     requires,
 )
 from onnxheadprune.settings.units import SCORED
@@ -81,6 +83,10 @@ class PruneCall(FolderCall, Target):
     resume: Resume = False
     # no setting: a runtime, or a pass of another tool, asks for it
     whole_groups: bool = False
+
+    def into(self, output: Path | None) -> PruneCall:
+        """The same cut, written elsewhere and in place of nothing."""
+        return replace(self, output=output, in_place=False, backup=None)
 
     @property
     def takes_whole_groups(self) -> bool:
@@ -205,3 +211,20 @@ class BenchCall(Benching):
         ),
     ] = None
     follow_links: FollowLinks = False
+
+
+def named_by(call: Any) -> dict[str, Any]:
+    """The settings of a call that name what it reads: files, and "module:function"."""
+    known = declared(type(call))
+    return {
+        name: value
+        for name, value in vars(call).items()
+        if value not in (None, RANDOM) and name in known and not known[name].setting.creates
+        if known[name].kind is Path or name == "data" or is_function(value) or str(value).endswith(".json")
+    }
+
+
+def is_function(value: object) -> bool:
+    """Return whether a value is "module:function", and no path."""
+    module, colon, function = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))

@@ -70,7 +70,7 @@ Output = Annotated[
         "Where to write the result [default: beside the input, as MODEL.pruned.onnx].",
         metavar="OUT",
         flags="-o --output",
-        creates=".onnx",
+        creates="*",
         section=OUTPUT,
         also="out output-path output-model",
     ),

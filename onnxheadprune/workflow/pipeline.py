@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.specs import HeadSpec
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY, drop_metadata, record_of, set_metadata
@@ -27,14 +29,14 @@ from onnxheadprune.model.load import (
     serialized,
 )
 from onnxheadprune.model.save import Outputs, stage_model, staged_model
-from onnxheadprune.model.storage.claims import Making, named_files
+from onnxheadprune.model.storage.claims import Making
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.calls import ValidateCall
-from onnxheadprune.workflow.requests import Request
+from onnxheadprune.settings.calls import PruneCall, ValidateCall
+from onnxheadprune.workflow.requests import Request, placed, readings_of
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
@@ -87,18 +89,46 @@ def _validation_note(verdict: Validation | None) -> tuple[str, str]:
 
 
 def run_prune(
-    model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
+    model: ModelLike,
+    call: PruneCall,
+    progress: Progress = silent,
+    ready: Ready = lambda _: None,
+    *,
+    beside: Iterable[Making] = (),
+    dry_run: bool = False,
+    in_folder: bool = False,
 ) -> PruneResult:
-    """Run `prune` for a request.
+    """Run `prune` for a call.
 
     Args:
         ready: called with the result before files get their names; nothing is written if it raises.
+        beside: reports, which the caller writes.
+        dry_run: check where the call would write; write, prove and time nothing.
+        in_folder: the model is one of several, some of which may use only a part of the data.
     """
-    original = open_structure(model)
+    progress("reading the model", 0, 0)
+    original = open_structure(model, follow_links=call.follow_links)
+    call = placed(call, original.path)
+    places = claimed(call, original, beside=beside)
+    if dry_run:
+        fuse = "contrib" if call.fuse == "auto" else call.fuse
+        call, places = replace(call.into(None), validate=False, fuse=fuse), Outputs(None)
+    # Whatever is wrong in the settings is known before data is read.
+    request = Request.of(call)
+    request = replace(request, data=read_data(original, call, in_folder=in_folder))
+    return cut_as_requested(original, request, places, progress, ready)
+
+
+def cut_as_requested(
+    original: LoadedModel,
+    request: Request,
+    places: Outputs,
+    progress: Progress,
+    ready: Ready = lambda _: None,
+) -> PruneResult:
+    """Cut a model as a request asks for, into files that were claimed."""
     # Before anything is written: the output may take the original's place.
-    bytes_before = file_bytes(original)
-    places = claimed(original, request)
-    kept = places.kept
+    bytes_before, kept = file_bytes(original), places.kept
     provider = _provider_of(request)
     _require_sound(original)
 
@@ -255,18 +285,16 @@ def _written(
     return found
 
 
-def claimed(model: LoadedModel, request: Request) -> Outputs:
-    """The files that a request writes."""
-    call = request.call
-    checkpoint: tuple[Making, ...] = ()
-    if request.budget is not None and call.output is not None:
-        from onnxheadprune.training.checkpoint import beside, making_of
+def claimed(call: PruneCall, *models: LoadedModel, beside: Iterable[Making] = ()) -> Outputs:
+    """The files that a call writes, which are free, and none of those that it reads."""
+    files = [*beside]
+    if call.output is not None and (call.recover is not None or call.time is not None):
+        from onnxheadprune.training.checkpoint import beside as beside_output
+        from onnxheadprune.training.checkpoint import making_of
 
-        checkpoint = (making_of(beside(call.output)),)
-    read = [*named_files("the data", request.data), *named_files("the heads", request.heads)]
-    read += named_files("the list of tokens", None if request.tokens is None else request.tokens.keep)
-    outputs = Outputs.of(call.output, call.backup, call.data_name, checkpoint)
-    return outputs.claim(model, others=read)
+        files.append(making_of(beside_output(Path(call.output))))
+    outputs = Outputs.of(call.output, call.backup, call.data_name, tuple(files))
+    return outputs.claim(*models, others=readings_of(call))
 
 
 def _provider_of(request: Request) -> Provider | None:

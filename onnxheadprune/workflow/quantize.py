@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from onnx import ModelProto
 
 from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.display.spelling import many, size
@@ -24,7 +25,6 @@ from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import Outputs, stage_model
-from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.model.typed_json import HIDDEN, OR_NULL, Key, Spelled
@@ -40,7 +40,7 @@ from onnxheadprune.settings.setting import part_of
 from onnxheadprune.validation.figures import drift_figure
 from onnxheadprune.validation.summary import size_words, sized
 from onnxheadprune.workflow.apart import Reference
-from onnxheadprune.workflow.requests import measure_of
+from onnxheadprune.workflow.requests import measure_of, readings_of
 
 TIMES = 3
 """Memory that ONNX Runtime's quantizers take, as a multiple of the weights; they have no form that streams."""
@@ -102,21 +102,23 @@ class QuantizeResult(Displayed):
         return Facts(self.output or self.name, answer, "open", (*parts, *notes), details)
 
 
-def quantized_through(
+def run_quantize(
     model: ModelLike,
     call: QuantizeCall,
-    data: DataSource | None = None,
     progress: Progress = silent,
     ready: Callable[[QuantizeResult], None] = lambda _: None,
+    *,
+    read: Callable[[ModelLike, QuantizeCall], DataSource | None] = read_data,
 ) -> QuantizeResult:
     """Quantize a model as a call asks for.
 
     Args:
-        data: the user's inputs, on which it is calibrated and measured.
         ready: called with the whole result before a file has its name; nothing is written if it raises.
+        read: reads the inputs on which it is calibrated and measured.
     """
-    loaded, effect = open_structure(model), measure_of(call.drift)
-    target = Outputs.of(call.output).claim(loaded, others=[*named_files("the data", data)]).model
+    loaded = open_structure(model)
+    target = Outputs.of(call.output).claim(loaded, others=readings_of(call)).model
+    effect, data = measure_of(call.drift), read(loaded, call)
     earlier = record_of(loaded.proto).quantized
     if earlier is not None:
         raise RefusedError(

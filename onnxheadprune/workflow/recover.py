@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from onnxheadprune.choosing.compensation.record import Compensation, restored
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.edit.records import record_of
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
-from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.storage.claims import Making
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.settings.calls import ValidateCall
+from onnxheadprune.settings.calls import RecoverCall, ValidateCall
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.reference import prepared
-from onnxheadprune.workflow.pipeline import Ready, run_prune
+from onnxheadprune.workflow.pipeline import Ready, claimed, cut_as_requested
 from onnxheadprune.workflow.requests import Given, Request, Tokens
 from onnxheadprune.workflow.result import PruneResult
 
@@ -26,24 +26,27 @@ from onnxheadprune.workflow.result import PruneResult
 def run_recovery(
     model: ModelLike,
     pruned: ModelLike,
-    request: Request,
+    call: RecoverCall,
     progress: Progress = silent,
     ready: Ready = lambda _: None,
+    *,
+    beside: Iterable[Making] = (),
 ) -> PruneResult:
-    """Make the cut of a pruned model again, and train what is left as a request says."""
+    """Make the cut of a pruned model again, and train what is left as a call asks for."""
+    progress("reading the models", 0, 0)
+    original, made, wanted = open_structure(model), open_structure(pruned), call.as_prune
+    places = claimed(wanted, original, made, beside=beside)
+    request = Request.of(wanted)
+    request = replace(request, data=read_data(original, wanted))
     progress("validating", 0, 0)
-    return run_prune(model, _request_like(model, pruned, request), progress, ready)
+    return cut_as_requested(original, _request_like(original, made, request), places, progress, ready)
 
 
-def _request_like(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
+def _request_like(original: LoadedModel, made: LoadedModel, request: Request) -> Request:
     """Return the request by which `prune` would make a pruned model and train it."""
-    if isinstance(pruned, (str, os.PathLike)) and request.call.output is not None:
-        making = Making("the output", Path(request.call.output))
-        check_distinct([making], lambda: [Reading("the pruned model", Path(pruned))])
-    original, made = open_structure(model), open_structure(pruned)
-    names = model_name(model), model_name(pruned)
+    names = original.name, made.name
     provider = resolve_provider(request.call.provider)
-    found = prove(model, pruned, ValidateCall(seed=request.call.seed), provider=provider)
+    found = prove(original, made, ValidateCall(seed=request.call.seed), provider=provider)
     if found.verdict == "failed":
         raise ValidationFailedError(
             f"{names[1]} is not shown to be a cut of {names[0]}: {found.reason}", found

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.specs import combined
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.claims import Reading, backup_path, named_files
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import Scoring, Selecting, units_of, value_names
+from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.units import SCORED
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Request:
 
     @classmethod
     def of(cls, call: PruneCall, data: DataSource | None = None) -> Request:
-        """Return what a command, a job, a function of Python or another tool asks for.
+        """Read the scores and import the functions that a call names: its outputs were claimed before.
 
         Whatever is wrong in the settings is known before data is read, which may be added later.
         """
@@ -101,9 +103,24 @@ class Request:
         """True if units are selected, or remaining weights are adjusted."""
         return self.call.has_target or bool(self.call.refit) or self.budget is not None
 
-    def into(self, output: Path | None) -> Request:
-        """The same cut, written elsewhere and in place of nothing."""
-        return replace(self, call=replace(self.call, output=output, in_place=False, backup=None))
+
+def placed(call: PruneCall, model: Path | None) -> PruneCall:
+    """A call that writes to the model or folder which it replaces, and keeps the original under a name."""
+    if not call.in_place:
+        return call
+    if model is None:
+        raise UsageError("`in_place=True` replaces the file of the model, so give the model by its path")
+    return replace(call, output=model, backup=call.backup or backup_path(model))
+
+
+def readings_of(call: Any) -> list[Reading]:
+    """The files that the settings of a call name, which none of its outputs may replace."""
+    named = {name for name, item in declared(type(call)).items() if not item.setting.creates}
+    return [
+        reading
+        for name in sorted(named - {"data_name"})
+        for reading in named_files(f"`{name}`", getattr(call, name))
+    ]
 
 
 def loaded(call: Chooses) -> Chooses:

@@ -17,15 +17,17 @@ from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.display.spelling import many
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.pickling import Sent, arrived, sent
+from onnxheadprune.model.save import Outputs
+from onnxheadprune.model.storage.claims import Making
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
@@ -38,7 +40,7 @@ from onnxheadprune.workflow.choice.cutting import Cutter
 from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 from onnxheadprune.workflow.executors import open_executor, run_all
-from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.requests import Request, readings_of
 
 _NOT_UPWARDS = "the ratios of a sweep run upwards between 0 and 1, which {!r} does not"
 
@@ -78,20 +80,28 @@ class PointTask:
 
 def run_sweep(
     model: ModelLike,
-    ratios: Sequence[float],
+    ratios: str | Sequence[float],
     call: SweepCall,
-    data: DataSource | None,
     progress: Progress = silent,
+    *,
+    beside: Iterable[Making] = (),
 ) -> Curve:
-    """Measure cuts of many sizes as a call asks for."""
+    """Measure cuts of many sizes as a call asks for.
+
+    Args:
+        ratios: see `parse_sweep`.
+        beside: the curve and its picture, which the caller writes.
+    """
+    wanted = parse_sweep(ratios)
+    loaded = open_structure(model)
+    Outputs(None, beside=tuple(beside)).claim(loaded, others=readings_of(call))
     given = {name: value for name, value in vars(call).items() if name not in ("jobs", "dask")}
     request = Request.of(PruneCall(**given))
-    provider = resolve_provider(call.provider)
+    provider, data = resolve_provider(call.provider), read_data(loaded, call)
     with open_executor(call.jobs, call.dask) as executor:
-        loaded = open_structure(model)
         subject = loaded if data is None else first_tokens(loaded) or loaded
         cutter = Cutter(subject, data, provider, request, progress)
-        return sweep_ratios(cutter, ratios, executor, call.jobs)
+        return sweep_ratios(cutter, wanted, executor, call.jobs)
 
 
 def sweep_ratios(

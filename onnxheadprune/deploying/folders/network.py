@@ -22,7 +22,7 @@ from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import units_of
 from onnxheadprune.settings.units import DEFAULT_UNITS, KINDS, UnitKind
 from onnxheadprune.workflow.choice.chosen import Chosen
-from onnxheadprune.workflow.pipeline import run_prune
+from onnxheadprune.workflow.pipeline import claimed, cut_as_requested
 from onnxheadprune.workflow.requests import Request, Tokens
 
 Data: TypeAlias = "DataSource | Calibration | None"
@@ -220,14 +220,13 @@ class FolderCut:
         self.begun.append(file.name)
         progress = self._progress_of(file.name)
         progress("pruning", 0, 0)
-        request = request.into(output)
         validate = request.call.validate and output is not None
-        call = replace(request.call, data_name=self.names[file.name], validate=validate)
+        call = replace(request.call.into(output), data_name=self.names[file.name], validate=validate)
         request = replace(request, call=call, data=data, tokens=self.tokens.get(file.name))
         leads = any(network.leader is file for network in self.match.networks)
         hint = or_exclude(file.name) if self.match.is_copy(file) else ""
         try:
-            result = run_prune(file.loaded, request, progress)
+            result = cut_as_requested(file.loaded, request, claimed(call, file.loaded), progress)
         except ValidationFailedError as error:
             raise ValidationFailedError(f"{file.name}: {error}{hint}", error.validation) from error
         except RefusedError as error:

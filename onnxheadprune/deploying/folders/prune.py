@@ -20,11 +20,12 @@ from onnxheadprune.deploying.folders.result import FileResult, FolderResult, mod
 from onnxheadprune.display.spelling import first_few
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import read_text
-from onnxheadprune.model.storage.claims import Backup, Making, check_makings
+from onnxheadprune.model.storage.claims import Backup, Making, Reading, check_makings
 from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_name, folded
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.units import HEAD, UnitKind, with_parts
-from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.requests import Request, placed, readings_of
 
 TRITON = "config.pbtxt"
 _UNPRUNED = (
@@ -127,10 +128,12 @@ def _usual(file: ModelFile, export: Export) -> str:
 
 def prune_folder(
     root: Path,
-    request: Request,
+    call: PruneCall,
     progress: Progress = silent,
     ready: Callable[[FolderResult], None] = lambda _: None,
     *,
+    beside: Iterable[Making] = (),
+    dry_run: bool = False,
     command: str | None = None,
     step: str | None = None,
 ) -> FolderResult:
@@ -140,18 +143,23 @@ def prune_folder(
     file of each network and carried to the others. Each file is proven as a single model is.
 
     Args:
-        request: what to do with its models; the output of its call is the new folder, None looks ahead only.
+        call: what to do with its models; its output is the new folder, None looks ahead only.
         ready: called with the whole result before the folder has its name; nothing is written if it raises.
+        beside: reports, which the caller writes.
+        dry_run: check where the call would write, and look ahead only.
         command: what repeats the call, for the model card: a command line, or a line of Python.
         step: the pass that this is of a pipeline, whose later passes may change the models; None outside of one.
     """
-    call = request.call
-    target = None if call.output is None else Path(call.output)
+    call = placed(call, root)
     kept = None if call.backup is None else Backup.of(root, Path(call.backup))
-    if kept is not None:
-        check_makings([Making("the backup", kept.path, kind="new folder", copy_of=root)], list)
-    elif target is not None:
-        check_makings([Making("the output", target, kind="new folder", copy_of=root)], list)
+    made = call.output if kept is None else kept.path
+    what = "the output" if kept is None else "the backup"
+    own = () if made is None else (Making(what, Path(made), kind="new folder", copy_of=root),)
+    check_makings([*own, *beside], lambda: [Reading("the folder", root), *readings_of(call)])
+    if dry_run:
+        call, kept = call.into(None), None
+    target = None if call.output is None else Path(call.output)
+    request = Request.of(call)
     if call.data_name is not None:
         check_data_name(call.data_name)
     progress(f"reading {root}", 0, 0)

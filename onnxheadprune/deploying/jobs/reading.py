@@ -19,9 +19,9 @@ from typing import Any, TypeAlias, TypeVar
 import yaml
 
 from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
-from onnxheadprune.deploying.ledger import is_function, named_by
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
+from onnxheadprune.settings.calls import is_function, named_by
 from onnxheadprune.settings.setting import Declared, Rule, declared, first_broken
 from onnxheadprune.settings.words import option
 

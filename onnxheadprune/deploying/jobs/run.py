@@ -21,7 +21,6 @@ from onnxheadprune.deploying.ledger import (
     digests,
     digests_of,
     inside,
-    is_function,
     key_of,
     outputs_in,
 )
@@ -38,6 +37,7 @@ from onnxheadprune.model.storage.claims import (
 from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.model.storage.writing import is_hidden
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.calls import is_function
 from onnxheadprune.settings.words import errors_spelled_by, spelled_by
 from onnxheadprune.validation.summary import is_interrupted
 
@@ -65,6 +65,7 @@ def run_job(
         steps = list(context.steps())
         makings = _makings(context, steps)
         _require_inputs(context, steps)
+        check_makings(others, list)
         check_distinct([*others, *makings], lambda: readings(context, steps))
         context.check()
         model = context.model

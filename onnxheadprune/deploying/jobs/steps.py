@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.scoring.score import score, scored_kinds
+from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
@@ -19,13 +19,12 @@ from onnxheadprune.deploying.folders.agreement import paired
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.jobs.keys import DataKeys
 from onnxheadprune.deploying.jobs.reading import Job, as_key
-from onnxheadprune.deploying.ledger import is_function, named_by
 from onnxheadprune.deploying.pairs import Pair, joined, to_validate
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.spelling import file_name
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import Document, finite
-from onnxheadprune.model.load import open_structure
+from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.writing import write_json
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import RANDOM_INPUTS, Basis, DataSource
@@ -39,6 +38,8 @@ from onnxheadprune.settings.calls import (
     RecoverCall,
     ScoreCall,
     ValidateCall,
+    is_function,
+    named_by,
 )
 from onnxheadprune.settings.cutting import units_of
 from onnxheadprune.settings.inputs import Running, Samples
@@ -50,9 +51,10 @@ from onnxheadprune.validation.measure import load_metric
 from onnxheadprune.validation.reference import prepared
 from onnxheadprune.workflow.apart import Reference
 from onnxheadprune.workflow.pipeline import run_prune
-from onnxheadprune.workflow.quantize import quantized_through
+from onnxheadprune.workflow.quantize import run_quantize
 from onnxheadprune.workflow.recover import run_recovery
-from onnxheadprune.workflow.requests import Request, loaded, measure_of
+from onnxheadprune.workflow.requests import Request, measure_of
+from onnxheadprune.workflow.score import run_score
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 CALLS: Mapping[Name, type[Any]] = {
@@ -201,34 +203,35 @@ class JobContext:
         self._keep(name, result.document())
 
     def _score(self, call: ScoreCall, progress: Progress) -> None:
-        scores = score(self.model, loaded(call), read_data(self.model, call), progress)
-        store_scores(scores, self.folder / SCORES)
+        store_scores(run_score(self.model, call, progress), self.folder / SCORES)
 
     def _prune(self, call: PruneCall, progress: Progress) -> None:
         call = replace(call, output=self.folder / self.pruned)
         if "score" in self.calls:
             call = replace(call, scores=self.folder / SCORES)
-        request, ready = Request.of(call), partial(self._kept, "prune")
+        ready = partial(self._kept, "prune")
         if self.model.is_dir():
-            prune_folder(self.model, request, progress, ready, command=str(self.record["command"]))
+            prune_folder(self.model, call, progress, ready, command=str(self.record["command"]))
         else:
-            run_prune(self.model, replace(request, data=read_data(self.model, call)), progress, ready)
+            run_prune(self.model, call, progress, ready)
 
     def _recover(self, call: RecoverCall, progress: Progress) -> None:
-        own = replace(call, output=self.folder / RECOVERED).as_prune
-        request = Request.of(own, read_data(self.model, own))
-        run_recovery(self.model, self.folder / PRUNED, request, progress, partial(self._kept, "recover"))
+        call = replace(call, output=self.folder / RECOVERED)
+        run_recovery(self.model, self.folder / PRUNED, call, progress, partial(self._kept, "recover"))
 
     def _quantize(self, call: QuantizeCall, progress: Progress) -> None:
         exact = self.folder / self.exact
         call = replace(call, output=self.folder / QUANTIZED)
         original = open_structure(self.model)
         trimmed = prepared(original, open_structure(exact)).trimmed
-        # A model with fewer tokens takes the original's data under new ids.
-        data = read_data(exact if trimmed is None else self.model, call)
-        if data is not None and trimmed is not None:
-            data = renumbered(data, original, trimmed)
-        quantized_through(exact, call, data, progress, partial(self._kept, "quantize"))
+
+        def translated(_model: ModelLike, call: QuantizeCall) -> DataSource | None:
+            """The original's data under the ids of a model with fewer tokens."""
+            data = read_data(self.model, call)
+            return data if data is None or trimmed is None else renumbered(data, original, trimmed)
+
+        read = read_data if trimmed is None else translated
+        run_quantize(exact, call, progress, partial(self._kept, "quantize"), read=read)
 
     def _validate(self, call: ValidateCall, progress: Progress) -> None:
         call, pairs, same = to_validate(self.model, self._pairs(self.exact), call)

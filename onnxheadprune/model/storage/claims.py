@@ -99,7 +99,6 @@ class Making:
     # a file that an existing "new" file must equal: the backup of an interrupted run; the folder that a "new
     # folder" is made from
     copy_of: Path | None = None
-    suffixes: tuple[str, ...] = ()  # how its name may end; () for any name
     recorded: bool = False  # a record beside it specifies which files are of earlier runs
 
     def __str__(self) -> str:
@@ -213,9 +212,9 @@ def _check_alone(making: Making) -> None:
 
 
 def _check_suffix(making: Making) -> None:
-    suffixes = making.suffixes or (MODEL_SUFFIXES if making.kind == "model" and not making.replaces else ())
-    if suffixes and making.path.suffix.lower() not in suffixes:
-        raise UsageError(f"{making} must end in {' or '.join(filter(None, suffixes))}")
+    is_new_model = making.kind == "model" and not making.replaces
+    if is_new_model and making.path.suffix.lower() not in MODEL_SUFFIXES:
+        raise UsageError(f"{making} must end in {' or '.join(filter(None, MODEL_SUFFIXES))}")
 
 
 def _check_replaced(making: Making) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.errors import UsageError, require_packages
+from onnxheadprune.model.storage.claims import Making
 from onnxheadprune.model.storage.writing import temporary_folder_of, write_file
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ def _has_matplotlib_a_home() -> bool:
 
 if "matplotlib" not in sys.modules and not _has_matplotlib_a_home():
     os.environ.setdefault("MPLCONFIGDIR", str(temporary_folder_of(sys)))
+
+
+def beside_curve(output: Path) -> Making:
+    """The picture beside a curve, or the curve beside its picture, which replaces nothing but its like."""
+    document, picture = curve_files(output)
+    check_picture(picture)
+    if output == document:
+        return Making("the picture beside the output,", picture, mark=PICTURE_MARK.encode())
+    return Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
 
 
 def check_picture(path: Path) -> None:
