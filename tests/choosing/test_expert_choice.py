@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from onnxheadprune.settings.registry import WITHOUT_DATA, methods_of
 from onnxheadprune.settings.units import EXPERT
 from tests.graphs import experts, mixtures, toys
 from tests.graphs.experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Experts
+from tests.graphs.table import table
 from tests.liveness.one_node import run
 
 ONLY: Any = ("experts",)
@@ -188,6 +190,19 @@ def test_limits_of_a_choice(target: dict[str, Any], gone: list[int]) -> None:
     data = [{"a/x": feed["x"]} for feed in FEEDS]
     spec = chosen(twice(TOYS["picked"]), data, **target)
     assert [len(spec.get(key, ())) for key in ("moe.0", "moe.1")] == gone
+
+
+def test_reap_refuses_experts_of_which_none_are_chosen() -> None:
+    """It asks which experts a router chose; where each token goes through all of them, the reason is said."""
+    met = 0
+    for name, row in table().items():
+        if name.startswith(("mixture", "experts")):
+            for site in inspect(row.model).of("experts"):
+                if site.only_named is not None:
+                    met += 1
+                    with pytest.raises(RefusedError, match=re.escape(f"{site.label}: {site.only_named}")):
+                        ohp.score(row.model, method="reap", units=ONLY, data=FEEDS)
+    assert met > 10
 
 
 def test_methods_are_those_of_the_kind() -> None:

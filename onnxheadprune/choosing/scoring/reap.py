@@ -47,12 +47,19 @@ def reap(subject: Subject) -> Scored:
     routings = {site: site.routing for site in subject.sites if site.routing is not None}
     if not routings:
         return Scored({})
-    sites = list(routings)
+    skipped = {
+        site.label: f"{site.only_named}; score by ablation"
+        for site in routings
+        if site.only_named is not None
+    }
+    sites = [site for site in routings if site.only_named is None]
+    if not sites:
+        label, why = next(iter(skipped.items()))
+        raise RefusedError(f"reap cannot score {label}: {why}")
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
     found: dict[int, Floats] = {}
-    skipped: dict[str, str] = {}
-    places = {site.index: list(itertools.islice(_places(each), PLACES)) for site, each in routings.items()}
+    places = {site.index: list(itertools.islice(_places(routings[site]), PLACES)) for site in sites}
     chain = Chain(parts, sites, data.feeds, data.source, behind=places)
     for number, (site, read) in enumerate(chain.contexts(), 1):
         routing = routings[site]
