@@ -100,6 +100,14 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Hashable]]:
     yield name, value
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_that_wait_for_no_disk() -> Iterator[None]:
+    """Every write waits until its file is on the disk, of which no test sees anything: they kill processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 def pytest_collection_finish() -> None:
     """Thousands of tests lie in memory to the end; the collector, which every benchmark calls, need not visit them."""
     gc.collect()

@@ -67,8 +67,7 @@ def anonymous(model: onnx.ModelProto) -> onnx.ModelProto:
 def check_removed(network: Network | Joint, number: int, has_names: bool = True) -> None:
     """Remove a layer, and compare with the network that is written without it."""
     whole = network.model()
-    made = ohp.prune(whole if has_names else anonymous(whole), layers=str(number), provider="cpu")
-    assert made.validation is not None and made.validation.verdict == "passed", made.validation
+    made = ohp.prune(whole if has_names else anonymous(whole), layers=str(number), validate=False)
     oracle = replace(network, without=[number]).model()
     theirs = run(oracle, {item.name: FEED[item.name] for item in oracle.graph.input})
     ours = run(made.model, {item.name: FEED[item.name] for item in made.model.graph.input})

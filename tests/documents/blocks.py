@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -89,6 +90,7 @@ class Block:
         return self.note.startswith(SLOW)
 
 
+@cache
 def blocks_of(page: Path) -> list[Block]:
     """All blocks of a page but those that are the output of another."""
     tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))

@@ -173,7 +173,7 @@ def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, e
     )
     errors, codes = tmp_path / "errors", list[int]()
     while not codes or codes[-1] != 0:
-        codes.append(interrupted_at(3 * len(codes), errors, *arguments))
+        codes.append(interrupted_at(8 * len(codes), errors, *arguments))
         assert codes[-1] in (0, 130), errors.read_text()
         if codes[-1] == 130:
             assert errors.read_text().strip() == "error: interrupted"

@@ -48,7 +48,7 @@ def cut_model(model: ModelProto, cut: Cut) -> ModelProto:
     return prune(model, heads=spec(cut), validate=False).model
 
 
-@one_of(8, [row for row in LEGAL if parts_of(row)])
+@one_of(12, [row for row in LEGAL if parts_of(row)])
 def test_order(row: Row, pytestconfig: pytest.Config) -> None:
     """Both laws; in a plain run every other row is cut in one of the two orders."""
     parts = parts_of(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import onnx
@@ -30,8 +31,13 @@ NO_SCHEMA = {
 
 
 def schema_of(key: tuple[str, str]) -> Any:
-    known = [item for item in runtime.get_all_operator_schema() if (item.domain, item.name) == key]
+    known = [item for item in schemas() if (item.domain, item.name) == key]
     return max(known, key=lambda item: item.since_version, default=None)
+
+
+@cache
+def schemas() -> Any:
+    return runtime.get_all_operator_schema()
 
 
 def test_operators_with_a_shape_have_a_schema() -> None:

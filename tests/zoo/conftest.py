@@ -33,6 +33,8 @@ GUARDS = {
     "llama-gqa": "dyn18+slim",
     "experts-rows": "ts17",  # tokens that are gathered by expert
     "mixtral": "dyn18",
+    "deepseek-v3": "ts17 dyn18",  # a router that chooses groups first
+    "qwen2-moe": "ts17",  # an expert of all tokens beside the others
     "joint-attention": "ts17",  # two projections of one core
     "hand-head-minor": "ts17",  # columns of a head that are apart
     "gqa-index": "dyn18",

@@ -65,8 +65,12 @@ def _layer_cuts(layers: Sequence[Site]) -> Iterator[Cut]:
 
 
 def _expert_cuts(mixtures: Sequence[Site]) -> Iterator[Cut]:
-    """Another expert of each mixture."""
-    yield from _listed(EXPERTS, "one", ((site, (at % site.num_units,)) for at, site in enumerate(mixtures)))
+    """Every fourth expert, as many of each group that a router may have; others in every other mixture."""
+    yield from _listed(
+        EXPERTS,
+        "fourth",
+        ((site, tuple(range(at % 2, site.num_units, 4))) for at, site in enumerate(mixtures)),
+    )
 
 
 def _listed(kind: str, name: str, chosen: Iterable[tuple[Site, tuple[int, ...]]]) -> Iterator[Cut]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 
 from onnxheadprune import RefusedError
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
@@ -22,8 +24,8 @@ from tests.zoo.case import Case, HeadSet, projection_weight, weight_of
 from tests.zoo.modules import calls_of
 from tests.zoo.runs import Array
 
-ROUTERS = (".gate", ".router")
-"""Names of the layers that score experts."""
+ROUTERS = ("Router", "Mixture")
+"""What classes are called that score experts and choose among them."""
 CLOSE = 1e-5
 """Largest difference between a stored weight and the module's that is the same one."""
 Columns = Sequence[Sequence[int]]
@@ -77,7 +79,7 @@ def without_neurons(
 def without_experts(
     module: nn.Module, units: Mapping[Site, Sequence[int]], every: Sequence[Site]
 ) -> nn.Module | None:
-    """Return a copy whose routers never choose some experts, None where its routers are no linear layers of their own.
+    """Return a copy whose routers never choose some experts, None where its routers are no modules of their own.
 
     Args:
         module: the model.
@@ -85,18 +87,39 @@ def without_experts(
         every: all mixtures of the graph, in graph order.
     """
     copied = copy.deepcopy(module)
-    named = ((path, item) for path, item in copied.named_modules() if path.endswith(ROUTERS))
-    routers = [item for _, item in named if isinstance(item, nn.Linear)]
-    if [router.out_features for router in routers] != [site.num_units for site in every]:
+    routers = [item for item in copied.modules() if type(item).__name__.endswith(ROUTERS)]
+    counts = [next(len(weight) for weight in item.parameters() if weight.dim() == 2) for item in routers]
+    if counts != [site.num_units for site in every]:
         return None
-
-    def never(gone: list[int], _: nn.Module, __: object, scores: torch.Tensor) -> torch.Tensor:
-        return scores.index_fill(-1, torch.tensor(gone), -torch.inf)
-
     for router, site in zip(routers, every, strict=True):
-        if gone := list(units.get(site, ())):
-            router.register_forward_hook(partial(never, gone))
+        router.forward = partial(_within, _Never(units.get(site, ()), site.num_units), router.forward)
     return copied
+
+
+class _Never(TorchFunctionMode):
+    """Scores of some experts are minus infinity wherever they are compared; a router's own layer runs as it is."""
+
+    def __init__(self, gone: Sequence[int], experts: int) -> None:
+        super().__init__()
+        self.gone, self.experts = list(gone), experts
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
+        if func.__name__ in ("topk", "softmax", "max"):
+            scores = args[0]
+            # Groups of experts are compared by [tokens, groups, experts of a group].
+            flat = scores if scores.shape[-1] == self.experts else scores.flatten(-2)
+            if flat.shape[-1] == self.experts:
+                args = (
+                    flat.index_fill(-1, torch.tensor(self.gone), -torch.inf).view(scores.shape),
+                    *args[1:],
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _within(mode: TorchFunctionMode, forward: Callable[..., Any], *args: Any, **given: Any) -> Any:
+    with mode:
+        return forward(*args, **given)
 
 
 def _silence(module: nn.Module, weight: torch.Tensor | None, columns: Columns) -> None:

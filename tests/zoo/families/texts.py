@@ -60,6 +60,10 @@ GEMMA: Options = LLAMA | WINDOW | {"query_pre_attn_scalar": 8}
 EXPERTS: Options = {"num_experts_per_tok": 2, "experts_implementation": "batched_mm"}
 MIXTRAL: Options = LLAMA | EXPERTS | {"num_local_experts": 4}
 MOE: Options = LLAMA | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 24}
+SHARED: Options = {"moe_intermediate_size": 24, "n_routed_experts": 8, "n_shared_experts": 1,
+    "first_k_dense_replace": 1}
+JAMBA: Options = LLAMA | EXPERTS | {"num_experts": 4, "use_mamba_kernels": False, "expert_layer_period": 1,
+    "expert_layer_offset": 0, "attn_layer_period": 1, "attn_layer_offset": 0}
 T5: Options = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2, "num_heads": 4,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10}
 STACKS: Options = {"vocab_size": VOCAB, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
@@ -164,6 +168,13 @@ def cases() -> list[Case]:
         llama("phi3", "Phi3Model", LLAMA, O_PROJ),
         llama("mixtral", "MixtralModel", MIXTRAL, O_PROJ),
         llama("qwen3-moe", "Qwen3MoeModel", MOE, O_PROJ),
+        llama("qwen2-moe", "Qwen2MoeModel", MOE | {"shared_expert_intermediate_size": 24}, O_PROJ),
+        llama("olmoe", "OlmoeModel", MOE, O_PROJ),
+        llama("granite-moe", "GraniteMoeModel", MIXTRAL, O_PROJ),
+        llama("deepseek-v3", "DeepseekV3Model", LATENT | EXPERTS | SHARED | {"n_group": 2, "topk_group": 1}, O_PROJ,
+            note="the router chooses a group of experts first"),
+        llama("glm4-moe", "Glm4MoeModel", LLAMA | EXPERTS | SHARED | {"n_group": 1, "topk_group": 1}, O_PROJ),
+        llama("jamba", "JambaModel", JAMBA, O_PROJ),
         llama("gpt-oss", "GptOssModel", MIXTRAL | WINDOW, O_PROJ, kinds=ONE_KIND,
             note="attention sinks: one logit per head joins the softmax"),
         llama("cohere", "CohereModel", LLAMA, O_PROJ),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxheadprune import inspect
 from onnxheadprune.data.text import text_data
-from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.calibration_files import tokenizer
 from tests.conftest import Command
+from tests.zoo.conftest import Zoo
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -23,37 +23,24 @@ pytestmark = pytest.mark.samples
 WORDS = 40
 
 
-def exported(name: str, path: Path, *, symbolic: bool) -> Any:
-    """A decoder of the zoo and its export, with the sizes of caches written down or not."""
-    import onnx
-
-    from tests.zoo.export import EXPORTERS
-    from tests.zoo.families import caches
-    from tests.zoo.quiet import quiet
-
-    case = next(item for item in caches.cases() if item.name == name)
-    torch.manual_seed(3)
-    model = case.builder().eval()
-    with quiet():
-        EXPORTERS["ts17"](model, case, path)
-    proto = onnx.load(path)
-    for value in (*proto.graph.input, *proto.graph.output) if symbolic else ():
+def with_symbols(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with names in place of the sizes of its caches."""
+    for value in (*model.graph.input, *model.graph.output):
         if value.name.startswith(("past", "present")):
             for axis, size in ((1, "kv_heads"), (3, "kv_cache_dim")):
                 dim = value.type.tensor_type.shape.dim[axis]
                 dim.Clear()
                 dim.dim_param = size
-    onnx.save(proto, path)
     return model
 
 
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("symbolic", [False, True], ids=["written down", "symbolic"])
 @pytest.mark.parametrize("name", ["cache-gpt2", "cache-llama-gqa"])
-def test_a_prompt_gives_what_pytorch_gives(name: str, symbolic: bool, tmp_path: Path) -> None:
-    model = exported(name, tmp_path / "model.onnx", symbolic=symbolic)
+def test_a_prompt_gives_what_pytorch_gives(zoo: Zoo, name: str, symbolic: bool, tmp_path: Path) -> None:
+    model, proto = zoo(name).module, onnx.load(zoo(name).export("ts17"))
+    proto = with_symbols(proto) if symbolic else proto
     text = lines(tmp_path)
-    proto = load_model(tmp_path / "model.onnx")
     session = Session(proto, Provider(CPU, "test"))
     for feed in text_data(text, tmp_path, graph_inputs(view_of(proto))).feeds:
         ids, mask = (torch.tensor(feed[name]) for name in ("input_ids", "attention_mask"))
@@ -73,8 +60,7 @@ def test_a_prompt_gives_what_pytorch_gives(name: str, symbolic: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["cache-gpt2", "cache-llama-gqa"])
-def test_heads_are_chosen_and_refitted_on_text(name: str, command: Command, tmp_path: Path) -> None:
-    exported(name, tmp_path / "model.onnx", symbolic=False)
+def test_heads_are_chosen_and_refitted_on_text(zoo: Zoo, name: str, command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     options = (
         "--ratio",
@@ -87,7 +73,7 @@ def test_heads_are_chosen_and_refitted_on_text(name: str, command: Command, tmp_
         "cpu",
         "--json",
     )
-    outcome = command("prune", tmp_path / "model.onnx", "-o", out, *options)
+    outcome = command("prune", zoo(name).export("ts17"), "-o", out, *options)
     assert outcome.exit_code == 0, outcome.stderr
     document = outcome.document
     assert document["validation"]["verdict"] == "passed"
