@@ -30,3 +30,13 @@ def reported(items: Iterable[Item], what: str, of: int, progress: Progress) -> I
 def part_of(progress: Progress, number: int, parts: int) -> Progress:
     """Return the progress of one of several equal parts of some work."""
     return lambda what, done, of: progress(what, number * of + done, parts * of)
+
+
+def prefixed(progress: Progress, place: str, spell: Callable[[str], str] = str) -> Progress:
+    """Return the progress of one of several works, which says where it is; a message stays one."""
+
+    def tell(what: str, done: int, of: int) -> None:
+        text = place + spell(str(what))
+        progress(Note(text) if isinstance(what, Note) else text, done, of)
+
+    return tell

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from onnxheadprune.choosing.activations.parts import run_feed
-from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.respelled import renumbered
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.data import USERS_DATA
+from onnxheadprune.runtime.feeds.data import USERS_DATA, DataSource
 from onnxheadprune.runtime.feeds.generate import narrowed
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.calls import ValidateCall
+from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.figures import Distance
 from onnxheadprune.validation.measure import Meter, Metric, MetricMeter
+from onnxheadprune.validation.reference import prepared
+from onnxheadprune.workflow.requests import measure_of
 
 
 @dataclass
@@ -57,3 +65,23 @@ class Reference:
         found = meter.result()
         distance = Distance(found.value, found.unit, self.data.count, found.accuracy, found.metric)
         return distance.on(self.data.role or USERS_DATA)
+
+
+def deployed_distance(model: Path, exact: Path, final: Path, call: ValidateCall) -> Distance:
+    """Drift, accuracy and metric of a model that was made of a cut, by quantizing it, both run as in a deployment.
+
+    Args:
+        exact: the cut, whose record has the remaining inputs and outputs, and tokens.
+        call: names the data, and the measures.
+    """
+    original, cut, made = map(open_structure, (model, exact, final))
+    ready = prepared(original, cut)
+    claim = read_claim(ready.model, cut.proto, None, (original.name, cut.name), left=ready.is_changed)
+    data: DataSource | None = read_data(model, call)
+    assert data is not None
+    if ready.trimmed is not None:
+        data = renumbered(data, original, ready.trimmed)
+        original = original.changed(ready.trimmed.translated(original))
+    inputs = calibration_data(data, view_of(original))
+    reference = Reference(original, inputs, resolve_provider(call.provider))
+    return reference.distance(made, measure_of(call.drift), call.metric, claim.planning.io)

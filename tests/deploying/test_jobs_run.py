@@ -16,8 +16,7 @@ from junitparser import JUnitXml
 from onnxheadprune.cli import main
 from onnxheadprune.deploying.jobs.keys import SECTIONS
 from onnxheadprune.deploying.jobs.reading import read_job
-from onnxheadprune.deploying.jobs.run import STATE, TOLD, readings
-from onnxheadprune.deploying.jobs.steps import CALLS, JobContext
+from onnxheadprune.deploying.jobs.run import CALLS, STATE, TOLD, JobContext, readings
 from onnxheadprune.settings.setting import declared
 from tests.conftest import Command, Outcome
 from tests.graphs import toys

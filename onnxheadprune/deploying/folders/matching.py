@@ -24,7 +24,14 @@ from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import resolve_units
-from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export, or_exclude, says_its_part
+from onnxheadprune.deploying.folders.export import (
+    Export,
+    ModelFile,
+    open_export,
+    or_exclude,
+    part_of,
+    says_its_part,
+)
 from onnxheadprune.display.spelling import first_few
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.index_notation import contraction_of
@@ -46,37 +53,27 @@ Place: TypeAlias = tuple[str, int]
 """A file, and the index of a site in it."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Holder:
-    """A file, and those of its sites that are matched."""
-
-    file: ModelFile
-    sites: tuple[Site, ...]
-
-    @property
-    def name(self) -> str:
-        return self.file.name
-
-    def site(self, index: int) -> Site:
-        return next(site for site in self.sites if site.index == index)
+Held: TypeAlias = Mapping[str, Mapping[int, Site]]
+"""The sites that are matched, by file and index."""
 
 
-def _holders(files: Sequence[ModelFile], kinds: Sequence[UnitKind]) -> list[_Holder]:
-    """The files that hold sites of some kinds, with these."""
-    found = [
-        _Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.units))) for file in files
-    ]
-    return [holder for holder in found if holder.sites]
+def _held(files: Sequence[ModelFile], kinds: Sequence[UnitKind]) -> Held:
+    """The sites of some kinds; files without any are left out."""
+    found = {
+        file.name: {site.index: site for kind in kinds for site in file.sites.of(kind.units)}
+        for file in files
+    }
+    return {name: sites for name, sites in found.items() if sites}
 
 
-def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
+def _groups_of(held: Held) -> list[list[Place]]:
     """Sites with the same weights, over all files; those whose weights cannot be read go by structure and name."""
     places: Partition[Place] = Partition()
     buckets: dict[Hashable, list[tuple[Place, _Signs]]] = defaultdict(list)
     blind: list[Place] = []
-    for holder in held:
-        for site in holder.sites:
-            place = holder.name, site.index
+    for name, sites in held.items():
+        for site in sites.values():
+            place = name, site.index
             places.join([place])
             signs = _signs_of(site) if len(held) > 1 else None
             if signs is None and not site.parts:
@@ -92,11 +89,11 @@ def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
             places.join([place, other])
     # What lies between two states is what its parts are.
     whole: dict[Hashable, Place] = {}
-    for holder in held:
-        for site in holder.sites:
+    for name, sites in held.items():
+        for site in sites.values():
             if site.parts:
-                place = holder.name, site.index
-                parts = frozenset(places.root((holder.name, part.index)) for part in site.parts)
+                place = name, site.index
+                parts = frozenset(places.root((name, part.index)) for part in site.parts)
                 places.join([place, whole.setdefault((site.KIND, parts), place)])
     return places.sets()
 
@@ -149,23 +146,21 @@ def _matrix(projection: Projection) -> Array | None:
     return None if matrix is None else matrix.read()
 
 
-def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[_Holder]) -> Iterator[Place]:
+def _namesakes(place: Place, blind: Sequence[Place], held: Held) -> Iterator[Place]:
     """Sites with the same name and structure in files of the same part, or in files that are alike throughout."""
-    home = next(holder for holder in held if holder.name == place[0])
-    own = home.site(place[1])
-    for holder in held:
-        same_part = holder.file.part == home.file.part
-        if holder is home or (not same_part and _outline(holder) != _outline(home)):
+    home, own = place[0], held[place[0]][place[1]]
+    for name, sites in held.items():
+        same_part = part_of(name) == part_of(home)
+        if name == home or (not same_part and _outline(sites) != _outline(held[home])):
             continue
-        for site in holder.sites:
-            other = holder.name, site.index
-            known = same_part or other in blind
+        for site in sites.values():
+            known = same_part or (name, site.index) in blind
             if known and site.KIND is own.KIND and site.name == own.name and site.shape == own.shape:
-                yield other
+                yield name, site.index
 
 
-def _outline(holder: _Holder) -> list[tuple[object, ...]]:
-    return [(site.KIND, site.name, *site.shape) for site in holder.sites]
+def _outline(sites: Mapping[int, Site]) -> list[tuple[object, ...]]:
+    return [(site.KIND, site.name, *site.shape) for site in sites.values()]
 
 
 HEADS_ALONE: tuple[UnitKind, ...] = (HEAD,)
@@ -224,13 +219,12 @@ class Match:
 
 def matched(export: Export, kinds: Sequence[UnitKind] = HEADS_ALONE) -> Match:
     """Find out which sites are the same."""
-    held = _holders(export.models, kinds)
-    by_name = {holder.name: holder for holder in held}
+    held = _held(export.models, kinds)
     groups = _groups_of(held)
-    networks = _networks([holder.file for holder in held], groups)
+    networks = _networks([file for file in export.models if file.name in held], groups)
     _check_parts(networks, " or ".join(kind.title for kind in kinds))
     shared = [
-        item for number, network in enumerate(networks) for item in _sites(number, network, by_name, groups)
+        item for number, network in enumerate(networks) for item in _sites(number, network, held, groups)
     ]
     several = len(networks) > 1
     counted: Counter[UnitKind] = Counter()
@@ -357,9 +351,7 @@ def _check_parts(networks: Sequence[Network], titles: str) -> None:
         )
 
 
-def _sites(
-    number: int, network: Network, held: Mapping[str, _Holder], groups: Sequence[Sequence[Place]]
-) -> list[SharedSite]:
+def _sites(number: int, network: Network, held: Held, groups: Sequence[Sequence[Place]]) -> list[SharedSite]:
     """The sites of a network, in the order of its leader, those that it does not hold after them."""
     files = {file.name: rank for rank, file in enumerate(network.files)}
     found: list[SharedSite] = []
@@ -373,9 +365,7 @@ def _sites(
     )
 
 
-def _of_group(
-    number: int, network: Network, held: Mapping[str, _Holder], group: Sequence[Place]
-) -> list[SharedSite]:
+def _of_group(number: int, network: Network, held: Held, group: Sequence[Place]) -> list[SharedSite]:
     """One site for each time that the files hold equal weights."""
     found: dict[str, list[int]] = defaultdict(list)
     for name, index in sorted(group):
@@ -385,7 +375,7 @@ def _of_group(
         told = ", ".join(f"{name} {len(indices)} times" for name, indices in found.items())
         name, index = group[0]
         raise RefusedError(
-            f"{held[name].site(index).KIND.title}s with the same weights are in these files unequally often ({told}),"
+            f"{held[name][index].KIND.title}s with the same weights are in these files unequally often ({told}),"
             " so it cannot be told which belong together"
         )
     times = min(counts)
@@ -401,12 +391,10 @@ def _of_group(
     ]
 
 
-def _shared(
-    number: int, network: Network, held: Mapping[str, _Holder], places: Mapping[str, tuple[int, ...]]
-) -> SharedSite:
+def _shared(number: int, network: Network, held: Held, places: Mapping[str, tuple[int, ...]]) -> SharedSite:
     """One site of the export."""
     holders = [
-        (rank, held[file.name].site(index))
+        (rank, held[file.name][index])
         for rank, file in enumerate(network.files)
         for index in places.get(file.name, ())
     ]

@@ -17,7 +17,7 @@ from onnxheadprune.deploying.folders.matching import Heads, Match, Network, head
 from onnxheadprune.deploying.folders.result import FileResult
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.runtime.feeds.data import DataSource
-from onnxheadprune.runtime.progress import Note, Progress
+from onnxheadprune.runtime.progress import Progress, prefixed
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.cutting import units_of
 from onnxheadprune.settings.units import DEFAULT_UNITS, KINDS, UnitKind
@@ -236,13 +236,9 @@ class FolderCut:
     def _progress_of(self, name: str) -> Progress:
         """The progress of the cut of one file, which names it and how many there are."""
         known = {file.name for network in self.match.networks for file in network.files}
-        place = f"file {len(self.begun)} of {len(known | self.tokens.keys())}, {name}"
-
-        def told(what: str, done: int, of: int) -> None:
-            text = f"{place}, {what}"
-            self.progress(Note(text) if isinstance(what, Note) else text, done, of)
-
-        return told
+        return prefixed(
+            self.progress, f"file {len(self.begun)} of {len(known | self.tokens.keys())}, {name}, "
+        )
 
 
 def chosen_kinds(call: PruneCall) -> list[UnitKind]:

@@ -1,18 +1,29 @@
-"""`run_job`: runs all steps that are not done already, then checks the limits."""
+"""`run_job`: makes the calls of a job, for a file or a folder, that are not done already, and checks its limits."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
+from onnxheadprune.benchmarking.runner import run_benchmark
+from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.choosing.scoring.scores import store_scores
+from onnxheadprune.data.respelled import renumbered
+from onnxheadprune.data.sources import files_read, kind_if_told, read_data, samples_for
+from onnxheadprune.deploying.folders.agreement import paired
+from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.jobs.gates import disk_bytes, gates_of, limits_of
+from onnxheadprune.deploying.jobs.keys import DataKeys
 from onnxheadprune.deploying.jobs.reading import Job, as_key
 from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
-from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, JobContext, Step, require_folder_job
 from onnxheadprune.deploying.ledger import (
     MODEL,
     Digests,
@@ -24,8 +35,12 @@ from onnxheadprune.deploying.ledger import (
     key_of,
     outputs_in,
 )
-from onnxheadprune.errors import HeadPruneError, UsageError
-from onnxheadprune.model.documents import Document, kind_of, parse_json, read_text
+from onnxheadprune.deploying.pairs import Pair, joined, to_validate
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.spelling import file_name
+from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError
+from onnxheadprune.model.documents import Document, finite, kind_of, parse_json, read_text
+from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.claims import (
     FileKind,
     Making,
@@ -35,11 +50,58 @@ from onnxheadprune.model.storage.claims import (
     named_files,
 )
 from onnxheadprune.model.storage.stage import locations
-from onnxheadprune.model.storage.writing import is_hidden
-from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.settings.calls import is_function
+from onnxheadprune.model.storage.writing import is_hidden, write_json
+from onnxheadprune.runtime.feeds.data import RANDOM_INPUTS, Basis, DataSource
+from onnxheadprune.runtime.progress import Progress, prefixed, silent
+from onnxheadprune.runtime.providers import AUTO, machine, resolve_provider
+from onnxheadprune.runtime.quantizing import decided
+from onnxheadprune.settings.calls import (
+    BenchCall,
+    PruneCall,
+    QuantizeCall,
+    RecoverCall,
+    ScoreCall,
+    ValidateCall,
+    is_function,
+    named_by,
+)
+from onnxheadprune.settings.cutting import units_of
+from onnxheadprune.settings.inputs import Running, Samples
+from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.words import errors_spelled_by, spelled_by
+from onnxheadprune.validation.measure import load_metric
+from onnxheadprune.validation.reference import prepared
 from onnxheadprune.validation.summary import is_interrupted
+from onnxheadprune.workflow.apart import deployed_distance
+from onnxheadprune.workflow.pipeline import run_prune
+from onnxheadprune.workflow.quantize import run_quantize
+from onnxheadprune.workflow.recover import run_recovery
+from onnxheadprune.workflow.requests import Request, measure_of
+from onnxheadprune.workflow.score import run_score
+
+Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
+CALLS: Mapping[Name, type[Any]] = {
+    "score": ScoreCall,
+    "prune": PruneCall,
+    "recover": RecoverCall,
+    "quantize": QuantizeCall,
+    "validate": ValidateCall,
+    "bench": BenchCall,
+}
+"""The call of each step, in their order."""
+PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
+PRUNED_FOLDER = "pruned"
+SCORES = "score.json"
+BESIDE: Mapping[Name, tuple[str, ...]] = {
+    "score": (f"{SCORES}.partial",),
+    "recover": (f"{RECOVERED}.recovery",),
+}
+"""Names of files that a step may leave when it is interrupted."""
+SINGLE: tuple[Name, ...] = ("score", "recover", "quantize")
+"""Steps that take one model."""
+JUDGING: tuple[Name, ...] = ("validate", "bench")
+"""Steps that make no model."""
+
 
 STATE = "onnxheadprune-job.json"
 VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"
@@ -47,6 +109,240 @@ TOLD = (VERDICT, SUMMARY, PAGE)
 """Files that every run writes at its end."""
 MOST_RESULT = 2**26
 """Bytes of the result of a step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step."""
+
+    name: Name  # as the job calls it
+    behind: tuple[Name, ...]  # the steps whose results it takes
+    settings: Mapping[str, object]  # the call that it makes, with paths as the job has them
+    reads: Mapping[str, str]  # files and functions of the user by the keys that name them, beside the model
+    makes: tuple[str, ...]  # names of files in the job's folder
+
+
+@functools.cache
+def _here() -> list[object]:
+    """The machine, since latencies of another one do not apply. Cached, as a process stays on one machine."""
+    about = machine()
+    return [about["processor"], about["cores"], about["cards"]]
+
+
+class JobContext:
+    """The calls of a job, and the steps that make them."""
+
+    def __init__(self, job: Job, record: Mapping[str, object] | None = None) -> None:
+        """Make the calls.
+
+        Args:
+            record: how to repeat the run; a part of every result.
+        """
+        self.job, self.record, keys = job, dict(record or {}), job.keys
+        self.folder, self.model = job.at(keys.output), job.at(keys.model)
+        # What is pruned; the last model that equals a masked one, before quantization; and the final one.
+        self.pruned = PRUNED_FOLDER if self.model.is_dir() else PRUNED
+        self.exact = self.pruned if keys.recover is None else RECOVERED
+        self.final = self.exact if keys.quantize is None else QUANTIZED
+        self.calls = {name: self._call(name) for name in CALLS if getattr(keys, name) is not None}
+
+    def _call(self, name: Name) -> Any:
+        """The call of a step: its settings in its section of the job, and those that all steps share.
+
+        Paths are as the job has them; see `placed`.
+        """
+        keys, kind = self.job.keys, CALLS[name]
+        data = keys.data or DataKeys()
+        given = {item: getattr(keys, item) for item in ("provider", "custom_ops", "seed")}
+        given |= {item: getattr(keys.prune, item) for item in ("external_data", "accept_inconclusive")}
+        given |= vars(data) | {"data": data.path, "data_format": data.format} | vars(getattr(keys, name))
+        if name == "score":
+            given["units"] = tuple(sorted(units_of(keys.prune, has_data=data.path is not None)))
+        call = kind(**{item: given[item] for item in declared(kind) if item in given})
+        if name != "validate":
+            return call
+        # Of the settings of the calibration data, those for data of its own kind.
+        call = replace(call, data_format=None)
+        used = samples_for(kind_if_told(self.job.placed(call)))
+        return replace(
+            call, **{item: of.default for item, of in declared(Samples).items() if item not in used}
+        )
+
+    def placed(self, name: Name) -> Any:
+        """The call of a step, with paths relative to the working directory."""
+        return self.job.placed(self.calls[name])
+
+    def check(self) -> None:
+        """Check all calls: what a late step would be refused for is said before the first one."""
+        keys = self.job.keys
+        Request.of(self.placed("prune"))
+        if keys.score is not None:
+            measure_of(keys.score.drift)
+            scored_kinds(self.calls["score"].units, keys.score.method)
+        if keys.recover is not None:
+            Request.of(self.calls["recover"].as_prune)
+        if keys.quantize is not None:
+            decided(keys.quantize)
+        if keys.validate is not None:
+            measure_of(keys.validate.drift)
+            if keys.validate.metric is not None:
+                load_metric(keys.validate.metric)
+        if keys.provider.lower() != AUTO:
+            resolve_provider(keys.provider)
+
+    def steps(self) -> Iterator[Step]:
+        """The steps that the job names, in their order."""
+        models = {"prune": self.pruned, "recover": RECOVERED, "quantize": QUANTIZED}
+        behind: tuple[Name, ...] = ()
+        for name, call in self.calls.items():
+            makes = (*((models[name],) if name in models else ()), f"{name}.json")
+            settings = vars(call) | ({"machine": _here()} if name == "bench" else {})
+            yield Step(name, behind, settings, self._reads(name), makes)
+            behind = behind if name in JUDGING else (*behind, name)
+
+    def _reads(self, name: Name) -> dict[str, str]:
+        data, placed = "validate.data" if name == "validate" else "data.path", self.placed(name)
+        keys = {"data": data, "tokenizer": "data.tokenizer"}
+        reads = {keys.get(key, f"{name}.{key}"): str(value) for key, value in named_by(placed).items()}
+        if isinstance(placed, Running):
+            reads |= files_read(self.model, placed, data, keys["tokenizer"])
+        return reads
+
+    def work(self, name: Name, progress: Progress, *, resumed: bool) -> None:
+        """Do a step.
+
+        Args:
+            resumed: whether it was interrupted before, with all that it depends on as it is now.
+        """
+        call = self.placed(name)
+        if name == "recover":
+            checkpoint = self.folder / BESIDE[name][0]
+            call = replace(call, resume=resumed and checkpoint.is_file())
+        _WORK[name](self, call, progress)
+
+    def keep(self, name: Name, document: Document) -> None:
+        """Write the result of a step, with how to repeat it."""
+        write_json(self.folder / f"{name}.json", finite({**spelled_by(as_key, document), "run": self.record}))
+
+    def kept(self, name: Name, result: Displayed) -> None:
+        """Write the result of a step that makes a model, before the model gets its name."""
+        self.keep(name, result.document())
+
+    def pairs(self, made: str, *, leaders: bool = False) -> Sequence[Pair]:
+        """The original, or each of its files, with what was made of it."""
+        others = self.folder / made
+        if not self.model.is_dir():
+            return [Pair(None, self.model, (others,))]
+        return paired(self.model, [others], leaders=leaders)
+
+
+def _score(context: JobContext, call: ScoreCall, progress: Progress) -> None:
+    store_scores(run_score(context.model, call, progress), context.folder / SCORES)
+
+
+def _prune(context: JobContext, call: PruneCall, progress: Progress) -> None:
+    call = replace(call, output=context.folder / context.pruned)
+    if "score" in context.calls:
+        call = replace(call, scores=context.folder / SCORES)
+    ready = partial(context.kept, "prune")
+    if context.model.is_dir():
+        prune_folder(context.model, call, progress, ready, command=str(context.record["command"]))
+    else:
+        run_prune(context.model, call, progress, ready)
+
+
+def _recover(context: JobContext, call: RecoverCall, progress: Progress) -> None:
+    call = replace(call, output=context.folder / RECOVERED)
+    run_recovery(context.model, context.folder / PRUNED, call, progress, partial(context.kept, "recover"))
+
+
+def _quantize(context: JobContext, call: QuantizeCall, progress: Progress) -> None:
+    exact = context.folder / context.exact
+    call = replace(call, output=context.folder / QUANTIZED)
+    original = open_structure(context.model)
+    trimmed = prepared(original, open_structure(exact)).trimmed
+
+    def translated(_model: ModelLike, call: QuantizeCall) -> DataSource | None:
+        """The original's data under the ids of a model with fewer tokens."""
+        data = read_data(context.model, call)
+        return data if data is None or trimmed is None else renumbered(data, original, trimmed)
+
+    read = read_data if trimmed is None else translated
+    run_quantize(exact, call, progress, partial(context.kept, "quantize"), read=read)
+
+
+def _validate(context: JobContext, call: ValidateCall, progress: Progress) -> None:
+    call, pairs, same = to_validate(context.model, context.pairs(context.exact), call)
+    known, found = _judged_on(context), []
+    for number, pair in enumerate(pairs, 1):
+        if pair.file is None:
+            progress("validating", 0, 0)
+        else:
+            progress(f"validating {pair.file}", number, len(pairs))
+        result = pair.validated(call)
+        inconclusive = result.verdict == "inconclusive" and context.job.keys.prune.accept_inconclusive
+        if not (result.passed or inconclusive):
+            of = "" if pair.file is None else f"{pair.file}: "
+            raise ValidationFailedError(f"{of}validation {result.verdict}: {result.reason}", result)
+        found.append(result.on(known).document())
+    if context.final != context.exact and call.data is not None:
+        progress("measuring drift", 0, 0)
+        models = context.model, context.folder / context.exact, context.folder / context.final
+        found[0]["deployed"] = deployed_distance(*models, call).on(known).to_dict()
+    folder = {"same": same} if context.model.is_dir() else {}
+    context.keep("validate", joined(pairs, found, leads=True) | folder)
+
+
+def _bench(context: JobContext, call: BenchCall, progress: Progress) -> None:
+    pairs = [pair for pair in context.pairs(context.final, leaders=True) if not pair.is_same]
+    measured = [
+        run_benchmark((pair.model, *pair.others), call, lambda what: progress(what, 0, 0)).document()
+        for pair in pairs
+    ]
+    context.keep("bench", joined(pairs, measured))
+
+
+def _judged_on(context: JobContext) -> Basis:
+    """Describe the data for a job's figures, with the refits and trainings that used it."""
+    source = context.placed("validate").data
+    if source is None:
+        return RANDOM_INPUTS
+    name = source if is_function(source) else file_name(source)
+    calibration = context.placed("prune").data
+    if calibration is None:
+        return Basis(measured_on=f"your data, {name}")
+    if calibration == source:
+        seen = "choice" if context.job.keys.recover is None else "training"
+        words = f"the calibration data, which the {seen} has seen, {name}"
+        return Basis(measured_on=words, seen_by=seen)
+    return Basis(measured_on=f"test data, {name}")
+
+
+_WORK: Mapping[Name, Callable[[JobContext, Any, Progress], None]] = {
+    "score": _score,
+    "prune": _prune,
+    "recover": _recover,
+    "quantize": _quantize,
+    "validate": _validate,
+    "bench": _bench,
+}
+"""The function of each step, which takes its call."""
+
+
+def require_folder_job(job: Job, model: Path) -> None:
+    """Check whether all that a job asks for can be done with its model, be that a folder or a file."""
+    keys = job.keys
+    if not model.is_dir():
+        if keys.prune.runtime is not None:
+            raise job.refused(f"prune.runtime goes with a folder, and model {model} is a file; leave it out")
+        return
+    if keys.prune.exit is not None:
+        raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
+    for name in SINGLE:
+        if getattr(keys, name) is not None:
+            raise job.refused(
+                f"{name} takes a single model, and model {model} is a folder; leave it out, or name one of its files"
+            )
 
 
 def run_job(
@@ -110,7 +406,7 @@ def readings(context: JobContext, steps: Iterable[Step]) -> list[Reading]:
 
 
 def _names(steps: Iterable[Step]) -> list[str]:
-    return [name for step in steps for name in (*step.makes, *step.beside)]
+    return [name for step in steps for name in (*step.makes, *BESIDE.get(step.name, ()))]
 
 
 def _require_inputs(context: JobContext, steps: Iterable[Step]) -> None:
@@ -217,14 +513,14 @@ class _Run:
             self._keep(step)
             return StepOutcome(step.name, "unchanged", earlier.seconds, earlier.files)
         _clear(folder, step.makes, None if earlier is None else earlier.files)
-        ledger.owned |= {*step.makes, *step.beside}
+        ledger.owned |= {*step.makes, *BESIDE.get(step.name, ())}
         ledger.note(step.name, Entry(key))
         self.ran.add(step.name)
         started = time.monotonic()
         resumed = earlier is not None and earlier.key == key and earlier.files is None
         self.context.work(
             step.name,
-            lambda what, *of: self.progress(f"{place}: {spelled_by(as_key, what)}", *of),
+            prefixed(self.progress, f"{place}: ", partial(spelled_by, as_key)),
             resumed=resumed,
         )
         self._keep(step)
