@@ -254,7 +254,7 @@ def _record_problems(
 ) -> tuple[list[str], list[str]]:
     """Return problems and notes where the pruned model's records, which later cuts rely on, differ from the plan.
 
-    A version that did not find some sites numbered the others otherwise, and the first one recorded no projections.
+    A version that did not find some sites numbered the others otherwise.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -265,8 +265,7 @@ def _record_problems(
     for kind in KINDS:
         for entry in theirs.of(kind.units):
             by_number = sorted(ours.of(kind.units), key=lambda item: item.number != entry.number)
-            named = (item for item in by_number if entry.projections in ((), item.projections))
-            found = next(named, None)
+            found = next((item for item in by_number if item.projections == entry.projections), None)
             what = f"the record of {name} on {kind.called(entry.number)} ({entry.name})"
             if found is None:
                 problems.append(f"{what} names projections or a site that the cut does not have")

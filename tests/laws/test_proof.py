@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, Validation, validate
+from onnxheadprune.edit.records import RECORD_KEY
 from tests import attacks
 from tests.graphs.table import Row
 from tests.laws.cutting import LEGAL, ROWS, assert_equal, copied, feeds, one_of, pruned
@@ -120,6 +124,13 @@ def another_type(model: ModelProto) -> bool:
     return done
 
 
+def another_type_inside(model: ModelProto) -> bool:
+    """A value between two nodes is declared as a type that it has not."""
+    made = [node.output[0] for node in model.graph.node if node.op_type in ("MatMul", "Softmax", "Gemm")]
+    model.graph.value_info.append(helper.make_tensor_value_info(made[0], TensorProto.INT64, None))
+    return made[0] not in {info.name for info in model.graph.output}
+
+
 def stale_literal(model: ModelProto) -> bool:
     """The last list of numbers has its largest entry one off."""
     lists = [item for item in model.graph.initializer if item.data_type == TensorProto.INT64 and item.dims]
@@ -139,6 +150,17 @@ def output_missing(model: ModelProto) -> bool:
 
 def output_twice(model: ModelProto) -> bool:
     model.graph.output.append(model.graph.output[0])
+    return True
+
+
+def noise_added(model: ModelProto) -> bool:
+    """Far below what rounding is."""
+    info = model.graph.output[0]
+    if info.type.tensor_type.elem_type != TensorProto.FLOAT:
+        return False
+    draw = helper.make_node("RandomNormalLike", [f"{info.name}/raw"], ["evil/noise"], scale=1e-12)
+    add = helper.make_node("Add", [f"{info.name}/raw", "evil/noise"], [info.name])
+    attacks.behind(model, info.name, draw, add)
     return True
 
 
@@ -201,8 +223,8 @@ DAMAGES: Mapping[str, Damage] = {
     for damage in (
         bias_dropped, two_heads_swapped, weight_off, scale_off, not_a_number, not_a_number_in_one_feature,
         not_a_number_somewhere,
-        another_type, stale_literal, output_missing, output_twice, forged_record,
-        attribute_changed, another_at_three_samples, record_of_another,
+        another_type, another_type_inside, stale_literal, output_missing, output_twice, forged_record,
+        attribute_changed, another_at_three_samples, record_of_another, noise_added,
     )
 }  # fmt: skip
 
@@ -232,6 +254,38 @@ def test_no_of_each_damage(damage: str) -> None:
     """Each is done to three models: a plain block, a decoder with caches, and a stack with neurons."""
     rows = [ROWS[name] for name in ("ids into one block", "one block with a cache", "stack, grouped")]
     assert any(_is_no(row, DAMAGES[damage]) for row in rows)
+
+
+def _altered(document: Any) -> Iterator[Any]:
+    """Copies of a JSON document, each with one number, text or list changed."""
+    if isinstance(document, (dict, list)):
+        for key in document if isinstance(document, dict) else range(len(document)):
+            for changed in _altered(document[key]):
+                made = copy.copy(document)
+                made[key] = changed
+                yield made
+        if isinstance(document, list) and document:
+            yield document[:-1]
+    elif isinstance(document, str):
+        yield f"{document}1"
+    elif isinstance(document, (bool, int)):
+        yield not document if isinstance(document, bool) else document + 1
+
+
+@pytest.mark.parametrize("name", ["one block with a cache", "a layer between two blocks", "mixture, picked"])
+def test_no_of_any_other_record(name: str) -> None:
+    """Later cuts rely on every field; another number of a site, which is found by its projections, is a note."""
+    row, model = ROWS[name], pruned(name)
+    (record,) = (entry for entry in model.metadata_props if entry.key == RECORD_KEY)
+    for changed in _altered(json.loads(record.value)):
+        forged = copied(model)
+        next(entry for entry in forged.metadata_props if entry.key == RECORD_KEY).value = json.dumps(changed)
+        try:
+            found = verdict(row, forged)
+            renumbered = any(note.startswith("the record of") for note in found.notes)
+            assert found.exact == "no" or renumbered, changed
+        except HeadPruneError:
+            continue
 
 
 @one_of(2, SAMPLED)
