@@ -302,6 +302,8 @@ def _role(data: DataSource | None) -> Basis:
 
 def _is_unseen(data: DataSource | None) -> bool:
     """Return whether weights were trained, and not on this data."""
+    if data is None:
+        return False
     from onnxheadprune.data.calibration import Calibration
 
     return isinstance(data, Calibration) and data.unseen

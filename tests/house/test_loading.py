@@ -64,6 +64,8 @@ LIMITS = frozenset({"benchmarking.gate", "benchmarking.flops"})
 """A limit and whether it was kept, and the operations of a run: every result has room for them."""
 MEASURES = frozenset({"data.drift"})
 """The measure of a difference, which a proof takes."""
+NAMED = frozenset({"data.sources"})
+"""Where data is read if any is named."""
 PAIRS = frozenset({"deploying.pairs"})
 """Two models, of files or of folders."""
 FINDERS = frozenset(f"attention.sites.{name}" for name in ("mixtures", "neurons"))
@@ -73,12 +75,12 @@ CALLS = {
     "named heads": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu",
         CHOICE | OTHERS | FINDERS | {"benchmarking", "data"},
-        LIMITS | MEASURES,
+        LIMITS | MEASURES | NAMED,
     ),
     "without a proof": Call(
         "prune {model} --heads 0:1 -o {out} --no-validate",
         CHOICE | OTHERS | FINDERS | {"benchmarking", "data"},
-        LIMITS,
+        LIMITS | NAMED,
     ),
     "named heads with data": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
@@ -94,7 +96,7 @@ CALLS = {
     "fuse": Call(
         "prune {model} --fuse contrib -o {out} --provider cpu",
         (CHOICE - {"fusion"}) | OTHERS | {"benchmarking", "data"},
-        LIMITS | MEASURES,
+        LIMITS | MEASURES | NAMED,
     ),
     "inspect": Call(
         "inspect {model}",
