@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
 
@@ -22,6 +22,7 @@ from onnxheadprune.settings.calls import BenchCall, ValidateCall
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import Benchmark
 
+Form: TypeAlias = Callable[[ModelProto, FuseMode, str], tuple[ModelProto, Fusion]]
 CANDIDATES: tuple[FuseMode, ...] = ("contrib", "onnx")
 SECONDS = 4.0
 """Time to measure per grid point, for all candidates together."""
@@ -36,6 +37,7 @@ class Setting:
     seed: int = 0  # of random inputs
     seconds: float = SECONDS  # measuring time per grid point
     repeats: int | None = None  # blocks per grid point instead of a time
+    form: Form = fuse  # makes a candidate
 
 
 def fused(
@@ -67,7 +69,7 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
     trials: list[Trial] = []
     for mode in CANDIDATES:
         try:
-            model, fusion = fuse(pruned.proto, mode, original.name)
+            model, fusion = setting.form(pruned.proto, mode, original.name)
         except RefusedError as refused:
             trials.append(Trial(mode, str(refused)))
             continue

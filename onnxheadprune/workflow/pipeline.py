@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,36 +51,35 @@ NOT_VALIDATED = "skipped (--no-validate)"
 Ready: TypeAlias = Callable[[PruneResult], None]
 
 
-@dataclass(frozen=True)
-class _Proof:
-    """The original that candidates are compared with, where, and on which inputs."""
+def _proven(
+    original: LoadedModel,
+    candidate: LoadedModel,
+    request: Request,
+    provider: Provider | None,
+    data: DataSource | None,
+) -> Validation | None:
+    """The verdict on a model, if it allows writing; None where no proof is requested.
 
-    original: LoadedModel  # the model before any change
-    request: Request
-    provider: Provider | None  # where both run, None without a proof
-    data: DataSource | None  # the user's inputs, None for random ones only
+    Args:
+        original: the model before any change.
+        provider: where both run, None without a proof.
+        data: the user's inputs, None for random ones only.
+    """
+    if provider is None or not request.call.validate:
+        return None
+    from onnxheadprune.validation.proof import prove
 
-    def of(self, candidate: LoadedModel) -> Validation | None:
-        """The verdict on a model, if it allows writing; None where no proof is requested."""
-        request = self.request
-        if self.provider is None or not request.call.validate:
-            return None
-        from onnxheadprune.validation.proof import prove
-
-        given = ValidateCall(seed=request.call.seed, drift=request.call.drift)
-        is_renumbered = request.tokens is not None
-        verdict = prove(self.original, candidate, given, self.data, self.provider, renumbered=is_renumbered)
-        if verdict.verdict == "failed":
-            raise ValidationFailedError(
-                f"validation failed, so nothing is written: {verdict.reason}", verdict
-            )
-        if verdict.verdict == "inconclusive" and not request.call.accept_inconclusive:
-            raise ValidationFailedError(
-                f"validation is inconclusive, so nothing is written: {verdict.reason};"
-                f" `accept_inconclusive=True` writes the file all the same",
-                verdict,
-            )
-        return verdict
+    given = ValidateCall(seed=request.call.seed, drift=request.call.drift)
+    verdict = prove(original, candidate, given, data, provider, renumbered=request.tokens is not None)
+    if verdict.verdict == "failed":
+        raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
+    if verdict.verdict == "inconclusive" and not request.call.accept_inconclusive:
+        raise ValidationFailedError(
+            f"validation is inconclusive, so nothing is written: {verdict.reason};"
+            f" `accept_inconclusive=True` writes the file all the same",
+            verdict,
+        )
+    return verdict
 
 
 def _validation_note(verdict: Validation | None) -> tuple[str, str]:
@@ -166,7 +165,10 @@ def cut_as_requested(
         from onnxheadprune.runtime.loading import why_not_loaded
 
         unloadable = why_not_loaded(original)
-    proof = _Proof(original, request, provider, data)
+
+    def proven(candidate: LoadedModel) -> Validation | None:
+        return _proven(original, candidate, request, provider, data)
+
     if request.call.validate or places.model is not None:
         progress("validating" if request.call.validate else "writing", 0, 0)
 
@@ -198,8 +200,8 @@ def cut_as_requested(
         )
 
     if places.model is not None:
-        return _written(pruned, places, request, proof, result, ready)
-    found = result(proof.of(pruned.readable()), None)
+        return _written(pruned, places, request, proven, result, ready)
+    found = result(proven(pruned.readable()), None)
     ready(found)
     return found
 
@@ -266,14 +268,14 @@ def _written(
     pruned: LoadedModel,
     places: Outputs,
     request: Request,
-    proof: _Proof,
+    proven: Callable[[LoadedModel], Validation | None],
     result: Callable[[Validation | None, int], PruneResult],
     ready: Ready,
 ) -> PruneResult:
     """Write a model whose files get their names only after the proof, which reads them back from the disk."""
     assert places.model is not None
     with stage_model(pruned, places.model, request.call, request.call.data_name) as stage:
-        verdict = proof.of(staged_model(stage)) if request.call.validate else None
+        verdict = proven(staged_model(stage)) if request.call.validate else None
         found = result(verdict, stage.seal(_validation_note(verdict)))
         ready(found)
         stage.commit(places.backup)

@@ -19,7 +19,7 @@ from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.reference import prepared
 from onnxheadprune.workflow.pipeline import Ready, claimed, cut_as_requested
-from onnxheadprune.workflow.requests import Given, Request, Tokens
+from onnxheadprune.workflow.requests import Request, Tokens
 from onnxheadprune.workflow.result import PruneResult
 
 
@@ -82,7 +82,7 @@ def _request_like(original: LoadedModel, made: LoadedModel, request: Request) ->
     if ready.trimmed is not None:
         kept = ready.trimmed.cut.tokens
         tokens = Tokens(kept.kept, inputs=kept.inputs, rows=kept.rows)
-    return replace(request, call=call, given=Given(claim.contract, compensation), tokens=tokens)
+    return replace(request, call=call, agreed=claim.contract, compensation=compensation, tokens=tokens)
 
 
 def _fused(made: LoadedModel) -> FuseMode:

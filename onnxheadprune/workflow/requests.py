@@ -51,14 +51,6 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Given:
-    """A cut that was made before, which is made again and trained."""
-
-    contract: Contract  # what was agreed to there
-    compensation: Compensation | None  # its new numbers, which a training starts from in the place of a refit
-
-
-@dataclass(frozen=True)
 class Request:
     """All that one cut is asked for, but for the model."""
 
@@ -67,7 +59,10 @@ class Request:
     budget: Budget | None = None  # how long what is left is trained, None for not at all; it runs from here
     # the tokens that are kept, None for all. The others are removed after the exit, before anything else.
     tokens: Tokens | None = None
-    given: Given | None = None
+    # of a cut that was made before, which is made again and trained: the contract that was agreed to there, and its new
+    # numbers, which a training starts from in the place of a refit
+    agreed: Contract | None = None
+    compensation: Compensation | None = None
     # a `Chosen`, which is made of requests: heads, and refitted weights, of another file of the same network
     decided: Any = None
 
@@ -95,8 +90,7 @@ class Request:
     @property
     def contract(self) -> Contract:
         """The agreed changes of inputs and outputs."""
-        own = Contract(self.call.cache, self.call.allow_io_change)
-        return own if self.given is None else self.given.contract
+        return self.agreed or Contract(self.call.cache, self.call.allow_io_change)
 
     @property
     def chooses(self) -> bool:

@@ -31,7 +31,7 @@ PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7))
 SINGLE = ((0,), (1,), (2,), (3,))
 LOST = None
 """Of a layer whose cache is removed."""
-COUNTING = ("optimum", "transformers.js", "tei", "genai")
+COUNTING = ("optimum", "transformers.js", "genai")
 """Clients that count caches by a number of layers."""
 
 
@@ -85,21 +85,16 @@ FOLLOWS: tuple[tuple[str, Deployment, dict[str, Any]], ...] = (
      {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 24}),
     ("optimum", cut({"model_type": "opt", "num_attention_heads": 4, "hidden_size": 32}, *NARROW),
      {"num_attention_heads": 3, "hidden_size": 24}),
-    ("tei", cut({"hidden_size": 32, "num_key_value_heads": 4}, *NARROW),
-     {"num_key_value_heads": 3, "hidden_size": 24}),
-    ("tei", cut({"n_embd": 32, "n_head": 4, "n_layer": 4}, *NARROW), {"n_head": 3, "n_embd": 24}),
-    ("tei", cut({"hidden_size": 32, "num_hidden_layers": 4}, *NARROW),
-     {"num_key_value_heads": 3, "hidden_size": 24}),
     # One number for all layers, where they have windows or types.
     ("genai", cut({}, *NARROW, genai=_genai(sliding_window=WINDOW)), {KEYS + "num_key_value_heads": 3}),
     ("genai", cut({}, *NARROW, genai=_genai(layer_types=["full", "full"])), {KEYS + "num_key_value_heads": 3}),
     ("genai", cut({}, (0,), (), genai=_genai(sliding_window=WINDOW | {"layers": [0]})), {}),
     ("genai", cut({}, (0,), (), genai=_genai(other=WINDOW)), {}),
     # Layers whose caches are removed.
-    *((client, cut(LAYERED, *SECOND), FEWER) for client in COUNTING[:3]),
+    *((client, cut(LAYERED, *SECOND), FEWER) for client in COUNTING[:2]),
     *((client, cut({"text_config": LAYERED}, LOST, LOST, ()), {"text_config/num_hidden_layers": 1})
-      for client in COUNTING[:3]),
-    *((client, cut({"n_layer": 3}, *SECOND), {"n_layer": 2}) for client in COUNTING[:3]),
+      for client in COUNTING[:2]),
+    *((client, cut({"n_layer": 3}, *SECOND), {"n_layer": 2}) for client in COUNTING[:2]),
     ("genai", cut(LAYERED, *SECOND, genai=_genai(num_hidden_layers=3)), {KEYS + "num_hidden_layers": 2}),
     ("optimum", cut(STACKS, (), (), LOST, LOST, (), ()), {"num_decoder_layers": 2}),
     # Fields with an entry for each layer.
@@ -124,7 +119,7 @@ FOLLOWS: tuple[tuple[str, Deployment, dict[str, Any]], ...] = (
     ("optimum", cut(LAYERED | {"sliding_window_pattern": 2, "first_k_dense_replace": 1}, (), (), LOST), FEWER),
     # Caches as they were, and clients that read nothing of them.
     *((client, cut(LLAMA, (), ()), {}) for client in RUNTIMES),
-    *((client, cut(LLAMA, LOST, ()), {}) for client in RUNTIMES if client not in COUNTING),
+    *((client, cut(LLAMA, LOST, ()), {}) for client in RUNTIMES if client not in (*COUNTING, "tei")),
     *((client, cut(LLAMA, (0,), (3,), (), groups=PAIRS), {}) for client in ("ort", "openvino")),
 )  # fmt: skip
 """What must follow a cut, by client."""
@@ -142,8 +137,8 @@ UNCLEAR = (
     {"max_window_layers": 2, "use_sliding_window": True},
 )
 REFUSED: tuple[tuple[str, Deployment, str], ...] = (
-    *((client, cut(LLAMA, (0,), (3,), (), groups=PAIRS), "3 in 2 layers, 4 in 1 layer; `cache")
-      for client in ("optimum", "tei")),
+    ("optimum", cut(LLAMA, (0,), (3,), (), groups=PAIRS), "3 in 2 layers, 4 in 1 layer; `cache"),
+    *(("tei", cut(LLAMA, *away), "was never run with fewer; `cache=keep`") for away in (NARROW, (LOST, ()))),
     ("genai", cut({}, (0,), (), genai=_genai(sliding_window=WINDOW)), '`cache=keep` leaves'),
     ("genai", cut({}, (0,), (), genai=_genai(layer_types=["full", "full"])), '`cache=keep` leaves'),
     ("optimum", cut({}, (0,)), '`cache=keep`'),
@@ -205,9 +200,7 @@ COMPUTED: tuple[tuple[str, dict[str, Any], tuple[int, int] | None], ...] = (
         {"model_type": "vision-encoder-decoder", "is_encoder_decoder": True, "decoder": LLAMA},
         (8, 8),
     ),
-    ("tei", LLAMA, (4, 16)),
-    ("tei", {"n_embd": 32, "n_head": 4, "n_layer": 2}, (4, 8)),
-    ("tei", {"hidden_size": 32, "num_hidden_layers": 2}, (2, 16)),
+    ("tei", LLAMA, None),
     ("genai", {}, None),
     ("transformers.js", LLAMA, None),
 )
@@ -236,7 +229,7 @@ def test_genai_computes_caches_of_one_size_where_layers_have_windows() -> None:
     assert allocated("genai", replace(folder, sites=(*folder.sites, other))) is None
 
 
-@pytest.mark.parametrize("client", ["optimum", "tei", "genai"])
+@pytest.mark.parametrize("client", ["optimum", "genai"])
 def test_what_a_runtime_cannot_run_unpruned_is_refused_before_the_work(
     client: str, command: Command, tmp_path: Path
 ) -> None:

@@ -6,18 +6,19 @@ much to gain (their scores are scaled again and again, which a fused operator do
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import Fusion, RefusedError, bench, prune
+from onnxheadprune import Fusion, ProviderError, RefusedError, apply_plan, bench, plan_pruning, prune
+from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
-from onnxheadprune.workflow import fuse as fusing
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.workflow.fuse import Form, Setting, fused
 from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block
 
@@ -27,10 +28,17 @@ NUMBERS = {"two": np.array(2, np.float32), "half": np.array(0.5, np.float32)}
 
 
 @pytest.fixture(autouse=True)
-def shorter(monkeypatch: pytest.MonkeyPatch, short_clocks: None) -> None:
+def shorter(short_clocks: None) -> None:
     """The same clocks for less long."""
-    setting = functools.partial(fusing.Setting, seconds=0.3)
-    monkeypatch.setattr("onnxheadprune.workflow.fuse.Setting", setting)
+
+
+def kept(model: ModelProto, form: Form = fuse) -> tuple[ModelProto, Fusion]:
+    """The model without a head, in the form that is kept of those that `form` makes; the same clocks for less long."""
+    setting = Setting(resolve_provider("cpu"), DATA, seconds=0.3, form=form)
+    cut = prune(model, heads={0: [1]}, validate=False).pruned
+    made, fusion = fused(open_structure(model), cut, "auto", True, setting)
+    assert fusion is not None
+    return made.proto, fusion
 
 
 def sized(model: ModelProto) -> ModelProto:
@@ -78,14 +86,14 @@ def slowed(model: ModelProto, inner: int = 512) -> ModelProto:
     return made
 
 
-def slow_candidates(monkeypatch: pytest.MonkeyPatch, modes: tuple[FuseMode, ...]) -> None:
-    original = fusing.fuse
+def slow_form(*modes: FuseMode) -> Form:
+    """Candidates of which some are slow."""
 
     def made(model: ModelProto, mode: FuseMode, name: str) -> tuple[ModelProto, Fusion]:
-        fused, fusion = original(model, mode, name)
-        return (slowed(fused) if mode in modes and fusion.made else fused), fusion
+        candidate, fusion = fuse(model, mode, name)
+        return (slowed(candidate) if mode in modes and fusion.made else candidate), fusion
 
-    monkeypatch.setattr(fusing, "fuse", made)
+    return made
 
 
 def kinds(model: ModelProto) -> set[str]:
@@ -116,33 +124,29 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     [(("onnx",), "contrib", "MultiHeadAttention"), (("contrib",), "onnx", "Attention")],
 )
 @patient
-def test_the_slow_candidate_is_left(
-    monkeypatch: pytest.MonkeyPatch, modes: tuple[FuseMode, ...], chosen: FuseMode, kind: str
-) -> None:
-    slow_candidates(monkeypatch, modes)
-    result = prune(slow(), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
-    assert result.fusion is not None and result.fusion.chosen == chosen
-    assert kinds(result.model) == {kind}
+def test_the_slow_candidate_is_left(modes: tuple[FuseMode, ...], chosen: FuseMode, kind: str) -> None:
+    model, fusion = kept(slow(), slow_form(*modes))
+    assert fusion.chosen == chosen and kinds(model) == {kind}
 
 
 @patient
-def test_nothing_faster_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_candidates(monkeypatch, ("contrib", "onnx"))
-    result = prune(sized(block(EAGER)), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
-    assert result.fusion is not None and result.fusion.chosen == "none" and kinds(result.model) == {"Softmax"}
-    assert all(ratio > 1.2 for trial in result.fusion.trials for ratio in trial.ratios.values())
+def test_nothing_faster_leaves_the_model() -> None:
+    whole, form = sized(block(EAGER)), slow_form("contrib", "onnx")
+    model, fusion = kept(whole, form)
+    assert fusion.chosen == "none" and kinds(model) == {"Softmax"}
+    assert all(ratio > 1.2 for trial in fusion.trials for ratio in trial.ratios.values())
+    setting = Setting(resolve_provider("cpu"), seconds=0.3, form=form)
+    nothing = open_structure(apply_plan(plan_pruning(whole, heads={}), whole))
     with pytest.raises(
         RefusedError, match=r"no fused form is measurably faster.*contrib: \d+\.\d\d at batch 2"
     ):
-        prune(sized(block(EAGER)), heads={}, fuse="auto", provider="cpu", data=DATA)
+        fused(open_structure(whole), nothing, "auto", False, setting)
 
 
 @patient
-def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = fusing.fuse
-
+def test_a_candidate_that_is_not_exact_is_not_measured() -> None:
     def broken(model: ModelProto, mode: FuseMode, name: str) -> tuple[ModelProto, Fusion]:
-        made, fusion = original(model, mode, name)
+        made, fusion = fuse(model, mode, name)
         if mode == "contrib":
             for node in made.graph.node:
                 for attribute in node.attribute:
@@ -150,26 +154,14 @@ def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.Monke
                         attribute.f = 3.0
         return made, fusion
 
-    monkeypatch.setattr(fusing, "fuse", broken)
-    result = prune(slow(), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
-    assert result.fusion is not None and result.fusion.chosen == "onnx"
-    wrong, right = result.fusion.trials
+    _, fusion = kept(slow(), broken)
+    assert fusion.chosen == "onnx"
+    wrong, right = fusion.trials
     assert "differs from the masked reference" in wrong.obstacle and wrong.ratios == {}
     assert right.obstacle == "" and len(right.ratios) == 1
 
 
 @pytest.mark.slow
-def test_the_provider_that_was_asked_for_measures_without_a_validation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[Any] = []
-    real = fusing.Setting
-
-    def noted(provider: Any, *rest: Any) -> fusing.Setting:
-        seen.append(provider)
-        return real(provider, *rest, seconds=0.3)
-
-    monkeypatch.setattr("onnxheadprune.workflow.fuse.Setting", noted)
-    # Beyond what is followed between scores and softmax, so that there is nothing to measure.
-    prune(slow(200), heads={0: [1]}, fuse="auto", provider="cpu", validate=False)
-    assert [provider.reason for provider in seen] == ["asked for"]
+def test_a_provider_that_was_asked_for_must_run_without_a_validation_too() -> None:
+    with pytest.raises(ProviderError):
+        prune(slow(200), heads={0: [1]}, fuse="auto", provider="nowhere", validate=False)

@@ -5,20 +5,15 @@ from __future__ import annotations
 from onnxheadprune.deploying.clients.contract import (
     CONFIG,
     EXPECTED,
-    CacheFields,
     Client,
     Deployment,
-    number_in,
 )
-from onnxheadprune.deploying.clients.layers import in_config
 from onnxheadprune.errors import RefusedError
 
 TITLE = "text-embeddings-inference"
-HEADS = ("num_key_value_heads", "n_head")
 LAYERS = ("num_hidden_layers", "n_layer")
-"""Required; also the number of heads where the configuration has none."""
 HIDDEN = ("hidden_size", "n_embd")
-"""Required."""
+"""Required, as one of the `LAYERS` is."""
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
@@ -42,13 +37,13 @@ def _check(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
-def _caches(folder: Deployment) -> CacheFields:
-    """The number of heads and the hidden size of a model that takes caches; their quotient is the size of a head."""
-    config = folder.config
-    heads, hidden = number_in(config, (*HEADS, *LAYERS)), number_in(config, HIDDEN)
-    (number, size) = (next((name for name in names if name in config), names[0]) for names in (HEADS, HIDDEN))
-    allocated = (heads, (hidden or 0) // heads) if heads else None
-    return CacheFields((CONFIG, (), config), (number,), size, allocated)
+def _caches(folder: Deployment) -> None:
+    """Refuse cuts of caches: it computes their shapes from config.json, and was never run with such a cut."""
+    if folder.cut_caches or folder.lost_caches:
+        raise RefusedError(
+            f"{TITLE} computes the shapes of caches from {CONFIG}, and was never run with fewer; `cache=keep` leaves"
+            " the caches as they are"
+        )
 
 
 CLIENT = Client(
@@ -57,5 +52,4 @@ CLIENT = Client(
     caches=_caches,
     reads=(CONFIG, "tokenizer.json"),
     check=_check,
-    layers=in_config,
 )

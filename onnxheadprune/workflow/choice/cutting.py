@@ -91,7 +91,7 @@ class Cutter:
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
         self.must_hold_out = False
-        self.given = None if request.given is None else request.given.compensation
+        self.given = request.compensation
         if request.budget is not None:
             if self.data is None:
                 raise UsageError("a recovery needs data; give it with `data`")
