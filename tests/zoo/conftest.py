@@ -18,7 +18,7 @@ PLACE = "ONNXHEADPRUNE_ZOO"
 Zoo: TypeAlias = "Callable[[str], Original]"
 
 REPRESENTATIVES = frozenset(
-    "albert bert cache-llama-gqa gpt2 hand-packed-split linear-elu llama-gqa mha-batch-first swin t5 vit"
+    "albert bert cache-llama-gqa gpt2 hand-packed-split llama-gqa mha-batch-first swin t5 vit"
     " whisper-decoder".split()
 )
 """Cases that `--all` makes every variant of; the others come as two plain exports."""
@@ -37,7 +37,6 @@ GUARDS = {
     "qwen2-moe": "ts17",  # an expert of all tokens beside the others
     "joint-attention": "ts17",  # two projections of one core
     "hand-head-minor": "ts17",  # columns of a head that are apart
-    "gqa-index": "dyn18",
     "deepseek-latent": "ts17",  # keys of several heads from one latent
     "wav2vec2": "ts17",
     "timm-davit": "ts17",  # counts that are known to differ

@@ -17,7 +17,7 @@ HEADS, NEURONS, LAYERS, EXPERTS, TOKENS = KINDS = ("heads", "neurons", "layers",
 KNOWN = {
     "levit.*": "its containers number attention and network one after the other; a layer is one of each",
     "timm-levit.*": "the attention that halves a stage lies in no container of layers",
-    "granite-moe.*": "the state in front of the first layer is what its normalization casts",
+    "granite-moe*": "the state in front of the first layer is what its normalization casts",
     "timm-davit.*": "a block of the container is a spatial and a channel block, each with attention and network",
     "torchvision-mvit-v1.ts17": "TorchScript writes no shapes behind the pooling, so its heads cannot be told",
     "torchvision-mvit-v2.*": "queries are added to the context and stay when a head goes; or shapes are unknown",

@@ -19,14 +19,13 @@ WIDTH = 40
 HEADS = 4
 SIZE = 8
 INNER = HEADS * SIZE
-SCALE = float(SIZE) ** -0.5
 SIZES = ((3, 7), (1, 5))
 Tensors = tuple[torch.Tensor, ...]
 
 
-def split_heads(x: torch.Tensor, heads: int = HEADS) -> torch.Tensor:
+def split_heads(x: torch.Tensor) -> torch.Tensor:
     """``[B, S, H*D] -> [B, H, S, D]``."""
-    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+    return x.view(x.shape[0], x.shape[1], HEADS, -1).transpose(1, 2)
 
 
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
@@ -40,62 +39,19 @@ def softmax_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torc
 
 
 class Block(nn.Module):
-    """Three projections, ``attend`` on ``[B, H, S, D]``, what is behind it, and an output projection.
+    """Three projections, attention on ``[B, H, S, D]``, and an output projection."""
 
-    Args:
-        attend: From queries, keys and values to the context.
-        behind: What changes the heads beside one another; it also gets the block and its input.
-        parts: Functions that make the modules and parameters of the block that these two use.
-        bias: Whether the projections of queries, keys and values have biases.
-        queries: Query heads.
-        groups: Heads of keys and values.
-    """
-
-    def __init__(
-        self,
-        attend: Callable[..., torch.Tensor] = softmax_attention,
-        behind: Callable[..., torch.Tensor] | None = None,
-        *,
-        bias: bool = True,
-        queries: int = HEADS,
-        groups: int = HEADS,
-        **parts: Callable[[], nn.Module | nn.Parameter],
-    ) -> None:
+    def __init__(self, *, bias: bool = True) -> None:
         super().__init__()
-        self.q = nn.Linear(WIDTH, queries * SIZE, bias=bias)
-        self.k, self.v = (nn.Linear(WIDTH, groups * SIZE, bias=bias) for _ in range(2))
-        self.out = nn.Linear(queries * SIZE, WIDTH)
-        self.attending, self.behind, self.has_parts = attend, behind, bool(parts)
-        for name, make in parts.items():
-            setattr(self, name, make())
+        self.q, self.k, self.v = (nn.Linear(WIDTH, INNER, bias=bias) for _ in range(3))
+        self.out = nn.Linear(INNER, WIDTH)
 
-    def heads(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> Tensors:
-        """Q, K and V as ``[B, H, S, D]``."""
-        memory = x if memory is None else memory
-        return split_heads(self.q(x)), split_heads(self.k(memory)), split_heads(self.v(memory))
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The context."""
-        own = (self,) if self.has_parts and self.behind is None else ()
-        return self.attending(*own, q, k, v)
-
-    def context(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+    def context(self, x: torch.Tensor) -> torch.Tensor:
         """The heads beside one another."""
-        context = merge_heads(self.attend(*self.heads(x, memory)))
-        return context if self.behind is None else self.behind(self, context, x)
+        return merge_heads(softmax_attention(*(split_heads(f(x)) for f in (self.q, self.k, self.v))))
 
-    def forward(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
-        return self.out(self.context(x, memory))
-
-
-def parameter(*shape: int) -> Callable[[], nn.Parameter]:
-    """Makes a parameter, whose numbers `spread` draws."""
-    return lambda: nn.Parameter(torch.empty(*shape))
-
-
-def linear(*sizes: int, **options: Any) -> Callable[[], nn.Module]:
-    """Makes a linear layer."""
-    return partial(nn.Linear, *sizes, **options)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.context(x))
 
 
 class Stack(nn.Module):
@@ -106,40 +62,20 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList([make(), make()])
         self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        x, *others = inputs
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block, norm in zip(self.blocks, self.norms, strict=True):
-            x = x + block(norm(x), *others)
+            x = x + block(norm(x))
         return x
-
-
-def sequences(sizes: tuple[tuple[int, int], ...] = SIZES) -> tuple[Feed, ...]:
-    """One ``x`` per size."""
-    return tuple({"x": feeds.floats(batch, length, WIDTH)} for batch, length in sizes)
 
 
 def of(name: str, family: str, make: Callable[[], nn.Module], **rest: Any) -> Case:
     """The case of a module that reads ``x``."""
     axes = {0: "batch", 1: "sequence"}
-    given = {"feeds": sequences(), "outputs": ("y",), "dynamic_axes": {"x": axes, "y": axes}, **rest}
+    made: tuple[Feed, ...] = tuple({"x": feeds.floats(batch, length, WIDTH)} for batch, length in SIZES)
+    given = {"feeds": made, "outputs": ("y",), "dynamic_axes": {"x": axes, "y": axes}, **rest}
     return Case(name=name, family=family, builder=lambda: spread(make()), **given)
 
 
-def stacked(
-    name: str,
-    family: str,
-    make: Callable[[], nn.Module],
-    *,
-    heads: int = HEADS,
-    kv: int | None = None,
-    dynamic: bool = True,
-    **rest: Any,
-) -> Case:
-    """The case of a stack of two blocks whose output projections are called ``out``.
-
-    ``dynamic=False`` keeps the sequence length fixed, where the method needs that.
-    """
-    if not dynamic:
-        axes = {"x": {0: "batch"}, "y": {0: "batch"}}
-        rest = {"feeds": sequences(((3, 8), (1, 8))), "dynamic_axes": axes} | rest
-    return of(name, family, partial(Stack, make), **{"rules": at("out", heads=heads, kv=kv), **rest})
+def stacked(name: str, family: str, make: Callable[[], nn.Module], **rest: Any) -> Case:
+    """The case of a stack of two blocks whose output projections are called ``out``."""
+    return of(name, family, partial(Stack, make), **{"rules": at("out", heads=HEADS), **rest})
