@@ -75,6 +75,7 @@ def model_of(split: str, reader: str, numbers: list[int], joined: bool) -> Model
     return parser.parse_model(text)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("opset", [11, 12, 13, 18])
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("split", SPLITS)
