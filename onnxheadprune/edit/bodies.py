@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK
-from onnxheadprune.edit.renaming import numbered
+from onnxheadprune.edit.nodes import numbered
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.dims import Shape

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from onnx import NodeProto, helper, parser
 
 from onnxheadprune.edit.edits import MARK, Attribute, InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.operator import schema_of
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Scope
 
 COMPARES_INTEGERS = 12
 """The opset since which Max and Min take integers."""
@@ -79,3 +79,19 @@ _OF_RUNTIME = ("LayerNormalization", "SimplifiedLayerNormalization")
 """Operators that ONNX Runtime has in the standard's domain in every opset."""
 _AS_WRITTEN = {"Max": 8, "Min": 8, "Less": 9}
 """The opset since which operators take inputs of several shapes, or whole numbers."""
+
+
+def free_name(scope: Scope, wanted: str) -> str:
+    """A name for a new value that no value of a scope has yet.
+
+    Values that an earlier cut made are sources of new ones: one that had the name of its own source would read itself.
+    """
+    return numbered(wanted, scope.values)
+
+
+def numbered(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, or `wanted` and the first number that make a name which is not taken."""
+    free, number = wanted, 2
+    while free in taken:
+        free, number = f"{wanted}.{number}", number + 1
+    return free

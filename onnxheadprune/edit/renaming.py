@@ -7,7 +7,7 @@ its name, so that names do not depend on the order of cuts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -26,8 +26,9 @@ from onnxheadprune.edit.edits import (
     SetOutput,
     SliceTensor,
 )
+from onnxheadprune.edit.nodes import numbered
 from onnxheadprune.model.bodies import graphs_in
-from onnxheadprune.model.graph.view import GraphView, Scope
+from onnxheadprune.model.graph.view import GraphView
 
 NUMBERS_IN_A_NAME = 8
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
@@ -131,22 +132,6 @@ def remove_named(items: MutableSequence[Any], names: set[str]) -> None:
     for position in reversed(range(len(items))):
         if items[position].name in names:
             del items[position]
-
-
-def free_name(scope: Scope, wanted: str) -> str:
-    """A name for a new value that no value of a scope has yet.
-
-    Values that an earlier cut made are sources of new ones: one that had the name of its own source would read itself.
-    """
-    return numbered(wanted, scope.values)
-
-
-def numbered(wanted: str, taken: Container[str]) -> str:
-    """`wanted`, or `wanted` and the first number that make a name which is not taken."""
-    free, number = wanted, 2
-    while free in taken:
-        free, number = f"{wanted}.{number}", number + 1
-    return free
 
 
 def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:

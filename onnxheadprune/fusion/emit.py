@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, Edit, InsertNode
-from onnxheadprune.edit.renaming import numbered
+from onnxheadprune.edit.nodes import numbered
 from onnxheadprune.fusion.walk import Atom, Axis, Layout, Place, flat, size_of
 from onnxheadprune.model.graph.view import GraphView, Node
 

@@ -12,7 +12,7 @@ from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shapes import target_literals
+from onnxheadprune.liveness.target_shapes import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import broadcast
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of

@@ -20,7 +20,7 @@ from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import rows
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shapes import scaled
+from onnxheadprune.liveness.target_shapes import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, simplicity
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of

@@ -10,7 +10,7 @@ from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.index_notation import Notation, beside, numbered
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shapes import target_literals
+from onnxheadprune.liveness.target_shapes import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.operator import Roles, Shapes
 from onnxheadprune.model.graph.view import Node, named

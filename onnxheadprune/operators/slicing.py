@@ -17,7 +17,7 @@ from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.axes import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shapes import scaled
+from onnxheadprune.liveness.target_shapes import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.index_notation import ONE, Notation, numbered
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
-from onnxheadprune.liveness.shapes import target_literals
+from onnxheadprune.liveness.target_shapes import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, product
 from onnxheadprune.model.graph.elements import Elements, elements_of
