@@ -28,7 +28,7 @@ from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.settings.calls import BenchCall
 from onnxheadprune.settings.measuring import Timing
 
-ROUNDS = 7
+ROUNDS = 8
 """Number of times that all sessions are opened anew: the luck of one session is not that of the next."""
 LEAST_BLOCKS, MOST_BLOCKS = 4, 100
 """Blocks per round."""
@@ -47,7 +47,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
 NO_DIFFERENCE: Final = "no measurable difference"
 CONFIDENCE = 0.995
-STUDENT = 4.317
+STUDENT = 4.029
 """Student's t of that confidence, two-sided, for the means of `ROUNDS` samples."""
 
 

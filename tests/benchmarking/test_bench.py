@@ -95,7 +95,7 @@ def test_models_take_turns() -> None:
             original()
 
         fake.run = run  # type: ignore[method-assign]
-    measure_round(fakes, series, Timing(repeats=56), np.random.default_rng(0), clock)
+    measure_round(fakes, series, Timing(repeats=64), np.random.default_rng(0), clock)
     assert [len(item.blocks[0]) for item in series] == [8, 8, 8]
     assert [np.median(item.blocks[0]) for item in series] == pytest.approx([0.02, 0.01, 0.02])
     turns = [tuple(order[start : start + 3]) for start in range(len(order) - 24, len(order), 3)]
@@ -107,7 +107,7 @@ def test_time_ends_a_round() -> None:
     clock = Clock()
     series = [Series(), Series()]
     measure_round(
-        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Timing(time_budget=14), np.random.default_rng(0), clock
+        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Timing(time_budget=16), np.random.default_rng(0), clock
     )
     assert 9 <= len(series[0].blocks[0]) <= 11
 
