@@ -162,6 +162,11 @@ class Prepared:
         """The reference that the pruned model must equal; None where the masked reference is enough."""
         if not self.is_changed:
             return None
+        if self.trimmed is not None and refits.tensors:
+            from onnxheadprune.choosing.compensation.record import widened
+
+            source = self.whole if self.left is None else self.left.model
+            refits = widened(refits, self.trimmed.slices, source)
         made, aside, asked = refits.into(self.whole), self.whole, planning.view
         if self.left is not None:
             made, aside = _forced_original(self.whole, self.left, refits)

@@ -68,6 +68,7 @@ class Trimming:
     cut: VocabularyCut  # its entry in a plan
     vocabulary: Vocabulary  # of its source
     kept: Ids  # the source's id of each new one
+    slices: Sequence[SliceTensor]  # the tensors of the source that lost tokens
 
     def on(self, plan: PrunePlan) -> PrunePlan:
         """Translate a plan for the smaller vocabulary to one for the source."""
@@ -224,7 +225,8 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
     cut = VocabularyCut(
         tokens=local, outputs=vocabulary.outputs, tables=tuple(smaller), elements=max(elements, 0)
     )
-    return Trimming(loaded.changed(made), cut, vocabulary, kept)
+    slices = [edit for edit in edits if isinstance(edit, SliceTensor)]
+    return Trimming(loaded.changed(made), cut, vocabulary, kept, slices)
 
 
 def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:

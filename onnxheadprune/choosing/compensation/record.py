@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -249,6 +249,19 @@ def restored(
             tensors[name], needed = one.restored(whole)
             sources |= needed
     return Restored(tensors, sources), problems
+
+
+def widened(refits: Restored, slices: Iterable[SliceTensor], original: LoadedModel) -> Restored:
+    """Refitted tensors in the shapes that they have in the original of an earlier cut, whose removed parts stay."""
+    tensors, known = dict(refits.tensors), _tensors_by_name(original.proto)
+    for edit in slices:
+        refitted = tensors.pop(edit.target, None)
+        if refitted is not None:
+            array = numpy_helper.to_array(in_memory(refitted, refits.sources))
+            whole = whole_of(array, _array_of(known[edit.name], original), edit)
+            assert whole is not None
+            tensors[edit.name] = numpy_helper.from_array(whole, edit.name)
+    return replace(refits, tensors=tensors)
 
 
 @dataclass(frozen=True, eq=False)
