@@ -91,8 +91,7 @@ def folds_of(view: GraphView, sites: Sequence[Site], data: Calibration, provider
     looked = work.to_look_at(learned, widest)
     if not crossed:
         return [Fold(looked, judged.subset(count))]
-    half = max(count // 2, 1)
-    return [Fold(looked, judged.subset(half)), Fold(judged, learned.subset(half))]
+    return [Fold(looked, judged.subset(count)), Fold(judged, learned.subset(count))]
 
 
 def measured_steps(
@@ -149,6 +148,7 @@ class _Pass:
             sampled=not callable(effect),
         )
         self._view, self._order, self._data = view, order, data
+        self._judged = sum(fold.judged.count for fold in folds)
         self._looked = data if len(folds) > 1 else folds[0].learned
         """The inputs whose moments are taken."""
         self._meter = functools.partial(EffectMeter, main, data.inputs, effect)
@@ -211,13 +211,13 @@ class _Pass:
         """The extent of the measurements, known as soon as a site shows how long samples are."""
         if self._effort is None:
             length = positions_per_sample(self._counts.values(), self._looked)
-            self._effort = Effort.of(Work(self._view), self._chain.sites, self._data.count, length)
+            work = Work(self._view)
+            self._effort = Effort.of(work, self._chain.sites, self._data.count, length, self._judged)
         return self._effort
 
     def _part_of(self, judged: range) -> list[int]:
         """Some batches, spread evenly: as many as there is effort for."""
-        most = samples_to_measure(len(self._chain.sites))
-        count = max(1, round(len(judged) * min(self._how.samples / min(most, self._data.count), 1)))
+        count = max(1, round(len(judged) * min(self._how.samples / self._judged, 1)))
         return [judged[int((at + 0.5) * len(judged) / count)] for at in range(count)]
 
     def _ran(self) -> None:

@@ -50,13 +50,18 @@ class Effort:
         sites: Sequence[Site],
         samples: int,
         positions: float,
+        most: int,
     ) -> Effort:
         """Return the numbers of cuts and samples to measure: a third of a pass over the data, or `MOST_WORK`.
 
         More points have priority over more samples: the shape of a path matters more than measurement noise.
+
+        Args:
+            samples: of the data.
+            positions: of a sample.
+            most: samples that cuts may be measured on.
         """
         bound = max(MOST_WORK, work.whole * positions * samples / 3)
-        most = min(samples, samples_to_measure(len(sites)))
         least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
         once = sum(work.behind(site) for site in sites) * positions
         each = sum(work.behind(site) * len(ways_of(site)) for site in sites) * positions

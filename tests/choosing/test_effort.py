@@ -44,7 +44,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
     weights: float, positions: float
 ) -> None:
     _, sites, _ = toys.parts(toys.stack(layers=3, heads=6, kv_heads=2))
-    how = Effort.of(Sized(weights), sites.sites, 500, positions)
+    how = Effort.of(Sized(weights), sites.sites, 500, positions, 128)
     taken = len(sites) * (3 * how.points or 1) * weights / 2 * how.samples * positions
     assert 2 <= how.samples <= 128
     bound = max(MOST_WORK, weights * positions * 500 / 3)
