@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from onnxheadprune.cli.outcome import INTERRUPTED
+from tests.calibration_files import tokenizer
 from tests.conftest import SAMPLES
 from tests.graphs import toys
 from tests.sources import FILES, nodes
@@ -89,6 +90,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "one.png")
     (tmp_path / "text.parquet").write_bytes(b"PAR1")
+    tokenizer(tmp_path, words=toys.VOCABULARY)
     (tmp_path / "job.yaml").write_text(JOB)
     return tmp_path
 

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 EXAMPLES = {
     **{example: name for name, guide in COMMANDS.items() for example in guide.examples},
     "prune model.onnx --ratio 25% --data data.npz --recover 1 -o r.onnx --report r.html": "prune",
-    "score model.onnx --method ablation --data random --dask local": "score",
+    "score model.onnx --method ablation --data random": "score",
 }
 LONG = ("bench model.onnx pruned.onnx", "bench model.onnx pruned.onnx --batch 1,8 --csv latency.csv")
 

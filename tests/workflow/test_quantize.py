@@ -133,7 +133,7 @@ def test_a_refit_that_does_harm_is_given_up(
 
     def harmful(*args: Any, **settings: Any) -> Any:
         found = real(*args, **settings)
-        for name, array in found.stored.items():
+        for name, array in list(found.stored.items()):
             if array.dtype == np.int8:
                 found.stored[name] = np.ascontiguousarray(array[..., ::-1])
         return found
