@@ -23,15 +23,6 @@ Exact: TypeAlias = Literal["yes", "tried", "no", "not shown"]
 """Exactness of a pruned model: proven, equal on all inputs that were tried, wrong, or no input could tell."""
 
 
-def exactness(verdict: str, *, identical: bool) -> Exact:
-    """Return whether a model is exact, by the verdict and by whether its graph is the planned one."""
-    if verdict == "failed":
-        return "no"
-    if verdict == "inconclusive":
-        return "not shown"
-    return "yes" if identical else "tried"
-
-
 @dataclass(frozen=True)
 class Answer(JsonObject):
     """The answer to one question."""
@@ -103,14 +94,11 @@ def _exact(validation: Document | None, quantized: bool) -> Answer:
     if validation is None:
         return Answer("not checked", "doubtful", "nothing was compared; run onnxheadprune validate")
     file = f" of {validation['file']}" if validation.get("file") else ""
-    graph = validation.get("structure")
-    exact = exactness(validation["verdict"], identical=graph is None or graph["identical"])
+    exact: Exact = validation["exact"]
     if exact == "yes":
         before = "before it was quantized, it computed" if quantized else "it computes"
         return Answer(exact, "good", f"{before} what {_reference(validation)}")
-    # Verdicts of earlier versions say what they rest on in their reason alone.
-    tried = validation.get("tried") if exact == "tried" else None
-    reason = validation["reason"] if tried is None else tried["sentence"]
+    reason = validation["tried"]["sentence"] if exact == "tried" else validation["reason"]
     return Answer(exact, "bad" if exact == "no" else "doubtful", f"{reason}{file}")
 
 

@@ -16,7 +16,7 @@ from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.data import Basis
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.figures import Accuracy, Distance, Drift, MetricResult
-from onnxheadprune.validation.headline import Exact, Headline, exactness, headline_of
+from onnxheadprune.validation.headline import Exact, Headline, headline_of
 from onnxheadprune.validation.summary import Result
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Validation(Displayed):
         placement: nodes of the pruned model per execution provider.
         versions: of onnx and onnxruntime.
         seed: of the random inputs.
-        likeness: how far the pruned model's graph is the planned one; None where it was not looked at.
+        likeness: how far the pruned model's graph is the planned one.
         refitted: names of the tensors that are taken from the pruned model.
         refit: what those do, None where there are none or nothing ran.
         exits: numbers of the early exits that the pruned model has for good and the original has not.
@@ -229,7 +229,7 @@ class Validation(Displayed):
     placement: Mapping[str, int]
     versions: Mapping[str, str]
     seed: int
-    likeness: Annotated[Likeness | None, Key("structure")] = None
+    likeness: Annotated[Likeness, Key("structure")]
     refitted: tuple[str, ...] = ()
     refit: RefitDrift | None = None
     exits: tuple[int, ...] = ()
@@ -244,7 +244,9 @@ class Validation(Displayed):
     @written()
     def exact(self) -> Exact:
         """The answer to "is it exact?"; "tried" where the graph is not the planned one and numbers alone agree."""
-        return exactness(self.verdict, identical=self.likeness is None or self.likeness.identical)
+        if self.verdict == "passed":
+            return "yes" if self.likeness.identical else "tried"
+        return "no" if self.verdict == "failed" else "not shown"
 
     @property
     def passed(self) -> bool:
@@ -326,8 +328,7 @@ class Validation(Displayed):
             output, known = self.accuracy.output, self.accuracy.measured_on
             yield Fact("accuracy", f"{many(self.accuracy.count, 'label')} (argmax of {output}) on {known}")
         yield Fact("weights", f"{many(self.weights_compared, 'stored tensor')} compared bit by bit")
-        if self.likeness is not None:
-            yield Fact("graph", self.likeness.sentence)
+        yield Fact("graph", self.likeness.sentence)
         placed = [f"{number} on {name.removesuffix(SUFFIX)}" for name, number in self.placement.items()]
         where = f" (nodes: {', '.join(placed)})" if len(placed) > 1 else ""
         runtime = self.versions.get("onnxruntime", "?")

@@ -51,7 +51,7 @@ def _request_like(original: LoadedModel, made: LoadedModel, request: Request) ->
         raise ValidationFailedError(
             f"{names[1]} is not shown to be a cut of {names[0]}: {found.reason}", found
         )
-    if found.likeness is None or not found.likeness.identical:
+    if not found.likeness.identical:
         raise UsageError(
             f"{names[1]} was changed after it was pruned, and a recovery makes the cut anew; recover it before other"
             " tools work on it"

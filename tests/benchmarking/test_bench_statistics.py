@@ -54,7 +54,9 @@ def test_a_model_against_itself_makes_no_difference(jitter: float, luck: float) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("jitter", "luck"), [(0.002, 0.0), (0.02, 0.0), (0.05, 0.01), (0.02, 0.02), (0.02, 0.03)])
+@pytest.mark.parametrize(
+    ("jitter", "luck"), [(0.002, 0.0), (0.02, 0.0), (0.05, 0.01), (0.02, 0.02), (0.02, 0.03)]
+)
 def test_ten_per_cent_are_seen(jitter: float, luck: float) -> None:
     assert share("faster", 0.9, jitter, luck) >= 0.95
     assert share("slower", 1.11, jitter, luck) >= 0.95

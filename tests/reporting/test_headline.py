@@ -44,7 +44,8 @@ LIMITS: tuple[tuple[Gate, ...], ...] = (
 
 
 def validation(verdict: str, accuracy: tuple[float, float] | None, **further: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {**cut_document()["validation"], "verdict": verdict, **further}
+    exact = {"passed": "yes", "failed": "no", "inconclusive": "not shown"}.get(verdict, "tried")
+    found: dict[str, Any] = {**cut_document()["validation"], "verdict": verdict, "exact": exact, **further}
     if verdict == "tried":
         graph = {**(found.get("structure") or {"nodes": 33, "count": 1}), "identical": False, "same": 27}
         found |= {"verdict": "passed", "structure": graph, "tried": TRIED}
