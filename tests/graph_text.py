@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx.parser
 import onnx.printer
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 MOST_NUMBERS = 8
 """Elements of a vector of integers that is still worth reading."""
@@ -35,7 +35,7 @@ def model_of(text: str, seed: int = 0, given: Mapping[str, Any] | None = None) -
     """
     model = onnx.parser.parse_model(text)
     graph = model.graph
-    read = _names_read(graph)
+    read = names_read(graph.node)
     arrays = {name: array for name, array in (given or {}).items() if name in read}
     produced = {name for node in graph.node for name in node.output} | {item.name for item in graph.input}
     for info in [item for item in graph.value_info if item.name not in produced]:
@@ -52,14 +52,14 @@ def model_of(text: str, seed: int = 0, given: Mapping[str, Any] | None = None) -
     return model
 
 
-def _names_read(graph: GraphProto) -> set[str]:
+def names_read(nodes: Iterable[NodeProto]) -> set[str]:
     """Names that nodes read, in bodies too."""
     found = set()
-    for node in graph.node:
+    for node in nodes:
         found.update(node.input)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                found |= _names_read(attribute.g)
+                found |= names_read(attribute.g.node)
     return found
 
 

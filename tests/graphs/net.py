@@ -10,8 +10,8 @@ import numpy as np
 import onnx.parser
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.edit.submodel import read_by
 from tests.graph_builder import GraphBuilder
+from tests.graph_text import names_read
 from tests.graphs.blueprint import PLAIN, Blueprint
 from tests.liveness.masks import Array
 from tests.liveness.one_node import running
@@ -298,7 +298,7 @@ class Net(GraphBuilder):
 
     def export(self, outputs: Sequence[str | ValueInfoProto]) -> ModelProto:
         """The model with these outputs, without tensors that no node reads."""
-        read = {name for node in self.nodes for name in read_by(node)}
+        read = names_read(self.nodes)
         self.initializers = [tensor for tensor in self.initializers if tensor.name in read]
         infos = [self.info(item, None) if isinstance(item, str) else item for item in outputs]
         made = self.model(self.inputs, infos, self.plan.opset)

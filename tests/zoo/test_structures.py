@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from onnxheadprune.settings.units import LAYER
-
 pytest.importorskip("torch")
 
 from onnxheadprune import RefusedError, apply_plan, plan_pruning
 from onnxheadprune.attention.planning import analyse
+from tests.zoo.row import LAYERS
 from tests.zoo.runs import Runner, distance
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def test_a_removed_layer_is_the_identity(structure: Structure, exports: Counter[
     references = {name: model.without(parts, feed) for name, parts in _identities(model).items()}
     sites = analyse(graph, {}, "the model").sites
     wrong, removed = [], 0
-    for layer in sites.of(LAYER.units):
+    for layer in sites.of(LAYERS):
         try:
             cut = apply_plan(plan_pruning(graph, heads={layer.key: "*"}), graph)
         except RefusedError:
