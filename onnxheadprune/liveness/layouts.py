@@ -116,12 +116,19 @@ def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
 
 
 def per_head(node: Node, index: int, axis: int, heads: int) -> dict[int, HeadAxis]:
-    """A bias or mask that has one position per query head on an axis, or a broadcast one (then nothing)."""
-    return (
-        {index: HeadAxis.queries(axis, 1)}
-        if heads > 1 and known_size(node.shape(index), axis) == heads
-        else {}
-    )
+    """An input with a position per query head on an axis, or a broadcast one (then nothing).
+
+    One of unknown size may have heads there, so that no live set of some heads fits it.
+
+    Args:
+        axis: counted from the end where an input may have fewer axes.
+    """
+    value, shape = node.input(index), node.shape(index)
+    if value is None or heads == 1 or (shape is not None and not -len(shape) <= axis < len(shape)):
+        return {}
+    if known_size(shape, axis) == 1:
+        return {}
+    return {index: HeadAxis.queries(axis if shape is None else axis % len(shape), 1)}
 
 
 Numbers = npt.NDArray[np.int64]

@@ -21,7 +21,7 @@ from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refu
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN, Roles, Shapes
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Value, named
 from onnxheadprune.model.tensors import Array
 from onnxheadprune.operators.record import operator
 
@@ -34,7 +34,7 @@ def _attention_shape(node: Node) -> Shapes:
         return [(*query[:3], value[3])]
     heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
     size = dims.divide(value[2], kv) if kv else None
-    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+    return [(query[0], query[1], named(None if size is None else dims.multiply(size, heads), node, 2))]
 
 
 def _standard_layout(node: Node) -> FusedLayout | None:
@@ -61,9 +61,7 @@ def _standard_layout(node: Node) -> FusedLayout | None:
         1: HeadAxis.key_values(axis, unit),
         2: HeadAxis.key_values(axis, v_unit),
     }
-    mask = node.shape(3)
-    if mask is not None and len(mask) >= 3:
-        inputs |= per_head(node, 3, len(mask) - 3, heads)
+    inputs |= per_head(node, 3, -3, heads)
     inputs |= {index: HeadAxis.key_values(1, 1) for index in (4, 5) if node.input(index) is not None}
     return FusedLayout(
         num_heads=heads,
@@ -260,7 +258,9 @@ def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     if len(shape) == 4:
         return Answer({0: live}) if live.axes in ((1,), ()) else inexpressible(node)
-    width, stated = known_size(shape, 2) or 0, node.attribute("num_heads", 0)
+    width, stated = known_size(shape, 2), node.attribute("num_heads", 0)
+    if width is None:
+        return unknown_shape(node)
     # ONNX Runtime's may leave out num_heads: then the head size is twice the width of the cosine table.
     half = known_size(node.shape(2), -1) if node.domain else None
     heads = stated or (width // (2 * half) if half else 0)

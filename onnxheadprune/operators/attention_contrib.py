@@ -109,10 +109,9 @@ def _layout(node: Node) -> FusedLayout | None:
         if out_width is None or rest or q_size <= 0:
             return None
         sizes[0], inputs[0] = q_size, HeadAxis.queries(out_axis, q_size, q_size, v_size)
-    bias = known_size(node.shape(biases), 0)
-    if bias is not None:
+    if node.input(biases) is not None:
         inputs[biases] = HeadAxis.queries(0, sizes[0], sizes[0], v_size)
-        if bias != heads * (2 * sizes[0] + v_size):
+        if known_size(node.shape(biases), 0) not in (None, heads * (2 * sizes[0] + v_size)):
             return None
     inputs |= per_head(node, scores, 1, heads)
     for index in past:
@@ -218,7 +217,7 @@ def _projecting_layout(node: Node) -> FusedLayout | None:
         inputs |= {
             index: HeadAxis.queries(0, *sizes)
             for index in (4, 7)
-            if (known_size(node.shape(index), 0) or 1) > 1
+            if node.input(index) is not None and node.shape(index) not in ((), (1,))
         }
         inputs |= per_head(node, 8, 2, heads)
     elif node.op_type == "Attention":

@@ -64,6 +64,9 @@ class Stretch:
         6
         >>> print(Stretch(1, -1, 1).length(dims.symbol("length")))
         -2 + length
+        >>> Stretch(-1, 2**31 - 1, 1).length(dims.symbol("length"))
+        1
+        >>> Stretch(-2, 2**31 - 1, 1).length(dims.symbol("length"))
         """
         if isinstance(dim, int):
             taken = self.positions(dim)
@@ -76,8 +79,11 @@ class Stretch:
             length = dims.subtract(self.stop(dim), self.start)
             within = (self.start, length, dims.subtract(dim, self.stop(dim)))
             return length if all(map(dims.never_negative, within)) else None
+        if self.end >= TO_THE_END and self.start < 0:
+            # Of an axis that may be shorter it takes all there is.
+            return -self.start if -self.start <= dims.divisor(dim) else None
         if self.end >= TO_THE_END:
-            return dims.subtract(dim, self.start) if self.start >= 0 else -self.start
+            return dims.subtract(dim, self.start)
         if self.start >= 0 and self.end < 0:
             return dims.subtract(dims.add(dim, self.end), self.start)
         return None

@@ -68,7 +68,10 @@ def lives_in_runs(draw: Draw, shape: Shape) -> Live:
 @st.composite
 def block_lives(draw: Draw, shape: Shape, blocks: Mapping[int, int]) -> Live:
     """A mask over one axis in which blocks of neighbours share their fate; the axis that `shape` has."""
-    axis = draw(st.sampled_from([axis for axis in blocks if axis < len(shape)] or [0]))
+    axes = [axis for axis in blocks if axis < len(shape)] or [*range(len(shape))][:1]
+    if not axes:
+        return FULL
+    axis = draw(st.sampled_from(axes))
     size, block = divisor(shape[axis]), blocks.get(axis, 1)
     if size % block or size == block:
         return FULL

@@ -8,7 +8,7 @@ The demand is seeded on the Identity nodes; sweep, realization, cleanup and surg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,13 @@ import numpy as np
 import onnxruntime
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    RuntimeException,
+)
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from onnxheadprune import PlannedEdit, PrunePlan, RefusedError
 from onnxheadprune.edit.apply import apply_plan
@@ -29,6 +36,9 @@ from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
+
+NOT_RUN = (Fail, InvalidArgument, InvalidGraph, NoKernel, RuntimeException)
+"""Errors of ONNX Runtime about a model or its inputs."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.feed: dict[str, Array] = {}
+        self.unknown = Unknown()
 
     def define(
         self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = (), rows: int | None = None
@@ -89,7 +100,7 @@ class Builder:
             self._in_runs(name, array, symbolic, rows)
         elif storage == "input":
             shape = [f"B{size}" if axis in symbolic else size for axis, size in enumerate(array.shape)]
-            self.inputs.append(helper.make_tensor_value_info(name, onnx_type(array), shape))
+            self.inputs.append(self._info(name, array, shape))
             self.feed[name] = array
         elif storage == "initializer":
             self.initializers.append(numpy_helper.from_array(array, name))
@@ -97,6 +108,15 @@ class Builder:
             constant = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
             self.nodes.append(constant)
         return name
+
+    def _info(self, name: str, array: Array, shape: Sequence[int | str | None]) -> ValueInfoProto:
+        """A declaration without what is unknown."""
+        left, unknown = list(shape), self.unknown
+        if name == unknown.value and unknown.axis is None:
+            return helper.make_tensor_value_info(name, onnx_type(array), None)
+        if name == unknown.value and unknown.axis is not None:
+            left[unknown.axis] = None
+        return helper.make_tensor_value_info(name, onnx_type(array), left)
 
     def _in_runs(self, name: str, array: Array, symbolic: tuple[int, ...], axis: int) -> None:
         """Two rows of unknown length each, one after the other along an axis."""
@@ -117,7 +137,7 @@ class Builder:
         self.nodes.append(make("Reshape", [raw, f"{raw}_target"], [name]))
 
     def model(self, setup: Setup, declare: Mapping[str, Array] | None = None) -> ModelProto:
-        case = self.case
+        case, self.unknown = self.case, setup.unknown
         names = []
         for index, (array, storage) in enumerate(zip(case.inputs, setup.storages, strict=True)):
             symbolic, rows = case.symbolic.get(index, ()), setup.rows.get(index)
@@ -127,9 +147,8 @@ class Builder:
         first = next(array for array in (*case.inputs, *case.outer.values()) if array is not None)
         types = case.types or (onnx_type(first),)
         outputs = [f"y{index}" for index in range(len(types))]
-        self.nodes.append(
-            helper.make_node(case.op_type, names, outputs, domain=case.domain, **case.attributes)
-        )
+        attributes = {name: item for name, item in case.attributes.items() if name != setup.unknown.attribute}
+        self.nodes.append(helper.make_node(case.op_type, names, outputs, domain=case.domain, **attributes))
         typed = dict(zip(outputs, types, strict=True))
         infos = [helper.make_tensor_value_info(f"y{index}", types[index], None) for index in case.bare]
         readers = [(name, typed.pop(name)) for name in outputs if int(name[1:]) not in case.bare]
@@ -137,10 +156,7 @@ class Builder:
         for name, elem_type in readers:
             self.nodes.append(helper.make_node("Identity", [name], [f"{name}_read"]))
             infos.append(helper.make_tensor_value_info(f"{name}_read", elem_type, None))
-        known = [
-            helper.make_tensor_value_info(name, onnx_type(array), array.shape)
-            for name, array in (declare or {}).items()
-        ]
+        known = [self._info(name, array, array.shape) for name, array in (declare or {}).items()]
         graph = helper.make_graph(
             self.nodes, "one_node", self.inputs, infos, self.initializers, value_info=known
         )
@@ -206,6 +222,21 @@ def assert_same(got: Array, want: Array) -> None:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """One thing that the model does not say.
+
+    Attributes:
+        value: the input or output with an undeclared shape or size.
+        axis: of a size that is not declared, None where no axis is.
+        attribute: the attribute that is left out.
+    """
+
+    value: str = ""
+    axis: int | None = None
+    attribute: str = ""
+
+
+@dataclass(frozen=True)
 class Setup:
     """How a case is put into a model.
 
@@ -215,6 +246,7 @@ class Setup:
         declared: whether the model declares the shapes of the node's outputs.
         free: whether graph inputs may be narrowed.
         rows: per input an axis that is two rows of unknown length, one after the other.
+        unknown: what the model does not say.
     """
 
     storages: tuple[str, ...]
@@ -222,6 +254,7 @@ class Setup:
     declared: bool = False
     free: bool = True
     rows: Mapping[int, int] = field(default_factory=dict)
+    unknown: Unknown = Unknown()
 
 
 def default_setup(case: Case) -> Setup:
@@ -264,15 +297,56 @@ def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
 
 def check_drawn(case: Case, draw: Draw) -> bool:
     """`check` in a random setup with random demands."""
+    return check(case, _drawn_setup(case, draw), _drawn_demand(case, draw))
+
+
+def check_unknown(case: Case, draw: Draw) -> bool:
+    """`check` of a model that lacks one thing and that ONNX Runtime runs; such a model may be refused, too."""
+    setup = replace(_drawn_setup(case, draw), declared=draw(st.integers(0, 3)) > 0)
+    builder, whole = Builder(case), Builder(case)
+    ranks = {name[:2]: array.ndim for name, array in run(whole.model(setup), whole.feed).items()}
+    setup = draw(st.sampled_from(_lacking(case, setup, ranks)))
+    try:
+        run(builder.model(setup), builder.feed)
+    except NOT_RUN:
+        return False
+    try:
+        return check(case, setup, _drawn_demand(case, draw))
+    except RefusedError:
+        return False
+
+
+def _lacking(case: Case, setup: Setup, ranks: Mapping[str, int]) -> list[Setup]:
+    """A setup for each thing that a model may lack: a shape, a size, a stored number, an attribute."""
+    declared, lacking = dict(ranks) if setup.declared else {}, []
+    for index, array in enumerate(case.inputs):
+        if array is None:
+            continue
+        if setup.storages[index] == "input":
+            declared[f"x{index}"] = array.ndim
+        else:
+            storages = (*setup.storages[:index], "input", *setup.storages[index + 1 :])
+            lacking.append(replace(setup, storages=storages))
+    unknown = [Unknown(attribute=name) for name in case.attributes]
+    for name, rank in declared.items():
+        unknown += [Unknown(name), *(Unknown(name, axis) for axis in range(rank))]
+    return lacking + [replace(setup, unknown=item) for item in unknown]
+
+
+def _drawn_demand(case: Case, draw: Draw) -> Callable[[Shape], Live]:
+    """Random masks, mostly of whole blocks where a case has such."""
+    if case.blocks and draw(st.integers(0, 4)):
+        return lambda shape: draw(block_lives(shape, case.blocks))
+    return lambda shape: draw(lives(shape))
+
+
+def _drawn_setup(case: Case, draw: Draw) -> Setup:
     kinds = st.sampled_from(("input", "input", "initializer", "constant"))
     stored = st.sampled_from(("initializer", "constant"))
     storages = tuple(draw(stored if index in case.fixed else kinds) for index in range(len(case.inputs)))
     side = bool(case.inputs) and case.inputs[0] is not None and draw(st.integers(0, 3)) == 3
     declared = draw(st.booleans()) if case.known else True
-    setup = Setup(storages, side, declared, draw(st.integers(0, 2)) < 2)
-    if case.blocks and draw(st.integers(0, 4)):
-        return check(case, setup, lambda shape: draw(block_lives(shape, case.blocks)))
-    return check(case, setup, lambda shape: draw(lives(shape)))
+    return Setup(storages, side, declared, draw(st.integers(0, 2)) < 2)
 
 
 def check_in_runs(case: Case, draw: Draw) -> bool:

@@ -12,7 +12,7 @@ from onnxheadprune import RefusedError
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape, symbol
 from tests.liveness.masks import Array
-from tests.liveness.one_node import Case, Setup, check, default_setup
+from tests.liveness.one_node import Case, Setup, Unknown, check, default_setup
 from tests.liveness.strategies import vector
 
 FIRST, SECOND = np.array([True, False]), np.array([False, True])
@@ -105,6 +105,14 @@ def test_dynamic_quantization_couples_the_rows_it_quantizes() -> None:
     )
     case = Case("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, fixed=frozenset({1, 2, 3}))
     check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+@pytest.mark.parametrize("unknown", [Unknown("x5"), Unknown("x5", 1)], ids=str)
+def test_bias_of_heads_of_unknown_shape_is_not_taken_for_one_of_all_heads(unknown: Unknown) -> None:
+    inputs = (data(1, 3, 4), data(1, 3, 4), data(1, 3, 4), None, None, data(1, 2, 3, 3))
+    case = Case("MultiHeadAttention", inputs, {"num_heads": 2}, domain=MICROSOFT)
+    setup = Setup(("input",) * 6, declared=True, free=False, unknown=unknown)
+    check(case, setup, only(Live.over((2,), np.array([True, True, False, False]))))
 
 
 def test_slice_of_a_ragged_mask_over_three_axes() -> None:

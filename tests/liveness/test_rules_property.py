@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxheadprune.model.graph.operator import OPERATORS
 from tests.liveness.all_strategies import RUNNABLE
-from tests.liveness.one_node import Case, check_drawn, check_in_runs
+from tests.liveness.one_node import Case, check_drawn, check_in_runs, check_unknown
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
 from tests.liveness.whole_numbers import UNDRAWN, Drawn, numbers_of
 from tests.operator_records import RULES
@@ -91,3 +91,15 @@ def test_rule_commutes_with_gather_in_runs(key: Key) -> None:
         check_in_runs(STRATEGIES[key](data.draw, key[1]), data.draw)
 
     commutes()
+
+
+@pytest.mark.parametrize("key", _params([key for key in RUNNABLE if key == _first(key)]))
+def test_rule_never_guesses_what_a_model_does_not_say(key: Key) -> None:
+    """With one shape, size, stored number or attribute unknown, a rule refuses, or cuts what ONNX Runtime computes."""
+
+    @FEW
+    @given(st.data())
+    def exact(data: st.DataObject) -> None:
+        check_unknown(STRATEGIES[key](data.draw, key[1]), data.draw)
+
+    exact()

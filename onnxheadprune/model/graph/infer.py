@@ -234,11 +234,14 @@ def _annotate_if(node: Node) -> None:
 
 
 def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
-    """Ours, except where onnx knows a number and we only a symbol."""
+    """Ours, except where onnx knows a number and we only a symbol.
+
+    Of widths that it does not know onnx makes 0.
+    """
     if onnx_says is None or len(onnx_says) != len(ours):
         return ours
     return tuple(
-        theirs if isinstance(theirs, int) and not isinstance(own, int) else own
+        theirs if theirs and isinstance(theirs, int) and not isinstance(own, int) else own
         for own, theirs in zip(ours, onnx_says, strict=True)
     )
 

@@ -48,7 +48,7 @@ class Misfits:
         if not about_axes or not all(value.elem_type for value in node.sources):
             return None
         schema = schema_of(node.op_type, node.opset)
-        if schema is None:
+        if schema is None or _takes_computed_for_none(node, listed):
             return None
         key = (
             *(node.op_type, node.opset, len(node.outputs)),
@@ -59,6 +59,11 @@ class Misfits:
         if key not in self._known:
             self._known[key] = _of_lists(node, schema, listed) or _of_onnx(node, schema, listed)
         return self._known[key]
+
+
+def _takes_computed_for_none(node: Node, listed: Mapping[int, Array]) -> bool:
+    """Return whether onnx counts the sizes of an operator, which are computed, as no sizes."""
+    return is_a(node, "Resize") and node.input(3) is not None and 3 not in listed
 
 
 def _listed(node: Node, index: int) -> Array | None:
