@@ -7,7 +7,7 @@ import numpy as np
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.consumers import MAX_CARRIERS, looks_only
 from onnxheadprune.liveness.domain import MASKS
-from onnxheadprune.liveness.live import DEAD, Live, fits
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import divisor
@@ -119,6 +119,24 @@ def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
             if np.array_equal(read.only([own]).mask, half.mask):
                 mapping[own] = axis
     return mapping
+
+
+def labels_behind(node: Node, index: int, live: Live) -> Live | None:
+    """The labels of a node's output if an input has `live`; None where its rule does not let them through."""
+    shape, source = node.out.shape, node.shape(index)
+    if shape is None or source is None:
+        return None
+    if node in CARRIERS | kind("Flatten") and index == 0:
+        return carried(node, live)
+    moved = moved_axes(node, index)
+    if not moved.keys() >= set(live.axes):
+        return None
+    found = live.renumbered(moved)
+    half, wanted = (Live.over(item.axes, item.array % 2 == 0) for item in (found, live))
+    answer = ask(node, on_all_outputs(node, half), MASKS)
+    # A Slice of another axis reads a part of that.
+    read = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
+    return found if read.only(live.axes) == wanted else None
 
 
 LOOKED_THROUGH = VIEWS | kind("Cast")

@@ -114,6 +114,20 @@ def _(net: Net) -> Any:
     return net.op("DequantizeLinear", net.op("QLinearMatMul", flat, *out, *weight, *last), *last)
 
 
+@row("values that are quantized for a convolution of each head", HEADS, stays=True, gathers=2)
+def _(net: Net) -> Any:
+    """Nystrom attention adds one to the context: the scale is of all heads, and the rest of it of each."""
+    x = source(net)
+    v = heads_of(net, x, "v")
+    keys = turned(net, heads_of(net, x, "k"))
+    context = net.op("MatMul", softmax(net, net.op("MatMul", heads_of(net, x, "q"), keys)), v)
+    a, scale, zero = net.op("DynamicQuantizeLinear", v, outputs=3)
+    kernel = net.stored("kernel", net.rng.integers(-9, 9, (H, 1, 3, 1)).astype(np.int8))
+    near = net.op("ConvInteger", a, kernel, zero, group=H, pads=[1, 0, 1, 0])
+    near = net.op("Mul", net.op("Cast", near, to=1), net.op("Mul", scale, _scale(net, 0.1)))
+    return projected(net, merged(net, net.mark(net.op("Add", context, near), -3, H)))
+
+
 # Weights that are packed in blocks
 
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.sites.routing_walk import behind
+from onnxheadprune.liveness.carriers import labels_behind
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.operator import REDUCES
 from onnxheadprune.operators import view_of
@@ -84,7 +84,7 @@ def test_axes_are_followed_through_reductions(op_type: str) -> None:
                 for place in range(whole.ndim)
                 if whole.shape[place] == size and np.allclose(permuted, whole.take(order, place), rtol=1e-6)
             ]
-            found = behind(node, 0, Live.numbered(axis, size))
+            found = labels_behind(node, 0, Live.numbered(axis, size))
             assert ([] if found is None else list(found.axes)) == places, (form, axis)
             tried += 1
     assert tried > 50

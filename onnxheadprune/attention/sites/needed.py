@@ -33,6 +33,7 @@ from onnxheadprune.attention.sites.products import (
     without_blind,
 )
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.liveness.carriers import labels_behind
 from onnxheadprune.liveness.consumers import content_uses, looks_only
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.index_notation import contraction_of
@@ -301,9 +302,19 @@ class _Search:
         return next((item for item in found.values() if item is not None), None)
 
     def _dies(self, value: Value, live: Live) -> bool:
-        """Return whether the labelled positions are unused once the heads are removed."""
-        needs = [self.trial.edge(use) for use in content_uses(value)]
-        return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
+        """Return whether the labelled positions are unused once the heads are removed.
+
+        Where all readers of quantized values do without them, the common scale alone needs them.
+        """
+        if value.is_graph_output:
+            return False
+        for use in content_uses(value):
+            if not (self.trial.edge(use) & self._gone(live)).is_dead:
+                is_scaled = is_a(use.node, "DynamicQuantizeLinear")
+                labels = live if is_scaled else labels_behind(use.node, use.input_index, live)
+                if labels is None or use.node in self.cores or not self._dies(use.node.out, labels):
+                    return False
+        return True
 
     def _gone(self, live: Live) -> Live:
         """The positions that belong to the heads."""

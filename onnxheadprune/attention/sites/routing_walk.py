@@ -37,7 +37,7 @@ from onnxheadprune.attention.sites.zeros import (
     kept_by,
     number_behind,
 )
-from onnxheadprune.liveness.carriers import carried, moved_axes, on_all_outputs
+from onnxheadprune.liveness.carriers import labels_behind
 from onnxheadprune.liveness.consumers import sizes_only
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.index_notation import contraction_of
@@ -47,7 +47,6 @@ from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.elements import uniform
 from onnxheadprune.model.graph.operator import (
-    CARRIERS,
     DECIDED_BY_LARGEST,
     REDUCES,
     VIEWS,
@@ -277,7 +276,7 @@ class _Walk:
 
     def _carry(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """An operator that leaves the axis of experts as it is, as its rule proves."""
-        found = [behind(node, index, scores.live) for index, scores in scored.items()]
+        found = [labels_behind(node, index, scores.live) for index, scores in scored.items()]
         live = found[0]
         if live is None or any(other != live for other in found):
             return self._refused(node, "reads scores of experts in a way that no rule knows")
@@ -398,24 +397,6 @@ def _axis_of(node: Node, rank: int, default: int = 0) -> int:
 def _in_order(live: Live, experts: int) -> bool:
     """Return whether positions are numbered as experts are."""
     return np.array_equal(live.array, np.arange(1, experts + 1))
-
-
-def behind(node: Node, index: int, live: Live) -> Live | None:
-    """The labels of a node's output, as far as its rule lets the axis of experts through."""
-    shape, source = node.out.shape, node.shape(index)
-    if shape is None or source is None:
-        return None
-    if node in CARRIERS | kind("Flatten") and index == 0:
-        return carried(node, live)
-    moved = moved_axes(node, index)
-    if not moved.keys() >= set(live.axes):
-        return None
-    found = live.renumbered(moved)
-    half, wanted = (Live.over(item.axes, item.array % 2 == 0) for item in (found, live))
-    answer = ask(node, on_all_outputs(node, half), MASKS)
-    # A Slice of another axis reads a part of that.
-    read = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
-    return found if read.only(live.axes) == wanted else None
 
 
 def _is_moved(node: Node, named: Sequence[int]) -> bool:
