@@ -306,14 +306,22 @@ class _Search:
 
         Where all readers of quantized values do without them, the common scale alone needs them.
         """
-        if value.is_graph_output:
-            return False
-        for use in content_uses(value):
-            if not (self.trial.edge(use) & self._gone(live)).is_dead:
+        pending, met = [(value, live)], set[tuple[Value, object]]()
+        while pending:
+            value, live = pending.pop()
+            if (value, live.key) in met:
+                continue
+            met.add((value, live.key))
+            if value.is_graph_output or len(met) > MAX_VALUES:
+                return False
+            for use in content_uses(value):
+                if (self.trial.edge(use) & self._gone(live)).is_dead:
+                    continue
                 is_scaled = is_a(use.node, "DynamicQuantizeLinear")
                 labels = live if is_scaled else labels_behind(use.node, use.input_index, live)
-                if labels is None or use.node in self.cores or not self._dies(use.node.out, labels):
+                if labels is None or use.node in self.cores:
                     return False
+                pending.append((use.node.out, labels))
         return True
 
     def _gone(self, live: Live) -> Live:
