@@ -596,9 +596,6 @@ def run(
     What an earlier run did, and is as it was, is not done again; a job that was interrupted goes on. Ends with exit
     code 1 if a limit is broken.
     """
-    from onnxheadprune.errors import require_packages
-
-    require_packages("run", "jobs", "yaml", "junitparser")
     if schema:
         from onnxheadprune.deploying.jobs.keys import schema as schema_of
 
@@ -606,6 +603,9 @@ def run(
         return 0
     if job is None:
         raise click.UsageError("name the JOB, a YAML file", click.get_current_context())
+    from onnxheadprune.errors import require_packages
+
+    require_packages("run", "jobs", "yaml", "junitparser")
     from onnxheadprune.deploying.jobs.reading import as_key, read_job, require_effective
     from onnxheadprune.settings.words import errors_spelled_by
 

@@ -142,6 +142,8 @@ def prune_batch(
             see the folders under the same paths.
     """
     source, target = Path(folder), Path(output)
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder of models")
     check_makings([Making("the output", target, kind="folder")], list)
     models = _models(source, target)
     _check_outputs(source, target, models, readings_of(call))
@@ -265,8 +267,6 @@ def _key(task: Task) -> str:
 
 
 def _models(source: Path, target: Path) -> list[str]:
-    if not source.is_dir():
-        raise UsageError(f"{source} is not a folder of models")
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is not a folder")
     if target.exists() and target.samefile(source):
