@@ -206,7 +206,7 @@ def test_bad_data_is_refused_before_any_work(what: str, verb: str, digits: Path,
     settings: Any = {"data": BAD[what], "provider": "cpu", **more}  # type: ignore[dict-item]
     with pytest.raises(UsageError):
         call(digits, tmp_path / "out.onnx", **settings, progress=lambda *step: told.append(step[0]))  # type: ignore[operator]
-    assert not told and not list(tmp_path.iterdir())
+    assert set(told) <= {"reading the model"} and not list(tmp_path.iterdir())
 
 
 def test_numbers_that_overflow_inside_the_model_are_refused(command: Command, tmp_path: Path) -> None:
