@@ -1,4 +1,4 @@
-"""What can be wrong with a picture: text that covers other text, or is too small."""
+"""Faults of a picture: text that covers other text, or is too small."""
 
 from __future__ import annotations
 

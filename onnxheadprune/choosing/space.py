@@ -245,7 +245,7 @@ def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) ->
 
 
 def and_skipped(skipped: Mapping[str, str]) -> str:
-    """Return what could not be measured, as the end of a refusal; nothing where all was."""
+    """The sites that could not be measured, as the end of a refusal; nothing where all were."""
     if not skipped:
         return ""
     return f"; {first_few(skipped, 1)} could not be measured: {next(iter(skipped.values()))}"

@@ -96,7 +96,7 @@ HELD_OUT = "HELD_OUT"
 
 
 def run_record() -> dict[str, object]:
-    """Return what was called, when, in which folder, by which version, on which machine."""
+    """The command line, with its time, folder, version and machine."""
     from onnxheadprune import __version__
     from onnxheadprune.runtime.providers import machine
     from onnxheadprune.runtime.session import versions

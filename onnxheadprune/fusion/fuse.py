@@ -141,7 +141,7 @@ class _Work:
         return list(edits)
 
     def outcome(self, site: AttentionSite) -> SiteFusion:
-        """Return what became of a site."""
+        """The fused operator of a site, or the reason why there is none."""
         if site.index in self.fits:
             return SiteFusion(site.index, site.name, self.fits[site.index][0].operator.op_type)
         if site.index in self.reasons:

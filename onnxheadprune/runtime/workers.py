@@ -41,7 +41,7 @@ def algebra_workers(rows: int) -> Workers:
 
 @functools.cache
 def _controller() -> ThreadpoolController:
-    """Return what finds the libraries that are loaded; looking for them takes milliseconds."""
+    """The controller of the libraries that are loaded; finding them takes milliseconds."""
     return ThreadpoolController()
 
 

@@ -128,7 +128,7 @@ def keyword(name: str, value: str, command: str) -> str:
 
 
 def described(item: Declared) -> str:
-    """Return what a setting does, with names of others in backticks."""
+    """The description of a setting, with names of others in backticks."""
     return NAMED.sub(r"`\1`", item.setting.help)
 
 

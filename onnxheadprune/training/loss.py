@@ -85,7 +85,7 @@ class Part:
     inputs: Mapping[str, int]  # names of its inputs, as in the text, with their ranks
 
     def spelled(self, local: str) -> str:
-        """Return what a name of the text is called in the model."""
+        """The name in the model for one of the text."""
         return self.student if local == "student" else f"{PREFIX}{self.name}.{local}"
 
 

@@ -197,7 +197,7 @@ def _state_of(call: PruneCall) -> Path | None:
 
 
 def _key(subject: Subject, data: Calibration, provider: Provider, budget: Budget, seed: int) -> str:
-    """Return what a training depends on, as a short hash."""
+    """A short hash of everything that a training depends on."""
     digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
     for value in subject.start.values():
         digest.update(np.ascontiguousarray(value).tobytes())

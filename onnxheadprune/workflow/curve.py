@@ -97,7 +97,7 @@ class Curve(Displayed):
         return 1
 
     def share(self, point: CurvePoint) -> float:
-        """Return what a cut takes of what ratios are shares of."""
+        """The share that a cut removes of what is counted."""
         return point.removed / max(self.heads, 1) if point.share is None else point.share
 
     def gone(self, point: CurvePoint) -> str:

@@ -170,14 +170,14 @@ def run_quantize(
 
 
 def _parts(data: Calibration | None, how: Rounding) -> tuple[Calibration | None, Calibration | None]:
-    """Return what ranges are found on, and what drift is measured on."""
+    """The data for ranges, and those for the drift."""
     if data is None or how.to != "int8-qdq":
         return None, data
     return held_out(data)
 
 
 def held_out(data: Calibration) -> tuple[Calibration, Calibration]:
-    """Return what ranges and refits learn from, and what figures are of, which says so."""
+    """The data for ranges and refits, and those for figures, which say so."""
     learn, held = data.split()
     if held is learn:
         seen = "quantization"
@@ -213,7 +213,7 @@ def _write_record(before: ModelProto, made: ModelProto, how: Rounding, data: Cal
 
 
 def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
-    """Return what was decided for the user, and by what."""
+    """Notes on settings that were decided for the user, with the reason."""
     if used.to == "int4" or asked.reduce_range is not None:
         return ()
     if used.reduce_range:

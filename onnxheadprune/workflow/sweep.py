@@ -220,7 +220,7 @@ def _measured_on(cutter: Cutter) -> str:
 
 
 def _elements(model: LoadedModel) -> int:
-    """Return what the stored tensors hold; a local function counts at each of its calls, before a cut as after it."""
+    """The number of stored weights; a local function counts at each of its calls, before a cut as after it."""
     return stored_size(model.proto).elements
 
 

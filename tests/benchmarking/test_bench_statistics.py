@@ -34,14 +34,14 @@ def simulated(
 
 
 def ratios(speed: float, jitter: float, luck: float) -> list[Ratio]:
-    """What as many benchmarks measure of a model that takes `speed` times as long as the first."""
+    """The measurements of so many benchmarks of a model that takes `speed` times as long as the first."""
     generator = np.random.default_rng(0)
     pairs = (simulated(generator, (1.0, speed), jitter, luck) for _ in range(TIMES))
     return [Ratio.paired(other, reference) for reference, other in pairs]
 
 
 def share(verdict: str, speed: float, jitter: float, luck: float) -> float:
-    """How often a verdict is given."""
+    """The share of benchmarks with a verdict."""
     return sum(item.verdict == verdict for item in ratios(speed, jitter, luck)) / TIMES
 
 

@@ -54,7 +54,7 @@ KINDS = {
     "one by one": (ONE_BY_ONE % tuple(range(H)) + STACKED, H),
     "one by one, of one value": (ONE_BY_ONE % (0, 0, 0, 0) + STACKED, 1),
 }  # fmt: skip
-"""How heads are computed, and how many share keys and values."""
+"""Ways to compute heads, and the numbers of those that share keys and values."""
 SHAPES: dict[str, Sequence[int]] = {
     **dict.fromkeys("qkv", (WIDTH, H * D)),
     **dict.fromkeys(("kk", "vv"), (WIDTH, 2 * D)),

@@ -1,4 +1,4 @@
-"""What an element-wise operator makes of one number per input is what ONNX Runtime makes of them."""
+"""Element-wise operators of one number per input give what ONNX Runtime computes."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def words(text: str) -> str:
 
 
 def made() -> list[Facts]:
-    """What each kind of result says."""
+    """The facts of each kind of result."""
     cut = ohp.prune(toys.attention(), heads="0:1,3")
     assert cut.validation is not None
     scores = HeadScores("weight", "norm", "m.onnx", (SiteScores(0, "attn", (1.0, 2.0, None)),))

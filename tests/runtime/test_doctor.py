@@ -74,7 +74,7 @@ def test_two_runtimes_at_once_are_a_warning(
 def test_commands_can_be_pasted_at_every_width(
     columns: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not built in is asked for, so that the advice names packages everywhere."""
+    """Providers that are not built in are asked for, so that the advice names packages everywhere."""
     words = ("--provider", "openvino", "--provider", "coreml")
     advice = [item["advice"] for item in doctor(command, *words)["providers"] if item["advice"]]
     commands = re.findall(r"\((pip [^)]*)\)", " ".join(advice))

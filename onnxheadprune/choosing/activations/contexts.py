@@ -188,7 +188,7 @@ def _side(node: Node, index: int | None) -> Array | None:
 
 
 def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
-    """Return what a linear node does to the unit vectors: its weights, whatever they are packed in."""
+    """The images of the unit vectors under a linear node: its weights, whatever they are packed in."""
     source = node.inputs[0]
     assert source is not None
     for value in node.sources[1:]:

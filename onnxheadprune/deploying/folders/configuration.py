@@ -232,7 +232,7 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
 
 
 def _facts_of(file: ModelFile, data_files: int) -> FileFacts:
-    """Return what clients ask about a file."""
+    """The facts of a file that clients ask for."""
     graph = file.loaded.proto.graph
     types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
     caches = [(value, site) for site in file.sites for value in site.io if value.is_graph_input]

@@ -195,11 +195,11 @@ def fill(
 
 
 def length_of(item: Input, past: int, total: int) -> int:
-    """Return what an input that holds a length has to say."""
+    """The number that an input holds that gives a length."""
     lowered = item.name.lower()
     if "past" in lowered:
         return past
-    # GroupQueryAttention is told the index of the last key.
+    # GroupQueryAttention takes the index of the last key.
     return total - 1 if "seqlens_k" in lowered else total
 
 

@@ -112,7 +112,7 @@ def _handed_on(use: Use) -> Iterator[Value]:
 
 
 def _added(use: Use) -> int:
-    """Return what a node adds to the value at most (a constant offset of position tables)."""
+    """The most that a node adds to the value (a constant offset of position tables)."""
     if use.node not in _SHIFTS:
         return 0
     other = use.node.literal(1 - use.input_index)
