@@ -69,6 +69,7 @@ from onnxheadprune.settings.cutting import units_of
 from onnxheadprune.settings.inputs import Running, Samples
 from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.words import errors_spelled_by, spelled_by
+from onnxheadprune.training.checkpoint import beside
 from onnxheadprune.validation.measure import load_metric
 from onnxheadprune.validation.reference import prepared
 from onnxheadprune.validation.summary import is_interrupted
@@ -92,11 +93,8 @@ CALLS: Mapping[Name, type[Any]] = {
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
 PRUNED_FOLDER = "pruned"
 SCORES = "score.json"
-BESIDE: Mapping[Name, tuple[str, ...]] = {
-    "score": (f"{SCORES}.partial",),
-    "recover": (f"{RECOVERED}.recovery",),
-}
-"""Names of files that a step may leave when it is interrupted."""
+CHECKPOINT = beside(RECOVERED).name
+"""The file that a recovery leaves when it is interrupted."""
 SINGLE: tuple[Name, ...] = ("score", "recover", "quantize")
 """Steps that take one model."""
 JUDGING: tuple[Name, ...] = ("validate", "bench")
@@ -120,6 +118,11 @@ class Step:
     settings: Mapping[str, object]  # the call that it makes, with paths as the job has them
     reads: Mapping[str, str]  # files and functions of the user by the keys that name them, beside the model
     makes: tuple[str, ...]  # names of files in the job's folder
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """The files that it makes, or leaves when it is interrupted."""
+        return (*self.makes, CHECKPOINT) if self.name == "recover" else self.makes
 
 
 @functools.cache
@@ -216,7 +219,7 @@ class JobContext:
         """
         call = self.placed(name)
         if name == "recover":
-            checkpoint = self.folder / BESIDE[name][0]
+            checkpoint = self.folder / CHECKPOINT
             call = replace(call, resume=resumed and checkpoint.is_file())
         _WORK[name](self, call, progress)
 
@@ -406,7 +409,7 @@ def readings(context: JobContext, steps: Iterable[Step]) -> list[Reading]:
 
 
 def _names(steps: Iterable[Step]) -> list[str]:
-    return [name for step in steps for name in (*step.makes, *BESIDE.get(step.name, ()))]
+    return [name for step in steps for name in step.leaves]
 
 
 def _require_inputs(context: JobContext, steps: Iterable[Step]) -> None:
@@ -513,7 +516,7 @@ class _Run:
             self._keep(step)
             return StepOutcome(step.name, "unchanged", earlier.seconds, earlier.files)
         _clear(folder, step.makes, None if earlier is None else earlier.files)
-        ledger.owned |= {*step.makes, *BESIDE.get(step.name, ())}
+        ledger.owned |= set(step.leaves)
         ledger.note(step.name, Entry(key))
         self.ran.add(step.name)
         started = time.monotonic()
