@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import GraphProto, numpy_helper
 
-from onnxheadprune.attention.exits.decisions import inside, layers_of
+from onnxheadprune.attention.exits import inside, layers_of
 from onnxheadprune.attention.masking import graph_at
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of

@@ -89,7 +89,7 @@ def plan_of(model: ModelLike, heads: HeadSpec, contract: Contract, exit_: int | 
     loaded = open_structure(model)
     if exit_ is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
-    from onnxheadprune.attention.exits.permanent import leaving
+    from onnxheadprune.attention.exits import leaving
 
     left = leaving(loaded, (exit_,))
     return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
@@ -222,7 +222,7 @@ def _vanishing(sites: Sites, swept: Sweep) -> list[Site]:
 def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
     """The model that the edits of a plan are for: with the exits and the vocabulary that the plan gives it first."""
     if plan.exit is not None:
-        from onnxheadprune.attention.exits.permanent import leaving
+        from onnxheadprune.attention.exits import leaving
 
         loaded = leaving(loaded, plan.exit.numbers).model
     if plan.vocabulary is not None:

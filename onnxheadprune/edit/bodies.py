@@ -17,12 +17,10 @@ from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.nodes import numbered
 from onnxheadprune.edit.submodel import needed_nodes, read_by
-from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.messages import copied, keep, replace_all
-from onnxheadprune.model.tensors import Array
 from onnxheadprune.model.typed_json import json_text, parsed
 
 
@@ -277,24 +275,20 @@ class DecidedModel:
     constant: Mapping[str, bool]
 
 
-def decided(
-    view: GraphView, known: Mapping[Value, bool], choices: Mapping[Node, Scope], turns: Mapping[Node, int]
-) -> DecidedModel:
+def decided(view: GraphView, known: Mapping[Value, bool], choices: Mapping[Node, Scope]) -> DecidedModel:
     """A copy of a model in which conditions are decided.
 
     Args:
         choices: the body that runs, per If; it takes the place of the If.
-        turns: how often a Loop runs its body, per Loop; its own condition is gone.
     """
-    return _Surgeon(view, known, turns).run(choices)
+    return _Surgeon(view, known).run(choices)
 
 
 class _Surgeon(Inliner):
-    def __init__(self, view: GraphView, known: Mapping[Value, bool], turns: Mapping[Node, int]) -> None:
+    def __init__(self, view: GraphView, known: Mapping[Value, bool]) -> None:
         super().__init__(view)
-        self.known, self.turns = known, turns
+        self.known = known
         self.constants: dict[str, TensorProto] = {}
-        self.fixed: set[str] = set()
 
     def run(self, choices: Mapping[Node, Scope]) -> DecidedModel:
         self.open({node: (body,) for node, body in choices.items()})
@@ -332,47 +326,20 @@ class _Surgeon(Inliner):
             if output not in self.known:
                 yield nodes.as_proto(nodes.new("", "Identity", (self.name_of(output),), output.name))
 
-    def copy(self, node: Node) -> NodeProto:
-        """A node; a Loop that is held runs a fixed number of turns."""
-        made = super().copy(node)
-        if node in self.turns:
-            self._fix(made, self.turns[node])
-        return made
-
     @staticmethod
     def _given_by(body: Scope, index: int) -> Value | None:
         return body.lookup(body.proto.output[index].name)
 
     def _constant(self, value: Value, answer: bool) -> str:
         shape = (1,) if value.shape == (1,) else ()
-        return self._stored(f"{'always' if answer else 'never'}{len(shape) or ''}", np.full(shape, answer))
-
-    def _stored(self, key: str, array: Array) -> str:
-        """The name of a constant, which is stored once."""
+        key = f"{'always' if answer else 'never'}{len(shape) or ''}"
         if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, self.fresh(f"{MARK}_{key}"))
+            self.constants[key] = numpy_helper.from_array(np.full(shape, answer), self.fresh(f"{MARK}_{key}"))
         return self.constants[key].name
-
-    def _fix(self, made: NodeProto, turns: int) -> None:
-        """Let the body of a Loop say nothing but to go on, as often as it is to run."""
-        made.input[0] = self._stored(f"turns{turns}", np.array(turns, dtype=np.int64))
-        made.input[1] = ""
-        (body,) = bodies_of(made)
-        name = self.fresh(f"{body.output[0].name}/{MARK}")
-        body.node.append(
-            nodes.as_proto(nodes.new("", "Identity", (self._stored("always", np.array(True)),), name))
-        )
-        body.output[0].name = name
-        self.fixed.add(made.output[0])
 
     def _drop_unread(self, graph: GraphProto) -> tuple[ValueInfoProto, ...]:
         """Drop what became unread, and return the inputs among it."""
-        wanted = [item.name for item in graph.output]
-        _, needed = needed_nodes(graph, wanted)
-        for node in graph.node:
-            if self.fixed.intersection(node.output):
-                _drop_unread_states(node, needed)
-        nodes, needed = needed_nodes(graph, wanted)
+        nodes, needed = needed_nodes(graph, [item.name for item in graph.output])
         replace_all(graph.node, nodes)
         # What nobody reads in the original either was useless before, and stays.
         read_before = {name for node in self.view.model.graph.node for name in read_by(node)}
@@ -395,34 +362,6 @@ def _rename_output(graph: GraphProto, name: str) -> None:
             node.output[list(node.output).index(name)] = f"{name}/{MARK}_unread"
 
 
-CARRIED_FROM = 2
-"""Inputs of a Loop, and of its body, before what is carried: how often, and whether to go on."""
-
-
-def _drop_unread_states(loop: NodeProto, needed: Iterable[str]) -> None:
-    """Drop what a Loop carries only for itself, and what its body computes for that."""
-    (body,) = bodies_of(loop)
-    read = set(needed)
-    given = [*loop.output, *[""] * (len(body.output) - 1 - len(loop.output))]
-    count = len(loop.input) - CARRIED_FROM
-    wanted = {index for index, name in enumerate(given) if name in read}
-    while True:
-        outputs = [body.output[0].name, *(body.output[1 + index].name for index in sorted(wanted))]
-        nodes, names = needed_nodes(body, outputs)
-        inputs = (body.input[CARRIED_FROM + index].name for index in range(count))
-        more = wanted | {index for index, name in enumerate(inputs) if name in names}
-        if more == wanted:
-            break
-        wanted = more
-    carried = [index for index in range(count) if index in wanted]
-    replace_all(loop.input, [*loop.input[:CARRIED_FROM], *(loop.input[CARRIED_FROM + i] for i in carried)])
-    replace_all(loop.output, [given[index] for index in sorted(wanted)])
-    replace_all(body.input, [*body.input[:CARRIED_FROM], *(body.input[CARRIED_FROM + i] for i in carried)])
-    replace_all(body.output, [body.output[0], *(body.output[1 + index] for index in sorted(wanted))])
-    replace_all(body.node, nodes)
-    replace_all(body.initializer, [item for item in body.initializer if item.name in names])
-
-
 def flag_choices(view: GraphView) -> tuple[Node, ...]:
     """Return the nodes of the main graph that choose between two branches, if all of them read one graph input."""
     nodes = tuple(node for node in view.main.nodes if is_a(node, "If"))
@@ -440,5 +379,5 @@ def with_answer(view: GraphView, answer: bool) -> ModelProto | None:
     choices = {node: node.bodies[BRANCHES[answer]] for node in flag_choices(view)}
     if not choices:
         return None
-    made = decided(view, {}, choices, {})
+    made = decided(view, {}, choices)
     return made.model if keeps_stored_names(made.names) else None

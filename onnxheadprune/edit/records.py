@@ -123,7 +123,7 @@ class FusedSite:
     operator: Name
 
 
-ExitState: TypeAlias = Literal["taken", "passed", "behind", "left"]
+ExitState: TypeAlias = Literal["taken", "gone", "left"]
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,8 @@ class RecordedExit:
     """The record of one early exit of the original model."""
 
     number: Annotated[int, Between(1, 2**31)]  # in the order in which exits are reached in the original
-    node: Name  # the first output of the If or Loop that decided, by which it is recognised
-    turns: Count | None  # how often a Loop has run its body there, None for an If
-    # "taken" if the model always exits here; "passed" or "behind" for exits before or after that one; "left"
-    # if unchanged
+    node: Name  # the first output of the If that decided, by which it is recognised
+    # "taken" if the model always exits here; "gone" for exits before or after that one; "left" if unchanged
     state: ExitState
 
 

@@ -24,7 +24,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.exits.permanent import Leaving
+    from onnxheadprune.attention.exits import Leaving
     from onnxheadprune.attention.vocabulary.trim import Trimming
 
 
@@ -80,7 +80,7 @@ def _forced_original(
 
     The forced original with the refitted tensors, and the original with the last decision the other way.
     """
-    from onnxheadprune.attention.exits.decisions import forced, otherwise
+    from onnxheadprune.attention.exits import forced, otherwise
 
     view = left.original.view
     made = _refitted(forced(view, left.decisions), left, refits.tensors)
@@ -88,7 +88,7 @@ def _forced_original(
 
 
 def _left(original: LoadedModel, numbers: Sequence[int]) -> Leaving:
-    from onnxheadprune.attention.exits.permanent import leaving
+    from onnxheadprune.attention.exits import leaving
 
     return leaving(original, numbers)
 

@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.exits.decisions import settled
-from onnxheadprune.attention.exits.permanent import Exit, Exits, exits_of, leaving_from
+from onnxheadprune.attention.exits import Exit, Exits, exits_of, leaving_from, settled
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.layers import LayerSite
@@ -22,13 +21,11 @@ from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.facts import Fact, Facts, Part, Table
 from onnxheadprune.display.spelling import count, many, share, size
-from onnxheadprune.edit.bodies import CARRIED_FROM, decided
+from onnxheadprune.edit.bodies import decided
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
-from onnxheadprune.model.bodies import bodies_of, has_bodies
-from onnxheadprune.model.graph.operator import is_a
+from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.messages import copied
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.typed_json import JsonObject
@@ -122,10 +119,8 @@ class EarlyExit:
 
     Attributes:
         number: as in `--exit`; always the number in the original.
-        node: the If or Loop that decides.
+        node: the If that decides.
         condition: the value that it decides by.
-        turns: the number of iterations of the Loop up to the exit, None for an If.
-        endless: whether any larger number of iterations is an exit too, with the next numbers.
         sites: indices of the attention sites after it.
         heads: the number of their heads.
         heads_share: of all heads of the model.
@@ -139,8 +134,6 @@ class EarlyExit:
     number: int
     node: str
     condition: str
-    turns: int | None
-    endless: bool
     sites: tuple[int, ...]
     heads: int
     heads_share: float
@@ -150,34 +143,31 @@ class EarlyExit:
     inputs: tuple[str, ...]
 
 
-@one_line("exits refused")
+@one_line("exits")
 @dataclass(frozen=True)
 class EarlyExits(JsonObject):
     """The early exits of a model.
 
     Attributes:
         exits: in the order of their numbers.
-        refused: Loops over layers that end early and cannot be fixed to a number of iterations, with the reasons.
         shapes: of the inputs for counting operations.
     """
 
     exits: tuple[EarlyExit, ...]
-    refused: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
         """The early exits of an analysed model."""
         if not has_bodies(loaded.proto):
-            return cls((), {}, {})
+            return cls((), {})
         with analysing(loaded.proto, loaded.name):
             exits = exits_of(analysis.view, analysis.sites)
-        refused = {item.node: item.reason for item in exits.refused}
         if not exits.exits:
-            return cls((), refused, {})
+            return cls((), {})
         counting = _Counting(loaded, analysis, exits)
         found = tuple(counting.described(item) for item in exits.exits)
-        return cls(found, refused, {name: value.shape for name, value in counting.feed.items()})
+        return cls(found, {name: value.shape for name, value in counting.feed.items()})
 
 
 LAYERS, EXITS, VOCABULARY = "layers", "early exits", "the vocabulary"
@@ -223,7 +213,7 @@ class Inspection(Displayed):
         return cls(
             sites,
             found.get(LAYERS, ()),
-            found.get(EXITS, EarlyExits((), {}, {})),
+            found.get(EXITS, EarlyExits((), {})),
             found.get(VOCABULARY, ()),
             stored.bytes,
             tuple(failed),
@@ -282,25 +272,21 @@ def layer_facts(layers: Sequence[LayerSummary]) -> Iterator[Part]:
 
 
 def exit_facts(exits: EarlyExits) -> Iterator[Part]:
-    """Yield a table of the exits with what lies after each, and Loops that cannot be fixed; nothing without either."""
-    rows = []
-    for entry in exits.exits:
-        turns = "" if entry.turns is None else f", after {many(entry.turns, 'turn')}"
-        rows.append(
-            (
-                f"{entry.number}{' and on' if entry.endless else ''}",
-                f"{entry.condition} at {entry.node}{turns}",
-                f"{count(entry.heads)} ({share(entry.heads_share)})",
-                share(entry.elements_share),
-                "?" if entry.operations_share is None else share(entry.operations_share),
-            )
+    """Yield a table of the exits with what lies after each; nothing where there are none."""
+    rows = [
+        (
+            str(entry.number),
+            f"{entry.condition} at {entry.node}",
+            f"{count(entry.heads)} ({share(entry.heads_share)})",
+            share(entry.elements_share),
+            "?" if entry.operations_share is None else share(entry.operations_share),
         )
+        for entry in exits.exits
+    ]
     if rows:
         columns = ("exit", "decided by", "heads behind", "params", "operations")
         title = f"{many(len(rows), 'early exit')} (--exit)"
         yield Table(columns, tuple(rows), columns[2:], ("decided by",), title)
-    for node, reason in exits.refused.items():
-        yield Fact("", f"{node} ends early and cannot be fixed: {reason}", "doubtful")
 
 
 def vocabulary_facts(found: Inspection) -> Iterator[Part]:
@@ -328,8 +314,7 @@ def removable_facts(sites: Sites) -> Iterator[Fact]:
 def find_exits(model: ModelLike) -> EarlyExits:
     """The early exits of a model, in execution order.
 
-    An exit is an If with layers in one branch and none in the other, or a Loop over layers
-    with a stop condition that its body computes.
+    An exit is an If with layers in one branch and none in the other.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
@@ -340,7 +325,7 @@ def find_exits(model: ModelLike) -> EarlyExits:
     """
     loaded = open_structure(model)
     if not has_bodies(loaded.proto):
-        return EarlyExits((), {}, {})
+        return EarlyExits((), {})
     return EarlyExits.of(loaded, analysis_of(loaded))
 
 
@@ -353,9 +338,7 @@ class _Counting:
         self.whole: int | None = None
         if exits.onward:
             found = settled(analysis.view, exits.onward)
-            self.whole = self._operations(
-                decided(analysis.view, found.known, found.choices, found.turns).model
-            )
+            self.whole = self._operations(decided(analysis.view, found.known, found.choices).model)
 
     def described(self, item: Exit) -> EarlyExit:
         left = leaving_from(self.loaded, self.analysis, (item.number,))
@@ -367,8 +350,6 @@ class _Counting:
             item.number,
             item.node.label,
             item.condition,
-            item.leaves.turns,
-            item.endless,
             left.gone,
             left.cut.heads,
             left.cut.heads / self.heads if self.heads else 0.0,
@@ -382,29 +363,8 @@ class _Counting:
         """The operations of one run, None where not all can be counted."""
         names = {info.name for info in model.graph.input}
         feed = {name: array for name, array in self.feed.items() if name in names}
-        found = Flops.of(concrete_view(_with_states(model, feed), feed))
+        found = Flops.of(concrete_view(model, feed))
         return None if found.uncounted else found.total
-
-
-def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
-    """The model with the sizes of loop-carried values declared in bodies, where no iteration changes them."""
-    view = concrete_view(model, feed)
-    loops = [node for node in view.main.nodes if is_a(node, "Loop")]
-    if not loops:
-        return model
-    made = copied(model)
-    for node in loops:
-        (body,) = bodies_of(made.graph.node[node.position])
-        for index, value in enumerate(node.inputs[CARRIED_FROM:]):
-            before, after = body.input[CARRIED_FROM + index], body.output[1 + index]
-            told = [item.type.tensor_type.shape for item in (before, after)]
-            same = told[0].SerializeToString() == told[1].SerializeToString()
-            if value is None or value.shape is None or not same or len(told[0].dim) != len(value.shape):
-                continue
-            for dim, known in zip(told[0].dim, value.shape, strict=True):
-                if isinstance(known, int):
-                    dim.dim_value = known
-    return made
 
 
 def _any_feed(analysis: Analysis) -> Feed:

@@ -40,7 +40,7 @@ from onnxheadprune.workflow.requests import Request, placed, readings_of
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.exits.permanent import Leaving
+    from onnxheadprune.attention.exits import Leaving
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
@@ -135,7 +135,7 @@ def cut_as_requested(
     trimmed: Trimmed | None = None
     subject = original
     if request.call.exit is not None:
-        from onnxheadprune.attention.exits.permanent import leaving
+        from onnxheadprune.attention.exits import leaving
 
         left = leaving(original, (request.call.exit,))
         subject = left.model

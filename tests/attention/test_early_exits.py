@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 
 from onnxheadprune import (
     RefusedError,
@@ -29,19 +29,10 @@ NEVER = 2.0
 """No answer is that sure."""
 
 
-def _decided_after(
-    form: str, layers: int, feed: dict[str, npt.NDArray[np.float32]]
-) -> npt.NDArray[np.float32]:
+def _decided_after(layers: int, feed: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     """What a model with as many layers answers that has no exits at all."""
-    whole = exits.FORMS[form]()
-    if form.endswith("loop"):
-        for node in whole.graph.node:
-            if node.name == "until_sure":
-                whole.graph.initializer.append(numpy_helper.from_array(np.array(layers), "few_turns"))
-                node.input[0] = "few_turns"
-    else:
-        # The first layers draw the same weights, however many follow.
-        whole = exits.nested(layers)
+    # The first layers draw the same weights, however many follow.
+    whole = exits.nested(layers)
     read = {item.name for item in whole.graph.input}
     outputs = run(whole, {name: value for name, value in feed.items() if name in read})
     return next(value for value in outputs.values() if value.dtype == np.float32)
@@ -57,13 +48,11 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
     answer = next(
         value for value in run(result.model, {"x": feed["x"]}).values() if value.dtype == np.float32
     )
-    np.testing.assert_allclose(answer, _decided_after(form, number, feed), atol=1e-6)
+    np.testing.assert_allclose(answer, _decided_after(number, feed), atol=1e-6)
 
 
 @pytest.mark.first_case
-@pytest.mark.parametrize(
-    "form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"]
-)
+@pytest.mark.parametrize("form", ["weights outside", "negated", "telling chain", "shared head"])
 def test_an_exit_and_units_go_in_one_call(form: str) -> None:
     model = exits.FORMS[form]()
     result = prune(model, heads={"0": [1, 3], "ffn.0": range(4)}, exit=2)
@@ -71,7 +60,6 @@ def test_an_exit_and_units_go_in_one_call(form: str) -> None:
     assert result.validation.likeness is not None and result.validation.likeness.identical
     assert [item.name for item in result.model.graph.input] == ["x"]
     assert {node.op_type for node in result.model.graph.node}.isdisjoint({"If", "Less", "Softplus"})
-    assert not [node for node in result.model.graph.node if node.op_type == "Loop" and node.input[1]]
     taken = next(change for change in result.plan.interface if change.name == "sure")
     assert (taken.role, taken.axis, taken.before, taken.after) == ("input", None, "[]", "gone")
 
@@ -86,7 +74,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     again = prune(result.model, heads={"0": [0]})
     assert again.plan.removed == {0: (0,)}
     states = {entry.number: entry.state for entry in record_of(again.model).exits}
-    assert states == {1: "taken", 2: "behind"}
+    assert states == {1: "taken", 2: "gone"}
     both = validate(exits.nested(), again.model)
     assert both.passed and both.exits == (1,) and both.heads == {0: (0,)}
     with pytest.raises(UsageError, match="swapped"):
@@ -119,52 +107,15 @@ def test_two_towers_keep_the_numbers_of_their_exits() -> None:
 
 def test_layers_that_are_skipped_are_no_exits() -> None:
     found = find_exits(exits.skipping())
-    assert not found.exits and not found.refused
-    with pytest.raises(RefusedError, match="no If or Loop decides whether further layers run"):
+    assert not found.exits
+    with pytest.raises(RefusedError, match="no If decides whether further layers run"):
         prune(exits.skipping(), exit=1)
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (exits.loop("most"), "how often it runs at most is computed at run time"),
-        (exits.loop(reads_decision=True), "for something else, too"),
-    ],
-    ids=["limit", "read"],
-)
-def test_a_loop_that_cannot_be_fixed_is_named_with_the_reason(model: ModelProto, reason: str) -> None:
-    (told,) = find_exits(model).refused.values()
-    assert reason in told
-    with pytest.raises(RefusedError, match=reason):
-        prune(model, exit=1)
-
-
-@pytest.mark.slow
-def test_a_loop_without_an_end_may_be_left_after_any_turn() -> None:
-    endless, ended = exits.loop(None), exits.loop(9)
-    (only,) = find_exits(endless).exits
-    assert only.endless and only.number == 1
-    result = prune(endless, exit=5)
-    assert result.validation is not None and result.validation.passed
-    feed = {"x": exits.feed()["x"]}
-    np.testing.assert_array_equal(
-        run(result.model, feed)["answer"], run(prune(ended, exit=5).model, feed)["answer"]
-    )
-
-
-def test_a_loop_that_may_run_long_is_listed_once_and_has_an_end() -> None:
-    model = exits.loop(1000)
-    assert [(item.number, item.endless) for item in find_exits(model).exits] == [(1, True)]
-    with pytest.raises(RefusedError, match="ends after 1000 turns"):
-        prune(model, exit=1000)
-
-
-def test_what_only_the_decision_needed_leaves_the_loop_as_well() -> None:
-    model = prune(exits.loop(counted=True), exit=2).model
-    (node,) = [node for node in model.graph.node if node.op_type == "Loop"]
-    (body,) = bodies_of(node)
-    assert [item.name for item in body.input] == ["turn", "told", "state", "last"]
-    assert {inner.op_type for inner in body.node}.isdisjoint({"ReduceMax", "Less", "And"})
+def test_a_loop_over_layers_is_no_exit_and_is_named() -> None:
+    assert not find_exits(exits.loop()).exits
+    with pytest.raises(RefusedError, match=r"until_sure \(Loop\) repeats layers"):
+        prune(exits.loop(), exit=1)
 
 
 @pytest.mark.slow
@@ -220,12 +171,6 @@ def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None
     assert second["operations_share"] == pytest.approx(1 / 3, abs=0.01)
     text = command("inspect", path).stdout
     assert "2 early exits" in text and "l1/unsure" in text
-
-
-def test_operations_behind_a_loop_are_those_of_the_turns_that_are_saved() -> None:
-    shares = [item.operations_share for item in find_exits(exits.loop(4)).exits]
-    assert shares == pytest.approx([0.75, 0.5, 0.25], abs=0.01)
-    assert [item.operations_share for item in find_exits(exits.loop(None)).exits] == [None]
 
 
 def test_a_merged_decoder_has_no_exits() -> None:

@@ -20,7 +20,7 @@ from tests.conftest import Command
 from tests.graphs import exits, experts, toys
 
 STEPS: Mapping[str, str] = {
-    EXITS: "onnxheadprune.attention.exits.permanent._place",
+    EXITS: "onnxheadprune.attention.exits._place",
     VOCABULARY: "onnxheadprune.attention.vocabulary.find._flows",
 }
 """A step within each search that is no kind of unit."""

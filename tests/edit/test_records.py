@@ -48,7 +48,7 @@ EXAMPLE = Record(
     (FusedSite(1, "Attention"), FusedSite(2, "MultiHeadAttention")),
     REFIT,
     QuantizedRecord("int8-qdq", {"per_channel": True, "bits": 8}, "01", 5, REFIT),
-    (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behind")),
+    (RecordedExit(1, "if", "taken"), RecordedExit(2, "inner", "gone")),
     RecordedVocabulary(20, (0, 1, 5, 19), ("ids",), ("logits",)),
 )
 LONG = "9" * 5000

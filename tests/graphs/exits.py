@@ -173,40 +173,21 @@ def skipping() -> ModelProto:
     return net.answering(net.head(net.made(x, "last"), "last"))
 
 
-def loop(limit: int | str | None = 4, *, counted: bool = False, reads_decision: bool = False) -> ModelProto:
-    """One layer, over and over until it is sure.
-
-    Args:
-        limit: how often at most; None for no limit, a name for an input that says it.
-        counted: whether it also counts its turns, and stops by that.
-        reads_decision: whether the body uses the decision for something else.
-    """
+def loop() -> ModelProto:
+    """One layer, over and over until it is sure."""
     net = Exits(outside=True)
-    first = net.head("x", "first")
     states = [net.info("state", HIDDEN), net.info("last", ANSWER)]
-    states += [net.info("count", [], I64)] * counted
 
     def turn() -> list[ValueInfoProto]:
         made = net.made("state", "l")
         answer = net.head(made, "l")
-        more, ends = net.unsure(answer, "l"), []
-        if counted:
-            count = net.node("Add", ["count", net.once("one", 1)], "counted")
-            more = net.node("And", [more, net.node("Less", [count, net.once("most", 3)], "few")], "more")
-            ends = [net.info(count, [], I64)]
-        if reads_decision:
-            answer = net.node("Where", [more, answer, "last"], "picked")
-        return [net.flag(more), net.info(made, HIDDEN), net.info(answer, ANSWER), *ends]
+        return [net.flag(net.unsure(answer, "l")), net.info(made, HIDDEN), net.info(answer, ANSWER)]
 
     body = net.body(turn, [net.info("turn", [], I64), net.flag("told"), *states])
-    most = limit if isinstance(limit, str) else "" if limit is None else net.once("limit", limit)
-    carried = [most, "", "x", first, *[net.once("none", 0)] * counted]
+    carried = [net.once("limit", 4), "", "x", net.head("x", "first")]
     net.node("Loop", carried, "hidden", name="until_sure", body=body)
-    net.nodes[-1].output.extend(["answer", *["turns"] * counted])
-    inputs = [net.info("x", HIDDEN), net.info("sure", [])]
-    return net.answering(
-        "answer", inputs=[*inputs, *[net.info(str(limit), [], I64)] * isinstance(limit, str)]
-    )
+    net.nodes[-1].output.append("answer")
+    return net.answering("answer")
 
 
 def feed(
@@ -229,7 +210,5 @@ FORMS: dict[str, Callable[[], ModelProto]] = {
     "chain": chain,
     "telling chain": lambda: chain(tells=True),
     "shared head": lambda: nested(shared=True),
-    "loop": loop,
-    "counting loop": lambda: loop(counted=True),
 }
 """Models with exits 1 and 2, by how they are written."""

@@ -1,38 +1,31 @@
-"""The early exits of a model, conditions that decide whether further layers run, and the model with a permanent one.
+"""Early exits: conditions that decide whether further layers run, and the model with a permanent one.
 
-An exit is an If with layers in one body and none in the other, so that the second one leads to
-outputs without further layers; or a Loop over layers with a stop condition that its body computes. Layers are attention
-sites; in bodies without any, feed-forward blocks. Where an exit is permanent, the nodes after it are gone, and those
-that only the decision needed.
+An exit is an If with layers in one body and none in the other, so that the second one leads to outputs without further
+layers. Layers are attention sites; in bodies without any, feed-forward blocks. Where an exit is permanent, the nodes
+after it are gone, and those that only the decision needed.
+
+The forced original is what a model with a permanent exit is compared with. All branches stay in its graph; only the
+inputs of conditions are replaced. So it shares no code with the removal of branches.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.exits.decisions import (
-    GOING_OUT,
-    ContradictionError,
-    Decision,
-    Layers,
-    Settled,
-    given_by,
-    going_in,
-    inside,
-    layers_of,
-    running,
-    settled,
-)
+from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.display.spelling import many
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.bodies import BRANCHES, DecidedModel, decided
+from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import (
     HEADS,
@@ -45,14 +38,193 @@ from onnxheadprune.edit.records import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.graph.elements import number_of
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.settings.units import KINDS
 
-MOST_LISTED = 256
-"""Exits of one Loop that are listed one by one; a Loop that may run more often has one entry for all of them."""
+FORCED = f"{MARK}_forced"
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """An If with its fixed condition."""
+
+    node: Node
+    answer: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """The consequences of decisions."""
+
+    known: Mapping[Value, bool]  # conditions with a known answer, including fixed ones
+    choices: Mapping[Node, Scope]  # the body that runs, per If whose condition is known
+
+
+class ContradictionError(Exception):
+    """Two decisions fix one condition at different answers."""
+
+
+def _held(decisions: Iterable[Decision]) -> dict[Value, bool]:
+    """The values that decisions hold: conditions, and what they are the same as or the opposite of."""
+    found: dict[Value, bool] = {}
+    for decision in decisions:
+        condition = decision.node.input(0)
+        for value, answer in () if condition is None else _sources(condition, decision.answer):
+            if found.setdefault(value, answer) != answer:
+                raise ContradictionError
+    return found
+
+
+def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
+    """A condition and the values that it depends on alone, each with the implied answer."""
+    value: Value | None = condition
+    while value is not None:
+        yield value, answer
+        node = value.producer
+        if node is None or node.bodies or len(node.inputs) != 1:
+            return
+        answers = {given: _computed(node, [given]) for given in (True, False)}
+        fitting = [given for given, made in answers.items() if made is answer]
+        if len(fitting) != 1:
+            return
+        value, answer = node.inputs[0], fitting[0]
+
+
+def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
+    """Return the consequences of decisions."""
+    known = _held(decisions)
+    fixed = frozenset(known)
+    choices: dict[Node, Scope] = {}
+    if not known:
+        return Settled(known, choices)
+    for node in view.nodes:
+        if is_a(node, "If"):
+            answers = _of_choice(node, known, choices)
+        elif node.bodies:
+            continue
+        else:
+            answer = _computed(node, [None if value is None else known.get(value) for value in node.inputs])
+            answers = [answer] * (1 if answer is not None else 0)
+        for value, answer in zip(node.outputs, answers, strict=False):
+            if value is not None and answer is not None and value not in fixed:
+                known[value] = answer
+    return Settled(known, choices)
+
+
+def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scope]) -> list[bool | None]:
+    """Return the known outputs of an If, and record which body runs."""
+    condition = node.inputs[0]
+    answer = None if condition is None else known.get(condition)
+    bodies = list(node.bodies.values())
+    if answer is not None:
+        choices[node] = node.bodies[BRANCHES[answer]]
+        bodies = [choices[node]]
+    found: list[bool | None] = []
+    for index in range(len(node.outputs)):
+        answers = {None if value is None else known.get(value) for value in given_by(bodies, index)}
+        found.append(answers.pop() if len(answers) == 1 else None)
+    return found
+
+
+def given_by(bodies: Iterable[Scope], index: int) -> list[Value | None]:
+    """Return the value of one output of each body."""
+    return [body.lookup(body.proto.output[index].name) for body in bodies]
+
+
+def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
+    """Return a node's output for known conditions, None where it is unknown or no condition."""
+    if all(number is None for number in numbers):
+        return None
+    if is_a(node, "Identity"):
+        return numbers[0]
+    if is_a(node, "Cast"):
+        source = node.input(0)
+        plain = node.attribute("to") == TensorProto.BOOL
+        return numbers[0] if plain and source is not None and source.elem_type == TensorProto.BOOL else None
+    if any(value is not None and value.elem_type not in _LOGIC for value in node.inputs):
+        return None
+    made = number_of(node, [None if number is None else float(number) for number in numbers])
+    return None if made is None else bool(made)
+
+
+_LOGIC = (TensorProto.BOOL, TensorProto.UNDEFINED)
+
+
+def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
+    """A copy of a model with conditions fixed at an answer, independent of computed values."""
+    made = copied(view.model)
+    for position, (value, answer) in enumerate(_held(decisions).items()):
+        array = np.full((1,) if value.shape == (1,) else (), answer)
+        made.graph.initializer.append(numpy_helper.from_array(array, f"{FORCED}{position}"))
+        _hold(made, value, f"{FORCED}{position}")
+    return made
+
+
+def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """The same with the last decision reversed."""
+    *before, last = decisions
+    return (*before, Decision(last.node, not last.answer))
+
+
+def _hold(model: ModelProto, value: Value, name: str) -> None:
+    """Replace a value by a constant for all readers."""
+    for use in value.consumers:
+        _proto(model, use.node).input[use.input_index] = name
+    node = value.producer
+    if node is None or not value.is_graph_output:
+        return
+    # What a graph or a body gives out keeps its name; what was computed gets another one.
+    _proto(model, node).output[value.output_index] = f"{value.name}/{FORCED}"
+    graph_of(model, node).node.append(nodes.as_proto(nodes.new("", "Identity", (name,), value.name)))
+
+
+def _proto(model: ModelProto, node: Node) -> NodeProto:
+    found: NodeProto = graph_of(model, node).node[node.position]
+    return found
+
+
+Layers = tuple[Node, ...]
+"""The projections of all sites of one kind: a layer runs where they run."""
+
+
+def layers_of(sites: Iterable[Site]) -> Layers:
+    """The nodes that stand for the layers of these sites."""
+    return tuple(projection.node for site in sites for projection in site.projections)
+
+
+def inside(layers: Layers, body: Scope) -> int:
+    """Return the number of layers in a body, including nested bodies."""
+    return sum(1 for node in layers if body in node.scope.around)
+
+
+def running(view: GraphView, settled: Settled) -> set[Node]:
+    """The nodes that the outputs of a model need, where some conditions are known.
+
+    Args:
+        settled: the known conditions; of an If with a known condition only one body runs.
+    """
+
+    def needed(value: Value | None) -> Iterator[Value | None]:
+        node = None if value is None or value in settled.known else value.producer
+        if value is None or node is None:
+            return
+        chosen = settled.choices.get(node)
+        if chosen is not None:
+            yield from given_by([chosen], value.output_index)
+            return
+        yield from node.inputs
+        for body in node.bodies.values():
+            yield from (body.lookup(info.name) for info in body.proto.output)
+
+    outputs = [view.main.lookup(info.name) for info in view.main.proto.output]
+    values = (value for value in reachable(outputs, needed) if value not in settled.known)
+    return {value.producer for value in values if value is not None and value.producer is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +232,10 @@ class Exit:
     """One early exit."""
 
     number: int  # in the order in which exits are reached, counted from 1; always the number in the original
-    node: Node  # the If or Loop that decides
+    node: Node  # the If that decides
     condition: str  # the name of the value that it decides by
     before: tuple[Decision, ...]  # the decisions to get here: every earlier exit was not taken
     leaves: Decision  # the decision that takes this exit
-    endless: bool = False  # whether any larger number of iterations is an exit too, with the next numbers
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -77,47 +248,30 @@ class Exit:
         return self.node.results[0].name
 
 
-@dataclass(frozen=True)
-class RefusedExit:
-    """A Loop over layers that may end early and cannot be fixed to a number of iterations, with the reason."""
-
-    node: str
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class Exits:
     """The exits of a model."""
 
     model: str  # its name
     exits: tuple[Exit, ...]  # in the order of their numbers
-    refused: tuple[RefusedExit, ...] = ()  # Loops that end early and cannot be fixed
     record: tuple[RecordedExit, ...] = ()  # earlier changes to the exits of the original
-    # the decisions that take no exit; empty where a Loop has no maximal number of iterations
-    onward: tuple[Decision, ...] = ()
+    onward: tuple[Decision, ...] = ()  # the decisions that take no exit
+    loops: tuple[str, ...] = ()  # Loops over layers, which are no exits
 
     def at(self, number: int) -> Exit:
         """The exit with a number."""
         for item in self.exits:
             if item.number == number:
                 return item
-            if item.endless and number > item.number and item.leaves.turns is not None:
-                turns, most = item.leaves.turns + number - item.number, _most_turns(item.node)
-                if most is not None and turns >= most:
-                    raise RefusedError(
-                        f"{self.model} has no exit {number}: {item.node.label} ends after {most} turns"
-                    )
-                return Exit(number, item.node, item.condition, item.before, Decision(item.node, turns=turns))
         raise RefusedError(f"{self.model} has no exit {number}: {self._there()}")
 
     def _there(self) -> str:
         taken = [str(item.number) for item in self.record if item.state == "taken"]
         before = f"exit {', '.join(taken)} was made permanent before" if taken else ""
         if not self.exits:
-            reasons = "; ".join(f"{item.node}: {item.reason}" for item in self.refused)
-            none = "no If or Loop decides whether further layers run"
-            return before or (f"what ends early cannot be fixed ({reasons})" if reasons else none)
-        numbers = ", ".join(f"{item.number}{' and more' if item.endless else ''}" for item in self.exits)
+            looping = "".join(f"; {loop} repeats layers, and its end is no exit" for loop in self.loops)
+            return before or f"no If decides whether further layers run{looping}"
+        numbers = ", ".join(str(item.number) for item in self.exits)
         there = f"there {'is' if len(self.exits) == 1 else 'are'} {many(len(self.exits), 'exit')} ({numbers})"
         return f"{there}; {before}" if before else there
 
@@ -125,27 +279,22 @@ class Exits:
 def exits_of(view: GraphView, sites: Sites) -> Exits:
     """The exits of a model."""
     record = record_of(view.model).exits
-    candidates = sorted((node for node in view.nodes if is_a(node, "If") or is_a(node, "Loop")), key=_place)
-    if not candidates:
-        return Exits(sites.model, (), record=record)
+    candidates = sorted((node for node in view.nodes if is_a(node, "If")), key=_place)
     search = _Search(view, sites, candidates)
     for node in candidates:
         search.look(node)
-    # Behind one that stands for any number nothing can be numbered.
-    found = sorted(search.found, key=lambda item: item.endless)
-    onward = () if any(item.endless for item in found) else tuple(search.onward.values())
-    return Exits(sites.model, tuple(_numbered(found, record)), tuple(search.refused), record, onward)
+    owners = dict.fromkeys(owner for kind in search.kinds for node in kind for owner, _ in node.scope.owners)
+    loops = tuple(owner.label for owner in owners if is_a(owner, "Loop"))
+    return Exits(
+        sites.model, tuple(_numbered(search.found, record)), record, tuple(search.onward.values()), loops
+    )
 
 
 def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exit]:
     """The exits with their numbers in the original; exits that the record lacks get the next numbers."""
-    known = {(entry.node, entry.turns): entry.number for entry in record}
+    known = {entry.node: entry.number for entry in record}
     free = itertools.count(max((entry.number for entry in record), default=0) + 1)
-    numbers = [known.get((item.name, item.leaves.turns)) for item in found]
-    made = [
-        replace(item, number=next(free) if number is None else number)
-        for item, number in zip(found, numbers, strict=True)
-    ]
+    made = [replace(item, number=known[item.name] if item.name in known else next(free)) for item in found]
     return sorted(made, key=lambda item: item.number)
 
 
@@ -162,7 +311,6 @@ class _Search:
         self.behind = _reached_from(view, candidates)
         self.onward: dict[Node, Decision] = {}
         self.found: list[Exit] = []
-        self.refused: list[RefusedExit] = []
 
     def look(self, node: Node) -> None:
         """Collect the exits, in execution order."""
@@ -173,61 +321,24 @@ class _Search:
         before = tuple(
             self.onward[other] for other in dict.fromkeys([*(owner for owner, _ in owners), *earlier])
         )
-        if is_a(node, "Loop"):
-            self._look_at_loop(node, before)
-        else:
-            self._look_at_choice(node, before)
-
-    def _goes_on(self, owner: Node, body: Scope) -> bool:
-        onward = self.onward.get(owner)
-        return onward is not None and onward.turns is None and owner.bodies[BRANCHES[onward.answer]] is body
-
-    def _depends(self, node: Node, other: Node) -> bool:
-        return bool(self.behind[node] >> self.positions[other] & 1)
-
-    def _look_at_choice(self, node: Node, before: tuple[Decision, ...]) -> None:
         for layers in self.kinds:
             held = {answer: inside(layers, node.bodies[BRANCHES[answer]]) for answer in (True, False)}
             if all(held.values()):
                 return
             if any(held.values()):
-                onward = Decision(node, answer=bool(held[True]))
-                leaves = Decision(node, answer=not onward.answer)
+                onward = Decision(node, bool(held[True]))
+                leaves = Decision(node, not onward.answer)
                 if node.inputs[0] is not None and self._is_last(layers, before, leaves):
                     self.onward[node] = onward
-                    self._add(node, node.inputs[0].name, before, leaves)
+                    self.found.append(Exit(len(self.found) + 1, node, node.inputs[0].name, before, leaves))
                 return
 
-    def _look_at_loop(self, node: Node, before: tuple[Decision, ...]) -> None:
-        (body,) = node.bodies.values()
-        layers = next((kind for kind in self.kinds if inside(kind, body)), None)
-        going = given_by(node.bodies.values(), GOING_OUT)[0]
-        if layers is None or going is None or going.scope is not body or _is_always(going, going_in(node)):
-            return
-        if not self._is_last(layers, before, Decision(node, turns=1)):
-            return
-        reason = _why_not_fixed(node, going)
-        if reason is not None:
-            self.refused.append(RefusedExit(node.label, reason))
-            return
-        limit = _most_turns(node)
-        many_turns = limit is None or limit > MOST_LISTED
-        # After the last iteration the Loop ends anyway, so exits are at earlier iterations.
-        for turns in range(1, 2 if many_turns or limit is None else limit):
-            self._add(node, going.name, before, Decision(node, turns=turns), endless=many_turns)
-        if limit is not None and limit > 1:
-            self.onward[node] = Decision(node, turns=limit)
+    def _goes_on(self, owner: Node, body: Scope) -> bool:
+        onward = self.onward.get(owner)
+        return onward is not None and owner.bodies[BRANCHES[onward.answer]] is body
 
-    def _add(
-        self,
-        node: Node,
-        condition: str,
-        before: tuple[Decision, ...],
-        leaves: Decision,
-        *,
-        endless: bool = False,
-    ) -> None:
-        self.found.append(Exit(len(self.found) + 1, node, condition, before, leaves, endless))
+    def _depends(self, node: Node, other: Node) -> bool:
+        return bool(self.behind[node] >> self.positions[other] & 1)
 
     def _is_last(self, layers: Layers, before: tuple[Decision, ...], leaves: Decision) -> bool:
         """Return whether the outputs depend on a node's decision, and no further layer runs after it."""
@@ -239,39 +350,6 @@ class _Search:
         if leaves.node not in reached:
             return False
         return not any(node in left and self._depends(node, leaves.node) for node in layers)
-
-
-def _is_always(going: Value, condition: Value | None) -> bool:
-    """Return whether a Loop's body never ends it: the condition is passed through, or is a constant."""
-    value = going
-    while (
-        value.producer is not None
-        and is_a(value.producer, "Identity")
-        and value.producer.inputs[0] is not None
-    ):
-        value = value.producer.inputs[0]
-    return value is condition or value.is_constant
-
-
-def _most_turns(node: Node) -> int | None:
-    """Return the largest number of iterations of a Loop, None if it is unbounded."""
-    limit = node.literal(0)
-    if limit is None:
-        return None
-    # Exporters spell "no end" as the largest number that there is.
-    turns = int(limit.reshape(-1)[0])
-    return None if turns >= 2**31 else turns
-
-
-def _why_not_fixed(node: Node, going: Value) -> str | None:
-    """Return why a Loop cannot be fixed to a number of iterations, None if it can."""
-    if node.input(0) is not None and node.literal(0) is None:
-        return "how often it runs at most is computed at run time, so a fixed number may be more than that"
-    (body,) = node.bodies.values()
-    given = [info.name for info in body.proto.output]
-    if going.consumers or given.count(going.name) > 1:
-        return f"its body reads {going.name}, which says whether it goes on, for something else, too"
-    return None
 
 
 def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
@@ -362,7 +440,7 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     except ContradictionError as error:
         listed = " and ".join(str(number) for number in numbers)
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
-    left = decided(analysis.view, facts.known, facts.choices, facts.turns)
+    left = decided(analysis.view, facts.known, facts.choices)
     model = left.model
     known = [kind.units for kind, find in analysis.sites.others.items() if find().failure is None]
     entries = {units: _recorded(units, analysis, left, facts) for units in (HEADS, *known)}
@@ -456,15 +534,7 @@ def _states(
     reached = running(analysis.view, facts)
     entries = [entry for entry in exits.record if entry.state != "left"]
     for item in (*taken, *(item for item in exits.exits if item.number not in numbers)):
-        state = "taken" if item.number in numbers else _state(item, taken, facts, reached)
-        entries.append(RecordedExit(item.number, item.name, item.leaves.turns, state))
+        is_left = item.node in reached and item.node not in facts.choices
+        state: ExitState = "taken" if item.number in numbers else "left" if is_left else "gone"
+        entries.append(RecordedExit(item.number, item.name, state))
     return tuple(sorted(entries, key=lambda entry: entry.number))
-
-
-def _state(item: Exit, taken: Sequence[Exit], facts: Settled, reached: Collection[Node]) -> ExitState:
-    """Return the state of an exit that is not taken."""
-    held = [decision for other in taken for decision in other.decisions if decision.node is item.node]
-    if held:
-        turns, limit = item.leaves.turns, held[0].turns
-        return "behind" if turns is not None and limit is not None and turns > limit else "passed"
-    return "left" if item.node in reached and item.node not in facts.choices else "behind"

@@ -1,1 +1,0 @@
-"""Early exits: conditions that decide whether further layers run, and models with one permanent exit."""
