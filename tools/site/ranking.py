@@ -7,7 +7,7 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 BOOSTS = {
-    **dict.fromkeys(("decisions/", "repository/", "extending"), 1e-5),
+    **dict.fromkeys(("decisions", "repository/", "extending"), 1e-5),
     **dict.fromkeys(("architecture", "proof", "glossary", "changelog", "supported-", "api/"), 1e-2),
     "commands/": 1e-3,
 }
