@@ -81,7 +81,7 @@ def test_every_column_of_a_table_has_a_name(site: Path) -> None:
 
 def test_links_to_nothing_are_noticed(copy: Path) -> None:
     links = ("nowhere.md", "proof.md#no-heading", "../tools/nothing", "commands/prune.md#no-option")
-    page = copy / "docs" / "glossary.md"
+    page = copy / "docs" / "units.md"
     lines = "\n".join(f"[there]({link})" for link in links)
     page.write_text(f"{page.read_text(encoding='utf-8')}\n{lines}\n", encoding="utf-8")
     done = build(copy, copy / "site")
@@ -90,16 +90,16 @@ def test_links_to_nothing_are_noticed(copy: Path) -> None:
 
 
 def test_links_to_options_and_to_files_outside_of_docs_work(copy: Path) -> None:
-    page = copy / "docs" / "glossary.md"
+    page = copy / "docs" / "units.md"
     links = "[option](commands/prune.md#max-drift), [script](../tools/release), [page](../CONTRIBUTING.md)"
     page.write_text(f"{page.read_text(encoding='utf-8')}\n{links}\n", encoding="utf-8")
     done = build(copy, copy / "site")
     assert done.returncode == 0, done.stderr
-    shown = (copy / "site" / "glossary" / "index.html").read_text(encoding="utf-8")
+    shown = (copy / "site" / "units" / "index.html").read_text(encoding="utf-8")
     places = re.findall(r'href="([^"]+)">(?:option|script|page)<', shown)
     assert len(places) == 3
     for place in places:
-        found = copy / "site" / "glossary" / place.partition("#")[0]
+        found = copy / "site" / "units" / place.partition("#")[0]
         assert (found / "index.html" if place.partition("#")[0].endswith("/") else found).is_file()
 
 
@@ -132,7 +132,7 @@ def test_search_lists_guides_first(site: Path) -> None:
         "jupyter": "getting-started/",
         "license": "",
         "changelog": "changelog/",
-        "exit code": "measuring/",
+        "exit code": "pipelines/",
         "labels": "getting-started/",
         "windows": "getting-started/",
         "distillation": "recovering/",

@@ -242,7 +242,7 @@ def test_onnx_is_asked_about_single_nodes(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 def test_fifteen_thousand_nodes_take_a_second() -> None:
-    """Three seconds per 100,000 nodes: docs/large-models.md has the figure.
+    """Three seconds per 100,000 nodes: SECURITY.md has the figure.
 
     Processor time is what counts. The limit is for slow machines, and far below what looking at pairs of nodes costs.
     """
