@@ -80,7 +80,7 @@ def test_scores_are_their_definitions_in_every_form(toy: Experts) -> None:
 def test_scores_of_experts_in_one_operator(toy: mixtures.Mixture) -> None:
     rows = np.random.default_rng(3).standard_normal((40, mixtures.HIDDEN)).astype(np.float32)
     expected = defined(in_one_operator(toy, rows), mixtures.EXPERTS)
-    # The kernel of MoE writes over tokens that nobody else reads (docs/units.md), and these have one more reader.
+    # The kernel of MoE writes over tokens that nobody else reads (docs/experts.md), and these have one more reader.
     found = scored(toy.model(), "reap", [{"x": rows}])
     np.testing.assert_allclose(found, expected, rtol=2e-3 if toy.op == "QMoE" else 2e-5)
 

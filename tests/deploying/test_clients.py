@@ -411,7 +411,7 @@ def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:
 def test_the_page_names_what_is_needed_beside_another_build_of_onnx_runtime() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {re.split(r"[><=;\[ ]", item)[0] for item in project["dependencies"]}
-    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
     (line,) = (line for line in page.splitlines() if line.startswith("pip install click"))
     named = {re.split(r"[><=!;\[ ]", word)[0] for word in shlex.split(line)[2:]}
     assert named == {name for name in needed if not name.startswith("onnxruntime")}
