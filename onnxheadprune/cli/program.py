@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
@@ -31,10 +32,11 @@ class CommandGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is called."""
-        if args and args[0] not in self.commands:
-            if args[0] not in ELSEWHERE:
-                return super().resolve_command(ctx, args)
-            raise click.UsageError(f"there is no command {args[0]}; use {ELSEWHERE[args[0]]}", ctx)
+        name = args[0] if args else ""
+        if name in ELSEWHERE:
+            raise click.UsageError(f"there is no command {name}; use {ELSEWHERE[name]}", ctx)
+        if name not in self.commands and Path(name).exists():
+            raise click.UsageError(f"{name} is no command; use inspect to see what is in it", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
