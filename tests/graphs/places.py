@@ -631,8 +631,9 @@ def _softmax_features(net: Net) -> Any:
 
 
 def _mixed(net: Net, how: str, heads: int, sets: int) -> Any:
-    """A layer behind the contexts mixes sets of heads, which only go together."""
-    context = net.mark(context_of(net, source(net), heads=heads), -3, heads)
+    """A layer behind the contexts mixes sets of heads, each of which is one head."""
+    context = context_of(net, source(net), heads=heads)
+    net.mark(context, -3, [[own // (heads // sets)] for own in range(heads)])
     if how == "convolution":
         rows = net.op("Reshape", turned(net, context), net.ints(0, heads * D, -1))
         weight = net.weight("mixing", heads * D, heads * D // sets, 1)
@@ -646,12 +647,9 @@ def _mixed(net: Net, how: str, heads: int, sets: int) -> Any:
 
 
 for how, (heads, sets) in itertools.product(("convolution", "blocks"), ((4, 2), (6, 3), (4, 4))):
-    together = [list(range(first, first + heads // sets)) for first in range(0, heads, heads // sets)]
-    row(
-        f"{sets} sets of {heads} heads are mixed by {how}",
-        Found(heads, size=D, together=together),
-        refused=[({"0": [0]}, "only go together")] if sets < heads else (),
-    )(lambda net, of=(how, heads, sets): _mixed(net, *of))
+    row(f"{sets} sets of {heads} heads are mixed by {how}", Found(sets, size=D, v_size=D * heads // sets))(
+        lambda net, of=(how, heads, sets): _mixed(net, *of)
+    )
 
 
 # Heads in front of the batch, all samples of one head in a row: all ways in times all ways out

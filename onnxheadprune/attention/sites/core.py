@@ -9,7 +9,7 @@ reads tell them apart?
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -41,10 +41,8 @@ from onnxheadprune.model.tensors import Array
 
 Heads: TypeAlias = tuple[frozenset[int], ...]
 """For each position of the head axes, the labels found there."""
-Classes = Mapping[int, tuple[frozenset[int], int]]
-"""For each new label the old ones that it stands for, and its position among the channels that a layer sums."""
-Channels: TypeAlias = tuple[frozenset[int], Hashable]
-"""Labels, and by which channels of the layers that mix them a position contributes to them."""
+Classes = Mapping[int, frozenset[int]]
+"""For each new label the old ones that it stands for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +58,7 @@ class Core:
     # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
     repeats: Repeats = ()  # for head axes along which a head is a run of positions, the number of positions
-    # for each position the channels of layers on the way to the labels; empty without such a layer
-    channels: tuple[frozenset[Channels], ...] = ()
-    layers: frozenset[Node] = frozenset()  # these layers, which keep an axis of heads
+    layers: frozenset[Node] = frozenset()  # layers on the way to the labels, which keep an axis of heads
 
     @property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Repeats]:
@@ -121,23 +117,8 @@ class Trace:
 
 
 def _told_apart(core: Core, layer: Node, classes: Classes) -> Core:
-    known: dict[frozenset[int], Channels] = {}
-
-    def behind(labels: frozenset[int]) -> Channels:
-        if labels not in known:
-            sets = {classes[label][0] for label in labels}
-            own = sets.pop() if len(sets) == 1 else frozenset().union(*sets)
-            known[labels] = own, frozenset(classes[label][1] for label in labels)
-        return known[labels]
-
-    def channel(labels: frozenset[int], before: Hashable) -> Channels:
-        own, positions = behind(labels)
-        return own, (before, positions)
-
-    read = core.channels or tuple(frozenset((frozenset({item}), 0) for item in head) for head in core.heads)
-    channels = tuple(frozenset(made for item in head if (made := channel(*item))[0]) for head in read)
-    heads = tuple(frozenset().union(*(labels for labels, _ in head)) for head in channels)
-    return replace(core, heads=heads, channels=channels, layers=core.layers | {layer})
+    heads = tuple(frozenset().union(*{classes[label] for label in labels}) for labels in core.heads)
+    return replace(core, heads=heads, layers=core.layers | {layer})
 
 
 MAX_UPSTREAM = 2**12
@@ -304,8 +285,7 @@ def within_heads(
         bits: frozenset(label for label in range(1, bits.bit_length() + 1) if bits & _bit(label))
         for bits in map(int, heads.array.reshape(-1))
     }
-    width = math.prod(sizes[axis] for axis in summed)
-    classes = {label + 1: (told[int(bits)], label % width) for label, bits in enumerate(alike)}
+    classes = {label: told[int(bits)] for label, bits in enumerate(alike, 1)}
     return Live.over(order, fresh), classes
 
 
@@ -323,8 +303,8 @@ def within_groups(node: Node, index: int, live: Live) -> tuple[Live, Classes] | 
     if not isinstance(read, int) or made != live.period(CHANNELS):
         return None
     labels = [frozenset(group.tolist()) - {0} for group in live.array.reshape(groups, -1)]
-    classes = {channel + 1: (labels[channel // read], channel % read) for channel in range(groups * read)}
-    fresh = [channel if classes[channel][0] else 0 for channel in classes]
+    classes = {channel + 1: labels[channel // read] for channel in range(groups * read)}
+    fresh = [channel if classes[channel] else 0 for channel in classes]
     return Live.over((CHANNELS,), np.array(fresh)), classes
 
 

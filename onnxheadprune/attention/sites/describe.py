@@ -210,10 +210,8 @@ class Anatomy:
     @property
     def v_head_size(self) -> int:
         """The width of a context head; where outputs of heads are summed or mixed, that width is not the head's own."""
-        core, projection = self.block.cores[0], self.block.projections[0]
-        own = features(core) if self.block.mixed else None
         tokens = max(core.tokens for core in self.block.cores)
-        return own or max(len(channels) for channels in projection.channels) // tokens
+        return max(len(channels) for channels in self.block.projections[0].channels) // tokens
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int | None], everyone: int) -> Sweep:

@@ -72,8 +72,6 @@ class Block:
     cores: tuple[Core, ...]
     members: tuple[frozenset[tuple[int, int]], ...]
     """For each head, the `(node index of core, head position)` pairs that form it."""
-    mixed: tuple[tuple[int, ...], ...] = ()
-    """Sets of heads that a layer between their cores and the projection mixes, as a convolution with fewer groups."""
 
     @property
     def num_heads(self) -> int:
@@ -111,8 +109,7 @@ def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
     def seen(core: Core) -> Core:
         if core.node.index not in lone or len(core.heads) == 1:
             return core
-        heads, channels = tuple(filter(None, core.heads)), tuple(filter(None, core.channels))
-        return replace(core, heads=heads, channels=channels, head_axes=())
+        return replace(core, heads=tuple(filter(None, core.heads)), head_axes=())
 
     return [replace(item, cores=tuple(seen(core) for core in item.cores)) for item in candidates]
 
@@ -156,16 +153,10 @@ def _lie_alike(first: Core, second: Core) -> bool:
 
 def _build(candidates: list[Candidate]) -> Block:
     heads: Partition[Place] = Partition()
-    mixed: Partition[Place] = Partition()
-    behind_layers = all(core.channels for candidate in candidates for core in candidate.cores)
     for candidate in candidates:
-        labels = [(core, core.heads) for core in candidate.cores]
-        channels = [(core, core.channels) for core in candidate.cores] if behind_layers else labels
-        of_one_map = list(_of_one_map(candidate.cores))
-        for own, sets in ((channels, heads), (labels, mixed)):
-            for sharing in (*_contributing(own), *of_one_map):
-                if sharing:
-                    sets.join(sharing)
+        for sharing in (*_contributing(candidate.cores), *_of_one_map(candidate.cores)):
+            if sharing:
+                heads.join(sharing)
     read = [_channels(candidate) for candidate in candidates]
     members = _in_order([frozenset(some) for some in heads.sets()], read)
     projections = tuple(
@@ -178,18 +169,14 @@ def _build(candidates: list[Candidate]) -> Block:
             known = cores.setdefault(core.node.index, core)
             if len(known.feature_axes) < len(core.feature_axes):
                 cores[core.node.index] = core
-    together: dict[Place, list[int]] = {}
-    for head, some in enumerate(members):
-        together.setdefault(mixed.root(min(some)), []).append(head)
-    sets_of_heads = tuple(tuple(some) for some in together.values() if len(some) > 1)
-    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(members), sets_of_heads)
+    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(members))
 
 
-def _contributing(cores: Iterable[tuple[Core, Iterable[Iterable[Hashable]]]]) -> Iterable[list[Place]]:
+def _contributing(cores: Iterable[Core]) -> Iterable[list[Place]]:
     """Head positions by what they contribute to; what no projection reads adds nothing: it is no head."""
-    owners: dict[Hashable, list[Place]] = {}
-    for core, heads in cores:
-        for position, own in enumerate(heads):
+    owners: dict[int, list[Place]] = {}
+    for core in cores:
+        for position, own in enumerate(core.heads):
             for label in own:
                 owners.setdefault(label, []).append((core.node.index, position))
     return owners.values()

@@ -48,18 +48,12 @@ def once(sets: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     return sets
 
 
-def units_together(
-    projections: Iterable[Projection], count: int, mixed: Iterable[Iterable[int]] = ()
-) -> tuple[tuple[int, ...], ...]:
-    """Units that can only be removed together because a projection packs them in one block; each other unit alone.
-
-    Args:
-        mixed: sets of units that a layer in front of the projections mixes, which are removed together, too.
-    """
+def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:
+    """Units that can only be removed together because a projection packs them in one block; each other unit alone."""
     found: Partition[int] = Partition()
     for unit in range(count):
         found.root(unit)
-    for members in (*mixed, *(some for item in projections for some in item.packed_together())):
+    for members in (some for item in projections for some in item.packed_together()):
         found.join(members)
     return once(tuple(sorted(tuple(sorted(members)) for members in found.sets())))
 

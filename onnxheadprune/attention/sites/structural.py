@@ -214,7 +214,7 @@ def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
 def _judged(site: AttentionSite, block: Block, parts: Anatomy, mixers: Container[Node]) -> AttentionSite:
     """The site with the size of its heads, and the reason why no single head can be removed, if there is one."""
     every = tuple(range(block.num_heads))
-    site = replace(site, units=units_together(block.projections, block.num_heads, block.mixed))
+    site = replace(site, units=units_together(block.projections, block.num_heads))
     reason = why_not_cut(site) if block.num_heads > 1 else None
     site = _tried(site, block, parts, mixers) if reason is None else replace(site, reason=reason)
     if block.num_heads == 1 or site.reason is None:
