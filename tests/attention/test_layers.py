@@ -328,9 +328,8 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
-@pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
-def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
-    result = ohp.prune(toys.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
+def test_a_layer_that_holds_most_operations_is_named(model: dict[str, int], warned: int) -> None:
+    result = ohp.prune(toys.stack(**model), heads={"ffn.0": "*"}, provider="cpu")  # type: ignore[arg-type]
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
 
 

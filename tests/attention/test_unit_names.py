@@ -17,7 +17,7 @@ from tests.attention.layered import Network, renamed
 from tests.conftest import Command
 from tests.graphs import toys
 
-INSIDE = re.compile(r"(?<![\d.])[1-9]\d{6}(?!\d)")
+INSIDE = re.compile(r"(?<![\d.])[1-9]0{5}\d(?!\d)")
 """What the index of a site beside attention looks like."""
 
 

@@ -104,9 +104,10 @@ def test_an_output_that_is_an_input(call: Call, name: str, command: Command, pla
                 continue  # this is what a killed run leaves; see test_backup.py
             said = refused(command, call.arguments(place, **{name: target}), place)
             assert any(reason in said for reason in (*REFUSALS, "must end in")), said
-        (place / "link").symlink_to(place / victim)
-        assert "is a link to" in refused(command, call.arguments(place, **{name: "link"}), place)
-        (place / "link").unlink()
+        link = (place / "link").with_suffix(Path(call.outputs[name][1]).suffix)
+        link.symlink_to(place / victim)
+        assert "is a link to" in refused(command, call.arguments(place, **{name: link.name}), place)
+        link.unlink()
 
 
 @pytest.mark.parametrize(("call", "name"), ATTACKS)

@@ -196,14 +196,13 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("option", ["heatmap", "min_heads"])
 def test_without_rules_options_are_ignored(
-    option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
+    look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group.commands["prune"], "rules", ())
     monkeypatch.setattr("tests.options.test_options.KNOWN", {})
     monkeypatch.setattr("tests.options.test_options.INVISIBLE", set())
-    assert _ignored("prune", MODES["prune"]["heads"] | JSON, option, TRIALS["prune"][option], look)
+    assert _ignored("prune", MODES["prune"]["heads"] | JSON, "min_heads", TRIALS["prune"]["min_heads"], look)
 
 
 @pytest.mark.parametrize("name", ["prune", "recover", "batch", "sweep"])
