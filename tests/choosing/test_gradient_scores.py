@@ -11,7 +11,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune import RefusedError, inspect, score
-from onnxheadprune.choosing.scoring.taylor import likeliest, projection
+from onnxheadprune.choosing.scoring.taylor import PROJECTION, likeliest, projection
 from onnxheadprune.model.graph.main_output import MainOutput
 from tests.graph_text import model_of
 from tests.graphs import toys
@@ -166,6 +166,6 @@ def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
         score(tiny / f"{name}.onnx", method="taylor", data=data, units=BOTH)
         for name in ("bert-dynamo-sdpa", "bert-torchscript-eager")
     )
-    assert one.unit == "estimated 1 - cosine"
+    assert one.unit == PROJECTION
     for left, right in zip(one.sites, other.sites, strict=True):
         np.testing.assert_allclose(left.scores, right.scores, rtol=1e-3)  # type: ignore[arg-type]

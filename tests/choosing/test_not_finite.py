@@ -80,7 +80,8 @@ def data(*, bad: int = 1) -> Calibration:
 @pytest.mark.parametrize("method", [None, *methods_of(HEAD.scored_by)])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:
     model = overflowing()
-    made = prune(model, **way, method=method, data=data(), provider="cpu", validate=False)
+    # In several batches: a limit on drift holds some out, and what the choice has not seen is finite.
+    made = prune(model, **way, method=method, data=data(bad=6), provider="cpu", validate=False)
     assert made.chosen is not None
     selection = made.chosen.selection
     assert selection.count and 1 not in selection.heads

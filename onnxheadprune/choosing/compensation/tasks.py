@@ -28,8 +28,8 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 Which: TypeAlias = Literal["own", "behind", "all"]
 """Layers to refit: those of the sites that lose units alone; with all others after the first cut; or with those that
 stand in for what is dropped as a whole too."""
-LARGEST = 2**24
-"""Weights of a layer that adds to no stream, above which it stays unchanged: a vocabulary times a width."""
+LARGEST, MOST_OUTPUTS = 2**24, 2**16
+"""Weights and outputs of a layer that adds to no stream, above which it stays unchanged: those of a vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,9 @@ class Task:
             return "its weights are shared with another node"
         if any(value.scope.parent is not None for value in (self.linear.source, self.linear.out)):
             return "it lives inside the body of a control-flow operator"
-        if self.linear.other is None and math.prod(self.linear.matrix.shape) > LARGEST:
-            return f"it has more than {LARGEST:,} weights and adds to no stream: too much for what it gains"
+        weights, outputs = math.prod(self.linear.matrix.shape), self.linear.matrix.columns
+        if self.linear.other is None and (weights > LARGEST or outputs > MOST_OUTPUTS):
+            return f"it has {weights:,} weights and adds to no stream: too much for what it gains"
         return None
 
 
