@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import click
 
 from onnxheadprune.cli.options import command
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.cli.presenting import Presentation, document_of, run_record
+from onnxheadprune.cli.presenting import Presentation, command_line, document_of, run_record
 from onnxheadprune.settings.calls import (
     BenchCall,
     InspectCall,
@@ -37,9 +37,11 @@ from onnxheadprune.settings.units import DEFAULT_UNITS
 from onnxheadprune.settings.writing import DryRun, Json, Model, Pruned, Report, Storing
 
 if TYPE_CHECKING:
+    from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.deploying.jobs.reading import Job
     from onnxheadprune.deploying.pairs import Pair
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.workflow.result import PruneResult
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -242,27 +244,23 @@ def prune(
     ones is then measured on your data (--data), and the remaining weights are adjusted to match the original's outputs.
     With --recover, or --time for the whole call, they are trained after that. --fuse alone removes nothing.
     """
-    from onnxheadprune.cli.cutting import Showing, carry_out, look_ahead, prune_export
+    from onnxheadprune.cli.cutting import carry_out
     from onnxheadprune.workflow.pipeline import run_prune
 
-    context, showing, in_folder = (
-        click.get_current_context(),
-        Showing(report, heatmap, as_json),
-        model.is_dir(),
-    )
-    if in_folder:
+    context = click.get_current_context()
+    cut: Callable[..., PruneResult | FolderResult] = partial(run_prune, model, given)
+    if model.is_dir():
+        from onnxheadprune.deploying.folders.prune import prune_folder
+
         _require_folder_settings(given, heatmap)
+        cut = partial(prune_folder, model, given, command=command_line())
     elif given.exclude:
         raise click.UsageError("--exclude requires a folder, of which it leaves models out", context)
     elif given.runtime is not None:
         raise click.UsageError("--runtime requires a folder, whose configuration it updates", context)
     _require_something(given)
     warn_if_random(given)
-    if in_folder:
-        return prune_export(model, given, showing, dry_run=dry_run)
-    return (
-        look_ahead(model, given, showing) if dry_run else carry_out(partial(run_prune, model, given), showing)
-    )
+    return carry_out(partial(cut, dry_run=dry_run), report=report, heatmap=heatmap, as_json=as_json)
 
 
 def _require_folder_settings(given: PruneCall, heatmap: Path | None) -> None:
@@ -297,11 +295,11 @@ def recover(
     PRUNED is what prune made of MODEL, and OUT is again a cut of MODEL with other weights. A twentieth of the data is
     set aside, and the weights that do best on it are taken.
     """
-    from onnxheadprune.cli.cutting import Showing, carry_out
+    from onnxheadprune.cli.cutting import carry_out
     from onnxheadprune.workflow.recover import run_recovery
 
     warn_if_random(given)
-    return carry_out(partial(run_recovery, model, pruned, given), Showing(report, None, as_json))
+    return carry_out(partial(run_recovery, model, pruned, given), report=report, as_json=as_json)
 
 
 @command(makes=("quantized", "model"))

@@ -123,11 +123,15 @@ def this_call() -> Call:
     from onnxheadprune.settings.setting import declared
 
     context = click.get_current_context()
-    data, model = context.params.get("data"), context.params.get("model")
+    data, model, line = (
+        context.params.get("data"),
+        context.params.get("model"),
+        command_line(leaving="--dry-run"),
+    )
     if data in (None, RANDOM):
         folder = model if isinstance(model, Path) and model.is_dir() else Path(model or ".").parent
         form = "txt" if (folder / "tokenizer.json").is_file() else "npz"
-        return Call(command_line(), f"--data YOURS.{form}", has_data=False)
+        return Call(line, f"--data YOURS.{form}", has_data=False)
     module, colon, _ = data.rpartition(":")
     named = f"{module}:{HELD_OUT}" if colon and not Path(data).exists() else f"{HELD_OUT}{Path(data).suffix}"
     names = {"data_format", *declared(Samples)}
@@ -136,7 +140,7 @@ def this_call() -> Call:
     for place, word in enumerate(words):
         if word.partition("=")[0] in flags:
             kept += words[place : place + (1 if "=" in word else 2)]
-    return Call(command_line(), shlex.join(kept), has_data=True)
+    return Call(line, shlex.join(kept), has_data=True)
 
 
 def _folder() -> str | None:

@@ -62,14 +62,14 @@ def first_call(sites: Sites, output: str, *, has_text: bool) -> Iterator[Row]:
 class Call:
     """The command that made a result, as far as the next one follows from it."""
 
-    line: str  # what was typed
+    line: str  # what was typed, of a dry run what writes what it showed
     data: str  # options that give further data of the same form
     has_data: bool  # whether it was called with data
 
     def then(self, before: str, after: str | None, chosen: Chosen | None, *, proven: bool) -> str:
         """The command to type next: what a cut costs on data that no choice has seen, then what it brings."""
         if after is None:
-            return ""
+            return self.line
         if chosen is not None and chosen.recovery is not None and chosen.recovery.is_interrupted:
             return f"{self.line} --resume"
         pair = shlex.join((before, after))
@@ -78,27 +78,14 @@ class Call:
         return f"onnxheadprune validate {pair} {self.data}"
 
 
-def prune_report(result: PruneResult, call: Call, report: Path | None = None) -> Iterator[RenderableType]:
-    """The answer; with --verbose also the plan, the choice and the proof."""
-    if result.validation is not None:
-        yield from provider_rows(result.validation.provider)
-    before = result.plan.model if result.backup is None else str(result.backup.original)
-    then = call.then(before, result.output, result.chosen, proven=result.validation is not None)
-    yield from answer_report(result.facts(), then, report)
-
-
-def folder_report(
-    result: FolderResult, call: Call, real: str, report: Path | None = None
+def cut_report(
+    result: PruneResult | FolderResult, call: Call, report: Path | None = None
 ) -> Iterator[RenderableType]:
-    """The answer; with --verbose also sites, files, choices and configuration.
-
-    Args:
-        real: the command that writes what a dry run showed.
-    """
-    chosen = next((item.result.chosen for item in result.files if item.result.chosen is not None), None)
-    before = result.folder if result.backup is None else str(result.backup.original)
-    proven = all(item.result.validation is not None for item in result.files)
-    then = call.then(before, result.output, chosen, proven=proven)
-    for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
-        yield from provider_rows(validation.provider)
-    yield from answer_report(result.facts(), then or real, report)
+    """The answer; with --verbose also sites, the plan, the choice and the proof."""
+    each = result.results
+    chosen = next((item.chosen for item in each if item.chosen is not None), None)
+    proofs = [item.validation for item in each if item.validation is not None]
+    for proof in proofs[:1]:
+        yield from provider_rows(proof.provider)
+    then = call.then(result.compared_with, result.output, chosen, proven=len(proofs) == len(each))
+    yield from answer_report(result.facts(), then, report)

@@ -76,7 +76,7 @@ class Result:
             # That it is not exact is said with the rest.
             reason = "" if self.headline.exact.answer == "no" else result.reason
             return f"rejected: {'; '.join(filter(None, (reason, told if any(self.validations) else '')))}"
-        return f"accepted: {told}" if result.answer == "accepted" else told
+        return f"accepted: {told}" if result.answer == "accepted" and not self.is_ahead else told
 
     def _exact(self) -> str:
         if self.is_ahead:

@@ -109,13 +109,14 @@ def run_prune(
     original = open_structure(model, follow_links=call.follow_links)
     call = placed(call, original.path)
     places = claimed(call, original, beside=beside)
+    would_write = str(call.output) if dry_run and call.output is not None else None
     if dry_run:
         fuse = "contrib" if call.fuse == "auto" else call.fuse
         call, places = replace(call.into(None), validate=False, fuse=fuse), Outputs(None)
     # Whatever is wrong in the settings is known before data is read.
     request = Request.of(call)
     request = replace(request, data=read_data(original, call, in_folder=in_folder))
-    return cut_as_requested(original, request, places, progress, ready)
+    return cut_as_requested(original, request, places, progress, ready, would_write)
 
 
 def cut_as_requested(
@@ -124,6 +125,7 @@ def cut_as_requested(
     places: Outputs,
     progress: Progress,
     ready: Ready = lambda _: None,
+    would_write: str | None = None,
 ) -> PruneResult:
     """Cut a model as a request asks for, into files that were claimed."""
     # Before anything is written: the output may take the original's place.
@@ -196,6 +198,7 @@ def cut_as_requested(
             spelling=None if trimmed is None else trimmed.spelling,
             does_not_load=unloadable,
             backup=kept,
+            would_write=would_write,
             shortest=None if budget is None else budget.shortest(0.0 if trained is None else trained.seconds),
         )
 

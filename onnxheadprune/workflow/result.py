@@ -60,6 +60,7 @@ class PruneResult(Displayed):
         gates: limits that the choice had to keep.
         spelling: how much of the data the tokens that are kept spell as before; None without both.
         backup: where the model is kept that the output replaces, None if it replaces none.
+        would_write: where a dry run would write; None without an output, and if this was none.
         shortest: seconds of the shortest call that could be kept, None where the time that was asked for was.
         does_not_load: why ONNX Runtime does not load the original; None if it does, or a proof has shown it.
     """
@@ -78,6 +79,7 @@ class PruneResult(Displayed):
     spelling: Spelling | None = None
     does_not_load: str | None = None
     backup: Backup | None = None
+    would_write: str | None = None
     shortest: int | None = None
 
     def facts(self) -> Facts:
@@ -90,6 +92,16 @@ class PruneResult(Displayed):
         yield from plan_details(self.plan, sizes, self.chosen, self.spelling, self.fusion)
         if self.validation is not None:
             yield from self.validation.details
+
+    @property
+    def results(self) -> tuple[PruneResult, ...]:
+        """The results of all models, which is this one; see `FolderResult`."""
+        return (self,)
+
+    @property
+    def compared_with(self) -> str:
+        """The path of the original, also where it was replaced."""
+        return self.plan.model if self.backup is None else str(self.backup.original)
 
     @property
     def verdict(self) -> str:
@@ -177,6 +189,16 @@ class PruneResult(Displayed):
 
         return Operations.of(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
+    def document(self) -> dict[str, Any]:
+        """See `Displayed`; that of a dry run is read back as a plan, which has no facts."""
+        if self.would_write is None:
+            return super().document()
+        summary, plan = self.to_dict(), self.plan.to_dict()
+        if self.chosen is not None or self.plan.vocabulary is not None:
+            return {**summary, "plan": plan}
+        known = ("fusion", "before", "after", "warnings", "would_write")
+        return {**plan, **{name: summary[name] for name in known if summary[name] is not None}}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
         files = None
@@ -198,6 +220,7 @@ class PruneResult(Displayed):
             "warnings": list(self.warnings),
             "operations": None if self.operations is None else self.operations.to_dict(),
             "gates": [gate.to_dict() for gate in self.gates],
+            **({} if self.would_write is None else {"would_write": self.would_write}),
         }
 
 

@@ -156,6 +156,7 @@ def prune_folder(
     what = "the output" if kept is None else "the backup"
     own = () if made is None else (Making(what, Path(made), kind="new folder", copy_of=root),)
     check_makings([*own, *beside], lambda: [Reading("the folder", root), *readings_of(call)])
+    would_write = str(call.output) if dry_run and call.output is not None else None
     if dry_run:
         call, kept = call.into(None), None
     target = None if call.output is None else Path(call.output)
@@ -214,6 +215,7 @@ def prune_folder(
             tuple(dict.fromkeys(warnings)),
             tuple(tokens.contents),
             kept,
+            would_write,
         )
         if assembly is not None and card is not None:
             assembly.write(CARD, model_card(found, card, configuration.config, command, step).encode())

@@ -62,6 +62,7 @@ class FolderResult(Displayed):
         warnings: what its user should know.
         rewritten: files of tokenizers that followed.
         backup: where the folder is kept that the output replaces, None if it replaces none.
+        would_write: where a dry run would write; None without an output, and if this was none.
     """
 
     folder: str
@@ -76,6 +77,17 @@ class FolderResult(Displayed):
     warnings: tuple[str, ...]
     rewritten: tuple[str, ...] = ()
     backup: Backup | None = None
+    would_write: str | None = None
+
+    @property
+    def results(self) -> tuple[PruneResult, ...]:
+        """The results of all models that lost some."""
+        return tuple(item.result for item in self.files)
+
+    @property
+    def compared_with(self) -> str:
+        """The path of the original, also where it was replaced."""
+        return self.folder if self.backup is None else str(self.backup.original)
 
     @property
     def headline(self) -> Headline:
@@ -132,6 +144,7 @@ class FolderResult(Displayed):
             "spelling": None if self.spelling is None else self.spelling.to_dict(),
             "card": self.card,
             "warnings": list(self.warnings),
+            **({} if self.would_write is None else {"would_write": self.would_write}),
         }
 
 
