@@ -27,9 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None and COMPLETION in os.environ:
         # A shell asks what could come next: click answers and ends the process.
-        from onnxheadprune.cli.completion import register
-
-        register()
         _program().main(prog_name="onnxheadprune")
     given = list(sys.argv[1:] if arguments is None else arguments)
     return outcome_of(_program, given or ["--help"])

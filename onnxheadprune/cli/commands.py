@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import click
 
 from onnxheadprune.cli.options import command
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.outcome import emit_json, warn_if_random
 from onnxheadprune.cli.presenting import Presentation, command_line, document_of, run_record
 from onnxheadprune.settings.calls import (
     BenchCall,
@@ -31,7 +31,7 @@ from onnxheadprune.settings.calls import (
     ValidateCall,
 )
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
-from onnxheadprune.settings.inputs import RANDOM, Dask, Jobs, Running
+from onnxheadprune.settings.inputs import Dask, Jobs
 from onnxheadprune.settings.setting import OUTPUT, Setting, excludes, requires
 from onnxheadprune.settings.units import DEFAULT_UNITS
 from onnxheadprune.settings.writing import DryRun, Json, Model, Pruned, Report, Storing
@@ -45,16 +45,6 @@ if TYPE_CHECKING:
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
-
-
-def warn_if_random(running: Running) -> None:
-    """Say that heads look different on inputs that are drawn."""
-    if running.data == RANDOM:
-        from onnxheadprune.reporting.console import err
-
-        err().print(
-            "warning: calibrating on random inputs; heads look different on real ones", style="yellow"
-        )
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
@@ -149,7 +139,6 @@ def score(
     if heatmap is not None and not set(given.units) >= DEFAULT_UNITS:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
     in_folder, files = model.is_dir(), reports(output=output, heatmap=heatmap)
-    warn_if_random(given)
     with progress_on(err()) as progress:
         subject = _leader_of(model, given.follow_links) if in_folder else model
         call = with_own_tokenizer(model, given) if in_folder else given
@@ -259,7 +248,6 @@ def prune(
     elif given.runtime is not None:
         raise click.UsageError("--runtime requires a folder, whose configuration it updates", context)
     _require_something(given)
-    warn_if_random(given)
     return carry_out(partial(cut, dry_run=dry_run), report=report, heatmap=heatmap, as_json=as_json)
 
 
@@ -298,7 +286,6 @@ def recover(
     from onnxheadprune.cli.cutting import carry_out
     from onnxheadprune.workflow.recover import run_recovery
 
-    warn_if_random(given)
     return carry_out(partial(run_recovery, model, pruned, given), report=report, as_json=as_json)
 
 
@@ -325,7 +312,6 @@ def quantize(
             call = shlex.join(("onnxheadprune", "bench", str(model), str(given.output)))
             presentation.rows(*rows_of(result.facts()), "", next_call(call))
 
-    warn_if_random(given)
     with progress_on(err()) as progress:
         run_quantize(model, given, progress, ready)
     return presentation.deliver(str(given.output))
@@ -370,7 +356,6 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
             "--heads is for two models; the files of a folder say themselves what they lost",
             click.get_current_context(),
         )
-    warn_if_random(given)
     given, pairs, same = to_validate(model, pairs, given)
     documents = []
     for pair in pairs:
@@ -515,7 +500,6 @@ def sweep(
     document, picture = (None, None) if output is None else curve_files(Path(output))
     files = reports(output=output)
     files += [] if output is None else [beside_curve(Path(output))]
-    warn_if_random(given)
     with progress_on(err()) as progress:
         curve = run_sweep(model, ratios, given, progress, beside=files)
     presentation = Presentation()
@@ -621,11 +605,10 @@ def _run(job: Job, junit: Path | None, as_json: bool) -> int:
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.custom_ops import custom_operators
 
-    if job.keys.data is not None:
-        warn_if_random(Running(data=job.keys.data.path))
     record, library = run_record(), job.keys.custom_ops
     with custom_operators(None if library is None else job.at(library)), progress_on(err()) as progress:
         result = run_job(job, record, progress, reports(junit=junit))
+    warn_if_random(None if job.keys.data is None else job.keys.data.path)
     presentation = Presentation()
     with presentation.prepared():
         save_results(result, record)
@@ -672,7 +655,6 @@ def batch(
     from onnxheadprune.workflow.executors import open_executor
 
     console = err()
-    warn_if_random(given)
     with open_executor(jobs if dask is not None else 1, dask) as executor:
         result = prune_batch(
             folder,

@@ -12,6 +12,7 @@ from typing import Any, get_origin
 import click
 from click.core import ParameterSource
 
+from onnxheadprune.cli.outcome import warn_if_random
 from onnxheadprune.cli.values import SettingOption, Value, prepared, spelled
 from onnxheadprune.settings.setting import (
     NAMED,
@@ -169,7 +170,9 @@ def command(*, makes: tuple[str, str] | None = None) -> Callable[[Work], Derived
                 for key, item in taken.items()
             }
             with prepared(click.get_current_context()):
-                return work(**given)
+                code = work(**given)
+            warn_if_random(values.get("data"))
+            return code
 
         return DerivedCommand(
             work.__name__,

@@ -136,6 +136,16 @@ def emit_json(document: Mapping[str, object]) -> None:
     sys.stdout.write(printable(document))
 
 
+def warn_if_random(data: object) -> None:
+    """Say of a result that heads look different on inputs that are drawn."""
+    from onnxheadprune.settings.inputs import RANDOM
+
+    if data == RANDOM:
+        from onnxheadprune.reporting.console import err
+
+        err().print("warning: calibrated on random inputs; heads look different on real ones", style="yellow")
+
+
 def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> None:
     from onnxheadprune.reporting.console import err, print_error
 

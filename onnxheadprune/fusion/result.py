@@ -13,7 +13,6 @@ from onnxheadprune.model.typed_json import OR_NULL, JsonObject, written
 from onnxheadprune.settings.units import called
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
-MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
 
 @one_line()
