@@ -7,8 +7,8 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 BOOSTS = {
-    **dict.fromkeys(("decisions", "repository/", "extending"), 1e-5),
-    **dict.fromkeys(("architecture", "proof", "changelog", "supported-", "api/"), 1e-2),
+    **dict.fromkeys(("decisions", "repository/", "extending", "architecture"), 1e-5),
+    **dict.fromkeys(("changelog", "supported-", "api/"), 1e-2),
     "commands/": 1e-3,
 }
 """By how the path of a page begins. A word in a title counts a thousand times as much as one in a text."""
