@@ -30,8 +30,7 @@ from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.training.optimizer import Adam
-from onnxheadprune.training.recover import ready
-from onnxheadprune.training.subject import Subject
+from onnxheadprune.training.recover import Subject, ready
 
 NEAR = 0.02
 """How far gradients of another device may be from the CPU's, both in float32: sums are made in another order. Biases of

@@ -17,21 +17,22 @@ from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.attention.specs import listed, parsed
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import NOTHING, Savings, options
 from onnxheadprune.choosing.curves import folds_of, measured_steps
-from onnxheadprune.choosing.scoring.by_method import scores_of
 from onnxheadprune.choosing.scoring.moves import Path, Step, Summed, Worth, can_go_whole, merged, paths
 from onnxheadprune.choosing.scoring.reconstruction import Refitted
-from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
+from onnxheadprune.choosing.scoring.score import default_method, scored_kinds, scores_of
 from onnxheadprune.choosing.scoring.scores import HeadScores, scores_in
 from onnxheadprune.choosing.space import (
     AFTER_REFIT,
     FINE,
+    NOTHING,
     PARTS,
     WITHOUT_DATA,
     Asked,
+    Savings,
     SearchSpace,
     foresee,
+    options,
     worth,
 )
 from onnxheadprune.data.drift import Evidence

@@ -27,9 +27,9 @@ def _kind_of_data(inputs: Running) -> DataFormat | None:
     """The format of the data, detected from its content where it is not specified; None where it is no file."""
     if not isinstance(inputs.data, str) or inputs.data == RANDOM:
         return None
-    from onnxheadprune.data import formats
+    from onnxheadprune.data import lines
 
-    return inputs.data_format or formats.format_of(inputs.data)
+    return inputs.data_format or lines.format_of(inputs.data)
 
 
 def kind_if_told(inputs: Running) -> DataFormat | None:
@@ -216,8 +216,7 @@ def _in_memory(model: ModelLike, data: DataSource, provider: str | Provider) -> 
 
 def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
     """Arrays for a decoder, completed by other models of its folder; unchanged for any other model."""
-    from onnxheadprune.data.beside import beside
-    from onnxheadprune.data.supplied import needs_others, supplied
+    from onnxheadprune.data.beside import beside, needs_others, supplied
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.operators import view_of
     from onnxheadprune.runtime.feeds.inputs import graph_inputs

@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
         ),
         Method("ablation", f"{_SCORING}.ablation:ablation", reads=_BOTH),
         Method("taylor", f"{_SCORING}.taylor:taylor", gradient=True),
-        Method("random", f"{_SCORING}.random:random", "share of the site by chance", _BOTH, data=""),
+        Method("random", f"{_SCORING}.weight:random", "share of the site by chance", _BOTH, data=""),
     )
 }
 """The scoring methods by name; the first one that needs data is the default for a signal."""

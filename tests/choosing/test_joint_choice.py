@@ -12,9 +12,8 @@ import pytest
 from onnxheadprune import Comparison, GridPoint, Ratio
 from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.choosing.space import FINE, PARTS, ROUNDING, SearchSpace
+from onnxheadprune.choosing.space import FINE, PARTS, ROUNDING, Savings, SearchSpace
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.latency import Width, with_times
 

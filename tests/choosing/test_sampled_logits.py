@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxheadprune.choosing.activations.chain import Tail
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.activations.tail import Tail
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider

@@ -14,8 +14,7 @@ import tiny_hf
 from cuts import prune
 
 from onnxheadprune import inspect
-from onnxheadprune.data.beside import beside
-from onnxheadprune.data.supplied import supplied
+from onnxheadprune.data.beside import beside, supplied
 from onnxheadprune.data.text import text_data
 from onnxheadprune.model.load import load_model
 from onnxheadprune.operators import view_of

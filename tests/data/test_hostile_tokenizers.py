@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.data.tokenizing import Tokenizer
-from onnxheadprune.data.vocabulary import Vocabulary
+from onnxheadprune.data.vocabulary import Tokenizer, Vocabulary
 from tests.limits import within
 
 

@@ -14,10 +14,9 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.main_graph_copy import branch_analyses, branch_analysis
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.data.beside import Beside, beside
+from onnxheadprune.data.beside import Beside, beside, supplied
 from onnxheadprune.data.calibration import MOST_SAMPLES, calibration_data
 from onnxheadprune.data.lines import Reading
-from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_data
 from onnxheadprune.edit.bodies import with_answer
 from onnxheadprune.errors import UsageError

@@ -14,9 +14,8 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError
-from onnxheadprune.choosing.allocate import Savings, options
 from onnxheadprune.choosing.scoring.moves import Summed, merged, paths
-from onnxheadprune.choosing.space import SearchSpace
+from onnxheadprune.choosing.space import Savings, SearchSpace, options
 from onnxheadprune.deploying import clients
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.folders.configuration import checked, client_named, followed

@@ -1,4 +1,4 @@
-"""Scores by the weights alone."""
+"""Scores without data: by the weights alone, and random ones, to compare others with."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def weight(subject: Subject) -> Scored:
 def weight_scores(site: Site) -> Floats:
     """Share of a unit's rows in the energy of the layer that sums units up: |W_o[h]|² / |W_o|²."""
     return shares(summed(site, [np.square(projection_matrix(item)).sum(axis=1) for item in site.projections]))
+
+
+def random(subject: Subject) -> Scored:
+    """A fixed random order of each site's units."""
+    return Scored(
+        {
+            site.index: shares(np.random.default_rng(site.index).random(site.num_units))
+            for site in subject.sites
+        }
+    )

@@ -20,8 +20,7 @@ from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.choice.cutting import Cutter
 
 if TYPE_CHECKING:
-    from onnxheadprune.training.budget import Budget
-    from onnxheadprune.training.result import Recovery
+    from onnxheadprune.training.result import Budget, Recovery
 
 NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
 """The basis of a choice whose refit left all weights unchanged."""
@@ -171,8 +170,7 @@ def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 def _recovery(cutter: Cutter, chosen: Chosen, budget: Budget) -> Recovery:
     """Return a cut after training."""
-    from onnxheadprune.training.recover import recover
-    from onnxheadprune.training.subject import Subject
+    from onnxheadprune.training.recover import Subject, recover
 
     assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
     cut = cutter.cut(chosen)

@@ -21,10 +21,9 @@ import numpy as np
 from onnxheadprune.attention.sites.site import Site, outermost
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.select import OVER_SAVED
-from onnxheadprune.choosing.space import SearchSpace, Selection
+from onnxheadprune.choosing.space import Savings, SearchSpace, Selection
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
