@@ -86,7 +86,7 @@ def broken(domain: str, op_type: str, source: str, target: str) -> Iterator[tupl
     yield "an input of nobody", node([source, "nobody"], [target])
     yield "no outputs", node([source], [])
     yield "an empty output", node([source], [""])
-    if op_type != "Split":  # whose kernel in ONNX Runtime 1.27 ends the process
+    if op_type != "Split":  # whose kernel in ONNX Runtime 1.31 ends the process
         yield "an empty output before one", node([source], ["", target])
     yield "an output twice", node([source], [target, target])
     yield "its own input", node([target], [target])
