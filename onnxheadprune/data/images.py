@@ -22,7 +22,7 @@ from onnxheadprune.data.calibration import (
     data_of,
     spread,
 )
-from onnxheadprune.data.lines import IMAGES, images_of
+from onnxheadprune.data.formats import IMAGES, images_of
 from onnxheadprune.errors import UsageError, heed, require_packages
 from onnxheadprune.model.documents import CONFIGURATION, kind_of, read_object, regular_file
 from onnxheadprune.runtime.feeds.data import Sample

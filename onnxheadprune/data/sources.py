@@ -27,9 +27,9 @@ def _kind_of_data(inputs: Running) -> DataFormat | None:
     """The format of the data, detected from its content where it is not specified; None where it is no file."""
     if not isinstance(inputs.data, str) or inputs.data == RANDOM:
         return None
-    from onnxheadprune.data import lines
+    from onnxheadprune.data import formats
 
-    return inputs.data_format or lines.format_of(inputs.data)
+    return inputs.data_format or formats.format_of(inputs.data)
 
 
 def kind_if_told(inputs: Running) -> DataFormat | None:

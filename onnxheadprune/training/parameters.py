@@ -145,7 +145,7 @@ def without_constants(model: ModelProto, names: Collection[str]) -> ModelProto:
 
 
 class Student:
-    """A pruned model in training.
+    """A pruned model in training: its parameters as inputs, its loss and their gradients as outputs.
 
     Attributes:
         parameters: what is trained; those that have a gradient.

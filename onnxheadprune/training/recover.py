@@ -36,6 +36,7 @@ from onnxheadprune.runtime.feeds.inputs import Role
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.training.batches import BATCH, PLAIN, Batches
+from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, beside
 from onnxheadprune.training.loss import LOSS, Aim, Hidden, Taught, Teacher, hidden_states, with_loss
 from onnxheadprune.training.neighbours import neighbours_of
@@ -47,7 +48,7 @@ from onnxheadprune.training.parameters import (
     parameters_of,
     without_constants,
 )
-from onnxheadprune.training.result import Budget, Recovery
+from onnxheadprune.training.result import Recovery
 from onnxheadprune.training.training import Plan, Training
 
 

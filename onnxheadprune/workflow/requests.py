@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.compensation.record import Compensation
     from onnxheadprune.data.drift import Measure
     from onnxheadprune.runtime.feeds.data import DataSource
-    from onnxheadprune.training.result import Budget
+    from onnxheadprune.training.budget import Budget
 
 Chooses = TypeVar("Chooses", bound=Selecting | Scoring)
 
@@ -148,7 +148,7 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
     """Return the training budget."""
     if budget is None and time is None:
         return None
-    from onnxheadprune.training.result import Budget, parse_budget, parse_time
+    from onnxheadprune.training.budget import Budget, parse_budget, parse_time
 
     if time is not None:
         return parse_time(time)

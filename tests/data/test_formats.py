@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.data.lines import format_of
+from onnxheadprune.data.formats import format_of
 from onnxheadprune.settings.inputs import DataFormat
 
 ROWS = [{"text": f"w{row} w3"} for row in range(4)]

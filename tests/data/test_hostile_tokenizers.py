@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.data.vocabulary import Tokenizer, Vocabulary
+from onnxheadprune.data.tokenizing import Tokenizer
+from onnxheadprune.data.vocabulary import Vocabulary
 from tests.limits import within
 
 

@@ -28,14 +28,14 @@ def test_an_interrupt_before_anything_is_known_ends_the_call() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.training.training.RATES", (1e30,))
+    monkeypatch.setattr("onnxheadprune.training.rate.RATES", (1e30,))
     found = trained()
     assert found.stopped is not None and found.stopped.startswith("the loss of step 2 is")
     assert found.best == 0 and found.stored == {}
 
 
 def test_where_no_step_is_better_the_start_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.training.training.RATES", (3.0,))
+    monkeypatch.setattr("onnxheadprune.training.rate.RATES", (3.0,))
     found = trained()
     assert found.best == 0 and found.after == found.before < found.curve[-1].loss
 

@@ -20,7 +20,8 @@ from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.choice.cutting import Cutter
 
 if TYPE_CHECKING:
-    from onnxheadprune.training.result import Budget, Recovery
+    from onnxheadprune.training.budget import Budget
+    from onnxheadprune.training.result import Recovery
 
 NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
 """The basis of a choice whose refit left all weights unchanged."""

@@ -36,7 +36,7 @@ from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
-    from onnxheadprune.training.result import Budget
+    from onnxheadprune.training.budget import Budget
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""

@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.data.vocabulary import TOKENIZER, Tokenizer, has_tokenizer
+from onnxheadprune.data.tokenizing import Tokenizer
+from onnxheadprune.data.vocabulary import TOKENIZER, has_tokenizer
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import json_of, read_text
 
