@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.cli.presenting import Presentation, run_record, this_call
+from onnxheadprune.cli.presenting import Presentation, document_of, this_call
 from onnxheadprune.reporting.console import err
 from onnxheadprune.reporting.progress import progress_on
 
@@ -46,7 +46,7 @@ def carry_out(
 
     def ready(result: Any) -> None:
         # Nobody who reads the rows alone waits for how to repeat the run.
-        record = run_record() if as_json or report is not None else {}
+        document: dict[str, Any] = document_of(result) if as_json or report is not None else {}
         with presentation.prepared():
             if heatmap is not None:
                 from onnxheadprune.reporting.pictures import save_figure
@@ -56,9 +56,9 @@ def carry_out(
             if report is not None:
                 from onnxheadprune.reporting.page import Result, save_page
 
-                save_page(report, [Result(result.facts(), record)])
+                save_page(report, [Result(result.facts(), document["run"])])
         if as_json:
-            presentation.json({**result.document(), "run": record})
+            presentation.json(document)
         else:
             from onnxheadprune.reporting.plan import cut_report
 

@@ -86,9 +86,9 @@ class Presentation:
         return NOT_WRITTEN
 
 
-def document_of(result: Displayed, **further: object) -> dict[str, object]:
+def document_of(result: Displayed) -> dict[str, object]:
     """The JSON document of a result with its facts, and with how to repeat it."""
-    return {**result.document(), **further, "run": run_record()}
+    return {**result.document(), "run": run_record()}
 
 
 HELD_OUT = "HELD_OUT"

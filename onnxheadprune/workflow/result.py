@@ -190,7 +190,7 @@ class PruneResult(Displayed):
         return Operations.of(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
     def document(self) -> dict[str, Any]:
-        """See `Displayed`; that of a dry run is read back as a plan, which has no facts."""
+        """See `Displayed`; that of a dry run has the whole plan in place of facts."""
         if self.would_write is None:
             return super().document()
         summary, plan = self.to_dict(), self.plan.to_dict()
