@@ -35,6 +35,10 @@ def _torchscript(
     model, example = _example(model, case, half)
     if getattr(model, "scripted", False):
         # A trace would keep one way through the model; compiled, it keeps its branches.
+        # Of a class that was compiled before in this process, exporters name no modules.
+        torch._C._jit_clear_class_registry()
+        torch.jit._state._clear_class_state()
+        torch.jit._recursive.concrete_type_store.type_store.clear()
         model = torch.jit.script(model)
     torch.onnx.export(
         model,
