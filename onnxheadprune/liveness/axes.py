@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -412,10 +412,9 @@ def ranks_within(wanted: Live, have: Live, axis: int) -> Array:
     return np.zeros(0, dtype=np.int64) if result is None else result
 
 
-def rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:
+def rows(piece: Live, axis: int) -> Hashable:
     """A fingerprint of what is live apart from `axis`."""
-    rest = piece.only([other for other in piece.axes if other != axis])
-    return rest.axes, rest.mask.tobytes()
+    return piece.only([other for other in piece.axes if other != axis]).as_mask().key
 
 
 def dtype_of(node: Node, index: int) -> str:

@@ -31,7 +31,7 @@ from onnxheadprune.model.graph.operator import (
     Roles,
     Shapes,
 )
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, named
 from onnxheadprune.operators.record import operator
 
 _ALONG = {"ConvInteger": (3,), "QLinearConv": (4, 5, 8)}
@@ -45,8 +45,7 @@ def _conv_shape(node: Node) -> Shapes:
     kernel = [size for size in weight[2:] if isinstance(size, int)]
     if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
         return [None]
-    spatial = _windows(node, data, kernel)
-    return [None if spatial is None else (data[0], weight[0], *spatial)]
+    return [(data[0], weight[0], *_windows(node, data, kernel))]
 
 
 def _transposed_shape(node: Node) -> Shapes:
@@ -62,8 +61,11 @@ def _transposed_shape(node: Node) -> Shapes:
     return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
 
 
-def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None:
-    """Sizes of the spatial axes after a window moved over them; None where rounding up depends on a symbolic size."""
+def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
+    """Sizes of the spatial axes after a window moved over them; any where rounding up depends on a symbolic size.
+
+    Sizes of the other axes are not left to onnx, which also counts windows that start in the padding behind the data.
+    """
     count = len(kernel)
     ones, zeros = [1] * count, [0] * count
     strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
@@ -83,7 +85,7 @@ def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None
             # A last window that would start after the data, in its padding, is left out.
             spatial.append(min(-(-(padded - 1) // stride), (dim + pads[axis] - 1) // stride) + 1)
         else:
-            return None
+            spatial.append(named(None, node, axis + 2))
     return spatial
 
 
@@ -201,8 +203,7 @@ def _pool_shape(node: Node) -> Shapes:
     data, kernel = node.shape(0), node.attribute("kernel_shape")
     if data is None or kernel is None or len(data) != len(kernel) + 2:
         return [None]
-    spatial = _windows(node, data, kernel)
-    return [None if spatial is None else (data[0], data[1], *spatial)]
+    return [(data[0], data[1], *_windows(node, data, kernel))]
 
 
 def _pool(node: Node) -> Notation | None:

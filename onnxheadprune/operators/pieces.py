@@ -198,6 +198,8 @@ def _split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return Answer({0: first}) if agree else inexpressible(node)
     lives = _with_unread(node, lives, axis)
     alive = [live for live in lives if not live.is_dead]
+    if any(axis in live.axes and live.repeat(axis) != run for live in alive):
+        return inexpressible(node)
     if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
         return inexpressible(node)
     joined = join(lives, sizes, axis, run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -37,6 +37,7 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
 
+Rows: TypeAlias = tuple[int, int]
 NOT_RUN = (Fail, InvalidArgument, InvalidGraph, NoKernel, RuntimeException)
 """Errors of ONNX Runtime about a model or its inputs."""
 
@@ -94,10 +95,10 @@ class Builder:
         self.unknown = Unknown()
 
     def define(
-        self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = (), rows: int | None = None
+        self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = (), rows: Rows | None = None
     ) -> str:
         if storage == "input" and rows is not None:
-            self._in_runs(name, array, symbolic, rows)
+            self._in_runs(name, array, symbolic, *rows)
         elif storage == "input":
             shape = [f"B{size}" if axis in symbolic else size for axis, size in enumerate(array.shape)]
             self.inputs.append(self._info(name, array, shape))
@@ -118,10 +119,10 @@ class Builder:
             left[unknown.axis] = None
         return helper.make_tensor_value_info(name, onnx_type(array), left)
 
-    def _in_runs(self, name: str, array: Array, symbolic: tuple[int, ...], axis: int) -> None:
-        """Two rows of unknown length each, one after the other along an axis."""
+    def _in_runs(self, name: str, array: Array, symbolic: tuple[int, ...], axis: int, count: int) -> None:
+        """Rows of unknown length each, one after the other along an axis."""
         raw = f"{name}_raw"
-        split = (*array.shape[:axis], 2, array.shape[axis] // 2, *array.shape[axis + 1 :])
+        split = (*array.shape[:axis], count, array.shape[axis] // count, *array.shape[axis + 1 :])
         moved = tuple(other + (other > axis) for other in symbolic if other != axis)
         self.define(raw, array.reshape(split), "input", (*moved, axis + 1))
         make = helper.make_node
@@ -245,7 +246,7 @@ class Setup:
         side: whether a second node reads input 0.
         declared: whether the model declares the shapes of the node's outputs.
         free: whether graph inputs may be narrowed.
-        rows: per input an axis that is two rows of unknown length, one after the other.
+        rows: per input an axis that is rows of unknown length, one after the other, and how many.
         unknown: what the model does not say.
     """
 
@@ -253,7 +254,7 @@ class Setup:
     side: bool = False
     declared: bool = False
     free: bool = True
-    rows: Mapping[int, int] = field(default_factory=dict)
+    rows: Mapping[int, Rows] = field(default_factory=dict)
     unknown: Unknown = Unknown()
 
 
@@ -350,7 +351,7 @@ def _drawn_setup(case: Case, draw: Draw) -> Setup:
 
 
 def check_in_runs(case: Case, draw: Draw) -> bool:
-    """`check` with axes of unknown length that is twice another one, and demands that name whole rows of them."""
+    """`check` with axes of a multiple of an unknown length, and demands that name whole rows of them."""
     shapes = {
         index: array.shape
         for index, array in enumerate(case.inputs)
@@ -362,13 +363,13 @@ def check_in_runs(case: Case, draw: Draw) -> bool:
         for axis in range(len(shape))
         for behind in (0, 1)
     }
-    rows: dict[int, int] = {}
+    rows: dict[int, Rows] = {}
     if places:
-        place = draw(st.sampled_from(sorted(places)))
+        place, count = draw(st.sampled_from(sorted(places))), draw(st.sampled_from((2, 2, 4)))
         for index, shape in shapes.items():
             axis = place % len(shape) if shape and -len(shape) <= place < len(shape) else None
-            if axis is not None and shape[axis] % 2 == 0:
-                rows[index] = axis
+            if axis is not None and shape[axis] % count == 0:
+                rows[index] = axis, count
     setup = replace(default_setup(case), declared=False, rows=rows)
     try:
         return bool(rows) and check(case, setup, lambda shape: draw(lives_in_runs(shape)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from onnxheadprune import RefusedError
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape, symbol
+from onnxheadprune.operators import view_of
 from tests.liveness.masks import Array
-from tests.liveness.one_node import Case, Setup, Unknown, check, default_setup
+from tests.liveness.one_node import Case, Setup, Unknown, build_model, check, default_setup
 from tests.liveness.strategies import vector
 
 FIRST, SECOND = np.array([True, False]), np.array([False, True])
@@ -75,6 +78,18 @@ def test_reshape_zero_copies_an_axis_that_is_narrowed() -> None:
 def test_split_into_pieces_that_keep_different_rows() -> None:
     case = Case("Split", (data(2, 2),), {"axis": 1}, types=(1, 1))
     check(case, default_setup(case), only(Live.over((0,), FIRST), Live.over((0,), SECOND)))
+
+
+@pytest.mark.parametrize(("axis", "rows"), [(1, 2), (0, 4)])
+@pytest.mark.parametrize("runs_first", [True, False])
+def test_split_into_pieces_that_keep_rows_and_every_second_position(
+    axis: int, rows: int, runs_first: bool
+) -> None:
+    case = Case("Split", (data(2 * rows, 2),), {"axis": axis}, types=(1, 1))
+    demands = Live.over((0,), FIRST, ((0, symbol("B2")),)), Live.over((0,), FIRST)
+    setup = replace(default_setup(case), rows={0: (0, rows)})
+    with contextlib.suppress(RefusedError):  # Nothing can be picked from an axis of unknown length.
+        check(case, setup, only(*(demands if runs_first else demands[::-1])))
 
 
 def test_slice_backwards_along_another_axis_stays_reversed() -> None:
@@ -195,10 +210,19 @@ def test_edge_gather_over_a_period_behind_another_axis() -> None:
         check(case, Setup(("input",), free=False), only(Live.over((0, 1), DIAGONAL)))
 
 
+def test_windows_that_start_behind_the_data_beside_an_axis_of_unknown_length() -> None:
+    sizes = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [0, 0, 0, 1], "ceil_mode": 1}
+    case = Case("AveragePool", (data(1, 1, 4, 2),), sizes, opset=19)
+    model = build_model(case, replace(default_setup(case), rows={0: (2, 2)}))
+    pool = next(node for node in view_of(model).nodes if node.op_type == "AveragePool")
+    assert pool.out.shape is not None
+    assert pool.out.shape[3] == 1  # onnx infers 2
+
+
 def test_edge_gather_over_runs_behind_another_axis() -> None:
     """Entries that are runs of positions are not taken for entries that repeat."""
     case = Case("CumSum", (data(2, 4), np.array(0)), fixed=FIXED1)
-    setup = Setup(("input", "initializer"), free=False, rows={0: 1})
+    setup = Setup(("input", "initializer"), free=False, rows={0: (1, 2)})
     wanted = Live.over((0, 1), np.outer(SECOND, SECOND), ((1, symbol("B2")),))
     with pytest.raises(RefusedError, match="no fixed size"):
         check(case, setup, only(wanted))
