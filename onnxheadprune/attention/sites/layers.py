@@ -250,7 +250,8 @@ def _runs(
             for place, state, blocks, others in _stretches(flow, chain, owners, walls):
                 inner = frozenset(vertex for block in blocks for vertex in block.inner)
                 if place in wanted and not (
-                    flow.leaves_more(inner, state.behind) or _reads_later(flow, state.front, place, named)
+                    flow.leaves_more([state.front], inner, [state.behind])
+                    or _reads_later(flow, state.front, place, named)
                 ):
                     around = (vertex for block in others for vertex in block.inner)
                     own = frozenset(vertex for vertex in around if _place(vertex, named) == place)
@@ -445,7 +446,7 @@ def _layers_of(flow: Flow, chain: _Chain, branches: Sequence[Site]) -> list[tupl
     layers: list[tuple[list[Site], State]] = []
     for _, state, blocks, _ in _stretches(flow, chain, owners, [False] * len(chain)):
         inner = {vertex for block in blocks for vertex in block.inner}
-        if not flow.leaves_more(inner, state.behind):
+        if not flow.leaves_more([state.front], inner, [state.behind]):
             layers.append(([site for place in held if chain[place] in blocks for site in held[place]], state))
     return layers
 

@@ -87,8 +87,9 @@ class Flow:
 
     @cached_property
     def beginnings(self) -> list[Vertex]:
-        """The values that no other one leads to, in order."""
-        return [vertex for vertex, read in self.before.items() if not read]
+        """The values that no other one leads to, those first that lead to most: the words before the caches."""
+        first = (vertex for vertex, read in self.before.items() if not read)
+        return sorted(first, key=lambda vertex: -len(self._dominators(vertex)))
 
     @cached_property
     def ends(self) -> list[Value]:
@@ -140,33 +141,41 @@ class Flow:
     def joins(self, block: Block) -> bool:
         """Return whether a stream goes around a block, which joins it with another value of one shape.
 
-        Some path from its front to its end has no layer on it. A norm multiplies the stream with fewer values.
+        A norm multiplies the stream with fewer values.
         """
-
-        def back(vertex: Vertex) -> Iterator[Vertex]:
-            node = maker(vertex)
-            if node is not None and not is_layer(node) and is_product(node) is None:
-                yield from self.before[vertex]
-
         known = {block.front, *block.inner}
-        return block.front in reachable(
-            [block.behind], lambda vertex: known.intersection(back(vertex))
-        ) and any(
+        return self._carries([block.front], block.behind, known) and any(
             isinstance(one, Value) and isinstance(other, Value) and State(one, other).is_bypass
             for vertex in block.inner
             for one, other in combinations(known.intersection(self.before.get(vertex, ())), 2)
         )
 
-    def leaves_more(self, inner: Collection[Vertex], behind: Value) -> bool:
-        """Return whether others read a further value of a layer that is like the state behind it.
+    def _carries(self, fronts: Collection[Vertex], behind: Vertex, inner: Collection[Vertex]) -> bool:
+        """Return whether some path to a value from others, among inner ones, has no layer on it."""
 
-        A layer with two states has no identity by one of them.
+        def back(vertex: Vertex) -> Iterator[Vertex]:
+            node = maker(vertex)
+            if node is not None and not is_layer(node) and is_product(node) is None:
+                yield from (item for item in self.before[vertex] if item in inner or item in fronts)
+
+        return any(vertex in fronts for vertex in reachable([behind], back))
+
+    def leaves_more(
+        self, fronts: Collection[Vertex], inner: Collection[Vertex], behinds: Collection[Value]
+    ) -> bool:
+        """Return whether others read the stream within a layer, too, not only the states behind it.
+
+        Such a value is like a state, or some path to it has no layer on it: the state turned, or in another type. A
+        layer has no identity by the states alone then; keys that later layers share are no stream.
         """
         return any(
             isinstance(value, Value)
-            and value is not behind
-            and State(value, behind).is_bypass
+            and value not in behinds
             and (value in self.ends or any(item not in inner for item in self.after.get(value, ())))
+            and (
+                any(State(value, behind).is_bypass for behind in behinds)
+                or self._carries(fronts, value, inner)
+            )
             for value in inner
         )
 
@@ -255,7 +264,11 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
     fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
     behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
     every, fronts = fronts, _last(flow, fronts)
-    if len(fronts) < len(behinds) or _is_late(flow, every, fronts, named):
+    if (
+        len(fronts) < len(behinds)
+        or _is_late(flow, every, fronts, named)
+        or flow.leaves_more(fronts, made, behinds)
+    ):
         return []
     states = []
     for behind in sorted(behinds, key=place_of):
