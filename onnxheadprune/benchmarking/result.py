@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.gate import Gate
@@ -192,17 +192,10 @@ class Cell(JsonObject):
     comparison: Comparison | None
 
 
-class _Named(NamedTuple):
-    """An operator by its name."""
-
-    domain: str
-    op_type: str
-
-
 def _is_fused(operator: str) -> bool:
     """Return whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
     domain, _, op_type = operator.rpartition(":")
-    return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
+    return op_type not in CACHE_LAYOUT and (bool(domain) or op_type in set(STANDS_FOR_PATTERN))
 
 
 @one_line("name params file_bytes")
@@ -379,7 +372,9 @@ class Benchmark(Displayed):
                 flops.attention_share,
                 None if model.footprint is None else model.footprint.peak_bytes,
             )
-            placed = ", ".join(f"{number} {_device(where)}" for where, number in model.placement.items())
+            placed = ", ".join(
+                f"{number} {where.removesuffix(SUFFIX)}" for where, number in model.placement.items()
+            )
             rows.append(
                 (
                     name,
@@ -467,7 +462,3 @@ class Benchmark(Displayed):
     def guaranteed(self, model: int) -> float:
         """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
         return self.speedup(model).value
-
-
-def _device(provider: str) -> str:
-    return provider.removesuffix(SUFFIX)

@@ -7,10 +7,9 @@ labels are ignored, and labels that meet are united.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.view import Node
 
 
-class Domain(ABC):
-    """One algebra of live sets.
+@dataclass(frozen=True)
+class Masks:
+    """Masks: true for needed elements.
 
     Attributes:
         cuts: whether elements that are not live are cut off. Then readers without a demand need all that they read in
@@ -28,55 +28,19 @@ class Domain(ABC):
         units: the name of the positions of live sets in refusals.
     """
 
-    cuts: ClassVar[bool]
-    units: str
-
-    @abstractmethod
-    def says_nothing(self, live: Live) -> bool:
-        """Return whether a demand asks for everything: it need not be followed upstream."""
-
-    @abstractmethod
-    def united(self, first: Live, second: Live) -> Live:
-        """Return the union of the demands of two readers of one value."""
-
-    @abstractmethod
-    def narrowed(self, live: Live) -> Live:
-        """Return the kept part of a value whose readers need `live` together: at least that."""
-
-    @abstractmethod
-    def refused(self, live: Live) -> Live:
-        """Return the kept part of an output with the demand `live`, if the rule of its operator refuses."""
-
-    @abstractmethod
-    def is_ragged(self, live: Live) -> bool:
-        """Return whether only rules for ragged masks accept it."""
-
-    @abstractmethod
-    def can_be_kept(self, live: Live) -> bool:
-        """Return whether a tensor can be narrowed to it."""
-
-    @abstractmethod
-    def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
-        """The demands on the inputs of a node, by index, to follow further upstream."""
-
-
-@dataclass(frozen=True)
-class Masks(Domain):
-    """Masks: true for needed elements."""
-
-    cuts = True
+    cuts: ClassVar[bool] = True
     units: str = "units"
 
     def says_nothing(self, live: Live) -> bool:
-        """Return whether everything is needed."""
+        """Return whether everything is needed, so that a demand need not be followed upstream."""
         return live.is_full
 
     def united(self, first: Live, second: Live) -> Live:
-        """Return the union."""
+        """Return the union of the demands of two readers of one value."""
         return first | second
 
     def narrowed(self, live: Live) -> Live:
-        """The mask itself if it is dense, else the smallest outer product that covers it."""
+        """The kept part of a value: the mask itself if it is dense, else the smallest outer product that covers it."""
         return live.as_mask().dense_closure()
 
     def refused(self, live: Live) -> Live:
@@ -84,7 +48,7 @@ class Masks(Domain):
         return FULL
 
     def is_ragged(self, live: Live) -> bool:
-        """Return whether it is no outer product of one mask per axis."""
+        """Return whether it is no outer product of one mask per axis, so that only rules for ragged masks accept it."""
         return not live.is_product
 
     def can_be_kept(self, live: Live) -> bool:
@@ -92,19 +56,19 @@ class Masks(Domain):
         return live.dense_shape() is not None
 
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
-        """All of them."""
+        """The demands on the inputs of a node, by index, to follow further upstream: all of them."""
         return inputs
 
 
 @dataclass(frozen=True)
-class Labels(Domain):
+class Labels:
     """Labels of users: numbers of positions, or sets of labels as Python integers, one bit each.
 
     Attributes:
         everyone: the bits of all labels together, which carry no information. 0 where labels are numbers of positions.
     """
 
-    cuts = False
+    cuts: ClassVar[bool] = False
     everyone: int = 0
     units: str = "units"
 
@@ -157,6 +121,7 @@ class Labels(Domain):
         return {index: live for index, live in inputs.items() if live.axes or index in weights}
 
 
+Domain: TypeAlias = Masks | Labels
 MASKS = Masks()
 POSITIONS = Labels()
 """Labels that number positions, as site tracing sends them."""

@@ -277,20 +277,21 @@ def with_letters(terms: Sequence[str], shapes: Sequence[Shape | None]) -> list[s
 
 def same_axes(
     node: Node,
-    mixed: Callable[[int], Iterable[int]] = lambda rank: (),
-    whole: Callable[[int], Iterable[int]] = lambda rank: (),
+    mixed: Iterable[int] | slice = (),
+    whole: Iterable[int] = (),
     *,
     alike: bool = False,
 ) -> Notation | None:
     """The output has the axes of the first input.
 
     Args:
-        mixed, whole: the axes that the operator mixes, or that have to stay as they are, given their number.
+        mixed, whole: the axes that the operator mixes, or that have to stay as they are.
         alike: whether all outputs have them.
     """
     shape = node.shape(0)
     if shape is None:
         return None
     letters = numbered(len(shape))
-    some = [frozenset(letters[axis] for axis in axes(len(shape))) for axes in (mixed, whole)]
-    return Notation(((0, letters),), letters, mixed=some[0], whole=some[1], alike=alike)
+    mixing = letters[mixed] if isinstance(mixed, slice) else (letters[axis] for axis in mixed)
+    kept = frozenset(letters[axis] for axis in whole)
+    return Notation(((0, letters),), letters, mixed=frozenset(mixing), whole=kept, alike=alike)

@@ -93,8 +93,8 @@ def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live, 1: kernels, 2: kernels, 3: state}, kept=(live, state)[: len(lives)])
 
 
-operator("LinearAttention", shape=_shape, rule=fused_attention, layout=_layout)
 operator(
+    "LinearAttention",
     "com.microsoft.LinearAttention",
     roles=Roles(alike=(0,), alike_by_output={1: (3, 0)}),
     shape=_shape,
@@ -108,5 +108,10 @@ operator(
     axes=spelled("...h,h,h,...h->...h", alike=True),
     shape=_alike,
 )
-operator("com.microsoft.CausalConvWithState", roles=Roles(alike=(0,)), shape=_alike, rule=_causal_convolution)
-operator("CausalConvWithState", shape=_alike, rule=_causal_convolution)
+operator(
+    "CausalConvWithState",
+    "com.microsoft.CausalConvWithState",
+    roles=Roles(alike=(0,)),
+    shape=_alike,
+    rule=_causal_convolution,
+)

@@ -208,7 +208,7 @@ def _pool_shape(node: Node) -> Shapes:
 
 def _pool(node: Node) -> Notation | None:
     """Batch and channels run in parallel; what lies after them is mixed."""
-    return same_axes(node, lambda rank: range(2, rank))
+    return same_axes(node, slice(2, None))
 
 
 def _global_pool(node: Node) -> Notation | None:

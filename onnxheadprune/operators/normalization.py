@@ -59,13 +59,16 @@ def _layer_normalization(node: Node) -> Notation | None:
     return None if found is None else replace(found, mixed=frozenset(found.out_axes[first:]))
 
 
-def _lp_normalization(node: Node) -> Notation | None:
-    return same_axes(node, lambda rank: [node.attribute("axis", -1)])
-
-
 def _mean_variance_normalization(node: Node) -> Notation | None:
     """Mix the listed axes, all but the channels (axis 1) if none are listed."""
-    return same_axes(node, lambda rank: node.attribute("axes", [0, 2, 3]))
+    return same_axes(node, node.attribute("axes", [0, 2, 3]))
+
+
+def _softmax(node: Node) -> Notation | None:
+    """One axis since opset 13, every axis from `axis` on before; a quantized one states which opset it follows."""
+    since = node.attribute("opset", 13) if node.domain else node.opset
+    axis = node.attribute("axis", -1 if since >= 13 or node.domain else 1)
+    return same_axes(node, [axis] if since >= 13 else slice(axis, None))
 
 
 def _group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
@@ -157,7 +160,7 @@ operator(
 operator("MeanVarianceNormalization", kinds=(NORMALIZES,), axes=_mean_variance_normalization)
 # Spatial axes are mixed; scale and bias run along the channels.
 operator("InstanceNormalization", kinds=(NORMALIZES,), roles=Roles(learned=(1, 2)), axes="nc...,c,c->nc[...]")
-operator("LpNormalization", axes=_lp_normalization)
+operator("LpNormalization", axes=lambda node: same_axes(node, [node.attribute("axis", -1)]))
 for _name, _learned in (("SkipLayerNormalization", (2, 3, 4)), ("SkipSimplifiedLayerNormalization", (2, 3))):
     operator(
         f"com.microsoft.{_name}",
@@ -172,15 +175,13 @@ for _name, _learned in (("SkipLayerNormalization", (2, 3, 4)), ("SkipSimplifiedL
     )
 # Its means and variances are statistics of the data that the model was trained on.
 operator("BatchNormalization", roles=Roles(learned=(1, 2)), shape=_same_shape, rule=_batch_normalization)
-
-
-def _softmax(node: Node) -> Notation | None:
-    """One axis since opset 13, every axis from `axis` on before."""
-    axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
-    return same_axes(node, lambda rank: [axis] if node.opset >= 13 else range(axis % rank, rank))
-
-
 operator("Softmax", "LogSoftmax", "Hardmax", kinds=(WEIGHS,), axes=_softmax)
+operator(
+    "com.microsoft.QLinearSoftmax",
+    kinds=(ROUNDS_ACTIVATIONS, WEIGHS),
+    roles=Roles(alike=(0,)),
+    axes=_softmax,
+)
 operator(
     "com.microsoft.BiasSoftmax",
     kinds=(WEIGHS,),

@@ -14,7 +14,6 @@ from onnxheadprune.liveness.index_notation import (
     broadcast,
     contraction_of,
     numbered,
-    same_axes,
 )
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import cut_columns
@@ -27,7 +26,6 @@ from onnxheadprune.model.graph.operator import (
     QUANTIZES,
     ROUNDS_ACTIVATIONS,
     SUMS_PRODUCTS,
-    WEIGHS,
     Roles,
     Shapes,
 )
@@ -53,13 +51,6 @@ def _linear(node: Node) -> Notation | None:
     given = [index for index in (1, 2) if node.input(index) is not None]
     terms = ((0, letters), *((index, along) for index in given))
     return Notation(terms, letters, whole=frozenset(whole))
-
-
-def _quantized_softmax(node: Node) -> Notation | None:
-    """One axis, or every axis from `axis` on where that is the form of old opsets."""
-    axis = node.attribute("axis", -1)
-    one = node.attribute("opset", 13) >= 13
-    return same_axes(node, lambda rank: [axis] if one else range(axis % rank, rank))
 
 
 def _dynamic(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
@@ -119,17 +110,15 @@ def _n_bits_letters(node: Node) -> Notation | None:
     return Notation(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
 
 
-operator("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2), axes=_linear)
 operator(
+    "QuantizeLinear",
     "com.microsoft.QuantizeLinear",
     kinds=(QUANTIZES,),
     roles=Roles(contents=(0,), alike=(2,), types={0: int(TensorProto.UINT8)}, output_zero=2),
     axes=_linear,
 )
 operator(
-    "DequantizeLinear", kinds=(DEQUANTIZES,), roles=Roles(contents=(0,), zero_points={0: 2}), axes=_linear
-)
-operator(
+    "DequantizeLinear",
     "com.microsoft.DequantizeLinear",
     kinds=(DEQUANTIZES,),
     roles=Roles(contents=(0,), alike=(1,), zero_points={0: 2}),
@@ -169,15 +158,6 @@ operator(
     ),
     roles=Roles(alike=(0,)),
     axes="...->...",
-)
-operator(
-    "com.microsoft.QLinearSoftmax",
-    kinds=(
-        ROUNDS_ACTIVATIONS,
-        WEIGHS,
-    ),
-    roles=Roles(alike=(0,)),
-    axes=_quantized_softmax,
 )
 operator(
     "com.microsoft.MatMulNBits",

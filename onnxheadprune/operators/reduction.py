@@ -79,12 +79,12 @@ def _top(node: Node) -> Choice | None:
 def _cumulative_sum(node: Node) -> Notation | None:
     """Mix one axis, which is an input."""
     axis = node.literal(1)
-    return None if axis is None else same_axes(node, lambda rank: [int(axis.reshape(-1)[0])])
+    return None if axis is None else same_axes(node, [int(axis.reshape(-1)[0])])
 
 
 def _top_k(node: Node) -> Notation | None:
     """Sort one axis; values and indices are narrowed alike."""
-    return same_axes(node, lambda rank: [node.attribute("axis", -1)], alike=True)
+    return same_axes(node, [node.attribute("axis", -1)], alike=True)
 
 
 def _reduction(name: str, *kinds: Kind, elements: Callable[[Node], Elements | None] | None = None) -> None:
@@ -101,4 +101,4 @@ operator("ArgMax", "ArgMin", axes=_arg, choice=_best)
 operator("CumSum", roles=Roles(places=(1,)), axes=_cumulative_sum)
 operator("TopK", roles=Roles(places=(1,)), axes=_top_k, shape=_top_k_shape, choice=_top)
 # It depends on positions along the last two axes.
-operator("Trilu", roles=Roles(places=(1,)), axes=partial(same_axes, whole=lambda rank: (-2, -1)))
+operator("Trilu", roles=Roles(places=(1,)), axes=partial(same_axes, whole=(-2, -1)))
