@@ -34,7 +34,7 @@ from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
 from onnxheadprune.validation.graph import compared, undocumented
 from onnxheadprune.validation.measure import MetricMeter
-from onnxheadprune.validation.reference import Prepared, Reference, prepared
+from onnxheadprune.validation.reference import Reference, prepared
 from onnxheadprune.validation.result import Likeness, RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import Findings, Models, run_all
 from onnxheadprune.validation.verdict import judge, tried_on, words_for
@@ -132,16 +132,16 @@ def _proven(
     meter = None if given.metric is None else MetricMeter(given.metric)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
     # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
-    ready = _prepared(before, after)
-    if data is not None and ready is not None and ready.trimmed is not None and not renumbered:
+    ready = prepared(before, after)
+    if data is not None and ready.trimmed is not None and not renumbered:
         from onnxheadprune.data.respelled import renumbered as respelled
 
         # What is measured is measured on the same texts.
         data = respelled(data, before, ready.trimmed)
-    before = before if ready is None else ready.model
+    before = ready.model
     provider = provider or resolve_provider(given.provider)
 
-    claim = read_claim(before, after.proto, given.heads, names, left=ready is not None and ready.is_changed)
+    claim = read_claim(before, after.proto, given.heads, names, left=ready.is_changed)
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = _checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
@@ -175,7 +175,7 @@ def _proven(
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
-        changed = None if ready is None else ready.reference(planning, refits)
+        changed = ready.reference(planning, refits)
         reference = changed or Reference(before, planning.view, masked)
         models = Models(
             original=reference.original,
@@ -195,19 +195,16 @@ def _proven(
         found = run_all(models, given, data, meter)
 
     problems += [*_altered(alike, names), *found.problems]
-    exits = () if ready is None else ready.exits
-    tokens = None if ready is None else ready.tokens
-    words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits, tokens is not None)
+    trimmed = ready.tokens is not None
+    words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), ready.exits, trimmed)
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
+    role, unseen = _seen(data)
     if verdict == "passed":
-        verdict, reason = _with_refits(
-            reason, len(refits.tensors), found.refit, claim.refit, _is_unseen(data)
-        )
+        verdict, reason = _with_refits(reason, len(refits.tensors), found.refit, claim.refit, unseen)
     tried = None
     if verdict == "passed" and not alike.identical:
         tried = tried_on(alike, found, planning.view)
         reason = f"{tried.sentence}; {reason}"
-    known = _role(data)
     return Validation(
         original=names[0],
         pruned=names[1],
@@ -229,15 +226,12 @@ def _proven(
         likeness=alike,
         refitted=tuple(sorted(refits.tensors)),
         refit=found.refit,
-        exits=exits,
-        tokens=tokens,
+        exits=ready.exits,
+        tokens=ready.tokens,
         tried=tried,
         units={key: tuple(units) for key, units in plan.spec.items()},
-        without=(
-            *planning.parts,
-            *(() if ready is None else ready.without),
-        ),
-    ).on(known)
+        without=(*planning.parts, *ready.without),
+    ).on(role)
 
 
 def _altered(alike: Likeness, names: tuple[str, str]) -> Iterator[str]:
@@ -276,14 +270,6 @@ def _record_problems(
     return problems, notes
 
 
-def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:
-    """The original with what a pruned model claims beside units, None where that is nothing."""
-    records = [record_of(model.proto) for model in (original, pruned)]
-    if not any(record.exits or record.vocabulary for record in records):
-        return None
-    return prepared(original, pruned)
-
-
 def _opened(source: ModelLike) -> LoadedModel:
     """The structure of a model, without what would be copied with each model that is made of it."""
     loaded = open_structure(source)
@@ -291,22 +277,13 @@ def _opened(source: ModelLike) -> LoadedModel:
     return loaded if bare is loaded.proto else loaded.changed(bare)
 
 
-def _role(data: DataSource | None) -> Basis:
-    """The data in a verdict."""
+def _seen(data: DataSource | None) -> tuple[Basis, bool]:
+    """The data in a verdict, and whether weights were trained, and not on it."""
     if data is None:
-        return USERS_DATA
+        return USERS_DATA, False
     from onnxheadprune.data.calibration import Calibration
 
-    return (data.role if isinstance(data, Calibration) else None) or USERS_DATA
-
-
-def _is_unseen(data: DataSource | None) -> bool:
-    """Return whether weights were trained, and not on this data."""
-    if data is None:
-        return False
-    from onnxheadprune.data.calibration import Calibration
-
-    return isinstance(data, Calibration) and data.unseen
+    return (data.role or USERS_DATA, data.unseen) if isinstance(data, Calibration) else (USERS_DATA, False)
 
 
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:
