@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -27,6 +27,9 @@ from onnxheadprune.model.graph.operator import (
 )
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.messages import copied, insert_nodes
+
+if TYPE_CHECKING:
+    from onnxheadprune.edit.gradients import Term
 
 RANDOM = DRAWS | DRAWS_OUTSIDE_STANDARD | kind("Dropout")
 """The operators that draw random numbers, some of them in training mode only."""
@@ -58,7 +61,7 @@ def without_randomness(model: LoadedModel) -> LoadedModel:
         if mode is not None:
             node.input[mode] = ""
             continue
-        replacement = _FixedNumbers(node, opset, types).made
+        replacement = _fixed(node, opset, types)
         del graph.node[position]
         insert_nodes(graph, {position: replacement})
     if all(item.domain != CONTRIB for item in made.opset_import):
@@ -120,104 +123,56 @@ _STEP, _STEPS = 2**8, 2**23
 _HAS_CAST_LIKE = 15
 
 
-class _FixedNumbers:
-    """Nodes that replace a random one.
+def _fixed(node: NodeProto, opset: int, types: Mapping[str, int]) -> list[NodeProto]:
+    """Nodes that replace a random one, in order; the last one has its name and its output."""
+    from onnxheadprune.edit.gradients import Term, Writer
 
-    Attributes:
-        made: the nodes, in order; the last one has the name and the output of the random one.
-    """
+    writer = Writer(opset, (), f"{node.output[0]}/deterministic")
+    known = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    drawn = [node.op_type, *sorted((name, str(value)) for name, value in known.items())]
+    salt = zlib.crc32(repr(drawn).encode()) % _PRIME
+    given = Term(writer, "".join(node.input), TensorProto.UNDEFINED)
+    shape = given.shape() if node.input else writer.integers(known["shape"])
+    if node in DRAWS_NORMAL:
+        # By Box and Muller.
+        length = (_uniform(shape, salt).op("Log") * -2).op("Sqrt")
+        angle = _uniform(shape, salt + 1) * (2 * np.pi)
+        numbers = length * angle.op("Cos") * known.get("scale", 1.0) + known.get("mean", 0.0)
+    elif is_a(node, "Bernoulli"):
+        numbers = _uniform(shape, salt).test("Less", given.cast(TensorProto.FLOAT))
+    elif is_a(node, "Multinomial"):
+        # The largest of logits with Gumbel noise is drawn from their softmax.
+        rows, classes = (shape.op("Gather", writer.integers([axis])) for axis in (0, 1))
+        count = writer.integers([known.get("sample_size", 1)])
+        once = given.cast(TensorProto.FLOAT).reshape(writer.joined([rows, writer.integers([1]), classes]))
+        uniform = _uniform(writer.joined([rows, count, classes]), salt)
+        gumbel = -(-uniform.op("Log")).op("Log")
+        numbers = (once + gumbel).op("ArgMax", to=TensorProto.INT64, axis=2, keepdims=0)
+    else:
+        low, high = known.get("low", 0.0), known.get("high", 1.0)
+        numbers = _uniform(shape, salt) * (high - low) + low
+    elem_type = known.get("dtype", TensorProto.INT32 if is_a(node, "Multinomial") else None)
+    if elem_type is None and node.input and opset >= _HAS_CAST_LIKE:
+        numbers.op("CastLike", given)
+    else:
+        declared = (types.get(name) for name in (*node.output, *node.input))
+        numbers.cast(elem_type or next(filter(None, declared), TensorProto.FLOAT))
+    writer.nodes[-1].name, writer.nodes[-1].output[0] = node.name, node.output[0]
+    # As nodes, since old versions of the format want stored tensors to be inputs as well.
+    stored = (helper.make_node("Constant", [], [item.name], value=item) for item in writer.constants)
+    return [*stored, *writer.nodes]
 
-    def __init__(self, node: NodeProto, opset: int, types: Mapping[str, int]) -> None:
-        self.made: list[NodeProto] = []
-        self._node = node
-        self._known = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        drawn = [node.op_type, *sorted((name, str(value)) for name, value in self._known.items())]
-        self._salt = zlib.crc32(repr(drawn).encode()) % _PRIME
-        if node in DRAWS_NORMAL:
-            numbers = self._normal()
-        elif is_a(node, "Bernoulli"):
-            numbers = self._truths()
-        else:
-            numbers = self._classes() if is_a(node, "Multinomial") else self._between_limits()
-        self._retyped(numbers, opset, types)
-        self.made[-1].name = node.name
-        self.made[-1].output[0] = node.output[0]
 
-    def _normal(self) -> str:
-        """Draw from the normal distribution by Box and Muller."""
-        shape = self._shape()
-        length = self._add("Sqrt", self._add("Mul", self._add("Log", self._uniform(shape)), self._float(-2)))
-        angle = self._add("Mul", self._uniform(shape, salt=1), self._float(2 * np.pi))
-        drawn = self._add("Mul", length, self._add("Cos", angle))
-        scaled = self._add("Mul", drawn, self._float(self._known.get("scale", 1.0)))
-        return self._add("Add", scaled, self._float(self._known.get("mean", 0.0)))
+def _uniform(shape: Term, salt: int) -> Term:
+    """Floats above 0 and below 1, each computed from its position."""
+    zero, one = (shape.writer.number(number, TensorProto.INT64) for number in (0, 1))
+    places = zero.op("Range", shape.op("ReduceProd", keepdims=0), one, domain=CONTRIB)
+    first = _rest(places * _FACTOR + salt % _PRIME)
+    second = _rest(first * first + first)
+    third = _rest(second * second + salt % _PRIME)
+    return (((third / _STEP).cast(TensorProto.FLOAT) + 0.5) / _STEPS).reshape(shape)
 
-    def _between_limits(self) -> str:
-        low, high = self._known.get("low", 0.0), self._known.get("high", 1.0)
-        scaled = self._add("Mul", self._uniform(self._shape()), self._float(high - low))
-        return self._add("Add", scaled, self._float(low))
 
-    def _truths(self) -> str:
-        probability = self._add("Cast", self._node.input[0], to=TensorProto.FLOAT)
-        return self._add("Less", self._uniform(self._shape()), probability)
-
-    def _classes(self) -> str:
-        """Draw from a softmax as the largest of logits with Gumbel noise."""
-        shape, count = self._shape(), self._ints(self._known.get("sample_size", 1))
-        rows, classes = (self._add("Gather", shape, self._ints(axis)) for axis in (0, 1))
-        logits = self._add("Cast", self._node.input[0], to=TensorProto.FLOAT)
-        once = self._add("Reshape", logits, self._add("Concat", rows, self._ints(1), classes, axis=0))
-        drawn = self._uniform(self._add("Concat", rows, count, classes, axis=0))
-        gumbel = self._add("Neg", self._add("Log", self._add("Neg", self._add("Log", drawn))))
-        return self._add("ArgMax", self._add("Add", once, gumbel), axis=2, keepdims=0)
-
-    def _shape(self) -> str:
-        if self._node.input:
-            return self._add("Shape", self._node.input[0])
-        return self._ints(*self._known["shape"])
-
-    def _uniform(self, shape: str, salt: int = 0) -> str:
-        """Floats above 0 and below 1, each computed from its position."""
-        salted = self._int((self._salt + salt) % _PRIME)
-        count = self._add("ReduceProd", shape, keepdims=0)
-        places = self._add("Range", self._int(0), count, self._int(1), domain=CONTRIB)
-        first = self._rest(self._add("Add", self._add("Mul", places, self._int(_FACTOR)), salted))
-        second = self._rest(self._add("Add", self._add("Mul", first, first), first))
-        third = self._rest(self._add("Add", self._add("Mul", second, second), salted))
-        steps = self._add("Cast", self._add("Div", third, self._int(_STEP)), to=TensorProto.FLOAT)
-        middles = self._add("Add", steps, self._float(0.5))
-        return self._add("Reshape", self._add("Div", middles, self._float(_STEPS)), shape)
-
-    def _rest(self, number: str) -> str:
-        """The remainder by the prime, as opsets without Mod express it."""
-        prime = self._int(_PRIME)
-        return self._add("Sub", number, self._add("Mul", self._add("Div", number, prime), prime))
-
-    def _retyped(self, numbers: str, opset: int, types: Mapping[str, int]) -> None:
-        """Give the numbers the type of what the random node outputs."""
-        node = self._node
-        elem_type = self._known.get("dtype")
-        if elem_type is None and is_a(node, "Multinomial"):
-            elem_type = TensorProto.INT32
-        if elem_type is None and node.input and opset >= _HAS_CAST_LIKE:
-            self._add("CastLike", numbers, node.input[0])
-            return
-        known = (types.get(name) for name in (*node.output, *node.input))
-        self._add("Cast", numbers, to=elem_type or next(filter(None, known), TensorProto.FLOAT))
-
-    def _add(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        name = f"{self._node.output[0]}/deterministic_{len(self.made)}"
-        self.made.append(helper.make_node(op_type, inputs, [name], name, domain=domain, **attributes))
-        return name
-
-    def _ints(self, *numbers: int) -> str:
-        return self._stored(np.array(numbers, np.int64))
-
-    def _int(self, number: int) -> str:
-        return self._stored(np.array(number, np.int64))
-
-    def _float(self, number: float) -> str:
-        return self._stored(np.array(number, np.float32))
-
-    def _stored(self, numbers: np.ndarray) -> str:
-        return self._add("Constant", value=numpy_helper.from_array(numbers))
+def _rest(number: Term) -> Term:
+    """The remainder by the prime, as opsets without Mod express it."""
+    return number - number / _PRIME * _PRIME
