@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking.flops import Flops, concrete_view
+from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.edit.records import HEADS, RECORD_KEY, VALIDATION_KEY, record_of
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
@@ -103,8 +103,6 @@ class Entry:
 
     @cached_property
     def _attention(self) -> frozenset[str] | None:
-        from onnxheadprune.benchmarking.unit_nodes import attention_nodes
-
         return attention_nodes(self.proto)
 
     @cached_property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
@@ -81,6 +82,25 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
 def _rough(scope: Scope) -> int:
     counted = ((node.operator.cost, node) for node in scope.nodes)
     return sum(counter(node) or 0 for counter, node in counted if counter is not None)
+
+
+def attention_nodes(model: ModelProto) -> frozenset[str] | None:
+    """References (`Node.ref`) of all nodes that work on single heads, None where the sites cannot be told.
+
+    These are the projections of Q, K and V, the scores, the contexts and the output projections, found by a trial
+    removal of one group of heads per site.
+    """
+    from onnxheadprune.attention.sites.find import sites_of
+    from onnxheadprune.liveness.sweep import sweep
+
+    try:
+        sites = sites_of(view_of(model), "the model")
+    except HeadPruneError:
+        return None
+    found = {*sweep([seed for site in sites for seed in site.seeds(site.groups[0])]).answers}
+    for site in sites:
+        found.update((*(projection.node for projection in site.projections), *site.cores))
+    return frozenset(node.ref for node in found) if sites else None
 
 
 def concrete_view(model: ModelProto, feed: Mapping[str, Array]) -> GraphView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx import TensorProto
@@ -10,21 +11,6 @@ from onnxheadprune.edit.gradients import Constant, Step, Term, UnknownShapeError
 
 HIDDEN = -1e38
 """The term that is added to masked scores. Infinity would make NaN of rows without any."""
-
-
-@dataclass(frozen=True)
-class AttentionScores:
-    """The steps from scores to weights.
-
-    Attributes:
-        scale: of the product of queries and keys, None or 0 for one over the root of the head size.
-        softcap: scores are bent to stay within this, 0 for no limit.
-        biases: what is added to them, of up to four axes.
-    """
-
-    scale: float | None
-    softcap: float
-    biases: tuple[Term, ...]
 
 
 def _heads_apart(term: Term, heads: int) -> Term:
@@ -47,14 +33,21 @@ def _repeated(term: Term, times: int) -> Term:
     return term.unsqueeze([2]).expand(target).reshape(merged)
 
 
-def _attended(query: Term, key: Term, value: Term, scores: AttentionScores) -> Term:
-    """Contexts [B, H, S, Dv] of queries [B, H, S, D], keys [B, H, T, D] and values [B, H, T, Dv]."""
-    product = (
-        query * scores.scale if scores.scale else (query / query.dim(3).cast(query.elem_type).op("Sqrt"))
-    ) @ key.swapped(4)
-    if scores.softcap:
-        product = (product / scores.softcap).op("Tanh") * scores.softcap
-    for bias in scores.biases:
+def _attended(
+    query: Term, key: Term, value: Term, scale: float | None, biases: Sequence[Term], softcap: float = 0.0
+) -> Term:
+    """Contexts [B, H, S, Dv] of queries [B, H, S, D], keys [B, H, T, D] and values [B, H, T, Dv].
+
+    Args:
+        scale: of the product of queries and keys, None or 0 for one over the root of the head size.
+        biases: what is added to the scores, of up to four axes.
+        softcap: scores are bent to stay within this, 0 for no limit.
+    """
+    scaled = query * scale if scale else query / query.dim(3).cast(query.elem_type).op("Sqrt")
+    product = scaled @ key.swapped(4)
+    if softcap:
+        product = (product / softcap).op("Tanh") * softcap
+    for bias in biases:
         product = product + bias
     return product.op("Softmax", axis=-1) @ value
 
@@ -108,9 +101,9 @@ def _attention_parts(step: Step) -> list[Term | None] | Constant:
     biases = [] if step.given(3) is None else [_mask(step.input(3), query.elem_type)]
     if node.attribute("is_causal", 0):
         biases.append(_hidden_unless(_window(query, key, step.given(4)), query.elem_type))
-    scores = AttentionScores(node.attribute("scale"), float(node.attribute("softcap", 0.0)), tuple(biases))
-    times = counts[0] // counts[1]
-    context = _attended(query, _repeated(key, times), _repeated(value, times), scores)
+    softcap, times = float(node.attribute("softcap", 0.0)), counts[0] // counts[1]
+    shared, values = _repeated(key, times), _repeated(value, times)
+    context = _attended(query, shared, values, node.attribute("scale"), biases, softcap)
     return [_heads_joined(context) if apart else context, key, value]
 
 
@@ -178,10 +171,7 @@ def _microsoft_rotary_parts(step: Step) -> list[Term | None] | Constant:
         return Constant("rotates packed or scaled")
     ids, shape = step.input(1), step.shape(0)
     if len(step.shape(1)) == 1:
-        length = step.input(0).dim(2 if len(shape) == 4 else 1).squeeze([0])
-        number = step.writer.number
-        steps = number(0, TensorProto.INT64).op("Range", length, number(1, TensorProto.INT64))
-        ids = (ids + steps).unsqueeze([0])
+        ids = (ids + _positions(step.input(0).dim(2 if len(shape) == 4 else 1))).unsqueeze([0])
     return _parts(step, Rotation(step.input(2), step.input(3), ids, _interleaved(step), _part(step)))
 
 
@@ -235,7 +225,7 @@ def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
     biases += [] if padding is None else [padding]
     if node.attribute("unidirectional", 0):
         biases.append(_hidden_unless(_window(query, key, step.given(6)), query.elem_type))
-    context = _attended(query, key, value, AttentionScores(node.attribute("scale"), 0.0, tuple(biases)))
+    context = _attended(query, key, value, node.attribute("scale"), biases)
     return [_heads_joined(context), key, value]
 
 
@@ -281,7 +271,7 @@ def _packed_parts(step: Step) -> list[Term | None] | Constant:
     if node.attribute("unidirectional", 0):
         earlier = None if past is None else pasts[0]
         biases.append(_hidden_unless(_window(query, key, earlier), key.elem_type))
-    context = _attended(query, key, value, AttentionScores(node.attribute("scale"), 0.0, tuple(biases)))
+    context = _attended(query, key, value, node.attribute("scale"), biases)
     stacked = step.writer.joined([key.unsqueeze([0]), value.unsqueeze([0])], axis=0)
     return [_heads_joined(context), stacked]
 
@@ -324,11 +314,7 @@ def _group_query_parts(step: Step) -> list[Term | None] | Constant:
     if attribute("causal", 1):
         width = max(0, int(attribute("local_window_size", -1)))
         allowed = allowed.op("And", _window(query, key, past, width))
-    biases = (_hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)]))
-    scores = AttentionScores(attribute("scale"), float(attribute("softcap", 0.0)), biases)
-    times = heads // kv
-    return [
-        _heads_joined(_attended(query, _repeated(key, times), _repeated(value, times), scores)),
-        key,
-        value,
-    ]
+    biases = [_hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)])]
+    softcap, times = float(attribute("softcap", 0.0)), heads // kv
+    shared, values = _repeated(key, times), _repeated(value, times)
+    return [_heads_joined(_attended(query, shared, values, attribute("scale"), biases, softcap)), key, value]

@@ -183,12 +183,11 @@ def _bias_add_parts(step: Step) -> list[Term | None]:
 
 def _reduced(step: Step) -> list[int]:
     """The axes that are reduced."""
-    shape, axes = step.shape(0), step.node.int_list("axes", 1)
-    if axes is None and step.node.input(1) is not None:
+    step.shape(0)
+    axes = step.node.reduced_axes
+    if axes is None:
         raise UnknownShapeError("its axes are computed")
-    if axes:
-        return sorted(axis % len(shape) for axis in axes)
-    return [] if step.node.attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
+    return list(axes)
 
 
 def _kept(step: Step, term: Term) -> Term:

@@ -10,8 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxheadprune import prune
-from onnxheadprune.benchmarking.flops import Flops, concrete_view
-from onnxheadprune.benchmarking.unit_nodes import attention_nodes
+from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.model.load import open_model
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker, Sizes

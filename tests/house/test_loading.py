@@ -101,7 +101,7 @@ CALLS = {
     "inspect": Call(
         "inspect {model}",
         CHOICE | OTHERS | {"benchmarking", "data", "validation"},
-        frozenset({"benchmarking.flops", "benchmarking.unit_nodes", "data.tokenizing", "data.vocabulary"}),
+        frozenset({"benchmarking.flops", "data.tokenizing", "data.vocabulary"}),
     ),
     "validate": Call(
         "validate {model} {cut} --provider cpu",
