@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx.defs
 from onnx import (
     AttributeProto,
-    FunctionProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -34,7 +33,7 @@ from onnx import (
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import HeadPruneError, RefusedError
-from onnxheadprune.model.bodies import bodies_of, graphs_in, stored_tensor
+from onnxheadprune.model.bodies import graphs_in, nodes_of_model, stored_tensor
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.operator import is_a
 from onnxheadprune.model.load import LoadedModel
@@ -52,48 +51,18 @@ if TYPE_CHECKING:
 
 FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")
 Digest: TypeAlias = bytes
-Documented: TypeAlias = (
-    ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto | TensorProto | ValueInfoProto
-)
 MUCH = 2**20
 """Characters that are worth a copy of the model."""
 
 
 def undocumented(model: ModelProto) -> ModelProto:
-    """A copy without doc strings, which no analysis and no run reads; the model itself if they are short."""
-    if sum(len(item.doc_string) for item in _documented(model)) < MUCH:
+    """A copy without the doc strings of nodes, which nothing reads; the model itself if they are short."""
+    if sum(len(node.doc_string) for node in nodes_of_model(model)) < MUCH:
         return model
     copy = copied(model)
-    for item in _documented(copy):
-        item.ClearField("doc_string")
+    for node in nodes_of_model(copy):
+        node.ClearField("doc_string")
     return copy
-
-
-def _documented(model: ModelProto) -> Iterator[Documented]:
-    """Yield all parts of a model that may have a doc string."""
-    yield model
-    yield from _of_graph(model.graph)
-    for function in model.functions:
-        yield function
-        yield from _of_nodes(function.node)
-
-
-def _of_graph(graph: GraphProto) -> Iterator[Documented]:
-    yield graph
-    for listed in (graph.initializer, graph.input, graph.output, graph.value_info):
-        yield from listed
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[Documented]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield attribute
-            if attribute.HasField("t"):
-                yield attribute.t
-        for body in bodies_of(node):
-            yield from _of_graph(body)
 
 
 def compared(
