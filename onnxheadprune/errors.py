@@ -100,6 +100,12 @@ def without_frames(error: Raised) -> Raised:
     return type(error)(*error.args)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, without a full stop; its type where it says nothing."""
+    text = str(error).strip().splitlines()
+    return text[0].strip().rstrip(".") if text else type(error).__name__
+
+
 def is_interrupt(error: BaseException | None) -> bool:
     """Return whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
     while error is not None:

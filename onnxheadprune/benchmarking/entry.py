@@ -93,7 +93,9 @@ class Entry:
             spare.mkdir()
             path = spare / "model.onnx"
             # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
-            save_model(loaded, path, external=False if stored_bytes(loaded.proto) <= INLINE_LIMIT else None)
+            save_model(
+                loaded, path, external="never" if stored_bytes(loaded.proto) <= INLINE_LIMIT else "auto"
+            )
             files = list(spare.iterdir())
         else:
             path, files = loaded.path, [loaded.path, *loaded.data_files]

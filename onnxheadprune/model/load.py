@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.errors import ModelError, UsageError, first_line
 from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.documents import require_model_file
 from onnxheadprune.model.exchange import from_library, is_other, name_of
@@ -274,7 +274,7 @@ def parse_structure(path: Path) -> Parsed:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DecodeError, WireError) as error:
-        reason = _first_line(error).strip().rstrip(".")
+        reason = first_line(error)
         raise _not_a_model(path, f", or is truncated: {reason}") from error
     if not model.graph.node and not model.opset_import:
         raise _not_a_model(path, ": it holds no graph")
@@ -298,7 +298,7 @@ def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
     try:
         onnx.checker.check_model(_checkable(model), full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
 
 
 def _checkable(model: ModelProto) -> ModelProto:
@@ -332,8 +332,3 @@ def _checkable(model: ModelProto) -> ModelProto:
             # In a body there is no declaring, and the checker counts the bytes, whatever they are.
             tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".") if text else type(error).__name__

@@ -28,7 +28,7 @@ from onnxheadprune.model.storage.tensors import (
     span_of,
 )
 from onnxheadprune.model.storage.wire import BIG
-from onnxheadprune.model.tensors import Array
+from onnxheadprune.model.tensors import FIELDS, Array
 
 Contents: TypeAlias = "Array | Callable[[], Array]"
 
@@ -74,7 +74,7 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
             outside = span_of(tensor).offset
         shape = tuple(tensor.dims)
         size = bytes_needed(tensor.data_type, shape)
-        for typed in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        for typed in FIELDS:
             tensor.ClearField(typed)
         if not callable(given) or size < BIG:
             array = given() if callable(given) else given

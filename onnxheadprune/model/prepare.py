@@ -19,7 +19,7 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.errors import ModelError
+from onnxheadprune.errors import ModelError, first_line
 from onnxheadprune.model.bodies import constant_tensor, is_constant, names_read, nodes_in
 from onnxheadprune.model.equal_nodes import without_repeats
 from onnxheadprune.model.messages import copied, keep, replace_all
@@ -74,8 +74,7 @@ def _inlined(model: ModelProto) -> ModelProto:
     try:
         made = onnx.inliner.inline_local_functions(aligned)
     except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"a local function cannot be inlined: {reason[0].rstrip('.')}") from error
+        raise ModelError(f"a local function cannot be inlined: {first_line(error)}") from error
     for domain in versions.keys() - {_domain(item.domain) for item in made.opset_import}:
         made.opset_import.add(domain=domain, version=versions[domain])
     if made.functions:

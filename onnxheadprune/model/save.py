@@ -22,8 +22,6 @@ from onnxheadprune.model.storage.stage import Stage
 from onnxheadprune.model.storage.writing import named_data, readable_name, require_room, sentences
 from onnxheadprune.settings.writing import Storing
 
-_POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
-
 
 @dataclass(frozen=True)
 class Outputs:
@@ -108,19 +106,19 @@ def save_model(
     model: ModelProto | LoadedModel,
     output: str | os.PathLike[str],
     *,
-    external: bool | None = None,
+    external: ExternalData = "auto",
 ) -> None:
     """Write a model atomically: incomplete files have no name.
 
     Args:
         model: the model; of a structure, weights are copied from the files it refers to.
-        external: put the weights into an external data file; False keeps them inside, None keeps each
+        external: "always" puts the weights into an external data file, "never" keeps them inside, "auto" keeps each
             where it is, and decides by size for those in memory (protobuf is limited to 2 GiB).
     """
     loaded = LoadedModel.of(model, "the model")
     target = Path(output)
     Outputs.of(output).claim()
-    with stage_model(loaded, target, Storing(external_data=_POLICIES[external])) as stage:
+    with stage_model(loaded, target, Storing(external_data=external)) as stage:
         stage.seal()
         stage.commit()
 

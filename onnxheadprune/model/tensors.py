@@ -57,7 +57,8 @@ _PACKED = {
     if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2")
 }
 """Types whose elements share bytes; onnx knows more of them with every release."""
-_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+"""Where a tensor has its elements that does not have them as raw data."""
 
 
 def array_of(tensor: TensorProto) -> npt.NDArray[Any]:
@@ -98,7 +99,7 @@ def cut(tensor: TensorProto, selection: Selection) -> None:
         kept = np.ascontiguousarray(take(cells, selection))
         _store_raw(tensor, kept.tobytes(), kept.shape)
         return
-    for field in _FIELDS:
+    for field in FIELDS:
         stored = getattr(tensor, field)
         if len(stored):
             # Complex types keep two entries per element.
@@ -113,7 +114,7 @@ def cut(tensor: TensorProto, selection: Selection) -> None:
 
 
 def _store_raw(tensor: TensorProto, data: bytes, shape: tuple[int, ...]) -> None:
-    for field in _FIELDS:
+    for field in FIELDS:
         tensor.ClearField(field)
     tensor.raw_data = data
     _set_dims(tensor, shape)

@@ -275,12 +275,11 @@ def _marked(hint: Any, marks: tuple[Any, ...]) -> Reader:
 
 
 def _of_union(kinds: tuple[Any, ...]) -> Reader:
-    # A whole number is one before it is a float, in whichever order a union names the two.
-    some = sorted((kind for kind in kinds if kind is not type(None)), key=lambda kind: "float" in str(kind))
-    readers = list(map(_reader, some))
+    # A union names `int` before `float`, which takes whole numbers, too.
+    readers = [_reader(kind) for kind in kinds if kind is not type(None)]
 
     def read(content: Any) -> Any:
-        if content is None and len(some) < len(kinds):
+        if content is None and len(readers) < len(kinds):
             return None
         errors = []
         for reader in readers:
@@ -315,17 +314,10 @@ def _of_items(kind: Any, arguments: tuple[Any, ...]) -> Reader:
 def _of_mapping(key: Any, value: Any) -> Reader:
     keys, values = _reader(key), _reader(value)
 
-    def name(text: str) -> Any:
-        if key is not int:
-            return keys(text)
-        if not (text.isascii() and text.isdigit() and text == str(int(text[:19]))):
-            raise FieldError(f"{shown(text)} is not a number")
-        return int(text)
-
     def read(content: Any) -> Any:
         if not isinstance(content, dict):
             raise FieldError(f"{shown(content)} is not a JSON object")
-        return {name(text): at(f".{text[:_SHOWN]}", values, item) for text, item in content.items()}
+        return {keys(text): at(f".{text[:_SHOWN]}", values, item) for text, item in content.items()}
 
     return read
 

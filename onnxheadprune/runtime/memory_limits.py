@@ -138,7 +138,7 @@ def _bytes_outside(model: ModelProto) -> int:
 def _written(model: LoadedModel, owner: object) -> str:
     """A file of our own, where a message cannot hold what is in memory."""
     path = temporary_folder_of(owner) / "model.onnx"
-    save_model(model, path, external=True)
+    save_model(model, path, external="always")
     return str(path)
 
 

@@ -49,7 +49,7 @@ class Outer(JsonObject):
     count: Annotated[Count, Key("number")]
     pairs: tuple[tuple[str, bool], ...]
     ids: Annotated[tuple[int, ...], Distinct()]
-    by_number: Mapping[int, Inner | None] = field(default_factory=dict)
+    by_name: Mapping[Name, Inner | None] = field(default_factory=dict)
     either: int | float | str | None = None
     address: Annotated[int, Spelled(str, hex, lambda text: int(text, 16))] = 0
     remark: Annotated[str, OPTIONAL] = ""
@@ -66,7 +66,7 @@ OUTER = Outer(
     count=3,
     pairs=(("a", True),),
     ids=(1, 2),
-    by_number={7: Inner("b", 1.0), 8: None},
+    by_name={"7": Inner("b", 1.0), "8": None},
     either=1.5,
     address=255,
     remark="r",
@@ -109,7 +109,7 @@ def test_keys_and_properties_are_declared() -> None:
         "number": 3,
         "pairs": [["a", True]],
         "ids": [1, 2],
-        "by_number": {"7": {"kind": "b", "share": 1.0}, "8": None},
+        "by_name": {"7": {"kind": "b", "share": 1.0}, "8": None},
         "either": 1.5,
         "address": "0xff",
         "remark": "r",
@@ -120,15 +120,15 @@ def test_keys_and_properties_are_declared() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"by_number": {"7": {"kind": "c", "share": 1}}}, r"by_number\.7\.kind: 'c' is not one of 'a', 'b'"),
-        ({"by_number": {"07": None}}, r"by_number: '07' is not a number"),
+        ({"by_name": {"7": {"kind": "c", "share": 1}}}, r"by_name\.7\.kind: 'c' is not one of 'a', 'b'"),
+        ({"by_name": {"": None}}, "by_name: it is empty"),
         ({"pairs": [["a", 1]]}, r"pairs\[0\]\[1\]: 1 is not true or false"),
         ({"pairs": [["a"]]}, r"pairs\[0\]: it has 1 elements, not 2"),
         ({"ids": [1, 1]}, "ids: 1 is listed more than once"),
         ({"either": []}, "either: a list is not a whole number and a list is not a string"),
         (
-            {"by_number": {"8": {"kind": "a", "share": 2}}},
-            r"by_number\.8\.share: 2.0 is not a number from 0 to 1",
+            {"by_name": {"8": {"kind": "a", "share": 2}}},
+            r"by_name\.8\.share: 2.0 is not a number from 0 to 1",
         ),
         ({"evil": 1}, "the field 'evil' is unknown"),
     ],

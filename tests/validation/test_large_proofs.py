@@ -34,7 +34,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(module, "BIG", 100)
     monkeypatch.setattr("onnxheadprune.validation.runs.SPARED", 0)
     path = tmp_path / "model.onnx"
-    save_model(toys.stack(), path, external=True)
+    save_model(toys.stack(), path, external="always")
     return path
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxheadprune.errors import heed
+from onnxheadprune.errors import first_line, heed
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
 from onnxheadprune.model.messages import copied, replace_all, store_tensors, without_nodes
@@ -67,8 +67,7 @@ def converted_to(model: ModelProto, opset: int) -> ModelProto:
         converted = onnx.version_converter.convert_version(skeleton, opset)
     except Exception as error:  # the converter raises plain RuntimeErrors, and protobuf its own
         heed(error)
-        reason = str(error).strip().splitlines()
-        raise ValueError(reason[0] if reason else type(error).__name__) from error
+        raise ValueError(first_line(error)) from error
     result = copied(model)
     replace_all(result.opset_import, converted.opset_import)
     replace_all(result.graph.node, converted.graph.node)

@@ -23,11 +23,11 @@ from onnxheadprune.model.storage.tensors import (
     span_of,
 )
 from onnxheadprune.model.storage.wire import EXPLICIT
+from onnxheadprune.model.tensors import FIELDS
 
 MAX_ELEMENTS = 2**48
 """More elements than any file has; declared sizes beyond are nonsense, also where one of them is 0."""
 MAX_RANK = 64
-_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _TWO_PER_ELEMENT = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
@@ -87,7 +87,7 @@ def _check_data(stored: Stored) -> None:
                 f"{stored.label} has {len(tensor.raw_data)} bytes where its shape {list(tensor.dims)} needs {needed}"
             )
         return
-    filled = [len(getattr(tensor, field)) for field in _FIELDS]
+    filled = [len(getattr(tensor, field)) for field in FIELDS]
     if BITS.get(tensor.data_type, 8) < 8:
         # How elements share the entries of a typed field is told differently by different writers.
         if elements and not elements * BITS[tensor.data_type] // 8 <= sum(filled) <= elements:
@@ -102,7 +102,7 @@ def _check_data(stored: Stored) -> None:
 
 def _check_span(stored: Stored, sources: Sources) -> Span:
     tensor = stored.tensor
-    if tensor.HasField("raw_data") or any(len(getattr(tensor, field)) for field in _FIELDS):
+    if tensor.HasField("raw_data") or any(len(getattr(tensor, field)) for field in FIELDS):
         raise ModelError(f"{stored.label} says that its data is external and has data too")
     if tensor.data_type == TensorProto.STRING:
         raise ModelError(f"{stored.label} keeps strings in a file, which ONNX does not allow")
