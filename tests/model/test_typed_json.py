@@ -125,7 +125,7 @@ def test_keys_and_properties_are_declared() -> None:
         ({"pairs": [["a", 1]]}, r"pairs\[0\]\[1\]: 1 is not true or false"),
         ({"pairs": [["a"]]}, r"pairs\[0\]: it has 1 elements, not 2"),
         ({"ids": [1, 1]}, "ids: 1 is listed more than once"),
-        ({"either": []}, "either: a list is not a whole number and a list is not a string"),
+        ({"either": []}, "either: a list is not a whole number and a list is not a finite number"),
         (
             {"by_name": {"8": {"kind": "a", "share": 2}}},
             r"by_name\.8\.share: 2.0 is not a number from 0 to 1",
