@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from onnx import numpy_helper
 
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.answers import Answer
 from onnxheadprune.liveness.index_notation import Notation, numbered
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
@@ -80,8 +86,26 @@ def _marks(node: Node) -> Notation | None:
     return Notation(((0, letters),), (*letters[:own], "mark", *letters[own:]), whole=frozenset(("mark",)))
 
 
+def _range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The first few of known numbers: the range ends earlier."""
+    elements = node.out.elements
+    if elements is None or not all(isinstance(item, int) for item in elements):
+        return unknown_shape(node)
+    count, whole = lives[0].extent(0)
+    if not np.array_equal(lives[0].mask, np.arange(whole) < count) or whole < 2:
+        return inexpressible(node)
+    end = int(elements[0]) + count * int(elements[1] - elements[0])
+    dtype = np.dtype({6: "int32"}.get(node.out.elem_type, "int64"))
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        name = f"{node.out.name}/{MARK}_end"
+        return [AddConstant(node.scope.ref, name, (end,), True, str(dtype)), SetInput(node.ref, 1, name)]
+
+    return Answer({}, rewrite)
+
+
 operator("Shape", shape=_shape_shape, elements=_shape_numbers)
 operator("Size", elements=_size_numbers)
-operator("Range", shape=_range_shape)
+operator("Range", shape=_range_shape, rule=_range_rule)
 operator("OneHot", axes=_marks, shape=_marked_shape)
 operator("NonZero", shape=_nonzero_shape)

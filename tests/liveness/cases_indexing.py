@@ -102,6 +102,14 @@ def gather_nd(draw: Draw, op_type: str) -> Case:
     return Case(op_type, (floats(draw, shape), indices), {"batch_dims": batch} if batch else {}, fixed)
 
 
+@strategy("Range")
+def number_range(draw: Draw, op_type: str) -> Case:
+    step = draw(st.sampled_from((-2, -1, 1, 3)))
+    start, count = draw(st.integers(-3, 3)), draw(st.integers(2, 4))
+    numbers = (start, start + step * count, step)
+    return Case(op_type, tuple(np.array(number) for number in numbers), fixed=frozenset({0, 1, 2}))
+
+
 @strategy("OneHot")
 def marks(draw: Draw, op_type: str) -> Case:
     shape = draw_shape(draw)
