@@ -195,6 +195,35 @@ def test_what_other_layers_read_of_a_removed_one_stays_and_is_said() -> None:
     assert made.validation.verdict == "passed"
 
 
+@pytest.mark.parametrize("between", ["Transpose", "Cast"])
+def test_a_stream_that_goes_on_in_another_form_is_not_cut_off(between: str) -> None:
+    """Exporters drop what turns a sum back and forth: the next layer adds to the turned one."""
+    model = Network(PLAIN).model()
+    (late,) = (node for node in model.graph.node if node.output[0] == "sum_1_0")
+    (early,) = (node for node in model.graph.node if node.output[0] == "sum_0_1")
+    there, back = ({"perm": [1, 0, 2]},) * 2 if between == "Transpose" else ({"to": 11}, {"to": 1})
+
+    def turned(name: str, made: str, how: dict[str, Any], module: str) -> onnx.NodeProto:
+        return onnx.helper.make_node(between, [name], [made], name=f"{module}/{made}", **how)
+
+    for node, module in ((early, early.name.rpartition("/")[0]), (late, late.name.rpartition("/")[0])):
+        made, at = node.output[0], list(model.graph.node).index(node)
+        before = [
+            turned(name, f"{name}_{made}", there, module)
+            for name in node.input
+            if node is early or name != "sum_0_1"
+        ]
+        names = [
+            f"{name}_{made}" if node is early or name != "sum_0_1" else "sum_0_1_form" for name in node.input
+        ]
+        node.input[:], node.output[0] = names, f"{made}_form"
+        model.graph.node.insert(at + 1, turned(f"{made}_form", made, back, module))
+        for other in reversed(before):
+            model.graph.node.insert(at, other)
+    with pytest.raises(RefusedError, match="has no identity"):
+        ohp.plan_pruning(model, layers="0")
+
+
 def test_states_of_other_shapes_are_no_identity() -> None:
     model = pyramid()
     with pytest.raises(RefusedError, match=r"x \[B, S, 8\], and the one behind it sum_0_0 \[B, S, 6\]"):
