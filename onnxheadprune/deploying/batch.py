@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxheadprune.deploying.ledger import Entry, Ledger, digests, digests_of, key_of, outputs_in
+from onnxheadprune.deploying.ledger import Entry, Ledger, Step, reads_of
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.facts import Facts, State, Table, Word
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, shortage
@@ -115,7 +115,7 @@ class Task:
     output: Path
     call: PruneCall
     entry: Entry | None  # of an earlier run, None if there was none
-    settings: str  # the digest of the call as it was given
+    settings: Mapping[str, object]  # of the call as it was given
     force: bool  # replace an output that this tool has not written, too
     custom_ops: Path | None  # the library of custom operators that sessions load
 
@@ -153,7 +153,7 @@ def prune_batch(
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
     ledger = _ledger(target / RECORD)
-    settings, rooted, places = key_of(vars(call)), call, (source, target)
+    rooted, places = call, (source, target)
     if executor is not None:
         # Workers elsewhere have a working directory of their own.
         rooted, places = _rooted(call), (source.absolute(), target.absolute())
@@ -169,7 +169,7 @@ def prune_batch(
             share = math.ceil((len(waiting) + 1 if executor is None else len(models)) / lanes)
             mine = replace(mine, time=f"{budget.part(share).call}s")
         entry = ledger.entries.get(name)
-        task = Task(name, *places, mine, entry, settings, is_forced(), custom_ops())
+        task = Task(name, *places, mine, entry, vars(call), is_forced(), custom_ops())
         working[pool.submit(pruned, task)] = name, time.monotonic()
 
     def settle(future: Future[tuple[BatchFile, Entry | None]]) -> None:
@@ -220,10 +220,11 @@ def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
     def found(status: str, error: HeadPruneError | str, exit_code: int) -> tuple[BatchFile, None]:
         return BatchFile(task.name, status, exit_code, str(error)), None
 
-    output = task.output / task.name
+    model, output = task.folder / task.name, task.output / task.name
     try:
-        key = _key(task)
-        if task.entry is not None and task.entry.is_done(key, task.output, (task.name,)):
+        step = Step(task.name, task.settings, model, reads_of(model, task.call), (task.name,))
+        key = step.key()
+        if step.is_done(task.entry, key, task.output):
             reason = "done and proven before"
             return BatchFile(task.name, "skipped", 0, reason, str(output)), task.entry
         try:
@@ -232,10 +233,10 @@ def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
             why = error.strerror or error
             raise UsageError(f"the folder {output.parent} cannot be made: {why}") from error
         with replacing(task.force), custom_operators(task.custom_ops):
-            result = run_prune(task.folder / task.name, task.call, in_folder=True)
+            result = run_prune(model, task.call, in_folder=True)
         verdict, entry = result.validation, None
-        if verdict is not None and verdict.passed and key == _key(task):
-            entry = Entry(key, outputs_in(task.output, (task.name,)))
+        if verdict is not None and verdict.passed and key == step.key():
+            entry = Entry(key, step.outputs_in(task.output))
     except ValidationFailedError as error:
         return found("failed", error, error.exit_code)
     except HeadPruneError as error:
@@ -255,15 +256,6 @@ def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
         answer=result.facts().answer,
     )
     return item, entry
-
-
-def _key(task: Task) -> str:
-    """The digest of everything that the pruned model depends on."""
-    from onnxheadprune.data.sources import files_read
-
-    model = task.folder / task.name
-    named = {**named_by(task.call), **files_read(model, task.call)}
-    return key_of(task.settings, digests(model), digests_of(named))
 
 
 def _models(source: Path, target: Path) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune import __version__
 from onnxheadprune.errors import HeadPruneError, UsageError
@@ -16,6 +16,8 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.writing import write_text
 from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Key, Name, Seconds, json_text, parsed
+from onnxheadprune.settings.calls import named_by
+from onnxheadprune.settings.inputs import Running
 
 MODEL = ".onnx"
 Digests: TypeAlias = dict[str, str]
@@ -30,12 +32,45 @@ class Entry:
     files: Digests | None = None  # SHA-256 of its outputs, by name; None as long as it is not done
     seconds: Seconds = 0.0  # its run time
 
-    def is_done(self, key: str, folder: Path, files: Iterable[str]) -> bool:
-        """Return whether the step was done with the same dependencies, and its outputs are as they were."""
+
+@dataclass(frozen=True)
+class Step:
+    """A step: all that it depends on, and what it makes in the folder of the ledger."""
+
+    name: str
+    settings: Mapping[str, object]  # of the call that it makes, as its user gave them
+    # what it reads, by what users call that: the model, where it comes from no other step, and what settings name
+    model: Path | None
+    reads: Mapping[str, str]
+    makes: tuple[str, ...]  # names of files and folders
+    behind: tuple[str, ...] = ()  # the steps whose results it takes
+
+    def key(self, *behind: str) -> str:
+        """The digest of everything that it depends on, the versions of what does it included.
+
+        Args:
+            behind: the keys of the steps whose results it takes.
+        """
+        from onnxheadprune.runtime.session import versions
+
+        model = {} if self.model is None else digests(self.model, "the model", is_model=True)
+        by = {"onnxheadprune": __version__, **versions()}
+        known = [self.settings, model, digests_of(self.reads), behind, by]
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+    def is_done(self, earlier: Entry | None, key: str, folder: Path) -> bool:
+        """Return whether it was done with the same dependencies, and its outputs are as they were."""
+        if earlier is None or earlier.files is None or earlier.key != key:
+            return False
         try:
-            return self.key == key and self.files is not None and outputs_in(folder, files) == self.files
+            return self.outputs_in(folder) == earlier.files
         except HeadPruneError:
             return False
+
+    def outputs_in(self, folder: Path) -> Digests:
+        """SHA-256 of what it makes, by names of files in the folder."""
+        made = (digests(folder / name, "the result", is_model=name.endswith(MODEL)) for name in self.makes)
+        return {name: digest for found in made for name, digest in found.items()}
 
 
 @dataclass
@@ -75,38 +110,14 @@ class Ledger(JsonObject):
         write_text(self.path, json_text(self.to_dict(), indent=1) + "\n")
 
 
-def key_of(*parts: object) -> str:
-    """The digest of everything that a step depends on, the versions of what does it included."""
-    from onnxheadprune.runtime.session import versions
+def reads_of(model: Path, call: Any, called: Callable[[str], str] = str) -> dict[str, str]:
+    """What a call reads beside its model, by what users call that: paths and "module:function"."""
+    found = {called(name): str(value) for name, value in named_by(call).items()}
+    if not isinstance(call, Running):
+        return found
+    from onnxheadprune.data.sources import files_read
 
-    known = [*parts, {"onnxheadprune": __version__, **versions()}]
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def outputs_in(folder: Path, files: Iterable[str]) -> Digests:
-    """SHA-256 of files in a folder, and of all files of folders in it, by their names."""
-    found: Digests = {}
-    for name in files:
-        path = folder / name
-        if path.is_dir():
-            inner = inside(path, name)
-            found |= {item: file_digest(folder / item, "the result") for item in inner}
-        else:
-            # A model may have weights beside it, in a file that is named by what is in it.
-            found |= digests(path) if name.endswith(MODEL) else {name: file_digest(path, "the result")}
-    return found
-
-
-def inside(folder: Path, name: str) -> list[str]:
-    """The files of a folder, as paths behind a name for it."""
-    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [f"{name}/{path}" for path in found]
-
-
-def digests(model: Path) -> Digests:
-    """SHA-256 of a model's files by their names."""
-    loaded = open_structure(model)
-    return {path.name: file_digest(path, "the model") for path in (model, *loaded.data_files)}
+    return found | files_read(model, call, called("data"), called("tokenizer"))
 
 
 def digests_of(named: Mapping[str, object]) -> Digests:
@@ -116,15 +127,25 @@ def digests_of(named: Mapping[str, object]) -> Digests:
         named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
             module stands; what names none of these counts for nothing.
     """
-    found: Digests = {}
-    for what, value in named.items():
-        for reading in named_files(what, value):
-            root = reading.path
-            files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-            for path in files:
-                name = path.relative_to(root) if path != root else path.name
-                found[f"{what}:{name}"] = file_digest(path, what)
-    return found
+    return {
+        f"{what}:{name}": digest
+        for what, value in named.items()
+        for reading in named_files(what, value)
+        for name, digest in digests(reading.path, what).items()
+    }
+
+
+def digests(path: Path, what: str, *, is_model: bool = False) -> Digests:
+    """SHA-256 of a file, of a model and its weights, or of all files of a folder, by their names beside it."""
+    if path.is_dir():
+        return {f"{path.name}/{name}": file_digest(path / name, what) for name in inside(path)}
+    files = (path, *open_structure(path).data_files) if is_model else (path,)
+    return {file.name: file_digest(file, what) for file in files}
+
+
+def inside(folder: Path) -> list[str]:
+    """The files of a folder, by their paths in it."""
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def file_digest(path: Path, what: str) -> str:

@@ -8,16 +8,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.respelled import renumbered
-from onnxheadprune.data.sources import files_read, kind_if_told, read_data, samples_for
+from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
 from onnxheadprune.deploying.folders.agreement import paired
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.jobs.gates import disk_bytes, gates_of, limits_of
@@ -29,11 +29,9 @@ from onnxheadprune.deploying.ledger import (
     Digests,
     Entry,
     Ledger,
-    digests,
-    digests_of,
+    Step,
     inside,
-    key_of,
-    outputs_in,
+    reads_of,
 )
 from onnxheadprune.deploying.pairs import Pair, joined, to_validate
 from onnxheadprune.display.displayed import Displayed
@@ -63,10 +61,9 @@ from onnxheadprune.settings.calls import (
     ScoreCall,
     ValidateCall,
     is_function,
-    named_by,
 )
 from onnxheadprune.settings.cutting import units_of
-from onnxheadprune.settings.inputs import Running, Samples
+from onnxheadprune.settings.inputs import Samples
 from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.words import errors_spelled_by, spelled_by
 from onnxheadprune.training.checkpoint import beside
@@ -80,8 +77,7 @@ from onnxheadprune.workflow.recover import run_recovery
 from onnxheadprune.workflow.requests import Request, measure_of
 from onnxheadprune.workflow.score import run_score
 
-Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
-CALLS: Mapping[Name, type[Any]] = {
+CALLS: Mapping[str, type[Any]] = {
     "score": ScoreCall,
     "prune": PruneCall,
     "recover": RecoverCall,
@@ -95,9 +91,9 @@ PRUNED_FOLDER = "pruned"
 SCORES = "score.json"
 CHECKPOINT = beside(RECOVERED).name
 """The file that a recovery leaves when it is interrupted."""
-SINGLE: tuple[Name, ...] = ("score", "recover", "quantize")
+SINGLE: tuple[str, ...] = ("score", "recover", "quantize")
 """Steps that take one model."""
-JUDGING: tuple[Name, ...] = ("validate", "bench")
+JUDGING: tuple[str, ...] = ("validate", "bench")
 """Steps that make no model."""
 
 
@@ -107,22 +103,6 @@ TOLD = (VERDICT, SUMMARY, PAGE)
 """Files that every run writes at its end."""
 MOST_RESULT = 2**26
 """Bytes of the result of a step."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step."""
-
-    name: Name  # as the job calls it
-    behind: tuple[Name, ...]  # the steps whose results it takes
-    settings: Mapping[str, object]  # the call that it makes, with paths as the job has them
-    reads: Mapping[str, str]  # files and functions of the user by the keys that name them, beside the model
-    makes: tuple[str, ...]  # names of files in the job's folder
-
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        """The files that it makes, or leaves when it is interrupted."""
-        return (*self.makes, CHECKPOINT) if self.name == "recover" else self.makes
 
 
 @functools.cache
@@ -149,7 +129,7 @@ class JobContext:
         self.final = self.exact if keys.quantize is None else QUANTIZED
         self.calls = {name: self._call(name) for name in CALLS if getattr(keys, name) is not None}
 
-    def _call(self, name: Name) -> Any:
+    def _call(self, name: str) -> Any:
         """The call of a step: its settings in its section of the job, and those that all steps share.
 
         Paths are as the job has them; see `placed`.
@@ -171,7 +151,7 @@ class JobContext:
             call, **{item: of.default for item, of in declared(Samples).items() if item not in used}
         )
 
-    def placed(self, name: Name) -> Any:
+    def placed(self, name: str) -> Any:
         """The call of a step, with paths relative to the working directory."""
         return self.job.placed(self.calls[name])
 
@@ -196,22 +176,19 @@ class JobContext:
     def steps(self) -> Iterator[Step]:
         """The steps that the job names, in their order."""
         models = {"prune": self.pruned, "recover": RECOVERED, "quantize": QUANTIZED}
-        behind: tuple[Name, ...] = ()
+        behind: tuple[str, ...] = ()
         for name, call in self.calls.items():
             makes = (*((models[name],) if name in models else ()), f"{name}.json")
             settings = vars(call) | ({"machine": _here()} if name == "bench" else {})
-            yield Step(name, behind, settings, self._reads(name), makes)
+            model = None if behind else self.model
+            yield Step(name, settings, model, self._reads(name), makes, behind)
             behind = behind if name in JUDGING else (*behind, name)
 
-    def _reads(self, name: Name) -> dict[str, str]:
-        data, placed = "validate.data" if name == "validate" else "data.path", self.placed(name)
-        keys = {"data": data, "tokenizer": "data.tokenizer"}
-        reads = {keys.get(key, f"{name}.{key}"): str(value) for key, value in named_by(placed).items()}
-        if isinstance(placed, Running):
-            reads |= files_read(self.model, placed, data, keys["tokenizer"])
-        return reads
+    def _reads(self, name: str) -> dict[str, str]:
+        keys = {"data": "validate.data" if name == "validate" else "data.path", "tokenizer": "data.tokenizer"}
+        return reads_of(self.model, self.placed(name), lambda key: keys.get(key, f"{name}.{key}"))
 
-    def work(self, name: Name, progress: Progress, *, resumed: bool) -> None:
+    def work(self, name: str, progress: Progress, *, resumed: bool) -> None:
         """Do a step.
 
         Args:
@@ -223,11 +200,11 @@ class JobContext:
             call = replace(call, resume=resumed and checkpoint.is_file())
         _WORK[name](self, call, progress)
 
-    def keep(self, name: Name, document: Document) -> None:
+    def keep(self, name: str, document: Document) -> None:
         """Write the result of a step, with how to repeat it."""
         write_json(self.folder / f"{name}.json", finite({**spelled_by(as_key, document), "run": self.record}))
 
-    def kept(self, name: Name, result: Displayed) -> None:
+    def kept(self, name: str, result: Displayed) -> None:
         """Write the result of a step that makes a model, before the model gets its name."""
         self.keep(name, result.document())
 
@@ -321,7 +298,7 @@ def _judged_on(context: JobContext) -> Basis:
     return Basis(measured_on=f"test data, {name}")
 
 
-_WORK: Mapping[Name, Callable[[JobContext, Any, Progress], None]] = {
+_WORK: Mapping[str, Callable[[JobContext, Any, Progress], None]] = {
     "score": _score,
     "prune": _prune,
     "recover": _recover,
@@ -367,10 +344,7 @@ def run_job(
         check_makings(others, list)
         check_distinct([*others, *makings], lambda: readings(context, steps))
         context.check()
-        model = context.model
-        found = digests_of({"model": str(model)}) if model.is_dir() else digests(model)
-        ledger = _furnished(context, steps, makings)
-        return _Run(context, steps, found, ledger, progress).result()
+        return _Run(context, steps, _furnished(context, steps, makings), progress).result()
 
 
 @contextlib.contextmanager
@@ -409,7 +383,12 @@ def readings(context: JobContext, steps: Iterable[Step]) -> list[Reading]:
 
 
 def _names(steps: Iterable[Step]) -> list[str]:
-    return [name for step in steps for name in step.leaves]
+    return [name for step in steps for name in _leaves(step)]
+
+
+def _leaves(step: Step) -> tuple[str, ...]:
+    """The files that a step makes, or leaves when it is interrupted."""
+    return (*step.makes, CHECKPOINT) if step.name == "recover" else step.makes
 
 
 def _require_inputs(context: JobContext, steps: Iterable[Step]) -> None:
@@ -460,9 +439,9 @@ class _Run:
     """One run of a job."""
 
     def __init__(
-        self, context: JobContext, steps: Sequence[Step], model: Digests, ledger: Ledger, progress: Progress
+        self, context: JobContext, steps: Sequence[Step], ledger: Ledger, progress: Progress
     ) -> None:
-        self.context, self.steps, self.model = context, steps, model
+        self.context, self.steps = context, steps
         self.ledger, self.progress = ledger, progress
         self.keys: dict[str, str] = {}
         self.ran: set[str] = set()
@@ -505,18 +484,14 @@ class _Run:
     def _outcome(self, step: Step, place: str) -> StepOutcome:
         """Do a step, unless it is done."""
         ledger, folder = self.ledger, self.context.folder
-        depends = digests_of(step.reads), [self.keys[name] for name in step.behind]
-        key = self.keys[step.name] = key_of(step.settings, self.model, *depends)
+        behind = [self.keys[name] for name in step.behind]
+        key = self.keys[step.name] = step.key(*behind)
         earlier = ledger.entries.get(step.name)
-        if (
-            earlier is not None
-            and self.ran.isdisjoint(step.behind)
-            and earlier.is_done(key, folder, step.makes)
-        ):
+        if earlier is not None and self.ran.isdisjoint(step.behind) and step.is_done(earlier, key, folder):
             self._keep(step)
             return StepOutcome(step.name, "unchanged", earlier.seconds, earlier.files)
         _clear(folder, step.makes, None if earlier is None else earlier.files)
-        ledger.owned |= set(step.leaves)
+        ledger.owned |= set(_leaves(step))
         ledger.note(step.name, Entry(key))
         self.ran.add(step.name)
         started = time.monotonic()
@@ -530,8 +505,9 @@ class _Run:
         if is_interrupted(self.results[step.name]):
             # The next run goes on with the training.
             raise KeyboardInterrupt
-        made = outputs_in(folder, step.makes)
-        entry = Entry(key, made, round(time.monotonic() - started, 3))
+        made, seconds = step.outputs_in(folder), round(time.monotonic() - started, 3)
+        # What was changed meanwhile may be in it or not: the next run does it again.
+        entry = Entry(key, made if step.key(*behind) == key else None, seconds)
         ledger.owned |= {name for name in made if "/" not in name}
         ledger.note(step.name, entry)
         return StepOutcome(step.name, "done", entry.seconds, made)
@@ -546,7 +522,8 @@ def _clear(folder: Path, files: Iterable[str], known: Digests | None) -> None:
     for path in (folder / name for name in files):
         if not path.is_dir() or path.is_symlink():
             continue
-        strange = [name for name in inside(path, path.name) if known is not None and name not in known]
+        found = (f"{path.name}/{name}" for name in inside(path))
+        strange = [name for name in found if known is not None and name not in known]
         if strange:
             raise UsageError(
                 f"{folder / strange[0]} is no file of the job, and its folder is made anew; move it away first"
