@@ -58,7 +58,7 @@ _PACKED = {
 }
 """Types whose elements share bytes; onnx knows more of them with every release."""
 FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-"""Where a tensor has its elements that does not have them as raw data."""
+"""The fields that hold the elements of a tensor without `raw_data`."""
 
 
 def array_of(tensor: TensorProto) -> npt.NDArray[Any]:

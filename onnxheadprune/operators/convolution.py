@@ -62,9 +62,10 @@ def _transposed_shape(node: Node) -> Shapes:
 
 
 def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
-    """Sizes of the spatial axes after a window moved over them; any where rounding up depends on a symbolic size.
+    """Output sizes of the spatial axes; an unknown one where rounding up depends on a symbolic size.
 
-    Sizes of the other axes are not left to onnx, which also counts windows that start in the padding behind the data.
+    Where one is unknown, the others are still ours: shape inference of onnx also counts windows that start in the
+    padding behind the data.
     """
     count = len(kernel)
     ones, zeros = [1] * count, [0] * count

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Known(TypedDict, total=False):
-    """What may be known of an operator; see `Operator`."""
+    """The keywords of `operator` that set the attribute of `Operator` with the same name, which documents it."""
 
     roles: Roles
     shape: Callable[[Node], Shapes] | None

@@ -131,7 +131,7 @@ def _fixed(node: NodeProto, opset: int, types: Mapping[str, int]) -> list[NodePr
     known = {item.name: helper.get_attribute_value(item) for item in node.attribute}
     drawn = [node.op_type, *sorted((name, str(value)) for name, value in known.items())]
     salt = zlib.crc32(repr(drawn).encode()) % _PRIME
-    given = Term(writer, "".join(node.input), TensorProto.UNDEFINED)
+    given = Term(writer, next(iter(node.input), ""), TensorProto.UNDEFINED)
     shape = given.shape() if node.input else writer.integers(known["shape"])
     if node in DRAWS_NORMAL:
         # By Box and Muller.

@@ -278,7 +278,7 @@ def _opened(source: ModelLike) -> LoadedModel:
 
 
 def _seen(data: DataSource | None) -> tuple[Basis, bool]:
-    """The data in a verdict, and whether weights were trained, and not on it."""
+    """The role of the data in a verdict, and whether trained weights have not seen it."""
     if data is None:
         return USERS_DATA, False
     from onnxheadprune.data.calibration import Calibration

@@ -202,24 +202,20 @@ def test_a_stream_that_goes_on_in_another_form_is_not_cut_off(between: str) -> N
     (late,) = (node for node in model.graph.node if node.output[0] == "sum_1_0")
     (early,) = (node for node in model.graph.node if node.output[0] == "sum_0_1")
     there, back = ({"perm": [1, 0, 2]},) * 2 if between == "Transpose" else ({"to": 11}, {"to": 1})
+    for node in (early, late):
+        module, made = node.name.rpartition("/")[0], node.output[0]
 
-    def turned(name: str, made: str, how: dict[str, Any], module: str) -> onnx.NodeProto:
-        return onnx.helper.make_node(between, [name], [made], name=f"{module}/{made}", **how)
+        def other_form(name: str, output: str, how: dict[str, Any], module: str = module) -> onnx.NodeProto:
+            return onnx.helper.make_node(between, [name], [output], name=f"{module}/{output}", **how)
 
-    for node, module in ((early, early.name.rpartition("/")[0]), (late, late.name.rpartition("/")[0])):
-        made, at = node.output[0], list(model.graph.node).index(node)
-        before = [
-            turned(name, f"{name}_{made}", there, module)
-            for name in node.input
-            if node is early or name != "sum_0_1"
-        ]
-        names = [
-            f"{name}_{made}" if node is early or name != "sum_0_1" else "sum_0_1_form" for name in node.input
-        ]
-        node.input[:], node.output[0] = names, f"{made}_form"
-        model.graph.node.insert(at + 1, turned(f"{made}_form", made, back, module))
-        for other in reversed(before):
-            model.graph.node.insert(at, other)
+        # The state behind layer 0 is read in the other form as it is.
+        forms = {name: "sum_0_1_form" if name == "sum_0_1" else f"{name}_{made}" for name in node.input}
+        before = [other_form(name, form, there) for name, form in forms.items() if name != "sum_0_1"]
+        node.input[:], node.output[0] = forms.values(), f"{made}_form"
+        at = list(model.graph.node).index(node)
+        model.graph.node.insert(at + 1, other_form(f"{made}_form", made, back))
+        for added in reversed(before):
+            model.graph.node.insert(at, added)
     with pytest.raises(RefusedError, match="has no identity"):
         ohp.plan_pruning(model, layers="0")
 

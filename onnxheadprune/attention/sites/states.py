@@ -87,7 +87,7 @@ class Flow:
 
     @cached_property
     def beginnings(self) -> list[Vertex]:
-        """The values that no other one leads to, those first that lead to most: the words before the caches."""
+        """The values that depend on no other one; first those that most depend on: embeddings before caches."""
         first = (vertex for vertex, read in self.before.items() if not read)
         return sorted(first, key=lambda vertex: -len(self._dominators(vertex)))
 
@@ -151,7 +151,7 @@ class Flow:
         )
 
     def _carries(self, fronts: Collection[Vertex], behind: Vertex, inner: Collection[Vertex]) -> bool:
-        """Return whether some path to a value from others, among inner ones, has no layer on it."""
+        """Return whether a path from one of `fronts` to `behind` passes no contraction and no product of activations."""
 
         def back(vertex: Vertex) -> Iterator[Vertex]:
             node = maker(vertex)
@@ -160,23 +160,27 @@ class Flow:
 
         return any(vertex in fronts for vertex in reachable([behind], back))
 
+    def read_outside(self, inner: Collection[Vertex]) -> list[Value]:
+        """The values of a layer that nodes outside of it read, or that are outputs."""
+        return [
+            value
+            for value in inner
+            if isinstance(value, Value)
+            and (value in self.ends or any(item not in inner for item in self.after.get(value, ())))
+        ]
+
     def leaves_more(
         self, fronts: Collection[Vertex], inner: Collection[Vertex], behinds: Collection[Value]
     ) -> bool:
-        """Return whether others read the stream within a layer, too, not only the states behind it.
+        """Return whether nodes outside of a layer read its stream at other values than the states behind it.
 
-        Such a value is like a state, or some path to it has no layer on it: the state turned, or in another type. A
-        layer has no identity by the states alone then; keys that later layers share are no stream.
+        Such a value has the shape of a state, or is the stream transposed or in another type: the layer then has no
+        identity by its states alone. Keys that later layers share are computed by a contraction, and are no stream.
         """
         return any(
-            isinstance(value, Value)
-            and value not in behinds
-            and (value in self.ends or any(item not in inner for item in self.after.get(value, ())))
-            and (
-                any(State(value, behind).is_bypass for behind in behinds)
-                or self._carries(fronts, value, inner)
-            )
-            for value in inner
+            any(State(value, behind).is_bypass for behind in behinds) or self._carries(fronts, value, inner)
+            for value in self.read_outside(inner)
+            if value not in behinds
         )
 
     def inside(self, state: State) -> Iterator[Node]:
@@ -255,12 +259,7 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
         for item in flow.before.get(vertex, ())
         if item not in made and isinstance(item, Value)
     )
-    left = [
-        value
-        for value in made
-        if isinstance(value, Value)
-        and (value in flow.ends or any(item not in made for item in flow.after.get(value, ())))
-    ]
+    left = flow.read_outside(made)
     fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
     behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
     every, fronts = fronts, _last(flow, fronts)
