@@ -186,17 +186,16 @@ def doctor(
 ) -> int:
     """Show versions, GPUs and libraries, and try every execution provider of this ONNX Runtime on a small model."""
     from onnxheadprune.errors import ProviderError
-    from onnxheadprune.reporting.console import err, out, print_error
-    from onnxheadprune.reporting.doctor import doctor_report
+    from onnxheadprune.reporting.console import err, out, print_error, rows_of
     from onnxheadprune.runtime.providers import AUTO, diagnose
 
     named = [name for name in wanted if name.lower() != AUTO]
     with err().status("trying the execution providers"):
         found = diagnose(*named)
     if as_json:
-        emit_json(found.to_dict())
+        emit_json(found.document())
     else:
-        out().print(*doctor_report(found), sep="\n")
+        out().print(*rows_of(found.facts()), sep="\n")
     missing = [check for check in (found.check(name) for name in named) if not check.runs]
     for check in missing:
         print_error(f"{check.name} does not run here: {check.obstacle}; {check.advice}")

@@ -36,6 +36,7 @@ class Fact:
     label: str
     text: str
     state: State = ""
+    is_command: bool = False  # it can be pasted into a shell, however narrow the terminal is
 
 
 @dataclass(frozen=True)

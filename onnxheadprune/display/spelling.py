@@ -88,13 +88,13 @@ def accuracy(part: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """The change of a number, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    """The change of a number, with its sign: "-24.3 %", "+1.2 %", "-<0.1 %", "unchanged"."""
     if before == after:
         return "unchanged"
     if not before:
         return "new"
     part = 100 * (after - before) / before
-    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"{'+' if part > 0 else '-'}<0.1 %"
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -274,7 +274,8 @@ def rows_of(facts: Facts) -> Iterator[RenderableType]:
 def _rows_of_part(part: Part) -> Iterator[RenderableType]:
     """A part for the terminal; plots other than those of units are for pages, and tables have their numbers."""
     if isinstance(part, Fact):
-        yield row(part.label, part.text, STYLES[part.state].removeprefix("bold "))
+        style = STYLES[part.state].removeprefix("bold ")
+        yield Row(part.label, part.text, style, is_command=part.is_command)
     elif isinstance(part, Figures):
         yield _FigureRows(part.rows)
     elif isinstance(part, UnitMap):

@@ -26,6 +26,9 @@ import onnx
 import onnx.parser
 from onnx import ModelProto
 
+from onnxheadprune.display.displayed import Displayed
+from onnxheadprune.display.facts import Fact, Facts, Part, State, Table, Word
+from onnxheadprune.display.spelling import many
 from onnxheadprune.errors import ProviderError, heed, installation
 from onnxheadprune.model.typed_json import JsonObject
 from onnxheadprune.runtime.foreign import STREAMS
@@ -365,9 +368,15 @@ class ProviderCheck:
     obstacle: str | None  # why it did not, None if it did
     advice: str | None  # what to install, None if nothing is missing
 
+    @property
+    def row(self) -> tuple[str, Word, str]:
+        """Its row in a table: whether it runs, or why it does not."""
+        name, state = self.name.removesuffix(SUFFIX), Word("yes", "good") if self.runs else Word("no", "bad")
+        return name, state, "" if self.runs else f"{self.obstacle}; {_COMMAND.sub('', self.advice or '')}"
+
 
 @dataclass(frozen=True)
-class Diagnosis(JsonObject):
+class Diagnosis(Displayed):
     """The findings of `doctor`."""
 
     versions: Mapping[str, str]  # of Python, onnx and onnxruntime
@@ -388,6 +397,53 @@ class Diagnosis(JsonObject):
         """The check of one provider by its short or full name."""
         name = full_name(asked)
         return next(item for item in self.providers if item.name == name)
+
+    def facts(self) -> Facts:
+        """The provider that is taken, versions and cards, then the providers with what they lack."""
+        state: State = "open" if self.auto.warning is None else "doubtful"
+        return Facts(
+            "doctor", f"auto takes {self.auto.label}: {self.auto.reason}", state, tuple(self._parts())
+        )
+
+    def _parts(self) -> Iterator[Part]:
+        yield Fact("versions", _listed(self.versions))
+        yield Fact("package", _listed(self.runtime_packages) or "onnxruntime was not installed by pip")
+        yield Fact("GPUs", self._cards())
+        yield Fact("CUDA", self._cuda())
+        yield Fact("processor", many(self.cores, "core"))
+        columns = ("provider", "runs", "why not, and what to do")
+        yield Table(columns, tuple(check.row for check in self.providers), wraps=columns[2:])
+        for check in self.providers:
+            yield from _commands(check.name.removesuffix(SUFFIX), check.advice or "")
+        for warning in self.warnings:
+            yield Fact("warning", _COMMAND.sub("", warning), "doubtful")
+            yield from _commands("", warning)
+
+    def _cards(self) -> str:
+        if not self.cards:
+            return "no NVIDIA driver answers (nvidia-smi)"
+        cards = (card.name + (f", {card.memory_mib} MiB" if card.memory_mib else "") for card in self.cards)
+        driver = self.cards[0].driver
+        return f"{'; '.join(cards)}; driver {driver}, for CUDA up to {self.driver_cuda or '?'}"
+
+    def _cuda(self) -> str:
+        built = f"built for CUDA {self.built_for_cuda}" if self.built_for_cuda else "built without CUDA"
+        packages = _listed(self.cuda_packages) or "no pip package with CUDA or cuDNN libraries"
+        loaded = ", ".join(self.loaded_libraries.values())
+        cudnn = f"cuDNN {self.cudnn}" if self.cudnn else "no cuDNN found"
+        return f"onnxruntime is {built}; {cudnn}; {packages}" + (f"; loaded {loaded}" if loaded else "")
+
+
+_COMMAND = re.compile(r" \((pip [^()]+)\)")
+
+
+def _commands(label: str, advice: str) -> Iterator[Fact]:
+    """The commands in an advice, each of its own, so that it can be pasted at every width."""
+    return (Fact(label, found, is_command=True) for found in _COMMAND.findall(advice))
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def diagnose(*asked: str) -> Diagnosis:

@@ -362,9 +362,8 @@ def result_of(document: Document, headline: Headline, title: str = "") -> Result
 
 
 def files_of(document: Document) -> list[dict[str, Any]]:
-    """The result of each file of a folder, or of a single model; a plan of a dry run like the result it would have."""
-    each: list[dict[str, Any]] = document.get("files", [document])
-    return [item if "plan" in item or "cuts" not in item else {**item, "plan": item} for item in each]
+    """The result of each file of a folder, or of a single model."""
+    return document.get("files", [document])  # type: ignore[no-any-return]
 
 
 def _validation(item: Document, is_one_of_several: bool) -> Document | None:

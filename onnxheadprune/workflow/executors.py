@@ -145,6 +145,8 @@ def _serve(pipe: Connection) -> None:
                 pipe.send((task(), None))
             except Exception as error:
                 pipe.send((None, error))
+    # The parent has nothing more: that it ends this process while it ends by itself is no error.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_with_parent() -> None:

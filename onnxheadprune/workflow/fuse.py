@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
@@ -16,8 +15,7 @@ from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion, Trial
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.data import DataSource
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.calls import BenchCall, ValidateCall
+from onnxheadprune.settings.calls import BenchCall, PruneCall, ValidateCall
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import Benchmark
@@ -28,85 +26,74 @@ SECONDS = 4.0
 """Time to measure per grid point, for all candidates together."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The provider and inputs on which candidates are proven and measured."""
-
-    provider: Provider | None = None  # where to run; None resolves the automatic choice when it is needed
-    data: DataSource | None = None  # the user's inputs, for the proof
-    seed: int = 0  # of random inputs
-    seconds: float = SECONDS  # measuring time per grid point
-    repeats: int | None = None  # blocks per grid point instead of a time
-    form: Form = fuse  # makes a candidate
-
-
 def fused(
-    original: LoadedModel, pruned: LoadedModel, mode: FuseMode, changed: bool, setting: Setting
-) -> tuple[LoadedModel, Fusion | None]:
-    """A model with its attention in fused operators.
+    original: LoadedModel,
+    pruned: LoadedModel,
+    call: PruneCall,
+    provider: Provider | None,
+    data: DataSource | None,
+    *,
+    form: Form = fuse,
+    seconds: float = SECONDS,
+) -> tuple[LoadedModel, Fusion]:
+    """A model with its attention in fused operators, and what became of each site.
 
     Args:
-        changed: whether heads were removed from it, so it is written in any case.
-
-    Returns:
-        The model, and the result for each site (None where fusion was not requested).
+        call: which operators are asked for, and the seed of random inputs.
+        provider: where candidates of "auto" are proven and measured; None for the other modes.
+        data: the user's inputs, for the proof.
+        form: makes a candidate.
+        seconds: time to measure per grid point.
     """
-    if mode == "none":
-        return pruned, None
-    if mode == "auto":
-        model, fusion = _fastest(original, pruned, setting)
-    else:
-        model, fusion = fuse(pruned.proto, mode, original.name)
-    if not fusion.made and not changed:
-        raise RefusedError(f"there is nothing to fuse in {original.name}: {fusion}")
-    return pruned.changed(model), fusion
-
-
-def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tuple[ModelProto, Fusion]:
-    """Measure every exact candidate against the unfused model; keep the fastest."""
-    provider = setting.provider or resolve_provider(AUTO)
+    if call.fuse != "auto":
+        model, fusion = form(pruned.proto, call.fuse, original.name)
+        return pruned.changed(model), fusion
+    assert provider is not None
     made: list[tuple[ModelProto, Fusion]] = []
     trials: list[Trial] = []
     for mode in CANDIDATES:
         try:
-            model, fusion = setting.form(pruned.proto, mode, original.name)
+            model, fusion = form(pruned.proto, mode, original.name)
         except RefusedError as refused:
             trials.append(Trial(mode, str(refused)))
             continue
-        obstacle = (
-            str(fusion)
-            if not fusion.made
-            else _obstacle(original, pruned.changed(model, "the fused model"), provider, setting)
-        )
+        obstacle = str(fusion)
+        if fusion.made:
+            obstacle = _obstacle(original, pruned.changed(model, "the fused model"), call, provider, data)
         trials.append(Trial(mode, obstacle))
         if not obstacle:
             made.append((model, fusion))
     if not made:
-        return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
+        return pruned, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
     candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
     from onnxheadprune.benchmarking.runner import run_benchmark
 
-    call = BenchCall(time_budget=setting.seconds, repeats=setting.repeats, seed=setting.seed, memory=False)
     models = [pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)]
-    measured = run_benchmark(models, call, provider=provider)
+    timing = BenchCall(time_budget=seconds, seed=call.seed, memory=False)
+    measured = run_benchmark(models, timing, provider=provider)
     ratios = {name: _ratios(measured, index) for index, name in enumerate(names) if index}
-    trials = [dataclasses.replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
+    trials = [replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
     best = _best(measured, names)
     if best is None:
-        return pruned.proto, _kept(
-            pruned.proto, original.name, trials, "no fused form is measurably faster here"
-        )
+        reason = "no fused form is measurably faster here"
+        return pruned, _kept(pruned.proto, original.name, trials, reason)
     model, fusion = made[best - 1]
-    return model, dataclasses.replace(fusion, mode="auto", chosen=fusion.mode, trials=tuple(trials))
+    return pruned.changed(model), replace(fusion, mode="auto", chosen=fusion.mode, trials=tuple(trials))
 
 
-def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
+def _obstacle(
+    original: LoadedModel,
+    fused: LoadedModel,
+    call: PruneCall,
+    provider: Provider,
+    data: DataSource | None,
+) -> str:
     """Return why a candidate is not exact on this provider, "" if it is."""
     from onnxheadprune.validation.proof import prove
 
     try:
-        verdict = prove(original, fused, ValidateCall(seed=setting.seed), setting.data, provider)
+        verdict = prove(original, fused, ValidateCall(seed=call.seed), data, provider)
     except InferenceError as error:
         return str(error)
     return verdict.reason if verdict.verdict == "failed" else ""

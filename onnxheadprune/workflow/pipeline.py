@@ -36,7 +36,7 @@ from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.calls import PruneCall, ValidateCall
-from onnxheadprune.workflow.requests import Request, placed, readings_of
+from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
@@ -109,10 +109,9 @@ def run_prune(
     original = open_structure(model, follow_links=call.follow_links)
     call = placed(call, original.path)
     places = claimed(call, original, beside=beside)
-    would_write = str(call.output) if dry_run and call.output is not None else None
+    would_write = None
     if dry_run:
-        fuse = "contrib" if call.fuse == "auto" else call.fuse
-        call, places = replace(call.into(None), validate=False, fuse=fuse), Outputs(None)
+        (call, would_write), places = ahead(call), Outputs(None)
     # Whatever is wrong in the settings is known before data is read.
     request = Request.of(call)
     request = replace(request, data=read_data(original, call, in_folder=in_folder))
@@ -155,10 +154,11 @@ def cut_as_requested(
         data = request.data
     fusion: Fusion | None = None
     if request.call.fuse != "none":
-        from onnxheadprune.workflow.fuse import Setting, fused
+        from onnxheadprune.workflow.fuse import fused
 
-        setting = Setting(provider, data, request.call.seed)
-        cut, fusion = fused(subject, cut, request.call.fuse, plan.cuts_something, setting)
+        cut, fusion = fused(subject, cut, request.call, provider, data)
+        if not fusion.made and not plan.cuts_something:
+            raise RefusedError(f"there is nothing to fuse in {subject.name}: {fusion}")
     pruned = cut.changed(cut.proto, "the pruned model")
     drop_metadata(pruned.proto, VALIDATION_KEY)
 

@@ -107,6 +107,13 @@ def placed(call: PruneCall, model: Path | None) -> PruneCall:
     return replace(call, output=model, backup=call.backup or backup_path(model))
 
 
+def ahead(call: PruneCall) -> tuple[PruneCall, str | None]:
+    """A call that writes, proves and times nothing, and where it would write."""
+    fuse = "contrib" if call.fuse == "auto" else call.fuse
+    would_write = None if call.output is None else str(call.output)
+    return replace(call.into(None), validate=False, fuse=fuse), would_write
+
+
 def readings_of(call: Any) -> list[Reading]:
     """The files that the settings of a call name, which none of its outputs may replace."""
     named = {name for name, item in declared(type(call)).items() if not item.setting.creates}

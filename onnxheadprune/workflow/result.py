@@ -189,18 +189,8 @@ class PruneResult(Displayed):
 
         return Operations.of(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
-    def document(self) -> dict[str, Any]:
-        """See `Displayed`; that of a dry run has the whole plan in place of facts."""
-        if self.would_write is None:
-            return super().document()
-        summary, plan = self.to_dict(), self.plan.to_dict()
-        if self.chosen is not None or self.plan.vocabulary is not None:
-            return {**summary, "plan": plan}
-        known = ("fusion", "before", "after", "warnings", "would_write")
-        return {**plan, **{name: summary[name] for name in known if summary[name] is not None}}
-
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the model itself."""
+        """JSON-ready data, without the model itself; where nothing was written yet, with every edit of the plan."""
         files = None
         if self.file_bytes is not None:
             files = {"before": self.file_bytes[0], "after": self.file_bytes[1]}
@@ -211,7 +201,7 @@ class PruneResult(Displayed):
             "headline": self.headline.to_dict(),
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
-            "plan": self.plan.summary(),
+            "plan": self.plan.summary() if self.would_write is None else self.plan.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
             "choice": None if self.chosen is None else self.chosen.to_dict(),

@@ -77,7 +77,7 @@ def test_edits_are_counted_and_listed_where_somebody_looks_ahead(
 ) -> None:
     """A few heads are hundreds of edits, which nobody reads but who wants the plan."""
     words = ("prune", toy, "-o", tmp_path / "out.onnx", "--heads", "0:1")
-    plan = command(*words, "--dry-run", "--json").document
+    plan = command(*words, "--dry-run", "--json").document["plan"]
     summary = command(*words, "--json").document["plan"]
     assert "edits" not in summary and summary["edit_counts"] == plan["edit_counts"]
     assert sum(plan["edit_counts"].values()) == len(plan["edits"])

@@ -220,8 +220,7 @@ class FolderCut:
         self.begun.append(file.name)
         progress = self._progress_of(file.name)
         progress("pruning", 0, 0)
-        validate = request.call.validate and output is not None
-        call = replace(request.call.into(output), data_name=self.names[file.name], validate=validate)
+        call = replace(request.call.into(output), data_name=self.names[file.name])
         request = replace(request, call=call, data=data, tokens=self.tokens.get(file.name))
         leads = any(network.leader is file for network in self.match.networks)
         hint = or_exclude(file.name) if self.match.is_copy(file) else ""

@@ -25,7 +25,7 @@ from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_nam
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.units import HEAD, UnitKind, with_parts
-from onnxheadprune.workflow.requests import Request, placed, readings_of
+from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of
 
 TRITON = "config.pbtxt"
 _UNPRUNED = (
@@ -156,9 +156,9 @@ def prune_folder(
     what = "the output" if kept is None else "the backup"
     own = () if made is None else (Making(what, Path(made), kind="new folder", copy_of=root),)
     check_makings([*own, *beside], lambda: [Reading("the folder", root), *readings_of(call)])
-    would_write = str(call.output) if dry_run and call.output is not None else None
-    if dry_run:
-        call, kept = call.into(None), None
+    would_write = None
+    if dry_run or call.output is None:
+        (call, would_write), kept = ahead(call), None
     target = None if call.output is None else Path(call.output)
     request = Request.of(call)
     if call.data_name is not None:

@@ -158,6 +158,8 @@ class JobContext:
     def check(self) -> None:
         """Check all calls: what a late step would be refused for is said before the first one."""
         keys = self.job.keys
+        if not self.model.is_dir():
+            open_structure(self.model)
         Request.of(self.placed("prune"))
         if keys.score is not None:
             measure_of(keys.score.drift)
