@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from tests.graph_text import model_of
 
 H, D, WIDTH = 3, 4, 8
-FEED = {"x": np.random.default_rng(5).uniform(-1, 1, (2, 5, WIDTH)).astype(np.float32)}
 
 QUERIES_KEYS_VALUES = """
   qf = MatMul(x, wq)  kf = MatMul(x, wk)  vf = MatMul(x, wv)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import HeadPruneError, RefusedError, apply_plan, inspect, plan_pruning, prune
+from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
@@ -27,7 +27,6 @@ from tests.graphs.mixtures import (
     Mixture,
     tokens,
 )
-from tests.graphs.toys import packed
 from tests.liveness.one_node import run
 
 
@@ -162,41 +161,6 @@ def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None
     np.savez(tmp_path / "data.npz", x=np.concatenate([tokens()] * 8))
     with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
         prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", ratio=0.5, units="neurons")
-
-
-UNARY = sorted(
-    item.name
-    for item in onnx.defs.get_all_schemas()
-    if item.domain == ""
-    and item.since_version <= 20
-    and not item.deprecated
-    and item.min_input == item.max_input == item.min_output == item.max_output == 1
-    and not any(attribute.required for attribute in item.attributes.values())
-)
-"""Operators that may stand where an activation does."""
-
-
-@pytest.mark.slow
-def test_neurons_of_a_packed_layer_are_no_experts() -> None:
-    """Whatever stands between two layers, and however their weights are stored."""
-    found = {}
-    for name in UNARY:
-        model = model_of(
-            f"""<ir_version: 10, opset_import: ["" : 20]>
-            network (float[B, S, 64] x) => (float[B, S, 64] y) <float[64, 128] up, float[128, 64] down>
-            {{ wide = MatMul(x, up) bent = {name}(wide) made = MatMul(bent, down) y = Add(x, made) }}"""
-        )
-        for stored, written in (("floats", model), ("blocks", packed(model, 0))):
-            try:
-                sites = inspect(written)
-            except HeadPruneError:
-                continue  # an operator of another type or shape
-            if sites.of("experts") or sites.neurons:
-                found[name, stored] = (len(sites.neurons), len(sites.of("experts")))
-    assert {experts for _, experts in found.values()} == {0}
-    assert {("Relu", "blocks"), ("Sigmoid", "blocks"), ("Tanh", "floats")} <= found.keys()
-    apart = {name for name, _ in found if ((name, "floats") in found) != ((name, "blocks") in found)}
-    assert apart == set()
 
 
 def test_points_of_deformable_attention_are_no_experts() -> None:

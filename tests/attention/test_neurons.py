@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx.parser
 import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 import onnxheadprune as ohp
-from onnxheadprune import RefusedError, UsageError
+from onnxheadprune import RefusedError
 from onnxheadprune.display.spelling import read_ranges, spelled
-from tests.conftest import Command
-
-
-def _cut(command: Command, model: Path, out: Path, *options: str) -> Mapping[str, Any]:
-    result = command("prune", model, "-o", out, *options, "--json")
-    assert result.exit_code == 0, result.stderr
-    document: Mapping[str, Any] = result.document
-    assert document["validation"]["verdict"] == "passed"
-    return document
-
-
-@pytest.mark.slow
-def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_path: Path) -> None:
-    """After a cut neuron 64 is still neuron 64, and what is gone cannot go again."""
-    once, twice, at_once = (tmp_path / name for name in ("once.onnx", "twice.onnx", "at_once.onnx"))
-    _cut(command, digits, once, "--neurons", "0:0-63", "--layers", "ffn.1")
-    _cut(command, once, twice, "--neurons", "0:64 2:7", "--heads", "3:2")
-    _cut(command, digits, at_once, "--neurons", "0:0-64 2:7", "--heads", "3:2", "--layers", "ffn.1")
-    assert command("validate", digits, twice).exit_code == 0
-    assert command("validate", once, twice).exit_code == 0
-    left, right = (onnx.load(path).graph.initializer for path in (twice, at_once))
-    stored = [{t.name: numpy_helper.to_array(t).tobytes() for t in graph} for graph in (left, right)]
-    assert stored[0] == stored[1]
-    again = command("prune", once, "-o", twice, "--neurons", "0:3")
-    assert again.exit_code == 2 and "neuron 3 of ffn.0" in again.stderr
-    assert command("prune", once, "-o", twice, "--neurons", "1:3").exit_code == 2
-
-
-@pytest.mark.slow
-def test_the_api_takes_one_spec(digits: Path) -> None:
-    made = ohp.prune(digits, heads={"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
-    assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
-    assert {cut.key: cut.left for cut in made.plan.blocks} == {
-        "ffn.0": 128,
-        "ffn.1": 128,
-        "ffn.2": 64,
-        "ffn.3": 0,
-        "layer.0": 1,
-        "layer.1": 1,
-        "layer.2": 1,
-        "layer.3": 0,
-    }
-    with pytest.raises(UsageError, match="ambiguous"):
-        ohp.prune(digits, heads={"ffn.mlp": [1]}, validate=False)
 
 
 def test_ranges_are_read_as_they_are_spelled() -> None:

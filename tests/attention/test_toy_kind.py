@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.settings.units import KINDS, UnitKind
-from tests.conftest import Command, PackageCopy
+from tests.conftest import PackageCopy
 from tests.graphs import toys
 from tests.liveness.one_node import run
 from tests.sources import PACKAGE
@@ -112,37 +112,6 @@ def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
     widths = [toys.get_initializer(made.model, f"layer{layer}.attn.v.weight").shape for layer in (0, 1)]
     heads = inspect(made.model)
     assert widths == [(12, 12), (12, 8)] and [site.num_heads for site in heads] == [4, 4]
-
-
-@pytest.mark.slow
-def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_path: Path) -> None:
-    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
-    assert command("prune", model, "-o", once, "--heads", "0:1 width.0:0 ffn.1:3").exit_code == 0
-    (first, _) = inspect(once).of("channels")
-    assert first.removed == (0,) and first.original_units == (1, 2, 3)
-    shown = command("prune", once, "-o", twice, "--heads", "width.0:2 ffn.1:4")
-    assert shown.exit_code == 0 and all(f"{kind} " in shown.stdout for kind in ("neurons", "channels"))
-    for original in (model, once):
-        assert command("validate", original, twice).exit_code == 0
-    again = command("prune", once, "-o", twice, "--heads", "width.0:0")
-    assert again.exit_code == 2 and "channel 0 of width.0" in again.stderr
-    gone = command("prune", model, "-o", twice, "--heads", "width.5:0")
-    assert gone.exit_code == 2 and "there is no width '5'" in gone.stderr
-    assert "2 head widths, 6 channels" in command("inspect", twice).stdout
-
-
-@pytest.mark.slow
-def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
-    """The record says channel 2, and channel 0 is gone."""
-    wrong = tmp_path / "wrong.onnx"
-    ohp.prune(model, wrong, heads={"width.1": [0]}, provider="cpu")
-    changed = onnx.load(wrong)
-    for entry in changed.metadata_props:
-        entry.value = entry.value.replace('"removed": "0"', '"removed": "2"')
-    onnx.save(changed, wrong)
-    assert ohp.validate(model, wrong, provider="cpu").verdict == "failed"
-    plan = ohp.plan_pruning(model, heads={"width.0": [1]})
-    assert plan.to_dict()["kinds"] == ["neurons", "channels"] and plan.spec == {"width.0": [1]}
 
 
 HEADER = """

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 from onnxheadprune import inspect
 from onnxheadprune.operators import view_of
-from onnxheadprune.settings.units import KINDS, SPAN, UnitKind, called
+from onnxheadprune.settings.units import KINDS, UnitKind, called
 from tests.attention.layered import Network, renamed
 from tests.conftest import Command
 from tests.graphs import toys
-
-INSIDE = re.compile(r"(?<![\d.])[1-9]0{5}\d(?!\d)")
-"""What the index of a site beside attention looks like."""
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "toy.onnx"
     onnx.save(toys.decoder(), path)
-    return path
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.npz"
-    np.savez(path, input_ids=np.random.default_rng(0).integers(0, 19, (16, 5)))
     return path
 
 
@@ -48,61 +36,6 @@ def with_options() -> list[UnitKind]:
 def test_names_are_told_apart_by_kind() -> None:
     names = [called(kind.first + 3) for kind in kinds()]
     assert names[:4] == ["attn.3", "ffn.3", "moe.3", "layer.3"] and len(set(names)) == len(names)
-
-
-@pytest.mark.slow
-def test_no_command_shows_the_number_inside(
-    command: Command, model: Path, data: Path, tmp_path: Path
-) -> None:
-    assert INSIDE.search(f"site {SPAN}") and INSIDE.search(f'"{SPAN + 3}"')
-    out, page = tmp_path / "out.onnx", tmp_path / "page.html"
-    named = ("--heads", "0:1", "--neurons", "0:0-3", "--layers", "2 ffn.1")
-    chosen = ("--ratio", "0.3", "--units", "all", "--data", data)
-    lines = (
-        ("inspect", model),
-        ("prune", model, "-o", out, *named, "--report", page),
-        ("validate", model, out),
-        ("inspect", out),
-        ("prune", model, "--dry-run", *chosen),
-        (
-            "prune",
-            model,
-            "-o",
-            tmp_path / "chosen.onnx",
-            *chosen,
-            "--refit",
-            "--report",
-            tmp_path / "2.html",
-        ),
-        ("score", model, "--units", "all", "--data", data, "--method", "ablation"),
-        ("prune", model, "--fuse", "contrib", "--dry-run"),
-        *(("prune", model, "--dry-run", *bad) for bad in _bad_input()),
-    )
-    for line in lines:
-        for result in (command(*line), command(*line, "--json")):
-            # Files of scores have the index beside the key: a field for programs, which older versions read.
-            shown = re.sub(r'"index": \d+', "", result.stdout) + result.stderr
-            assert INSIDE.search(shown) is None, line
-    for written in tmp_path.glob("*.html"):
-        text = re.sub(
-            r"<(script|style|svg).*?</\1>", "", written.read_text(encoding="utf-8"), flags=re.DOTALL
-        )
-        assert INSIDE.search(text) is None
-
-
-def _bad_input() -> Iterator[tuple[str, str]]:
-    for kind in kinds():
-        option = f"--{kind.units}"
-        yield option, "9:1"
-        yield option, "0:99"
-        yield option, "0:x"
-        yield option, "0:3-1"
-        yield option, "0"
-        yield option, ""
-        yield "--layers", f"{kind.key or 'attn.'}9"
-    yield "--layers", "9"
-    yield "--layers", "decoder.0"
-    yield "--layers", "nothing"
 
 
 @pytest.mark.parametrize("kind", with_options())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from onnxheadprune import InferenceError, ModelFacts, ProviderError, bench, prune
+from onnxheadprune import InferenceError, ModelFacts, bench
 from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
-from onnxheadprune.runtime import CPU, CUDA, Provider, bound
-from onnxheadprune.runtime import session as session_module
-from onnxheadprune.runtime.bound import BoundSession
+from onnxheadprune.runtime import CPU, CUDA, Provider
 from onnxheadprune.runtime.memory import footprint
 from onnxheadprune.settings.measuring import Timing
 from tests.clocks import patient
@@ -29,13 +26,6 @@ QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 7, "memory": False, "thre
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asserted of real models are counts, names and factors, not how narrow intervals are."""
     monkeypatch.setattr(measure, "SLICE", 0.002)
-
-
-@pytest.fixture
-def smaller(digits: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "smaller.onnx"
-    prune(digits, path, heads="1:1,3,6 2:0-3,5,6 3:0-2,4-7", validate=False)
-    return path
 
 
 class Clock:
@@ -149,57 +139,6 @@ def test_other_places_are_not_comparable() -> None:
     assert not entry.differences(both, both)
     assert "9 nodes landed on the CPU" in entry.differences(both, more)[0]
     assert "those of this one on CPU and CUDA" in entry.differences(cuda, both)[0]
-
-
-class Pretending:
-    """A session that says it runs on CUDA and runs on the CPU.
-
-    Args:
-        session: the real one.
-        placed: what it says where its nodes are.
-    """
-
-    def __init__(self, session: Any, placed: str) -> None:
-        self._session, self._placed = session, placed
-
-    def get_providers(self) -> list[str]:
-        return [CUDA, CPU]
-
-    def get_provider_graph_assignment_info(self) -> list[Any]:
-        parts = self._session.get_provider_graph_assignment_info()
-        return [SimpleNamespace(ep_name=self._placed, get_nodes=part.get_nodes) for part in parts]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-
-class FakeRuntime:
-    """An onnxruntime with CUDA, on a machine without, which places every node on the CPU."""
-
-    real = session_module.onnx_runtime()
-
-    def InferenceSession(self, source: Any, options: Any, **_: Any) -> Pretending:
-        return Pretending(self.real.InferenceSession(source, options, providers=[CPU]), CPU)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-
-@pytest.mark.slow
-def test_a_session_whose_nodes_all_fell_back_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, digits: Path
-) -> None:
-    """The session lists the provider, as ONNX Runtime does, and places nothing on it."""
-    monkeypatch.setattr(session_module, "onnx_runtime", FakeRuntime)
-    monkeypatch.setattr(bound, "DEVICES", {})
-    provider = Provider(CUDA, "pretended")
-    with pytest.raises(
-        ProviderError, match="not one node of the model runs on CUDAExecutionProvider"
-    ) as caught:
-        BoundSession(digits, provider)
-    assert caught.value.exit_code == 4
-    with pytest.raises(ProviderError, match="not one node"):
-        bench(digits, provider=provider)
 
 
 # Memory

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onnxheadprune import prune
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.model.load import open_model
 from onnxheadprune.operators import view_of
@@ -131,21 +130,3 @@ def test_what_is_not_known_is_named() -> None:
     model = one_node("SparseAttention", {"w": (6, 5)}, 2, "com.microsoft")
     found = Flops.of(concrete_view(model, {"x": floats(3, 6)}))
     assert found.uncounted == ("SparseAttention (SparseAttention)",)
-
-
-def test_counting_changes_nothing(digits: Path) -> None:
-    model = open_model(digits).proto
-    before = model.SerializeToString()
-    concrete_view(model, {"images": floats(2, 1, 8, 8)})
-    assert model.SerializeToString() == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["contrib", "onnx"])
-@pytest.mark.parametrize("name", ["bert-dynamo-sdpa", "gpt2-torchscript-eager"])
-def test_fusing_changes_no_count(tiny: Path, name: str, mode: Any) -> None:
-    model = open_model(tiny / f"{name}.onnx").proto
-    fused = prune(model, heads={}, fuse=mode, validate=False).model
-    feed = FeedMaker(view_of(model)).sized(Sizes(2, 0, 8, 1, distinct=False))
-    before, after = (Flops.of(concrete_view(item, feed), attention_nodes(item)) for item in (model, fused))
-    assert (after.total, after.attention) == (before.total, before.attention)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import RefusedError, UsageError, prune, score, select_heads, validate
+from onnxheadprune import RefusedError, prune, validate
 from onnxheadprune.edit.records import record_of
 from tests.graphs import exits
 
@@ -61,46 +61,12 @@ def test_what_no_sample_runs_is_left_alone_and_named() -> None:
         prune(exits.nested(), ratio=0.5, data=_feeds(12, 0.3, 0.31))
 
 
-@pytest.mark.slow
-def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
-    model = exits.nested()
-    pruned = prune(model, ratio=0.3, data=_feeds(20, 0.3, 2.0)).model
-    names = set(validate(model, pruned).refitted)
-    (choice,) = [node for node in pruned.graph.node if node.op_type == "If"]
-    body = next(item.g for item in choice.attribute if item.name == "then_branch")
-    tensor = next(item for item in body.initializer if item.name in names)
-    tensor.raw_data = bytes(len(tensor.raw_data))
-    found = validate(model, pruned)
-    assert found.verdict == "failed" and "is damaged" in found.reason
-
-
-@pytest.mark.slow
-def test_scores_of_branches_and_where_there_are_none() -> None:
-    model = exits.nested()
-    methods: tuple[str, ...] = ("reconstruction", "ablation")
-    for method in methods:
-        scores = score(model, method=method, data=_feeds(12, 0.3, 2.0))
-        assert len(scores.sites) == 3
-        assert all(value is not None and value >= 0 for site in scores.sites for value in site.scores)
-    with pytest.raises(UsageError, match=r"runs attn.1 \(l1.attn\), attn.2 \(l2.attn\)"):
-        score(model, data=_feeds(12, 0.3, 0.31))
-    assert select_heads(model, ratio=0.25, data=_feeds(12, 0.3, 2.0)).count == 3
-
-
 def test_what_is_not_measured_on_branches_is_refused_with_the_way_out() -> None:
     model, feeds = exits.nested(), _feeds(12, 0.3, 2.0)
     with pytest.raises(RefusedError, match="make an exit permanent with exit="):
         prune(model, target_speedup=1.1, data=feeds)
     with pytest.raises(RefusedError, match="inside the body of a control-flow operator"):
         prune(exits.loop(), ratio=0.25, data=feeds)
-
-
-@pytest.mark.slow
-def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
-    feeds = _feeds(20, 0.3, 2.0)
-    result = prune(exits.nested(), heads={"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
-    assert result.validation is not None and result.validation.passed
-    assert {name.split("/")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 
 
 @pytest.mark.slow

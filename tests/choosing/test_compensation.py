@@ -71,17 +71,6 @@ def test_half_of_the_heads_of_the_digits_cost_at_most_half_a_point(half: Any, di
 # What is changed
 
 
-@pytest.mark.slow
-def test_no_layer_before_the_first_cut_is_touched() -> None:
-    found = refitted(toys.stack(layers=3), {1: (0, 2)}).chosen.compensation
-    assert set(found.stored) == {
-        "head.weight",
-        *(f"layer1.attn.{name}" for name in ("out.bias", "out.weight", "v.weight")),
-        *(f"layer2.attn.{name}" for name in ("out.bias", "out.weight")),
-        *(f"layer{layer}.ffn.{name}.weight" for layer in (1, 2) for name in ("up", "down")),
-    }
-
-
 def test_rows_of_removed_heads_stay_as_they_were() -> None:
     model = toys.stack()
     found = refitted(model, {0: (1,)}).chosen.compensation
@@ -102,21 +91,6 @@ def test_refits_keep_the_stored_type(form: dict[str, Any]) -> None:
     found = refitted(model, "0:0-2" if "kv_heads" in form else "0:1 1:3").chosen.compensation
     new, old = found.stored["layer0.attn.out.weight"], toys.get_initializer(model, "layer0.attn.out.weight")
     assert new.dtype == old.dtype and new.shape == old.shape and not np.array_equal(new, old)
-
-
-@pytest.mark.slow
-def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
-    made = refitted(toys.stack(layers=3), {0: (1,), 1: (0, 1, 2, 3), 2: (0,)})
-    found = made.chosen.compensation
-    assert {item.site for item in found.refits if item.site is not None} == {0, 2}
-    assert "layer1.attn.out.weight" not in found.stored
-
-
-@pytest.mark.slow
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        prune(toys.stack(), tmp_path / f"{name}.onnx", ratio=0.5, data=DATA, provider="cpu")
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.slow

@@ -161,37 +161,6 @@ def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Experts) -> None
         assert np.bincount(np.array(gone) // size, minlength=GROUPS).tolist() == [size - CHOSEN] * GROUPS
 
 
-@pytest.mark.slow
-def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
-    model = TOYS["picked"].model()
-    (site,) = inspect(model).of("experts")
-    made = ohp.prune(model, ratio=0.5, units=ONLY, data=FEEDS, provider="cpu")
-    assert made.chosen is not None and made.validation is not None and made.validation.passed
-    assert "scores (reap) within mixtures" in made.chosen.selection.basis
-    assert "over the bytes saved (experts save memory" in made.chosen.selection.basis
-    worst = np.argsort(scored(model, "reap"), kind="stable")[:3].tolist()
-    assert made.chosen.selection.spec == {"moe.0": sorted(worst)}
-    (left,) = inspect(made.model).of("experts")
-    assert left.bytes * 2 == site.bytes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "gone"),
-    [
-        ({"keep": 4}, [2, 2]),
-        ({"ratio": 0.3, "uniform": True}, [2, 2]),
-        ({"ratio": 0.3, "multiple_of": {"experts": 4}}, [2, 2]),
-        ({"ratio": 0.3, "protect": "moe.0"}, [0, 4]),
-    ],
-    ids=["keep", "uniform", "multiple of", "protect"],
-)
-def test_limits_of_a_choice(target: dict[str, Any], gone: list[int]) -> None:
-    data = [{"a/x": feed["x"]} for feed in FEEDS]
-    spec = chosen(twice(TOYS["picked"]), data, **target)
-    assert [len(spec.get(key, ())) for key in ("moe.0", "moe.1")] == gone
-
-
 def test_reap_refuses_experts_of_which_none_are_chosen() -> None:
     """It asks which experts a router chose; where each token goes through all of them, the reason is said."""
     met = 0

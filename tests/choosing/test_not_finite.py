@@ -91,19 +91,6 @@ def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) ->
     assert made.chosen.to_dict()["selection"]["left_out"] == dict(selection.left_out)
 
 
-@pytest.mark.slow
-def test_what_is_refitted_behind_it_keeps_its_numbers() -> None:
-    """The linear layers behind a cut see the overflow too."""
-    made = prune(
-        overflowing(), heads={0: [1]}, refit=True, data=data(), provider="cpu", validate=False
-    ).chosen
-    assert made is not None and made.compensation is not None
-    skipped = {item.node: item.skipped for item in made.compensation.refits if item.skipped}
-    done = [item.node for item in made.compensation.refits if not item.skipped]
-    assert done and any(REASON in (why or "") for why in skipped.values())
-    assert np.isfinite(np.concatenate([array.ravel() for array in made.compensation.stored.values()])).all()
-
-
 def test_where_no_site_is_finite_the_reason_is_the_answer() -> None:
     model = overflowing()
     toys.set_initializer(model, "layer0.attn.v.weight", np.full((12, 16), 1e38, np.float32))

@@ -12,7 +12,6 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-import onnxheadprune as ohp
 from onnxheadprune import HeadScores, SiteScores, UsageError, inspect, read_scores, score
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.ablation import GROUPS
@@ -101,20 +100,6 @@ def test_sites_of_two_towers_are_ablated_each_in_its_own() -> None:
     for site, others in zip(scores.sites, masked, strict=True):
         expected = effects(model, others, data, largest_change)
         np.testing.assert_allclose(site.scores, expected, rtol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert-dynamo-sdpa", "gpt2-torchscript-eager"])
-def test_ablation_is_the_brute_force_on_exports(name: str, tiny: Path) -> None:
-    model, mask = onnx.load(tiny / f"{name}.onnx"), np.ones((8, 6), np.int64)
-    mask[::2, 4:] = 0
-    data = [{"input_ids": np.random.default_rng(0).integers(0, 64, (8, 6)), "attention_mask": mask}]
-    scores = score(model, method="ablation", data=data)
-    assert scores.unit == ("1 - cosine" if "bert" in name else "kl")
-    for site in scores.sites[:1]:
-        cuts = [{site.key: [head]} for head in range(len(site.scores))]
-        pruned = [ohp.prune(model, heads=cut, validate=False).model for cut in cuts]
-        np.testing.assert_allclose(site.scores, effects(model, pruned, data), rtol=1e-4, atol=1e-7)
 
 
 # Reconstruction

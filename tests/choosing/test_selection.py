@@ -151,20 +151,6 @@ def test_wrong_targets() -> None:
 SCORES = HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("ratio", [0.25, 0.5])
-def test_a_ratio_on_data_is_legal_and_the_same_every_time(shape: tuple[int, int], ratio: float) -> None:
-    model = toys.stack(heads=shape[0], kv_heads=shape[1])
-    data = toys.ids(20)
-    first, second = (chosen(model, ratio=ratio, data=data) for _ in range(2))
-    assert first == second and first.basis == "measured drift after refit"
-    assert 0 < first.count <= round(2 * shape[0] * ratio)
-    assert all(is_legal(shape, gone) for gone in first.heads.values())
-    if shape == (4, 4):
-        assert first.count == round(8 * ratio)
-
-
 def test_by_weights_and_by_scores() -> None:
     model = toys.stack()
     assert chosen(model, ratio=0.25).basis == "weights (no data was given)"

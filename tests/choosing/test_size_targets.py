@@ -12,8 +12,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune import RefusedError
-from tests.choosing.conftest import said
-from tests.conftest import SAMPLES, Command
+from tests.conftest import SAMPLES
 
 NEAR = 0.016
 """Part of the original's size by which a file may be smaller than asked for: a head of the vision transformer."""
@@ -75,19 +74,3 @@ def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: P
         ohp.prune(original, output, target_size=0.02, **given)
     (least,) = re.findall(r"([\d.]+) % can be reached", str(caught.value))
     ohp.prune(original, output, target_size=f"{float(least) + 0.1:.1f}%", **given)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--units", "heads,neurons"], ["--units", "neurons"]], ids=str)
-def test_a_ratio_says_the_size_of_the_file_before_the_work(
-    more: list[str], place: Path, tmp_path: Path, command: Command
-) -> None:
-    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
-    data = ["--data", place / "digits_vit.npz"]
-    told = command("prune", original, "-o", output, "--ratio", "0.3", *data, *more)
-    assert told.exit_code == 0
-    (change,) = re.findall(r"note: the file will take .*, -([\d.]+) %; --target-size", said(told))
-    assert float(change) / 100 == pytest.approx(1 - ratio_of(original, output), abs=0.01)
-    # What cannot be met is known without it.
-    refused = command("prune", original, "-o", output, "--ratio", "0.98", *data, *more)
-    assert refused.exit_code == 3 and "note" not in refused.stderr

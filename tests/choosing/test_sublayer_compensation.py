@@ -19,13 +19,11 @@ from onnxheadprune.edit.records import record_of
 from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, Provider
 from tests.conftest import SAMPLES
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
 from tests.recording import rewritten
 
-HERE = Provider(CPU, "test")
 DATA: Any = toys.ids(12)
 LAYER: dict[str, Any] = {"layer.1": "*"}
 BLOCKS: dict[str, Any] = {"1": "*", "ffn.1": "*"}

@@ -12,10 +12,7 @@ from onnxheadprune import prune
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.compensation import fit
 from onnxheadprune.choosing.compensation.fit import Layout, fit_values
-from onnxheadprune.runtime import CPU, Provider
 from tests.graphs import toys
-
-HERE = Provider(CPU, "test")
 
 
 def packed(core: str, width: int = 12, heads: int = 3, seed: int = 1) -> ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import click
@@ -137,12 +137,6 @@ def test_it_is_a_parameter_of_olive() -> None:
     found = parameters(Cut, Toys)
     assert found["toys"] == declared(Toys)["toys"] and set(found) == {*declared(Cut), "toys", "colour"}
     assert set(PARAMETERS) > {*declared(Cut), *declared(Running)}
-
-
-@pytest.mark.parametrize("kind", [JobKeys, *SECTIONS.values()], ids=lambda kind: kind.__name__)
-def test_every_field_is_a_declaration(kind: type[Any]) -> None:
-    assert [item.name for item in fields(kind)] == list(declared(kind))
-    assert all(item.setting.help.endswith((".", "].")) for item in declared(kind).values())
 
 
 def test_rules_name_settings_that_there_are() -> None:

@@ -16,12 +16,10 @@ from onnxheadprune import Drift, UsageError, prune
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.validation.result import drift_gate
 from tests.conftest import Command
 from tests.graphs import toys
 
-HERE = Provider(CPU, "for the test")
 LOGITS = MainOutput("y", True)
 HIDDEN = MainOutput("y", False)
 

@@ -13,7 +13,6 @@ from onnxheadprune.api.functions import _written
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.deploying.exports import contents
-from tests.graphs import toys
 
 
 @pytest.mark.slow
@@ -51,16 +50,3 @@ def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path
 )
 def test_arguments_are_written_as_python_takes_them(value: object, written: str) -> None:
     assert _written(value) == written
-
-
-@pytest.mark.slow
-def test_a_target_on_data(tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in", inner=exports.WIDE)
-    ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))
-    result = prune_folder(
-        folder, output=tmp_path / "out", ratio=0.5, data={"input_ids": ids}, data_name="{}.weights"
-    )
-    assert sum(map(len, result.heads.values())) == 4
-    leader = next(item.result for item in result.files if item.leads)
-    assert leader.chosen is not None and leader.chosen.compensation is not None
-    assert (tmp_path / "out" / "onnx" / "model.onnx.weights").is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import shutil
 import signal
 import subprocess
 import sys
@@ -160,15 +159,6 @@ def test_whatever_else_is_read_counts(
     assert [status(), status()] == ["done", "skipped"]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("batch_in_process")
-def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
-    for number in range(2):
-        result = prune_batch(folder, call(validate=False), tmp_path / "out")
-        assert statuses(result)["a.onnx"] == "done", number
-        assert result.files[0].reason == "not validated"
-
-
 DIES = """
 import os, signal
 
@@ -202,20 +192,6 @@ def test_a_process_that_dies_is_one_verdict(elsewhere: bool, tmp_path: Path, die
         assert "the worker that pruned it was lost, or could not begin (Broken" in item.reason
         assert "the process died, signal 9" in item.reason or elsewhere
     assert not json.loads((tmp_path / "out" / RECORD).read_text())["steps"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("batch_in_process")
-def test_an_output_folder_around_the_models(folder: Path, tmp_path: Path) -> None:
-    """`batch DIR -o .`: what lies there already is replaced only if this tool wrote it."""
-    inside = tmp_path / "around" / "models"
-    shutil.copytree(folder, inside)
-    (inside.parent / "a.onnx").write_bytes(b"foreign")
-    result = prune_batch(inside, call(), inside.parent)
-    found = statuses(result)
-    assert found.pop("a.onnx") == "refused"
-    assert found == {name: status for name, status in EXPECTED.items() if name != "a.onnx"}
-    assert (inside.parent / "a.onnx").read_bytes() == b"foreign"
 
 
 @pytest.mark.usefixtures("batch_in_process")

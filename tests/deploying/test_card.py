@@ -60,17 +60,6 @@ def test_the_card_of_the_folder_is_kept_below(command: Command, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [b"\xff\xfe no text", b"#" * (2**20 + 1)], ids=["no UTF-8", "large"])
-def test_what_is_no_card_is_copied(command: Command, tmp_path: Path, content: bytes) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    (folder / CARD).write_bytes(content)
-    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert not outcome.document["card"] and CARD in outcome.document["copied"]
-    assert (tmp_path / "out" / CARD).read_bytes() == content
-
-
-@pytest.mark.slow
 def test_names_open_no_markup(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     model = onnx.load(folder / "onnx" / "model.onnx")

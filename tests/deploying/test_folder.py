@@ -110,18 +110,6 @@ def test_what_is_refitted_is_carried_to_files_with_the_same_weights(command: Com
 
 
 @pytest.mark.slow
-def test_a_rounded_file_is_not_refitted_and_that_is_said(command: Command, tmp_path: Path) -> None:
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
-    outcome = command("prune", folder, "-o", out, "--ratio", "0.5", "--data", tmp_path / "d.npz", "--json")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert any(
-        "model_quantized.onnx loses the same heads and is not refitted" in text
-        for text in outcome.document["warnings"]
-    )
-
-
-@pytest.mark.slow
 def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
     folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--json")

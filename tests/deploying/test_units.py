@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,23 +86,6 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
     assert outcome.exit_code == 3 and "agree" in outcome.stderr, outcome.stderr
 
 
-@pytest.mark.slow
-def test_a_target_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
-    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    target: Any = {"ratio": 0.4, "units": ["heads", "neurons"], "multiple_of": {"neurons": 2}}
-    data = {
-        "input_ids": np.random.default_rng(3).integers(3, toys.VOCABULARY, (24, 6)),
-        "attention_mask": np.ones((24, 6), np.int64),
-    }
-    result = prune_folder(folder, output=out, **target, data=data, provider="cpu")
-    assert [item.name for item in result.files] == ["encoder_model.onnx"]
-    (sentence,) = (text for text in result.warnings if "is left unchanged" in text)
-    assert sentence.startswith("decoder_model.onnx is left unchanged: its units are scored on data")
-    leader = result.files[0].result
-    assert leader.chosen is not None and leader.chosen.compensation is not None
-    assert leader.validation is not None and leader.validation.passed
-
-
 def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
     """They are told apart by what lies in them, also where nothing else may go."""
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
@@ -113,37 +95,3 @@ def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
     (item,) = prune_folder(folder, output=out, **target, data=data, provider="cpu").files
     assert item.result.plan.called_whole[-1].startswith("layer.")
     assert item.result.validation is not None and item.result.validation.passed
-
-
-@pytest.mark.slow
-def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
-    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    text = tmp_path / "t.txt"
-    random = np.random.default_rng(5)
-    rows = (" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(40))
-    text.write_text("\n".join(rows), encoding="utf-8")
-    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--data", text, "--json")
-    outcome = command("prune", folder, "-o", out, *words)
-    assert outcome.exit_code == 0, outcome.stderr
-    assert len(outcome.document["files"]) == 4
-    assert len({str(removed(out / name)) for name in DECODERS}) == 1 and removed(out / DECODERS[0]) != [()]
-    assert outcome.document["heads"] == {} and outcome.document["neurons"].keys() == {"ffn.0", "ffn.1"}
-
-
-@pytest.mark.slow
-def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, tmp_path: Path) -> None:
-    """Each is trained, and the first leaves the second as much as it had."""
-    folder, out = pairs.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    text = tmp_path / "t.txt"
-    random = np.random.default_rng(5)
-    text.write_text("\n".join(" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(60)))
-    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--data", text, "--json")
-    began = time.monotonic()
-    outcome = command("prune", folder, "-o", out, *words, "--time", "16s")
-    assert outcome.exit_code == 0, outcome.stderr
-    assert time.monotonic() - began <= 16 * 1.25
-    first, second = (
-        item["choice"]["recovery"] for item in outcome.document["files"] if item["leads"] and item["choice"]
-    )
-    assert first["steps"] and second["steps"]
-    assert first["seconds"] < 8

@@ -6,8 +6,6 @@ import math
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,24 +32,11 @@ NOT_RUN = {
 
 CI = ROOT / "tools" / "readme"
 """Runs blocks that install the package, as they are printed."""
-TESTING = re.compile(r"^ *(?:\.venv/bin/)?(pytest [^`#\n]+)|`(pytest [^`]+)`", re.M)
-"""A command that runs tests, in a block or in a sentence."""
 FIRST = [ROOT / "README.md", ROOT / "docs" / "getting-started.md"]
 """Pages that everybody reads."""
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
 ELSEWHERE = [block for block in BLOCKS if block.run_by]
-
-
-def selecting() -> list[str]:
-    """Commands by which pages run tests, but those of tests that need more packages."""
-    pages = [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "tests").rglob("*.md")]
-    found = {
-        " ".join((block or sentence).split())
-        for page in pages
-        for block, sentence in TESTING.findall(page.read_text("utf-8"))
-    }
-    return sorted(command for command in found if "samples" not in command and "site" not in command)
 
 
 def name_of(page: Path) -> str:
@@ -142,41 +127,3 @@ def unknown_options(block: Block) -> Iterator[str]:
 def test_options_in_what_cannot_run_exist() -> None:
     not_run = [block for block in BLOCKS if block.not_run is not None and block.language == "sh"]
     assert [line for block in not_run for line in unknown_options(block)] == []
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    return tmp_path / "page.md"
-
-
-def test_what_fails_or_prints_something_else_is_noticed(page: Path, reader: Reader) -> None:
-    page.write_text(
-        '```sh\necho one\n```\n```text title="prints"\ntwo\n```\n\n```sh\nonnxheadprune inspect none.onnx\n```\n\n'
-        "```python\n1 / 0\n```\n\n```python\nprint(1)\n```\n<!-- prints\n2\n-->\n\n```sh\necho more\n```\n"
-    )
-    found = []
-    for block in runnable(page, slow=True):
-        with pytest.raises(AssertionError) as caught:
-            reader.check(block)
-        found.append(str(caught.value).partition("\n")[0].partition("page.md:")[2])
-    assert found == [
-        "1 prints something else",
-        "8: onnxheadprune inspect none.onnx",
-        "12: Traceback (most recent call last):",
-        "16 prints something else",
-        "23 prints something else",
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", selecting())
-def test_a_command_that_runs_tests_selects_some(command: str) -> None:
-    line = [
-        sys.executable,
-        "-m",
-        *shlex.split(command.replace("--update-golden", "")),
-        "--collect-only",
-        "-q",
-    ]
-    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout[-500:]

@@ -41,11 +41,3 @@ def missing(document: Path) -> list[str]:
 def test_what_a_document_names_is_there(document: Path) -> None:
     if document.name not in HISTORY:
         assert missing(document) == []
-
-
-def test_what_is_not_there_is_noticed(tmp_path: Path) -> None:
-    document = tmp_path / "page.md"
-    document.write_text(
-        "`edit/apply.py:apply_plan`, `edit/apply.py:nothing` and `edit/nowhere.py`", encoding="utf-8"
-    )
-    assert missing(document) == ["edit/apply.py:nothing", "edit/nowhere.py"]

@@ -46,11 +46,3 @@ def test_no_heading_skips_a_level() -> None:
         found = re.findall(r"^(#+) ", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
         levels = [0, *map(len, found)]
         assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), page
-
-
-def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "[here](page.md#x) [there](none.md) ![p](none.svg) [web](https://x.org)\n\n| a |\n|---|\n| [c](cell.md) |\n"
-    )
-    assert dead(page) == ["none.md", "none.svg", "cell.md"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import get_args
 
-import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
@@ -14,9 +13,7 @@ from onnxheadprune import (
     PrunePlan,
     RefusedError,
     SiteCut,
-    UsageError,
     apply_plan,
-    inspect,
     plan_pruning,
 )
 from onnxheadprune.edit.edits import (
@@ -51,7 +48,6 @@ from onnxheadprune.edit.records import RecordedContract, RecordedUnits, Recorded
 from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.composed import build
-from tests.liveness.one_node import run
 
 GROUPED = replace(PLAIN, K=2, G=2, rotary=True, past=3, mask="batch", target="zero", opset=21)
 MODELS = {
@@ -104,25 +100,6 @@ def test_record_of_two_prunings_is_that_of_one() -> None:
     first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
     twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
     assert record_of(once) == record_of(twice)
-
-
-@pytest.mark.slow
-def test_pruning_twice_composes_in_original_indices() -> None:
-    graph = build(PLAIN)
-    model, feed = graph.model, graph.feed
-    once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
-    first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
-    sites = inspect(first)
-    assert sites[0].removed == (1,)
-    assert sites[0].original_units == (0, 2, 3)
-    twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
-    for name, array in run(once, feed).items():
-        np.testing.assert_array_equal(run(twice, feed)[name], array)
-    for model in (once, twice):
-        assert [item.removed for item in record_of(model).of("heads")] == [(1, 3), (0,)]
-        assert [item.num_units for item in record_of(model).of("heads")] == [4, 4]
-    with pytest.raises(UsageError, match="removed before"):
-        plan_pruning(twice, heads={0: [1]})
 
 
 def test_what_the_plan_does_not_name_is_bit_identical() -> None:

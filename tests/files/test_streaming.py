@@ -17,13 +17,13 @@ from benchmarks.decoder import Shape, make
 from onnxheadprune import ModelError, UsageError, apply_plan, plan_pruning, prune, validate
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.new_contents import with_contents
-from onnxheadprune.model.storage import reading, wire
+from onnxheadprune.model.storage import reading
 from onnxheadprune.model.storage.layout import splice, token
 from onnxheadprune.model.storage.reading import Opened, Source, hydrated, tensor_bytes
 from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
 from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
-from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
+from onnxheadprune.runtime import CPU, Provider, Session
 from tests.conftest import ROOT
 from tests.graphs import toys
 
@@ -84,27 +84,6 @@ def test_a_wrong_byte_on_disk_fails_the_validation(decoder: Path, tmp_path: Path
         verdict = validate(decoder, tmp_path / "o.onnx", provider="cpu")
         assert verdict.verdict == "failed"
         assert name in verdict.reason or name in " ".join(verdict.problems)
-
-
-@pytest.mark.slow
-def test_large_models_are_mapped_not_read(
-    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for models over 256 MB: the masked reference refers to the original's files, staged ones are shown."""
-    for module in ("runtime.memory_limits", "model.save"):
-        monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
-    for number, path in enumerate((decoder, in_one_file(decoder, tmp_path))):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        result = prune(path, folder / "o.onnx", heads="*:2-3", provider="cpu")
-        assert result.validation is not None and result.validation.passed
-        assert validate(path, folder / "o.onnx", provider="cpu").passed
-        in_memory = prune(path, heads="*:2-3", provider="cpu")
-        assert in_memory.validation is not None and in_memory.validation.passed
-        assert len(list(folder.iterdir())) == 2 - number
-    assert [item.name for item in decoder.parent.iterdir()] == ["d.onnx", "d.onnx.bin"] or len(
-        list(decoder.parent.iterdir())
-    ) == 2
 
 
 def _tensor(data_type: int, dims: tuple[int, ...], seed: int) -> TensorProto:
@@ -226,17 +205,6 @@ def test_references_without_their_files(decoder: Path) -> None:
         Session(light, Provider(CPU, "test"))
 
 
-@pytest.mark.slow
-def test_too_much_for_a_message_and_not_in_files(
-    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cut weights that were not written anywhere yet, more than a message holds."""
-    monkeypatch.setattr(memory_limits, "MAPPED_FROM", 1000)
-    monkeypatch.setattr(memory_limits, "INLINE_LIMIT", 1000)
-    result = prune(decoder, heads="*:2-3", provider="cpu")
-    assert result.validation is not None and result.validation.passed
-
-
 def test_splicing_undoes_the_structure(tmp_path: Path) -> None:
     model = toys.attention(extra_weight=ELEMENTS)
     path = tmp_path / "m.onnx"
@@ -255,17 +223,6 @@ def test_splicing_undoes_the_structure(tmp_path: Path) -> None:
     data = path.read_bytes()[span : span + 4 * ELEMENTS]
     pieces = splice(held.SerializeToString(), prefix, [len(data)])
     assert b"".join(piece if isinstance(piece, bytes) else data for piece in pieces) == path.read_bytes()
-
-
-@pytest.mark.slow
-def test_the_file_is_read_through_a_small_window(
-    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = in_one_file(decoder, tmp_path)
-    whole = open_structure(path).proto
-    for window in (16, 100, 4096):
-        monkeypatch.setattr(wire, "_WINDOW", window)
-        assert open_structure(path).proto == whole
 
 
 @pytest.mark.slow

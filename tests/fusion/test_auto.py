@@ -126,17 +126,6 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     assert measured.guaranteed(1) > 1.1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("modes", "chosen", "kind"),
-    [(("onnx",), "contrib", "MultiHeadAttention"), (("contrib",), "onnx", "Attention")],
-)
-@patient
-def test_the_slow_candidate_is_left(modes: tuple[FuseMode, ...], chosen: FuseMode, kind: str) -> None:
-    model, fusion = kept(slow(), slow_form(*modes))
-    assert fusion.chosen == chosen and kinds(model) == {kind}
-
-
 @patient
 def test_nothing_faster_leaves_the_model() -> None:
     whole, form = sized(block(EAGER)), slow_form("contrib", "onnx")

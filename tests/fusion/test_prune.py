@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import RefusedError, ValidationFailedError, inspect, prune, validate
+from onnxheadprune import RefusedError, ValidationFailedError, prune, validate
 from onnxheadprune.edit.records import record_of
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
@@ -36,19 +36,6 @@ def test_pruned_and_fused(mode: FuseMode, tmp_path: Path) -> None:
     again = validate(model, output, provider="cpu")
     assert again.verdict == "passed"
     assert again.heads == {0: (1, 3)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_a_fused_model_can_be_pruned_on(mode: FuseMode, tmp_path: Path) -> None:
-    model = attention(cache=True)
-    first = prune(model, heads={0: [1]}, fuse=mode, provider="cpu")
-    second = prune(first.model, tmp_path / "out.onnx", heads={0: [2]}, provider="cpu")
-    assert second.validation is not None
-    assert second.validation.verdict == "passed"
-    site = inspect(tmp_path / "out.onnx")[0]
-    assert (site.num_heads, site.removed, site.original_num_heads) == (2, (1, 2), 4)
-    assert validate(model, tmp_path / "out.onnx", provider="cpu").verdict == "passed"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -137,15 +137,3 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_circle_within_a_room(folder: str) -> None:
     assert circle(neighbours(folder)) == []
-
-
-def test_the_tests_can_fail(tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.py"
-    wrong.write_text("def f():\n    from onnxheadprune.cli import main\n    import onnxruntime.capi\n")
-    assert imported(wrong) == ("onnxheadprune.cli", "onnxruntime.capi")
-    assert list(wrong_imports(wrong, "model")) == [
-        "onnxruntime.capi is for runtime alone",
-        "cli is above model",
-    ]
-    assert LEVEL["cli"] > LEVEL["model"]
-    assert circle({"storage": {"load"}, "load": {"storage"}}) != []

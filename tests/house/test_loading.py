@@ -172,13 +172,6 @@ def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
     assert not [name for name in ours if name.startswith("reporting.")] and heavy == set()
 
 
-@pytest.mark.slow
-def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
-    ours, heavy = loaded_by("import onnxheadprune.workflow.choosing")
-    assert "choosing.select" in unasked(ours, CALLS["named heads"])
-    assert "scipy" in heavy
-
-
 ROOT = Path(__file__).parents[2]
 BROUGHT = {"dask": "distributed", "google": "onnx"}
 """Modules that come with a package, by its name."""

@@ -24,7 +24,6 @@ from tests.liveness.strategies import INT64, vector
 DATA = np.random.default_rng(0).random((2, 4, 3, 2)).astype(np.float32)
 ONES = np.ones(2, np.float32)
 CHANNELS = np.ones(4, np.float32)
-FIXED1 = frozenset({1})
 
 
 def case(op_type: str, *more: Array, opset: int = 17, types: tuple[int, ...] = (), **attributes: Any) -> Case:

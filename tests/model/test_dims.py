@@ -12,7 +12,6 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic, symbol
 from onnxheadprune.model.graph.operator import ELEMENTWISE, OPERATORS
 
-NUMBERS = {"b": 3, "s": 5}
 B, S = symbol("b"), symbol("s")
 
 

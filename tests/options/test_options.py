@@ -195,16 +195,6 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
-@pytest.mark.slow
-def test_without_rules_options_are_ignored(
-    look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group.commands["prune"], "rules", ())
-    monkeypatch.setattr("tests.options.test_options.KNOWN", {})
-    monkeypatch.setattr("tests.options.test_options.INVISIBLE", set())
-    assert _ignored("prune", MODES["prune"]["heads"] | JSON, "min_heads", TRIALS["prune"]["min_heads"], look)
-
-
 @pytest.mark.parametrize("name", ["prune", "recover", "batch", "sweep"])
 def test_help_has_every_option_in_a_group(name: str, command: Command) -> None:
     outcome = command(name, "--help-all")

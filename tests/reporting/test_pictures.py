@@ -25,7 +25,6 @@ DECODE = [
     GridPoint(8, 128),
     *(GridPoint(b, 1, past) for b in (1, 8) for past in (128, 2048)),
 ]
-AXES = {"heads": "heads removed, % of 72", "parameters": "parameters left", "speedup": "times as fast"}
 
 
 def words(figure: Figure) -> str:
@@ -68,18 +67,6 @@ def test_an_axis_is_logarithmic_only_where_the_span_asks_for_it(steep: float, sc
     assert figure.axes[0].get_xscale() == scale
     assert faults(figure) == [] and len(figure.axes[0].get_xticks()) >= 2
     assert scale == "log" or figure.axes[0].get_xlim()[0] == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("x", AXES)
-@pytest.mark.parametrize("labels", [True, False])
-def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
-    figure = plot_curve(curve_result(labels=labels), x)  # type: ignore[arg-type]
-    assert faults(figure) == []
-    written = words(figure)
-    assert AXES[x] in written and "drift (kl)" in written and "knee: 35 of 72 heads removed" in written
-    assert ("accuracy" in written) == labels and "times as fast" in written
-    assert "hollow: no measurable difference" in written
 
 
 def test_a_curve_refuses_what_was_not_measured() -> None:

@@ -199,28 +199,6 @@ def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_b
     assert parts.read_bytes() == whole.read_bytes() and not beside(parts).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("count", "epochs", "wanted"), [(24, 1600, "more data"), (400, 1, "more time")], ids=["text", "minutes"]
-)
-def test_what_would_help_is_what_helps(count: int, epochs: int, wanted: str) -> None:
-    """Drift on 400 other sentences: of 24 that are trained 1,600 epochs 5.3e-4, with twice the steps 4.4e-4, with 240
-    in two thirds of the steps 3.9e-4; of 400 that are trained once 4.5e-3, four times 2.9e-3, 1,600 once 2.9e-3.
-    """
-    data = toys.sentences(count=count)
-    made = prune(
-        toys.encoder(),
-        heads=HEADS,
-        data=data,
-        recover=epochs,
-        refit=False,
-        provider="cpu",
-        validate=False,
-    )
-    assert made.chosen is not None and made.chosen.recovery is not None
-    assert made.chosen.recovery.would_help == wanted
-
-
 # A time for the whole call
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import PruneResult, RefusedError, prune, recover, validate
 from onnxheadprune.choosing.compensation.record import digest
-from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.edit.records import record_of
-from onnxheadprune.operators import view_of
 from tests.conftest import Outcome
 from tests.graphs import toys
 from tests.recording import rewritten
@@ -114,16 +111,6 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
     name = "layer0.attn.out.weight"
     assert name not in held and stored[name].dtype == np.int8
     assert not np.array_equal(stored[name], toys.get_initializer(model, name))
-
-
-@pytest.mark.slow
-def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
-    model = prune(toys.encoder(), fuse="contrib", validate=False).model
-    assert any(node.domain == "com.microsoft" for node in model.graph.node)
-    found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
-    assert found.validation is not None and found.validation.passed and found.chosen is not None
-    assert found.chosen.recovery is not None and found.chosen.recovery.best
-    assert {"layer0.attn.q.weight", "layer1.attn.v.weight"} <= set(found.chosen.recovery.trained)
 
 
 @pytest.mark.slow
@@ -242,28 +229,3 @@ def test_a_file_in_the_place_of_the_checkpoint_is_left_alone(
     )
     assert outcome.exit_code == 2 and "is not what this tool would write" in " ".join(outcome.stderr.split())
     assert Path("out.onnx.recovery").read_text() == "mine" and not Path("out.onnx").exists()
-
-
-@pytest.mark.slow
-def test_a_limit_on_drift_is_bisected_with_recovery(folder: Path, command: Callable[..., Outcome]) -> None:
-    line = ("prune", "model.onnx", "--data", "data", "--max-drift", 0.02, "-o", "out.onnx", "--json")
-    outcome = command(*line, "--recover", 8)
-    assert outcome.exit_code == 0, outcome.stderr
-    choice = json.loads(outcome.stdout)["choice"]
-    assert choice["drift"] <= 0.02 and choice["recovery"]["epochs"] < 8
-
-
-@pytest.mark.slow
-def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large outputs are not kept: targets are computed again, and a step takes as many samples as fit."""
-    monkeypatch.setattr("onnxheadprune.training.loss.KEPT_BYTES", 0)
-    again = recovered()
-    assert again.model.SerializeToString() == result.model.SerializeToString()
-    each = calibration_data(SENTENCES, view_of(toys.encoder())).widest
-    assert each is not None
-    monkeypatch.setattr("onnxheadprune.training.recover.STEP_BYTES", 4 * each + 1)
-    pieces = recovered()
-    assert pieces.chosen is not None and result.chosen is not None
-    small, usual = pieces.chosen.recovery, result.chosen.recovery
-    assert small is not None and usual is not None and small.steps > 3 * usual.steps
-    assert drift(pieces.model) < drift(prune(toys.encoder(), heads=HEADS, provider="cpu").model)

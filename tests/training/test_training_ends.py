@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from onnxheadprune import UsageError, prune
@@ -94,9 +93,3 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
     beside(out).write_bytes(beside(out).read_bytes()[:-200])
     with pytest.raises(UsageError, match="cannot be read"):
         trained(out, resume=True)
-
-
-@pytest.mark.slow
-def test_a_time_is_kept_to() -> None:
-    found = trained(recover="1.5s")
-    assert found.trials and 1.4 < found.seconds < 60 and np.isfinite(found.after)

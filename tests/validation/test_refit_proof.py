@@ -123,15 +123,6 @@ def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
 
 
 @pytest.mark.slow
-def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
-    original = toys.stack()
-    first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
-    second = prune(first, heads="1:0-3", provider="cpu").model
-    assert check(first, second).verdict == "passed"
-    assert check(original, second).verdict == "passed"
-
-
-@pytest.mark.slow
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
     original = toys.stack()

@@ -100,11 +100,3 @@ def test_a_job_goes_on_with_them(command: Command, place: Path) -> None:
     shown = command("run", place / "job.yaml")
     assert shown.exit_code == 0, shown.stdout + shown.stderr
     assert "its token ids translated" in (place / "job" / "validate.json").read_text("utf-8")
-
-
-@pytest.mark.slow
-def test_both_models_are_measured_on_ids_that_they_have(command: Command, place: Path) -> None:
-    path, out = place / "models" / "m.onnx", place / "out.onnx"
-    assert command("prune", path, "-o", out, "--vocab", "keep.txt").exit_code == 0
-    shown = command("bench", path, out, "--repeats", "7", "--seq", "8", "--batch", "1", "--json")
-    assert shown.exit_code == 0, shown.stderr

@@ -19,7 +19,6 @@ from onnxheadprune.runtime import quantizing
 from tests.graphs import toys
 
 DATA = toys.ids(12, 8)
-QUICK: dict[str, Any] = {"batch": 2, "repeats": 7, "threads": 1}
 
 
 def keys(model: onnx.ModelProto) -> dict[str, str]:
