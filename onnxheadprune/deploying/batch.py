@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,10 +30,9 @@ from onnxheadprune.model.storage.claims import (
     replacing,
 )
 from onnxheadprune.model.typed_json import JsonObject, written
-from onnxheadprune.runtime.custom_ops import custom_operators, custom_ops
 from onnxheadprune.settings.calls import PruneCall, named_by
 from onnxheadprune.validation.headline import Headline
-from onnxheadprune.workflow.executors import Processes
+from onnxheadprune.workflow.executors import Processes, finished
 from onnxheadprune.workflow.requests import Request, readings_of
 
 RECORD = "onnxheadprune-batch.json"
@@ -117,7 +116,6 @@ class Task:
     entry: Entry | None  # of an earlier run, None if there was none
     settings: Mapping[str, object]  # of the call as it was given
     force: bool  # replace an output that this tool has not written, too
-    custom_ops: Path | None  # the library of custom operators that sessions load
 
 
 def prune_batch(
@@ -160,42 +158,32 @@ def prune_batch(
     lanes = min(jobs, len(models))
     # A cluster gets all at once, and decides itself what waits; here a model that ends early leaves its time to others.
     at_once = lanes if executor is None else len(models)
-    waiting, files = deque(models), dict[str, BatchFile]()
-    working: dict[Future[tuple[BatchFile, Entry | None]], tuple[str, float]] = {}
+    files, started = dict[str, BatchFile](), dict[str, float]()
 
-    def submit(name: str, pool: Executor) -> None:
-        mine = replace(rooted, output=places[1] / name)
-        if budget is not None and budget.call is not None:
-            share = math.ceil((len(waiting) + 1 if executor is None else len(models)) / lanes)
-            mine = replace(mine, time=f"{budget.part(share).call}s")
-        entry = ledger.entries.get(name)
-        task = Task(name, *places, mine, entry, vars(call), is_forced(), custom_ops())
-        working[pool.submit(pruned, task)] = name, time.monotonic()
+    def tasks() -> Iterator[Task]:
+        for place, name in enumerate(models):
+            started[name] = time.monotonic()
+            mine = replace(rooted, output=places[1] / name)
+            if budget is not None and budget.call is not None:
+                share = math.ceil((len(models) - (place if executor is None else 0)) / lanes)
+                mine = replace(mine, time=f"{budget.part(share).call}s")
+            yield Task(name, *places, mine, ledger.entries.get(name), vars(call), is_forced())
 
-    def settle(future: Future[tuple[BatchFile, Entry | None]]) -> None:
-        name, started = working.pop(future)
-        try:
-            item, entry = future.result()
-        except Exception as error:  # each kind of executor has errors of its own for a lost worker
-            why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-            reason = f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
-            item, entry = BatchFile(name, "crashed", BUG, reason), None
-        output = None if item.output is None else str(target / name)
-        files[name] = replace(item, output=output, seconds=round(time.monotonic() - started, 3))
-        ledger.note(name, entry)
-        progress(files[name])
-
-    with ExitStack() as stack:
-        pool = executor or stack.enter_context(Processes(lanes))
-        try:
-            while waiting or working:
-                while waiting and len(working) < at_once:
-                    submit(waiting.popleft(), pool)
-                for future in wait(working, return_when=FIRST_COMPLETED).done:
-                    settle(future)
-        finally:
-            for future in working:
-                future.cancel()
+    with nullcontext(executor) if executor is not None else Processes(lanes) as pool:
+        for place, future in finished(pruned, tasks(), pool, at_once):
+            name = models[place]
+            try:
+                item, entry = future.result()
+            except Exception as error:  # each kind of executor has errors of its own for a lost worker
+                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                reason = (
+                    f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
+                )
+                item, entry = BatchFile(name, "crashed", BUG, reason), None
+            made = None if item.output is None else str(target / name)
+            files[name] = replace(item, output=made, seconds=round(time.monotonic() - started[name], 3))
+            ledger.note(name, entry)
+            progress(files[name])
     return BatchResult(str(source), str(target), tuple(files[name] for name in models))
 
 
@@ -232,7 +220,7 @@ def pruned(task: Task) -> tuple[BatchFile, Entry | None]:
         except OSError as error:
             why = error.strerror or error
             raise UsageError(f"the folder {output.parent} cannot be made: {why}") from error
-        with replacing(task.force), custom_operators(task.custom_ops):
+        with replacing(task.force):
             result = run_prune(model, task.call, in_folder=True)
         verdict, entry = result.validation, None
         if verdict is not None and verdict.passed and key == step.key():

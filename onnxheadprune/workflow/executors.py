@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -28,52 +29,50 @@ LOCAL = "local"
 """In the place of an address: a Dask cluster of this machine's own."""
 
 
+def finished(
+    function: Callable[[Task], Result], tasks: Iterable[Task], executor: Executor, at_once: int
+) -> Iterator[tuple[int, Future[Result]]]:
+    """Yield the place of each task with its future, as they are done; the function and the tasks must be picklable.
+
+    Args:
+        tasks: a task is made when its turn comes.
+        at_once: how many the executor has at a time.
+    """
+    waiting, working = enumerate(tasks), dict[Future[Result], int]()
+    try:
+        while True:
+            for place, task in islice(waiting, at_once - len(working)):
+                working[executor.submit(_with_library, custom_ops(), function, task)] = place
+            if not working:
+                return
+            for future in wait(working, return_when=FIRST_COMPLETED).done:
+                yield working.pop(future), future
+    finally:
+        for future in working:
+            future.cancel()
+
+
 def run_all(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
-    executor: Executor | None = None,
-    done: Callable[[int, Result], None] | None = None,
+    executor: Executor,
+    done: Callable[[int], None] = lambda _: None,
 ) -> list[Result]:
-    """Results in the order of the tasks; for an executor the function and the tasks must be picklable."""
+    """Results in the order of the tasks, see `finished`; `done` takes the place of each as it comes."""
     results: dict[int, Result] = {}
-
-    def keep(position: int, result: Result) -> None:
-        results[position] = result
-        if done is not None:
-            done(position, result)
-
-    if executor is None:
-        for position, task in enumerate(tasks):
-            keep(position, function(task))
-    else:
-        futures = [executor.submit(_with_library, custom_ops(), function, task) for task in tasks]
-        positions = {id(future): position for position, future in enumerate(futures)}
-        try:
-            for future in _completed(futures):
-                keep(positions[id(future)], future.result())
-        except BrokenExecutor as error:
-            raise RefusedError(
-                f"a process that worked on a part died, perhaps out of memory: {error}"
-            ) from error
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-    return [results[position] for position in range(len(tasks))]
+    try:
+        for place, future in finished(function, tasks, executor, len(tasks)):
+            results[place] = future.result()
+            done(place)
+    except BrokenExecutor as error:
+        raise RefusedError(f"a process that worked on a part died, perhaps out of memory: {error}") from error
+    return [results[place] for place in range(len(tasks))]
 
 
 def _with_library(library: Path | None, function: Callable[[Task], Result], task: Task) -> Result:
     """Work on a task in another process, whose sessions load what those of this call do."""
     with custom_operators(library):
         return function(task)
-
-
-def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
-    """Futures as they complete; those of other libraries are awaited in order."""
-    if all(isinstance(future, Future) for future in futures):
-        yield from as_completed(futures)
-    else:
-        yield from futures
 
 
 class Processes(Executor):

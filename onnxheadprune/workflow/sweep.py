@@ -163,17 +163,17 @@ def _points(
     """The points of the curve, without their latencies. The time of a call is for those at which something goes."""
     budget, real = cutter.budget, sum(bool(selection.count) for _, selection in cuts)
 
-    def done(position: int, _point: CurvePoint) -> None:
-        cutter.progress("sweeping", position + 1, len(cuts))
+    def done(place: int) -> None:
+        cutter.progress("sweeping", place + 1, len(cuts))
 
     if executor is None:
-        waiting = [sum(bool(later.count) for _, later in cuts[place:]) for place in range(len(cuts))]
-
-        def measured(place: int) -> CurvePoint:
-            mine = cutter if budget is None else cutter.within(budget.turn(max(waiting[place], 1)))
-            return _measured(mine, *cuts[place])
-
-        return run_all(measured, range(len(cuts)), None, done)
+        points = []
+        for place, cut in enumerate(cuts):
+            waiting = sum(bool(later.count) for _, later in cuts[place:])
+            mine = cutter if budget is None else cutter.within(budget.turn(max(waiting, 1)))
+            points.append(_measured(mine, *cut))
+            done(place)
+        return points
     data, content = cutter.data, sent(cutter.model)
     assert data is not None
     mine = cutter if budget is None else cutter.within(budget.part(max(math.ceil(real / at_once), 1)))
