@@ -599,8 +599,8 @@ def run(
 def _run(job: Job, junit: Path | None, as_json: bool) -> int:
     from onnxheadprune.cli.cutting import reports
     from onnxheadprune.deploying.jobs.run import run_job
-    from onnxheadprune.reporting.console import err, print_error
-    from onnxheadprune.reporting.job import job_report, save_junit, save_results
+    from onnxheadprune.reporting.console import err, print_error, rows_of
+    from onnxheadprune.reporting.job import save_junit, save_results
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.custom_ops import custom_operators
 
@@ -616,7 +616,7 @@ def _run(job: Job, junit: Path | None, as_json: bool) -> int:
     if as_json:
         presentation.json({**result.document(), "run": record})
     else:
-        presentation.rows(*job_report(result))
+        presentation.rows(*rows_of(result.facts()))
     lost = presentation.deliver(result.model)
     if result.error is not None:
         print_error(f"the step {result.failed} failed: {result.error}")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.cli.presenting import Presentation, document_of, this_call
-from onnxheadprune.reporting.console import err
+from onnxheadprune.cli.presenting import Presentation, document_of, next_command
+from onnxheadprune.reporting.console import err, provider_rows
+from onnxheadprune.reporting.plan import answer_report
 from onnxheadprune.reporting.progress import progress_on
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def carry_out(
         if as_json:
             presentation.json(document)
         else:
-            from onnxheadprune.reporting.plan import cut_report
-
-            presentation.rows(*cut_report(result, this_call(), report))
+            proof = next((item.validation for item in result.results if item.validation is not None), None)
+            warning = () if proof is None else provider_rows(proof.provider)
+            presentation.rows(*warning, *answer_report(result.facts(), next_command(result), report))
 
     with progress_on(err()) as progress:
         result = run(progress, ready, beside=reports(report=report, heatmap=heatmap))

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxheadprune.cli.outcome import NOT_WRITTEN, printable
+from onnxheadprune.settings.inputs import RANDOM, Samples
+from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.display.displayed import Displayed
-    from onnxheadprune.reporting.plan import Call
+    from onnxheadprune.workflow.result import PruneResult
 
 
 _KINDS = {".html": "report", ".png": "plot", ".svg": "plot", ".pdf": "plot"}
@@ -116,22 +119,27 @@ def command_line(leaving: str = "") -> str:
     return shlex.join(("onnxheadprune", *(word for word in words if word != leaving)))
 
 
-def this_call() -> Call:
-    """The command that is running, with options for further data of the same form."""
-    from onnxheadprune.reporting.plan import Call
-    from onnxheadprune.settings.inputs import RANDOM, Samples
-    from onnxheadprune.settings.setting import declared
+def next_command(result: PruneResult | FolderResult) -> str:
+    """The command to type after a cut: what it costs on data that no choice has seen, then what it brings."""
+    line, params = command_line(leaving="--dry-run"), click.get_current_context().params
+    if result.output is None:
+        return line
+    chosen = next((item.chosen for item in result.results if item.chosen is not None), None)
+    if chosen is not None and chosen.recovery is not None and chosen.recovery.is_interrupted:
+        return f"{line} --resume"
+    pair, data = shlex.join((result.compared_with, result.output)), params.get("data")
+    is_proven = all(item.validation is not None for item in result.results)
+    if chosen is None and data not in (None, RANDOM) and is_proven:
+        return f"onnxheadprune bench {pair}"
+    return f"onnxheadprune validate {pair} {_further(data, Path(params['model']))}"
 
+
+def _further(data: str | None, model: Path) -> str:
+    """Options for further data of the same form as that of this call."""
+    if data is None or data == RANDOM:
+        folder = model if model.is_dir() else model.parent
+        return f"--data YOURS.{'txt' if (folder / 'tokenizer.json').is_file() else 'npz'}"
     context = click.get_current_context()
-    data, model, line = (
-        context.params.get("data"),
-        context.params.get("model"),
-        command_line(leaving="--dry-run"),
-    )
-    if data in (None, RANDOM):
-        folder = model if isinstance(model, Path) and model.is_dir() else Path(model or ".").parent
-        form = "txt" if (folder / "tokenizer.json").is_file() else "npz"
-        return Call(line, f"--data YOURS.{form}", has_data=False)
     module, colon, _ = data.rpartition(":")
     named = f"{module}:{HELD_OUT}" if colon and not Path(data).exists() else f"{HELD_OUT}{Path(data).suffix}"
     names = {"data_format", *declared(Samples)}
@@ -140,7 +148,7 @@ def this_call() -> Call:
     for place, word in enumerate(words):
         if word.partition("=")[0] in flags:
             kept += words[place : place + (1 if "=" in word else 2)]
-    return Call(line, shlex.join(kept), has_data=True)
+    return shlex.join(kept)
 
 
 def _folder() -> str | None:

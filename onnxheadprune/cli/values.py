@@ -92,13 +92,6 @@ def spelled(parameter: click.Parameter) -> str:
     return (parameter.name or "").upper()
 
 
-def outputs_of(command: click.Command) -> list[click.Parameter]:
-    """The parameters that name files that a command makes."""
-    return [
-        item for item in command.params if isinstance(item.type, Value) and item.type.item.setting.creates
-    ]
-
-
 def inputs_of(command: click.Command) -> list[click.Parameter]:
     """The parameters that name files that a command reads, whose existence is checked before anything else."""
     return [

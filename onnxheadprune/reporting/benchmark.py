@@ -19,46 +19,18 @@ def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None)
         write_markdown(markdown, markdown_of(result.facts()))
 
 
-_COLUMNS = (
-    "model",
-    "provider",
-    "batch",
-    "seq",
-    "past",
-    "p50_ms",
-    "p90_ms",
-    "p99_ms",
-    "median_low_ms",
-    "median_high_ms",
-    "throughput_per_second",
-    "runs",
-    "flops",
-    "attention_share",
-    "peak_memory_bytes",
-    "file_bytes",
-    "params",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "speedup",
-    "speedup_bound",
-    "verdict",
-    "comparable",
-)
-
-
 def _write_csv(result: Benchmark, path: Path) -> None:
     """Write the table; empty fields where the first model is compared with nothing."""
-    content = io.StringIO(newline="")
-    writer = csv.DictWriter(content, _COLUMNS)
+    content, lines = io.StringIO(newline=""), [_line(result, cell) for cell in result.cells]
+    writer = csv.DictWriter(content, lines[0])
     writer.writeheader()
-    writer.writerows(_line(result, cell) for cell in result.cells)
+    writer.writerows(lines)
     write_text(path, content.getvalue())
 
 
 def _line(result: Benchmark, cell: Cell) -> dict[str, object]:
     facts, latency, compared = result.models[cell.model], cell.latency, cell.comparison
-    line: dict[str, object] = {
+    return {
         "model": facts.name,
         "provider": result.provider.name,
         "batch": cell.point.batch,
@@ -76,15 +48,11 @@ def _line(result: Benchmark, cell: Cell) -> dict[str, object]:
         "peak_memory_bytes": None if facts.footprint is None else facts.footprint.peak_bytes,
         "file_bytes": facts.file_bytes,
         "params": facts.params,
+        "ratio": compared and compared.ratio.value,
+        "ratio_low": compared and compared.ratio.low,
+        "ratio_high": compared and compared.ratio.high,
+        "speedup": compared and compared.speedup,
+        "speedup_bound": compared and compared.bound,
+        "verdict": compared and compared.verdict,
         "comparable": facts.comparable,
     }
-    if compared is not None:
-        line |= {
-            "ratio": compared.ratio.value,
-            "ratio_low": compared.ratio.low,
-            "ratio_high": compared.ratio.high,
-            "speedup": compared.speedup,
-            "speedup_bound": compared.bound,
-            "verdict": compared.verdict,
-        }
-    return line

@@ -237,11 +237,6 @@ def provider_rows(provider: Provider) -> Iterator[Row]:
         yield row("warning", provider.warning, "bold yellow")
 
 
-def item(text: str, style: str = "") -> Row:
-    """A line of a list of its own."""
-    return Row("  -", text, style, indent=4)
-
-
 STYLES: Mapping[State, str] = {
     "": "",
     "good": "bold green",

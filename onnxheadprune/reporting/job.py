@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
-from rich.console import RenderableType
 
 from onnxheadprune.deploying.jobs.result import JobResult
 from onnxheadprune.deploying.jobs.run import PAGE, SUMMARY, VERDICT
@@ -15,13 +14,7 @@ from onnxheadprune.display.markdown import markdown_of
 from onnxheadprune.display.spelling import escaped
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.storage.writing import write_file, write_json, write_markdown
-from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.reporting.page import Result, results_of, save_page
-
-
-def job_report(result: JobResult) -> Iterator[RenderableType]:
-    """The result of a job, its limits and its steps."""
-    yield from rows_of(result.facts())
 
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:

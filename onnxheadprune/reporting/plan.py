@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +12,12 @@ from rich.text import Text
 
 from onnxheadprune.display.facts import Facts
 from onnxheadprune.display.spelling import escaped
-from onnxheadprune.reporting.console import NEXT, STYLES, Row, is_asked, next_call, provider_rows, rows_of
+from onnxheadprune.reporting.console import NEXT, STYLES, Row, is_asked, next_call, rows_of
 from onnxheadprune.settings.units import SCORED
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.all_sites import Sites
     from onnxheadprune.deploying.batch import BatchFile
-    from onnxheadprune.deploying.folders.result import FolderResult
-    from onnxheadprune.workflow.choice.chosen import Chosen
-    from onnxheadprune.workflow.result import PruneResult
 
 
 def answer_report(facts: Facts, then: str = "", report: Path | None = None) -> Iterator[RenderableType]:
@@ -56,36 +52,3 @@ def first_call(sites: Sites, output: str, *, has_text: bool) -> Iterator[Row]:
     data = "YOURS.txt" if has_text else "YOURS.npz"
     model = shlex.quote(sites.model)
     yield next_call(f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o {output}")
-
-
-@dataclass(frozen=True)
-class Call:
-    """The command that made a result, as far as the next one follows from it."""
-
-    line: str  # what was typed, of a dry run what writes what it showed
-    data: str  # options that give further data of the same form
-    has_data: bool  # whether it was called with data
-
-    def then(self, before: str, after: str | None, chosen: Chosen | None, *, proven: bool) -> str:
-        """The command to type next: what a cut costs on data that no choice has seen, then what it brings."""
-        if after is None:
-            return self.line
-        if chosen is not None and chosen.recovery is not None and chosen.recovery.is_interrupted:
-            return f"{self.line} --resume"
-        pair = shlex.join((before, after))
-        if chosen is None and self.has_data and proven:
-            return f"onnxheadprune bench {pair}"
-        return f"onnxheadprune validate {pair} {self.data}"
-
-
-def cut_report(
-    result: PruneResult | FolderResult, call: Call, report: Path | None = None
-) -> Iterator[RenderableType]:
-    """The answer; with --verbose also sites, the plan, the choice and the proof."""
-    each = result.results
-    chosen = next((item.chosen for item in each if item.chosen is not None), None)
-    proofs = [item.validation for item in each if item.validation is not None]
-    for proof in proofs[:1]:
-        yield from provider_rows(proof.provider)
-    then = call.then(result.compared_with, result.output, chosen, proven=len(proofs) == len(each))
-    yield from answer_report(result.facts(), then, report)

@@ -24,6 +24,8 @@ MOST_GONE = 6
 """Sites that lost units and are named on the first screen; --verbose names all."""
 FEW = 2
 """Changed fields of a configuration that are written out."""
+UNREACHED = "no sample of the data runs it"
+"""Why a site of a branch is left alone."""
 HALF = 0.03
 """The largest distance from a half of a part that is called one."""
 
@@ -336,7 +338,7 @@ def _not_done(choice: Mapping[str, Any]) -> Iterator[Fact]:
     if recovery is not None and recovery["rejected"] is not None:
         yield Fact("warning", f"nothing was recovered: {recovery['rejected']}", "doubtful")
     left = {**(choice.get("selection") or {}).get("left_out", {})}
-    left |= dict.fromkeys(choice.get("unreached") or (), "no sample of the data runs it")
+    left |= dict.fromkeys(choice.get("unreached") or (), UNREACHED)
     if left:
         yield Fact("left alone", f"{first_few(left, 1)}: {next(iter(left.values()))}", "doubtful")
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.display.facts import Fact, Part, Strip, Table, UnitMap
 from onnxheadprune.display.spelling import change, count, file_name, many, reasons, share, size, spelled
+from onnxheadprune.edit.edits import EdgeGather
 from onnxheadprune.edit.plan import PrunePlan, SiteCut
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.settings.units import called, kind_at
+from onnxheadprune.validation.summary import UNREACHED
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing.compensation.record import Compensation
@@ -65,9 +67,11 @@ def plan_details(
         yield from _fusion(fusion)
 
 
-def _more(sentences: Iterable[object]) -> Iterator[Fact]:
-    """Doubtful sentences below a label."""
-    return (Fact("", str(sentence), "doubtful") for sentence in sentences)
+def _more(sentences: Iterable[object], label: str = "") -> Iterator[Fact]:
+    """Doubtful sentences below each other; the first one has the label."""
+    for sentence in sentences:
+        yield Fact(label, str(sentence), "doubtful")
+        label = ""
 
 
 def _site_row(cut: SiteCut) -> tuple[str, ...]:
@@ -133,22 +137,14 @@ def _changes(plan: PrunePlan) -> Iterator[Part]:
     words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
     if words:
         yield Fact("edits", ", ".join(words))
-    if plan.edge_gathers:
-        number = many(len(plan.edge_gathers), "edge gather")
-        yield Fact("run time", f"{number}: added Gather nodes, which take time in every run", "doubtful")
-        for gather in plan.edge_gathers:
-            cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
-            yield from _more([f"{gather.value} -> {gather.node}: {gather.reason}{cost}"])
-    if plan.io_changes:
-        text = "these graph inputs and outputs change, so callers have to change, too:"
-        yield Fact("interface", text, "doubtful")
-        yield from _more(plan.io_changes)
-    if plan.left_out:
-        number = many(len(plan.left_out), "attention product")
-        yield Fact("left out", f'"*" means all sites; {number} outside them are unchanged', "doubtful")
-        yield from _more(f"{missed.node}: {missed.reason}" for missed in plan.left_out)
-    for note in plan.notes:
-        yield Fact("note", note, "doubtful")
+    yield from _more(map(_gathered, plan.edge_gathers), "run time")
+    yield from _more(plan.io_changes, "interface")
+    yield from _more((f"{missed.node}: {missed.reason}" for missed in plan.left_out), "left out")
+
+
+def _gathered(gather: EdgeGather) -> str:
+    cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
+    return f"{gather.value} -> {gather.node}: {gather.reason}{cost}"
 
 
 def choice_details(chosen: Chosen | None, plan: PrunePlan) -> Iterator[Part]:
@@ -157,12 +153,8 @@ def choice_details(chosen: Chosen | None, plan: PrunePlan) -> Iterator[Part]:
         return
     yield Fact("chosen by", chosen.selection.basis)
     yield from _more(f"held constant: {line}" for line in reasons(chosen.selection.constant.items()))
-    if chosen.selection.left_out:
-        yield Fact("left alone", "these could not be measured and are left unchanged:", "doubtful")
-        yield from _more(reasons(chosen.selection.left_out.items()))
-    if chosen.unreached:
-        yield Fact("left alone", "no sample of the data runs these, so they are left unchanged:", "doubtful")
-        yield from _more(chosen.unreached)
+    left = {**chosen.selection.left_out, **dict.fromkeys(chosen.unreached, UNREACHED)}
+    yield from _more(reasons(left.items()), "left alone")
     counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
         unit = f" ({chosen.unit})" if chosen.unit else ""

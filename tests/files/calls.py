@@ -6,11 +6,12 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 
 from onnxheadprune.cli.program import group
-from onnxheadprune.cli.values import outputs_of
+from onnxheadprune.cli.values import Value
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -154,6 +155,13 @@ prune: {ratio: 0.5, scores: scores.json, drift: "mine_for_files:far"}
 validate: {data: feeds}
 """
 """Its files are read where it is carried out, so that nothing of it is typed."""
+
+
+def outputs_of(command: click.Command) -> list[click.Parameter]:
+    """The parameters that name files that a command makes."""
+    return [
+        item for item in command.params if isinstance(item.type, Value) and item.type.item.setting.creates
+    ]
 
 
 def writing_parameters() -> set[Writing]:

@@ -12,8 +12,8 @@ import pytest
 from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.program import group
-from onnxheadprune.cli.values import outputs_of
 from tests.conftest import Command
+from tests.files.calls import outputs_of
 from tests.graphs import toys
 
 MINE = """

@@ -18,7 +18,8 @@ from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
 from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
 from onnxheadprune.display.facts import Fact, Figures, Table, Word
-from onnxheadprune.reporting.job import job_report, save_junit, save_results
+from onnxheadprune.reporting.console import rows_of
+from onnxheadprune.reporting.job import save_junit, save_results
 from onnxheadprune.reporting.plan import item_line
 from onnxheadprune.validation.figures import Quality
 from onnxheadprune.validation.headline import headline_of
@@ -178,7 +179,7 @@ def require_alike(result: JobResult, folder: Path, printed: Callable[..., str]) 
     properties = {item.name: item.value for item in suite.properties()}
     summary = (folder / "summary.md").read_text(encoding="utf-8").replace("\\", "")
     document = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    terminal = printed(*job_report(result))
+    terminal = printed(*rows_of(result.facts()))
     assert document["headline"] == found.to_dict()
     for question, answer in found.answers:
         assert properties[question] == answer.sentence
