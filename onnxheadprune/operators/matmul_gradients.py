@@ -35,10 +35,10 @@ def _matmul_gradient(step: Step) -> Partials:
             return {0: _like(back, a, ranks[0]), 1: flat.op("Gemm", rows, transA=1)}
     # A vector is a matrix with one row, or one column.
     wide_a, wide_b = a, b
-    if ranks[0] == 1:
-        a_shape, wide_a, grad = (1, *a_shape), a.unsqueeze([0]), grad.unsqueeze([-2])
     if ranks[1] == 1:
         b_shape, wide_b, grad = (*b_shape, 1), b.unsqueeze([1]), grad.unsqueeze([-1])
+    if ranks[0] == 1:
+        a_shape, wide_a, grad = (1, *a_shape), a.unsqueeze([0]), grad.unsqueeze([-2])
     da, db = grad @ wide_b.swapped(len(b_shape)), wide_a.swapped(len(a_shape)) @ grad
     da = summed(da, wide_a, a_shape, [(*b_shape[:-2], *a_shape[-2:])])
     db = summed(db, wide_b, b_shape, [(*a_shape[:-2], *b_shape[-2:])])

@@ -54,6 +54,8 @@ def check(case: Case, open_axes: bool, seed: int) -> Outcome:
         return Outcome(frozenset(), {})
     model = _model(case, given, factors, open_axes)
     grads = differentiate(model, LOSS, list(real))
+    if not grads.outputs:
+        return Outcome(frozenset(), grads.constant)
     feed: dict[str, Array] = {name: array.astype(np.float64) for name, array in real.items()}
     feed |= {
         name: array for name, array in given.items() if name not in real and int(name[1:]) not in case.fixed

@@ -61,6 +61,18 @@ class Mean(OpRun):
         return (np.asarray(sum(operands) / len(operands)),)
 
 
+class Pad(OpRun):
+    """With zeros; the reference's own does not crop."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, pads: Array, mode: str | None = None) -> tuple[Array]:
+        assert mode in (None, "constant")
+        each = pads.reshape(2, -1).T
+        cut = tuple(slice(max(0, -a), n - max(0, -z)) for n, (a, z) in zip(x.shape, each, strict=True))
+        return (np.pad(x[cut], np.maximum(each, 0)),)
+
+
 class Conv(OpRun):
     """By definition: a sum over the positions of the kernel."""
 
@@ -131,4 +143,4 @@ def _met(place, dilations, sizes, strides):  # type: ignore[no-untyped-def]
     )
 
 
-FOREIGN = [Erf, StandardGelu, Gelu, QuickGelu, Mean, Conv, ConvTranspose]
+FOREIGN = [Erf, StandardGelu, Gelu, QuickGelu, Mean, Pad, Conv, ConvTranspose]
