@@ -28,7 +28,7 @@ from onnxheadprune.settings.calls import (
     ValidateCall,
 )
 from onnxheadprune.settings.cutting import UNITS
-from onnxheadprune.settings.inputs import Running, Samples
+from onnxheadprune.settings.inputs import Samples
 from onnxheadprune.settings.setting import declared
 from onnxheadprune.settings.words import errors_spelled_by, keyword
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.space import SearchSpace, Selection
     from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.edit.plan import PrunePlan
-    from onnxheadprune.runtime.feeds.data import DataSource
     from onnxheadprune.runtime.progress import Progress
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.curve import Curve
@@ -89,24 +88,6 @@ def heard(progress: Shown) -> Progress:
     """The progress of a call, which its decorator has opened."""
     assert callable(progress)
     return progress
-
-
-def subject_of(model: ModelLike, follow_links: bool) -> ModelLike:
-    """The model, read through links where they are to be followed."""
-    return open_structure(model, follow_links=True) if follow_links else model
-
-
-def data_of(model: ModelLike, running: Running) -> DataSource | None:
-    """The data of a call, None without.
-
-    Raises:
-        UsageError: if it cannot be read, or a setting is for data of another kind.
-    """
-    if running.data is None:
-        return None
-    from onnxheadprune.data.sources import read_data
-
-    return read_data(model, running)
 
 
 @dataclass(frozen=True)
@@ -229,13 +210,14 @@ def select_heads(
     from onnxheadprune.choosing.select import search_space
     from onnxheadprune.data.calibration import calibration_data
     from onnxheadprune.data.drift import Evidence
+    from onnxheadprune.data.sources import read_data
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.workflow.requests import measure_of
 
     given = SELECT.read(settings)
     if (given.ratio is None) == (given.keep is None):
         raise UsageError("give a ratio, or the number of heads that every site keeps")
-    loaded, data = open_structure(model), data_of(model, given)
+    loaded, data = open_structure(model), read_data(model, given)
     if data is not None:
         loaded = main_graph_copy(loaded) or loaded
     analysis, evidence = analysis_of(loaded), None
@@ -472,9 +454,7 @@ def validate(original: ModelLike, pruned: ModelLike, **settings: Unpack[Validate
     """
     from onnxheadprune.workflow.validate import run_validation
 
-    given = VALIDATE.read(settings)
-    before, after = (subject_of(item, given.follow_links) for item in (original, pruned))
-    return run_validation(before, after, given, data_of(before, given))
+    return run_validation(original, pruned, VALIDATE.read(settings))
 
 
 @keywords_of(BENCH)
@@ -507,7 +487,7 @@ def bench(
     from onnxheadprune.benchmarking.runner import run_benchmark
 
     given = BENCH.read(settings)
-    models = [subject_of(item, given.follow_links) for item in (model, *others)]
+    models = [open_structure(item, follow_links=given.follow_links) for item in (model, *others)]
     return run_benchmark(models, given, lambda what: heard(progress)(what, 0, 0))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,21 +39,11 @@ from onnxheadprune.settings.writing import DryRun, Json, Model, Pruned, Report, 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.deploying.jobs.reading import Job
-    from onnxheadprune.deploying.pairs import Pair
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.result import PruneResult
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
-
-
-def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
-    """Return the path of a model, or with `follow_links` the loaded model."""
-    if not follow_links:
-        return path
-    from onnxheadprune.model.load import open_structure
-
-    return open_structure(path, follow_links=True)
 
 
 @command()
@@ -316,28 +306,6 @@ def quantize(
     return presentation.deliver(str(given.output))
 
 
-def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
-    """Return the pairs of an original and a pruned model.
-
-    Args:
-        leaders: of a folder only the file of each network that heads are chosen on.
-    """
-    from onnxheadprune.deploying.pairs import Pair
-
-    given = [model, *others]
-    if not any(map(Path.is_dir, given)):
-        subjects = [subject_of(path, follow_links=follow_links) for path in given]
-        return [Pair(None, subjects[0], tuple(subjects[1:]))]
-    if not all(map(Path.is_dir, given)):
-        raise click.UsageError(
-            "compare models with models, or folders with folders", click.get_current_context()
-        )
-    from onnxheadprune.deploying.folders.agreement import paired
-    from onnxheadprune.reporting.console import err
-
-    return paired(model, others, follow_links=follow_links, leaders=leaders, note=err().print)
-
-
 @command()
 def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = False) -> int:
     """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift.
@@ -345,11 +313,12 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
     The exit code is 1 where it is rejected. The sizes, repeats and threads are those of --min-speedup. Of folders as
     exporters write them every model is checked against its like, and whether all of them lost the same heads.
     """
+    from onnxheadprune.deploying.folders.agreement import paired
     from onnxheadprune.deploying.pairs import joined, to_validate
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.reporting.console import err, out, provider_rows, row, rows_of
 
-    pairs = pairs_of(model, (pruned,), follow_links=given.follow_links)
+    pairs = paired(model, (pruned,), follow_links=given.follow_links, note=err().print)
     if given.heads is not None and pairs[0].file is not None:
         raise click.UsageError(
             "--heads is for two models; the files of a folder say themselves what they lost",
@@ -363,19 +332,7 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
         facts = result.facts()
         if pair.file is not None:
             facts = replace(facts, title=str(pruned / pair.file))
-        document = result.to_dict()
-        if result.benchmark is not None:
-            document["benchmark"] = result.benchmark.to_dict()
-        document["headline"] = result.headline.to_dict()
-        documents.append(
-            document
-            | {
-                "facts": facts.to_dict(),
-                "gates": [gate.to_dict() for gate in result.gates],
-                "accepted": result.passed,
-                "run": run_record(),
-            }
-        )
+        documents.append({**document_of(result), "facts": facts.to_dict()})
         if not as_json:
             out().print(*provider_rows(result.provider), *rows_of(facts), sep="\n")
     accepted = all(document["accepted"] for document in documents)
@@ -419,23 +376,24 @@ def bench(
     """
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.cli.cutting import reports
+    from onnxheadprune.deploying.folders.agreement import paired
     from onnxheadprune.deploying.pairs import joined
-    from onnxheadprune.model.load import open_structure
     from onnxheadprune.model.save import Outputs
     from onnxheadprune.reporting.benchmark import write_files
     from onnxheadprune.reporting.console import err, is_asked, out, provider_rows, rows_of
     from onnxheadprune.reporting.pictures import save_figure
 
     files = reports(csv=csv_path, export_markdown=markdown, plot=plot)
-    pairs = pairs_of(model, pruned, follow_links=given.follow_links, leaders=True)
+    pairs = paired(model, pruned, follow_links=given.follow_links, leaders=True, note=err().print)
     if len(pairs) > 1 and any(path is not None for path in (csv_path, markdown, plot)):
         raise click.UsageError(
             f"{model} holds {len(pairs)} networks; for a table or picture name the files of one",
             click.get_current_context(),
         )
     if files:
-        models = [open_structure(item) for pair in pairs for item in (pair.model, *pair.others)]
-        Outputs(None, beside=tuple(files)).claim(*models)
+        Outputs(None, beside=tuple(files)).claim(
+            *(item for pair in pairs for item in (pair.model, *pair.others))
+        )
     documents, passed, presentation = [], True, Presentation()
     # The part of attention is a detail, for which its sites have to be found.
     attention = as_json or csv_path is not None or markdown is not None or is_asked("verbose")

@@ -13,7 +13,6 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 
 if TYPE_CHECKING:
-    from onnxheadprune.runtime.feeds.data import DataSource
     from onnxheadprune.settings.calls import ValidateCall
     from onnxheadprune.settings.inputs import Running
     from onnxheadprune.validation.result import Validation
@@ -27,42 +26,27 @@ class Pair:
     """A model and those that are compared with it."""
 
     file: str | None  # its name in the folders, None where there are no folders
-    model: Path | LoadedModel
-    others: tuple[Path | LoadedModel, ...]
+    model: LoadedModel
+    others: tuple[LoadedModel, ...]
     leads: bool = True  # whether units are chosen on it
 
     @cached_property
     def is_same(self) -> bool:
         """True if they are files of folders and the same to the last byte, with what lies beside them."""
-        return all(
-            isinstance(self.model, LoadedModel)
-            and isinstance(other, LoadedModel)
-            and _same(self.model, other)
-            for other in self.others
-        )
-
-    def data_of(self, running: Running) -> DataSource | None:
-        """The user's data for this model.
-
-        Raises:
-            UsageError: if it is not for it.
-        """
-        if running.data is None:
-            return None
-        from onnxheadprune.data.calibration import calibration_data
-        from onnxheadprune.data.sources import read_data
-        from onnxheadprune.model.load import open_structure
-        from onnxheadprune.operators import view_of
-
-        data = read_data(self.model, running, in_folder=self.file is not None)
-        if data is not None and self.file is not None:
-            calibration_data(data, view_of(open_structure(self.model)))
-        return data
+        return self.file is not None and all(_same(self.model, other) for other in self.others)
 
     def misfit(self, running: Running) -> str | None:
         """Return why data is not for this model of a folder, None where it is."""
+        if running.data is None or self.file is None:
+            return None
+        from onnxheadprune.data.calibration import calibration_data
+        from onnxheadprune.data.sources import read_data
+        from onnxheadprune.operators import view_of
+
         try:
-            self.data_of(running)
+            data = read_data(self.model, running, in_folder=True)
+            if data is not None:
+                calibration_data(data, view_of(self.model))
         except UsageError as error:
             return str(error)
         return None
@@ -71,15 +55,17 @@ class Pair:
         """Validate the first of the others; without data that fits, the user's metric is not measured."""
         from onnxheadprune.workflow.validate import run_validation
 
-        data = None if self.file is not None and self.misfit(call) is not None else self.data_of(call)
-        call = call if data is not None or self.file is None else replace(call, metric=None)
-        return run_validation(self.model, self.others[0], call, data, progress)
+        if self.misfit(call) is not None:
+            call = replace(call, data=None, metric=None)
+        return run_validation(self.model, self.others[0], call, progress, in_folder=self.file is not None)
 
 
 def to_validate(
     model: Path, pairs: Sequence[Pair], call: ValidateCall
 ) -> tuple[ValidateCall, list[Pair], list[str]]:
     """Return the call with a folder's own tokenizer, and the pairs of files to validate: those that differ.
+
+    Where all are the same none is left out, and the comparison says so.
 
     Returns:
         Also the names of files that a cut of their folder left unchanged.
@@ -88,23 +74,13 @@ def to_validate(
         from onnxheadprune.data.sources import with_own_tokenizer
 
         call = with_own_tokenizer(model, call)
-    if pairs[0].file is not None and call.data is not None:
         reasons = [pair.misfit(call) for pair in pairs]
         if all(reason is not None for reason in reasons):
             raise UsageError(f"the data fits none of the models: {reasons[0]}")
-    return call, *apart_from_same(pairs)
-
-
-def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
-    """Pairs whose models differ, and the names of files that a cut of their folder left unchanged.
-
-    Args:
-        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
-    """
     same = [pair for pair in pairs if pair.is_same]
     if len(same) == len(pairs):
-        return list(pairs), []
-    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
+        return call, list(pairs), []
+    return call, [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
 
 
 def joined(

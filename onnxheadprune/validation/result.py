@@ -291,6 +291,12 @@ class Validation(Displayed):
         states: Mapping[str, State] = {"yes": "good", "no": "bad"}
         return Fact("validation", f"{self.verdict}: {self.reason}", states.get(self.exact, "doubtful"))
 
+    def document(self) -> dict[str, Any]:
+        """See `Displayed`; with the limits that were set, and the answers by them."""
+        measured = {} if self.benchmark is None else {"benchmark": self.benchmark.to_dict()}
+        judged = {"gates": [gate.to_dict() for gate in self.gates], "accepted": self.passed}
+        return {**super().document(), "headline": self.headline.to_dict(), **measured, **judged}
+
     def facts(self) -> Facts:
         """The verdict on the pruned model, its costs, and the cases that were run."""
         document = self.to_dict()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from onnxheadprune.model.load import ModelLike
+from onnxheadprune.data.sources import read_data
+from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.settings.calls import BenchCall, ValidateCall
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.settings.setting import part_of
@@ -15,18 +16,22 @@ from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.result import Validation, drift_gate, strict_gate
 from onnxheadprune.workflow.requests import measure_of
 
-if TYPE_CHECKING:
-    from onnxheadprune.runtime.feeds.data import DataSource
-
 
 def run_validation(
     original: ModelLike,
     pruned: ModelLike,
     given: ValidateCall,
-    data: DataSource | None,
     progress: Callable[[str], object] = lambda _: None,
+    *,
+    in_folder: bool = False,
 ) -> Validation:
-    """Prove a pruned model, and judge it by the limits that were set."""
+    """Prove a pruned model, and judge it by the limits that were set.
+
+    Args:
+        in_folder: the model is one of several, some of which may use only a part of the data.
+    """
+    original, pruned = (open_structure(item, follow_links=given.follow_links) for item in (original, pruned))
+    data = read_data(original, given, in_folder=in_folder)
     if given.heads is not None:
         require_recorded(original, pruned, given.heads)
     result = prove(original, pruned, replace(given, drift=cast("str", measure_of(given.drift))), data)

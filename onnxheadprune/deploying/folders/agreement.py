@@ -19,9 +19,9 @@ from onnxheadprune.deploying.folders.result import FileResult
 from onnxheadprune.deploying.pairs import Pair
 from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit.records import record_of
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import Value
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.settings.units import KINDS
 
@@ -146,11 +146,18 @@ def paired(
     leaders: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[Pair]:
-    """The files of a folder's networks, each with its like in every other folder.
+    """A model with others; of folders the files of its networks, each with its like in every other folder.
 
     Args:
+        leaders: of a folder only the file of each network that heads are chosen on.
         note: takes a sentence on files that another folder left out.
     """
+    given = (model, *others)
+    if not any(map(Path.is_dir, given)):
+        first, *rest = (open_structure(path, follow_links=follow_links) for path in given)
+        return [Pair(None, first, tuple(rest))]
+    if not all(map(Path.is_dir, given)):
+        raise UsageError("compare models with models, or folders with folders")
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     missing = {name for _, export in exports for name in not_in(model, export, follow_links=follow_links)}
     if missing:

@@ -212,10 +212,7 @@ class JobContext:
 
     def pairs(self, made: str, *, leaders: bool = False) -> Sequence[Pair]:
         """The original, or each of its files, with what was made of it."""
-        others = self.folder / made
-        if not self.model.is_dir():
-            return [Pair(None, self.model, (others,))]
-        return paired(self.model, [others], leaders=leaders)
+        return paired(self.model, [self.folder / made], leaders=leaders)
 
 
 def _score(context: JobContext, call: ScoreCall, progress: Progress) -> None:
