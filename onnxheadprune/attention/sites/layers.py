@@ -27,7 +27,6 @@ from onnxheadprune.attention.sites.states import (
     maker,
     place_of,
     released,
-    vertices,
 )
 from onnxheadprune.attention.sites.stored_weights import size_of
 from onnxheadprune.edit.records import RecordedUnits, record_of
@@ -36,10 +35,8 @@ from onnxheadprune.model.graph.operator import (
     ADDS_AND_NORMALIZES,
     NORMALIZES,
     PLAIN_SUMS,
-    SUMS_PRODUCTS,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
-from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import LAYER
 
 if TYPE_CHECKING:
@@ -188,14 +185,13 @@ def _named(flows: Sequence[Flow], named: Mapping[Node, NumberedPath]) -> list[_L
     """The layers that names number."""
     layers: dict[NumberedPath, list[_Layer]] = defaultdict(list)
     for flow in flows:
-        around = {named.get(owner) for owner, _ in flow.scope.owners}
         own: dict[NumberedPath, list[Node]] = defaultdict(list)
         for node in flow.nodes:
-            if (place := named.get(node)) is not None and place not in around:
+            if (place := named.get(node)) is not None:
                 own[place].append(node)
         runs = _runs(flow, named, set(own))
         for place, nodes in own.items():
-            for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, set(nodes), named)]:
+            for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, set(nodes))]:
                 inside = {node for state in states for node in flow.inside(state)} or set(nodes)
                 same = (item for item in layers[place] if item.is_in_another_branch(flow.scope))
                 layer = next(same, None)
@@ -232,12 +228,19 @@ def _runs(
     longest one is the layer. What lies beside it of its name has to be of others with the name, or computed for them.
     """
     seen: dict[NumberedPath, dict[State, tuple[frozenset[Vertex], frozenset[Vertex]]]] = defaultdict(dict)
+    held = dict[Block, set[NumberedPath]]()
+    shown = set[Vertex]()
     for beginning in flow.beginnings if wanted else ():
         for chain in flow.chains(beginning):
-            owners = [
-                {place for vertex in block.inner if (place := _place(vertex, named)) is not None}
-                for block in chain
-            ]
+            fresh = [block for block in chain if block not in held]
+            for block in fresh:
+                places = (_place(vertex, named) for vertex in block.inner)
+                held[block] = {place for place in places if place is not None}
+            inside = {vertex for block in fresh if len(held[block]) == 1 for vertex in block.inner}
+            if inside <= shown:
+                continue  # It begins within a layer of an earlier chain, as those of caches do.
+            shown |= inside
+            owners = [held[block] for block in chain]
             paths = {place.path for own in owners for place in own}
             walls = [_is_elsewhere(block, paths) for block in chain]
             if len(paths) == 1 and any(
@@ -249,21 +252,15 @@ def _runs(
                 continue  # One layer alone shows no pattern, and its names not all of it.
             for place, state, blocks, others in _stretches(flow, chain, owners, walls):
                 inner = frozenset(vertex for block in blocks for vertex in block.inner)
-                if place in wanted and not (
-                    flow.leaves_more([state.front], inner, [state.behind])
-                    or _reads_later(flow, state.front, place, named)
-                ):
+                if not flow.leaves_more([state.front], inner, [state.behind]):
                     around = (vertex for block in others for vertex in block.inner)
                     own = frozenset(vertex for vertex in around if _place(vertex, named) == place)
                     seen[place][state] = inner, own
-        every = [(state, beside) for states in seen.values() for state, (_, beside) in states.items()]
-        if seen.keys() == wanted and all(state.is_bypass and not beside for state, beside in every):
-            break
     found: dict[NumberedPath, list[State]] = defaultdict(list)
     for place, states in seen.items():
         taken: set[Vertex] = set()
         for state, (inner, beside) in sorted(
-            states.items(), key=lambda item: (bool(item[1][1]), not item[0].is_bypass, -len(item[1][0]))
+            states.items(), key=lambda item: (bool(item[1][1]), -len(item[1][0]))
         ):
             known = set(taken)
             for vertex in sorted(beside, key=place_of, reverse=True):
@@ -278,22 +275,6 @@ def _place(vertex: Vertex, named: Mapping[Node, NumberedPath]) -> NumberedPath |
     """Return the layer that names put a vertex into; a sum and its norm have one name, and may be two layers'."""
     node = maker(vertex)
     return None if node is None or node in ADDS_AND_NORMALIZES else named.get(node)
-
-
-def _reads_later(flow: Flow, front: Value, place: NumberedPath, named: Mapping[Node, NumberedPath]) -> bool:
-    """Return whether a module reads a value, and also what other modules made of it: its state is not the former.
-
-    Funnel transformers pool the queries in front of a block, and its keys not.
-    """
-
-    def ahead(vertex: Vertex) -> Iterator[Vertex]:
-        makers = ((item, maker(item)) for item in flow.after.get(vertex, ()))
-        return (item for item, node in makers if node is not None and node not in named and node_path(node))
-
-    return all(
-        any(_place(item, named) == place for vertex in some for item in flow.after.get(vertex, ()))
-        for some in ([front], set(reachable(vertices([front]), ahead)) - {front})
-    )
 
 
 def _is_elsewhere(block: Block, layers: Collection[Stack]) -> bool:
@@ -356,12 +337,13 @@ def _stretches(
     for (start, stop), first, last, head, tail in zip(parts, firsts, lasts, heads, tails, strict=True):
         around = range(start - (head or 0), start)
         front, behind = next((at for at in around if kinds[at][1]), start), stop + (tail or 0)
-        # Behind the last layer lies what is no part of the others.
+        # In front of the first layer, and behind the last one, lies what is no part of the others.
+        is_begin = start in (first, parts[0][0])
         is_end = behind == last or (stop == parts[-1][1] and tail is not None)
         state = _around(chain, front, behind)
         if (
             state is not None
-            and (start == first or kinds[front][1])
+            and (is_begin or kinds[front][1])
             and (is_end or kinds[behind][1] or not _is_alike(chain[behind]))
         ):
             (owner,) = owners[start]
@@ -403,7 +385,7 @@ def _structural(flows: Sequence[Flow], branches: Sequence[Site]) -> list[_Layer]
     for flow in flows:
         here = [site for site in branches if any(item.node.scope is flow.scope for item in site.projections)]
         chains = [chain for beginning in flow.beginnings if here for chain in flow.chains(beginning)]
-        for some in sorted((_layers_of(flow, chain, here) for chain in chains), key=len, reverse=True):
+        for some in (_layers_of(flow, chain, here) for chain in chains):
             for sites, state in some:
                 if (flow, sites[0]) not in claimed:
                     # Both branches of a merged decoder have the layers.
@@ -497,9 +479,6 @@ def _why_not(layer: _Layer) -> Refusal | None:
         why = "no state of a residual stream lies in front of it and behind it, so it has no identity"
         return Refusal(Reason.NO_PROJECTION, first.label, first.out.name, why)
     for state in layer.states:
-        if place_of(state.front) >= place_of(state.behind):
-            why = f"{state.front.name}, which it reads, is computed behind {state.behind.name}: it has no identity"
-            return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
         if not state.is_bypass:
             sizes = (["?"] if value.shape is None else value.shape for value in (state.front, state.behind))
             front, behind = (f"[{', '.join(map(str, some))}]" for some in sizes)
@@ -508,7 +487,7 @@ def _why_not(layer: _Layer) -> Refusal | None:
                 f" {state.behind.name} {behind}: it has no identity"
             )
             return Refusal(Reason.NO_PROJECTION, first.label, state.behind.name, why)
-        if is_fused_norm(state.behind) and not _is_normalized(state.front, layer.nodes):
+        if is_fused_norm(state.behind) and not _is_normalized(state.front):
             why = (
                 f"{state.behind.name} is a norm whose sum is no output, and {state.front.name} in front of it is not"
                 " normalized: it has no identity"
@@ -518,11 +497,7 @@ def _why_not(layer: _Layer) -> Refusal | None:
     return None
 
 
-def _is_normalized(front: Value, inside: Collection[Node]) -> bool:
-    """Return whether a state is what norms compute, as branches of a layer show that read it as it is."""
+def _is_normalized(front: Value) -> bool:
+    """Return whether a state is what a norm computes."""
     node = front.producer
-    return (
-        (node is not None and node in NORMALIZES)
-        or is_fused_norm(front)
-        or any(use.node in inside and use.node in SUMS_PRODUCTS for use in front.consumers)
-    )
+    return (node is not None and node in NORMALIZES) or is_fused_norm(front)

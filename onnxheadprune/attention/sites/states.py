@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Container, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import TypeAlias
 
-from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.streams import CHOICES, contents, is_layer
-from onnxheadprune.model.graph.dims import is_unnamed
 from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES
 from onnxheadprune.model.graph.view import Node, Scope, Value
 from onnxheadprune.model.graph.walks import reachable
@@ -29,9 +27,9 @@ SUM = 3
 """The output of such an operator with the sum."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """All that lies between two neighbouring states."""
+    """All that lies between two neighbouring states, wherever the chain begins that leads through both."""
 
     front: Vertex
     behind: Vertex
@@ -48,12 +46,8 @@ class State:
     @property
     def is_bypass(self) -> bool:
         """True if both have one shape and type."""
-        one, other = self.front.shape, self.behind.shape
-        if self.front.elem_type != self.behind.elem_type or one is None or other is None:
-            return self.front.elem_type == self.behind.elem_type and one is other
-        # No number and no name of the model tells them apart.
-        pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(a == b or is_unnamed(a) or is_unnamed(b) for a, b in pairs)
+        front, behind = self.front, self.behind
+        return front.shape is not None and front.shape == behind.shape and front.elem_type == behind.elem_type
 
 
 class Flow:
@@ -65,6 +59,7 @@ class Flow:
         self.nodes = [node for node in scope.nodes if node not in dead]
         self.before: dict[Vertex, tuple[Vertex, ...]] = {}
         self.after: dict[Vertex, list[Vertex]] = defaultdict(list)
+        self._blocks: dict[tuple[Vertex, Vertex], Block] = {}
         for node in self.nodes:
             read: tuple[Vertex, ...] = tuple(dict.fromkeys((*contents(node), *_captured(node))))
             if node in ADDS_AND_NORMALIZES:
@@ -87,9 +82,8 @@ class Flow:
 
     @cached_property
     def beginnings(self) -> list[Vertex]:
-        """The values that depend on no other one; first those that most depend on: embeddings before caches."""
-        first = (vertex for vertex, read in self.before.items() if not read)
-        return sorted(first, key=lambda vertex: -len(self._dominators(vertex)))
+        """The values that depend on no other one, in the order in which nodes read them."""
+        return [vertex for vertex, read in self.before.items() if not read]
 
     @cached_property
     def ends(self) -> list[Value]:
@@ -109,9 +103,12 @@ class Flow:
                 chain.append(above[chain[-1]])
             chain.reverse()
             done.update(chain)
-            yield [
-                Block(front, behind, self._between(front, behind, above)) for front, behind in pairwise(chain)
-            ]
+            yield [self._block(front, behind, above) for front, behind in pairwise(chain)]
+
+    def _block(self, front: Vertex, behind: Vertex, known: Container[Vertex]) -> Block:
+        if (front, behind) not in self._blocks:
+            self._blocks[front, behind] = Block(front, behind, self._between(front, behind, known))
+        return self._blocks[front, behind]
 
     def _dominators(self, beginning: Vertex) -> dict[Vertex, Vertex]:
         """Return the nearest dominator of each value that depends on a beginning."""
@@ -155,7 +152,7 @@ class Flow:
 
         def back(vertex: Vertex) -> Iterator[Vertex]:
             node = maker(vertex)
-            if node is not None and not is_layer(node) and is_product(node) is None:
+            if node is not None and not is_layer(node):
                 yield from (item for item in self.before[vertex] if item in inner or item in fronts)
 
         return any(vertex in fronts for vertex in reachable([behind], back))
@@ -243,13 +240,12 @@ def _captured(node: Node) -> Iterator[Value]:
         yield from (value for value in read if value.scope in node.scope.around and not value.is_constant)
 
 
-def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> list[State]:
+def enclosing(flow: Flow, nodes: Set[Node]) -> list[State]:
     """Return the states that the nodes of one module read from outside and hand to the outside; empty without.
 
     A state is of the shape of another one across the module. What the module reads of others beside it was computed
     before (an encoder's output, the keys of an earlier layer); what others read of it beside states is of other shapes.
-    All that lies between them is the module's, and nothing outside joins the state in front with the one behind: a sum
-    around the module would double the stream.
+    All that lies between them is the module's.
     """
     made: set[Vertex] = {value for node in nodes for value in node.results}
     made |= {sum_of(node) for node in nodes if node in ADDS_AND_NORMALIZES}
@@ -262,12 +258,7 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
     left = flow.read_outside(made)
     fronts = [value for value in read if any(State(value, other).is_bypass for other in left)]
     behinds = [value for value in left if any(State(value, other).is_bypass for other in fronts)]
-    every, fronts = fronts, _last(flow, fronts)
-    if (
-        len(fronts) < len(behinds)
-        or _is_late(flow, every, fronts, named)
-        or flow.leaves_more(fronts, made, behinds)
-    ):
+    if flow.leaves_more(fronts, made, behinds):
         return []
     states = []
     for behind in sorted(behinds, key=place_of):
@@ -279,49 +270,12 @@ def enclosing(flow: Flow, nodes: Set[Node], named: Mapping[Node, object]) -> lis
             if isinstance(front, Value) and front in fronts and State(front, behind).is_bypass
         ]
         # Where only one operator reads the state in front, no stream goes around it.
-        if (
-            not alike
-            or _meets(flow, alike[0], behind, made)
-            or len(made.intersection(flow.after[alike[0]])) < 2
-        ):
+        if not alike or len(made.intersection(flow.after[alike[0]])) < 2:
             return []
         states.append(State(alike[0], behind))
         if not nodes >= set(flow.inside(states[-1])):
             return []
-    return states if len({state.front for state in states}) == len(states) else []
-
-
-def _last(flow: Flow, values: Sequence[Value]) -> list[Value]:
-    """Return those of some values that no other one of them depends on."""
-    above = {
-        value: set(reachable(vertices([value]), lambda at: flow.before.get(at, ()))) - {value}
-        for value in values
-    }
-    return [value for value in values if not any(value in above[other] for other in values)]
-
-
-def _is_late(
-    flow: Flow, every: Iterable[Value], fronts: Collection[Value], named: Mapping[Node, object]
-) -> bool:
-    """Return whether a state in front is computed, outside of all layers, from another value that the module reads."""
-
-    def outside(vertex: Vertex) -> Iterator[Vertex]:
-        node = maker(vertex)
-        yield from () if node is None or node in named else flow.before.get(vertex, ())
-
-    before = set(reachable(vertices(fronts), outside))
-    return any(value in before for value in every if value not in fronts)
-
-
-def _meets(flow: Flow, front: Value, behind: Value, made: Collection[Vertex]) -> bool:
-    """Return whether a node outside reads the state behind a module together with what the one in front leads to."""
-    joints = [item for item in flow.after.get(behind, ()) if item not in made]
-    others = {other for item in joints for other in flow.before[item] if other is not behind}
-    ended = {*made, *joints}
-    way = reachable(
-        vertices([front]), lambda at: (item for item in flow.after.get(at, ()) if item not in ended)
-    )
-    return not others.isdisjoint(way)
+    return states
 
 
 def released(states: Iterable[State], io: Container[Value]) -> set[Node]:
