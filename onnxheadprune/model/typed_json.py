@@ -168,7 +168,7 @@ def members(kind: type) -> tuple[Member, ...]:
         if mark != HIDDEN:
             every.append(Member(key, name, hints[name], mark, spelled))
     properties = {name: item for base in reversed(kind.__mro__) for name, item in vars(base).items()}
-    functions = (getattr(item, "fget", item) for item in properties.values())
+    functions = (getattr(item, "fget", getattr(item, "func", item)) for item in properties.values())
     return (*every, *(function.member for function in functions if hasattr(function, "member")))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from onnx import ModelProto
 
@@ -18,6 +18,7 @@ from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.model.typed_json import HIDDEN, Key, Spelled, written
 from onnxheadprune.settings.units import LAYER
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.choice.chosen import Chosen
 
 
+def _before_after(sizes: tuple[int, int] | None) -> dict[str, int] | None:
+    return None if sizes is None else {"before": sizes[0], "after": sizes[1]}
+
+
+BEFORE_AFTER = Spelled(Any, _before_after)
+"""Mark of sizes before and after."""
 LATE = "the call took longer than `time` allows: the shortest time that can be kept here is {} s"
 BLIND = "chosen by weights alone, which predicts little of the loss in outputs: give data with `data`"
 
@@ -65,22 +72,22 @@ class PruneResult(Displayed):
         does_not_load: why ONNX Runtime does not load the original; None if it does, or a proof has shown it.
     """
 
-    pruned: LoadedModel
-    plan: PrunePlan
+    pruned: Annotated[LoadedModel, HIDDEN]
+    plan: Annotated[PrunePlan, HIDDEN]
     validation: Validation | None
     output: str | None
     before: StoredSize
     after: StoredSize
     fusion: Fusion | None = None
-    chosen: Chosen | None = None
-    file_bytes: tuple[int, int] | None = None
-    original: LoadedModel | None = None
+    chosen: Annotated[Chosen | None, Key("choice")] = None
+    file_bytes: Annotated[tuple[int, int] | None, BEFORE_AFTER] = None
+    original: Annotated[LoadedModel | None, HIDDEN] = None
     gates: tuple[Gate, ...] = ()
     spelling: Spelling | None = None
-    does_not_load: str | None = None
+    does_not_load: Annotated[str | None, HIDDEN] = None
     backup: Backup | None = None
     would_write: str | None = None
-    shortest: int | None = None
+    shortest: Annotated[int | None, HIDDEN] = None
 
     def facts(self) -> Facts:
         """The gains and costs of the cut; its sites, the plan and the choice as details."""
@@ -109,6 +116,7 @@ class PruneResult(Displayed):
         return "skipped" if self.validation is None else self.validation.verdict
 
     @property
+    @written()
     def headline(self) -> Headline:
         """The verdicts: exact, good enough, accepted."""
         validation = None if self.validation is None else self.validation.to_dict()
@@ -116,6 +124,7 @@ class PruneResult(Displayed):
         return headline_of([validation], self.gates, warning=warning)
 
     @property
+    @written()
     def warnings(self) -> tuple[str, ...]:
         """Warnings although the result is exact, one sentence each."""
         if not self.plan.changes_something:
@@ -181,6 +190,7 @@ class PruneResult(Displayed):
         return to_onnx_ir(self.model)
 
     @functools.cached_property
+    @written()
     def operations(self) -> Operations | None:
         """Operations of one run, before and after; None where validation ran nothing."""
         if self.original is None or self.validation is None or not self.validation.cases:
@@ -189,29 +199,14 @@ class PruneResult(Displayed):
 
         return Operations.of(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the model itself; where nothing was written yet, with every edit of the plan."""
-        files = None
-        if self.file_bytes is not None:
-            files = {"before": self.file_bytes[0], "after": self.file_bytes[1]}
-        return {
-            "model": self.plan.model,
-            "output": self.output,
-            **({} if self.backup is None else {"backup": self.backup.to_dict()}),
-            "headline": self.headline.to_dict(),
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "plan": self.plan.summary() if self.would_write is None else self.plan.to_dict(),
-            "validation": None if self.validation is None else self.validation.to_dict(),
-            "fusion": None if self.fusion is None else self.fusion.to_dict(),
-            "choice": None if self.chosen is None else self.chosen.to_dict(),
-            "file_bytes": files,
-            "spelling": None if self.spelling is None else self.spelling.to_dict(),
-            "warnings": list(self.warnings),
-            "operations": None if self.operations is None else self.operations.to_dict(),
-            "gates": [gate.to_dict() for gate in self.gates],
-            **({} if self.would_write is None else {"would_write": self.would_write}),
-        }
+    @written("model")
+    def _named(self) -> str:
+        return self.plan.model
+
+    @written("plan")
+    def _planned(self) -> dict[str, Any]:
+        """The plan; where nothing was written yet, with every edit."""
+        return self.plan.summary() if self.would_write is None else self.plan.to_dict()
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

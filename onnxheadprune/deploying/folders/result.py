@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from onnxheadprune.deploying.clients.contract import ConfigChange
 from onnxheadprune.deploying.folders.export import CARD
@@ -17,6 +17,7 @@ from onnxheadprune.display.markdown import markdown_lines
 from onnxheadprune.display.spelling import change, count, first_few, in_markdown, many, size, spelled
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.storage.claims import Backup
+from onnxheadprune.model.typed_json import HIDDEN, Key, written
 from onnxheadprune.settings.units import HEAD, KINDS, UnitKind, key_of
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import result_of
@@ -43,6 +44,10 @@ class FileResult:
     leads: bool  # whether heads were chosen on it
     result: PruneResult
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {"file": self.name, "leads": self.leads, **self.result.to_dict()}
+
 
 @one_line("folder output runtime files heads warnings")
 @dataclass(frozen=True, eq=False)
@@ -68,11 +73,11 @@ class FolderResult(Displayed):
     folder: str
     output: str | None
     runtime: str | None
-    match: Match
-    heads: Mapping[int, tuple[int, ...]]
+    match: Annotated[Match, HIDDEN]
+    heads: Annotated[Mapping[int, tuple[int, ...]], HIDDEN]
     files: tuple[FileResult, ...]
     copied: tuple[str, ...]
-    changes: tuple[ConfigChange, ...]
+    changes: Annotated[tuple[ConfigChange, ...], Key("config_changes")]
     card: bool
     warnings: tuple[str, ...]
     rewritten: tuple[str, ...] = ()
@@ -90,6 +95,7 @@ class FolderResult(Displayed):
         return self.folder if self.backup is None else str(self.backup.original)
 
     @property
+    @written()
     def headline(self) -> Headline:
         """The verdicts on all models: exact, good enough, accepted."""
         verdicts = [
@@ -116,6 +122,7 @@ class FolderResult(Displayed):
         return tuple(parts)
 
     @property
+    @written()
     def spelling(self) -> Spelling | None:
         """The part of the data that the kept tokens spell as before, by the first model that reads them."""
         return next((item.result.spelling for item in self.files if item.result.spelling is not None), None)
@@ -127,25 +134,7 @@ class FolderResult(Displayed):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {
-            "folder": self.folder,
-            "output": self.output,
-            **({} if self.backup is None else {"backup": self.backup.to_dict()}),
-            "headline": self.headline.to_dict(),
-            "runtime": self.runtime,
-            **_gone_to_dict(self.heads),
-            **sites_to_dict(self.match),
-            "files": [
-                {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
-            ],
-            "copied": list(self.copied),
-            "config_changes": [change.to_dict() for change in self.changes],
-            "rewritten": list(self.rewritten),
-            "spelling": None if self.spelling is None else self.spelling.to_dict(),
-            "card": self.card,
-            "warnings": list(self.warnings),
-            **({} if self.would_write is None else {"would_write": self.would_write}),
-        }
+        return {**super().to_dict(), **_gone_to_dict(self.heads), **sites_to_dict(self.match)}
 
 
 def _gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:

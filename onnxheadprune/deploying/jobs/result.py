@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.jobs.reading import as_key
@@ -13,12 +13,12 @@ from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.facts import Fact, Facts, Figure, Part, State, Table, Word
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError
 from onnxheadprune.model.documents import Document
-from onnxheadprune.model.typed_json import JsonObject
+from onnxheadprune.model.typed_json import HIDDEN, JsonObject, Spelled, written
 from onnxheadprune.settings.words import spelled_by
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of, sized
+from onnxheadprune.workflow.result import BEFORE_AFTER
 
-BEFORE_AFTER = ("before", "after")
 Status: TypeAlias = Literal["done", "unchanged", "failed", "not reached"]
 STATES: Mapping[Status, State] = {
     "done": "good",
@@ -39,9 +39,13 @@ class StepOutcome(JsonObject):
     files: Digests | None = None  # SHA-256 of its outputs, by name
 
 
+def _said(error: HeadPruneError | None) -> str | None:
+    return None if error is None else str(error)
+
+
 @dataclass(frozen=True)
 class JobResult(Displayed):
-    """The verdict on a job."""
+    """The verdict on a job; the results of its steps are files of their own."""
 
     name: str
     job: str
@@ -49,14 +53,15 @@ class JobResult(Displayed):
     model: str | None  # the final model, None without
     steps: tuple[StepOutcome, ...]  # in their order
     gates: tuple[Gate, ...]  # the limits; none where a step failed
-    asked: Mapping[str, float]  # limits by name, as given in the job
-    error: HeadPruneError | None  # the error of a failed step, None without
-    results: Mapping[str, Document]  # of the finished steps, by name
+    asked: Annotated[Mapping[str, float], HIDDEN]  # limits by name, as given in the job
+    error: Annotated[HeadPruneError | None, Spelled(Any, _said)]  # the error of a failed step, None without
+    results: Annotated[Mapping[str, Document], HIDDEN]  # of the finished steps, by name
     settings: Mapping[str, object]  # all keys of the job, as it was run
     # sizes of the original and the final model on the disk, None without a final model
-    file_bytes: tuple[int, int] | None = None
+    file_bytes: Annotated[tuple[int, int] | None, BEFORE_AFTER] = None
 
     @property
+    @written()
     def accepted(self) -> bool:
         """True if every step is done and every limit is kept."""
         return self.error is None and all(gate.passed for gate in self.gates)
@@ -73,6 +78,7 @@ class JobResult(Displayed):
         return (*self.gates, *(Gate(**gate) for item in chosen for gate in item.get("gates", ())))
 
     @property
+    @written()
     def headline(self) -> Headline:
         """The verdicts: exact, good enough, accepted."""
         error, results = self.error, self.results
@@ -129,6 +135,7 @@ class JobResult(Displayed):
             yield Figure("speed", f"{min(speedups):.2f}x", note="at least, at every size")
 
     @property
+    @written("validation")
     def _rejection(self) -> Document | None:
         """The verdict that a step failed by, None without."""
         found = self.error.validation if isinstance(self.error, ValidationFailedError) else None
@@ -140,30 +147,9 @@ class JobResult(Displayed):
         return next((step.name for step in self.steps if step.status == "failed"), None)
 
     @property
+    @written()
     def exit_code(self) -> int:
         """0 if accepted, 1 if a limit is broken, else that of the failed step's error."""
         if self.error is not None:
             return self.error.exit_code
         return 0 if self.accepted else ValidationFailedError.exit_code
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; the results of the steps are files of their own."""
-        found: dict[str, Any] = {
-            "name": self.name,
-            "job": self.job,
-            "folder": self.folder,
-            "model": self.model,
-            "file_bytes": None
-            if self.file_bytes is None
-            else dict(zip(BEFORE_AFTER, self.file_bytes, strict=True)),
-            "headline": self.headline.to_dict(),
-            "accepted": self.accepted,
-            "exit_code": self.exit_code,
-            "error": None if self.error is None else str(self.error),
-            "steps": [step.to_dict() for step in self.steps],
-            "gates": [gate.to_dict() for gate in self.gates],
-            "settings": dict(self.settings),
-        }
-        if self._rejection is not None:
-            found["validation"] = self._rejection
-        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.choosing.compensation.record import Compensation, refitted
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(JsonObject):
     """A cut that was tried in the search for a call."""
 
     removed: int  # units that it removes
@@ -31,11 +31,6 @@ class Trial:
     measured: float
     meets: bool  # whether it meets the target
     speed: SpeedUp | None = None  # the speed-up at each grid point, None for a drift
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        found: dict[str, Any] = {"removed": self.removed, "measured": self.measured, "meets": self.meets}
-        return found if self.speed is None else found | {"speed": self.speed.to_dict()}
 
 
 @one_line("drift unit held_out selection compensation recovery trials")
