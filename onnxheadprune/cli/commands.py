@@ -225,32 +225,18 @@ def prune(
     from onnxheadprune.cli.cutting import carry_out
     from onnxheadprune.workflow.pipeline import run_prune
 
-    context = click.get_current_context()
     cut: Callable[..., PruneResult | FolderResult] = partial(run_prune, model, given)
     if model.is_dir():
         from onnxheadprune.deploying.folders.prune import prune_folder
 
-        _require_folder_settings(given, heatmap)
+        if heatmap is not None:
+            raise click.UsageError(
+                "--heatmap is for single models, and MODEL is a folder: score one of the files",
+                click.get_current_context(),
+            )
         cut = partial(prune_folder, model, given, command=command_line())
-    elif given.exclude:
-        raise click.UsageError("--exclude requires a folder, of which it leaves models out", context)
-    elif given.runtime is not None:
-        raise click.UsageError("--runtime requires a folder, whose configuration it updates", context)
     _require_something(given)
     return carry_out(partial(cut, dry_run=dry_run), report=report, heatmap=heatmap, as_json=as_json)
-
-
-def _require_folder_settings(given: PruneCall, heatmap: Path | None) -> None:
-    refused = {
-        "--heatmap": (heatmap is not None, "score one of the files"),
-        "--exit": (given.exit is not None, "make the exit of each file permanent"),
-        "--resume": (given.resume, "a folder appears at once, so there is nothing to resume"),
-    }
-    for flag, (is_given, instead) in refused.items():
-        if is_given:
-            raise click.UsageError(
-                f"{flag} is for single models, and MODEL is a folder: {instead}", click.get_current_context()
-            )
 
 
 def _require_something(given: Pruning) -> None:

@@ -122,7 +122,5 @@ def cut(source: Path, output: Path, call: PruneCall) -> Outcome:
     if source.is_dir():
         folder = prune_folder(source, call, step="HeadPruning")
         return Outcome(folder.heads, folder.warnings)
-    if call.runtime is not None:
-        raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
     result = run_prune(source, call)
     return Outcome(result.plan.removed, result.warnings)

@@ -36,7 +36,7 @@ from onnxheadprune.runtime.feeds.data import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.calls import PruneCall, ValidateCall
-from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of
+from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of, require_for
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def run_prune(
     """
     progress("reading the model", 0, 0)
     original = open_structure(model, follow_links=call.follow_links)
+    require_for(call, original.name, is_folder=False)
     call = placed(call, original.path)
     places = claimed(call, original, beside=beside)
     would_write = None

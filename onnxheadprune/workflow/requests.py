@@ -107,6 +107,22 @@ def placed(call: PruneCall, model: Path | None) -> PruneCall:
     return replace(call, output=model, backup=call.backup or backup_path(model))
 
 
+OF_FOLDERS = {"runtime": "whose configuration it updates", "exclude": "of which it leaves models out"}
+OF_MODELS = {
+    "exit": "make the exit of each file permanent",
+    "resume": "it appears at once, so there is nothing to resume",
+}
+
+
+def require_for(call: PruneCall, model: object, *, is_folder: bool) -> None:
+    """Check that nothing is asked for that only a folder has, or only a single model."""
+    for name, why in (OF_MODELS if is_folder else OF_FOLDERS).items():
+        if getattr(call, name) and is_folder:
+            raise UsageError(f"`{name}` is for single models, and {model} is a folder: {why}")
+        if getattr(call, name):
+            raise UsageError(f"`{name}` requires a folder, {why}, and {model} is a file")
+
+
 def ahead(call: PruneCall) -> tuple[PruneCall, str | None]:
     """A call that writes, proves and times nothing, and where it would write."""
     fuse = "contrib" if call.fuse == "auto" else call.fuse

@@ -25,7 +25,7 @@ from onnxheadprune.model.storage.writing import ITSELF, Assembly, check_data_nam
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.units import HEAD, UnitKind, with_parts
-from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of
+from onnxheadprune.workflow.requests import Request, ahead, placed, readings_of, require_for
 
 TRITON = "config.pbtxt"
 _UNPRUNED = (
@@ -150,6 +150,7 @@ def prune_folder(
         command: what repeats the call, for the model card: a command line, or a line of Python.
         step: the pass that this is of a pipeline, whose later passes may change the models; None outside of one.
     """
+    require_for(call, root, is_folder=True)
     call = placed(call, root)
     kept = None if call.backup is None else Backup.of(root, Path(call.backup))
     made = call.output if kept is None else kept.path

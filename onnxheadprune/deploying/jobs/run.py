@@ -74,7 +74,7 @@ from onnxheadprune.workflow.apart import deployed_distance
 from onnxheadprune.workflow.pipeline import run_prune
 from onnxheadprune.workflow.quantize import run_quantize
 from onnxheadprune.workflow.recover import run_recovery
-from onnxheadprune.workflow.requests import Request, measure_of
+from onnxheadprune.workflow.requests import Request, measure_of, require_for
 from onnxheadprune.workflow.score import run_score
 
 CALLS: Mapping[str, type[Any]] = {
@@ -308,17 +308,14 @@ _WORK: Mapping[str, Callable[[JobContext, Any, Progress], None]] = {
 """The function of each step, which takes its call."""
 
 
-def require_folder_job(job: Job, model: Path) -> None:
+def require_folder_job(job: Job, call: PruneCall, model: Path) -> None:
     """Check whether all that a job asks for can be done with its model, be that a folder or a file."""
-    keys = job.keys
-    if not model.is_dir():
-        if keys.prune.runtime is not None:
-            raise job.refused(f"prune.runtime goes with a folder, and model {model} is a file; leave it out")
-        return
-    if keys.prune.exit is not None:
-        raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
-    for name in SINGLE:
-        if getattr(keys, name) is not None:
+    try:
+        require_for(call, f"model {model}", is_folder=model.is_dir())
+    except UsageError as error:
+        raise job.refused(spelled_by(as_key, str(error))) from None
+    for name in SINGLE if model.is_dir() else ():
+        if getattr(job.keys, name) is not None:
             raise job.refused(
                 f"{name} takes a single model, and model {model} is a folder; leave it out, or name one of its files"
             )
@@ -393,7 +390,7 @@ def _leaves(step: Step) -> tuple[str, ...]:
 def _require_inputs(context: JobContext, steps: Iterable[Step]) -> None:
     """Check whether what a job reads is there, and is none of what it makes."""
     job, folder = context.job, context.folder
-    require_folder_job(job, context.model)
+    require_folder_job(job, context.calls["prune"], context.model)
     named = {"model": str(context.model)}
     for step in steps:
         named |= step.reads
