@@ -39,7 +39,7 @@ from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
-from onnxheadprune.model.graph.operator import VANISHES, WEIGHS, is_a, kind
+from onnxheadprune.model.graph.operator import VANISHES, WEIGHS, is_a
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import EXPERT
@@ -150,9 +150,8 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All mixtures in graph order of their routers."""
     seen = dict[Node, MixtureSite]()
     for router, live, experts in _routers(view):
-        # Of what cannot be cut, the first is the finest.
-        site = None if router in seen and seen[router].removable else _site(routing_of(router, live, experts))
-        if site is not None and (site.removable or router not in seen):
+        site = None if router in seen else _site(routing_of(router, live, experts))
+        if site is not None:
             before = next((other for other in known if other.removed and other.numbers_by(site)), None)
             seen[router] = site if before is None else _refused(site, _too_late(before))
     return Findings(numbered(seen.values()))
@@ -167,8 +166,7 @@ def _layers(matrices: Value) -> Iterator[Node]:
 
     def same(value: Value) -> Iterable[Value]:
         for use in value.consumers:
-            is_same = use.input_index == 0 and use.node in PICKED_FROM | kind("Expand", "Slice", "Split")
-            if is_same or use.node.out.is_constant:
+            if use.input_index == 0 and use.node in PICKED_FROM:
                 yield from use.node.results
 
     for value in reachable([matrices], same, MAX_BELOW):
@@ -265,20 +263,16 @@ def _site(routing: Routing) -> MixtureSite | None:
         routing=routing,
         reason=routing.stop or uneven,
     )
-    gone = (own[0],) if own else tuple(group[0] for group in groups)
+    gone = tuple(group[0] for group in groups)
     few = site.why_too_few(gone)
     try:
         trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
-    except RefusedError as error:
-        return _refused(site, str(error)) if _picks_networks(routing) else None
+    except RefusedError:
+        return None
     if not _layers_of_experts(routing, trial, len(gone)):
         if not _picks_networks(routing):
             return None
-        stored = any(item.node in routing.picked and item.value.is_constant for item in routing.meetings)
-        why = (
-            "read by something else, too" if stored or not routing.picked else "computed when the model runs"
-        )
-        return _refused(site, f"the experts that {router.label} chooses are {why}")
+        return _refused(site, f"the experts that {router.label} chooses are read by something else, too")
     if few is not None:
         return _refused(site, f"{router.label} needs all of its experts: {few}")
     elements, size, _ = weights_of(trial)
@@ -290,9 +284,7 @@ def _layers_of_experts(routing: Routing, trial: Sweep, gone: int) -> set[Node]:
     """The linear layers that lose a matrix for each of some experts, and compute what the router picks or weighs."""
     held = (value for value, live in trial.narrowed() if _holds_matrix(value, live, gone))
     layers = {layer for value in held for layer in _layers(value)} - {routing.router}
-    if routing.picked:
-        return layers & {layer for node in routing.picked for layer in (node, *_layers(node.out))}
-    return layers if routing.ends else layers & _weighed(routing)
+    return layers if routing.ends or routing.picked else layers & _weighed(routing)
 
 
 def _picks_networks(routing: Routing) -> bool:

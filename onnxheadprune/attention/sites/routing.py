@@ -7,7 +7,6 @@ or a correction has moved since. Nothing of it is taken from what a cut slices.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -212,11 +211,7 @@ class Routing:
         """Yield edits by which what is added up comes without some experts."""
         ending = [end for end in self.ends if end.experts <= set(gone)]
         without = {end.node: end.kept for end in ending}
-        summands = Counter(end.node for end in ending)
         for node in without:
-            if summands[node] > 1:
-                # Neither of both is left, so nothing is.
-                continue
             left = node.out
             while left.producer is not None and left.producer in without:
                 left = without[left.producer]

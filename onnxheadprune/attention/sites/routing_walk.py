@@ -135,19 +135,8 @@ class _Walk:
             for value, expert in apart.items():
                 self._reach(value, Part(frozenset([expert])))
             return None
-        axis, places = _axis_of(node, len(node.shape(0) or ())), node.literal(1)
-        if node in PICKS and index == 0 and axis in scores.live.axes:
-            if not is_a(node, "Gather") or places is None or places.ndim != 1 or len(scores.live.axes) > 1:
-                return self._refused(node, "picks scores by numbers that are none of this router's choice")
-            self._reach(node.out, ExpertScores(Live.over((axis,), scores.live.array[places]), scores.out))
-            return None
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
-        if is_a(node, "NonZero"):
-            return self._refused(
-                node,
-                "lists the experts that any token is sent to, and what follows depends on how many these are",
-            )
         if contraction_of(node) is not None:
             return self._product(node, scored)
         return self._carry(node, scored)
@@ -263,8 +252,6 @@ class _Walk:
         for index in product.indices:
             own, shape = product.axes_of(index), node.shape(index) or ()
             axes = [own.index(letter) for letter in letters if letter in own]
-            if not axes and index not in scored:
-                continue  # a third operand without the experts' axis
             if len(axes) < len(letters) or not product.contracted.issuperset(letters):
                 return self._refused(node, "sums scores of a part of the experts")
             live = scores.live.renumbered(dict(zip(scores.live.axes, axes, strict=True)))
@@ -402,7 +389,7 @@ def _in_order(live: Live, experts: int) -> bool:
 def _is_moved(node: Node, named: Sequence[int]) -> bool:
     """Return whether numbers of experts are the same numbers after a node that reads them at some inputs."""
     if node not in MOVES:
-        return is_a(node, "Gather", "GatherElements") and named == [0]
+        return False
     if is_a(node, "Cast") and node.out.elem_type not in INTEGERS:
         return False
     return len(named) == len(node.inputs) if is_a(node, "Concat") else named == [0]
