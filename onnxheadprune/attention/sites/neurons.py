@@ -257,9 +257,6 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[tuple[str
             refusal = _stopped(stop)
             yield refusal.node, NearMiss(node.label, refusal)
             return
-    if made.makers and not made.foreign:
-        sentence = f"{node.label} reads one neuron, which fills all its channels"
-        yield node.ref, NearMiss(node.label, Refusal(Reason.COUPLED, node.label, node.out.name, sentence))
 
 
 def unread(node: Node, streams: Streams) -> Iterator[tuple[str, NearMiss]]:
