@@ -132,11 +132,8 @@ class Call(Generic[Group]):
         spelled = {*known, *more}
 
         def spell(name: str, value: str) -> str | None:
-            """A keyword as Python has it."""
-            if name not in spelled:
-                return None
-            is_text = bool(value) and value not in ("True", "False")
-            return f'{name}="{value}"' if is_text else f"{name}={value}"
+            value = value or ("False" if given.get(name) is False else "")
+            return keyword(name, value, "") if name in spelled else None
 
         implied = getattr(self.group, "IMPLIES", "").split()
         rules = rules_of(known, [self.group])

@@ -23,7 +23,7 @@ from onnxheadprune.settings.setting import (
     parameters,
     rules_of,
 )
-from onnxheadprune.settings.words import meant
+from onnxheadprune.settings.words import flag_of, meant
 from onnxheadprune.settings.writing import Loudness, Replacing
 
 Work = Callable[..., int]
@@ -109,20 +109,14 @@ class DerivedCommand(click.Command):
         for parameter, times in Counter(order).items():
             if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
                 raise click.UsageError(f"{parameter.opts[-1]} is given more than once", ctx)
-        written = {parameter.name or "": parameter for parameter in self.params}
         given = _given(ctx) | dict.fromkeys(self.implies, True)
 
         def spell(name: str, value: str) -> str | None:
-            """An option as it is typed."""
-            if name not in written:
-                return None
-            option = written[name]
-            is_off = value == "False" or (value == "" and given.get(name) is False)
-            if is_off and option.secondary_opts:
-                return option.secondary_opts[0]
-            return spelled(option) if value in ("", "True", "False") else f"{spelled(option)} {value}"
+            """An option as it is typed, one that was switched off as that."""
+            value = value or ("False" if given.get(name) is False else "")
+            return flag_of(self.settings[name], value) if name in self.settings else None
 
-        sentence = first_broken(self.rules, given, spell, {*written, *self.implies})
+        sentence = first_broken(self.rules, given, spell, {*self.settings, *self.implies})
         if sentence is not None:
             raise click.UsageError(sentence, ctx)
         if self.makes is not None:

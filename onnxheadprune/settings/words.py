@@ -91,17 +91,21 @@ def option(name: str, value: str, command: str) -> str:
     >>> option("cache", "keep", ""), option("refit", "False", ""), option("exit", "", "prune")
     ('--cache keep', '--no-refit', 'prune --exit')
     """
-    flags = re.split(r"[ /]", _known()[name].setting.flags) if name in _known() else [""]
-    off = [flag for flag in flags if flag.startswith("--no-")]
-    written = max((flag for flag in flags if flag.startswith("--")), key=len, default=_flag(name))
-    if value in ("True", "False"):
-        is_pair = "/" in _known()[name].setting.flags
-        on = flags[0] if is_pair else _flag(name)
-        written, value = (
-            on if value == "True" else next(iter(off), flags[1] if is_pair else f"--no-{on[2:]}"),
-            "",
-        )
-    return " ".join(filter(None, (command, written, value)))
+    written = flag_of(_known()[name], value) if name in _known() else " ".join([_flag(name), value]).strip()
+    return f"{command} {written}" if command else written
+
+
+def flag_of(item: Declared, value: str = "") -> str:
+    """An option or an argument as it is typed, of a switch that which sets the value."""
+    on, _, off = item.setting.flags.partition("/")
+    if item.setting.argument:
+        return item.name.upper()
+    written = max((flag for flag in on.split() if flag.startswith("--")), key=len, default=_flag(item.name))
+    if value == "False":
+        return off or (written if written.startswith("--no-") else f"--no-{_flag(item.name)[2:]}")
+    if value == "True":
+        return written if off else _flag(item.name)
+    return f"{written} {value}" if value else written
 
 
 def meant(name: str, settings: Mapping[str, Declared]) -> Iterator[tuple[str, str]]:

@@ -276,12 +276,14 @@ def compensate(
         few = missing(*work.too_few, data)
         progress(Note(f"{few}; a stronger ridge is used there, or biases alone are adjusted"), 0, 0)
     with algebra_threads(wide):
-        for number, task in enumerate(todo, 1):
+        # With a projection the values of its heads may be refitted, too.
+        most = len(todo) + sum(map(bool, work.makers.values()))
+        for task in todo:
             work.refit(task)
             if wide >= LARGE:
                 # Moments are large and freed in pieces: what the heap keeps of them would add up.
                 give_back()
-            progress("refitting, layer by layer", number, len(todo))
+            progress("refitting, layer by layer", len(work.refits), most)
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
     return Compensation(data.fingerprint, data.count, work.stored, tuple(work.refits), quantized=levels)
 
