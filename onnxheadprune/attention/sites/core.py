@@ -71,15 +71,13 @@ class Core:
         found = core_product(self.node)
         return () if found is None else found.owners(found.out_axes[self.feature_axes[0]])
 
-    def labelled(self, labels: Array, width: int | None = None) -> Live:
-        """Return labels of the head positions, or of each of `width` features of them, as a live set."""
+    def labelled(self, labels: Array) -> Live:
+        """Return labels of the head positions as a live set."""
         layout = layout_of(self.node)
         if layout is not None and not self.feature_axes:
             # Heads and their features lie in one axis.
             return Live.over(self.head_axes, np.repeat(labels, layout.v_head_size))
-        features = () if width is None else (width,)
-        axes = (*self.head_axes, *self.feature_axes[: len(features)])
-        return Live.over(axes, labels.reshape((*self.head_sizes, *features)), self.repeats)
+        return Live.over(self.head_axes, labels.reshape(self.head_sizes), self.repeats)
 
 
 def is_alike(cores: Iterable[Core]) -> bool:

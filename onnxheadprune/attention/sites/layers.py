@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from onnxheadprune.attention.sites.layer_names import NumberedPath, Stack, labels, stack_labels
 from onnxheadprune.attention.sites.projection import common_prefix, node_path
@@ -38,11 +38,6 @@ from onnxheadprune.model.graph.operator import (
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.settings.units import LAYER
-
-if TYPE_CHECKING:
-    from onnxheadprune.edit.records import RecordedUnits
-    from onnxheadprune.model.graph.view import Value
-
 
 SEVERAL = 10_000
 """The first number of a layer in the first of several stacks; in the only stack it is that of the name."""
@@ -192,14 +187,13 @@ def _named(flows: Sequence[Flow], named: Mapping[Node, NumberedPath]) -> list[_L
         runs = _runs(flow, named, set(own))
         for place, nodes in own.items():
             for states in [[state] for state in runs.get(place, ())] or [enclosing(flow, set(nodes))]:
-                inside = {node for state in states for node in flow.inside(state)} or set(nodes)
                 same = (item for item in layers[place] if item.is_in_another_branch(flow.scope))
                 layer = next(same, None)
                 if layer is None:
                     layer = _Layer(".".join(place.path), place.number)
                     layers[place].append(layer)
                 layer.enclosed(flow, states)
-                layer.nodes |= inside
+                layer.nodes.update(() if states else nodes)
     found = sorted((layer for some in layers.values() for layer in some), key=lambda layer: layer.place)
     _tell_apart(found)
     return found

@@ -376,9 +376,9 @@ def _summed(node: Node, parts: Mapping[int, Part]) -> dict[frozenset[int], Value
     return {part.experts: node.inputs[1 - index] for index, part in parts.items()}
 
 
-def _axis_of(node: Node, rank: int, default: int = 0) -> int:
+def _axis_of(node: Node, rank: int) -> int:
     """The axis that a node works along."""
-    return int(node.attribute("axis", default)) % max(rank, 1)
+    return int(node.attribute("axis", 0)) % max(rank, 1)
 
 
 def _in_order(live: Live, experts: int) -> bool:
