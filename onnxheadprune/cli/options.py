@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from onnxheadprune.cli.outcome import warn_if_random
-from onnxheadprune.cli.values import SettingOption, Value, prepared, spelled
+from onnxheadprune.cli.values import SettingOption, Value, prepared
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
@@ -129,7 +129,7 @@ class DerivedCommand(click.Command):
         found = next(
             (item.name for item in self.settings.values() if name in item.setting.also.split()), None
         )
-        written = {parameter.name: spelled(parameter) for parameter in self.params}
+        written = {name: flag_of(item) for name, item in self.settings.items()}
         instead = [] if found is None else [written[found]]
         instead += [f"{written[setting]} {word}" for setting, word in meant(name, self.settings)]
         if not instead:

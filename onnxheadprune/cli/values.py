@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.inputs import RANDOM
 from onnxheadprune.settings.setting import FILES, Declared, WithUnit
+from onnxheadprune.settings.words import flag_of
 
 _FOLDER = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
 """Ends of a path that can only be a folder."""
@@ -36,7 +37,7 @@ class Value(Converting):
         """The value of a text; a default is one already."""
         if not isinstance(value, str):
             return value
-        shown = self.item.name.upper() if param is None else spelled(param)
+        shown = flag_of(self.item)
         if self.item.setting.creates and value == "-":
             raise click.UsageError(
                 f"{shown}: - would be standard output; files are only written whole, so name one", ctx
@@ -83,13 +84,6 @@ class SettingOption(click.Option):
         if item is not None and item.kind in (int, float) and not isinstance(item.bounds, WithUnit):
             extra |= {"range": item.bounds.interval} if item.bounds.interval else {}
         return extra
-
-
-def spelled(parameter: click.Parameter) -> str:
-    """An option or argument as it is typed."""
-    if isinstance(parameter, click.Option):
-        return max(parameter.opts, key=len)
-    return (parameter.name or "").upper()
 
 
 def inputs_of(command: click.Command) -> list[click.Parameter]:

@@ -165,9 +165,6 @@ def choice_details(chosen: Chosen | None, plan: PrunePlan) -> Iterator[Part]:
         yield Fact("", f"{many(trial.removed, counted)}: {found}, {word}")
     if chosen.speed is not None:
         yield Fact("speed", f"{chosen.speed} on {chosen.speed.provider.label}")
-    if chosen.given_up is not None and chosen.drift is not None:
-        text = f"a refit with the existing quantization scales would drift by {chosen.given_up:.3g}, without one it is"
-        yield Fact("refitted", f"nothing: {text} {chosen.drift:.3g}")
     if chosen.compensation is not None:
         yield from _refits(chosen.compensation)
     yield from _recovery(chosen)
