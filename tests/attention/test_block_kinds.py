@@ -7,7 +7,6 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune import inspect
 from tests.conftest import Command
 from tests.graph_text import text_model
 
@@ -21,9 +20,6 @@ WEIGHTS = """
 
 def _model(body: str, ends: str = "y", weights: str = WEIGHTS) -> ModelProto:
     return text_model(body, ends, weights)
-
-
-UP = "u = MatMul (x, up) a = Add (u, b)"
 
 
 def test_no_choice_takes_ranks(command: Command, tmp_path: Path) -> None:
@@ -41,35 +37,3 @@ def test_no_choice_takes_ranks(command: Command, tmp_path: Path) -> None:
     assert refused.exit_code == 3 and "no activation in between: name them" in refused.stderr
     named = command("prune", tmp_path / "low.onnx", "-o", tmp_path / "o.onnx", "--neurons", "0:1")
     assert named.exit_code == 0, named.stderr
-
-
-def test_an_operator_without_a_rule_is_named() -> None:
-    body = f"{UP} h = mine.Mystery (a) d = MatMul (h, down) y = Add (d, x)"
-    model = _model(body)
-    model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, [2, 3, 12]))
-    sites = inspect(model)
-    (miss,) = sites.hidden
-    assert sites.neurons == () and "no rule for mine.Mystery" in miss.reason.sentence
-    assert miss.to_dict()["units"] == "neurons" and "-> d" in miss.node
-
-
-def test_a_model_without_attention_lists_its_blocks(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "blocks.onnx"
-    onnx.save(_model(f"{UP} h = Relu (a) d = MatMul (h, down) y = Add (d, x)"), path)
-    shown = command("inspect", path)
-    assert (shown.exit_code, shown.stderr) == (0, "")
-    assert "no attention site" in shown.stdout and "ffn.0" in shown.stdout and "feed-forward" in shown.stdout
-    document = command("inspect", path, "--json")
-    assert document.exit_code == 0 and len(document.document["feed_forward"]) == 1
-
-
-def test_what_comes_near_is_told(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "near.onnx"
-    model = _model(f"{UP} h = mine.Mystery (a) d = MatMul (h, down) y = Add (d, x)")
-    model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, [2, 3, 12]))
-    onnx.save(model, path)
-    shown = command("inspect", path, "--json")
-    assert shown.exit_code == 3
-    assert [miss["units"] for miss in shown.document["near_misses"]] == ["neurons"]
-    refused = command("prune", path, "-o", tmp_path / "o.onnx", "--neurons", "0:1")
-    assert refused.exit_code == 3 and "comes near" in refused.stderr and "mine.Mystery" in refused.stderr

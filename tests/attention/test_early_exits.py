@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from onnxheadprune import (
     RefusedError,
     UsageError,
-    ValidationFailedError,
     find_exits,
     prune,
     validate,
 )
 from onnxheadprune.edit.records import record_of
-from onnxheadprune.model.bodies import bodies_of
-from tests.conftest import Command
-from tests.graphs import exits, pairs
+from tests.graphs import exits
 from tests.liveness.one_node import run
 
 NEVER = 2.0
@@ -49,19 +41,6 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
         value for value in run(result.model, {"x": feed["x"]}).values() if value.dtype == np.float32
     )
     np.testing.assert_allclose(answer, _decided_after(number, feed), atol=1e-6)
-
-
-@pytest.mark.first_case
-@pytest.mark.parametrize("form", ["weights outside", "negated", "telling chain", "shared head"])
-def test_an_exit_and_units_go_in_one_call(form: str) -> None:
-    model = exits.FORMS[form]()
-    result = prune(model, heads={"0": [1, 3], "ffn.0": range(4)}, exit=2)
-    assert result.validation is not None and result.validation.passed
-    assert result.validation.likeness is not None and result.validation.likeness.identical
-    assert [item.name for item in result.model.graph.input] == ["x"]
-    assert {node.op_type for node in result.model.graph.node}.isdisjoint({"If", "Less", "Softplus"})
-    taken = next(change for change in result.plan.interface if change.name == "sure")
-    assert (taken.role, taken.axis, taken.before, taken.after) == ("input", None, "[]", "gone")
 
 
 @pytest.mark.slow
@@ -139,42 +118,3 @@ def test_the_wrong_exit_is_seen() -> None:
             entry.value = next(item.value for item in claim.metadata_props if item.key == entry.key)
     found = validate(model, other)
     assert found.verdict == "failed" and "differs from the masked reference" in found.problems[0]
-
-
-def test_an_exit_that_changes_nothing_is_inconclusive() -> None:
-    """Where all answers are the same, no proof by numbers tells the exits apart."""
-    model = exits.nested()
-    waiting = [model.graph]
-    while waiting:
-        body = waiting.pop()
-        waiting += [inner for node in body.node for inner in bodies_of(node)]
-        for tensor in body.initializer:
-            if tensor.name.endswith(".head.weight"):
-                tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
-    with pytest.raises(ValidationFailedError, match="a wrong exit would not show"):
-        prune(model, exit=1)
-
-
-def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(exits.nested(), path)
-    told = json.loads(command("inspect", path, "--json").stdout)["early_exits"]
-    first, second = told["exits"]
-    assert (first["condition"], first["sites"], first["heads"], first["inputs"]) == (
-        "l0/unsure",
-        [1, 2],
-        8,
-        ["sure"],
-    )
-    assert first["elements_share"] == pytest.approx(2 / 3, abs=0.01)
-    assert first["operations_share"] == pytest.approx(2 / 3, abs=0.01)
-    assert second["operations_share"] == pytest.approx(1 / 3, abs=0.01)
-    text = command("inspect", path).stdout
-    assert "2 early exits" in text and "l1/unsure" in text
-
-
-def test_a_merged_decoder_has_no_exits() -> None:
-    """Both of its branches hold the layers."""
-    model = pairs.merged()
-    assert [node for node in model.graph.node if node.op_type == "If"]
-    assert not find_exits(model).exits

@@ -17,11 +17,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 import onnxheadprune as ohp
-from onnxheadprune import RefusedError, inspect
-from onnxheadprune.attention.planning import analyse
+from onnxheadprune import inspect
 from onnxheadprune.model.messages import copied
 from tests.conftest import Command
-from tests.graphs import mixtures
 from tests.graphs.experts import BY_HAND, TOYS, Experts, tokens
 from tests.liveness.one_node import run
 
@@ -101,48 +99,6 @@ def test_the_configuration_follows(
     shown = command("prune", folder, "-o", out, "--experts", experts)
     assert shown.exit_code == 0 and told in shown.stdout
     assert json.loads((out / "config.json").read_text("utf-8")) == {"num_experts": field}
-
-
-def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_path: Path) -> None:
-    model, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
-    _saved(Experts(body="each, its tokens").model(), model)
-    assert command("prune", model, "-o", once, "--experts", "0:1,4").exit_code == 0
-    blocks = [site.key for site in inspect(once).neurons]
-    assert blocks == ["ffn.0", "ffn.2", "ffn.3", "ffn.5"]
-    shown = command("prune", once, "-o", twice, "--experts", "0:0", "--neurons", "5:1,3")
-    assert shown.exit_code == 0 and all(f"{kind} " in shown.stdout for kind in ("neurons", "experts"))
-    for original in (model, once):
-        assert command("validate", original, twice).exit_code == 0
-    gone = [site.removed for site in inspect(twice).neurons]
-    assert gone == [(), (), (1, 3)]
-
-
-def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
-    """They are numbered by expert, so that one call or another order would give them other numbers."""
-    model, path = mixtures.Mixture().model(), tmp_path / "cut.onnx"
-    neurons = [0, 32, 64]
-    with pytest.raises(
-        RefusedError, match="are one operator, which numbers neurons by expert: remove experts"
-    ):
-        analyse(model, {"moe.0": [1], "ffn.0": neurons}, "the model")
-    ohp.prune(model, path, heads={"ffn.0": neurons}, provider="cpu")
-    with pytest.raises(RefusedError, match="has lost neurons before; remove experts first"):
-        analyse(onnx.load(path), {"moe.0": [1]}, "the model")
-    ohp.prune(model, path, heads={"moe.0": [1]}, provider="cpu")
-    made = ohp.prune(path, heads={"ffn.0": [0, 32]}, provider="cpu")
-    assert made.validation is not None and made.validation.verdict == "passed"
-
-
-def test_experts_that_all_tokens_use_are_only_named(command: Command, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(Experts("all, softmax", "weighed").model(), path)
-    np.savez(tmp_path / "data.npz", x=tokens())
-    asked = command(
-        *("prune", path, "-o", tmp_path / "no.onnx", "--units", "experts", "--ratio", "0.5"),
-        *("--data", tmp_path / "data.npz"),
-    )
-    assert asked.exit_code == 3
-    assert "each token goes through all of its experts" in " ".join(asked.stderr.split())
 
 
 SENT = re.compile("tokens|dispatched|in slots|masked|one-hot|picked")

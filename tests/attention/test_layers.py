@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune import RefusedError, UsageError, inspect
+from onnxheadprune import RefusedError, inspect
 from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.model.load import open_structure
@@ -26,17 +26,14 @@ from tests.attention.layered import (
     NORMS,
     OTHER,
     SHARED,
-    SUMMED,
     Joint,
     Network,
-    pyramid,
     renamed,
 )
-from tests.conftest import ROOT, Command
+from tests.conftest import Command
 from tests.graphs import exits, toys
 from tests.liveness.one_node import run
 
-DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 KINDS = [kind for kind in BRANCHES if kind not in GIVEN]
 PLAIN = [["attention", "network"]] * 3
 
@@ -111,55 +108,14 @@ def output_of(model: onnx.ModelProto) -> Any:
     return run(model, {item.name: FEED[item.name] for item in model.graph.input})["y"]
 
 
-@pytest.mark.first_case
-@pytest.mark.parametrize("has_names", [True, False])
-@pytest.mark.parametrize("norm", ["", "layer"])
-@pytest.mark.parametrize("added", SUMMED)
-def test_a_layer_is_removed_whatever_operators_write_its_sums(added: str, norm: str, has_names: bool) -> None:
-    network = Network(PLAIN, norm, added=added)
-    if added == "projected" and not has_names:
-        # Nothing tells a stream that each layer projects from a chain of layers without any.
-        assert held(anonymous(network.model())) == {}
-        return
-    for number in range(3):
-        check_removed(network, number, has_names)
-
-
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (OTHER, SHARED)])
 def test_a_layer_needs_no_unit_inside(kind: str) -> None:
     check_removed(Network([[kind]] * 3), 1)
 
 
-@pytest.mark.each_choice
-@pytest.mark.parametrize("has_names", [True, False])
-@pytest.mark.parametrize("number", range(3))
-def test_parallel_branches_are_in_one_layer(number: int, has_names: bool) -> None:
-    check_removed(Network(PLAIN, parallel=True), number, has_names)
-
-
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("number", range(2))
-def test_a_state_may_be_one_of_each_of_two_streams(number: int, both: bool) -> None:
-    check_removed(Joint(both), number)
-
-
 @pytest.mark.parametrize("kind", ["network", *GIVEN])
 def test_what_another_module_adds_between_layers_stays(kind: str) -> None:
     check_removed(Network(PLAIN, behind=(kind, "positions")), 1)
-
-
-@pytest.mark.parametrize("spec", ["2", "0 2", "0-2"])
-@pytest.mark.parametrize("has_names", [True, False])
-def test_layers_are_removed_together(spec: str, has_names: bool) -> None:
-    whole = Network(PLAIN).model()
-    model = whole if has_names else anonymous(whole)
-    together = ohp.prune(model, layers=spec, validate=False).model
-    numbers = [number for number in range(3) if spec == "0-2" or str(number) in spec.split()]
-    one_by_one = model
-    for number in reversed(numbers):
-        one_by_one = ohp.prune(one_by_one, layers=str(number), validate=False).model
-    assert together.SerializeToString(deterministic=True) == one_by_one.SerializeToString(deterministic=True)
-    assert ohp.validate(model, together, provider="cpu").verdict == "passed"
 
 
 def test_a_state_that_is_an_output_is_that_in_front() -> None:
@@ -216,13 +172,6 @@ def test_a_stream_that_goes_on_in_another_form_is_not_cut_off(between: str) -> N
             model.graph.node.insert(at, added)
     with pytest.raises(RefusedError, match="has no identity"):
         ohp.plan_pruning(model, layers="0")
-
-
-def test_states_of_other_shapes_are_no_identity() -> None:
-    model = pyramid()
-    with pytest.raises(RefusedError, match=r"x \[B, S, 8\], and the one behind it sum_0_0 \[B, S, 6\]"):
-        ohp.plan_pruning(model, layers="0")
-    assert ohp.prune(model, layers="1", provider="cpu").validation
 
 
 @pytest.mark.parametrize("has_names", [True, False])
@@ -308,28 +257,10 @@ def test_layers_take_every_name_that_inspect_prints(named: str) -> None:
     assert plan.removed == {1: (0, 1)}
 
 
-def test_a_layer_behind_one_that_went_keeps_its_number() -> None:
-    for model in (Network(PLAIN).model(), anonymous(Network(PLAIN).model())):
-        left = ohp.prune(model, layers="1", validate=False).model
-        assert held(left) == {"0": ["attn.0", "ffn.0"], "2": ["attn.2", "ffn.2"]}
-        with pytest.raises(UsageError, match="there is no layer '1'"):
-            ohp.plan_pruning(left, layers="1")
-        # Without the block that ended its layer, an attention would be taken for a part of the next one.
-        left = ohp.prune(model, heads={"ffn.1": "*"}, validate=False).model
-        assert held(left) == {"0": ["attn.0", "ffn.0"], "1": ["attn.1"], "2": ["attn.2", "ffn.2"]}
-
-
 def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
     """Two networks: the second layer of the first lies behind its exit."""
     left = ohp.prune(exits.towers(), exit=1, validate=False).model
     assert held(left) == {"x.0": ["attn.0", "ffn.0"], "y.0": ["attn.2", "ffn.2"], "y.1": ["attn.3", "ffn.3"]}
-
-
-def test_layers_in_front_of_an_exit_stay_where_the_state_between_them_was_an_output_of_an_if() -> None:
-    model = exits.chain(4)
-    left = ohp.prune(model, exit=3, validate=False).model
-    assert held(left) == {key: value for key, value in held(model).items() if key != "3"}
-    assert all(layer.removable for layer in inspect(left).of("layers"))
 
 
 @pytest.mark.slow
@@ -346,19 +277,6 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
     # Constants that repeated nodes read go with any cut.
     assert told[2]["params_share"] == pytest.approx(gone, rel=1e-3)
     assert "blocks.2  attn.2 ffn.2" in command("inspect", digits).stdout
-
-
-@pytest.mark.parametrize(
-    ("spec", "left", "lacks"),
-    [("ffn.1", "attn.1", "feed-forward block"), ("1", "ffn.1", "attention site")],
-)
-def test_a_layer_without_attention_or_network_says_so(
-    command: Command, tmp_path: Path, spec: str, left: str, lacks: str
-) -> None:
-    onnx.save(ohp.prune(DIGITS, heads={spec: "*"}, validate=False).model, tmp_path / "m.onnx")
-    told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
-    assert [layer["lacks"] for layer in told] == [[], [lacks], [], []]
-    assert f"blocks.1  {left} (no {lacks})" in command("inspect", tmp_path / "m.onnx").stdout
 
 
 @pytest.mark.parametrize("model", [Network(PLAIN).model(), toys.parallel(), toys.parallel(bias=True)])
@@ -390,16 +308,6 @@ def two_stacks(tangled: bool) -> onnx.ModelProto:
         decoded = net.networked(attended(decoded, encoded, f"cross.{number}"), f"decoder.{number}.mlp")
     infos = [net.info("source", [1, "s", toys.HIDDEN]), net.info("target", [1, "t", toys.HIDDEN])]
     return net.model(infos, [net.info(decoded, [1, "t", toys.HIDDEN])])
-
-
-@pytest.mark.parametrize("tangled", [False, True])
-def test_without_names_attentions_to_another_stack_are_in_the_layers_of_their_own(tangled: bool) -> None:
-    """They are numbered in the order of the graph."""
-    first, second = ("1 2", "0 3") if tangled else ("0 1", "2 3")
-    encoder = [[f"attn.{number}", f"ffn.{place}"] for place, number in enumerate(first.split())]
-    one, other = second.split()
-    decoder = [[f"attn.{one}", f"attn.{other}", "ffn.2"], ["attn.4", "attn.5", "ffn.3"]]
-    assert sorted(held(anonymous(two_stacks(tangled))).values()) == sorted([*encoder, *decoder])
 
 
 def test_a_block_whose_nodes_have_no_path_has_that_of_the_sum_behind_it() -> None:

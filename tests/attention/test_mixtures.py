@@ -17,7 +17,6 @@ from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
-from tests.graph_text import model_of
 from tests.graphs.mixtures import (
     EXPERTS,
     HIDDEN,
@@ -113,35 +112,6 @@ def test_tensors_that_do_not_fit_are_no_block() -> None:
     assert inspect(model).neurons == ()
 
 
-def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
-    toy, x = Mixture(bias=False), tokens()
-    model = toy.model()
-    again = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
-    names = {"x": "y", "r": "r2", "m": "m2", "y": "z"}
-    for node in again:
-        node.name += "_again"
-        for field in (node.input, node.output):
-            field[:] = [names.get(name, name) for name in field]
-    model.graph.node.extend(again)
-    model.graph.output[0].name = "z"
-    first, second = [1, 40, 70], [3, 35, 71]
-    cut = apply_plan(plan_pruning(model, heads={"ffn.0": first, "ffn.1": second}), model)
-    middle = toy.expected(x, toy.tensors(), first)
-    want = toy.expected(middle, toy.tensors(), second)
-    np.testing.assert_allclose(run(cut, {"x": x})["z"], want, atol=1e-4)
-
-
-def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
-    toy, x = Mixture(activation="swiglu", fused=1), tokens()
-    paths = [tmp_path / f"{name}.onnx" for name in ("original", "first", "second")]
-    onnx.save(toy.model(), paths[0])
-    first, second = [0, 1, 40, 41, 90, 95], [2, 42, 64]
-    assert prune(paths[0], paths[1], heads={"ffn.0": first}).validation.passed
-    assert prune(paths[1], paths[2], heads={"ffn.0": second}).validation.passed
-    want = toy.expected(x, toy.tensors(), [*first, *second])
-    np.testing.assert_allclose(run(onnx.load(paths[2]), {"x": x})["y"], want, atol=1e-5)
-
-
 def test_operations_are_those_of_the_chosen_experts() -> None:
     toy = Mixture(activation="swiglu", fused=1)
     found = Flops.of(concrete_view(toy.model(), {"x": tokens()}))
@@ -161,23 +131,3 @@ def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None
     np.savez(tmp_path / "data.npz", x=np.concatenate([tokens()] * 8))
     with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
         prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", ratio=0.5, units="neurons")
-
-
-def test_points_of_deformable_attention_are_no_experts() -> None:
-    """Their layer computes sampling offsets, not the values that are weighted."""
-    model = model_of(
-        """<ir_version: 10, opset_import: ["" : 20]>
-        deformable (float[2, 6, 8] x, float[4, 4, 5, 5] memory) => (float[2, 6, 8] y)
-        <float[8, 16] where, float[8, 8] score, float[8, 8] last, int64[5] points = {2, 6, 2, 4, 2},
-         int64[4] grids = {4, 6, 4, 2}, int64[4] heads = {2, 6, 2, 4}, int64[4] each = {4, 1, 6, 4},
-         int64[3] merged = {2, 8, 6}, int64[1] three = {3}> {
-            flat = MatMul(x, where)  apart = Reshape(flat, points)  turned = Transpose <perm = [0, 2, 1, 3, 4]>(apart)
-            near = Tanh(turned)  grid = Reshape(near, grids)  values = GridSample(memory, grid)
-            logits = MatMul(x, score)  some = Reshape(logits, heads)  soft = Softmax <axis = -1>(some)
-            by_head = Transpose <perm = [0, 2, 1, 3]>(soft)  scores = Reshape(by_head, each)
-            weighed = Mul(values, scores)  summed = ReduceSum <keepdims = 0>(weighed, three)
-            rows = Reshape(summed, merged)  turned_rows = Transpose <perm = [0, 2, 1]>(rows)
-            branch = MatMul(turned_rows, last)  y = Add(x, branch)
-        }"""
-    )
-    assert inspect(model).of("experts") == ()

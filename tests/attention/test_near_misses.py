@@ -12,7 +12,6 @@ from onnxheadprune.operators import view_of
 from tests.graphs import parts
 from tests.graphs.fused import generator
 from tests.graphs.net import Net
-from tests.graphs.parts import D
 
 
 def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
@@ -56,49 +55,6 @@ def test_a_star_says_what_it_leaves_out() -> None:
     assert ["cannot be followed to a linear layer" in item.reason for item in plan.left_out] == [True]
     assert plan.to_dict()["left_out"][0]["node"] == plan.left_out[0].node
     assert not plan_pruning(found, heads="0:0").left_out
-
-
-def embedded(outputs: int) -> ModelProto:
-    """EmbedLayerNormalization; the residual stream is its third output where it has three."""
-    net = Net()
-    net.inputs.append(net.info("ids", ["batch", "sequence"], TensorProto.INT32))
-    tables = [net.weight(name, rows, parts.WIDTH) for name, rows in (("words", 9), ("places", 8))]
-    inputs = ["ids", "", *tables, "", *(net.weight(name, parts.WIDTH) for name in ("gain", "shift"))]
-    net.node("EmbedLayerNormalization", inputs, "x", domain="com.microsoft")
-    net.nodes[-1].output.extend(["lengths", "sum"][: outputs - 1])
-    made = parts.finished(net, parts.context_of(net, "x"))
-    net.node("Add", [made, "sum" if outputs == 3 else "x"], "stream")
-    return net.export([net.node("Identity", ["stream"], "x2")])
-
-
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_the_sum_of_embeddings_has_a_shape(outputs: int) -> None:
-    found = embedded(outputs)
-    stream = next(value for value in view_of(found).values() if value.name == "stream")
-    assert stream.shape is not None and stream.shape[-1] == parts.WIDTH
-    assert lists(found) == (1, [], [])
-
-
-def test_iterations_of_a_scan_may_be_heads() -> None:
-    """Each iteration attends with the queries, keys and values of one head."""
-    net = Net()
-    x, names = parts.source(net), "qkv"
-    orders = ((2, 0, 1, 3), (2, 0, 3, 1), (2, 0, 1, 3))
-    first = [parts.split(net, x, name, *order) for name, order in zip(names, orders, strict=True)]
-    body = [
-        helper.make_node("MatMul", ["one_q", "one_k"], ["scores"]),
-        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
-        helper.make_node("MatMul", ["weights", "one_v"], ["one_c"]),
-    ]
-    shapes = {"one_q": ["b", "s", D], "one_k": ["b", D, "s"], "one_v": ["b", "s", D], "one_c": ["b", "s", D]}
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    graph = helper.make_graph(body, "body", infos[:3], infos[3:])
-    contexts = net.node("Scan", first, "contexts", body=graph, num_scan_inputs=3)
-    back = net.op("Transpose", contexts, perm=[1, 2, 0, 3])
-    flat = net.op("Reshape", back, net.ints(0, 0, parts.H * D))
-    found, missed, without = lists(net.export([parts.projected(net, flat)]))
-    assert not any("one map for all channels" in sentence for sentence in without)
-    assert found or ["they end at" in sentence and "Scan" in sentence for sentence in missed] == [True]
 
 
 @pytest.mark.parametrize("op_type", ["GreedySearch", "BeamSearch", "Sampling"])

@@ -38,32 +38,7 @@ def cut(model: ModelProto, spec: Any = ATTENTION, **more: Any) -> ModelProto:
     return result.model
 
 
-def unrecorded(model: ModelProto) -> ModelProto:
-    with rewritten(model) as record:
-        record["contract"]["dropped_caches"] = []
-    return model
-
-
 # What is left
-
-
-def test_the_change_is_told_as_data() -> None:
-    model = toys.decoder(3, cache=True)
-    plan = plan_pruning(model, heads=ATTENTION, cache="renumber")
-    assert [(item.role, item.name, item.after) for item in plan.renamed if item.name.endswith("key")] == [
-        ("input", "past_key_values.1.key", None),
-        ("input", "past_key_values.2.key", "past_key_values.1.key"),
-        ("output", "present.1.key", None),
-        ("output", "present.2.key", "present.1.key"),
-    ]
-    assert "output present.2.key: is called present.1.key" in plan.io_changes
-    assert plan_pruning(model, heads=ATTENTION).renamed == ()
-
-
-def test_heads_of_other_layers_go_along() -> None:
-    made = cut(toys.decoder(3, cache=True), {"1": "*", "2": [0]})
-    (info,) = (item for item in made.graph.input if item.name == "past_key_values.1.key")
-    assert info.type.tensor_type.shape.dim[1].dim_value == toys.DECODER["heads"] - 1
 
 
 @pytest.mark.parametrize("pattern", ["past_{}_{}", "past_key_values.{}.{}", "model.decoder2.past{}_{}"])
@@ -123,12 +98,6 @@ def test_caches_under_each_others_names_fail(name: str) -> None:
         for listed in (node.input, node.output):
             listed[:] = [swap.get(read, read) for read in listed]
     assert validate(model, made, provider="cpu").verdict == "failed"
-
-
-def test_a_model_without_its_record_does_not_belong_to_the_original() -> None:
-    model = toys.decoder(3, cache=True)
-    with pytest.raises(UsageError, match=r"has an input 'past_key_values\.2\."):
-        validate(model, unrecorded(cut(model)), provider="cpu")
 
 
 def test_a_record_of_caches_that_are_there_is_refused() -> None:

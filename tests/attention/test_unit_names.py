@@ -9,7 +9,6 @@ import onnx
 import pytest
 
 from onnxheadprune import inspect
-from onnxheadprune.operators import view_of
 from onnxheadprune.settings.units import KINDS, UnitKind, called
 from tests.attention.layered import Network, renamed
 from tests.conftest import Command
@@ -71,34 +70,3 @@ def test_many_layers_are_listed_by_their_stacks(command: Command, tmp_path: Path
     )
     told = command("prune", path, "--dry-run", "--layers", "9").stderr
     assert told == "error: there is no layer '9'; this model has layer.encoder.0-4, layer.decoder.0-4\n"
-
-
-@pytest.mark.parametrize("many", [3, 12])
-def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
-    path = tmp_path / "deep.onnx"
-    onnx.save(toys.decoder(many), path)
-    for kind in with_options():
-        told = command("prune", path, "--dry-run", f"--{kind.units}", "99:1").stderr
-        assert (f"{kind.called(0)}-{many - 1}" in told) == (many == 12)
-        assert len(told) < 250
-
-
-@pytest.mark.parametrize("nameless", [False, True])
-def test_projections_are_identified(command: Command, model: Path, nameless: bool) -> None:
-    proto = onnx.load(model)
-    if nameless:
-        for node in proto.graph.node:
-            node.ClearField("name")
-        onnx.save(proto, model)
-    listed = command("inspect", model, "--json").document
-    view = view_of(proto)
-    scopes = {scope.ref: scope for scope in view.scopes}
-    for kind in with_options():
-        seen = set()
-        for site, expected in zip(listed[kind.field], inspect(proto).of(kind.units), strict=True):
-            for item, projection in zip(site["projections"], expected.projections, strict=True):
-                producer = scopes[item["scope"]].values[item["output"]].producer
-                assert producer is not None and producer.ref == projection.node.ref
-                assert item["node"] == producer.proto.name
-                seen.add((item["scope"], item["output"]))
-        assert len(seen) == len(listed[kind.field])

@@ -31,16 +31,6 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 
-def test_without_data_the_weights_decide_and_nothing_is_refitted(
-    command: Command, toy: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out.onnx"
-    document = command("prune", toy, "--ratio", 0.25, "-o", out, "--json", *CPU).document
-    assert document["choice"]["selection"]["basis"] == "weights (no data was given)"
-    assert document["choice"]["compensation"] is None and document["choice"]["drift"] is None
-    assert document["validation"]["verdict"] == "passed" and record_of(onnx.load(out)).refit is None
-
-
 # Targets
 
 

@@ -12,8 +12,6 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import prune, validate
-from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.edit.records import record_of
 from tests.conftest import SAMPLES
 from tests.graphs import toys
@@ -71,19 +69,6 @@ def test_half_of_the_heads_of_the_digits_cost_at_most_half_a_point(half: Any, di
 # What is changed
 
 
-def test_rows_of_removed_heads_stay_as_they_were() -> None:
-    model = toys.stack()
-    found = refitted(model, {0: (1,)}).chosen.compensation
-    new, old = found.stored["layer0.attn.out.weight"], toys.get_initializer(model, "layer0.attn.out.weight")
-    assert np.array_equal(new[4:8], old[4:8]) and not np.allclose(new[:4], old[:4])
-
-
-def test_shared_weights_are_left_alone_with_the_reason() -> None:
-    found = refitted(toys.stack(shared=True), "0:1").chosen.compensation
-    assert set(found.stored) == {"head.weight"}
-    assert {item.skipped for item in found.refits} == {None, "its weights are shared with another node"}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [{"quantized": True}, {"dtype": np.float16}, {"heads": 6, "kv_heads": 2}])
 def test_refits_keep_the_stored_type(form: dict[str, Any]) -> None:
@@ -120,31 +105,3 @@ def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
 
 
 # One layer, against least squares
-
-
-def rows(count: int, seed: int, noise: float = 0.1) -> Moments:
-    random = np.random.default_rng(seed)
-    x = random.standard_normal((count, 4))
-    made = Moments(4, 2)
-    made.add(x, x @ np.arange(8.0).reshape(4, 2) + 3 + noise * random.standard_normal((count, 2)))
-    return made
-
-
-def test_a_fit_finds_the_layer_behind_the_rows_and_chooses_by_held_out_error() -> None:
-    weight, bias = np.zeros((4, 2)), np.zeros(2)
-    found = fit(rows(400, 0), rows(100, 1), weight, bias)
-    np.testing.assert_allclose(found.weight, np.arange(8.0).reshape(4, 2), atol=0.05)
-    assert found.bias is not None
-    np.testing.assert_allclose(found.bias, 3, atol=0.05)
-    assert found.strength == 1e-3 and found.after < 0.05 < found.before
-    bare = fit(rows(400, 0), rows(100, 1), weight, None)
-    assert bare.bias is None and bare.after < bare.before
-
-
-def test_a_layer_that_is_right_already_stays_as_it_is() -> None:
-    weight, bias = np.arange(8.0).reshape(4, 2), np.full(2, 3.0)
-    found = fit(rows(8, 0, 1.0), rows(4000, 1, 1.0), weight, bias)
-    assert found.strength is None or found.strength >= 1
-    assert found.after <= found.before
-    exact = fit(rows(50, 0, 0.0), rows(50, 1, 0.0), weight, bias)
-    np.testing.assert_allclose(exact.weight, weight)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper, parser
 
 import onnxheadprune as ohp
 from onnxheadprune import RefusedError, UsageError, inspect
@@ -83,16 +83,6 @@ def test_scores_of_experts_in_one_operator(toy: mixtures.Mixture) -> None:
     # The kernel of MoE writes over tokens that nobody else reads (docs/experts.md), and these have one more reader.
     found = scored(toy.model(), "reap", [{"x": rows}])
     np.testing.assert_allclose(found, expected, rtol=2e-3 if toy.op == "QMoE" else 2e-5)
-
-
-def test_padding_is_no_token() -> None:
-    model = TOYS["picked"].model()
-    model.graph.input.append(helper.make_tensor_value_info("attention_mask", TensorProto.INT64, [1, TOKENS]))
-    mask = np.array([[1, 1, 1, 0, 1, 0, 0]])
-    data = [{**feed, "attention_mask": mask} for feed in FEEDS]
-    rows = np.concatenate([feed["x"][mask[0] == 1] for feed in FEEDS])
-    expected = defined(routed(TOYS["picked"], rows), EXPERTS)
-    np.testing.assert_allclose(scored(model, "reap", data), expected, rtol=2e-5)
 
 
 def twice(toy: Experts) -> ModelProto:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import onnxheadprune as ohp
 from onnxheadprune import RefusedError, inspect, score
 from onnxheadprune.choosing.scoring.taylor import likeliest, projection
 from onnxheadprune.model.graph.main_output import MainOutput
@@ -144,12 +143,3 @@ def test_a_block_that_no_gradient_reaches_is_refused_with_the_node() -> None:
     model = model_of(NO_GRADIENT.replace("{MIDDLE}", "d = Sign (c)"))
     with pytest.raises(RefusedError, match=r"ffn\.0 .*Sign"):
         score(model, method="taylor", data=ROWS, units={"neurons"})
-
-
-def test_what_is_held_constant_on_the_way_is_named() -> None:
-    model = model_of(NO_GRADIENT.replace("{MIDDLE}", "s = Sign (c)\n   d = Add (c, s)"))
-    scores = score(model, method="taylor", data=ROWS, units={"neurons"})
-    assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
-    target: Any = {"ratio": 0.3, "units": "neurons", "method": "taylor", "multiple_of": {"neurons": 1}}
-    result = ohp.prune(model, **target, data=ROWS, provider="cpu", validate=False)
-    assert result.chosen is not None and result.chosen.selection.constant == scores.constant

@@ -81,25 +81,6 @@ def test_the_cheapest_bypasses_of_two_streams_are_chosen(both: bool) -> None:
     check_choice(Joint(both))
 
 
-@pytest.mark.first_case
-@pytest.mark.parametrize("ratio", [0.5, 0.2, 0.6])
-def test_a_layer_counts_once_and_goes_in_place_of_what_is_inside(ratio: float) -> None:
-    """Never a layer with units inside, and the share is of what a layer saves."""
-    model = toys.decoder(4, norms="pre")
-    sites = inspect(model)
-    found = chosen(model, ratio=ratio, units=("heads", "neurons", "layers"), data=toys.ids(12))
-    gone = found.selection.heads
-    layers = sites.of("layers")
-    for layer in layers:
-        assert layer.index not in gone or not any(part.index in gone for part in layer.parts)
-    each = [sum(part.flops_per_token for part in layer.parts) for layer in layers]
-    assert [layer.flops_per_token for layer in layers] == each
-    saved = sum(
-        site.flops_per_unit(6) * len(gone.get(site.index, ())) for site in (*sites, *sites.neurons, *layers)
-    )
-    assert saved >= ratio * sum(layer.flops_per_unit(6) for layer in layers)
-
-
 def test_what_is_protected_inside_protects_the_layer() -> None:
     model = toys.decoder(3)
     free = chosen(model, keep=2, data=toys.ids(12)).selection.heads

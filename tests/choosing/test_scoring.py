@@ -15,8 +15,6 @@ from onnx import ModelProto
 from onnxheadprune import HeadScores, SiteScores, UsageError, inspect, read_scores, score
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.ablation import GROUPS
-from onnxheadprune.choosing.scoring.moves import paths
-from onnxheadprune.choosing.scoring.reconstruction import DAMPING, Refitted
 from onnxheadprune.choosing.scoring.scores import ScoresFile
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.settings.units import NEURON
@@ -105,73 +103,7 @@ def test_sites_of_two_towers_are_ablated_each_in_its_own() -> None:
 # Reconstruction
 
 
-def refit_error(site: Any, moments: Any, removed: frozenset[int]) -> float:
-    """Variance that the best damped refit of the remaining channels leaves, by one direct solve."""
-    total = 0.0
-    variance = 0.0
-    for projection, moment in zip(site.projections, moments, strict=True):
-        covariance = moment.centred().covariance
-        weight = projection_matrix(projection)
-        damping = DAMPING * np.trace(covariance) / len(covariance)
-        # Rows whose Gram matrix is the damped covariance: least squares on them is the damped refit.
-        rows = np.linalg.cholesky(covariance + damping * np.eye(len(covariance))).T
-        kept = np.flatnonzero(projection.live_without(sorted(removed)).reshape(-1))
-        gone = np.setdiff1d(np.arange(len(weight)), kept)
-        new = np.linalg.lstsq(rows[:, kept], rows @ weight, rcond=None)[0]
-        total += float(np.square(rows @ weight - rows[:, kept] @ new).sum())
-        total -= damping * float(np.square(weight[gone]).sum())
-        variance += float(np.sum(weight * (covariance @ weight)))
-    return total / variance
-
-
-@pytest.mark.parametrize("form", [{}, GQA, {"heads": 4, "kv_heads": 1}, {"quantized": True}], ids=str)
-def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
-    """And starts with the cheapest unit of all; scores keep its order."""
-    model = toys.stack(**form)
-    view, sites, data = toys.parts(model)
-    moments = context_moments(view, (*sites, *sites.neurons), data, HERE)
-    scores = score(model, method="reconstruction", data=data, units={"heads", "neurons"})
-    for site in (*sites, *sites.neurons):
-        ways, order = paths(site, Refitted(site, moments[site.index])), list[int]()
-        for step in [step for way in ways for step in way]:
-            expected = refit_error(site, moments[site.index], step.removed)
-            # Each step's error is kept from falling below zero, so the sum may lie a little above.
-            assert step.error == pytest.approx(expected, rel=0.02, abs=1e-3)
-            assert step.error >= expected - 1e-9
-            order += sorted(step.removed - set(order))
-        if not form:
-            alone = [
-                refit_error(site, moments[site.index], frozenset((unit,))) for unit in range(site.num_units)
-            ]
-            assert order[0] == np.argmin(alone)
-        if len(ways) == 1:
-            values = np.array(scores.of(site), np.float64)[order]
-            assert (np.diff(values) >= 0).all()
-
-
-def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() -> None:
-    """A copy of a head in the same weights: what one computes, the other can take over."""
-    model = toys.stack(layers=1)
-    for letter in "qkv":
-        array = toys.get_initializer(model, f"layer0.attn.{letter}.weight")
-        array[:, 4:8] = array[:, :4]
-        toys.set_initializer(model, f"layer0.attn.{letter}.weight", array)
-    (scores,) = score(model, data=toys.ids()).heads
-    assert min(scores.scores[:2]) < 1e-2 < min(scores.scores[2:])  # type: ignore[type-var, operator]
-
-
 # Simple methods
-
-
-def test_weights_alone_need_no_data_and_all_else_does(digits: Path) -> None:
-    scores = score(digits, method="weight")
-    assert scores.data is None
-    for site in inspect(digits):
-        energies = np.square(projection_matrix(site.projections[0])).reshape(8, -1).sum(axis=1)
-        np.testing.assert_allclose(scores.of(site), energies / energies.sum(), rtol=1e-6)
-    for method in ("taylor", "magic"):
-        with pytest.raises(UsageError):
-            score(digits, method=method)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -238,16 +170,6 @@ def test_scores_come_back_from_their_files(name: str, method: Any, tmp_path: Pat
     for site in (*sites, *sites.neurons):
         assert back.of(site) == scores.of(site)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_scores_of_others(tmp_path: Path) -> None:
-    sites = inspect(toys.stack())
-    rows = [f"{site.key},{unit},{unit + 1},x" for site in sites.every for unit in range(site.num_units)]
-    for column in ("head", "unit"):
-        (tmp_path / "s.csv").write_text(f"site,{column},score,note\n" + "\n".join(rows), encoding="utf-8")
-        assert read_scores(tmp_path / "s.csv").of(sites.neurons[1]) == tuple(range(1, 21))
-    mapping = HeadScores.from_dict({"0": [1] * 4, "ffn.0": list(range(20))})
-    assert mapping.of(sites.neurons[0]) == tuple(range(20)) and mapping.of(sites[0]) == (1,) * 4
 
 
 BAD_FILES = (

@@ -105,28 +105,6 @@ def test_uniform_with_groups_takes_what_every_site_can_lose() -> None:
         chosen(MODELS[8, 2], ratio=1 / 16, uniform=True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "keep", "limits", "left"),
-    [
-        ((4, 4), 1, {}, 1),
-        ((4, 4), 3, {}, 3),
-        ((4, 4), 3, {"multiple_of": {"heads": 2}}, None),
-        ((8, 2), 4, {}, 4),
-        ((6, 3), 5, {}, None),
-        ((6, 3), 2, {"min_heads": 4}, 4),
-    ],
-)
-def test_keeping_so_many_heads_per_site(
-    shape: tuple[int, int], keep: int, limits: dict[str, Any], left: int | None
-) -> None:
-    if left is None:
-        with pytest.raises(RefusedError):
-            chosen(MODELS[shape], keep=keep, **limits)
-        return
-    found = chosen(MODELS[shape], keep=keep, **limits)
-    assert [shape[0] - len(heads) for heads in found.heads.values()] == [left] * 2
-
-
 def test_wrong_targets() -> None:
     for wrong in (
         *({"ratio": ratio} for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf"))),
@@ -149,15 +127,6 @@ def test_wrong_targets() -> None:
 
 
 SCORES = HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
-
-
-def test_by_weights_and_by_scores() -> None:
-    model = toys.stack()
-    assert chosen(model, ratio=0.25).basis == "weights (no data was given)"
-    scores = HeadScores.from_dict({"0": [5, 1, 6, 7], "1": [2, 8, 9, 4]})
-    found = chosen(model, ratio=0.4, scores=scores)
-    assert found.heads == {0: (1,), 1: (0, 3)} and found.costs == {0: 1, 1: 6}
-    assert found.scores == {0: (5, 1, 6, None), 1: (2, 8, None, 4)}
 
 
 def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune import RefusedError
 from tests.conftest import SAMPLES
 
 NEAR = 0.016
@@ -56,21 +54,3 @@ def test_the_file_is_as_small_as_asked_for(
     assert gate.passed and gate.value == pytest.approx(ratio_of(original, output))
     if "units" not in more:
         assert {cut.units for cut in result.plan.losing} == {"heads", "neurons"}
-
-
-def test_without_data_heads_alone_are_removed(place: Path, tmp_path: Path) -> None:
-    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
-    result = ohp.prune(original, output, target_size=0.85)
-    assert 0.85 - NEAR <= ratio_of(original, output) <= 0.85 and result.warnings
-    with pytest.raises(RefusedError, match="with data= other units can be removed, too"):
-        ohp.prune(original, tmp_path / "none.onnx", target_size=0.3)
-
-
-@pytest.mark.parametrize("data", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_what_a_refusal_says_can_be_reached(data: bool, place: Path, tmp_path: Path) -> None:
-    original, output = place / "digits_vit.onnx", tmp_path / "out.onnx"
-    given: dict[str, Any] = {"data": place / "digits_vit.npz"} if data else {}
-    with pytest.raises(RefusedError) as caught:
-        ohp.prune(original, output, target_size=0.02, **given)
-    (least,) = re.findall(r"([\d.]+) % can be reached", str(caught.value))
-    ohp.prune(original, output, target_size=f"{float(least) + 0.1:.1f}%", **given)

@@ -86,25 +86,6 @@ def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_ga
 # Which map stands in for what
 
 
-@pytest.mark.first_case
-@pytest.mark.parametrize(
-    ("gone", "expected"),
-    [
-        (("1", "ffn.1"), [("layer0.ffn.down", ("attn.1", "ffn.1"))]),
-        (("1", "ffn.1", "2"), [("layer0.ffn.down", ("attn.1", "ffn.1", "attn.2"))]),
-        (("ffn.0", "ffn.2"), [("layer0.attn.projected", ("ffn.0",)), ("layer2.attn.projected", ("ffn.2",))]),
-        (("0", "1"), [("layer0.ffn.down", ("attn.1",))]),
-        (("0", "ffn.0"), []),
-    ],
-)
-def test_the_last_layer_in_front_stands_in_for_what_goes_one_behind_the_other(
-    gone: tuple[str, ...], expected: Any
-) -> None:
-    assert told(toys.decoder(4, norms="pre"), *gone) == [
-        (f"MatMul_{node} (MatMul)", keys) for node, keys in expected
-    ]
-
-
 def test_nothing_stands_in_where_others_read_the_stream_in_between() -> None:
     """An early exit behind layer 0 wants the stream as it was; one behind the run gets what stands in."""
     assert not told(toys.decoder(3, norms="pre", also_reads=0), "1", "ffn.1")

@@ -32,27 +32,6 @@ def chosen(count: int, **target: Any) -> Any:
     return made.chosen
 
 
-@pytest.mark.each_choice
-@pytest.mark.parametrize("unit", ["sample", "line", "image"])
-@pytest.mark.parametrize(
-    "target", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
-)
-def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, target: dict[str, Any]) -> None:
-    told: list[str] = []
-    with pytest.raises(UsageError) as caught:
-        prune(
-            toys.stack(),
-            **target,
-            data=data(2, unit),
-            provider="cpu",
-            progress=lambda what, done, of: told.append(what),
-        )
-    message = str(caught.value)
-    assert "site 1" not in message and f"more {unit}" in message and "of this length" in message
-    assert "refit=True: a stronger ridge is used then, or biases alone are adjusted" in message
-    assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_as_many_more_as_is_said_are_enough(count: int) -> None:

@@ -72,29 +72,6 @@ def test_prune_json(command: Command, toy: Path, tmp_path: Path) -> None:
     assert document["plan"]["cuts"][0]["removed"] == [1]
 
 
-def test_edits_are_counted_and_listed_where_somebody_looks_ahead(
-    command: Command, toy: Path, tmp_path: Path
-) -> None:
-    """A few heads are hundreds of edits, which nobody reads but who wants the plan."""
-    words = ("prune", toy, "-o", tmp_path / "out.onnx", "--heads", "0:1")
-    plan = command(*words, "--dry-run", "--json").document["plan"]
-    summary = command(*words, "--json").document["plan"]
-    assert "edits" not in summary and summary["edit_counts"] == plan["edit_counts"]
-    assert sum(plan["edit_counts"].values()) == len(plan["edits"])
-    assert {**summary, "edits": plan["edits"]}.items() <= plan.items()
-
-
-def test_an_older_output_is_replaced(command: Command, toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.onnx"
-    for gone in (["0:1"], ["0:2", "--force"]):
-        assert command("prune", toy, "-o", out, "--heads", *gone).exit_code == 0
-        onnx.load(out)
-        older = out.read_bytes()
-        assert command("prune", toy, "-o", out, "--heads", "0:0").exit_code == 0
-        assert out.read_bytes() != older
-        out.write_text("somebody's")
-
-
 # validate
 
 

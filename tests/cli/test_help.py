@@ -13,7 +13,7 @@ import pytest
 from onnxheadprune import errors
 from onnxheadprune.cli.guides import COMMANDS
 from onnxheadprune.cli.options import DerivedCommand
-from onnxheadprune.cli.program import EPILOG, LOUDNESS, group
+from onnxheadprune.cli.program import EPILOG, group
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -115,14 +115,6 @@ def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, comm
         outcome = command("prune", "model.onnx", *wrong, "-v")
         assert outcome.exit_code == 2 and "Traceback" not in outcome.stderr
     assert command("prune", "model.onnx", "--heads", "0:1", "-v", "-q").exit_code == 2
-
-
-@pytest.mark.parametrize("flag", LOUDNESS)
-def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: Command) -> None:
-    before, after = (
-        command(*words) for words in ((flag, "inspect", "model.onnx"), ("inspect", "model.onnx", flag))
-    )
-    assert (before.exit_code, before.stdout) == (after.exit_code, after.stdout) == (0, after.stdout)
 
 
 def test_the_help_lists_every_exit_code() -> None:

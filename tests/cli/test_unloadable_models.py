@@ -62,42 +62,6 @@ def test_inspect_says_why(make: Callable[[], ModelProto], command: Command, tmp_
     assert "does not load in ONNX Runtime: " in shown.stdout
 
 
-@pytest.mark.parametrize("make", FAILING)
-def test_without_a_proof_it_is_a_warning(
-    make: Callable[[], ModelProto], command: Command, tmp_path: Path
-) -> None:
-    model = make()
-    for output in model.graph.output:
-        if not output.type.tensor_type.HasField("shape"):
-            output.type.tensor_type.shape.dim.add()
-    onnx.save(model, tmp_path / "model.onnx")
-    outcome = command(
-        "prune",
-        tmp_path / "model.onnx",
-        "--heads",
-        "0:0",
-        "--no-validate",
-        "-o",
-        tmp_path / "o.onnx",
-        "--json",
-    )
-    assert outcome.exit_code == 0, outcome.stderr
-    (warning,) = (text for text in outcome.document["warnings"] if "load" in text)
-    assert warning.startswith("the original does not load in ONNX Runtime: ") and FAILING[make] in warning
-
-
-def test_a_packed_attention_is_cut_by_a_version_whose_kernel_needs_no_bias(
-    command: Command, tmp_path: Path
-) -> None:
-    """onnxruntime-genai's builder writes the encoder of Whisper so; the refusal names the version."""
-    path = tmp_path / "model.onnx"
-    onnx.save(no_bias(), path)
-    outcome = command("prune", path, "--heads", "0:0", "-o", tmp_path / "o.onnx")
-    told = " ".join(outcome.stderr.split())
-    assert (outcome.exit_code == 0) is BIAS_IS_OPTIONAL, told
-    assert BIAS_IS_OPTIONAL or "ONNX Runtime 1.32 runs it" in told
-
-
 @pytest.mark.parametrize("words", ["bench {} {}", "validate {} {}", "prune {} --heads 0:1 -o {}.pruned.onnx"])
 def test_no_command_runs_a_kernel_that_ends_the_process(command: Command, tmp_path: Path, words: str) -> None:
     path = tmp_path / "model.onnx"

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.parser
 import pytest
 from onnx import ModelProto
 from PIL import Image
 
-from onnxheadprune import Calibration, UsageError, prune, score
+from onnxheadprune import Calibration
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import token_rows
-from onnxheadprune.data.images import Preprocessing, image_data
 from onnxheadprune.data.sources import files_read, read_data, with_own_tokenizer
 from onnxheadprune.data.text import text_data
 from onnxheadprune.model.load import load_model
@@ -109,16 +107,6 @@ def test_a_subset_of_sorted_texts_has_their_median_length(most: int) -> None:
         assert abs(found - np.median(lengths)) <= 1.5
 
 
-def test_the_fingerprint_is_of_the_numbers_alone(digits: Path, tmp_path: Path) -> None:
-    view = view_of(load_model(digits))
-    images = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "a.npz", images=images)
-    first, second = (calibration_data(source, view) for source in (tmp_path / "a.npz", {"images": images}))
-    assert first.fingerprint == second.fingerprint
-    images[3, 0, 1, 2] += 1e-3
-    assert calibration_data({"images": images}, view).fingerprint != first.fingerprint
-
-
 # Text
 
 
@@ -130,16 +118,6 @@ def test_without_a_mask_only_equal_lengths_share_a_feed(tmp_path: Path) -> None:
 
 
 # Pictures
-
-
-def test_pictures_are_scaled_and_normalised(digits: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "pictures")
-    how = Preprocessing(mean=(0.25,), std=(2.0,))
-    (feed,) = image_data(folder, inputs_of(digits), how).feeds
-    assert feed["images"].shape == (3, 1, 8, 8)
-    with Image.open(folder / "class0" / "0.png") as image:
-        expected = (np.asarray(image.convert("L"), dtype=np.float32) / 255 - 0.25) / 2
-    np.testing.assert_allclose(feed["images"][0, 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -185,28 +163,6 @@ def test_normalisation_is_that_of_the_model(
 
 def some(rows: int = 64, cut: int = 8, dtype: Any = np.float32) -> Any:
     return np.random.default_rng(0).random((rows, 1, 8, cut)).astype(dtype)
-
-
-BAD: dict[str, dict[str, Any]] = {
-    "NaN": {"images": np.where(some() > 0.999, np.nan, some())},
-    "shape": {"images": some(cut=9)},
-    "type": {"images": some(dtype=np.int64)},
-    "name": {"pixels": some()},
-    "empty": {"images": some(0)},
-    "few": {"images": some(1)},
-}
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("verb", ["score", "prune"])
-@pytest.mark.parametrize("what", BAD)
-def test_bad_data_is_refused_before_any_work(what: str, verb: str, digits: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    call, more = {"score": (score, {}), "prune": (prune, {"ratio": 0.5})}[verb]
-    settings: Any = {"data": BAD[what], "provider": "cpu", **more}  # type: ignore[dict-item]
-    with pytest.raises(UsageError):
-        call(digits, tmp_path / "out.onnx", **settings, progress=lambda *step: told.append(step[0]))  # type: ignore[operator]
-    assert set(told) <= {"reading the model"} and not list(tmp_path.iterdir())
 
 
 def test_numbers_that_overflow_inside_the_model_are_refused(command: Command, tmp_path: Path) -> None:

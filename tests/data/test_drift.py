@@ -12,11 +12,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxheadprune import Drift, UsageError, prune
+from onnxheadprune import UsageError, prune
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.operators import view_of
-from onnxheadprune.validation.result import drift_gate
 from tests.conftest import Command
 from tests.graphs import toys
 
@@ -74,24 +73,6 @@ def test_probabilities_are_known_by_their_softmax(op: str, axis: int, found: boo
     model.graph.node.append(helper.make_node(op, ["raw"], ["logits"], axis=axis))
     main = main_output(view_of(model), ())
     assert main is not None and main.is_logits and main.is_probabilities is found
-
-
-def test_what_is_not_finite() -> None:
-    left, right = numbers(3, 5), numbers(3, 5, seed=1)
-    ruled_out = left.copy()
-    ruled_out[:, 2] = -np.inf
-    assert moved(ruled_out, ruled_out) == 0
-    assert moved(left, ruled_out) == np.inf
-    for main in (LOGITS, HIDDEN):
-        broken = left.copy()
-        broken[1] = np.nan
-        assert moved(left, broken, main) == np.inf
-        # Where the original gives no numbers, there is nothing to keep.
-        kept = [0, 2]
-        assert moved(broken, right, main) == pytest.approx(moved(left[kept], right[kept], main))
-        assert np.isnan(moved(np.full((2, 5), np.nan), right[:2], main))
-    gate = drift_gate(Drift("data", "y", 0, 0, 1, None, "kl", None), 1e9)
-    assert not gate.passed and gate.value is None and gate.measure == "kl"
 
 
 # One meaning in both commands

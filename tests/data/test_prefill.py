@@ -15,7 +15,6 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.text import text_data
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests.calibration_files import tokenizer
@@ -28,7 +27,6 @@ TOTAL = f"{PAST} + {LENGTH}"
 IDS = ("input_ids", I64, [BATCH, LENGTH])
 MASK = ("attention_mask", I64, [BATCH, TOTAL])
 KEY = ("past_key_values.0.key", F32, [BATCH, 2, PAST, 8])
-VALUE = ("past_key_values.0.value", F32, [BATCH, 2, PAST, 8])
 
 
 def inputs_of(*inputs: tuple[str, int, list[Any]]) -> tuple[Input, ...]:
@@ -52,16 +50,6 @@ def text(tmp_path: Path) -> Path:
 
 
 # Text
-
-
-def test_a_decoder_with_a_cache(text: Path) -> None:
-    positions = ("position_ids", I64, [BATCH, LENGTH])
-    (feed,) = text_data(text, text.parent, inputs_of(IDS, MASK, positions, KEY, VALUE)).feeds
-    assert feed["input_ids"].tolist() == [[5, 0, 0], [6, 7, 0], [2, 3, 4]]
-    assert feed["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    assert feed["position_ids"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 2]]
-    for name in (KEY[0], VALUE[0]):
-        assert feed[name].shape == (3, 2, 0, 8) and feed[name].dtype == np.float32
 
 
 FOLLOWING: dict[str, tuple[tuple[str, int, list[Any]], Any]] = {
@@ -119,43 +107,7 @@ def test_logits_of_a_prompt_are_those_of_the_sequence_alone(text: Path) -> None:
 # The user's own data
 
 
-def feeds_of(arrays: dict[str, Any], *inputs: tuple[str, int, list[Any]]) -> list[dict[str, Any]]:
-    return [sample.feed for sample in load_data(arrays, inputs_of(*inputs))]
-
-
 TOKENS = np.arange(70 * 4).reshape(70, 4) % 2
-
-
-def test_data_needs_no_caches_and_what_follows_from_them() -> None:
-    flag, positions = ("use_cache_branch", BOOL, [1]), ("position_ids", I64, [BATCH, LENGTH])
-    seen = np.ones((70, 4), np.int64)
-    seen[0, :2] = 0
-    feeds = feeds_of({"input_ids": TOKENS, "attention_mask": seen}, IDS, MASK, positions, KEY, VALUE, flag)
-    assert [len(feed["input_ids"]) for feed in feeds] == [32, 32, 6]
-    assert [feed[KEY[0]].shape for feed in feeds] == [(32, 2, 0, 8), (32, 2, 0, 8), (6, 2, 0, 8)]
-    assert feeds[0]["position_ids"][:2].tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
-    assert not any(feed["use_cache_branch"].any() for feed in feeds)
-
-
-def test_a_cache_that_is_given_is_counted() -> None:
-    flag, positions = ("use_cache_branch", BOOL, [1]), ("position_ids", I64, [BATCH, LENGTH])
-    cache = np.ones((70, 2, 3, 8), np.float32)
-    arrays = {"input_ids": TOKENS, "attention_mask": np.ones((70, 7), np.int64), KEY[0]: cache}
-    with pytest.raises(UsageError, match=r"lacks the input past_key_values.0.value"):
-        feeds_of(arrays, IDS, MASK, KEY, VALUE)
-    feed = feeds_of(arrays | {VALUE[0]: cache}, IDS, MASK, positions, KEY, VALUE, flag)[0]
-    assert feed["position_ids"][0].tolist() == [3, 4, 5, 6] and feed["use_cache_branch"].tolist() == [True]
-
-
-def test_inputs_that_count_no_samples_go_along_whole() -> None:
-    flag, length = ("use_cache_branch", BOOL, [1]), ("total_sequence_length", I32, [1])
-    rotary = ("position_ids", I64, [3, BATCH, LENGTH])
-    places = np.arange(3 * 70 * 4).reshape(3, 70, 4)
-    arrays = {"input_ids": TOKENS, flag[0]: np.array([True]), length[0]: np.array([4]), rotary[0]: places}
-    feeds = feeds_of(arrays, IDS, flag, length, rotary)
-    assert [len(feed["input_ids"]) for feed in feeds] == [32, 32, 6]
-    assert all(feed[flag[0]].tolist() == [True] and feed[length[0]].tolist() == [4] for feed in feeds)
-    np.testing.assert_array_equal(feeds[2][rotary[0]], places[:, 64:])
 
 
 def test_one_batch_with_a_flag_is_divided() -> None:

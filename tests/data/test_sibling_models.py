@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.main_graph_copy import branch_analyses, branch_analysis
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.data.beside import Beside, beside, supplied
+from onnxheadprune.data.beside import beside, supplied
 from onnxheadprune.data.calibration import MOST_SAMPLES, calibration_data
 from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.text import text_data
@@ -47,13 +47,6 @@ def feeds_for(model: Path, text: Path, reading: Reading | None = None) -> list[d
     return [*text_data(text, model.parent, inputs, reading=reading or Reading(), beside=around).feeds]
 
 
-def test_the_target_is_shifted_right_behind_the_start_token(folder: Path) -> None:
-    short, long = feeds_for(folder / "decoder_model.onnx", folder / "lines.txt")
-    assert short["input_ids"].tolist() == [[pairs.START, 6]]
-    assert long["input_ids"].tolist() == [[pairs.START, 2, 3, 4], [pairs.START, 10, 9, 8]]
-    assert long["encoder_attention_mask"].tolist() == [[1] * 4] * 2
-
-
 @pytest.mark.parametrize("name", ["decoder_model", "decoder_model_merged"])
 def test_logits_are_those_of_a_client_that_goes_through_the_cache(name: str, folder: Path) -> None:
     model = folder / f"{name}.onnx"
@@ -84,19 +77,6 @@ def test_a_target_of_its_own(folder: Path, tmp_path: Path) -> None:
     by_hand = stepped(folder, np.array([[7]]), np.array([[1]]), feeds[1]["input_ids"])
     found = run(folder / "decoder_model.onnx", feeds[1])["logits"]
     np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
-
-
-def test_encoder_and_decoder_in_one_file(folder: Path, tmp_path: Path) -> None:
-    toy = GraphBuilder()
-    toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
-    names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
-    infos = [toy.info(name, ["b", name], TensorProto.INT64) for name in names]
-    inputs = graph_inputs(view_of(toy.model(infos, [toy.info("y", [1])])))
-    (tmp_path / "t.txt").write_text("w1 w2\nw3\n")
-    feeds = text_data(tmp_path / "t.txt", folder, inputs, beside=Beside(start=9)).feeds
-    assert [feed["decoder_input_ids"].tolist() for feed in feeds] == [[[9]], [[9, 2]]]
-    assert [feed["input_ids"].tolist() for feed in feeds] == [[[4]], [[2, 3]]]
-    assert [feed["decoder_attention_mask"].tolist() for feed in feeds] == [[[1]], [[1, 1]]]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import Calibration
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import LEAST, Windows
 from onnxheadprune.operators import view_of
@@ -65,10 +63,6 @@ def read(folder: Path, rows: list[list[int]], model: ModelProto, end: bool = Tru
     return found
 
 
-def held(feeds: Calibration) -> list[list[int]]:
-    return [row for feed in feeds.feeds for row in feed["input_ids"].tolist()]
-
-
 @pytest.mark.parametrize("joins", [True, False])
 @pytest.mark.parametrize("start", [[], [7]])
 def test_windows_hold_every_token_once(joins: bool, start: list[int]) -> None:
@@ -81,39 +75,6 @@ def test_windows_hold_every_token_once(joins: bool, start: list[int]) -> None:
     if joins and not start:
         assert {len(window) for window in found} <= {11, 12}
         assert sum(window.count(1) for window in found) == len(texts) - 1
-
-
-def test_short_lines_are_joined_up_to_the_positions_that_the_model_has(tmp_path: Path) -> None:
-    """Without a mask lines share a feed with lines of their length alone; the windows of all are one length."""
-    rows = lines(6 * LEAST, 5) + lines(40, 7)
-    feeds = read(tmp_path, rows, decoder())
-    windows = held(feeds)
-    assert feeds.unit == "window" and {len(window) for window in windows} <= {POSITIONS - 1, POSITIONS}
-    # A config says which token stands between two texts.
-    expected = rows[0] + [token for row in rows[1:] for token in (1, *row)]
-    assert sorted(token for window in windows for token in window) == sorted(expected)
-    assert len({feed["input_ids"].shape[1] for feed in feeds.feeds}) <= 2
-    assert held(lines_of(feeds)) == held(read(tmp_path, rows, decoder(backwards=True)))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("rows", "backwards"), [(lines(60, 5), False), (lines(6 * LEAST, 5), True)], ids=["few", "backwards"]
-)
-def test_lines_stay_alone(rows: list[list[int]], backwards: bool, tmp_path: Path) -> None:
-    """Where windows would be few, or what stands behind a token counts for it."""
-    feeds = read(tmp_path, rows, decoder(backwards))
-    assert feeds.unit == "line" and sorted(held(feeds)) == sorted(rows) and lines_of(feeds) is feeds
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-def test_long_lines_are_divided_or_cut_off(backwards: bool, tmp_path: Path) -> None:
-    rows = lines(20, 23)
-    windows = held(read(tmp_path, rows, decoder(backwards), max_length=10))
-    if backwards:
-        assert sorted(windows) == sorted(row[:10] for row in rows)
-    else:
-        parts = [row[first:last] for row in rows for first, last in pairwise((0, 7, 15, 23))]
-        assert sorted(windows) == sorted(parts)
 
 
 def test_steps_take_full_windows(tmp_path: Path) -> None:

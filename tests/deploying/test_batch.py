@@ -194,13 +194,6 @@ def test_a_process_that_dies_is_one_verdict(elsewhere: bool, tmp_path: Path, die
     assert not json.loads((tmp_path / "out" / RECORD).read_text())["steps"]
 
 
-@pytest.mark.usefixtures("batch_in_process")
-def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
-    for _ in range(2):
-        result = prune_batch(folder, call(), folder / "pruned")
-        assert set(statuses(result)) == set(EXPECTED)
-
-
 @pytest.mark.slow
 def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
     for index in range(40):

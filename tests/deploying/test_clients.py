@@ -14,12 +14,9 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError
-from onnxheadprune.choosing.scoring.moves import Summed, merged, paths
-from onnxheadprune.choosing.space import Savings, SearchSpace, options
 from onnxheadprune.deploying import clients
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.folders.configuration import checked, client_named, followed
-from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.settings.registry import RUNTIMES
 from onnxheadprune.settings.writing import RuntimeName
 from tests.conftest import ROOT, Command
@@ -228,25 +225,6 @@ def test_genai_computes_caches_of_one_size_where_layers_have_windows() -> None:
     assert allocated("genai", replace(folder, sites=(*folder.sites, other))) is None
 
 
-@pytest.mark.parametrize("client", ["optimum", "genai"])
-def test_what_a_runtime_cannot_run_unpruned_is_refused_before_the_work(
-    client: str, command: Command, tmp_path: Path
-) -> None:
-    """With caches that stay; those that are cut correct the numbers that the runtime reads."""
-    folder = exports.deep_decoder(tmp_path / "in")
-    config = {"model_type": "gpt2", "n_head": 3, "n_embd": 3 * toys.HEAD_SIZE, "n_layer": 2}
-    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": toys.HEADS}))
-    decoder = {"sliding_window": {}, "num_key_value_heads": 3, "head_size": toys.HEAD_SIZE}
-    (folder / "genai_config.json").write_text(json.dumps({"model": {"decoder": decoder}}))
-    words = ("prune", folder, "-o", tmp_path / "out", "--heads", "*:1", "--runtime", client)
-    refused = command(*words, "--cache", "keep")
-    told = "cannot run this folder unpruned either: from the configuration it computes caches of"
-    assert refused.exit_code == 3 and told in refused.stderr and not (tmp_path / "out").exists()
-    if client == "optimum":
-        mended = command(*words, "--dry-run")
-        assert mended.exit_code == 0, mended.stderr
-
-
 def test_a_cache_that_another_network_outputs_keeps_its_width(command: Command, tmp_path: Path) -> None:
     """Whisper's encoder outputs the keys that the decoder's cross-attention takes."""
     folder = exports.encoder_decoder(tmp_path / "in")
@@ -276,17 +254,6 @@ def test_what_triton_declares_is_named_where_it_is_cut(named: str, command: Comm
         assert outcome.exit_code == 0, outcome.stderr
         told = "config.pbtxt names past_key, which the cut changes" in " ".join(outcome.stdout.split())
         assert told == (named == "past_key" and not kept)
-
-
-def test_other_forms_of_a_model_are_named_beside_it(command: Command, tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in")
-    for name, named in (("onnx/model.ort", True), ("model.safetensors", True), ("2_Dense/model.ort", False)):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
-        outcome = command("prune", folder, "--heads", "0:1", "--dry-run")
-        assert (f"{name} holds the model before the cut" in outcome.stdout + outcome.stderr) == named
-        path.unlink()
 
 
 def test_sentence_transformers_finds_the_file_or_is_told_its_name() -> None:
@@ -385,26 +352,6 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
         outcome.document["config_changes"] == []
         and (kept / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     )
-
-
-def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:
-    _, sites, _ = toys.parts(toys.stack(heads=8, kv_heads=4))
-    steps = {
-        site.index: merged(paths(site, Summed([1.0, 9.0, 1.0, 9.0, 1.0, 9.0, 1.0, 9.0]))) for site in sites
-    }
-    for limits, whole in (
-        (PruneCall(uniform=True), False),
-        (PruneCall(uniform=True, whole_groups=True), True),
-    ):
-        within = {site.index: options(limits, site, steps[site.index])[1:] for site in sites}
-        savings = {site.index: Savings.evenly(site.num_heads, 1) for site in sites}
-        space = SearchSpace(sites.sites, within, savings, 16, "", "heads", 16, 1, limits)
-        choice = space.removing(8).heads
-        assert {len(gone) for gone in choice.values()} == {4}
-        for site in sites:
-            gone = set(choice[site.index])
-            torn = [group for group in site.groups if 0 < len(gone & set(group)) < len(group)]
-            assert (not torn) == whole
 
 
 def test_the_page_names_what_is_needed_beside_another_build_of_onnx_runtime() -> None:

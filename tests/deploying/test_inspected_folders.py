@@ -60,24 +60,3 @@ def test_each_file_has_the_document_that_it_has_alone(command: Command, tmp_path
             alone = command("inspect", folder / file["file"], "--json").document
             names = alone.keys() - {"model", "facts"}
             assert {name: file[name] for name in names} == {name: alone[name] for name in names}
-
-
-def test_what_several_files_say_is_said_once(command: Command, tmp_path: Path) -> None:
-    for name in ("model.onnx", "model_fp16.onnx"):
-        onnx.save(_blind(), tmp_path / name)
-    said = command("inspect", tmp_path).stdout
-    assert said.count("\nnear misses") == 1 and "(in model.onnx, model_fp16.onnx)" in " ".join(said.split())
-
-
-def test_numbers_are_those_that_prune_takes(command: Command, tmp_path: Path) -> None:
-    """Of several networks, too: no file's own numbers are printed."""
-    for seed, name in enumerate(("text_model", "vision_model")):
-        onnx.save(toys.encoder(layers=2, seed=seed), tmp_path / f"{name}.onnx")
-    told = command("inspect", tmp_path, "--json").document
-    lines = [" ".join(line.split()) for line in command("inspect", tmp_path).stdout.splitlines()]
-    for number, name in enumerate(("text_model", "vision_model")):
-        tags = {f"attn.{site['index']}" for site in told["sites"] if site["network"] == number}
-        tags |= {site["key"] for site in told["feed_forward"] if site["network"] == number}
-        layers = [layer for layer in told["layers"] if layer["key"].startswith(name)]
-        assert {site for layer in layers for site in layer["sites"]} == tags and len(tags) == 4
-        assert f"layers layer.{name}.0-1 are in {name}.onnx" in lines

@@ -89,16 +89,6 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         call_of({"data": "lines.txt"}, toys.ids(feeds=1))
 
 
-def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
-    """What is asked for in another way takes the place of the ratio; a word may come as a path of that name."""
-    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(toys.stack(), model)
-    outcome = cut(model, out, call_of({"keep": 3, "scores": None}))
-    assert {len(gone) for gone in outcome.heads.values()} == {1}
-    assert call_of({"external_data": tmp_path / "always"}).external_data == "always"
-    assert call_of({"neurons": "0:1"}).ratio is None and call_of({}).ratio == 0.25
-
-
 def test_every_default_has_the_type_that_is_declared_for_it() -> None:
     """Olive checks defaults as it does what users give; without a default it hands over None."""
     for name, item in PARAMETERS.items():

@@ -172,12 +172,6 @@ def test_the_schema_refuses_what_the_types_refuse(name: str) -> None:
         by_schema().validate(yaml.safe_load(SAYS_WRONG[name]))
 
 
-def test_a_setting_replaces_adds_and_takes_away(tmp_path: Path) -> None:
-    job = read(PLAIN, tmp_path, "prune.ratio=null", "prune.keep=2", "bench={}", "bench.batch=[4]", "name=a=b")
-    assert (job.keys.prune.ratio, job.keys.prune.keep, job.keys.bench.batch) == (None, 2, (4,))
-    assert job.name == "a=b"
-
-
 def test_words_mean_what_yaml_1_2_says() -> None:
     text = "a: no\nb: 1e-3\nc: 2026-01-01\nd: True\ne: -3\nf: '5'\ng: 1_000\nh: {0: [1]}"
     said, _ = read_yaml(text, "x")

@@ -8,26 +8,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from onnx import helper
 
-from onnxheadprune import plan_pruning
-from onnxheadprune.deploying.folders.export import FLOAT, QUANTIZED, open_export
+from onnxheadprune.deploying.folders.export import open_export
 from onnxheadprune.deploying.folders.matching import matched
 from tests.conftest import Command
 from tests.deploying import exports
 from tests.graphs import toys
-
-
-def test_quantized_weights_are_recognised(tmp_path: Path) -> None:
-    folder = exports.encoder(tmp_path / "in", heads=8)
-    model = toys.stack(heads=8, kv_heads=8)
-    onnx.save(toys.packed(model, 0), folder / "onnx" / "model_q4.onnx")
-    export = open_export(folder)
-    assert [file.precision for file in export.models] == [FLOAT, QUANTIZED, QUANTIZED]
-    match = matched(export)
-    assert len(match.networks) == 1 and match.networks[0].leader.name == "onnx/model.onnx"
-    names = {file.name for file in export.models}
-    assert [dict(item.places) for item in match.sites] == [dict.fromkeys(names, (n,)) for n in range(2)]
 
 
 def test_layers_that_share_weights_stay_apart(tmp_path: Path) -> None:
@@ -103,21 +89,3 @@ def test_bad_folders_end_in_a_sentence(damage: str, code: int, command: Command,
     outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
     assert outcome.exit_code == code and outcome.stderr.count("\n") == 1, outcome
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
-    """T5 and BART hand keys out by a Transpose of their own, which the scores do not read."""
-    model = toys.without_past(toys.attention(cache=True))
-    for node in model.graph.node:
-        if list(node.output) == ["present_key"]:
-            node.CopyFrom(helper.make_node("Transpose", ["k_split"], ["present_key"], perm=[0, 2, 1, 3]))
-        elif list(node.output) == ["k_turned"]:
-            node.input[0] = "k_heads"
-    plan = plan_pruning(model, heads={0: [1]})
-    assert {(change.name, change.before, change.after) for change in plan.interface} == {
-        ("present_key", 4, 3),
-        ("present_value", 4, 3),
-    }
-    assert not plan.edge_gathers
-    kept = plan_pruning(model, heads={0: [1]}, cache="keep")
-    assert kept.interface == () and kept.edge_gathers

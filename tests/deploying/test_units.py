@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import inspect, prune_folder
+from onnxheadprune import inspect
 from tests.conftest import Command
-from tests.deploying import exports
 from tests.graphs import pairs, toys
 
-BOTH = ("onnx/model.onnx", "onnx/model_quantized.onnx")
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
 
 
@@ -84,14 +81,3 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
     assert outcome.exit_code == 3 and "have lost different neurons of ffn.0" in outcome.stderr
     outcome = command("prune", out, "-o", tmp_path / "more", "--neurons", "0:5")
     assert outcome.exit_code == 3 and "agree" in outcome.stderr, outcome.stderr
-
-
-def test_layers_are_chosen_in_folders(tmp_path: Path) -> None:
-    """They are told apart by what lies in them, also where nothing else may go."""
-    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    data = {name: np.ones((24, 6), np.int64) for name in ("input_ids", "attention_mask")}
-    data["input_ids"] = np.random.default_rng(3).integers(3, toys.VOCABULARY - 1, (24, 6))
-    target: Any = {"keep": 1, "units": ["layers"], "exclude": (BOTH[1],), "refit": False}
-    (item,) = prune_folder(folder, output=out, **target, data=data, provider="cpu").files
-    assert item.result.plan.called_whole[-1].startswith("layer.")
-    assert item.result.validation is not None and item.result.validation.passed

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-from onnx import numpy_helper
-
 from onnxheadprune import prune
-from onnxheadprune.edit.edits import AddConstant
-from tests import golden_file
 from tests.graph_text import model_of
-
-
-def test_names_of_others_are_not_taken() -> None:
-    """The name of a constant that holds something else stays its own; a second cut finds those of the first."""
-    path = Path(__file__).parents[1] / "golden" / "packed_slice.txt"
-    model = golden_file.read(path).model
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "k/onnxheadprune_4"))
-    once = prune(model, heads="0:0", provider="cpu")
-    names = [item.edit.name for item in once.plan.edits if isinstance(item.edit, AddConstant)]
-    assert "k/onnxheadprune_4.2" in names
-    twice = prune(once.model, heads="0:1", provider="cpu")
-    held = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in twice.model.graph.initializer}
-    assert [1] in held.values() and held["k/onnxheadprune_4"] == [4]
-    assert {result.validation.verdict for result in (once, twice) if result.validation} == {"passed"}
 
 
 def test_a_name_that_something_else_has_is_left_to_it() -> None:

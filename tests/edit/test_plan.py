@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import get_args
 
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from onnxheadprune import (
     PlannedEdit,
@@ -44,7 +44,7 @@ from onnxheadprune.edit.plan import (
     counts_in,
     totals,
 )
-from onnxheadprune.edit.records import RecordedContract, RecordedUnits, RecordedVocabulary, record_of
+from onnxheadprune.edit.records import RecordedContract, RecordedUnits, RecordedVocabulary
 from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.composed import build
@@ -66,24 +66,6 @@ def case(request: pytest.FixtureRequest) -> tuple[ModelProto, PrunePlan]:
     return model, plan_pruning(model, heads={"*": heads})
 
 
-def bytes_of(model: ModelProto) -> bytes:
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def test_a_plan_is_carried_out_on_a_copy(case: tuple[ModelProto, PrunePlan]) -> None:
-    model, plan = case
-    before = bytes_of(model)
-    assert bytes_of(apply_plan(plan, model)) == bytes_of(apply_plan(plan, model))
-    assert bytes_of(model) == before
-
-
-def test_planning_twice_gives_the_same_plan(case: tuple[ModelProto, PrunePlan]) -> None:
-    model, plan = case
-    copy = ModelProto.FromString(model.SerializeToString())
-    assert plan_pruning(copy, heads={cut.index: cut.removed for cut in plan.cuts}) == plan
-
-
 def test_plan_is_refused_on_another_model(case: tuple[ModelProto, PrunePlan]) -> None:
     model, plan = case
     other = ModelProto.FromString(model.SerializeToString())
@@ -92,14 +74,6 @@ def test_plan_is_refused_on_another_model(case: tuple[ModelProto, PrunePlan]) ->
         apply_plan(plan, other)
     with pytest.raises(RefusedError, match="another model"):
         apply_plan(plan, apply_plan(plan, model))
-
-
-def test_record_of_two_prunings_is_that_of_one() -> None:
-    model = build(PLAIN).model
-    once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
-    first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
-    twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
-    assert record_of(once) == record_of(twice)
 
 
 def test_what_the_plan_does_not_name_is_bit_identical() -> None:
@@ -138,20 +112,6 @@ def test_what_the_plan_does_not_name_is_bit_identical() -> None:
 def test_seldom_edits_say_what_they_do() -> None:
     assert str(SetOutput("main[1]", 0, "shape/raw")) == "output 0 of main[1] = shape/raw"
     assert str(DropInputs("main[2]", (1, 3))) == "drop inputs [1, 3] of main[2]"
-
-
-def test_in_old_files_new_tensors_are_inputs_too() -> None:
-    """Before version 4 of the format every stored tensor is an input with a default."""
-    model = build(PLAIN).model
-    model.ir_version = 3
-    for tensor in model.graph.initializer:
-        model.graph.input.append(
-            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        )
-    smaller = apply_plan(plan_pruning(model, heads="0:1"), model)
-    names = [info.name for info in smaller.graph.input]
-    assert {tensor.name for tensor in smaller.graph.initializer} <= {*names}
-    assert len({*names}) == len(names)
 
 
 EVERYTHING: tuple[Edit, ...] = (

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx
 import pytest
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, parser
+from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, validate
+from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from tests.conftest import SAMPLES
-from tests.graphs import toys
 from tests.graphs.models import EACH, MODELS
 from tests.graphs.table import table
 
@@ -122,43 +121,3 @@ def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str)
 @pytest.mark.parametrize("name", [name for name in table() if name.startswith("all heads go")])
 def test_nothing_of_attention_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
     check(table()[name].model)
-
-
-@pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
-def test_the_parts_of_a_parallel_layer_leave_one_addition_and_the_layer_none(bias: bool) -> None:
-    """What its parts leave is one vector, or nothing."""
-    model = toys.parallel(bias=bias)
-    for gone in ([1], [1, 2]):
-        for keys, left in ((("layer.{}",), 0), (("attn.{}", "ffn.{}"), bias)):
-            spec = {key.format(number): "*" for number in gone for key in keys}
-            cut = apply_plan(plan_pruning(model, heads=spec), model)
-            new = [node.op_type for node in cut.graph.node if "onnxheadprune" in node.name]
-            assert new == ["Add"] * len(gone) * left
-            layer = 23 if bias else 21
-            assert len(cut.graph.node) == len(model.graph.node) - len(gone) * (layer - 2 * left)
-            assert validate(model, cut, provider="cpu").verdict == "passed"
-
-
-def test_zeros_are_not_computed_whatever_moves_them() -> None:
-    cut = apply_plan(plan_pruning(model := table()["all heads go, moved"].model, heads={0: "*"}), model)
-    assert {node.op_type for node in cut.graph.node} == {"Identity"}
-
-
-def test_a_stand_in_takes_its_size_from_what_stays() -> None:
-    """In front of a fused residual normalisation a value of full size is needed, and nothing but its size."""
-    model = MODELS["fused at the end"]()
-    cut = apply_plan(plan_pruning(model, heads={"attn.2": "*", "ffn.2": "*"}), model)
-    (shape,) = (node for node in cut.graph.node if node.op_type == "Shape")
-    assert shape.input[0] == "embedded"
-    assert validate(model, cut, provider="cpu").verdict == "passed"
-
-
-def test_what_the_original_computes_for_its_shape_alone_stays() -> None:
-    model = toys.attention()
-    extra = parser.parse_graph(
-        "g () => () { turned = Transpose <perm = [2, 1, 0]> (x) sizes = Shape (turned) }"
-    )
-    model.graph.node.extend(extra.node)
-    model.graph.output.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [3]))
-    cut = apply_plan(plan_pruning(model, heads={0: [0]}), model)
-    assert [node for node in cut.graph.node if node.output[0] in ("turned", "sizes")] == list(extra.node)

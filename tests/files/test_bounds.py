@@ -439,29 +439,6 @@ def test_a_long_line(tmp_path: Path, words: Path) -> None:
         text_data(path, words, inputs_of(toys.attention(ids=True)))
 
 
-@pytest.mark.parametrize("repeated", [False, True])
-def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path, words: Path) -> None:
-    """Its cache is `[batch, heads, length, kv_cache_dim]`: the head size is a symbol, and only the weights know it."""
-    from onnxheadprune.runtime import CPU, Provider, Session
-
-    model = fused.decoder(repeated=repeated)
-    rows = np.random.default_rng(0).standard_normal((19, fused.HIDDEN)).astype(np.float32)
-    rows[18] = np.nan
-    model.graph.initializer.append(numpy_helper.from_array(rows, "table"))
-    model.graph.node.insert(0, helper.make_node("Gather", ["table", "input_ids"], ["x"]))
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input_ids", 7, ["batch", "sequence"]))
-    path = tmp_path / "x.txt"
-    path.write_text("w1 w2 w3\nw4 w5 w6\nw7 w8")
-    feeds = text_data(path, words, inputs_of(model)).feeds
-    assert feeds[0]["past_key_values.0.key"].shape[1:] == (fused.KV_HEADS, 0, fused.HEAD_SIZE)
-    session = Session(model, Provider(CPU, "test"), name="genai")
-    unread = {**feeds[0], "input_ids": np.full_like(feeds[0]["input_ids"], 18)}
-    for feed in feeds:
-        # ONNX Runtime before 1.28 leaves padded positions as the last run left that memory.
-        assert np.isnan(session.run(unread)["y"]).any()
-        assert all(np.isfinite(array).all() for array in session.run(feed).values())
-
-
 @pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "nul\0byte.npz"], ids=["name", "path", "NUL"])
 def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
     ids, pixels = inputs_of(toys.attention(ids=True)), inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import Compensation, prune
 from onnxheadprune.benchmarking.entry import Entry
-from onnxheadprune.choosing.compensation.record import refitted
-from onnxheadprune.edit.submodel import with_stored
-from onnxheadprune.model.load import LoadedModel, open_model, open_structure
-from onnxheadprune.model.new_contents import with_contents
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.int8_saturation import unrounded
@@ -45,28 +40,6 @@ def shorter(model: ModelProto) -> ModelProto:
     node = next(item for item in changed.graph.node if item.output[0] == changed.graph.output[0].name)
     node.CopyFrom(onnx.helper.make_node("Add", ["x", "x"], list(node.output)))
     return changed
-
-
-def test_only_a_file_that_was_read_gives_a_path(stored: Path) -> None:
-    loaded = open_structure(stored)
-    assert loaded.path == stored and open_model(stored).path == stored
-    other = shorter(loaded.proto)
-    for made in (
-        loaded.changed(other),
-        dataclasses.replace(loaded, proto=other),
-        dataclasses.replace(open_model(stored), proto=other),
-        LoadedModel(other, "m"),
-        with_contents(loaded, {"attn.q.bias": np.zeros(64, np.float32)}),
-        refitted(loaded, Compensation("", 1, {"attn.q.bias": np.zeros(64, np.float32)})),
-        loaded.changed(with_stored(loaded.proto, {})),
-        prune(stored, heads={0: [1]}, provider="cpu").pruned,
-    ):
-        assert made.path is None and made.data_files == ()
-    with pytest.raises(TypeError):
-        LoadedModel(other, "m", path=stored)  # type: ignore[call-arg]
-    # ValueError up to Python 3.12, then TypeError.
-    with pytest.raises((ValueError, TypeError), match="init=False"):
-        dataclasses.replace(loaded, path=stored)
 
 
 def test_exact_settings_of_packed_weights_are_no_file(tmp_path: Path) -> None:

@@ -47,24 +47,6 @@ def test_a_fifo_is_no_file_with_weights(tmp_path: Path) -> None:
         inspect(path)
 
 
-def test_tied_weights_may_share_all_bytes(tmp_path: Path) -> None:
-    def tie(model: ModelProto) -> None:
-        by_name = {tensor.name: tensor for tensor in model.graph.initializer}
-        one, other = by_name["attn.q.weight"], by_name["attn.k.weight"]
-        del other.external_data[:]
-        other.external_data.extend(one.external_data)
-
-    path = stored_outside(tmp_path / "inside", tie)
-    out = path.with_name("out.onnx")
-    result = prune(path, out, heads="0:1", provider="cpu")
-    assert result.validation is not None and result.validation.passed
-    places = {
-        tensor.name: [entry.value for entry in tensor.external_data if entry.key == "offset"]
-        for tensor in onnx.load(out, load_external_data=False).graph.initializer
-    }
-    assert places["attn.q.weight"] == places["attn.k.weight"] != places["attn.v.weight"]
-
-
 @pytest.mark.parametrize("rows", [1, toys.HIDDEN - 1, toys.HIDDEN + 1, 2 * toys.HIDDEN])
 def test_weights_around_a_body_that_do_not_fit_their_product(tmp_path: Path, rows: int) -> None:
     """onnx checks no body against the tensors around it."""

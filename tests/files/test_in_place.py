@@ -48,16 +48,3 @@ def test_the_original_is_named_however_often_it_is_cut(model: Path, command: Com
     assert command("validate", original, model).exit_code == 0
     document = command("prune", model, "--heads", "0:2", "--in-place", "--json").document
     assert document["backup"] == {"path": f"{model}.bak2", "original": str(original)}
-
-
-def test_a_folder_that_cannot_be_replaced_stays(model: Path, command: Command, tmp_path: Path) -> None:
-    before = contents(model)
-    (taken := tmp_path / "taken").mkdir()
-    (taken / "file").touch()
-    assert command("prune", model, "--heads", "0:1", "--in-place", "--backup", taken).exit_code == 2
-    assert command("prune", model, "--heads", "9:1", "--in-place").exit_code == 2
-    assert contents(model) == before and not list(tmp_path.glob("*.bak*"))
-    assert (
-        command("prune", model, "--heads", "0:1", "--in-place", "--backup", tmp_path / "mine").exit_code == 0
-    )
-    assert contents(tmp_path / "mine") == before

@@ -12,14 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, TrainingInfoProto, helper, numpy_helper
-from onnxruntime import InferenceSession
 
 from onnxheadprune import plan_pruning, prune
-from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.model.storage.tensors import BITS, tensors_of
 from tests.conftest import ROOT
 from tests.graphs import toys
-from tests.lossless import differences, unexplained
+from tests.lossless import unexplained
 
 ELEMENTS = 40_000
 UNKNOWN = b"\xfa\x3e\x07unknown\xc0\x3e\x2a\xc3\x3e\x08\x01\xc4\x3e"
@@ -148,16 +146,6 @@ def test_all_else_is_bit_identical(exhibits: ModelProto, tmp_path: Path, form: s
     )
 
 
-def test_structures_and_hydrated_models_are_the_same(exhibits: ModelProto, tmp_path: Path) -> None:
-    for form in ("inside", "beside"):
-        path = stored(exhibits, tmp_path, form)
-        assert list(differences(exhibits, load_model(path))) == []
-        light = open_structure(path).proto
-        assert light.ByteSize() < exhibits.ByteSize() / 5
-        for tensor in light.graph.initializer:
-            assert tensor.name != "large unused" or not tensor.raw_data
-
-
 @pytest.mark.slow
 def test_same_input_and_plan_same_bytes(exhibits: ModelProto, tmp_path: Path) -> None:
     """Also in another process with other hash seeds, at another time and place."""
@@ -193,49 +181,3 @@ def test_a_run_over_an_older_output_gives_the_same_bytes(
     assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} != first
     prune(path, out, heads="0:1", validate=False, external_data=external)
     assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == first
-
-
-def offsets(path: Path) -> list[int]:
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
-    return [int(entry.value) for t in tensors for entry in t.external_data if entry.key == "offset"]
-
-
-@pytest.mark.parametrize(("given", "kept"), [(64, 64), (512, 512), (2**16, 2**16), (2**20, 2**16), (4, 64)])
-def test_alignment_is_kept(tmp_path: Path, given: int, kept: int) -> None:
-    """Offsets that could be mapped still can."""
-    model, position, data = toys.attention(hidden=97), 0, bytearray()
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
-            position += given
-            data.extend(b"." * (position - len(data)) + tensor.raw_data)
-            for key, value in (("location", "w"), ("offset", position), ("length", len(tensor.raw_data))):
-                tensor.external_data.add(key=key, value=str(value))
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            position = -(-len(data) // given) * given
-    (tmp_path / "w").write_bytes(data)
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", provider="cpu")
-    outside = [item for item in model.graph.initializer if item.external_data]
-    removed = {"attn.q.weight", "attn.k.weight", "attn.v.weight", "attn.out.weight"}
-    assert {item.name for item in outside} == removed
-    size = 97 * 3 * toys.HEAD_SIZE * 4
-    assert offsets(tmp_path / "o.onnx") == [place * (-(-size // kept) * kept) for place in range(4)]
-
-
-@pytest.mark.parametrize("policy", ["auto", "always", "never"])
-def test_what_is_written_opens_by_its_path(policy: Any, tmp_path: Path) -> None:
-    """Also where the original does not: ONNX Runtime reads no target shape from another file."""
-    path, output = tmp_path / "m.onnx", tmp_path / "o.onnx"
-    onnx.save(toys.stack(), path, save_as_external_data=True, location="w", size_threshold=0)
-    with pytest.raises(Exception, match="Cannot parse data from external tensors"):
-        InferenceSession(path)
-    result = prune(path, output, heads="0:1", provider="cpu", external_data=policy)
-    assert result.validation is not None and result.validation.passed
-    assert InferenceSession(output).get_inputs()
-
-
-def test_new_data_files_are_aligned_to_pages(tmp_path: Path) -> None:
-    onnx.save(toys.attention(hidden=24, extra_weight=ELEMENTS), tmp_path / "m.onnx")
-    prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", external_data="always", validate=False)
-    assert np.gcd.reduce(offsets(tmp_path / "o.onnx")) == 4096

@@ -213,16 +213,6 @@ def test_what_this_tool_did_not_write_is_replaced_with_force_only(
     assert "was not written by this tool" not in said
 
 
-@pytest.mark.parametrize(("call", "name"), ATTACKS)
-def test_a_wrong_suffix_is_refused(call: Call, name: str, command: Command, place: Path) -> None:
-    if name == "backup":
-        return
-    right = Path(call.outputs[name][1]).suffix
-    for target in ("out.xlsx", "out.txt", f"out{right}.zip", *([] if right == ".onnx" else ["out"])):
-        said = refused(command, call.arguments(place, **{name: target}), place)
-        assert "must end in" in said and right in said
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("named", ["curve.json", "curve.png"])
 def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(

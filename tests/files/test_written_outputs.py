@@ -28,7 +28,7 @@ from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.draw import picture_of
 from tests.asked import call
 from tests.crashes import complete, in_child
-from tests.files.filesystems import POSIX, no_links
+from tests.files.filesystems import POSIX
 from tests.graphs import toys
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -85,15 +85,6 @@ def test_long_names_in_any_script(tmp_path: Path) -> None:
         write_text(target, "a text")
         for path in tmp_path.iterdir():
             path.unlink()
-
-
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_links(monkeypatch)
-    target = tmp_path / "o.onnx"
-    for heads in ("0:1", "0:2"):
-        prune(toys.attention(extra_weight=5000), target, heads=heads, validate=False, external_data="always")
-        assert set(complete(target)) == {"model", "data"}
-        assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_weights_that_are_read_are_never_swept_up(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from onnxheadprune.fusion.walk import (
     unexpanded,
     untransposed,
 )
-from onnxheadprune.model.graph import dims
 
 SIZES = {"b": 2, "h": 6, "s": 5, "k": 4}
 ATOMS = {name: Atom(name, size) for name, size in SIZES.items()}
@@ -43,19 +42,6 @@ def numbered(axes: Layout) -> np.ndarray:
     return whole.transpose([order.index(atom) for atom in flat(axes)]).reshape(shape_of(axes))
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (("b", "s", "h k"), ("b", "s", "h", "k")),
-        (("b", "s", "h", "k"), ("b s", "h k")),
-        (("b h", "s", "k"), ("b", "h", "s", "k")),
-        (("b", "", "h", "s", "k"), ("b h", "s k")),
-    ],
-)
-def test_a_reshape_is_followed(before: tuple[str, ...], after: tuple[str, ...]) -> None:
-    assert reshaped(layout(*before), shape_of(layout(*before)), shape_of(layout(*after))) == layout(*after)
-
-
 def test_a_reshape_splits_an_atom() -> None:
     found = reshaped(layout("b", "h", "s", "k"), (2, 6, 5, 4), (2, 2, 3, 5, 4))
     assert found is not None
@@ -65,14 +51,6 @@ def test_a_reshape_splits_an_atom() -> None:
 
 def test_a_reshape_across_atoms_is_not_followed() -> None:
     assert reshaped(layout("b", "s", "k"), (2, 5, 4), (4, 10)) is None
-
-
-def test_symbolic_sizes_are_followed_and_equal_numbers_do_not_confuse() -> None:
-    batch, sequence = dims.symbol("batch"), dims.symbol("sequence")
-    atoms = (Atom("b", batch), Atom("s", sequence), Atom("h", 4), Atom("k", 4))
-    before: Layout = tuple((atom,) for atom in atoms)
-    found = reshaped(before, (batch, sequence, 4, 4), (dims.multiply(batch, sequence), 16))
-    assert found == ((atoms[0], atoms[1]), (atoms[2], atoms[3]))
 
 
 def test_an_expand_drops_what_it_repeats() -> None:

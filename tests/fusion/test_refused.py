@@ -81,13 +81,3 @@ def test_an_opset_that_cannot_be_raised_is_refused() -> None:
     contrib, _ = fuse(model, "contrib")
     with pytest.raises(RefusedError, match=r"opset 17, Attention needs 23.*com\.microsoft.*`fuse=contrib`"):
         fuse(contrib, "onnx")
-
-
-def test_a_raised_opset_keeps_the_metadata_and_the_dimensions() -> None:
-    model = block(EAGER)
-    model.metadata_props.add(key="author", value="tests")
-    result, fusion = fuse(model, "onnx")
-    assert (fusion.opset_before, fusion.opset) == (17, 23)
-    assert {"author": "tests"}.items() <= {entry.key: entry.value for entry in result.metadata_props}.items()
-    dims = [dim.dim_param for dim in result.graph.input[0].type.tensor_type.shape.dim]
-    assert dims[:2] == ["batch", "sequence"]

@@ -93,12 +93,6 @@ PASSES: dict[str, tuple[Case, int]] = {
 }
 
 FULL_KERNEL, TAP = np.ones((4, 4, 3, 2), np.float32), np.ones((4, 1, 3, 2), np.float32)
-WINDOWS: dict[str, Case] = {
-    "convolution": case("Conv", FULL_KERNEL, pads=[1, 1, 1, 1]),
-    "depthwise convolution": case("Conv", TAP, group=4, pads=[2, 1, 2, 1]),
-    "transposed convolution": case("ConvTranspose", FULL_KERNEL),
-    "average": case("AveragePool", kernel_shape=[2, 1]),
-}
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -129,17 +123,6 @@ def test_lets_pass(name: str) -> None:
     result = swept(item, axis)
     assert not result.refusals
     assert result.answers
-
-
-@pytest.mark.parametrize("name", WINDOWS)
-def test_channels_pass_where_a_part_of_the_windows_is_read(name: str) -> None:
-    """A causal convolution pads, and a Slice cuts the padding off; a decoder's state brings more tokens than one."""
-
-    def demand(shape: Shape) -> Live:
-        channels, window = (np.arange(dim) == 0 for dim in shape[1:3] if isinstance(dim, int))
-        return Live.over((1, 2), np.outer(channels, window))
-
-    assert check(WINDOWS[name], default_setup(WINDOWS[name]), demand)
 
 
 POINT = np.random.default_rng(1).random((5, 4, 1, 1)).astype(np.float32)

@@ -103,16 +103,6 @@ def test_product_and_text() -> None:
     assert dims.quotient([dims.multiply(B, 4), S], [S, B]) == 4
 
 
-def test_what_exporters_of_images_write() -> None:
-    """`(height - 8) // 8 + 1` patches, squared and divided by a side again."""
-    height = symbol("height")
-    patches = dims.floor_divide(height, 8)
-    assert dims.add(dims.floor_divide(dims.subtract(height, 8), 8), 1) == patches
-    tokens = dims.add(dims.multiply(patches, patches), 1)
-    assert dims.divide(dims.multiply(tokens, dims.multiply(tokens, 4)), tokens) == dims.multiply(tokens, 4)
-    assert dims.divide(tokens, patches) is None
-
-
 def test_only_sums_of_products_are_never_negative() -> None:
     spelled = dims.floor_divide(dims.subtract(S, 8), B)
     assert all(dims.never_negative(dim) for dim in (0, 3, B, dims.add(dims.multiply(B, S), 2)))

@@ -144,12 +144,6 @@ def test_numbers_stay_whole_where_either_is_allowed() -> None:
         assert read == value and type(read) is type(value)
 
 
-def test_a_field_that_may_be_left_out_has_its_default() -> None:
-    document = OUTER.to_dict()
-    del document["remark"]
-    assert read_document(Outer, document).remark == ""
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"key": 1, "key": 1}', "[" * 100_000, "9" * 5000, "nul"])
 def test_what_is_no_document_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|is not a"):

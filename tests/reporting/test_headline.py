@@ -122,14 +122,6 @@ def test_drift_answers_where_nothing_better_was_measured(measured: dict[str, Any
     assert kept.good_enough.answer == ("yes" if measured["source"] == "data" else "not measured")
 
 
-def test_the_worst_model_of_a_folder_speaks() -> None:
-    good = validation("passed", (0.9, 0.9), file="encoder.onnx")
-    bad = validation("failed", (0.9, 0.2), file="decoder.onnx", reason="y differs")
-    found = headline_of([good, bad, good])
-    assert found.exact.sentence == "no: y differs of decoder.onnx" and found.state == "bad"
-    assert "accuracy of decoder.onnx 90.0 % -> 20.0 % on 500 labels" in found.good_enough.reason
-
-
 def test_a_quantized_model_has_figures_of_its_own() -> None:
     exact = validation("passed", (0.9, 0.9))
     assert headline_of([exact], quantized=True).good_enough.answer == "not measured"

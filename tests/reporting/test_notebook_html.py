@@ -36,14 +36,6 @@ def cut() -> ohp.PruneResult:
     return ohp.prune(toys.attention(), heads="0:1,3")
 
 
-def test_a_validation_has_its_cases(cut: ohp.PruneResult) -> None:
-    assert cut.validation is not None
-    found = read(cut.validation)
-    assert "passed" in found.text and found.tags.count("tr") == len(cut.validation.cases) + 1 + 3
-    wrong = replace(cut.validation, verdict="failed", problems=("first", "second"))
-    assert "failed" in read(wrong).text and "second" in read(wrong).text
-
-
 def test_sites_have_a_row_each_and_say_what_cannot_go() -> None:
     sites = ohp.inspect(toys.attention())
     assert "1 attention site, 4 heads" in read(sites).text and "yes" in read(sites).text

@@ -14,7 +14,6 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune import GridPoint, HeadScores, SiteScores
 from onnxheadprune.display.facts import Curves, Fact, Facts, Figures, Intervals, Strip, Table, UnitMap
-from onnxheadprune.model.typed_json import json_text, parsed
 from onnxheadprune.reporting.page import Result, page_of
 from onnxheadprune.settings.words import option, spelled_by
 from tests.conftest import Command
@@ -85,11 +84,6 @@ def test_a_page_loads_nothing_and_runs_nothing() -> None:
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#")
     assert "http" not in page.replace("http-equiv", "") and "#000000" not in page
-
-
-def test_facts_survive_their_document() -> None:
-    for facts in made():
-        assert parsed(Facts, json_text(facts.to_dict())) == facts
 
 
 @pytest.mark.parametrize(

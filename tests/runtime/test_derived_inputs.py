@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
@@ -11,7 +9,6 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune import InferenceError, prune
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.graph_text import model_of
@@ -199,37 +196,3 @@ def test_every_input_of_a_generation_is_made(op_type: str, given: list[str]) -> 
 
 
 # Inputs without a batch axis
-
-
-def scaled(dims: str, batch: str = "batch") -> ModelProto:
-    """A layer whose outputs three settings scale, which all samples share."""
-    return model_of(
-        f"""
-        <ir_version: 9, opset_import: ["" : 17]>
-        one (float[{batch},sequence,8] x, float[{dims}] scales) => (float[{batch},sequence,8] y)
-        <int64 first = {{0}}, float[8,8] w>
-        {{
-            made = MatMul(x, w)
-            flat = Flatten<axis = 0>(scales)
-            all = ReduceSum<keepdims = 0>(flat)
-            y = Mul(made, all)
-        }}
-        """
-    )
-
-
-@pytest.mark.parametrize("count", [3, 7, 64])
-@pytest.mark.parametrize(("dims", "shape"), [("3", (3,)), ("3,2", (3, 2))])
-@pytest.mark.parametrize("batch", ["batch", "1", "4"])
-def test_settings_stand_in_an_archive_as_they_are(
-    batch: str, dims: str, shape: tuple[int, ...], count: int, tmp_path: Path
-) -> None:
-    random = np.random.default_rng(0)
-    x = random.standard_normal((count, 5, 8)).astype(np.float32)
-    settings = random.standard_normal(shape).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=x, scales=settings)
-    inputs = graph_inputs(view_of(scaled(dims, batch)))
-    samples = list(load_data(tmp_path / "data.npz", inputs))
-    assert all(np.array_equal(sample.feed["scales"], settings) for sample in samples)
-    read = np.concatenate([sample.feed["x"] for sample in samples])
-    assert np.array_equal(read[:count], x)

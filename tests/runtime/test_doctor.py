@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,16 +46,6 @@ def test_what_the_driver_prints_is_read(command: Command, driver: Driver) -> Non
     assert found["driver_cuda"] == "12.8" and found["warnings"]
 
 
-def test_without_a_driver_that_works_there_are_no_cards(
-    command: Command, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    driver("NVIDIA-SMI has failed, 1, 2, 3\n", 9)
-    assert doctor(command)["cards"] == []
-    monkeypatch.setenv("PATH", "")
-    found = doctor(command)
-    assert found["cards"] == [] and found["driver_cuda"] is None
-
-
 def test_two_runtimes_at_once_are_a_warning(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,23 +57,6 @@ def test_two_runtimes_at_once_are_a_warning(
     found = doctor(command)
     assert found["runtime_packages"].keys() == {"onnxruntime", "onnxruntime-gpu"}
     assert any("pip uninstall onnxruntime onnxruntime-gpu" in warning for warning in found["warnings"])
-
-
-@pytest.mark.parametrize("columns", ["40", "50", "80", "120"])
-def test_commands_can_be_pasted_at_every_width(
-    columns: str, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Providers that are not built in are asked for, so that the advice names packages everywhere."""
-    words = ("--provider", "openvino", "--provider", "coreml")
-    advice = [item["advice"] for item in doctor(command, *words)["providers"] if item["advice"]]
-    commands = re.findall(r"\((pip [^)]*)\)", " ".join(advice))
-    monkeypatch.setenv("COLUMNS", columns)
-    shown = command("doctor", *words).stdout
-    # A shell takes a backslash at the end of a line away, with the end.
-    pasted = [" ".join(line.split()) for line in shown.replace("\\\n", "").splitlines()]
-    assert commands
-    for call in commands:
-        assert any(line.endswith(call) for line in pasted), (call, pasted)
 
 
 NEEDS = (

@@ -236,42 +236,11 @@ def inputs_of(model: ModelProto) -> Any:
 
 
 IMAGES = graph_with(("x", F32, ["batch", 2, 3]))
-PAIRS = graph_with(("x", F32, [4, 2, 3]))
 
 
 def write(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     return path
-
-
-@pytest.mark.parametrize(
-    ("model", "axis"),
-    [
-        (IMAGES, 0),
-        (graph_with(("x", F32, ["sequence", "batch", 3])), 1),
-        (graph_with(("x", F32, [2, 3, "batch_size"])), 2),
-        (graph_with(("x", F32, ["samples", "words", "batch * heads"])), 0),
-    ],
-)
-def test_npz_is_read_in_batches(tmp_path: Path, model: ModelProto, axis: int) -> None:
-    x = np.moveaxis(np.arange(70 * 6, dtype=np.float32).reshape(70, 2, 3), 0, axis)
-    path = write(tmp_path / "d.npz", x=x, labels=np.arange(70), other=np.zeros(3))
-    samples = list(load_data(path, inputs_of(model)))
-    assert [sample.feed["x"].shape[axis] for sample in samples] == [32, 32, 6]
-    assert np.array_equal(np.concatenate([sample.feed["x"] for sample in samples], axis), x)
-    labels = [sample.labels for sample in samples]
-    assert np.array_equal(np.concatenate([item for item in labels if item is not None]), np.arange(70))
-    assert all(set(sample.feed) == {"x"} for sample in samples)
-
-
-def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((6, 2, 3)).astype(np.float32)
-    path = write(tmp_path / "d.npz", x=x, labels=np.arange(6))
-    first, second = load_data(path, inputs_of(PAIRS))
-    assert second.feed["x"].shape == (4, 2, 3)
-    assert first.labels is not None
-    assert second.labels is not None
-    assert list(second.labels) == [4, 5, -100, -100]
 
 
 def test_a_function_yields_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,77 +263,4 @@ def test_a_function_yields_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             list(load_data(f"my_feeds:{name}", inputs_of(IMAGES)))
 
 
-GOOD = np.ones((4, 2, 3), dtype=np.float32)
-
-
-def test_unreadable_data_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text.npz").write_text("no archive")
-    np.save(tmp_path / "single.npy", GOOD)
-    write(tmp_path / "broken.npz", x=np.random.default_rng(0).standard_normal(500))
-    damaged = bytearray((tmp_path / "broken.npz").read_bytes())
-    damaged[1000:1100] = bytes(100)
-    (tmp_path / "broken.npz").write_bytes(damaged)
-    pickled = np.array([{}], dtype=object)
-    np.savez(tmp_path / "pickled.npz", x=pickled)
-    (tmp_path / "empty").mkdir()
-    for source, message in {
-        "text.npz": "is no .npz file",
-        "broken.npz": "cannot be read as an .npz file",
-        "pickled.npz": "cannot be read as an .npz file",
-        "single.npy": "is no .npz file",
-        "empty": "holds no feed",
-        "missing.npz": "does not exist",
-    }.items():
-        with pytest.raises(UsageError, match=message):
-            list(load_data(tmp_path / source, inputs_of(IMAGES)))
-
-
 # Constant indices
-
-
-PICKS = {
-    "Gather": "x{at} = Gather<axis = 1>(x, i{at})",
-    "Gather from the end": "x{at} = Gather<axis = 1>(x, last{at})",
-    "Slice": "x{at} = Slice(x, i{at}, end{at}, axis)",
-    "Slice, negative axis": "x{at} = Slice(x, i{at}, end{at}, from_end)",
-}
-
-
-def unrolled(pick: str, steps: int, whole: bool) -> ModelProto:
-    """A recurrence that was traced step by step, as that of a state space model; `whole` fixes the length, too."""
-    lines = [
-        f"""i{at} = Constant<value_ints = [{at}]>()
-            end{at} = Constant<value_ints = [{at + 1}]>()
-            last{at} = Constant<value_ints = [{at - steps}]>()
-            {PICKS[pick].format(at=at)}
-            h{at} = {f"Mul(h{at - 1}, x{at})" if at else "Tanh(x0)"}"""
-        for at in range(steps)
-    ]
-    states = ", ".join(f"h{at}" for at in range(steps))
-    end = f"all = Concat<axis = 1>({states})\ny = Add(x, all)" if whole else f"y = Add(x, h{steps - 1})"
-    return model_of(
-        f"""
-        <ir_version: 9, opset_import: ["" : 17]>
-        scan (float[batch,length,8] x) => (float[batch,length,8] y) <int64[1] axis = {{1}}, int64[1] from_end = {{-2}}>
-        {{
-            {" ".join(lines)}
-            {end}
-        }}
-        """
-    )
-
-
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("steps", [6, 12, 23, 100])
-@pytest.mark.parametrize("pick", PICKS)
-def test_lengths_are_those_that_constant_indices_need(pick: str, steps: int, whole: bool) -> None:
-    model = unrolled(pick, steps, whole)
-    maker = FeedMaker(view_of(model))
-    session = Session(model, Provider(CPU, "for the test"))
-    for case in maker.cases:
-        found = maker.first_that_runs(case, session.run)
-        assert not isinstance(found, InferenceError), found
-        feed, outputs = found
-        length = feed["x"].shape[1]
-        assert length == steps if whole else length >= steps
-        assert outputs["y"].shape == feed["x"].shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -68,27 +66,7 @@ def test_a_mask_that_is_summed_up_to_positions_is_a_mask() -> None:
     assert (found[0]["attention_mask"] == np.ones((2, 7))).all() and not maker.note
 
 
-MEL = ("mel", F32, ["batch", 80, "frames"])
 IDS = ("ids", I64, ["batch", "length"])
-
-
-@pytest.mark.parametrize(
-    ("inputs", "measured"),
-    [
-        ([IDS, ("lengths", I64, ["batch"])], ("ids", 1)),
-        ([("seqlens", I64, ["batch"]), IDS], ("ids", 1)),
-        ([MEL, ("length", I64, ["batch"])], ("mel", 2)),
-        ([IDS, MEL, ("mel_lengths", I64, ["batch"])], ("mel", 2)),
-        ([MEL, IDS, ("ids_len_length", I64, ["batch"])], ("mel", 2)),
-        ([MEL, IDS, ("ids_seq_length", I64, ["batch"])], ("ids", 1)),
-        ([IDS, ("total_length", I64, [1])], ("ids", 1)),
-    ],
-)
-def test_lengths_without_a_cache_measure_their_sequence(inputs: Any, measured: tuple[str, int]) -> None:
-    name, axis = measured
-    (own,) = (item for item, *_ in inputs if "len" in item)
-    for feed in feeds_of(graph_with(*inputs)):
-        assert (feed[own] == feed[name].shape[axis]).all()
 
 
 def test_lengths_with_a_cache_count_it() -> None:

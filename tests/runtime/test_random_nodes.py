@@ -254,23 +254,6 @@ def rows(*scales: float) -> list[dict[str, Array]]:
     return [{"x": x, "scale": np.full((2, 1, 1), scale, np.float32)} for scale in scales]
 
 
-@pytest.mark.parametrize("scales", [(0.0,), (0.0, 1.0), (1.0, 0.0, 1.0)])
-def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it_does(
-    scales: tuple[float, ...], unsteady: ModelProto
-) -> None:
-    model = unsteady
-    right, wrong = (
-        prune(model, heads=heads, provider="cpu", validate=False).model for heads in ("0:1", "0:2")
-    )
-    found = validate(model, right, data=rows(*scales), provider="cpu")
-    assert found.verdict == "passed", found.reason
-    assert any("inputs the original is not deterministic" in note for note in found.notes)
-    weights = {item.name: item for item in wrong.graph.initializer}
-    for tensor in right.graph.initializer:
-        tensor.CopyFrom(weights[tensor.name])
-    assert validate(model, right, data=rows(*scales), provider="cpu").verdict == "failed"
-
-
 def test_without_such_inputs_nothing_is_decided(unsteady: ModelProto) -> None:
     model = unsteady
     made = prune(model, heads="0:1", provider="cpu", validate=False).model

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import onnx
 import pytest
 from onnx import ModelProto
 
 from onnxheadprune.attention.io_changes import lost_content
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs, padding_warning
-from tests.conftest import Command
 from tests.graph_text import model_of
 
 ATTENTION = """
@@ -111,16 +107,6 @@ def test_a_warning_names_integers_that_may_be_a_mask(spelling: str) -> None:
     assert (warning is not None) == ("int" in parts["inputs"] and spelling != "positions")
     assert warning is None or "the role of a (int" in warning
     assert padding_warning(graph_inputs(view_of(spelled(parts, "attention_mask")))) is None
-
-
-@pytest.mark.first_case
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_a_cut_is_proven_whatever_the_mask_is_called(name: str, tmp_path: Path, command: Command) -> None:
-    path = tmp_path / "model.onnx"
-    onnx.save(spelled(SPELLINGS[name]), path)
-    answer = command("prune", str(path), "--heads", "0:1", "-o", str(tmp_path / "cut.onnx"), "--json")
-    assert answer.exit_code == 0, answer.stderr
-    assert answer.document["validation"]["verdict"] == "passed"
 
 
 @pytest.mark.parametrize("name", SPELLINGS)

@@ -115,16 +115,6 @@ def test_tables_that_an_operator_relates_are_cut_together_or_not_at_all() -> Non
         ohp.prune(tied, vocab=KEPT.tolist(), token_ids=FIRST, token_logits="of_other", provider="cpu")
 
 
-@pytest.mark.parametrize("second", ["tag_ids", "lang_ids"])
-def test_whoever_indexes_the_same_table_holds_tokens(second: str) -> None:
-    model = _model(second, TOKENS, ("tied", "none"))
-    for node in model.graph.node:
-        node.input[:] = ["table" if name == "other" else name for name in node.input]
-    for named in ({}, {"token_ids": FIRST}):
-        made = ohp.prune(model, vocab=KEPT.tolist(), provider="cpu", **named)
-        assert made.plan.vocabulary is not None and made.plan.vocabulary.inputs == (FIRST, second)
-
-
 def test_a_file_records_one_vocabulary() -> None:
     model = _model("tag_ids", TOKENS, ("tied", "tied"))
     made = ohp.prune(model, vocab=KEPT.tolist(), token_ids=FIRST, provider="cpu").model

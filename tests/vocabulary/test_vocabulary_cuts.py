@@ -179,27 +179,6 @@ def test_tokens_are_removed_once_more(command: Command, tmp_path: Path) -> None:
     assert shown.exit_code == 2 and "do not belong together" in shown.stderr
 
 
-def test_tables_beside_the_model(command: Command, tmp_path: Path) -> None:
-    """Rows are cut in the file that holds them, wherever in it they lie, and only what is left is written."""
-    model = GRAPHS["tied_with_bias"]()
-    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
-    onnx.save(
-        onnx.ModelProto.FromString(model.SerializeToString()),
-        path,
-        save_as_external_data=True,
-        size_threshold=0,
-    )
-    call = ("prune", path, "-o", out, "--vocab", kept_file(tmp_path), "--external-data", "always")
-    shown = command(*call, "--no-validate")
-    assert shown.exit_code == 0, shown.stderr
-    new, old = feeds(model, KEPT)
-    np.testing.assert_allclose(run(out, new)[0], run(model, old)[0][..., KEPT], rtol=0, atol=1e-6)
-    stored = onnx.load(out, load_external_data=False).graph.initializer
-    (table,) = (tensor for tensor in stored if tensor.name == "table")
-    # Below a kilobyte, it is in the model now.
-    assert tuple(table.dims) == (len(KEPT), 6) and len(table.raw_data) == len(KEPT) * 6 * 4
-
-
 @pytest.mark.slow
 def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path) -> None:
     model = exits.nested()
@@ -267,14 +246,3 @@ def test_a_list_as_programs_write_it(kept: str, tmp_path: Path) -> None:
     """Marks of byte order, ends of lines of Windows, empty lines, ids that are there twice."""
     (tmp_path / "keep.txt").write_bytes(kept.encode())
     assert kept_ids(Tokens(tmp_path / "keep.txt"), 12, None) == [0, 1, 3, 4, 5]
-
-
-def test_inspect_lists_tables(command: Command, tmp_path: Path) -> None:
-    path = written(tmp_path / "model.onnx", GRAPHS["positions"]())
-    (found,) = command("inspect", path, "--json").document["vocabularies"]
-    assert (found["rows"], found["inputs"]) == (12, ["input_ids"])
-    (table,) = found["tables"]
-    assert (table["tensor"], table["bytes"], table["shape"]) == ("table", 12 * 6 * 4, [12, 6])
-    assert 0 < table["share"] < 1
-    shown = command("inspect", path).stdout
-    assert "vocabulary (--vocab, --vocab-size)" in shown and "position_table" not in shown

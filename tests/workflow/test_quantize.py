@@ -41,16 +41,6 @@ def maps(model: onnx.ModelProto) -> list[Any]:
     return [linear for node in view_of(model).main.nodes if (linear := Linear.at(node)) is not None]
 
 
-def test_a_quantized_model_is_written_with_a_record(toy: Path, tmp_path: Path) -> None:
-    result = quantize(toy, tmp_path / "q.onnx", to="int8-dynamic", data=DATA, provider="cpu")
-    written = onnx.load(tmp_path / "q.onnx")
-    record = record_of(written).quantized
-    assert record is not None and record.to == "int8-dynamic" and record.settings["per_channel"] is True
-    assert result.after.bytes < result.before.bytes and result.matrices[1] == result.matrices[0] > 0
-    assert result.drift is not None and 0 < result.drift < 0.1
-    assert list(toy.parent.iterdir()) == [toy], "the quantizer leaves files beside its input"
-
-
 @pytest.mark.parametrize(
     ("probe", "asked", "used"), [(True, None, True), (False, None, False), (True, False, False)]
 )
