@@ -9,7 +9,6 @@ import pytest
 from onnx import ModelProto, compose, helper
 
 from onnxheadprune import RefusedError, apply_plan, inspect, plan_pruning, prune, validate
-from onnxheadprune.attention.io_changes import dependence
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from tests import attacks
@@ -65,51 +64,6 @@ def test_a_cut_that_takes_more_than_its_units_is_refused(units: str, behind: str
     with pytest.raises(RefusedError, match="would leave output then/y without input first/x"):
         plan_pruning(model, **{units: all_of(units)[units].replace("0:", f"{last}:")})
     assert prune(model, provider="cpu", **{units: f"{last}:0"}).validation.exact == "yes"  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("y = Add(a, b)", "ab"),
-        ("s = Shape(a) z = ConstantOfShape(s) y = Add(z, b)", "b"),
-        ("s = Size(a) z = Cast<to = 1>(s) y = Add(z, b)", "b"),
-        ("y = CastLike(a, b)", "a"),
-        ("y = RandomNormalLike(a)", ""),
-        (
-            "y = If(c) <then_branch = t () => (p) { p = Neg(a) }, else_branch = e () => (q) { q = Neg(b) }>",
-            "abc",
-        ),
-        (
-            (
-                "y, z = If(c) <then_branch = t () => (p, r) { p = Neg(a) r = Neg(b) },"
-                " else_branch = e () => (q, s) { q = Abs(a) s = Abs(b) }>"
-            ),
-            "ac",
-        ),
-        (
-            "y = Loop(n, c, a) <body = l (int64 i, bool g, float[k] v) => (h, w) { h = Identity(g) w = Add(v, b) }>",
-            "abcn",
-        ),
-        ("y = local.Both(a, b)", "a"),
-    ],
-)
-def test_dependence_follows_contents(text: str, wanted: str) -> None:
-    model = model_of(
-        f"""
-        <ir_version: 9, opset_import: ["" : 17, "local" : 1]>
-        main (float[k] a, float[k] b, bool c, int64 n) => (float[k] y) {{ {text} }}
-        <domain: "local", opset_import: ["" : 17]> Both (one, two) => (three)
-        {{ shape = Shape(two) big = ConstantOfShape(shape) three = Add(one, big) }}
-        """
-    )
-    graph = view_of(model).model.graph if "local" not in text else inlined(model).graph
-    assert "".join(sorted(dependence(graph)["y"])) == wanted
-
-
-def inlined(model: ModelProto) -> ModelProto:
-    from onnxheadprune.model.prepare import prepared
-
-    return prepared(model)
 
 
 # Files

@@ -113,11 +113,6 @@ def test_a_layer_needs_no_unit_inside(kind: str) -> None:
     check_removed(Network([[kind]] * 3), 1)
 
 
-@pytest.mark.parametrize("kind", ["network", *GIVEN])
-def test_what_another_module_adds_between_layers_stays(kind: str) -> None:
-    check_removed(Network(PLAIN, behind=(kind, "positions")), 1)
-
-
 def test_a_state_that_is_an_output_is_that_in_front() -> None:
     model = Network(PLAIN).model()
     model.graph.output.append(onnx.helper.make_tensor_value_info("sum_1_1", 1, ["B", "S", 8]))

@@ -38,10 +38,6 @@ def without_the_first(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**sites[1], "number": 0}]
 
 
-def without_names(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**site, "projections": []} for site in sites]
-
-
 def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, ModelProto]) -> None:
     record = record_of(models[1]).of("heads")
     names = [output for node in models[0].graph.node for output in node.output]
@@ -61,17 +57,6 @@ def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[Mode
     again = apply_plan(plan_pruning(old, heads={0: [1], 1: [3]}), old)
     assert [entry.removed for entry in record_of(again).of("heads")] == [(0, 1, 2), (3,)]
     assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
-
-
-def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]) -> None:
-    original, pruned = models
-    old = changed(pruned, without_names)
-    assert [site.removed for site in inspect(old)] == [(), (0, 2)]
-    assert validate(original, old, provider="cpu").exact == "no"
-    again = apply_plan(plan_pruning(old, heads={0: [1]}), old)
-    assert [bool(entry.projections) for entry in record_of(again).of("heads")] == [True, True]
-    with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
-        inspect(changed(old, without_the_first))
 
 
 def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto, ModelProto]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import pytest
 
 from onnxheadprune import InferenceError, ModelFacts, bench
 from onnxheadprune.benchmarking import entry, measure, runner
-from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
+from onnxheadprune.benchmarking.measure import warm_up
 from onnxheadprune.runtime import CPU, CUDA, Provider
 from onnxheadprune.runtime.memory import footprint
-from onnxheadprune.settings.measuring import Timing
 from tests.clocks import patient
 from tests.graphs import toys
 
@@ -52,13 +50,6 @@ class Fake:
 # The measuring itself
 
 
-def test_a_warm_up_ends_when_the_median_settles() -> None:
-    clock = Clock()
-    slow_start = Fake(clock, 0.09, *[0.09] * measure.WINDOW, *[0.05] * measure.WINDOW, 0.02)
-    assert warm_up(slow_start, clock) == (pytest.approx(0.02), True)
-    assert slow_start.calls == 1 + 4 * measure.WINDOW
-
-
 def test_slow_models_warm_up_in_few_runs() -> None:
     clock = Clock()
     slow = Fake(clock, 3.0, 2.0, 2.0)
@@ -70,36 +61,6 @@ def test_a_warm_up_that_does_not_settle_ends_too() -> None:
     clock = Clock()
     faster_and_faster = Fake(clock, *(0.09 * 0.98**run for run in range(1000)))
     assert warm_up(faster_and_faster, clock)[1] is False
-
-
-def test_models_take_turns() -> None:
-    clock = Clock()
-    fakes = [Fake(clock, 0.02), Fake(clock, 0.01), Fake(clock, 0.02)]
-    series = [Series() for _ in fakes]
-    order: list[int] = []
-    for index, fake in enumerate(fakes):
-        original = fake.run
-
-        def run(original: Callable[[], None] = original, index: int = index) -> None:
-            order.append(index)
-            original()
-
-        fake.run = run  # type: ignore[method-assign]
-    measure_round(fakes, series, Timing(repeats=64), np.random.default_rng(0), clock)
-    assert [len(item.blocks[0]) for item in series] == [8, 8, 8]
-    assert [np.median(item.blocks[0]) for item in series] == pytest.approx([0.02, 0.01, 0.02])
-    turns = [tuple(order[start : start + 3]) for start in range(len(order) - 24, len(order), 3)]
-    assert all(sorted(turn) == [0, 1, 2] for turn in turns)
-    assert len(set(turns)) > 1
-
-
-def test_time_ends_a_round() -> None:
-    clock = Clock()
-    series = [Series(), Series()]
-    measure_round(
-        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Timing(time_budget=16), np.random.default_rng(0), clock
-    )
-    assert 9 <= len(series[0].blocks[0]) <= 11
 
 
 # Results

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import pytest
 
 from onnxheadprune import inspect
 from onnxheadprune.edit.records import record_of
@@ -38,23 +37,3 @@ def test_a_ratio_chooses_refits_proves_and_tells(
 
 
 # What is turned away
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        ("--ratio", 1),
-        ("--keep", 0),
-        ("--ratio", 0.5, "--method", "luck"),
-        ("--max-drift", -1),
-        ("--target-speedup", 0.5),
-        ("--target-size", 2),
-    ],
-    ids=str,
-)
-def test_a_wrong_target_is_known_before_data_is_read(
-    target: tuple[object, ...], command: Command, toy: Path
-) -> None:
-    """There is no data, and that is not what is said."""
-    outcome = command("prune", toy, *target, "--data", "lacking.npz")
-    assert outcome.exit_code == 2 and outcome.stderr and "lacking" not in outcome.stderr

@@ -61,21 +61,6 @@ def test_scores_are_slopes_of_the_log_likelihood_of_the_likeliest_token(form: di
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def test_a_probe_leaves_out_what_does_not_count() -> None:
-    rng = np.random.default_rng(0)
-    output = rng.normal(size=(2, 3, 4))
-    output[0, 0, 1] = np.nan
-    counts = np.array([[True, True, False], [True, True, True]])
-    for probe in (
-        projection(output, counts, rng),
-        likeliest(MainOutput("y", is_logits=True), output, counts),
-    ):
-        assert probe.positions == 4
-        alive = np.abs(probe.vectors).sum(axis=-1) > 0
-        np.testing.assert_array_equal(alive, [[False, True, False], [True, True, True]])
-        assert np.isfinite(probe.vectors).all()
-
-
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_the_likeliest_class_starts_with_the_slope_of_its_log_likelihood(probabilities: bool) -> None:
     main = MainOutput("y", is_logits=True, is_probabilities=probabilities)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,19 +101,6 @@ def test_noise_removes_no_option(seed: int) -> None:
         assert [space.removing(at).heads for at in (50, 120)] == [
             timed.removing(at).heads for at in (50, 120)
         ]
-
-
-def test_time_that_is_not_saved_is_not_paid_for() -> None:
-    """Where narrower neurons are no faster, a budget of time takes other units."""
-    space = _space(np.random.default_rng(0))
-    flat = {**space.savings, 2: Savings((0, 2, 3), (0.0, 0.0, 1e-6))}
-    timed = replace(space, savings=flat, whole=sum(curve.saved[-1] for curve in flat.values()))
-    assert 2 in space.removing(100).heads and 2 not in timed.removing(100).heads
-    # A curve with a knee: the second and third unit save nothing, the fourth half of the site.
-    knee = {**space.savings, 0: Savings((0, 1, 3, 4), (0.0, 6.0, 6.0, 12.0))}
-    for count in range(1, 150):
-        chosen = replace(space, savings=knee).removing(count).heads.get(0, ())
-        assert len(chosen) not in (2, 3)
 
 
 def _pieces(space: SearchSpace, steps: Any) -> int:

@@ -56,31 +56,6 @@ def linear(form: str) -> tuple[ModelProto, Linear]:
     return model, found
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_weights_are_read_as_they_act_and_written_as_they_are_stored(form: str) -> None:
-    model, found = linear(form)
-    kind = np.float16 if form == "fp16" else np.float32
-    feed = {"x": np.eye(6, dtype=kind), "r": np.zeros((6, 4), kind)}
-    acts = Session(model, HERE).run(feed)["out"].astype(np.float64)
-    bias = found.read_bias()
-    acts -= 0 if bias is None else bias
-    matrix = found.matrix.read()
-    np.testing.assert_allclose(matrix, acts, atol=1e-6)
-    assert found.matrix.stored.tensor is not None
-    stored = numpy_helper.to_array(found.matrix.stored.tensor)
-    written = found.matrix.written(matrix)
-    assert written.dtype == stored.dtype
-    np.testing.assert_array_equal(written, stored)
-
-
-def test_what_a_quantized_matrix_cannot_hold_is_clipped_and_rounded() -> None:
-    _, found = linear("qdq")
-    matrix = np.full((6, 4), 1e3)
-    matrix[0, 0], matrix[1, 1] = -1e3, 0.0299
-    written = found.matrix.written(matrix)
-    assert (written[0, 0], written[0, 1], written[1, 1]) == (-128, 127, 8)
-
-
 # Moments and ridge
 
 

@@ -93,12 +93,6 @@ def test_by_fixed_scores_a_cut_is_the_largest_legal_one_and_the_cheapest_of_its_
     )
 
 
-@pytest.mark.parametrize(("wanted", "each"), [(3, 1), (5, 1), (6, 2), (9, 3)])
-def test_uniform_takes_the_same_share_of_every_site(wanted: int, each: int) -> None:
-    found = chosen(toys.stack(layers=3, inner=0), ratio=wanted / 12, uniform=True)
-    assert [len(heads) for heads in found.heads.values()] == [each] * 3
-
-
 def test_uniform_with_groups_takes_what_every_site_can_lose() -> None:
     assert [len(heads) for heads in chosen(MODELS[8, 2], ratio=0.6, uniform=True).heads.values()] == [5, 5]
     with pytest.raises(RefusedError):

@@ -139,20 +139,6 @@ def test_without_normalisations_only_what_is_left_is_taken_off() -> None:
     assert np.array_equal(aim(stream, stream * 0, links, [bias, bias]), stream - 2 * bias)
 
 
-def test_what_lies_between_is_told_by_what_it_does() -> None:
-    random = np.random.default_rng(0)
-    rows, gain, offset = random.standard_normal((50, 6)), random.uniform(0.5, 2, 6), random.standard_normal(6)
-    same = Link.between(rows, rows)
-    assert same is not None and same.gain is None
-    for centred in (True, False):
-        shift = offset if centred else 0
-        link = Link.between(rows, normalised(rows, centred) * gain + shift)
-        assert link is not None and link.gain is not None and link.centred is centred
-        np.testing.assert_allclose(link.gain, gain, rtol=1e-6)
-    assert Link.between(rows, np.tanh(rows)) is None
-    assert Link.between(rows, rows[:, ::-1]) is None
-
-
 def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
     """A tanh on the stream itself is passed by dataflow, and is nothing that can be gone through backwards."""
     model = toys.decoder(3)

@@ -11,7 +11,6 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxheadprune.choosing.activations import walk as walk_module
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.activations.store import Store
 from onnxheadprune.choosing.activations.walk import Variant, Walk
 from onnxheadprune.edit.submodel import submodel
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -180,26 +179,3 @@ def test_both_models_compute_at_each_stage_what_whole_passes_compute(
 
 
 # What is kept
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, bool])
-def test_arrays_come_back_from_the_file_as_they_were(dtype: Any) -> None:
-    store = Store[int](100)
-    shapes = [*((feed + 1, 3) for feed in range(40)), (0, 3), ()]
-    arrays = {
-        key: np.asarray(np.random.default_rng(key).integers(0, 2, shape)).astype(dtype)
-        for key, shape in enumerate(shapes)
-    }
-    for _ in range(2):
-        # What is put in the place of others takes theirs in the file.
-        store.update(arrays)
-        assert list(store) == list(arrays) and store.left >= 0
-        assert not all(store.in_memory(key) for key in arrays)
-        for key, array in arrays.items():
-            back = store[key]
-            assert back.dtype == array.dtype and back.shape == array.shape
-            np.testing.assert_array_equal(back, array)
-    store.clear()
-    assert store.left == 100 and not len(store)
-    with pytest.raises(KeyError):
-        store[3]

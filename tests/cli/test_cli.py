@@ -13,7 +13,6 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune.cli import main
 from tests.conftest import ROOT, Command
 from tests.graphs import toys
 
@@ -122,11 +121,3 @@ def test_json_is_the_only_thing_on_stdout_of_a_real_process(
     assert json.loads(result.stdout)["validation"]["accuracy"]["count"] == 450
     # What takes long on a slow machine says how far it is, with the time of day.
     assert not [line for line in result.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
-
-
-def test_main_is_the_entry_point() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"onnxheadprune": "onnxheadprune.cli:main"}
-    assert main(["--version"]) == 0

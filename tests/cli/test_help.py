@@ -70,25 +70,6 @@ def test_help_speaks_of_no_option_that_the_command_lacks(name: str) -> None:
     assert spoken_of <= own
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_names_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
-    ours = {opt for option in options_of(name) for opt in (*option.opts, *option.secondary_opts)}
-    for item in derived(name).settings.values():
-        for other in item.setting.also.split():
-            assert f"--{other}" not in ours, f"--{other} of {name}"
-            outcome = command(name, f"--{other}", "1")
-            option = next(option for option in derived(name).params if option.name == item.name)
-            assert outcome.exit_code == 2
-            assert f"there is no option --{other}; use {max(option.opts, key=len)}" in outcome.stderr
-
-
-@pytest.mark.parametrize(("name", "example"), CASES, ids=[example for _, example in CASES])
-def test_examples_are_calls_of_their_command(name: str, example: str) -> None:
-    words = shlex.split(example)
-    assert words[0] == name
-    derived(name).make_context(name, words[1:], resilient_parsing=False).close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "example"), [case for case in CASES if case[1] not in SLOW], ids=lambda word: word[:60]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import re
 
 from onnxheadprune.reporting.console import Console
-from onnxheadprune.reporting.progress import LINE_SECONDS, Lines, progress_on
+from onnxheadprune.reporting.progress import Lines, progress_on
 from onnxheadprune.runtime.progress import Note, prefixed
 
 
@@ -23,20 +22,6 @@ class Clock:
 def lines() -> tuple[Lines, Clock, io.StringIO]:
     clock, text = Clock(), io.StringIO()
     return Lines(Console(file=text, width=200), clock), clock, text
-
-
-def test_long_work_says_its_stages_and_counts() -> None:
-    told, clock, text = lines()
-    told.tell("measuring", 0, 40)
-    for step in range(1, 31):
-        clock.now += 2
-        told.tell(f"measuring: round {step}", step, 40)
-    told.tell("refitting", 0, 0)
-    found = text.getvalue().splitlines()
-    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in found)
-    assert found[0].endswith("measuring: round 3: 3 of 40")
-    assert len(found) == 1 + (60 - 6) // LINE_SECONDS + 1
-    assert found[-1].endswith(" refitting")
 
 
 def test_a_note_is_said_once_and_is_no_stage() -> None:

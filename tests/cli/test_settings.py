@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, get_args
 
 import click
 import pytest
@@ -14,8 +13,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.api.keywords import Call, keywords_of
 from onnxheadprune.cli.options import command
 from onnxheadprune.cli.program import group
-from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, schema_of
-from onnxheadprune.deploying.jobs.reading import read_keys
+from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
 from onnxheadprune.edit import records
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.integrations.cutting import PARAMETERS, parameters
@@ -37,7 +35,6 @@ from onnxheadprune.settings.setting import (
 from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.sweep import parse_sweep
-from tests.conftest import Command
 
 ALL = [
     *(item for command in group.commands.values() for item in command.settings.values()),
@@ -82,23 +79,6 @@ def test_it_is_an_option() -> None:
         with pytest.raises(click.UsageError) as caught:
             played(*words)
         assert sentence in caught.value.format_message()
-
-
-def test_it_is_a_key_of_a_job_and_in_the_schema() -> None:
-    wrong: dict[tuple[str, ...], str] = {}
-    assert read_keys(Toys, {"toys": 3}, ("play",), wrong) == Toys(toys=3) and not wrong
-    assert read_keys(Toys, {"toys": 1, "tys": 2}, ("play",), wrong) is None
-    assert wrong == {
-        ("play", "toys"): "play.toys must be at least 2 and less than 9, not 1",
-        ("play", "tys"): "play.tys is no key of a job; did you mean toys?",
-    }
-    key = schema_of(Toys)["properties"]["toys"]
-    assert key == {
-        "type": "integer",
-        "minimum": 2,
-        "exclusiveMaximum": 9,
-        "description": "How many toys to keep, with colour.",
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,19 +139,6 @@ def test_rules_name_settings_that_there_are() -> None:
 def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object) -> None:
     """Rooms below cannot be asked by the declarations, which nothing heavy may load."""
     assert get_args(setting) == get_args(kind)
-
-
-@pytest.mark.parametrize("name", sorted(group.commands))
-def test_words_of_settings_are_no_options_but_known(name: str, command: Command) -> None:
-    """`quantize --int4` says `--to int4`, and `score --taylor` says `--method taylor`."""
-    options = {option for item in group.commands[name].params for option in item.opts}
-    for item in group.commands[name].settings.values():
-        for word in () if get_origin(item.kind) is Mapping else item.words:
-            if f"--{word}" in options or any(word in other.setting.also.split() for other in ALL):
-                continue
-            told = command(name, f"--{word}")
-            flag = f"--{item.name.replace('_', '-')}"
-            assert told.exit_code == 2 and f"{flag} {word}" in told.stderr, (flag, word, told.stderr)
 
 
 def test_every_factor_may_have_an_x_and_every_share_may_be_in_percent() -> None:

@@ -40,12 +40,6 @@ def bert(tiny: Path) -> tuple[Input, ...]:
 # Rows of activations
 
 
-def test_padding_is_left_out(bert: tuple[Input, ...]) -> None:
-    array = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    feed = {"input_ids": np.ones((2, 3), np.int64), "attention_mask": np.array([[1, 1, 0], [1, 0, 0]])}
-    assert token_rows(array, (2,), feed, bert).tolist() == [*array[0, :2].tolist(), array[1, 0].tolist()]
-
-
 def test_feature_axes_come_last_in_their_order_and_a_mask_of_another_shape_is_no_padding(
     bert: tuple[Input, ...],
 ) -> None:
@@ -61,20 +55,6 @@ def test_feature_axes_come_last_in_their_order_and_a_mask_of_another_shape_is_no
 # Parts
 
 
-def made(feeds: int, rows: int = 4) -> Calibration:
-    return toys.parts(toys.stack(layers=1), toys.ids(feeds, rows))[2]
-
-
-@pytest.mark.parametrize("feeds", [1, 2, 5, 21])
-def test_a_split_is_disjoint_and_spread(feeds: int) -> None:
-    data = made(feeds)
-    learn, held = data.split()
-    kept, apart = ({id(sample) for sample in part.samples} for part in (learn, held))
-    assert not kept & apart and len(kept | apart) == 4 * feeds
-    assert len(apart) == max(1, round(4 * feeds * 0.2))
-    assert learn.fingerprint == held.fingerprint == data.fingerprint
-
-
 def test_batches_are_no_larger_than_those_given_and_labels_go_along() -> None:
     """What a model does may depend on which samples share a batch, as that of an early exit."""
     view = view_of(toys.stack())
@@ -87,24 +67,6 @@ def test_batches_are_no_larger_than_those_given_and_labels_go_along() -> None:
         assert np.array_equal(batch.feed["input_ids"], feed["input_ids"])
         assert batch.labels is not None and np.array_equal(batch.labels, feed["labels"])
     assert [len(feed["input_ids"]) for feed in replace(data, most=1).feeds] == [1] * 24
-
-
-def test_a_fixed_batch_is_a_sample_by_itself() -> None:
-    model = toys.stack()
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
-    data = calibration_data(toys.ids(3), view_of(model))
-    assert len(data.samples) == len(data) == 3 and data.count == 24
-    assert data.subset(16).count == 16 and [part.count for part in data.split(0.3)] == [16, 8]
-
-
-@pytest.mark.parametrize("most", range(1, 100, 7))
-def test_a_subset_of_sorted_texts_has_their_median_length(most: int) -> None:
-    view = view_of(toys.stack())
-    lengths = [2, 3, 4, 5, 6, 7, 8, 9, 10, 60]
-    data = calibration_data([{"input_ids": np.ones((10, length), np.int64)} for length in lengths], view)
-    for part in (data.subset(most), data.split(0.3)[1]):
-        found = np.median([row.feed["input_ids"].shape[1] for row in part.samples])
-        assert abs(found - np.median(lengths)) <= 1.5
 
 
 # Text

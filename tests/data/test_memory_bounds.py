@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.data.rows import OUTPUT_BYTES, bounded, output_bytes
+from onnxheadprune.data.rows import bounded
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.data import Sample
 from onnxheadprune.runtime.feeds.generate import FeedMaker
@@ -51,21 +51,6 @@ PICKED = {
 def sample(words: int) -> Sample:
     ids = np.random.default_rng(0).integers(0, words, (LINES, LENGTH))
     return Sample({"input_ids": ids}, np.arange(LINES), "test")
-
-
-@pytest.mark.parametrize("count", [1_000, 32_000, 151_936, 262_144])
-def test_no_run_has_a_larger_output_than_the_bound_or_more_than_one_line(count: int) -> None:
-    view = view_of(words(words=count))
-    inputs, whole = FeedMaker(view).inputs, sample(count)
-    assert output_bytes(view, whole.feed) == LINES * LENGTH * count * 4
-    parts = list(bounded(whole, view, inputs))
-    rows = [len(part.feed["input_ids"]) for part in parts]
-    assert len(set(rows[:-1])) <= 1
-    assert max(rows) == 1 or max(rows) * LENGTH * count * 4 <= OUTPUT_BYTES
-    assert len(parts) == 1 or (max(rows) + 1) * LENGTH * count * 4 > OUTPUT_BYTES
-    for name in ("input_ids",):
-        assert np.array_equal(np.concatenate([part.feed[name] for part in parts]), whole.feed[name])
-    assert np.concatenate([part.labels for part in parts]).tolist() == list(range(LINES))
 
 
 @pytest.mark.parametrize("form", [MERGED, PICKED], ids=["merged", "picked"])

@@ -15,7 +15,6 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.text import text_data
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests.calibration_files import tokenizer
 from tests.graph_builder import GraphBuilder
@@ -124,13 +123,3 @@ def test_one_batch_with_a_flag_is_divided() -> None:
 
 
 # Random feeds
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"), [("seqlens_k", 11), ("total_sequence_length", 12), ("past_sequence_length", 5)]
-)
-def test_lengths_of_random_feeds(name: str, wanted: int) -> None:
-    maker = FeedMaker(view_of(graph_with(IDS, KEY, (name, I32, [1]))))
-    feed, _ = next(maker.candidates(maker.cases[0]))
-    assert feed["input_ids"].shape[1] == 7 and feed[KEY[0]].shape[2] == 5
-    assert feed[name].tolist() == [wanted]

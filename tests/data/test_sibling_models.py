@@ -79,25 +79,6 @@ def test_a_target_of_its_own(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("decoder", "encoder"),
-    [
-        ("decoder_model", "encoder_model"),
-        ("decoder_with_past_model", "encoder_model"),
-        ("decoder_model_merged_quantized", "encoder_model"),
-        ("decoder_model_merged_quantized", "encoder_model_quantized"),
-        ("decoder", "encoder"),
-        ("t5-decoder", "t5-encoder"),
-    ],
-)
-def test_which_encoder_belongs_to_a_decoder(decoder: str, encoder: str, tmp_path: Path) -> None:
-    for name in {"encoder_model", encoder} if "quantized" in encoder else {encoder}:
-        (tmp_path / f"{name}.onnx").touch()
-    found = beside(tmp_path / f"{decoder}.onnx", PROVIDER).encoder
-    assert found is not None and found.name == f"{encoder}.onnx"
-    assert beside(tmp_path / "model.onnx", PROVIDER).encoder is None
-
-
 def test_embedded_tokens(tmp_path: Path) -> None:
     toy = GraphBuilder()
     toy.node("Gather", [toy.weight("table", 19, 6), "input_ids"], "embeds")

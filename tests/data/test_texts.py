@@ -44,15 +44,6 @@ def test_a_field_of_json_lines(tmp_path: Path) -> None:
     assert read_texts(path, Reading("ask", "text"))[2] == Text("c", "")
 
 
-def test_a_field_in_a_field(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.ndjson", {"answer": {"value": "yes"}})
-    assert sources(path, Reading("answer.value")) == ["yes"]
-    dotted = write(tmp_path / "dotted.jsonl", {"answer.value": "no", "answer": {"value": "yes"}})
-    assert sources(dotted, Reading("answer.value")) == ["no"]
-    with pytest.raises(UsageError, match=r"has no field answer.text; it has answer"):
-        sources(path, Reading("answer.text"))
-
-
 def test_columns_of_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

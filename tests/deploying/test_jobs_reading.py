@@ -20,7 +20,6 @@ from onnxheadprune.deploying.jobs.keys import schema
 from onnxheadprune.deploying.jobs.reading import (
     MOST_BYTES,
     MOST_DEEP,
-    _rules,
     read_job,
     read_yaml,
 )
@@ -91,18 +90,6 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     by_schema().validate(job.document)
 
 
-@pytest.mark.parametrize("key", [key for key, rule in _rules() if "data" in rule.needs.split()])
-def test_what_requires_data_names_its_key(key: str, command: Command, tmp_path: Path) -> None:
-    needed = next(rule for name, rule in _rules() if name == key and "data" in rule.needs.split())
-    section, _, name = key.rpartition(".")
-    value = needed.value.lower() if needed.value in ("True", "False") else needed.value or VALUES.get(key, {})
-    keys: dict[str, Any] = {"model": "m.onnx", "output": "out", "prune": {"ratio": 0.5}}
-    keys |= {section: {**keys.get(section, {}), name: value}} if section else {name: value}
-    (tmp_path / "job.yaml").write_text(json.dumps(keys).replace('"true"', "true"), encoding="utf-8")
-    outcome = command("run", tmp_path / "job.yaml")
-    assert outcome.exit_code == 2 and "data.path" in outcome.stderr, outcome.stderr
-
-
 def test_every_key_is_described_in_the_schema() -> None:
     document = schema()
     jsonschema.Draft202012Validator.check_schema(document)
@@ -111,14 +98,6 @@ def test_every_key_is_described_in_the_schema() -> None:
         assert part["additionalProperties"] is False and part["description"]
         assert all(item.get("description") or "$ref" in item for item in part["properties"].values())
     assert "null" not in json.dumps(document)
-
-
-def test_the_library_of_custom_operators_is_loaded_from_beside_the_job(
-    command: Command, tmp_path: Path
-) -> None:
-    (tmp_path / "job.yaml").write_text(f"{PLAIN}custom_ops: ops.so\n", encoding="utf-8")
-    outcome = command("run", tmp_path / "job.yaml")
-    assert outcome.exit_code == 2 and str(tmp_path / "ops.so") in outcome.stderr, outcome.stderr
 
 
 def test_the_schema_is_printed(command: Command) -> None:

@@ -16,13 +16,6 @@ from tests.deploying import exports
 from tests.graphs import toys
 
 
-def test_layers_that_share_weights_stay_apart(tmp_path: Path) -> None:
-    for name in ("model.onnx", "model_fp16.onnx"):
-        onnx.save(toys.stack(layers=3, shared=True), tmp_path / name)
-    match = matched(open_export(tmp_path))
-    assert [list(item.places.values()) for item in match.sites] == [[(n,), (n,)] for n in range(3)]
-
-
 def test_sites_in_another_order_are_told_by_their_weights(tmp_path: Path) -> None:
     """A file that holds only the second layer's attention."""
     onnx.save(toys.attention(ids=True), tmp_path / "encoder_model.onnx")

@@ -76,39 +76,6 @@ def test_plan_is_refused_on_another_model(case: tuple[ModelProto, PrunePlan]) ->
         apply_plan(plan, apply_plan(plan, model))
 
 
-def test_what_the_plan_does_not_name_is_bit_identical() -> None:
-    model = build(PLAIN).model
-    model.doc_string, model.graph.doc_string = "a model", "a graph"
-    model.metadata_props.add(key="owner", value="someone")
-    for position, node in enumerate(model.graph.node):
-        node.doc_string = f"node {position}"
-        node.metadata_props.add(key="position", value=str(position))
-    model.graph.node.add(op_type="Identity", name="dead", input=["x"], output=["unused"])
-    plan = plan_pruning(model, heads={0: [1]})
-    pruned = apply_plan(plan, model)
-    named = {
-        ref for item in plan.edits for key in ("node", "before") if (ref := getattr(item.edit, key, None))
-    }
-    kept = {node.doc_string: node for node in pruned.graph.node}
-    for position, node in enumerate(model.graph.node):
-        if f"main[{position}]" not in named:
-            assert kept[node.doc_string].SerializeToString() == node.SerializeToString()
-    cut = {item.edit.name for item in plan.edits if isinstance(item.edit, SliceTensor)}
-    tensors = {tensor.name: tensor for tensor in pruned.graph.initializer}
-    untouched = [
-        tensor for tensor in model.graph.initializer if tensor.name in tensors and tensor.name not in cut
-    ]
-    assert any("1_" in tensor.name for tensor in untouched)
-    for tensor in untouched:
-        assert tensors[tensor.name].SerializeToString() == tensor.SerializeToString()
-    assert pruned.doc_string == "a model"
-    assert pruned.graph.doc_string == "a graph"
-    assert ("owner", "someone") in [(entry.key, entry.value) for entry in pruned.metadata_props]
-    assert pruned.opset_import == model.opset_import
-    assert list(pruned.graph.input) == list(model.graph.input)
-    assert list(pruned.graph.output) == list(model.graph.output)
-
-
 def test_seldom_edits_say_what_they_do() -> None:
     assert str(SetOutput("main[1]", 0, "shape/raw")) == "output 0 of main[1] = shape/raw"
     assert str(DropInputs("main[2]", (1, 3))) == "drop inputs [1, 3] of main[2]"

@@ -135,16 +135,6 @@ def test_values_that_grow_while_they_are_followed(name: str) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def test_random_values_are_no_constants() -> None:
-    model = toys.attention()
-    model.graph.node.append(helper.make_node("RandomNormal", [], ["noise"], shape=[2]))
-    stored(model, "half", np.float32(0.5))
-    model.graph.node.append(helper.make_node("Bernoulli", ["half"], ["coin"]))
-    view = view_of(model)
-    assert view.main.values["noise"].literal() is None
-    assert view.main.values["coin"].literal() is None
-
-
 def test_numbers_and_polynomials_stay_short() -> None:
     n, m = dims.symbol("n"), dims.symbol("m")
     value: dims.Dim = dims.add(n, m)
@@ -363,24 +353,6 @@ def test_archives_beyond_memory_are_refused(tmp_path: Path) -> None:
         UsageError, match=r"4,294,967,295 bytes are unpacked, so give .* a folder of \.npz files"
     ):
         read_npz(tmp_path / "x.npz")
-
-
-def test_archives_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
-    path = tmp_path / "x.npz"
-    arrays = {
-        "a": np.arange(6, dtype=np.int64).reshape(2, 3),
-        "f": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
-        "scalar": np.float16(2),
-        "empty": np.zeros((0, 3)),
-        "text": np.array(["a", "bc"]),
-    }
-    for save in (np.savez, np.savez_compressed):
-        save(path, **arrays)
-        read = read_npz(path)
-        assert read.keys() == arrays.keys()
-        for name, array in arrays.items():
-            assert np.array_equal(read[name], array)
-            assert read[name].dtype == array.dtype
 
 
 def damaged(path: Path) -> Iterator[Path]:

@@ -172,14 +172,3 @@ def test_operators_of_other_domains_are_not_trusted() -> None:
     told = r"onnx cannot check \(com.microsoft.Attention\).*if it runs in ONNX Runtime, please report"
     with pytest.raises(ModelError, match=told):
         inspect(model)
-
-
-def test_a_condition_without_a_number_decides_nothing() -> None:
-    branch = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["r"])], "b", [], [helper.make_tensor_value_info("r", 1, [1, 3])]
-    )
-    toy = GraphBuilder()
-    empty = toy.constant("none", np.zeros(0, np.bool_))
-    toy.nodes.append(helper.make_node("If", [empty], ["z"], then_branch=branch, else_branch=branch))
-    model = toy.model([toy.info("x", [1, 3])], [toy.info("z", [1, 3])])
-    assert not inspect(model)

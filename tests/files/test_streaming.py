@@ -11,24 +11,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from benchmarks.decoder import Shape, make
 from onnxheadprune import ModelError, UsageError, apply_plan, plan_pruning, prune, validate
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.new_contents import with_contents
 from onnxheadprune.model.storage import reading
-from onnxheadprune.model.storage.layout import splice, token
 from onnxheadprune.model.storage.reading import Opened, Source, hydrated, tensor_bytes
 from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
-from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.conftest import ROOT
 from tests.graphs import toys
 
 SMALL = Shape(layers=2, width=256, heads=8, groups=4, inner=512, vocabulary=1000, context=64)
-ELEMENTS = 40_000
 
 
 @pytest.fixture(scope="module")
@@ -203,26 +200,6 @@ def test_references_without_their_files(decoder: Path) -> None:
         prune(light, heads="*:2-3")
     with pytest.raises(ModelError, match="are not loaded; pass the model as a path"):
         Session(light, Provider(CPU, "test"))
-
-
-def test_splicing_undoes_the_structure(tmp_path: Path) -> None:
-    model = toys.attention(extra_weight=ELEMENTS)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    with path.open("rb") as stream:
-        light, references = structure(stream.fileno(), "m.onnx")
-    assert references == 1
-    assert len(light) < 10_000
-    held = ModelProto.FromString(light)
-    prefix = b"p" * 24
-    tensor = next(t for t in held.graph.initializer if t.external_data)
-    span = next(int(e.value) for e in tensor.external_data if e.key == "offset")
-    tensor.ClearField("data_location")
-    del tensor.external_data[:]
-    tensor.raw_data = token(prefix, 0)
-    data = path.read_bytes()[span : span + 4 * ELEMENTS]
-    pieces = splice(held.SerializeToString(), prefix, [len(data)])
-    assert b"".join(piece if isinstance(piece, bytes) else data for piece in pieces) == path.read_bytes()
 
 
 @pytest.mark.slow

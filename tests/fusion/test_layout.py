@@ -13,8 +13,6 @@ from onnxheadprune.fusion.walk import (
     Layout,
     axis_of,
     flat,
-    leaves_of,
-    reshaped,
     transposed,
     unexpanded,
     untransposed,
@@ -40,17 +38,6 @@ def numbered(axes: Layout) -> np.ndarray:
     )
     whole = np.arange(np.prod([atom.size for atom in order])).reshape([atom.size for atom in order])
     return whole.transpose([order.index(atom) for atom in flat(axes)]).reshape(shape_of(axes))
-
-
-def test_a_reshape_splits_an_atom() -> None:
-    found = reshaped(layout("b", "h", "s", "k"), (2, 6, 5, 4), (2, 2, 3, 5, 4))
-    assert found is not None
-    assert [[atom.name for atom in axis] for axis in found] == [["b"], ["h.0"], ["h.1"], ["s"], ["k"]]
-    assert [atom.size for atom in leaves_of((ATOMS["h"],), found)] == [2, 3]
-
-
-def test_a_reshape_across_atoms_is_not_followed() -> None:
-    assert reshaped(layout("b", "s", "k"), (2, 5, 4), (4, 10)) is None
 
 
 def test_an_expand_drops_what_it_repeats() -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
-from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.graph_text import model_of
 
@@ -110,15 +107,6 @@ def test_attention_whose_scores_are_read_stays_whole() -> None:
     assert not grads.outputs and "Attention" in grads.constant["w"]
 
 
-def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
-    text = HELD.replace("yb = Mul (x, b)", "yb = Mul (a, x)")
-    model = model_of(text)
-    grads = differentiate(model, "loss", ["a"])
-    assert "Loop" in grads.constant["yb"]
-    feed = {"x": np.ones((2, 3), np.float32), "again": np.array(True), "a": np.ones(3, np.float32)}
-    np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
-
-
 def test_parameters_that_are_added_have_gradients_of_their_own() -> None:
     model = model_of("""
     <ir_version: 10, opset_import: ["" : 17]>
@@ -180,22 +168,6 @@ def test_half_precision_trains_in_float32(kind: str) -> None:
     want = run(differentiate(wide, "loss", ["w"]), {"x": x, "w": weights["w"]})["w"]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-def test_weights_that_stay_on_disk_are_references(tmp_path: Path) -> None:
-    model = model_of(MLP.replace("float[4, 6] w", "float[4, 6000] w").replace("float[6] b", "float[6000] b").replace(
-        "float[6, 3] v", "float[6000, 3] v"))  # fmt: skip
-    b = stored(model)["b"]
-    whole = differentiate(model, "loss", ["b"])
-    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
-    loaded = open_structure(tmp_path / "m.onnx")
-    grads = differentiate(loaded.proto, "loss", ["b"])
-    outside = {t.name for t in grads.model.graph.initializer if t.data_location == TensorProto.EXTERNAL}
-    assert outside == {"w", "v"}
-    feed = {"x": np.ones((1, 2, 4), np.float32), "b": b}
-    values = Session(loaded.changed(grads.model), CPU_HERE).run(feed)
-    want = run(whole, feed)["b"]
-    np.testing.assert_allclose(values[grads.outputs["b"]], want, rtol=1e-6)
 
 
 def test_wrong_questions_are_refused() -> None:

@@ -66,20 +66,3 @@ def test_a_stored_weight_trains_as_its_master(axis: int | None) -> None:
     got = values[grads.outputs["q"]]
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, np.repeat(x.sum(0)[:, None], 3, 1), rtol=1e-4)
-
-
-def test_blocks_of_four_bits_are_held_and_named() -> None:
-    model = model_of(
-        """
-        <ir_version: 10, opset_import: ["" : 21]>
-        g (float[2, 4] x) => (float loss) <int8[4, 4] q, float[2, 4] s, float[4, 4] w> {
-           d = DequantizeLinear <axis = 0, block_size = 2> (q, s)
-           h = MatMul (x, w)
-           y = MatMul (h, d)
-           loss = ReduceSum <keepdims = 0> (y)
-        }
-        """
-    )
-    grads = differentiate(model, "loss", ["q", "w"])
-    assert list(grads.outputs) == ["w"]
-    assert "DequantizeLinear" in grads.constant["q"]

@@ -106,15 +106,6 @@ def test_an_operator_without_a_law(view: GraphView) -> None:
     assert "ai.onnx.LRN" in got.sentence
 
 
-def test_ragged_masks_need_their_first_axes_everywhere(view: GraphView) -> None:
-    dequantize = node_of(view, "DequantizeLinear")
-    got = ask(dequantize, [RAGGED], MASKS)
-    assert isinstance(got, Refusal)
-    assert got.reason is Reason.INEXPRESSIBLE
-    assert isinstance(ask(dequantize, [ROWS], MASKS), Answer)
-    assert isinstance(ask(dequantize, [Live.over((1, 2), RAGGED.array.astype(int))], POSITIONS), Answer)
-
-
 def test_pieces_of_a_split_ask_for_nothing_of_each_other(view: GraphView) -> None:
     piece = view.main.values["b"]
     live = Live.over((1,), np.array([1, 2]))

@@ -81,21 +81,6 @@ def test_divisor_divides_every_value(dim: Dim, numbers: dict[str, int]) -> None:
     assert sure == 0 or at(dim, numbers) % sure == 0
 
 
-def test_floor_division_carries_no_small_rest() -> None:
-    four = dims.multiply(4, B)
-    assert dims.floor_divide(dims.add(four, 3), 4) == B
-    assert dims.floor_divide(dims.add(four, 5), 4) == dims.add(B, 1)
-
-
-def test_what_is_no_polynomial_becomes_one_symbol() -> None:
-    half = dims.floor_divide(B, 2)
-    assert half == dims.floor_divide(B, 2)
-    assert half != dims.floor_divide(S, 2)
-    assert isinstance(half, Symbolic)
-    assert dims.divide(B, S) is None
-    assert dims.divide(B, 0) is None
-
-
 def test_product_and_text() -> None:
     assert dims.product([]) == 1
     assert dims.product([B, 12, S]) == dims.multiply(dims.multiply(B, S), 12)

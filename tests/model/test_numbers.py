@@ -7,14 +7,12 @@ import math
 
 import numpy as np
 import onnx
-import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
-from onnxheadprune.model.graph.elements import number_of, uniform
+from onnxheadprune.model.graph.elements import number_of
 from onnxheadprune.model.graph.operator import ELEMENTWISE
 from onnxheadprune.operators import view_of
-from tests.limits import within
 from tests.liveness.one_node import Array, running
 
 OPSET = 17
@@ -67,32 +65,3 @@ def test_a_number_is_what_onnx_runtime_computes(name: str, kind: int) -> None:
             if found is not None:
                 want = outputs(feed)["y"].astype(np.float64)
                 np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-6, err_msg=f"{given} of {numbers}")
-
-
-@pytest.mark.parametrize(
-    ("name", "numbers", "found"),
-    [
-        ("And", [0.0, None], 0.0),
-        ("And", [1.0, None], None),
-        ("Or", [None, 1.0], 1.0),
-        ("Where", [None, 2.0, 2.0], 2.0),
-        ("Where", [1.0, 2.0, None], 2.0),
-        ("Where", [None, 2.0, 3.0], None),
-        ("Add", [1.0, None], None),
-    ],
-)
-def test_an_unknown_number_need_not_matter(
-    name: str, numbers: list[float | None], found: float | None
-) -> None:
-    kinds = _types(name, TensorProto.FLOAT) or _types(name, TensorProto.BOOL)
-    assert number_of(view_of(_model(name, kinds)).nodes[0], numbers) == found
-
-
-def test_each_value_is_looked_at_once() -> None:
-    """Each is read twice by the next one, so that ways to the first are more than anybody counts."""
-    forks = "".join(f"x{place + 1} = Add(x{place}, x{place}) " for place in range(30))
-    model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : {OPSET}]> g (float[2] x0) => (float[2] x30) {{ {forks} }}"""
-    )
-    with within(5):
-        assert uniform(view_of(model).main.values["x30"]) is None

@@ -138,12 +138,6 @@ def test_a_message_has_the_path_and_the_reason(change: dict[str, Any], sentence:
         read_document(Outer, OUTER.to_dict() | change)
 
 
-def test_numbers_stay_whole_where_either_is_allowed() -> None:
-    for value in (1, 1.0, "1", None):
-        read = read_document(int | float | str | None, document_of(value))
-        assert read == value and type(read) is type(value)
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"key": 1, "key": 1}', "[" * 100_000, "9" * 5000, "nul"])
 def test_what_is_no_document_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|is not a"):

@@ -15,15 +15,12 @@ from junitparser import JUnitXml
 
 from onnxheadprune import ModelError
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
-from onnxheadprune.deploying.batch import BatchFile, BatchResult
 from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
-from onnxheadprune.display.facts import Fact, Figures, Table, Word
+from onnxheadprune.display.facts import Fact, Figures
 from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.reporting.job import save_junit, save_results
-from onnxheadprune.reporting.plan import item_line
 from onnxheadprune.validation.figures import Quality
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.validation.summary import result_of
 from tests.conftest import SAMPLES, Command
 from tests.reporting.made_documents import cut_document
 
@@ -199,13 +196,3 @@ def test_a_ruined_model_is_called_one(command: Command, tmp_path: Path) -> None:
     assert headline["state"] == "bad" and headline["exact"]["answer"] == "yes"
     assert headline["good_enough"]["answer"] == "no"
     assert '<section id="result0" class="bad">' in page.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(("accuracy", "color"), [((0.9, 0.9), "cyan"), ((0.9, 0.1), "red")])
-def test_a_batch_shows_what_its_models_lost(accuracy: tuple[float, float], color: str) -> None:
-    found = headline_of([validation("passed", accuracy)])
-    answer = result_of(cut_document(), found).facts().answer
-    item = BatchFile("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found, answer)
-    assert color in str(item_line(item).style) and item.to_dict()["headline"] == found.to_dict()
-    (table,) = BatchResult("in", "out", (item,)).facts().parts
-    assert isinstance(table, Table) and table.rows == (("m.onnx", Word("done", found.state), answer),)

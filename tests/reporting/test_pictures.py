@@ -13,8 +13,6 @@ from onnxheadprune import (
     plot_curve,
     plot_latency,
 )
-from onnxheadprune.display.facts import Strip, UnitMap
-from onnxheadprune.reporting.pictures.draw import picture_of
 from tests.pictures import faults, texts
 from tests.reporting.made_results import LONG, benchmark_result, curve_result
 
@@ -52,15 +50,6 @@ def test_latency_is_readable_whatever_was_measured(names: list[str], points: lis
     assert len(legend.get_texts()) == len(names) == len({text.get_text() for text in legend.get_texts()})
 
 
-def test_latency_has_medians_with_their_intervals() -> None:
-    figure = plot_latency(benchmark_result(["a.onnx", "b.onnx"], GRID[:2], steep=2))
-    (axes,) = figure.axes
-    dots = [bar.lines[0].get_xdata()[0] for bar in axes.containers]
-    assert dots == pytest.approx([4.0, 8.0, 4 / 1.2, 8 / 1.2])
-    (low, high), *_ = ([end[0] for end in bar] for bar in axes.containers[0].lines[2][0].get_segments())
-    assert (low, high) == pytest.approx((3.8, 4.32))
-
-
 @pytest.mark.parametrize(("steep", "scale"), [(1.5, "linear"), (3.1, "linear"), (3.5, "log"), (40.0, "log")])
 def test_an_axis_is_logarithmic_only_where_the_span_asks_for_it(steep: float, scale: str) -> None:
     figure = plot_latency(benchmark_result(["a.onnx"], GRID[:3], steep=steep))
@@ -75,31 +64,6 @@ def test_a_curve_refuses_what_was_not_measured() -> None:
         plot_curve(bare, "parameters")
     with pytest.raises(UsageError, match="heads, operations, bytes, parameters, speedup"):
         plot_curve(bare, "size")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("sites", "heads"),
-    [(1, 1), (1, 8), (4, 16), (24, 1), (3, 32), pytest.param(24, 32, marks=pytest.mark.slow)],
-)
-def test_maps_of_heads_are_readable(sites: int, heads: int) -> None:
-    name = "model.decoder.layers.{}.self_attention.with.a.long.name"
-    gone = tuple(range(0, heads, 2))
-    scored = tuple(
-        Strip(
-            f"attn.{site}",
-            name.format(site),
-            tuple(None if (site + head) % 7 == 0 else 0.001 * 1.1 ** (head + site) for head in range(heads)),
-            gone,
-        )
-        for site in range(sites)
-    )
-    named = tuple(replace(strip, scores=(None,) * heads) for strip in scored)
-    title, scale = (
-        f"large.onnx: {'very ' * 20}long",
-        "share of the variance of the site's output that is lost",
-    )
-    for strips in (scored, named):
-        assert faults(picture_of(UnitMap("heads", strips, "kept, in no cut", scale, title))) == []
 
 
 def test_the_checks_can_fail() -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
-from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
+from onnxheadprune.runtime.int8_saturation import LEVEL
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
 from tests.graph_builder import GraphBuilder
 from tests.graphs import fused, toys
@@ -57,20 +56,6 @@ def test_one_bit_is_a_level_only_when_deployed(optimize: bool) -> None:
         assert (below, above) == (2, 3)
     else:
         assert (below, above) == pytest.approx((2.5, 2.5), rel=1e-6)
-
-
-def test_bodies_and_functions_are_reached() -> None:
-    model, _ = on_the_edge()
-    body = ModelProto()
-    body.CopyFrom(model)
-    function = helper.make_function("local", "F", ["x"], ["y"], list(model.graph.node), [])
-    del body.graph.node[:]
-    body.graph.node.append(
-        helper.make_node("If", ["c"], ["y"], then_branch=model.graph, else_branch=model.graph)
-    )
-    body.functions.append(function)
-    assert LEVEL.encode() in body.SerializeToString()
-    assert LEVEL.encode() not in unrounded(LoadedModel(body, "m")).proto.SerializeToString()
 
 
 def test_the_level_widens_what_a_deployment_may_do_and_nothing_else() -> None:

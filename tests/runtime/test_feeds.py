@@ -20,20 +20,6 @@ from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
 
-
-def decoder() -> ModelProto:
-    """The inputs of a text decoder as Optimum names them."""
-    past, total = "past_sequence_length", "past_sequence_length + sequence_length"
-    return graph_with(
-        ("input_ids", I64, ["batch_size", "sequence_length"]),
-        ("attention_mask", I64, ["batch_size", total]),
-        ("position_ids", I64, ["batch_size", "sequence_length"]),
-        ("past_key_values.0.key", F32, ["batch_size", 2, past, 8]),
-        ("past_key_values.0.value", F32, ["batch_size", 2, past, 8]),
-        ("use_cache_branch", BOOL, [1]),
-    )
-
-
 # Symbols
 
 
@@ -59,46 +45,7 @@ def test_dimensions_are_read_and_evaluated(text: str, numbers: dict[str, int], v
     assert expression.evaluate(numbers) == value
 
 
-def test_one_symbol_is_one_number() -> None:
-    for feed in feeds_of(decoder()):
-        batch, sequence = feed["input_ids"].shape
-        past = feed["past_key_values.0.key"].shape[2]
-        assert feed["attention_mask"].shape == (batch, past + sequence)
-        assert feed["position_ids"].shape == (batch, sequence)
-        assert feed["past_key_values.0.key"].shape == (batch, 2, past, 8)
-
-
 # Values
-
-
-def test_a_seed_is_a_feed() -> None:
-    first, same, other = feeds_of(decoder(), 1)[0], feeds_of(decoder(), 1)[0], feeds_of(decoder(), 2)[0]
-    name = "past_key_values.0.key"
-    assert np.array_equal(first[name], same[name])
-    assert not np.array_equal(first[name], other[name])
-
-
-def test_masks_are_ones_and_two_feeds_are_padded() -> None:
-    masks = [feed["attention_mask"] for feed in feeds_of(decoder())]
-    padded = [mask for mask in masks if (mask == 0).any()]
-    assert len(padded) == 2
-    mask, left = padded
-    assert not left[:, 0].any() and left[:, -1].all()
-    assert all((np.diff(row) < 0).any() for row in left), "a hole in every row"
-    assert mask[:, 0].all()
-    assert all((np.diff(row) <= 0).all() for row in mask)
-    assert set(np.unique(mask.sum(axis=1))) > {mask.shape[1] - 1}
-
-
-def test_flags_alternate_with_the_cache() -> None:
-    feeds = feeds_of(decoder())
-    flags = [bool(feed["use_cache_branch"][0]) for feed in feeds]
-    assert set(flags) == {True, False}
-    assert all(
-        feed["past_key_values.0.key"].shape[2] == 0
-        for feed, flag in zip(feeds, flags, strict=True)
-        if not flag
-    )
 
 
 # Integers stay below the tables they index

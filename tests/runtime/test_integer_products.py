@@ -72,22 +72,6 @@ def test_a_convolution_is_what_integers_give() -> None:
     assert np.array_equal(found, wanted)
 
 
-def test_quantized_sums_are_what_integers_give() -> None:
-    scale, small, zero = np.float32(1.0), np.float32(1 / 8000), np.uint8(0)
-    stored = {
-        "s": scale,
-        "t": np.float32(1 / 8000 * 80),
-        "u8": zero,
-        "i8": np.int8(0),
-        "b": B,
-        "small": small,
-    }
-    node = helper.make_node("QLinearMatMul", ["a", "s", "u8", "b", "small", "i8", "t", "u8"], ["y"])
-    found = run(moved(model_of([node], stored, [3, 64], TensorProto.UINT8)), {"a": A})
-    wanted = np.clip(np.rint(A.astype(np.int64) @ B.astype(np.int64) / 80), 0, 255)
-    assert np.abs(found.astype(int) - wanted).max() <= 1
-
-
 def unrecorded(path: Path) -> onnx.ModelProto:
     """A cut that does not say which heads it lacks."""
     model = onnx.load(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.io_changes import lost_content
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs, padding_warning
 from tests.graph_text import model_of
@@ -107,13 +106,3 @@ def test_a_warning_names_integers_that_may_be_a_mask(spelling: str) -> None:
     assert (warning is not None) == ("int" in parts["inputs"] and spelling != "positions")
     assert warning is None or "the role of a (int" in warning
     assert padding_warning(graph_inputs(view_of(spelled(parts, "attention_mask")))) is None
-
-
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_masks_may_go_with_all_that_reads_them_whatever_they_are_called(name: str) -> None:
-    """Tokens must still be read: an output of stored vectors alone has lost them."""
-    parts = SPELLINGS[name]
-    before, without = view_of(spelled(parts)), parts | {"pool": "y = Identity(stream)"}
-    assert [*lost_content(before, spelled(without))] == []
-    shape = "size = Shape(ids) empty = ConstantOfShape(size) y = Unsqueeze(empty, last)"
-    assert ("y", "ids") in lost_content(before, spelled(parts | {"pool": shape}))

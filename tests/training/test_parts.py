@@ -58,21 +58,6 @@ def test_epochs_are_new_and_follow_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize("rows", [8, 20])
-def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
-    data = toys.parts(toys.stack(), toys.ids(feeds=4, rows=rows))[2]
-    batches = Batches(data)
-    feeds = list(batches.round(1, np.random.default_rng(0)))
-    assert len(feeds) == batches.count == -(-4 * rows // BATCH)
-    known = np.concatenate([feed["input_ids"] for feed in data.feeds])
-    made = np.concatenate([feed["input_ids"] for feed in feeds])
-    assert made.shape == known.shape
-    for row in made:
-        heads, tails = (known == row).cumprod(1), (known == row)[:, ::-1].cumprod(1)
-        assert heads.sum(1).max() + tails.sum(1).max() >= len(row)
-    assert {tuple(row) for row in made} - {tuple(row) for row in known}
-
-
-@pytest.mark.parametrize("rows", [8, 20])
 def test_other_data_is_used_as_it_is(rows: int) -> None:
     random = np.random.default_rng(0)
     given = [{"x": random.standard_normal((rows, 5, 12)).astype(np.float32)} for _ in range(4)]

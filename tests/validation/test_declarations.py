@@ -155,20 +155,6 @@ def test_a_version_that_makes_all_weights_replaceable_is_a_difference() -> None:
     assert found.likeness is not None and "callers can replace" in found.likeness.differences[0]
 
 
-def test_shapes_that_the_graph_shows_may_be_declared() -> None:
-    """What onnx infers, inside and at open ends, is known of the planned graph."""
-
-    def source() -> ModelProto:
-        model = attacks.text_model()
-        model.graph.output[0].type.tensor_type.ClearField("shape")
-        return model
-
-    model = source()
-    inferred = onnx.shape_inference.infer_shapes(attacks.pruned(model))
-    assert inferred.graph.value_info and inferred.graph.output[0].type.tensor_type.HasField("shape")
-    assert seen(model, inferred) == ""
-
-
 def untrue(tensor: TypeProto.Tensor) -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Ways to declare another shape; as `forgeries`. A wrong type is no valid model."""
     yield "rank", lambda copy: copy.shape.dim.add(dim_value=1)

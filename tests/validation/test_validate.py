@@ -42,28 +42,6 @@ def check(model: ModelProto, smaller: ModelProto, **options: Any) -> Validation:
 # What passes
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": True}, {"ids": True}, {"dtype": np.float64}])
-def test_a_right_cut_passes(options: dict[str, Any]) -> None:
-    model = toys.attention(**options)
-    result = check(model, pruned(model, "0:0,2"))
-    assert result.verdict == "passed"
-    assert result.heads == {0: (0, 2)}
-    exact = [case for case in result.cases if case.settings == "exact"]
-    assert len({tuple(case.shapes.items()) for case in exact}) == len(exact) >= 3
-    assert [case.settings for case in result.cases][-1] == "deployed"
-    assert result.power > 10 * result.tolerance.exact
-    assert result.provider.name == "CPUExecutionProvider"
-    assert result.placement.keys() == {"CPUExecutionProvider"}
-
-
-def test_pruned_twice_is_checked_against_either_model() -> None:
-    model = toys.attention()
-    once = pruned(model, "0:1")
-    twice = pruned(once, "0:3")
-    assert check(once, twice).heads == {0: (3,)}
-    assert check(model, twice).heads == {0: (1, 3)}
-
-
 CONTRACTS: dict[str, tuple[dict[str, Any], ...]] = {
     "narrowed": ({"heads": "{}:1"},),
     "kept": ({"heads": "{}:1", "cache": "keep"},),

@@ -6,7 +6,6 @@ The oracle is the original itself, with the ids of the named inputs translated a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import pytest
@@ -21,10 +20,6 @@ from tests.vocabulary.graphs import KEPT, STATES, TABLE, TOKENS, graph, run
 FIRST = "input_ids"
 SECONDS = ("tag_ids", "decoder_input_ids", "token_type_ids", "position_ids")
 """Names of an input that indexes another table; of the last two nobody thinks that they are tokens."""
-UNNAMED = SECONDS[2:]
-ROWS = (TOKENS, TOKENS + 3)
-HEADS = ("none", "tied", "own")
-"""What makes numbers for the rows of a table: nothing, a layer that reads it, or one with weights of its own."""
 
 
 def _model(second: str, rows: int, heads: Sequence[str], end: str = "out = Identity(y)") -> ModelProto:
@@ -64,23 +59,6 @@ def _check(model: ModelProto, rows: dict[str, int], named: Sequence[str], logits
     outputs = [info.name for info in model.graph.output]
     for name, got, want in zip(outputs, run(made.model, new), run(model, old), strict=True):
         np.testing.assert_allclose(got, want[..., KEPT] if name in logits else want, atol=1e-5)
-
-
-@pytest.mark.first_case
-@pytest.mark.parametrize(("second", "rows", "heads"), list(product(SECONDS, ROWS, product(HEADS, HEADS))))
-def test_the_tables_of_named_inputs_are_cut_and_no_others(
-    second: str, rows: int, heads: Sequence[str]
-) -> None:
-    model, sizes = _model(second, rows, heads), {FIRST: TOKENS, second: rows}
-    made = [f"of_{table}" for table, head in zip(("table", "other"), heads, strict=True) if head != "none"]
-    _check(model, sizes, [FIRST], [name for name in made if name == "of_table"])
-    if second not in UNNAMED:
-        _check(model, sizes, [second], [name for name in made if name == "of_other"])
-        if rows == TOKENS:
-            _check(model, sizes, [FIRST, second], made)
-        else:
-            with pytest.raises(UsageError, match="several inputs of"):
-                ohp.prune(model, vocab=KEPT.tolist(), token_ids=f"{FIRST},{second}", provider="cpu")
 
 
 @pytest.mark.parametrize("second", SECONDS[:2])

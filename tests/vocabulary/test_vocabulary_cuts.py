@@ -20,8 +20,6 @@ from onnxheadprune.edit.records import record_of, write_record
 from onnxheadprune.model.graph.operator import CONVOLVES
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
-from onnxheadprune.workflow.requests import Tokens
-from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from tests.conftest import Command
 from tests.graphs import exits, pairs, toys
 from tests.operator_records import key_of, keys_with
@@ -239,10 +237,3 @@ def test_inputs_of_one_table_go_together() -> None:
     (found,) = vocabularies(view_of(made))
     assert found.inputs == ("first", "second")
     assert ohp.prune(made, vocab=KEPT.tolist(), provider="cpu").plan.vocabulary is not None
-
-
-@pytest.mark.parametrize("kept", ["\ufeff0\r\n1\r\n3-5\r\n1\r\n", "0\n1\n\n3\n4\n5\n5", "0-1\n3-5\n3-4"])
-def test_a_list_as_programs_write_it(kept: str, tmp_path: Path) -> None:
-    """Marks of byte order, ends of lines of Windows, empty lines, ids that are there twice."""
-    (tmp_path / "keep.txt").write_bytes(kept.encode())
-    assert kept_ids(Tokens(tmp_path / "keep.txt"), 12, None) == [0, 1, 3, 4, 5]

@@ -11,7 +11,6 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, inspect, prune, quantize, validate
-from onnxheadprune.attention.quantized import packed_again, packed_matrix, unpacked
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import VALIDATION_KEY, record_of
 from onnxheadprune.operators import view_of
@@ -131,27 +130,6 @@ def test_a_refit_that_does_harm_is_given_up(
     chosen = prune(rounded, heads={0: [1]}, data=DATA, refit=True, provider="cpu").chosen
     assert chosen is not None and chosen.compensation is None
     assert chosen.given_up is not None and chosen.drift is not None and chosen.given_up > chosen.drift
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_levels_survive_packing(bits: int) -> None:
-    levels = np.random.default_rng(0).integers(0, 2**bits, (5, 32)).astype(np.uint8)
-    np.testing.assert_array_equal(unpacked(packed_again(levels, bits), bits), levels)
-
-
-def test_blocks_of_four_bits_are_read_and_written() -> None:
-    model = toys.packed(toys.attention(hidden=32), 0)
-    nodes = [node for node in view_of(model).main.nodes if node.op_type == "MatMulNBits"]
-    floats = {
-        item.name: onnx.numpy_helper.to_array(item) for item in toys.attention(hidden=32).graph.initializer
-    }
-    assert nodes
-    for node in nodes:
-        matrix = packed_matrix(node)
-        assert matrix is not None
-        whole = floats[matrix.stored.name.removesuffix("_q")]
-        np.testing.assert_allclose(matrix.read(), whole, atol=np.abs(whole).max() / 12)
-        np.testing.assert_array_equal(matrix.written(matrix.read()), matrix.stored.numbers())
 
 
 def test_the_memory_for_a_large_model_is_said_before_it_is_taken(tmp_path: Path) -> None:

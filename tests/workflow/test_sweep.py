@@ -14,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import onnxheadprune as ohp
 from onnxheadprune import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
@@ -125,14 +124,6 @@ def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor) -> None:
 def untimed(curve: sweeping.Curve) -> Any:
     points = [dataclasses.replace(point, speedup=None, speed=None) for point in curve.points]
     return dataclasses.replace(curve, points=tuple(points)).to_dict()
-
-
-@pytest.mark.parametrize(
-    "spec", ["0:1:0.1", "0.5:0.2:0.1", "0:0.5:0", "a:b:c", "0:0.5", "-0.1:0.5:0.1", "nan:0.5:0.1"]
-)
-def test_what_is_no_range_of_ratios(spec: str) -> None:
-    with pytest.raises(UsageError):
-        ohp.sweep(toys.stack(), spec, data=toys.ids(2))
 
 
 def test_the_knee_is_where_a_curve_bends() -> None:
