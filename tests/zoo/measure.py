@@ -37,18 +37,21 @@ class Set:
         packages: of the environment, as pip takes them; none for the one that runs this.
         alone: those that are installed without what they ask for: torchaudio asks for torch's CUDA build,
             torchscale for a timm of 2023.
+        extra: of this project, in the environment.
     """
 
     table: str
     variants: str = ""
     packages: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+    extra: str = ""
 
 
 SETS = {
     "families": Set("tables:families", "sample"),
     "packages": Set(
-        *("tables:packages", "quick", (*TORCH, f"{ROOT}[wild]")),
+        *("tables:packages", "quick", TORCH),
+        extra="[wild]",
         alone=("torchaudio>=2.8,<3", "torchscale>=0.3,<1"),
     ),
     "optimum": Set(
@@ -79,7 +82,7 @@ def python_of(name: str, out: Path) -> Path:
     if not done.exists():
         venv.create(folder, with_pip=True)
         # torch first, so that a build for the CPU that lies at hand is taken and stays.
-        for words in (TORCH, ("--editable", str(ROOT), *own.packages), ("--no-deps", *own.alone)):
+        for words in (TORCH, ("--editable", f"{ROOT}{own.extra}", *own.packages), ("--no-deps", *own.alone)):
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *words], check=True)
         for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
             library.unlink()  # linked with CUDA; without it, torchaudio's models are plain Python
