@@ -25,11 +25,6 @@ class Reason(enum.Enum):
     OPAQUE_WEIGHTS = "opaque-weights"
     NOT_FUSIBLE = "not-fusible"
 
-    @property
-    def couples_heads(self) -> bool:
-        """True if the reason is a computation that mixes heads, so that no cut is exact."""
-        return self is Reason.COUPLED
-
 
 @one_line("reason node value sentence")
 @dataclass(frozen=True)

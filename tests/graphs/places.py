@@ -285,7 +285,7 @@ row(
 row(
     "contexts that are summed behind a hidden length",
     plans=replace(STATIC, symbolic=True),
-    missed=[("inexpressible", ""), ("no-projection", "Mul")],
+    missed=[("no-projection", ""), ("no-projection", "Mul")],
 )(lambda net: _in_a_row(net, _hidden_length(net), 2))
 
 

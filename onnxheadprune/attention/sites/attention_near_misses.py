@@ -125,15 +125,12 @@ def left_out(view: GraphView, claimed: set[Node], stopped: Mapping[Node, Stop]) 
     Args:
         stopped: the node that stops the heads of a product on the way to linear layers, where known.
     """
-    # What mixes heads has some, whether or not a softmax made the weights.
-    mixed = [node for node, stop in stopped.items() if stop.reason.couples_heads]
     missed: list[NearMiss] = []
     without: list[NearMiss] = []
-    for node in dict.fromkeys((*mixed, *attention_products(view))):
+    for node in attention_products(view):
         if node in claimed or _is_part(node, claimed):
             continue
-        shown = node in mixed or _has_heads_to_tell(node)
-        stop = stopped.get(node) or _end_of(node) if shown else _repeated_by(node)
+        stop = stopped.get(node) or _end_of(node) if _has_heads_to_tell(node) else _repeated_by(node)
         if stop is None:
             sentence = "no axis of its output can enumerate heads: it has one map for all channels"
             refusal = Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)

@@ -90,15 +90,13 @@ class Trace:
     """The result of tracing one axis upstream."""
 
     cores: tuple[Core, ...] = ()  # products with heads and features along it
-    ends: tuple[
-        tuple[Node, Refusal | None], ...
-    ] = ()  # nodes that labels could not pass, with their refusals
+    of_maps: bool = False  # whether it leads to a product of activations that makes attention maps
     shared: bool = False  # whether it leads through a layer that all heads share
 
     def __or__(self, other: Trace) -> Trace:
         return Trace(
             (*self.cores, *(core for core in other.cores if core not in self.cores)),
-            (*self.ends, *(item for item in other.ends if item not in self.ends)),
+            self.of_maps or other.of_maps,
             self.shared or other.shared,
         )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from itertools import permutations
 
 from onnxheadprune.attention.sites.all_sites import AttentionSite
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut, Stop, left_out
-from onnxheadprune.attention.sites.core import Core, Trace
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, features
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
 from onnxheadprune.attention.sites.needed import foreign, held_caches, needed_heads, still_computed
@@ -31,10 +31,9 @@ from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.operator import OBSERVES, WEIGHS, is_a
+from onnxheadprune.model.graph.operator import OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.settings.units import HEAD
@@ -101,28 +100,14 @@ def _scan(view: GraphView) -> tuple[list[Candidate], set[Node], dict[Node, Stop]
         if read is None:
             continue
         trace = tracer.trace(read.value, read.activation[1], read.sizes)
-        of_maps = any(is_product(stop) is not None for stop, _ in trace.ends)
-        if not trace.cores and (of_maps or reaches(node, read.activation[0], mixers.__contains__)):
+        if not trace.cores and (trace.of_maps or reaches(node, read.activation[0], mixers.__contains__)):
             mixers.add(node)
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
             for core in trace.cores:
                 stopped.setdefault(core.node, Stop(node, Reason.NO_PROJECTION))
         elif trace.cores and all(_is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(read, trace.cores))
-        else:
-            stopped = dict(_stopped(trace)) | stopped
     return candidates, mixers, stopped
-
-
-def _stopped(trace: Trace) -> Iterator[tuple[Node, Stop]]:
-    """Yield the products behind the nodes at which labels stopped, with these nodes."""
-    for node, why in trace.ends:
-        behind = _attention_behind(node) if is_product(node) is None else None
-        if behind is not None:
-            reason = (
-                why.reason if why is not None else Reason.INEXPRESSIBLE if has_rule(node) else Reason.NO_RULE
-            )
-            yield behind, Stop(node, reason, why)
 
 
 def _is_of_contents(node: Node) -> bool:
@@ -140,21 +125,6 @@ def _is_of_contents(node: Node) -> bool:
         if current not in OBSERVES and any(value.producer is None for value in current.computed):
             return True
     return False
-
-
-def _attention_behind(blocked: Node) -> Node | None:
-    """The product of activations that feeds a node at which tracing stopped, None if none does."""
-
-    def above(node: Node) -> list[Node]:
-        if node is not blocked and contraction_of(node) is not None:
-            return []
-        values = node.inputs[:1] if node is blocked else node.inputs
-        producers = [value.producer for value in values if value is not None and value.producer is not None]
-        # Adding two computed values is the way back into the residual stream, behind which all layers lie.
-        return [item for item in producers if not is_a(item, "Add") or len(item.computed) < 2]
-
-    walk = reachable([blocked], above, 64)
-    return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)
 
 
 def _attends(core: Core) -> bool:

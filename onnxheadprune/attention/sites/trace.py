@@ -8,7 +8,7 @@ recognised by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ from onnxheadprune.attention.sites.products import (
     without_blind,
 )
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.index_notation import Notation, contraction_of, kernel_of, operands
+from onnxheadprune.liveness.index_notation import Notation, operands
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
@@ -52,7 +52,7 @@ def _classify(node: Node, product: Notation, live: Live) -> Trace:
     free = [axis for axis in live.axes if axis not in batch]
     feature = _feature(node, product, live, free)
     if feature is None:
-        return Trace(ends=((node, None),))
+        return Trace(of_maps=is_product(node) is not None)
     # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
     own = product.owners(product.out_axes[feature])
     rows = [axis for axis in free if product.owners(product.out_axes[axis]) != own]
@@ -217,13 +217,6 @@ class Tracer:
         return self._known[start, live.key]
 
 
-def _reads_contents(node: Node) -> Callable[[TraceStep], bool]:
-    """Return whether a step leads to what a node passes on, not to positions that it is picked by."""
-    contents = node.roles.contents
-    passed_on = {value for index, value in enumerate(node.inputs) if contents is None or index in contents}
-    return lambda step: step.value in passed_on or step.value.producer is None or bool(node.bodies)
-
-
 def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[TraceStep]]:
     """Return the result at one value, and where its labels continue."""
     node = value.producer
@@ -237,7 +230,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
         return Trace() if is_state_space(node) else _classify(node, product, live), []
     answer = ask_about(value, live, HEADS)
     if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
-        return Trace(ends=((node, None),)), []
+        return Trace(), []
     if isinstance(answer, Refusal):
         return _refused(value, live, answer, shared)
     upstream = []
@@ -251,10 +244,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[T
             upstream.append(TraceStep(source, *within))
     upstream += [TraceStep(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
-    is_layer = contraction_of(node) is not None or kernel_of(node) is not None
-    # Its rule may say of no position of what it reads which position of what it makes reads it.
-    passes = through or is_layer or any(map(_reads_contents(node), upstream))
-    return Trace(ends=() if passes else ((node, None),), shared=bool(through)), upstream or through
+    return Trace(shared=bool(through)), upstream or through
 
 
 def _fused_core(node: Node, output_index: int, live: Live) -> Core | None:
@@ -291,7 +281,7 @@ def _refused(
         # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
         source = node.inputs[0]
         return Trace(), [TraceStep(source, live)] if source is not None else []
-    return Trace(ends=((node, refusal),)), []
+    return Trace(), []
 
 
 def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[TraceStep]:
