@@ -5,6 +5,7 @@ The oracle is the same network, written without the layer.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ SPELLED = [
     "stages.0.blocks.@.attn stages.0.blocks.@.mlp.fc",
     "model/encoder_layer_@/attention/dense_1 model/encoder_layer_@/dense_2",
     "encoder/layer_._@/attention encoder/layer_._@/intermediate",
+    "bert_3/transformer_layer_@_3/self_attention_3 bert_3/transformer_layer_@_3/dense",
     "/blocks/blocks.@/attn /blocks/blocks.@/mlp",
 ]
 
@@ -313,3 +315,17 @@ def test_a_block_whose_nodes_have_no_path_has_that_of_the_sum_behind_it() -> Non
     found = inspect(model)
     names = [site.name for site in (*found, *found.of("neurons"))]
     assert names == [f"net.block_{number}" for number in (0, 2, 4, 5, 7, 8, 1, 3, 6, 9)]
+
+
+def test_calls_of_one_module_are_numbered_as_layers_are() -> None:
+    """Each runs on the same weights, so its number is no layer's."""
+    model = toys.stack(layers=3)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        call = re.search(r"layer(\d)", node.output[0])
+        if call is not None:
+            node.name = f"net/group_0_inner_0_{2 * int(call[1]) + 1}/{node.op_type}"
+        node.input[:] = [
+            re.sub(r"^layer\d", "layer0", name) if name in stored else name for name in node.input
+        ]
+    assert held(model) == {str(number): [f"attn.{number}", f"ffn.{number}"] for number in range(3)}

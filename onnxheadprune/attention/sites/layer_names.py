@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
-from onnxheadprune.attention.sites.projection import common_prefix, node_path
+from onnxheadprune.attention.sites.projection import common_prefix, node_path, weight_path
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import stored_behind
@@ -19,6 +19,8 @@ Stack: TypeAlias = tuple[str, ...]
 _SPOKEN = ("layer", "layers", "h", "block", "blocks")
 """Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
 _NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
+_CALLED = re.compile(r"(.*\d)_(\d{1,4})")
+"""A numbered module, and the number of its call: TensorFlow's name of a scope that is entered again."""
 _UNSAFE = re.compile(r"[\s:*,]+")
 """Characters that separate the parts of a spec, and so cannot be in the key of a layer."""
 
@@ -34,6 +36,14 @@ class NumberedPath(NamedTuple):
     def shape(self) -> Stack:
         """The stack without the numbers in its path: the stages of a pyramid are alike."""
         return tuple("*" if part.isdecimal() else part for part in self.stack)
+
+
+class _Module(NamedTuple):
+    """A numbered module: its stack, its number, and how often the stack began again before it."""
+
+    stack: Stack
+    number: int
+    run: int
 
 
 class _Part(NamedTuple):
@@ -54,7 +64,8 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
     site, the outermost one of a stack that is called as layers are does.
     """
     paths = {node: tuple(path) for node in view.needed if (path := node_path(node))}
-    numbers = _numbers(set(paths.values()))
+    stored = {node: tuple(path) for node in view.needed if (path := weight_path(node))}
+    numbers = _numbers({*paths.values(), *stored.values()})
     begins = any(site.KIND.begins_layers for site in sites)
 
     def prefix(nodes: Iterable[Node]) -> Stack:
@@ -78,16 +89,23 @@ def labels(view: GraphView, sites: Sequence[Site]) -> dict[Node, NumberedPath]:
         path: next((place for place in reversed(own) if place.shape in counting), None)
         for path, own in numbers.items()
     }
-    return {node: place for node, path in paths.items() if (place := counted[path]) is not None}
+    # Where a module does not say it, its weight may.
+    return {
+        node: place
+        for known in (stored, paths)
+        for node, path in known.items()
+        if (place := counted[path]) is not None
+    }
 
 
 def _numbers(paths: Collection[Stack]) -> dict[Stack, tuple[NumberedPath, ...]]:
     """Return the numbers in each path and its beginnings, from the outermost on."""
     every = {path[: end + 1] for path in paths for end in range(len(path))}
+    called = _called(every)
     found: dict[Stack, tuple[NumberedPath, ...]] = {(): ()}
     for path in sorted(every, key=len):
         position, part = len(path) - 1, path[-1]
-        numbered = _NUMBERED.fullmatch(part)
+        numbered = _NUMBERED.fullmatch(called.get(path, part))
         own = found[path[:-1]]
         # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
         if numbered is not None and (position or numbered[1]):
@@ -97,20 +115,44 @@ def _numbers(paths: Collection[Stack]) -> dict[Stack, tuple[NumberedPath, ...]]:
     return found
 
 
+def _called(paths: Iterable[Stack]) -> Mapping[Stack, str]:
+    """Return the names of numbered modules without the number of their call, by their paths.
+
+    All modules of a stack are called as often: what is behind `layer_0_1` and `layer_1_1` is no number of a layer. Of
+    one that is alone, the module around it tells.
+    """
+    stacks: dict[tuple[Stack, str], dict[Stack, re.Match[str]]] = defaultdict(dict)
+    for path in paths:
+        found = _CALLED.fullmatch(path[-1])
+        numbered = None if found is None else _NUMBERED.fullmatch(found[1])
+        if found is not None and numbered is not None and numbered[1]:
+            stacks[path[:-1], numbered[1]][path] = found
+    names: dict[Stack, str] = {}
+    for (around, _), stack in stacks.items():
+        calls = {found[2] for found in stack.values()}
+        if len(calls) == 1 and (len(stack) > 1 or (around and around[-1].endswith(f"_{min(calls)}"))):
+            names |= {path: found[1] for path, found in stack.items()}
+    return names
+
+
 def _counting(parts: Sequence[_Part]) -> set[Stack]:
     """Return the shapes of the stacks whose numbers count layers."""
-    held: dict[Stack, dict[tuple[Stack, int], list[_Part]]] = defaultdict(lambda: defaultdict(list))
+    held: dict[Stack, dict[_Module, list[_Part]]] = defaultdict(lambda: defaultdict(list))
+    last: dict[Stack, int] = {}
+    runs: Counter[Stack] = Counter()
     for part in parts:
         for place in part.numbers:
-            held[place.shape][place.stack, place.number].append(part)
+            runs[place.stack] += last.get(place.stack, place.number) > place.number
+            last[place.stack] = place.number
+            held[place.shape][_Module(place.stack, place.number, runs[place.stack])].append(part)
     begins = any(part.begins for part in parts)
     together, alone = set(), []
     for shape, numbered in held.items():
         beginning = [[not begins or part.begins for part in found] for found in numbered.values()]
-        if len(numbered) == 1 and all(map(_is_one_module, numbered.values())):
+        if _is_one_module(numbered):
             continue
-        if any(len(found) > 1 for found in beginning):
-            if not any(_holds_layers(found, begins) for found in numbered.values()):
+        if any(len(found) > 1 and any(found) for found in beginning):
+            if not any(_holds_layers(found, len(shape), begins) for found in numbered.values()):
                 together.add(shape)
         elif all(map(any, beginning)) or _is_spoken(shape):
             alone.append(shape)
@@ -126,7 +168,7 @@ def _is_spoken(stack: Stack) -> bool:
     return bool(stack) and re.split(r"[_-]", stack[-1])[-1] in _SPOKEN
 
 
-def _holds_layers(parts: Sequence[_Part], attends: bool) -> bool:
+def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
     """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
 
     Numbers of which some hold no attention are those of sublayers, unless they are called as layers are.
@@ -146,19 +188,28 @@ def _holds_layers(parts: Sequence[_Part], attends: bool) -> bool:
         is_whole = _is_spoken(shape) or known.issuperset(beside)
         return all(map(all, own)) and sum(map(len, apart)) == len(known) and is_whole
 
-    shapes = {place.shape for part in parts for place in part.numbers}
-    return len(runs) > 1 and any(are_layers(shape) for shape in shapes)
+    shapes = {place.shape for part in parts for place in part.numbers if len(place.stack) > depth}
+    return len(runs) > 1 and any(are_layers(shape) for shape in shapes if attends or _is_spoken(shape))
 
 
-def _is_one_module(parts: Iterable[_Part]) -> bool:
-    """Return whether a module with a number runs several times: its number is that of none of its runs."""
+def _is_one_module(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:
+    """Return whether one module runs several times: its number is that of none of its runs, nor are those of calls."""
     weights = [
-        frozenset(
-            value for item in part.site.projections if (value := stored_behind(item.operand)) is not None
-        )
-        for part in parts
+        [
+            frozenset(
+                value for item in part.site.projections if (value := stored_behind(item.operand)) is not None
+            )
+            for part in found
+        ]
+        for found in numbered.values()
     ]
-    return len(weights) > len(set(weights))
+    if len(numbered) == 1:
+        (own,) = weights
+        return len(own) > len(set(own))
+    if not all(module.stack and _NUMBERED.fullmatch(module.stack[-1]) for module in numbered):
+        return False
+    sets = {frozenset().union(*own) for own in weights}
+    return len(sets) == 1 and sets != {frozenset()}
 
 
 def stack_labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
