@@ -299,8 +299,7 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
     The exit code is 1 where it is rejected. The sizes, repeats and threads are those of --min-speedup. Of folders as
     exporters write them every model is checked against its like, and whether all of them lost the same heads.
     """
-    from onnxheadprune.deploying.folders.agreement import paired
-    from onnxheadprune.deploying.pairs import joined, to_validate
+    from onnxheadprune.deploying.pairs import joined, paired, to_validate
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.reporting.console import err, out, provider_rows, row, rows_of
 
@@ -362,8 +361,7 @@ def bench(
     """
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.cli.cutting import reports
-    from onnxheadprune.deploying.folders.agreement import paired
-    from onnxheadprune.deploying.pairs import joined
+    from onnxheadprune.deploying.pairs import joined, paired
     from onnxheadprune.model.save import Outputs
     from onnxheadprune.reporting.benchmark import write_files
     from onnxheadprune.reporting.console import err, is_asked, out, provider_rows, rows_of

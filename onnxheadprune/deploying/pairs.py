@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, open_structure
 
 if TYPE_CHECKING:
     from onnxheadprune.settings.calls import ValidateCall
@@ -58,6 +58,32 @@ class Pair:
         if self.misfit(call) is not None:
             call = replace(call, data=None, metric=None)
         return run_validation(self.model, self.others[0], call, progress, in_folder=self.file is not None)
+
+
+def paired(
+    model: Path,
+    others: Sequence[Path],
+    *,
+    follow_links: bool = False,
+    leaders: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[Pair]:
+    """A model with others; of folders the files of its networks, each with its like in every other folder.
+
+    Args:
+        leaders: of a folder only the file of each network that heads are chosen on.
+        note: takes a sentence on files that another folder left out.
+    """
+    given = (model, *others)
+    if not any(map(Path.is_dir, given)):
+        first, *rest = (open_structure(path, follow_links=follow_links) for path in given)
+        return [Pair(None, first, tuple(rest))]
+    if not all(map(Path.is_dir, given)):
+        raise UsageError("compare models with models, or folders with folders")
+    from onnxheadprune.deploying.folders.agreement import paired_files
+
+    found = paired_files(model, others, follow_links=follow_links, leaders=leaders, note=note)
+    return [Pair(file.name, file.loaded, likes, leads) for file, likes, leads in found]
 
 
 def to_validate(

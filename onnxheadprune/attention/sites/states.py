@@ -148,7 +148,7 @@ class Flow:
         )
 
     def _carries(self, fronts: Collection[Vertex], behind: Vertex, inner: Collection[Vertex]) -> bool:
-        """Return whether a path from one of `fronts` to `behind` passes no contraction of activations."""
+        """Return whether a path from one of `fronts` to `behind` passes no contraction."""
 
         def back(vertex: Vertex) -> Iterator[Vertex]:
             node = maker(vertex)

@@ -16,12 +16,11 @@ from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers
 from onnxheadprune.deploying.folders.export import Export, ModelFile, not_in, open_export
 from onnxheadprune.deploying.folders.matching import Match, looked_at, matched
 from onnxheadprune.deploying.folders.result import FileResult
-from onnxheadprune.deploying.pairs import Pair
 from onnxheadprune.display.spelling import first_few
 from onnxheadprune.edit.records import record_of
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Value
-from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.settings.units import KINDS
 
@@ -138,45 +137,34 @@ def _plain(name: str) -> str:
     return _TENSE.sub("", name)
 
 
-def paired(
+def paired_files(
     model: Path,
     others: Sequence[Path],
     *,
-    follow_links: bool = False,
-    leaders: bool = False,
-    note: Callable[[str], None] = lambda _: None,
-) -> list[Pair]:
-    """A model with others; of folders the files of its networks, each with its like in every other folder.
-
-    Args:
-        leaders: of a folder only the file of each network that heads are chosen on.
-        note: takes a sentence on files that another folder left out.
-    """
-    given = (model, *others)
-    if not any(map(Path.is_dir, given)):
-        first, *rest = (open_structure(path, follow_links=follow_links) for path in given)
-        return [Pair(None, first, tuple(rest))]
-    if not all(map(Path.is_dir, given)):
-        raise UsageError("compare models with models, or folders with folders")
+    follow_links: bool,
+    leaders: bool,
+    note: Callable[[str], None],
+) -> list[tuple[ModelFile, tuple[LoadedModel, ...], bool]]:
+    """The files of a folder's networks, each with its like in every other folder, and whether it leads its network."""
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     missing = {name for _, export in exports for name in not_in(model, export, follow_links=follow_links)}
     if missing:
         note(f"{first_few(sorted(missing))} of {model} is compared with nothing: other folders left it out")
     original, match, _ = looked_at(model, follow_links=follow_links, exclude=tuple(missing))
-    pairs = []
+    found = []
     for network in match.networks:
         for file in network.files[:1] if leaders else network.files:
             for path, export in exports:
                 if all(other.name != file.name for other in export.models):
                     raise RefusedError(f"{path} has no {file.name}, which {model} has")
             likes = tuple(export.model(file.name).loaded for _, export in exports)
-            pairs.append(Pair(file.name, file.loaded, likes, file is network.leader))
+            found.append((file, likes, file is network.leader))
     for _, export in exports:
         # Each file may be exact and the folder still broken: all files must lack the same units.
         matched(export)
         _check_alike(match, export)
         check_joins(original.models, {file.name: _renamed(file, export) for file in original.models})
-    return pairs
+    return found
 
 
 def _check_alike(match: Match, pruned: Export) -> None:

@@ -18,7 +18,6 @@ from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import store_scores
 from onnxheadprune.data.respelled import renumbered
 from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
-from onnxheadprune.deploying.folders.agreement import paired
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.jobs.gates import disk_bytes, gates_of, limits_of
 from onnxheadprune.deploying.jobs.keys import DataKeys
@@ -33,7 +32,7 @@ from onnxheadprune.deploying.ledger import (
     inside,
     reads_of,
 )
-from onnxheadprune.deploying.pairs import Pair, joined, to_validate
+from onnxheadprune.deploying.pairs import Pair, joined, paired, to_validate
 from onnxheadprune.display.displayed import Displayed
 from onnxheadprune.display.spelling import file_name
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError
