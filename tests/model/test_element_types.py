@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 import onnxheadprune
+from onnxheadprune.model.graph.elements import INTEGER_TYPES
 from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
@@ -103,3 +104,29 @@ def test_every_value_has_the_type_that_onnxruntime_gives_it(make: Callable[[], M
     model.graph.output.extend(ValueInfoProto(name=name) for name in found if name not in declared)
     outputs = onnxruntime.InferenceSession(model.SerializeToString()).get_outputs()
     assert found == {item.name: _number(item.type) for item in outputs}
+
+
+@pytest.mark.parametrize("kind", sorted(INTEGER_TYPES), ids=TensorProto.DataType.Name)
+def test_sizes_that_are_known_have_the_type_of_their_value(kind: int) -> None:
+    sizes = helper.make_node("Shape", ["x"], ["sizes"])
+    graph = helper.make_graph(
+        [sizes, helper.make_node("Cast", ["sizes"], ["cast"], to=kind)],
+        "sizes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (3, 4))],
+        [helper.make_tensor_value_info("cast", kind, (2,))],
+    )
+    literal = view_of(helper.make_model(graph)).main.values["cast"].literal()
+    assert literal is not None and list(literal) == [3, 4]
+    assert literal.dtype == helper.tensor_dtype_to_np_dtype(kind)
+
+
+def test_a_range_in_int32_ends_at_a_size() -> None:
+    """TensorFlow counts in int32; onnx wants one type for where a Range starts and where it ends."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        counted (float[3, 4] x) => (int32[n] y) <int32 zero = {0}, int32 one = {1}, int64 at = {0}> {
+            sizes = Shape(x)
+            cast = Cast<to = 6>(sizes)
+            size = Gather<axis = 0>(cast, at)
+            y = Range(zero, size, one)
+        }""")
+    assert view_of(model).main.values["y"].shape == (3,)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.model.bodies import constant_tensor, is_constant
 from onnxheadprune.model.graph.dims import Dim, Shape, symbol
@@ -136,7 +136,10 @@ class Value:
                 return self.folded
             if known is None or not all(isinstance(item, int) for item in known.reshape(-1)):
                 return None
-            return known.astype(np.int64)
+            numbers = known.astype(np.int64)
+            return (
+                numbers.astype(helper.tensor_dtype_to_np_dtype(self.elem_type)) if self.elem_type else numbers
+            )
         if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
             return None
         if math.prod(tensor.dims) > MAX_LITERAL_ELEMENTS:
