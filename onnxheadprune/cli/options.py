@@ -112,7 +112,7 @@ class DerivedCommand(click.Command):
         given = _given(ctx) | dict.fromkeys(self.implies, True)
 
         def spell(name: str, value: str) -> str | None:
-            """An option as it is typed, one that was switched off as that."""
+            """An option as it is typed; a switch that is off by its negative form."""
             value = value or ("False" if given.get(name) is False else "")
             return flag_of(self.settings[name], value) if name in self.settings else None
 

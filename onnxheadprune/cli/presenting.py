@@ -120,7 +120,7 @@ def command_line(leaving: str = "") -> str:
 
 
 def next_command(result: PruneResult | FolderResult) -> str:
-    """The command to type after a cut: what it costs on data that no choice has seen, then what it brings."""
+    """The command to run after a cut: `validate` on held-out data, then `bench`."""
     line, params = command_line(leaving="--dry-run"), click.get_current_context().params
     if result.output is None:
         return line
@@ -135,7 +135,7 @@ def next_command(result: PruneResult | FolderResult) -> str:
 
 
 def _further(data: str | None, model: Path) -> str:
-    """Options for further data of the same form as that of this call."""
+    """Options for held-out data in the format of the data of this call."""
     if data is None or data == RANDOM:
         folder = model if model.is_dir() else model.parent
         return f"--data YOURS.{'txt' if (folder / 'tokenizer.json').is_file() else 'npz'}"

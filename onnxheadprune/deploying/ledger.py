@@ -39,14 +39,14 @@ class Step:
 
     name: str
     settings: Mapping[str, object]  # of the call that it makes, as its user gave them
-    # what it reads, by what users call that: the model, where it comes from no other step, and what settings name
+    # the model, None where an earlier step makes it; and the files and functions that settings name, by setting
     model: Path | None
     reads: Mapping[str, str]
     makes: tuple[str, ...]  # names of files and folders
     behind: tuple[str, ...] = ()  # the steps whose results it takes
 
     def key(self, *behind: str) -> str:
-        """The digest of everything that it depends on, the versions of what does it included.
+        """The digest of everything that it depends on, with the versions of this tool and of ONNX Runtime.
 
         Args:
             behind: the keys of the steps whose results it takes.
@@ -111,7 +111,7 @@ class Ledger(JsonObject):
 
 
 def reads_of(model: Path, call: Any, called: Callable[[str], str] = str) -> dict[str, str]:
-    """What a call reads beside its model, by what users call that: paths and "module:function"."""
+    """Files and "module:function" names that the settings of a call refer to, by setting; the model is left out."""
     found = {called(name): str(value) for name, value in named_by(call).items()}
     if not isinstance(call, Running):
         return found

@@ -275,7 +275,7 @@ def _marked(hint: Any, marks: tuple[Any, ...]) -> Reader:
 
 
 def _of_union(kinds: tuple[Any, ...]) -> Reader:
-    # The first that reads it does: a union has to name `int` before `float`, which takes whole numbers, too.
+    # The first type that can read the value is taken: a union names `int` before `float`, which reads integers, too.
     readers = [_reader(kind) for kind in kinds if kind is not type(None)]
 
     def read(content: Any) -> Any:

@@ -144,7 +144,7 @@ def _serve(pipe: Connection) -> None:
                 pipe.send((task(), None))
             except Exception as error:
                 pipe.send((None, error))
-    # The parent has nothing more: that it ends this process while it ends by itself is no error.
+    # No task is left, so there is no file to clean up: SIGTERM ends the process without an exception at its exit.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

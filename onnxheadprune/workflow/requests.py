@@ -115,7 +115,7 @@ OF_MODELS = {
 
 
 def require_for(call: PruneCall, model: object, *, is_folder: bool) -> None:
-    """Check that nothing is asked for that only a folder has, or only a single model."""
+    """Check that no option for folders is given with a single model, and none for single models with a folder."""
     for name, why in (OF_MODELS if is_folder else OF_FOLDERS).items():
         if getattr(call, name) and is_folder:
             raise UsageError(f"`{name}` is for single models, and {model} is a folder: {why}")
@@ -124,7 +124,7 @@ def require_for(call: PruneCall, model: object, *, is_folder: bool) -> None:
 
 
 def ahead(call: PruneCall) -> tuple[PruneCall, str | None]:
-    """A call that writes, proves and times nothing, and where it would write."""
+    """The call of a dry run, which writes, validates and times nothing; and the path that it would write to."""
     fuse = "contrib" if call.fuse == "auto" else call.fuse
     would_write = None if call.output is None else str(call.output)
     return replace(call.into(None), validate=False, fuse=fuse), would_write

@@ -205,7 +205,7 @@ class PruneResult(Displayed):
 
     @written("plan")
     def _planned(self) -> dict[str, Any]:
-        """The plan; where nothing was written yet, with every edit."""
+        """The plan; that of a dry run with every edit."""
         return self.plan.summary() if self.would_write is None else self.plan.to_dict()
 
 

@@ -80,7 +80,7 @@ def test_neurons_of_picked_experts_go_from_every_expert() -> None:
 
 
 def test_rows_that_something_else_picks_are_an_embedding() -> None:
-    """What is added to a hidden layer by a choice of its own makes that layer a stream like any other."""
+    """A second router picks the biases of the hidden layer: they are added like embeddings, so it has no neurons."""
     model, _ = _mixture(other_choice=True)
     assert inspect(model).neurons == ()
 

@@ -11,7 +11,7 @@ from onnxheadprune.operators import view_of
 from tests.graph_text import model_of
 
 NEURONS, BYTES = 500, 200
-"""What a neuron of a further block may take: pointers and numbers; each set of its own took 900 bytes."""
+"""The most bytes for each further neuron: pointers and numbers. A Python set per neuron took 900."""
 
 
 def stack(blocks: int) -> onnx.ModelProto:

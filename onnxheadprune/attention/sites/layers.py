@@ -232,7 +232,7 @@ def _runs(
                 held[block] = {place for place in places if place is not None}
             inside = {vertex for block in fresh if len(held[block]) == 1 for vertex in block.inner}
             if inside <= shown:
-                continue  # It begins within a layer of an earlier chain, as those of caches do.
+                continue  # The chain begins inside a layer of an earlier one, as that of a cache does.
             shown |= inside
             owners = [held[block] for block in chain]
             paths = {place.path for own in owners for place in own}
@@ -331,7 +331,7 @@ def _stretches(
     for (start, stop), first, last, head, tail in zip(parts, firsts, lasts, heads, tails, strict=True):
         around = range(start - (head or 0), start)
         front, behind = next((at for at in around if kinds[at][1]), start), stop + (tail or 0)
-        # In front of the first layer, and behind the last one, lies what is no part of the others.
+        # Beside the first and the last layer lie blocks that the others do not have: embeddings, a final norm.
         is_begin = start in (first, parts[0][0])
         is_end = behind == last or (stop == parts[-1][1] and tail is not None)
         state = _around(chain, front, behind)

@@ -501,7 +501,7 @@ class _Run:
             # The next run goes on with the training.
             raise KeyboardInterrupt
         made, seconds = step.outputs_in(folder), round(time.monotonic() - started, 3)
-        # What was changed meanwhile may be in it or not: the next run does it again.
+        # If an input changed while the step ran, nobody knows which version it read: the next run repeats it.
         entry = Entry(key, made if step.key(*behind) == key else None, seconds)
         ledger.owned |= {name for name in made if "/" not in name}
         ledger.note(step.name, entry)
