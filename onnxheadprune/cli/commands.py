@@ -309,11 +309,12 @@ def validate(model: Model, pruned: Pruned, given: ValidateCall, as_json: Json = 
             "--heads is for two models; the files of a folder say themselves what they lost",
             click.get_current_context(),
         )
-    given, pairs, same = to_validate(model, pairs, given)
+    asked, same = to_validate(model, pairs, given)
+    pairs = [pair for pair, _ in asked]
     documents = []
-    for pair in pairs:
+    for pair, call in asked:
         with err().status("validating") as status:
-            result = pair.validated(given, status.update)
+            result = pair.validated(call, status.update)
         facts = result.facts()
         if pair.file is not None:
             facts = replace(facts, title=str(pruned / pair.file))

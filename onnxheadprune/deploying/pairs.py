@@ -52,11 +52,9 @@ class Pair:
         return None
 
     def validated(self, call: ValidateCall, progress: Callable[[str], object] = lambda _: None) -> Validation:
-        """Validate the first of the others; without data that fits, the user's metric is not measured."""
+        """Validate the first of the others."""
         from onnxheadprune.workflow.validate import run_validation
 
-        if self.misfit(call) is not None:
-            call = replace(call, data=None, metric=None)
         return run_validation(self.model, self.others[0], call, progress, in_folder=self.file is not None)
 
 
@@ -88,14 +86,16 @@ def paired(
 
 def to_validate(
     model: Path, pairs: Sequence[Pair], call: ValidateCall
-) -> tuple[ValidateCall, list[Pair], list[str]]:
-    """Return the call with a folder's own tokenizer, and the pairs of files to validate: those that differ.
+) -> tuple[list[tuple[Pair, ValidateCall]], list[str]]:
+    """Return the pairs of files to validate, those that differ, each with its call.
 
-    Where all are the same none is left out, and the comparison says so.
+    A call has the folder's own tokenizer; without data that fits, the user's metric is not measured. Where all
+    files are the same none is left out, and the comparison says so.
 
     Returns:
         Also the names of files that a cut of their folder left unchanged.
     """
+    calls = [call] * len(pairs)
     if call.data is not None:
         from onnxheadprune.data.sources import with_own_tokenizer
 
@@ -103,10 +103,12 @@ def to_validate(
         reasons = [pair.misfit(call) for pair in pairs]
         if all(reason is not None for reason in reasons):
             raise UsageError(f"the data fits none of the models: {reasons[0]}")
+        unmeasured = replace(call, data=None, metric=None)
+        calls = [call if reason is None else unmeasured for reason in reasons]
     same = [pair for pair in pairs if pair.is_same]
-    if len(same) == len(pairs):
-        return call, list(pairs), []
-    return call, [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
+    left_out = same if len(same) < len(pairs) else []
+    asked = [(pair, own) for pair, own in zip(pairs, calls, strict=True) if pair not in left_out]
+    return asked, [str(pair.file) for pair in left_out]
 
 
 def joined(

@@ -250,13 +250,13 @@ def _quantize(context: JobContext, call: QuantizeCall, progress: Progress) -> No
 
 
 def _validate(context: JobContext, call: ValidateCall, progress: Progress) -> None:
-    call, pairs, same = to_validate(context.model, context.pairs(context.exact), call)
+    asked, same = to_validate(context.model, context.pairs(context.exact), call)
     known, found = _judged_on(context), []
-    for number, pair in enumerate(pairs, 1):
+    for number, (pair, call) in enumerate(asked, 1):
         if pair.file is None:
             progress("validating", 0, 0)
         else:
-            progress(f"validating {pair.file}", number, len(pairs))
+            progress(f"validating {pair.file}", number, len(asked))
         result = pair.validated(call)
         inconclusive = result.verdict == "inconclusive" and context.job.keys.prune.accept_inconclusive
         if not (result.passed or inconclusive):
@@ -268,7 +268,7 @@ def _validate(context: JobContext, call: ValidateCall, progress: Progress) -> No
         models = context.model, context.folder / context.exact, context.folder / context.final
         found[0]["deployed"] = deployed_distance(*models, call).on(known).to_dict()
     folder = {"same": same} if context.model.is_dir() else {}
-    context.keep("validate", joined(pairs, found, leads=True) | folder)
+    context.keep("validate", joined([pair for pair, _ in asked], found, leads=True) | folder)
 
 
 def _bench(context: JobContext, call: BenchCall, progress: Progress) -> None:
