@@ -135,6 +135,13 @@ class _Walk:
             for value, expert in apart.items():
                 self._reach(value, Part(frozenset([expert])))
             return None
+        places = node.literal(1) if is_a(node, "Gather") and index == 0 else None
+        if places is not None and places.ndim == 1:
+            axis = _axis_of(node, len(node.shape(0) or ()))
+            if scores.live.axes == (axis,):
+                # A cut leaves it behind scores that are written for more numbers than there are experts.
+                self._reach(node.out, ExpertScores(Live.over((axis,), scores.live.array[places]), scores.out))
+                return None
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
         if contraction_of(node) is not None:
