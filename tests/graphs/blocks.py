@@ -153,25 +153,6 @@ for what, make in SPELLINGS.items():
 
 
 @row(
-    "three blocks on a stream",
-    *(neurons(number=number) for number in range(3)),
-    cuts=[{"ffn.1": [2]}, {"ffn.0": [1], "ffn.2": range(N)}],
-)
-def _(net: Net) -> Any:
-    """Every layer reads the stream and adds to it: its channels are nobody's own."""
-    stream = net.input("x", (B, S, WIDTH), "bs-")
-    for number in range(3):
-        stream = net.op("Add", _relu(net, stream, f"ffn.{number}"), stream)
-    return stream
-
-
-@row("two layers read the same neurons", neurons(), cuts=HALF)
-def _(net: Net) -> Any:
-    hidden = net.op("Relu", _up(net, net.input("x", (B, S, WIDTH), "bs-")))
-    return [_down(net, hidden), net.op("MatMul", hidden, net.weight("down", N, WIDTH))]
-
-
-@row(
     "a layer between two blocks",
     neurons(),
     neurons(number=1),
@@ -212,12 +193,6 @@ def _(net: Net) -> Any:
     )
     made = net.drawn([net.op("MatMul", hidden, net.weight("down", 3 * BLOCK, BLOCK))])
     return replace(made, model=packed(made.model, 0))
-
-
-@row("neurons are an output")
-def _(net: Net) -> Any:
-    hidden = net.op("Relu", _up(net, net.input("x", (B, S, WIDTH), "bs-")))
-    return [net.op("MatMul", hidden, net.weight("down", N, WIDTH)), hidden]
 
 
 # Kinds
@@ -341,21 +316,6 @@ for what, (body, miss, ends) in NEAR.items():
     row(f"near a block: {what}", hidden=[miss])(
         lambda net, body=body, ends=ends: text(net, body, ends=ends, groups=(WIDTH, N // 2, 1))
     )
-
-
-@row(
-    "an embedding that a layer makes",
-    neurons("feed-forward"),
-    neurons("feed-forward", number=1),
-    hidden=(),
-    cuts=[{"ffn.0": [2], "ffn.1": [3]}],
-)
-def _(net: Net) -> Any:
-    """It is read through a normalisation, and by the residual sum."""
-    body = """e = MatMul (x, embed) n = LayerNormalization <axis = -1> (e, s, t) u = MatMul (n, up) h = Relu (u)
-        d = MatMul (h, down) r = Add (d, e) m = LayerNormalization <axis = -1> (r, s, t) w = MatMul (m, gate)
-        k = Relu (w) l = MatMul (k, down) y = Add (r, l)"""
-    return text(net, body, "hk", embed=(WIDTH, WIDTH), s=(WIDTH,), t=(WIDTH,))
 
 
 # What an attention owns is no block

@@ -135,9 +135,7 @@ def _cached(net: Net, with_present: bool, batch: str = "b") -> Any:
     return [made, net.lie(parts[1], -3, H)] if with_present else made
 
 
-row("a past", HEADS)(lambda net: _cached(net, False))
 row("a past with its present", HEADS)(lambda net: _cached(net, True))
-row("a past of one sample", HEADS)(lambda net: _cached(net, False, "-"))
 
 
 @row("a quantized past", HEADS)
@@ -149,20 +147,6 @@ def _(net: Net) -> Any:
         return net.op("Concat", net.op("DequantizeLinear", past, scale), data, axis=2)
 
     return _block(net, joined, joined)
-
-
-@row("a state that is added", HEADS)
-def _(net: Net) -> Any:
-    state = net.lie(net.input("h", (B, H, 1, D), "b---"), -3, H)
-    return _block(net, *[lambda data: net.op("Add", data, state)] * 2)
-
-
-@row("a state of one number per head", HEADS)
-def _(net: Net) -> Any:
-    given = net.lie(net.input("h", (B, H), "b-"), -1, H)
-    state = net.lie(net.op("Add", given, given), -1, H)
-    wide = net.op("Reshape", state, net.ints(0, 0, 1, 1))
-    return [_block(net, *[lambda data: net.op("Mul", data, wide)] * 2), state]
 
 
 # Keys and values that all heads share

@@ -74,15 +74,6 @@ def _(net: Net) -> Any:
 # Shapes around attention
 
 
-def _dots(net: Net) -> Any:
-    """onnx invents a symbol where two operands name one axis differently."""
-    x = source(net)
-    keys = net.input("keys", (B, S, WIDTH), "ps-")
-    q, k, v = heads_of(net, x, "q"), heads_of(net, keys, "k"), heads_of(net, keys, "v")
-    weights = softmax(net, net.op("Einsum", q, k, equation="...id,...jd->...ij"))
-    return finished(net, net.op("Einsum", weights, v, equation="...ij, ...jd -> ...id"))
-
-
 def _sink(net: Net, scores: Any) -> Any:
     """A sink that is cut off again: the Slice asks for a part of the keys, of which Softmax needs all."""
     padded = net.op("Pad", scores, net.ints(0, 0, 0, 0, 0, 0, 0, 1))
@@ -134,7 +125,6 @@ WEIGHED = {
     "padding by Mod": _whole_blocks("Mod"),
     "padding by Ceil": _whole_blocks("Ceil"),
 }
-row("an Einsum with dots", HEADS, plans=BOTH)(_dots)
 for what, weigh in WEIGHED.items():
     row(what, HEADS, plans=BOTH)(lambda net, w=weigh: finished(net, context_of(net, source(net), weigh=w)))
 row("a relative shift", HEADS, plans=STATIC)(
@@ -252,16 +242,6 @@ def _summed(net: Net, data: Any, axis: int) -> Any:
     return net.op("ReduceSum", data, net.ints(axis), keepdims=0)
 
 
-@row("scores and context by broadcast", HEADS, plans=BOTH)
-def _(net: Net) -> Any:
-    """`(q[:, :, None] * k[:, None]).sum(-1)`, and the same with weights and values."""
-    x = source(net)
-    scores = _summed(net, net.op("Mul", _wide(net, x, "q", 2), _wide(net, x, "k", 1)), 4)
-    weights = net.op("Unsqueeze", net.op("Softmax", scores, axis=2), net.ints(4))
-    context = net.mark(_summed(net, net.op("Mul", weights, _wide(net, x, "v", 1)), 2), -2, H)
-    return net.op("Add", x, projected(net, net.op("Reshape", context, net.ints(0, 0, H * D))))
-
-
 @row("values are sampled", Found(H))
 def _(net: Net) -> Any:
     """Deformable attention (RT-DETR): heads on the batch axis, offsets and weights from the query alone."""
@@ -333,18 +313,7 @@ def _state(net: Net, first: bool, skip: bool) -> Any:
 
 
 row("a state, past first", HEADS)(lambda net: _state(net, True, False))
-row("a state, past last", HEADS)(lambda net: _state(net, False, False))
 row("a state space model", missed=[("no-projection", "Mul")])(lambda net: _state(net, True, True))
-
-
-@row("a gate is no state")
-def _(net: Net) -> Any:
-    """A sum of gated groups has no product of two activations that each own an axis: nobody attends there."""
-    x = source(net)
-    v = net.op("Reshape", net.op("MatMul", x, net.weight("v", WIDTH, H * D * 2)), net.ints(0, 0, H, 2, D))
-    g = net.op("Reshape", net.op("MatMul", x, net.weight("g", WIDTH, H * 2)), net.ints(0, 0, H, 2, 1))
-    context = _summed(net, net.op("Mul", g, v), 3)
-    return projected(net, net.op("Reshape", context, net.ints(0, 0, H * D)))
 
 
 # Heads that are mixed

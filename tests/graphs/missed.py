@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from tests.graphs.blueprint import PLAIN, STATIC
 from tests.graphs.net import Graph, Net
@@ -25,7 +25,6 @@ from tests.graphs.parts import (
     projected,
     softmax,
     source,
-    split,
     turned,
     unprojected,
 )
@@ -70,12 +69,6 @@ def _(net: Net) -> Any:
     return [projected(net, flat), flat]
 
 
-@row("an operator of another domain", missed=[("no-rule", "")])
-def _(net: Net) -> Any:
-    flat = merged(net, context_of(net, source(net)))
-    return projected(net, net.op("Scramble", flat, domain="custom"))
-
-
 for op_type, domain, why in (
     ("LongformerAttention", "com.microsoft", "no-rule"),
     ("PagedAttention", "com.microsoft", "no-rule"),
@@ -88,13 +81,6 @@ for op_type, domain, why in (
         x = source(net)
         flat = [net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv"]
         return net.op("Identity", net.op(op_type, *flat, domain=domain, num_heads=H))
-
-
-@row("one map for all channels", no_heads=1)
-def _(net: Net) -> Any:
-    x = source(net)
-    q, k, v = (net.op("MatMul", x, net.weight(name, WIDTH, D)) for name in "qkv")
-    return net.op("MatMul", softmax(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1]))), v)
 
 
 @row("everything behind an unknown shape", missed=[("unknown-shape", "")])
@@ -112,16 +98,6 @@ def _(net: Net) -> Any:
     return finished(net, net.op("Slice", context, *bounds))
 
 
-for op_type in ("Abs", "Sigmoid", "Exp"):
-
-    @row(f"statistics over all heads behind {op_type}", HEADS, stays=True, gathers=1)
-    def _(net: Net, op_type: str = op_type) -> Any:
-        def shared(net: Net, scores: Any) -> Any:
-            return net.op("Div", scores, net.op("ReduceSum", net.op(op_type, scores), net.ints(1)))
-
-        return finished(net, context_of(net, source(net), weigh=shared))
-
-
 @row("contexts that are scattered", missed=[("inexpressible", "")], plans=AT18)
 def _(net: Net) -> Any:
     """As Informer: contexts of some queries are scattered among averages, at places that are computed."""
@@ -132,13 +108,6 @@ def _(net: Net) -> Any:
     return finished(net, net.op("ScatterND", averages, net.op("Cast", context, to=7), context))
 
 
-@row("a shape beside a context that is an output", missed=[("no-projection", "")])
-def _(net: Net) -> Any:
-    """As `attention_past_state` of ONNX Runtime."""
-    context = merged(net, context_of(net, source(net)))
-    return [context, net.info(net.op("Shape", context), None, TensorProto.INT64)]
-
-
 @row("a map per head and one layer for all", missed=[("no-projection", "")])
 def _(net: Net) -> Any:
     """As Fastformer: each head pools with weights of its own, and one linear layer treats all heads alike."""
@@ -147,18 +116,6 @@ def _(net: Net) -> Any:
     weights = net.op("Softmax", net.op("MatMul", q, net.weight("pool", D, 1)), axis=2)
     pooled = net.op("MatMul", turned(net, weights), q)
     return net.op("MatMul", net.op("Mul", pooled, v), net.weight("alike", D, D))
-
-
-@row("an input that decides a shape", HEADS, plans=STATIC, gathers=1, cuts=[{"0": [1]}, {"0": [0, 2]}])
-def _(net: Net) -> Any:
-    """The query takes the shape that an input names: nobody knows which axis is which."""
-    x = source(net, "---")
-    net.inputs.append(net.info("target", [3], TensorProto.INT64))
-    net.feed["target"] = np.array([B, S, H * D])
-    q = net.op("Reshape", net.op("MatMul", x, net.weight("q", WIDTH, H * D)), "target")
-    q = net.op("Transpose", net.op("Reshape", q, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3])
-    scores = net.op("MatMul", q, split(net, x, "k", 0, 2, 3, 1))
-    return finished(net, net.op("MatMul", softmax(net, scores), heads_of(net, x, "v")))
 
 
 @row("heads along an axis of another input's length", missed=[("inexpressible", "")])

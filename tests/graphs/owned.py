@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from tests.graphs.blueprint import PLAIN, STATIC
 from tests.graphs.net import Net, each
@@ -133,13 +133,6 @@ for (what, make), heads in itertools.product(FOREIGN.items(), (1, H)):
     )(lambda net, of=(make, heads): _between(net, *of, residual=False))
 
 
-@row("one head that is read beside the projection", unprojected("", 1), plans=STATIC)
-def _(net: Net) -> Any:
-    """The feed-forward layer reads the context alone, but its residual connection takes the context past it."""
-    it = Attending(net, 1)
-    return it.op("Add", it.merged, it.linear(it.op("Relu", it.merged), "next", it.width))
-
-
 def _biased(it: Attending) -> Any:
     return it.op("Add", it.merged, it.vector("bias"))
 
@@ -180,10 +173,6 @@ for number, (what, make) in enumerate(OWN.items()):
         plans=(STATIC, OPSET18)[number % 2],
         gathers=int(what in ("gated by the stream", "chosen")),
     )(lambda net, make=make: _between(net, make, H, True))
-for what in ("alone", "biased", "gated by the stream", "with its values", "with its queries"):
-    row(f"own of one head: {what}", Found(1), plans=OPSET18)(
-        lambda net, make=OWN[what]: _between(net, make, 1, True)
-    )
 
 
 @row("queries that are pooled are added to their own heads", Found(4), plans=STATIC)
@@ -248,36 +237,6 @@ def _(net: Net) -> Any:
     context = context_of(net, source(net))
     last = net.op("Relu", net.op("Gather", context, net.ints(H - 1), axis=1))
     return [finished(net, context), last]
-
-
-@row("two projections side by side", HEADS)
-def _(net: Net) -> Any:
-    """Both sum up the heads, neither is on the way to the other."""
-    context = merged(net, context_of(net, source(net)))
-    return [projected(net, context), projected(net, context)]
-
-
-def _added(net: Net, stream: Any, context: Any) -> Any:
-    return net.op("Add", stream, context)
-
-
-def _let_in(net: Net, stream: Any, context: Any) -> Any:
-    """As much of the context and of the stream as both tell: D-FINE's gateway."""
-    both = net.op("Concat", stream, context, axis=2)
-    gates = [net.op("Sigmoid", net.op("MatMul", both, net.weight("g", 4 * H, 2 * H))) for _ in "ab"]
-    return net.op("Add", net.op("Mul", gates[0], stream), net.op("Mul", gates[1], context))
-
-
-for join, layers in ((_added, 3), (_let_in, 2)):
-
-    @row(f"contexts that are the stream, {join.__name__[1:]}", unprojected())
-    def _(net: Net, join: Make = join, layers: int = layers) -> Any:
-        """Later layers read them through the stream, which is why none of them can go."""
-        stream = net.op("MatMul", source(net), net.weight("embed", WIDTH, H * D))
-        for _ in range(layers):
-            narrow = net.op("MatMul", stream, net.weight("narrow", H * D, WIDTH))
-            stream = join(net, stream, merged(net, context_of(net, narrow)))
-        return projected(net, stream)
 
 
 def _divided(net: Net, logits: Any) -> Any:
@@ -376,13 +335,6 @@ for what, mixer in MIXERS.items():
     def _(net: Net, mixer: Make = mixer) -> Any:
         data = mixer(net, _image(net, context_of(net, source(net, "---", length=SIDE * SIDE))))
         return net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))
-
-
-@row("the largest of some positions", plans=STATIC, missed=[("no-rule", "")])
-def _(net: Net) -> Any:
-    image = _image(net, context_of(net, source(net, "---", length=SIDE * SIDE)))
-    data = net.op("MaxPool", image, kernel_shape=[2, 2], strides=[2, 2])
-    return net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))
 
 
 @row("nothing is joined to the tokens", HEADS, plans=STATIC)
@@ -485,15 +437,6 @@ for size in (D, 1):
         flat = merged(net, context_of(net, source(net, "b--", length=T), size), size=size)
         joined = net.op("Flatten", net.rows(flat, 2, 7), axis=1)
         return net.op("MatMul", joined, net.weight("o", 5 * H * size, WIDTH))
-
-
-for tokens in (T, 8):
-
-    @row(f"a merge of {tokens} tokens without Transpose", plans=STATIC, missed=[("no-projection", "")])
-    def _(net: Net, tokens: int = tokens) -> Any:
-        """Each head fills all channels, of other tokens: at the projection nothing is one head's."""
-        context = context_of(net, source(net, "---", 1, tokens))
-        return projected(net, net.op("Reshape", context, net.ints(0, tokens, H * D)))
 
 
 @row("one of several streams is read", plans=STATIC)
@@ -639,46 +582,13 @@ for spelled in ("MatMul", "Einsum"):
         return finished(net, net.op("Add", first, second))
 
 
-@row("a stored map after attention", Found(H, size=D), plans=STATIC)
-def _(net: Net) -> Any:
-    """A map of tokens between an attention and its projection: the heads are those of the attention."""
-    return finished(net, net.op("MatMul", net.weight("maps", H, S, S), context_of(net, source(net, "b--"))))
-
-
 @row("one stored map", plans=STATIC)
 def _(net: Net) -> Any:
     """A mixer's map of tokens, the same for all channels, tells no heads apart."""
     return finished(net, net.op("MatMul", net.weight("map", S, S), heads_of(net, source(net, "b--"), "v")))
 
 
-# Reasons that name the node
-
-
-WIDE = 4
-GROUPS = {
-    "one group per head": (H, H * WIDE),
-    "two groups per head": (2 * H, H * WIDE),
-    "more channels than it reads": (H, 2 * H * WIDE),
-    "fewer channels than it reads": (H, H * WIDE // 2),
-}
-for (what, (groups, made)), last in zip(GROUPS.items(), itertools.cycle(("Conv", "MatMul")), strict=False):
-
-    @row(f"a convolution with groups, {what}", Found(H, size=WIDE, v_size=made // H), plans=AT18)
-    def _(net: Net, of: Any = (groups, made), last: str = last) -> Any:
-        """It sums within heads."""
-        groups, made = of
-        x = source(net)
-        context = net.mark(context_of(net, x, WIDE), -3, H)
-        rows = net.op("Reshape", turned(net, context), net.ints(0, H * WIDE, -1))
-        kernel = net.weight("kernel", made, H * WIDE // groups, 3)
-        inner = net.op("Conv", rows, kernel, group=groups, pads=[1, 1])
-        if last == "Conv":
-            made_ = net.op(
-                "Transpose", net.op("Conv", inner, net.weight("o", WIDTH, made, 1)), perm=[0, 2, 1]
-            )
-        else:
-            made_ = projected(net, net.op("Transpose", inner, perm=[0, 2, 1]), made)
-        return net.op("Add", made_, x)
+# Projections and biases of their own
 
 
 for turned_ in (False, True):
@@ -719,96 +629,7 @@ def _(net: Net) -> Any:
     return finished(net, net.op("Reshape", context, back))
 
 
-for axis, order in ((1, [2, 0, 1, 3]), (3, [1, 0])):
-
-    @row(f"GatherElements along axis {axis}", missed=[("inexpressible", "")], plans=replace(STATIC, opset=18))
-    def _(net: Net, axis: int = axis, order: list[int] = order) -> Any:
-        places = np.broadcast_to(
-            np.reshape(order, [-1 if at == axis else 1 for at in range(4)]), (B, H, S, D)
-        )
-        context = context_of(net, source(net))
-        return finished(
-            net, net.op("GatherElements", context, net.stored("places", places.copy()), axis=axis)
-        )
-
-
-# Dead ends, branches, and values that layers share
-
-
-def _branch(net: Net, x: Any, site: str, bias: bool) -> Any:
-    made = finished(net, context_of(net, x), site=site)
-    return net.op("Add", made, net.weight("bias", WIDTH)) if bias else made
-
-
-WHOLE = [list(some) for count in (1, 2, 3) for some in itertools.combinations("012", count)]
-for number, order in enumerate(("beside", "stream first", "after each other", "alone")):
-
-    @row(
-        f"branches meet, {order}",
-        *[HEADS] * (4 if order == "after each other" else 3),
-        cuts=[{site: range(H) for site in some} for some in WHOLE],
-    )
-    def _(net: Net, order: str = order, bias: bool = number % 2 == 0) -> Any:
-        """Whichever of three branches go, what is left is the masked original."""
-        x = source(net)
-        first, second, third = (_branch(net, x, site, bias) for site in "012")
-        if order == "beside":
-            y = net.op("Add", x, net.op("Add", net.op("Add", first, second), third))
-        elif order == "stream first":
-            y = net.op("Add", net.op("Add", net.op("Add", x, first), second), third)
-        elif order == "alone":
-            y = net.op("Add", net.op("Add", first, second), third)
-        else:
-            stream = net.op("Add", net.op("Add", net.op("Add", x, first), second), third)
-            y = net.op("Add", stream, _branch(net, stream, "3", bias))
-        return net.op("Relu", y)
-
-
-DEAD: dict[str, Make] = {
-    "Relu": lambda net, it: net.op("Relu", it["flat"]),
-    "view": lambda net, it: net.op("Reshape", it["context"], net.ints(-1, H * D)),
-    "projection": lambda net, it: projected(net, it["flat"]),
-    "mean of maps": lambda net, it: net.op("ReduceMean", it["weights"], axes=[1], keepdims=0),
-    "norm": lambda net, it: net.op("LayerNormalization", it["flat"], net.weight("gain", H * D), axis=-1),
-    "mixed queries": lambda net, it: net.op("Softmax", it["q"], axis=1),
-    "branch": lambda net, it: net.op(
-        "If",
-        net.stored("yes", np.array(True)),
-        **{
-            f"{name}_branch": helper.make_graph(
-                [helper.make_node(op, [it["context"]], ["inner"])],
-                name,
-                [],
-                [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)],
-            )
-            for name, op in (("then", "Relu"), ("else", "Sigmoid"))
-        },
-    ),
-    "scaled weight": lambda net, it: net.op("Mul", it["weight"], net.weight("grid", H * D, WIDTH)),
-}
-for what, dead in DEAD.items():
-
-    @row(f"a dead end: {what}", HEADS)
-    def _(net: Net, dead: Make = dead) -> Any:
-        """A node that no output depends on refuses no cut."""
-        x = source(net)
-        q, k, v = heads_of(net, x, "q"), split(net, x, "k", 0, 2, 3, 1), heads_of(net, x, "v")
-        weights = softmax(net, net.op("MatMul", q, k))
-        context = net.op("MatMul", weights, v)
-        flat, weight = merged(net, context), net.weight("o", H * D, WIDTH)
-        y = net.op("MatMul", flat, weight)
-        it = {"q": q, "weights": weights, "context": context, "flat": flat, "weight": weight}
-        net.op("Tanh", dead(net, it))
-        return y
-
-
-@row("attention that leads nowhere", HEADS)
-def _(net: Net) -> Any:
-    x = source(net)
-    y = finished(net, context_of(net, x))
-    net.op("Relu", net.op("Transpose", context_of(net, x), perm=[0, 2, 1, 3]))
-    return y
-
+# Values of branches
 
 IN_BRANCHES: dict[str, Make] = {
     "scaled": lambda net, data: net.op("Mul", data, net.weight("scale", H * D)),

@@ -21,7 +21,6 @@ from tests.graphs.parts import (
     context_of,
     finished,
     heads_of,
-    merged,
     projected,
     softmax,
     source,
@@ -219,50 +218,15 @@ def _(net: Net) -> Any:
     return finished(net, net.op("MatMul", softmax(net, scores), v))
 
 
-MORE = 4
-"""Rows of a table beyond the longest sequence."""
-
-
-def _sliced(net: Net, bias: Any) -> Any:
-    return net.rows(net.rows(bias, MORE, S + MORE, 1), 0, S, 2)
-
-
-def _picked(net: Net, bias: Any) -> Any:
-    return net.op("Gather", net.op("Gather", bias, net.ints(*range(S)), axis=1), net.ints(*range(S)), axis=2)
-
-
-def _split_off(net: Net, bias: Any) -> Any:
-    rows = net.op("Split", bias, net.ints(S, MORE), outputs=2, axis=1)[0]
-    return net.op("Split", rows, net.ints(MORE, S), outputs=2, axis=2)[1]
-
-
-for pick, computed in zip((_sliced, _picked, _split_off) * 2, (False, True) * 3, strict=True):
-
-    @row(f"a table longer than the sequence, {pick.__name__[1:]}, {computed}", HEADS, plans=STATIC)
-    def _(net: Net, pick: Make = pick, computed: bool = computed) -> Any:
-        """Entries that nothing reads in the original are not dead through a cut: they stay."""
-        x = source(net, "---")
-        bias = net.weight("bias", H, S + MORE, S + MORE)
-        if computed:
-            bias = net.op("Mul", bias, net.op("ReduceMean", x, net.ints(0, 1, 2), keepdims=0))
-        return finished(
-            net, context_of(net, x, weigh=lambda net, s: softmax(net, net.op("Add", s, pick(net, bias))))
-        )
-
-
 # Groups whose queries stand in a row
 
 
-def _in_a_row(net: Net, target: Any = None, summed: int = 1) -> Any:
+def _in_a_row(net: Net) -> Any:
     """[B, K, G*S, D]: neighbours along the queries belong to one head."""
     x = source(net)
     q = net.op("Reshape", heads_of(net, x, "q"), net.ints(0, K, -1, D))
-    parts = [
-        weighed(net, q, split(net, x, "k", 0, 2, 3, 1, heads=K), heads_of(net, x, "v", K))
-        for _ in range(summed)
-    ]
-    context = parts[0] if summed == 1 else net.op("Sum", *parts)
-    return finished(net, net.op("Reshape", context, target or net.ints(0, H, -1, D)))
+    context = weighed(net, q, split(net, x, "k", 0, 2, 3, 1, heads=K), heads_of(net, x, "v", K))
+    return finished(net, net.op("Reshape", context, net.ints(0, H, -1, D)))
 
 
 row(
@@ -270,23 +234,6 @@ row(
     GROUPS,
     plans={"static": STATIC, "dynamic": replace(STATIC, symbolic=True)},
 )(_in_a_row)
-
-
-def _hidden_length(net: Net) -> Any:
-    other = net.op("Shape", net.input("other", (1, S), "-p"), start=1, end=2)
-    return net.op("Concat", net.ints(0, H), other, net.ints(D), axis=0)
-
-
-row(
-    "a length that another input tells",
-    plans=replace(STATIC, symbolic=True),
-    missed=[("inexpressible", "")],
-)(lambda net: _in_a_row(net, _hidden_length(net)))
-row(
-    "contexts that are summed behind a hidden length",
-    plans=replace(STATIC, symbolic=True),
-    missed=[("no-projection", ""), ("no-projection", "Mul")],
-)(lambda net: _in_a_row(net, _hidden_length(net), 2))
 
 
 @row("queries of a group in a row with one token", Found(H, K), plans=STATIC)
@@ -301,21 +248,6 @@ def _(net: Net) -> Any:
 
 
 # One by one, stacked, summed
-
-
-@row("heads of a fixed batch are joined on its axis", HEADS, plans=STATIC)
-def _(net: Net) -> Any:
-    """Split and Concat: a piece that is one head's alone still says whose, so the values are no shared ones."""
-    x = source(net, "b--")
-
-    def heads(name: str) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
-        return net.op("Concat", *net.op("Split", flat, net.ints(*[D] * H), outputs=H, axis=2), axis=0)
-
-    context = weighed(net, heads("q"), net.op("Transpose", heads("k"), perm=[0, 2, 1]), heads("v"))
-    parts = net.op("Split", context, net.ints(*[B] * H), outputs=H, axis=0)
-    flat = net.op("Concat", *parts, axis=2)
-    return projected(net, net.mark(flat, -1, each(H, D)))
 
 
 for style in ("modules", "slices"):
@@ -360,27 +292,6 @@ for spelled in ("MatMul", "Einsum"):
         equation = {"equation": "bhsd,hdw->bhsw"} if spelled == "Einsum" else {}
         made = net.op(spelled, context, net.weight("o", H, D, WIDTH), **equation)
         return net.op("ReduceSum", made, net.ints(1), keepdims=0)
-
-
-for kv, first in ((H, 0), (H // 2, 1), (1, 2)):
-
-    @row(
-        f"positions that no projection reads, {kv} KV heads",
-        Found(2, 2 if kv > 1 else 1),
-        cuts=[{"0": [0]}, {"0": [0, 1]}] if kv == H else [{"0": [0, 1]}],
-    )
-    def _(net: Net, kv: int = kv, first: int = first) -> Any:
-        x = source(net)
-
-        def repeated(name: str) -> Any:
-            if kv == H:
-                return heads_of(net, x, name)
-            apart = net.op("Unsqueeze", heads_of(net, x, name, kv), net.ints(2))
-            wide = net.op("Expand", apart, net.ints(1, 1, H // kv, 1, 1))
-            return net.op("Reshape", wide, net.ints(0, H, -1, D))
-
-        context = weighed(net, heads_of(net, x, "q"), turned(net, repeated("k")), repeated("v"))
-        return finished(net, net.rows(context, first, first + 2), 2)
 
 
 for keepdims in (0, 1):
@@ -476,11 +387,10 @@ def _(net: Net) -> Any:
 # Values on their way
 
 
-def _values_through(net: Net, through: Callable[[Net, Any], Any], kv: int = H, before: Any = None) -> Any:
-    """A block whose values `[B, kv, S, D]` pass an operator before the core."""
+def _values_through(net: Net, through: Callable[[Net, Any], Any]) -> Any:
+    """A block whose values `[B, H, S, D]` pass an operator before the core."""
     x = source(net)
-    x = x if before is None else before(net, x)
-    values = through(net, heads_of(net, x, "v", kv))
+    values = through(net, heads_of(net, x, "v"))
     return finished(net, weighed(net, heads_of(net, x, "q"), split(net, x, "k", 0, 2, 3, 1), values))
 
 
@@ -502,37 +412,10 @@ def _by_cropped_positions(net: Net, values: Any) -> Any:
     return net.op("Pad", net.rows(values, 1, S, 2), net.ints(0, 0, 1, 0, 0, 0, 0, 0))
 
 
-def _masked_below(net: Net, x: Any) -> Any:
-    """A layer below multiplies tokens with a stored mask, of which all heads read some."""
-    kept = net.op("Mul", x, net.weight("mask", 1, S, 1))
-    inner = net.op("Relu", net.op("MatMul", kept, net.weight("up", WIDTH, 5)))
-    return net.op("Add", x, net.op("MatMul", inner, net.weight("down", 5, WIDTH)))
-
-
-def _normalized(net: Net, values: Any) -> Any:
-    """No rule passes LRN."""
-    known = net.op("LRN", net.op("Transpose", values, perm=[0, 3, 1, 2]), size=3)
-    return net.op("Transpose", known, perm=[0, 2, 3, 1])
-
-
 for through in (_by_heads_in_the_batch, _by_picked_positions, _by_cropped_positions):
     row(f"values stay each head's own, {through.__name__[1:]}", HEADS, plans=STATIC)(
         lambda net, through=through: _values_through(net, through)
     )
-for kv in (1, H):
-    row(
-        f"tokens that all heads read, {kv} KV heads",
-        Found(H, kv),
-        plans=STATIC,
-        cuts=[{"0": [1]}, {"0": [0, 2]}],
-    )(lambda net, kv=kv: _values_through(net, _by_cropped_positions, kv, _masked_below))
-    row(
-        f"what no rule passes on, {kv} KV heads",
-        Found(H, kv, kind="unknown" if kv > 1 else ""),
-        plans=STATIC,
-        cuts=[{"0": [1]}, {"0": [0, 2]}],
-        gathers=int(kv > 1),
-    )(lambda net, kv=kv: _values_through(net, _normalized, kv))
 
 
 # Groups and the order of channels behind them
@@ -620,14 +503,6 @@ for number, (order, project) in enumerate(PROJECT.items()):
             plans=(PLAIN, STATIC)[(number // 2 + size) % 2],
             cuts=[{"0": _positions(order, kv, group)}, {"0": range(kv * group)}],
         )(write)
-
-
-@row("linear attention with softmax features, one head of keys", Found(H, 1, size=D), cuts=[{"0": [1]}])
-def _softmax_features(net: Net) -> Any:
-    """Features of queries and keys weigh numbers of each other, and are no scores of experts."""
-    x = source(net)
-    q, k = (softmax(net, heads_of(net, x, name, heads)) for name, heads in (("q", H), ("k", 1)))
-    return finished(net, net.op("MatMul", q, net.op("MatMul", turned(net, k), heads_of(net, x, "v", 1))))
 
 
 def _mixed(net: Net, how: str, heads: int, sets: int) -> Any:
@@ -750,20 +625,6 @@ def _(net: Net) -> Any:
 
 
 # Two projections, and many for single heads
-
-
-for first in ("front", "back"):
-
-    @row(f"two projections share out the heads, the {first} first", HEADS)
-    def _(net: Net, first: str = first) -> Any:
-        """Heads are numbered as the core has them where no projection reads all of them."""
-        half = H * D // 2
-        context = merged(net, context_of(net, source(net)))
-        bounds = [(0, half), (half, 2 * half)]
-        return [
-            projected(net, net.rows(context, *part, 2), half)
-            for part in (bounds if first == "front" else bounds[::-1])
-        ]
 
 
 N = 3

@@ -172,7 +172,6 @@ row(
     cuts=[{"0": [0, 1, 4, 5]}, {"0": [0, 1, 2, 3]}, {"0": range(8)}],
     refused=[({"0": [0, 1]}, "different numbers of query heads"), ({"0": [0]}, "only go together")],
 )(lambda net: _packed(net, 8, 2, 8))
-row("a site in one block", Found(2, reason=("opaque-weights", "MatMul")))(lambda net: _packed(net, 2, 2, 8))
 row("a last block that is not full", Found(5, reason=("opaque-weights", "MatMul")))(
     lambda net: _packed(net, 5, 5, 8)
 )
@@ -513,13 +512,6 @@ def _agents(net: Net, projected_: bool, regrouped: bool, returned: bool) -> Any:
 
 
 row("agents", HEADS)(lambda net: _agents(net, False, False, False))
-READ = [({"0": units}, "needs") for units in ([0], range(H), [0, 1])]
-row("agents, two projections", unprojected("MatMul"), HEADS, gathers=1, refused=READ)(
-    lambda net: _agents(net, True, False, False)
-)
-row("agents that are regrouped", unprojected("MatMul"), Found(H // 2), gathers=1, refused=READ)(
-    lambda net: _agents(net, True, True, False)
-)
 row("agents that are an output", unprojected(), Found(H // 2), gathers=1)(
     lambda net: _agents(net, True, True, True)
 )

@@ -270,31 +270,3 @@ def _(net: Net) -> Any:
     )
     net.mark("r", -3, H)
     return made
-
-
-@row("a layer whose shape is read makes no scores", Found(H, 2, size=D))
-def _(net: Net) -> Any:
-    """Queries of a group lie in a row, behind two linear layers; scores are divided by the root of their size."""
-    nodes = """h = MatMul(x, lift)  qf = MatMul(h, q)  q5 = Reshape(qf, five)
-      qt = Transpose<perm = [0, 2, 3, 1, 4]>(q5)
-      qr = Reshape(qt, tall)  kf = MatMul(x, kk)  k4 = Reshape(kf, two)  kh = Transpose<perm = [0, 2, 3, 1]>(k4)
-      vf = MatMul(x, vv)  v4 = Reshape(vf, two)  vh = Transpose<perm = [0, 2, 1, 3]>(v4)  dot = MatMul(qr, kh)
-      size = Shape<start = 3>(qr)  sized = Cast<to = 1>(size)  root = Sqrt(sized)  scores = Div(dot, root)
-      maps = Softmax<axis = -1>(scores)  c = MatMul(maps, vh)  r = Reshape(c, apart4)"""
-    made = _text(net, nodes, MERGED, fixed=True)
-    net.mark("r", -3, H)
-    return made
-
-
-@row("positions that are looked up tell no tokens apart", Found(H, size=D))
-def _(net: Net) -> Any:
-    """By computed places, so that nothing says whether weights tell tokens apart."""
-    looked_up = (
-        "n = Shape<end = 1>(x)  none = Sub(n, n)  at = Add(far, none)  g = Gather<axis = 0>(table, at)"
-        "  places = Transpose<perm = [2, 0, 1]>(g)  moved = Add(scores, places)  maps = Softmax<axis = -1>(moved)"
-    )
-    outs = "  ".join(f"p{i} = MatMul(h{i}, wo{i})" for i in range(H))
-    behind = f"c = MatMul(maps, vh)  {PICKED % (('c',) * H)}  {outs}  p = Sum(p0, p1, p2, p3)  y = Add(p, x)"
-    _text(net, QUERIES, KEYS, VALUES, SCORES, looked_up, behind, fixed=True)
-    net.mark("c", -3, H)
-    return "y"
