@@ -247,6 +247,20 @@ def test_layers_of_several_stacks_are_named_with_their_stack(
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_number_of_a_call_of_two_stacks_is_that_of_no_layer(norm: str) -> None:
+    """Keras numbers the call of an encoder-decoder, and each stack ends with a norm of its own."""
+    stacks = ("encoder", "decoder")
+
+    def name(value: str, layer: int, place: int) -> str:
+        stack, number = stacks[layer // 2], layer % 2
+        ends = number == 1 and place == 1 and value.startswith("n")
+        return f"net_1/{stack}_{'norm_1' if ends else f'layer_{number}_1'}/{value}"
+
+    network = Network([["attention", "network"]] * 4, norm=norm)
+    assert list(held(renamed(network.model(), name))) == [f"{s}_layer.{n}" for s in stacks for n in "01"]
+
+
 @pytest.mark.parametrize("named", ["1", "layers.1", "layer.1", "1,1"])
 def test_layers_take_every_name_that_inspect_prints(named: str) -> None:
     plan = ohp.plan_pruning(Network(PLAIN).model(), layers=named)

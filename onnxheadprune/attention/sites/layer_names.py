@@ -176,20 +176,35 @@ def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
     Args:
         attends: whether the model has attention; else each site with a number of its own, in a stack, is a layer.
     """
-    some = groupby(parts, lambda part: part.begins if attends else part)
-    # A decoder's layer has two attentions in a row, under one number.
-    runs = [list(run) for begins, run in some if begins]
-
-    def are_layers(shape: Stack) -> bool:
-        own = [[{place for place in part.numbers if place.shape == shape} for part in run] for run in runs]
-        apart = [set[NumberedPath]().union(*run) for run in own]
-        known = set[NumberedPath]().union(*apart)
-        beside = (place for part in parts for place in part.numbers if place.shape == shape)
-        is_whole = _is_spoken(shape) or known.issuperset(beside)
-        return all(map(all, own)) and sum(map(len, apart)) == len(known) and is_whole
-
     shapes = {place.shape for part in parts for place in part.numbers if len(place.stack) > depth}
-    return len(runs) > 1 and any(are_layers(shape) for shape in shapes if attends or _is_spoken(shape))
+
+    def numbers(part: _Part, shape: Stack) -> set[NumberedPath]:
+        return {place for place in part.numbers if place.shape == shape}
+
+    def layers(shape: Stack) -> list[_Part]:
+        """Return the sites that begin the layers of a stack, none where its numbers count none."""
+        others = shapes - {shape}
+        own = [
+            part
+            for part in parts
+            if numbers(part, shape) or not any(numbers(part, other) for other in others)
+        ]
+        some = groupby(own, lambda part: part.begins if attends else part)
+        # A decoder's layer has two attentions in a row, under one number.
+        runs = [list(run) for begins, run in some if begins]
+        apart = [set[NumberedPath]().union(*(numbers(part, shape) for part in run)) for run in runs]
+        known = set[NumberedPath]().union(*apart)
+        is_whole = _is_spoken(shape) or known.issuperset(
+            place for part in own for place in numbers(part, shape)
+        )
+        is_apart = sum(map(len, apart)) == len(known) and all(
+            numbers(part, shape) for run in runs for part in run
+        )
+        return [part for run in runs for part in run] if len(runs) > 1 and is_apart and is_whole else []
+
+    # An encoder and a decoder are two stacks, of whose sites any may come first.
+    found = {part.site for shape in shapes if attends or _is_spoken(shape) for part in layers(shape)}
+    return bool(found) and all(part.site in found for part in parts if part.begins or not attends)
 
 
 def _is_one_module(numbered: Mapping[_Module, Sequence[_Part]]) -> bool:
