@@ -183,24 +183,22 @@ def _holds_layers(parts: Sequence[_Part], depth: int, attends: bool) -> bool:
 
     def layers(shape: Stack) -> list[_Part]:
         """Return the sites that begin the layers of a stack, none where its numbers count none."""
-        others = shapes - {shape}
         own = [
             part
             for part in parts
-            if numbers(part, shape) or not any(numbers(part, other) for other in others)
+            if numbers(part, shape) or not any(place.shape in shapes for place in part.numbers)
         ]
         some = groupby(own, lambda part: part.begins if attends else part)
         # A decoder's layer has two attentions in a row, under one number.
         runs = [list(run) for begins, run in some if begins]
-        apart = [set[NumberedPath]().union(*(numbers(part, shape) for part in run)) for run in runs]
-        known = set[NumberedPath]().union(*apart)
+        counted = [set[NumberedPath]().union(*(numbers(part, shape) for part in run)) for run in runs]
+        known = set[NumberedPath]().union(*counted)
         is_whole = _is_spoken(shape) or known.issuperset(
             place for part in own for place in numbers(part, shape)
         )
-        is_apart = sum(map(len, apart)) == len(known) and all(
-            numbers(part, shape) for run in runs for part in run
-        )
-        return [part for run in runs for part in run] if len(runs) > 1 and is_apart and is_whole else []
+        first = [part for run in runs for part in run]
+        is_told = sum(map(len, counted)) == len(known) and all(numbers(part, shape) for part in first)
+        return first if len(runs) > 1 and is_told and is_whole else []
 
     # An encoder and a decoder are two stacks, of whose sites any may come first.
     found = {part.site for shape in shapes if attends or _is_spoken(shape) for part in layers(shape)}
