@@ -26,7 +26,7 @@ def reports(**paths: Path | None) -> list[Making]:
     named = {name: path for name, path in paths.items() if path is not None}
     for path in named.values():
         if Path(path).suffix.lower() in FORMATS:
-            check_picture(path)
+            check_picture(Path(path))
     flags = {name: f"--{name.replace('_', '-')}" for name in named}
     return [Making(flags[name], Path(path), os.fspath(path)) for name, path in named.items()]
 

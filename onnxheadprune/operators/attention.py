@@ -19,7 +19,7 @@ from onnxheadprune.liveness.layouts import (
 from onnxheadprune.liveness.live import FULL, Live, unite
 from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Shape, known_size
+from onnxheadprune.model.graph.dims import Dim, Shape, known_size, symbol
 from onnxheadprune.model.graph.operator import STANDS_FOR_PATTERN, Roles, Shapes
 from onnxheadprune.model.graph.view import Node, Value, named
 from onnxheadprune.model.tensors import Array
@@ -27,14 +27,36 @@ from onnxheadprune.operators.record import operator
 
 
 def _attention_shape(node: Node) -> Shapes:
+    """The context and the scores, which onnx infers wrong where a shape is unknown; it infers keys and values well."""
     query, value = node.shape(0), node.shape(2)
+    scores = _scores_shape(node, query, node.shape(1))
     if query is None or value is None:
-        return [None]
+        return [None, None, None, scores]
     if len(query) == 4:
-        return [(*query[:3], value[3])]
+        return [(*query[:3], value[3]), None, None, scores]
     heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
     size = dims.divide(value[2], kv) if kv else None
-    return [(query[0], query[1], named(None if size is None else dims.multiply(size, heads), node, 2))]
+    width = named(None if size is None else dims.multiply(size, heads), node, 2)
+    return [(query[0], query[1], width), None, None, scores]
+
+
+def _scores_shape(node: Node, query: Shape | None, key: Shape | None) -> Shape | None:
+    """Of the last output, `[B, H, S, past + S]`."""
+    output = node.outputs[-1]
+    if output is None or output.output_index != 3:
+        return None
+    total = None if key is None else with_past(node, 4, 2, key[-2])
+    heads = node.attribute("q_num_heads") if query is None or len(query) == 3 else query[1]
+    known = (None, heads, None, total) if query is None else (query[0], heads, query[-2], total)
+    return tuple(symbol(f"{output.name}.{axis}") if dim is None else dim for axis, dim in enumerate(known))
+
+
+def with_past(node: Node, index: int, axis: int, own: Dim) -> Dim | None:
+    """A number of keys and those of a past, which lie on an axis of one input; None if these are not known."""
+    past = node.shape(index)
+    if past is None or axis >= len(past):
+        return None if node.input(index) is not None else own
+    return dims.add(past[axis], own)
 
 
 def _standard_layout(node: Node) -> FusedLayout | None:

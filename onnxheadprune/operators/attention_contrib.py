@@ -17,6 +17,7 @@ from onnxheadprune.operators.attention import (
     cost_with_weights,
     fused_attention,
     unknown_cost,
+    with_past,
 )
 from onnxheadprune.operators.record import operator
 
@@ -38,16 +39,14 @@ def _shape(node: Node) -> Shapes:
 
 
 def _present(node: Node, index: int, past_index: int) -> Shape | None:
-    new, past, heads = node.shape(index), node.shape(past_index), node.attribute("num_heads", 0)
+    new, heads = node.shape(index), node.attribute("num_heads", 0)
     if node.op_type != "MultiHeadAttention" or node.input(LENGTH_OF_PAST) is not None:
         return buffered(node, past_index, index)
-    if new is None or len(new) not in (3, 4) or not heads or (past is not None and len(past) != 4):
+    if new is None or len(new) not in (3, 4) or not heads:
         return None
     size = new[3] if len(new) == 4 else dims.divide(new[2], heads)
-    length = new[len(new) - 2]
-    return (
-        None if size is None else (new[0], heads, length if past is None else dims.add(past[2], length), size)
-    )
+    length = with_past(node, past_index, 2, new[-2])
+    return None if size is None or length is None else (new[0], heads, length, size)
 
 
 def _context_shape(node: Node) -> Shapes:
@@ -195,11 +194,8 @@ def _projecting_shape(node: Node) -> Shapes:
         or node.attribute("past_present_share_buffer", 0)
     ):
         return [out]
-    past = node.shape(4)
-    if past is not None and len(past) != 5:
-        return [out]
-    length = data[1] if past is None else dims.add(past[3], data[1])
-    return [out, (2, data[0], heads, length, widths[0] // heads)]
+    length = with_past(node, 4, 3, data[1])
+    return [out, None if length is None else (2, data[0], heads, length, widths[0] // heads)]
 
 
 def _projecting_layout(node: Node) -> FusedLayout | None:

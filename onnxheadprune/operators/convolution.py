@@ -116,9 +116,7 @@ def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     weights = channels.renumbered({1: 0}) if channels.axes else channels
     whole = live.only([axis for axis in live.axes if axis != 1])
     # A scale or zero point may also be a single number for all channels.
-    stored = {index: weights} | {i: weights for i in along if (node.shape(i) or (1,))[0] != 1}
-    if weight[0] == 1:
-        stored = {index: weights}
+    stored = {index: weights} | {i: weights for i in along if size_of(node.shape(i)) != 1}
     if groups == 1 or not channels.axes:
         return Answer({0: whole, **stored}, kept=(live,))
     per_group = channels.array.reshape(groups, weight[0] // groups)

@@ -66,21 +66,26 @@ def _reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 def _copied(node: Node, back: Live, live: Live) -> dict[int, int] | None:
     """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number.
 
-    Where input and output axis get narrower alike (`batch * heads`), what is copied is right by itself.
+    Where input and output axis get narrower alike (`batch * heads`), what is copied is right by itself. An element
+    that is not known may be a 0 where both axes are as long.
     """
     target, in_shape, out_shape = node.input(1), node.shape(0), node.out.shape
-    if target is None or target.elements is None or node.attribute("allowzero", 0):
+    if target is None or node.attribute("allowzero", 0):
         return {}
     assert in_shape is not None
     assert out_shape is not None
+    elements = [None] * len(out_shape) if target.elements is None else target.elements.reshape(-1)
     copied: dict[int, int] = {}
-    for axis, element in enumerate(target.elements.reshape(-1)):
-        if element == 0 and axis in back.axes:
-            size = live.narrow(out_shape[axis], axis)
-            if isinstance(size, int):
-                copied[axis] = size
-            elif size != back.narrow(in_shape[axis], axis):
-                return None
+    for axis, element in enumerate(elements):
+        if axis not in back.axes or (
+            element != 0 if element is not None else in_shape[axis] != out_shape[axis]
+        ):
+            continue
+        size, own = live.narrow(out_shape[axis], axis), back.narrow(in_shape[axis], axis)
+        if isinstance(size, int) and (element == 0 or size != own):
+            copied[axis] = size
+        elif size != own:
+            return None
     return copied
 
 

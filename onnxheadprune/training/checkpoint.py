@@ -97,7 +97,7 @@ class Kept(JsonObject):
 def beside(output: str | os.PathLike[str]) -> Path:
     """Return where the checkpoint of an output is."""
     path = Path(output)
-    return path.with_name(f"{path.name}{SUFFIX}")
+    return path.parent / f"{path.name}{SUFFIX}"
 
 
 def making_of(checkpoint: Path) -> Making:

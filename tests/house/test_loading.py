@@ -106,7 +106,7 @@ CALLS = {
     "validate": Call(
         "validate {model} {cut} --provider cpu",
         CHOICE | OTHERS | {"benchmarking", "data"},
-        LIMITS | MEASURES | PAIRS,
+        LIMITS | MEASURES | NAMED | PAIRS,
     ),
     "bench": Call(
         "bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow", "attention"}, PAIRS

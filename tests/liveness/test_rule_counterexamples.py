@@ -226,3 +226,24 @@ def test_edge_gather_over_runs_behind_another_axis() -> None:
     wanted = Live.over((0, 1), np.outer(SECOND, SECOND), ((1, symbol("B2")),))
     with pytest.raises(RefusedError, match="no fixed size"):
         check(case, setup, only(wanted))
+
+
+def test_a_target_that_nobody_knows_may_copy_an_axis_that_is_narrowed() -> None:
+    case = Case("Reshape", (data(2, 2), vector(1, 0, 2)))
+    check(case, Setup(("input", "input"), declared=True), only(Live.over((2,), FIRST)))
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "FusedConv"])
+def test_a_bias_of_unknown_length_is_no_single_number(op_type: str) -> None:
+    domain = MICROSOFT if op_type == "FusedConv" else ""
+    case = Case(op_type, (data(1, 1, 2, 2), data(2, 1, 1, 1), data(2)), {"group": 1}, domain=domain)
+    setup = replace(default_setup(case), declared=True, unknown=Unknown("x2"))
+    assert not check(case, setup, only(Live.over((1,), FIRST)))
+
+
+@pytest.mark.parametrize("unknown", ["", "x0", "x2", "x4"])
+def test_scores_are_as_wide_as_the_past_and_the_keys(unknown: str) -> None:
+    """onnx infers other sizes, or fewer axes, where it does not know the shape of an input."""
+    states = (*(data(1, 2, 2, 2) for _ in range(3)), None, data(1, 2, 3, 2), data(1, 2, 3, 2))
+    case = Case("Attention", states, {"qk_matmul_output_mode": 0}, types=(1,) * 4, opset=23)
+    check(case, replace(default_setup(case), unknown=Unknown(unknown)), only(FULL, FULL, FULL, FULL))

@@ -190,7 +190,7 @@ def _annotate_node(node: Node) -> None:
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
             if value is not None and shape is not None:
-                value.shape = _better(shape, value.shape)
+                value.shape = shape
     if node.outputs[0] is None:
         return
     follow = node.operator.elements
@@ -231,19 +231,6 @@ def _annotate_if(node: Node) -> None:
         first = results[0]
         if len(results) == 1 and first is not None:
             output.elements = first.elements
-
-
-def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
-    """Ours, except where onnx knows a number and we only a symbol.
-
-    Of widths that it does not know onnx makes 0.
-    """
-    if onnx_says is None or len(onnx_says) != len(ours):
-        return ours
-    return tuple(
-        theirs if theirs and isinstance(theirs, int) and not isinstance(own, int) else own
-        for own, theirs in zip(ours, onnx_says, strict=True)
-    )
 
 
 def _adopt(scope: Scope, graph: GraphProto, ignored: Container[tuple[str, str]] = ()) -> None:

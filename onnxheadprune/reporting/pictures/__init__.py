@@ -62,8 +62,6 @@ def check_picture(path: Path) -> None:
     require_packages("a picture", "plots", "matplotlib")
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist")
 
 
 def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> None:
