@@ -31,7 +31,8 @@ from tests.laws.cutting import (
     spec,
 )
 from tests.laws.reasons import check_reasons
-from tests.liveness.one_node import run
+from tests.liveness.known import assert_known
+from tests.liveness.one_node import run, running
 from tests.lossless import unexplained
 
 Numbered = Sequence[tuple[int, Cut]]
@@ -50,6 +51,7 @@ def test_laws(row: Row, pytestconfig: pytest.Config) -> None:
         check_census(row.model, found(row.name))
     if row.legal:
         some = cuts(row, pytestconfig)
+        types_sizes_and_numbers_are_those_that_are_computed(row)
         the_plan_says_where_a_part_of_removed_heads_stays(row)
         edge_gathers_are_counted(row, some)
         each_legal_cut_equals_the_builders_zeros(row, some)
@@ -65,6 +67,18 @@ def test_a_product_in_no_list_is_told() -> None:
         none = replace(found(name), sites=(), near_misses=(), no_heads=())
         with pytest.raises(AssertionError, match="is listed otherwise"):
             check_census(ROWS[name].model, none)
+
+
+def types_sizes_and_numbers_are_those_that_are_computed(row: Row) -> None:
+    """What the view says of each value of the main graph holds on every input."""
+    view = analysis(row.name).view
+    model, shown = copied(view.model), {info.name for info in view.model.graph.output}
+    values = [value.name for node in view.main.nodes for value in node.results if value.name not in shown]
+    model.graph.output.extend(ValueInfoProto(name=name) for name in values)
+    every = running(model)
+    for feed in feeds(row.name):
+        known = {name: array for name, array in feed.items() if name in view.main.values}
+        assert_known(view, known | every(feed))
 
 
 def found_as_said(row: Row) -> None:

@@ -32,9 +32,10 @@ from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.liveness.unused import settled
-from onnxheadprune.model.graph.dims import Dim, Shape, evaluated
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import view_of
+from tests.liveness.known import assert_known, onnx_type
 from tests.liveness.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
 
 Rows: TypeAlias = tuple[int, int]
@@ -76,11 +77,6 @@ class Case:
     def known(self) -> bool:
         """Whether shape inference knows the operator; for others the model declares the output shapes."""
         return not self.domain and self.op_type != "SimplifiedLayerNormalization"
-
-
-def onnx_type(array: Array) -> int:
-    """The ONNX element type of an array."""
-    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
 class Builder:
@@ -280,7 +276,7 @@ def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
         }
         model = Builder(case).model(setup, shapes)
     view = view_of(model)
-    assert_known(view, before | builder.feed)
+    assert_known(view, builder.feed | before)
     node = next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
     demands = _demands(view, demand)
     bare = [value for value in view.main.values.values() if value.is_graph_output and value.producer is node]
@@ -295,25 +291,6 @@ def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
     for value in bare:
         assert_same(after[value.name], compact(before[value.name], narrowed.get(value.name, FULL)))
     return node in swept.answers
-
-
-def assert_known(view: GraphView, arrays: Mapping[str, Array]) -> None:
-    """What the view says of the types, sizes and numbers of values is what ONNX Runtime computes."""
-    for name, array in arrays.items():
-        value = view.main.values[name]
-        assert value.elem_type in (0, onnx_type(array)), name
-        if value.shape is not None:
-            assert _agree(value.shape, array.shape), f"{name} is {value.shape}, not {array.shape}"
-        if value.elements is not None:
-            assert value.elements.shape == array.shape
-            assert _agree(value.elements.reshape(-1), array.reshape(-1)), f"{name} is {value.elements}"
-
-
-def _agree(told: Sequence[Dim | None], sizes: Sequence[int]) -> bool:
-    """Whether what is told is so, a dimension being named after its size; what is not told may be anything."""
-    named = {f"B{size}": size for size in range(100)}
-    known = [None if dim is None else evaluated(dim, named) for dim in told]
-    return len(known) == len(sizes) and all(a in (None, b) for a, b in zip(known, sizes, strict=True))
 
 
 def check_drawn(case: Case, draw: Draw) -> bool:
