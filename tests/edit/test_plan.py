@@ -49,7 +49,7 @@ from onnxheadprune.model.tensors import Selection
 from tests.graphs.blueprint import PLAIN
 from tests.graphs.composed import build
 
-GROUPED = replace(PLAIN, K=2, G=2, rotary=True, past=3, mask="batch", target="zero", opset=21)
+GROUPED = replace(PLAIN, K=2, G=2, rotary="written", past=3, mask="batch", target="zero", opset=21)
 MODELS = {
     "plain": (PLAIN, [1, 2]),
     "packed": (replace(PLAIN, packing="packed", gemm=True, target="minus"), [0]),

@@ -27,6 +27,7 @@ class Blueprint:
         repeat: how KV heads are repeated: "expand", "gather", "tile".
         mask: "none", "batch" ([B, 1, S, T]), "head" (an initializer [1, H, S, T]).
         scale: "none", "query" or "context": a learned factor per head.
+        rotary: "none", "written" in basic operators, or an operator of [B, H, S, D] "heads" or of "flat" [B, S, H*D].
         normalize: "softmax" or "sigmoid" over the scores.
         past: length of the cache, 0 for none.
     """
@@ -47,7 +48,7 @@ class Blueprint:
     repeat: str
     mask: str
     scale: str
-    rotary: bool
+    rotary: str
     query_norm: bool
     normalize: str
     past: int
@@ -72,7 +73,7 @@ class Blueprint:
 
 PLAIN = Blueprint(
     B=2, S=3, K=4, G=1, D=2, Dv=2, symbolic=True, layout="bhsd", packing="separate", unpack="split",
-    gemm=False, bias=True, target="shape", repeat="expand", mask="head", scale="none", rotary=False,
+    gemm=False, bias=True, target="shape", repeat="expand", mask="head", scale="none", rotary="none",
     query_norm=False, normalize="softmax", past=0, layers=2, opset=17,
 )  # fmt: skip
 STATIC = replace(PLAIN, symbolic=False, opset=21)
@@ -111,7 +112,7 @@ def blueprints(draw: Draw) -> Blueprint:
         repeat=pick("expand", "gather", "tile"),
         mask=pick("none", "batch", "head"),
         scale=pick("none", "query", "context"),
-        rotary=draw(st.booleans()),
+        rotary=pick("none", "none", "written", "written", "heads", "flat"),
         query_norm=draw(st.booleans()),
         normalize=pick("softmax", "sigmoid"),
         past=past,

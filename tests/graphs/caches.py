@@ -346,7 +346,7 @@ def composed(name: str, **parts: Any) -> None:
 
 COMPOSED: dict[str, dict[str, Any]] = {
     "separate": {"layout": "bhsd", "gemm": True, "bias": False, "target": "zero", "opset": 13},
-    "packed": {"packing": "packed", "unpack": "split", "rotary": True, "past": 3, "mask": "batch"},
+    "packed": {"packing": "packed", "unpack": "split", "rotary": "written", "past": 3, "mask": "batch"},
     "packed, sliced": {"packing": "packed", "unpack": "slice", "K": 2, "G": 2, "repeat": "gather", "past": 3},
     "packed, gathered": {"packing": "packed", "unpack": "gather", "query_norm": True, "opset": 21},
     "interleaved": {"packing": "interleaved", "unpack": "split", "layout": "merged", "mask": "none"},
@@ -375,9 +375,25 @@ COMPOSED: dict[str, dict[str, Any]] = {
         "symbolic": False,
         "target": "zero",
     },
-    "grouped, expanded": {"K": 2, "G": 3, "repeat": "expand", "past": 3, "rotary": True, "gemm": True},
-    "grouped, tiled": {"K": 2, "G": 2, "repeat": "tile", "Dv": 3, "D": 4, "mask": "none", "target": "minus"},
-    "as large as the batch": {"B": 4, "S": 4, "symbolic": False, "target": "constant", "past": 3},
+    "grouped, expanded": {"K": 2, "G": 3, "repeat": "expand", "past": 3, "rotary": "written", "gemm": True},
+    "grouped, tiled": {
+        "K": 2,
+        "G": 2,
+        "repeat": "tile",
+        "Dv": 3,
+        "D": 4,
+        "mask": "none",
+        "target": "minus",
+        "rotary": "flat",
+    },
+    "as large as the batch": {
+        "B": 4,
+        "S": 4,
+        "symbolic": False,
+        "target": "constant",
+        "past": 3,
+        "rotary": "heads",
+    },
 }
 for what, parts in COMPOSED.items():
     composed(f"composed, {what}", **parts)

@@ -33,8 +33,11 @@ def _shared(net: Net) -> dict[str, Any]:
     elif plan.mask == "head":
         # A bias table per head, shared by all layers as in T5.
         shared["mask"] = net.constant("position_bias", net.random(1, plan.H, plan.S, plan.T))
-    if plan.rotary:
+    if plan.rotary == "written":
         shared["cos"], shared["sin"] = (net.input(name, (plan.S, plan.D), "sd") for name in ("cos", "sin"))
+    elif plan.rotary != "none":
+        shared["cos"], shared["sin"] = (net.weight(name, 9, plan.D // 2) for name in ("cos", "sin"))
+        shared["ids"] = net.stored("ids", np.array([2]))
     return shared
 
 
@@ -80,13 +83,24 @@ def _cut(net: Net, data: Any, widths: list[int], axis: int) -> list[Any]:
     ]
 
 
-def _rotated(net: Net, data: Any, shared: dict[str, Any]) -> Any:
+def _rotated(net: Net, data: Any, heads: int, shared: dict[str, Any]) -> Any:
     """[b, heads, s, size], rotate-half."""
+    if net.plan.rotary == "heads":
+        return _by_operator(net, data, 0, shared)
+    if net.plan.rotary == "flat":
+        rows = net.reshape(net.op("Transpose", data, perm=[0, 2, 1, 3]), ("b", "s", heads * net.plan.D))
+        turned = _heads(net, _by_operator(net, rows, heads, shared), heads, net.plan.D)
+        return net.op("Transpose", turned, perm=[0, 2, 1, 3])
     half = net.plan.D // 2
     first = net.op("Slice", data, net.ints(0), net.ints(half), net.ints(3))
     second = net.op("Slice", data, net.ints(half), net.ints(2**63 - 1), net.ints(3))
     turned = net.op("Concat", net.op("Neg", second), first, axis=-1)
     return net.op("Add", net.op("Mul", data, shared["cos"]), net.op("Mul", turned, shared["sin"]))
+
+
+def _by_operator(net: Net, data: Any, heads: int, shared: dict[str, Any]) -> Any:
+    operands = (data, shared["ids"], shared["cos"], shared["sin"])
+    return net.op("RotaryEmbedding", *operands, domain="com.microsoft", num_heads=heads)
 
 
 def _repeated(net: Net, data: Any, size: int) -> Any:
@@ -113,11 +127,11 @@ def _attention(net: Net, hidden: Any, shared: dict[str, Any], layer: int) -> tup
     if plan.query_norm:
         deviation = net.op("Sqrt", net.op("Add", _mean(net, net.op("Mul", q, q)), _one(net)))
         q = net.op("Mul", net.op("Div", q, deviation), net.weight("norm", plan.D))
-    if plan.layout == "bshd" and not plan.rotary:
+    if plan.layout == "bshd" and plan.rotary == "none":
         return _untransposed(net, q, k, v, shared, layer), []
     q, k, v = (net.op("Transpose", item, perm=[0, 2, 1, 3]) for item in (q, k, v))
-    if plan.rotary:
-        q, k = _rotated(net, q, shared), _rotated(net, k, shared)
+    if plan.rotary != "none":
+        q, k = _rotated(net, q, plan.H, shared), _rotated(net, k, plan.K, shared)
     presents = []
     if plan.past:
         pasts = [
