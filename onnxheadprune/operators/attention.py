@@ -219,10 +219,10 @@ def _size(node: Node, index: int, axis: int) -> int | None:
     return known_size(node.shape(index), axis)
 
 
-def _core(node: Node, batch: int, queries: int, keys: int) -> int | None:
+def _core(node: Node, batch: int, queries: int, keys: Dim | None) -> int | None:
     """Scores and context: 2 x batch x heads x queries x keys x (head size + head size of the values)."""
     layout = layout_of(node)
-    if layout is None or layout.head_size is None:
+    if layout is None or layout.head_size is None or not isinstance(keys, int):
         return None
     return 2 * batch * layout.num_heads * queries * keys * (layout.head_size + layout.v_head_size)
 
@@ -233,7 +233,7 @@ def cost_with_weights(node: Node) -> int | None:
     columns = _size(node, 1, 1)
     if batch is None or length is None or width is None or columns is None:
         return None
-    core = _core(node, batch, length, length + (_size(node, _PACKED_PAST[node.op_type], 3) or 0))
+    core = _core(node, batch, length, with_past(node, _PACKED_PAST[node.op_type], 3, length))
     return None if core is None else 2 * batch * length * width * columns + core
 
 
@@ -244,7 +244,7 @@ def cost_of_projected(node: Node) -> int | None:
     length = _size(node, 0, 2 if query is not None and _heads_first(node) else 1)
     # [batch, heads, keys, size], else [batch, keys, ...]; without keys, Q, K and V are packed.
     own = length if key is None else _size(node, 1, 2 if len(key) == 4 else 1)
-    if batch is None or length is None or own is None:
+    if batch is None or length is None or own is None or (key is None and node.input(1) is not None):
         return None
     return _core(node, batch, length, _keys(node, own))
 
@@ -255,13 +255,13 @@ def _heads_first(node: Node) -> bool:
     return node.domain == "" and query is not None and len(query) == 4
 
 
-def _keys(node: Node, own: int) -> int:
+def _keys(node: Node, own: int) -> Dim | None:
     if node.op_type == "GroupQueryAttention":
         total = node.literal(_TOTAL_LENGTH)
         if total is not None and total.size == 1:
             return int(total.reshape(-1)[0])
     past = node.roles.past_keys
-    return own + (0 if past is None else _size(node, past, 2) or 0)
+    return own if past is None else with_past(node, past, 2, own)
 
 
 def unknown_cost(node: Node) -> int | None:

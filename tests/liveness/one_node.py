@@ -271,13 +271,10 @@ def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
     model = builder.model(setup)
     before = run(model, builder.feed)
     if setup.declared:
-        shapes = {
-            name[:-5]: array for name, array in before.items() if name[0] == "y" and name[-5:] == "_read"
-        }
-        model = Builder(case).model(setup, shapes)
+        model = Builder(case).model(setup, _read(before))
     view = view_of(model)
     assert_known(view, builder.feed | before)
-    node = next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
+    node = _node(view, case)
     demands = _demands(view, demand)
     bare = [value for value in view.main.values.values() if value.is_graph_output and value.producer is node]
     free = frozenset([value for value in view.main.values.values() if value.is_graph_input] + bare)
@@ -299,19 +296,42 @@ def check_drawn(case: Case, draw: Draw) -> bool:
 
 
 def check_unknown(case: Case, draw: Draw) -> bool:
-    """`check` of a model that lacks one thing and that ONNX Runtime runs; such a model may be refused, too."""
+    """`check` of a model that lacks one thing and that ONNX Runtime runs; such a model may be refused, too.
+
+    Whatever a model lacks, its cost is that of the whole one or is not told.
+    """
     setup = replace(_drawn_setup(case, draw), declared=draw(st.integers(0, 3)) > 0)
     builder, whole = Builder(case), Builder(case)
-    ranks = {name[:2]: array.ndim for name, array in run(whole.model(setup), whole.feed).items()}
-    setup = draw(st.sampled_from(_lacking(case, setup, ranks)))
+    outputs = run(whole.model(setup), whole.feed)
+    ranks = {name[:2]: array.ndim for name, array in outputs.items()}
+    every = _lacking(case, setup, ranks)
+    known = _cost(case, Builder(case).model(setup, _read(outputs)))
+    for each in every:
+        assert each.unknown.attribute or _cost(case, Builder(case).model(each)) in (None, known), each
+    lacking = draw(st.sampled_from(every))
     try:
-        run(builder.model(setup), builder.feed)
+        run(builder.model(lacking), builder.feed)
     except NOT_RUN:
         return False
     try:
-        return check(case, setup, _drawn_demand(case, draw))
+        return check(case, lacking, _drawn_demand(case, draw))
     except RefusedError:
         return False
+
+
+def _read(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of the node that are no outputs of the graph."""
+    return {name[:-5]: array for name, array in outputs.items() if name[0] == "y" and name[-5:] == "_read"}
+
+
+def _node(view: GraphView, case: Case) -> Node:
+    return next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
+
+
+def _cost(case: Case, model: ModelProto) -> int | None:
+    node = _node(view_of(model), case)
+    cost: int | None = None if node.operator.cost is None else node.operator.cost(node)
+    return cost
 
 
 def _lacking(case: Case, setup: Setup, ranks: Mapping[str, int]) -> list[Setup]:
