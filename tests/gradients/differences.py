@@ -65,7 +65,8 @@ def check(case: Case, open_axes: bool, seed: int) -> Outcome:
     expected = sum(float((want[name] * factor).sum()) for name, factor in factors.items())
     loss = _scalar(evaluate(feed)[LOSS])
     size = sum(float(np.abs(want[name] * factor).sum()) for name, factor in factors.items())
-    assert abs(loss - expected) <= 2e-5 * max(size, 1.0), "the forward graph is another function"
+    # Where a group has one element, a normalization in float32 multiplies its rounding by 1 / sqrt(epsilon).
+    assert abs(loss - expected) <= 2e-4 * max(size, 1.0), "the forward graph is another function"
     compare(grads, evaluate, feed, rng)
     return Outcome(frozenset(int(name[1:]) for name in grads.outputs), grads.constant)
 

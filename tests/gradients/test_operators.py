@@ -27,7 +27,7 @@ assert cases_contraction and cases_elementwise and cases_indexing and cases_mixi
 assert cases_pieces and cases_views and cases_fused and cases_quantized
 
 KEYS = keys_with(lambda record: record.gradient or record.parts)
-FEW = settings(max_examples=settings().max_examples // 10)
+FEW = settings(max_examples=settings().max_examples // 2)
 
 
 def test_every_gradient_has_an_example() -> None:
