@@ -27,7 +27,7 @@ from onnxheadprune.operators.record import operator
 
 
 def _attention_shape(node: Node) -> Shapes:
-    """The context and the scores, which onnx infers wrong where a shape is unknown; it infers keys and values well."""
+    """The context, and the scores, which onnx infers wrong where it does not know a shape; it tells keys and values."""
     query, value = node.shape(0), node.shape(2)
     scores = _scores_shape(node, query, node.shape(1))
     if query is None or value is None:
@@ -53,10 +53,10 @@ def _scores_shape(node: Node, query: Shape | None, key: Shape | None) -> Shape |
 
 def with_past(node: Node, index: int, axis: int, own: Dim) -> Dim | None:
     """A number of keys and those of a past, which lie on an axis of one input; None if these are not known."""
+    if node.input(index) is None:
+        return own
     past = node.shape(index)
-    if past is None or axis >= len(past):
-        return None if node.input(index) is not None else own
-    return dims.add(past[axis], own)
+    return None if past is None or axis >= len(past) else dims.add(past[axis], own)
 
 
 def _standard_layout(node: Node) -> FusedLayout | None:

@@ -74,15 +74,15 @@ def _copied(node: Node, back: Live, live: Live) -> dict[int, int] | None:
         return {}
     assert in_shape is not None
     assert out_shape is not None
-    elements = [None] * len(out_shape) if target.elements is None else target.elements.reshape(-1)
+    elements = None if target.elements is None else target.elements.reshape(-1)
     copied: dict[int, int] = {}
-    for axis, element in enumerate(elements):
-        if axis not in back.axes or (
-            element != 0 if element is not None else in_shape[axis] != out_shape[axis]
-        ):
+    for axis in [axis for axis in back.axes if axis < len(out_shape)]:
+        is_zero = elements is not None and elements[axis] == 0
+        unknown = elements is None or elements[axis] is None
+        if not is_zero and not (unknown and in_shape[axis] == out_shape[axis]):
             continue
         size, own = live.narrow(out_shape[axis], axis), back.narrow(in_shape[axis], axis)
-        if isinstance(size, int) and (element == 0 or size != own):
+        if isinstance(size, int) and (is_zero or size != own):
             copied[axis] = size
         elif size != own:
             return None
