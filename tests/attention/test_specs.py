@@ -1,4 +1,4 @@
-"""What is said about a head spec that cannot be carried out, and whether what is offered instead can."""
+"""A head spec that lists too much."""
 
 from __future__ import annotations
 
