@@ -25,7 +25,15 @@ from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, ValueInfoPro
 from onnx.defs import OpSchema
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.operator import ELEMENTWISE, OBSERVES, VIEWS, is_a, kind, schema_of
+from onnxheadprune.model.graph.operator import (
+    ELEMENTWISE,
+    OBSERVES,
+    ROUNDS_ACTIVATIONS,
+    VIEWS,
+    is_a,
+    kind,
+    schema_of,
+)
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -101,8 +109,11 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
 
 
 def is_computable(node: Node) -> bool:
-    """Return whether a node is a standard operator with one output that its inputs decide."""
-    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs:
+    """Return whether a node is a standard operator with one output that its inputs decide.
+
+    Sums that are rounded to levels are not followed: onnx before 1.22 wraps those beyond the last level.
+    """
+    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or node in ROUNDS_ACTIVATIONS:
         return False
     # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
     return is_a(node, "Range") or _is_function(node.op_type, node.opset)
