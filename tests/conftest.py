@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from onnxheadprune.benchmarking import measure
+from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.cli import main
 from onnxheadprune.reporting import progress
 from onnxheadprune.workflow.choice import latency as speeding
@@ -188,6 +188,17 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speeding, "SECONDS", 0.2)
     monkeypatch.setattr(measure, "SLICE", 0.002)
     monkeypatch.setattr(measure, "WARM_UP", 0.2)
+
+
+@pytest.fixture
+def one_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small size, measured for an instant: that there are figures, not which."""
+    monkeypatch.setattr(speeding, "SECONDS", 0.01)
+    monkeypatch.setattr(measure, "SLICE", 0.001)
+    monkeypatch.setattr(measure, "WARM_UP", 0.05)
+    monkeypatch.setattr(runner, "ROUNDS", 2)
+    for name, sizes in {"LENGTHS": (4,), "PASTS": (4,), "BATCHES": (1,), "EXTENTS": (8,)}.items():
+        monkeypatch.setattr(entry, name, sizes)
 
 
 class Inline(Executor):

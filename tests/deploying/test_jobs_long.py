@@ -17,7 +17,7 @@ from junitparser import JUnitXml
 
 from onnxheadprune.deploying.jobs.run import STATE
 from tests.conftest import ROOT, SAMPLES, Command
-from tests.jobs_keys import sections
+from tests.deploying.jobs_keys import sections
 
 PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 EXAMPLE = (SAMPLES / "digits_job.yaml").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from onnxheadprune.deploying.jobs.reading import (
 )
 from onnxheadprune.errors import installation
 from tests.conftest import ROOT, Command
-from tests.jobs_keys import dotted_keys, sections
+from tests.deploying.jobs_keys import dotted_keys, sections
 
 PLAIN = "model: m.onnx\noutput: out\nprune: {ratio: 0.5}\n"
 

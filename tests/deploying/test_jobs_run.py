@@ -260,9 +260,8 @@ def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: P
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_clocks")
-def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 2)
+@pytest.mark.usefixtures("one_glance")
+def test_a_limit_on_speed(command: Command, finished: Path) -> None:
     settings = ("bench={batch: [2], seq: [4], repeats: 7, memory: false}", "gate={min_speedup: 50}")
     outcome = run(command, finished, *settings)
     (gate,) = outcome.document["gates"]

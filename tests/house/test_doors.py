@@ -1,4 +1,4 @@
-"""Tests check the definitions of their own room; of other rooms they know what users have, the rooms' fronts and the doors below."""
+"""Tests check the definitions of their room; of others they know what users have, the fronts and the doors below."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.sources import nodes
 
 TESTS = Path(__file__).parents[1]
 CHECKED = {
+    "conftest.py": ("benchmarking", "deploying.batch", "reporting.progress", "workflow.choice.latency"),
     "deploying": ("api", "deploying", "integrations"),
     "files": ("model",),
     "gradients": ("choosing.gradients",),
     "house": ROOMS,
     "liveness": ("liveness", "operators"),
-    "options": ("cli", "settings"),
+    "options": ("api.keywords", "cli", "deploying.jobs.keys", "integrations.cutting", "settings"),
     "reporting": ("display", "reporting"),
     "vocabulary": ("attention.vocabulary", "deploying.folders.vocabulary", "workflow.vocabulary"),
 }
 """The rooms, or parts of them, whose definitions a folder of tests checks, where that is not the room of its name."""
 DOORS = (
     "api.functions",
-    "api.keywords",
     "attention.exits",
     "attention.main_graph_copy",
     "attention.masking",
@@ -41,9 +41,7 @@ DOORS = (
     "benchmarking.entry",
     "benchmarking.flops",
     "benchmarking.gate",
-    "benchmarking.measure",
     "benchmarking.result",
-    "benchmarking.runner",
     "choosing.activations.contexts",
     "choosing.activations.linear",
     "choosing.compensation.record",
@@ -59,7 +57,6 @@ DOORS = (
     "data.splicing",
     "data.text",
     "deploying.batch",
-    "deploying.jobs.keys",
     "deploying.jobs.result",
     "deploying.ledger",
     "display.facts",
@@ -71,7 +68,6 @@ DOORS = (
     "edit.records",
     "edit.submodel",
     "fusion.fuse",
-    "fusion.result",
     "integrations.cutting",
     "integrations.olive",
     "liveness.live",
@@ -88,7 +84,6 @@ DOORS = (
     "model.one_line",
     "model.prepare",
     "model.save",
-    "model.storage.layout",
     "model.storage.tensors",
     "model.storage.wire",
     "model.tensors",
@@ -113,7 +108,6 @@ DOORS = (
     "settings.calls",
     "settings.cutting",
     "settings.inputs",
-    "settings.measuring",
     "settings.registry",
     "settings.setting",
     "settings.units",
@@ -129,7 +123,6 @@ DOORS = (
     "workflow.fuse",
     "workflow.inspection",
     "workflow.requests",
-    "workflow.sweep",
     "workflow.validate",
 )
 """Modules that tests of other rooms import: what they write graphs with, run models with and read results by."""

@@ -41,17 +41,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def look(
-    shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_in_process: None
+    shelf: Path,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_in_process: None,
+    one_glance: None,
 ) -> Callable[[str, Words], Seen]:
     """Runs a command line in a fresh copy of the shelf; the same line is run once."""
-    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 2)
-    monkeypatch.setattr("onnxheadprune.benchmarking.measure.SLICE", 0.001)
-    monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
-    monkeypatch.setattr("onnxheadprune.workflow.choice.latency.SECONDS", 0.01)
-    monkeypatch.setattr("onnxheadprune.benchmarking.entry.LENGTHS", (4,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.entry.PASTS", (4,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.entry.BATCHES", (1,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.entry.EXTENTS", (8,))
     monkeypatch.syspath_prepend(str(shelf))
 
     folder = tmp_path / "work"

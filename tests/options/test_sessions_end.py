@@ -61,12 +61,11 @@ def test_sessions_end_with_their_command(
     shelf: Path,
     command: Command,
     batch_in_process: None,
-    short_clocks: None,
+    one_glance: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By their references alone: Python's cycle collector may come much later, or in the child."""
-    monkeypatch.setattr("onnxheadprune.benchmarking.entry.LENGTHS", (4,))
     shutil.copytree(shelf, tmp_path / "work", copy_function=os.link)
     monkeypatch.chdir(tmp_path / "work")
     before = _sessions()

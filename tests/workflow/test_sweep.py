@@ -128,5 +128,6 @@ def untimed(curve: sweeping.Curve) -> Any:
 
 def test_the_knee_is_where_a_curve_bends() -> None:
     assert sweeping.parse_sweep("0:0.3:0.1") == (0, 0.1, 0.2, 0.3)
+    assert sweeping.parse_sweep("0:50%:25%") == (0, 0.25, 0.5)
     assert sweeping.knee([0, 0.01, 0.02, 0.1, 1.0], [0, 0.1, 0.2, 0.3, 0.4]) == 3
     assert sweeping.knee([0, 0], [0, 0.1]) is None and sweeping.knee([1, 1, 1], [0, 0.1, 0.2]) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar
 
 import click
 import pytest
@@ -14,14 +14,9 @@ from onnxheadprune.api.keywords import Call, keywords_of
 from onnxheadprune.cli.options import command
 from onnxheadprune.cli.program import group
 from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
-from onnxheadprune.edit import records
-from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.integrations.cutting import PARAMETERS, parameters
-from onnxheadprune.model.storage import layout
-from onnxheadprune.settings.calls import PruneCall
-from onnxheadprune.settings.cutting import Cut, Fuse
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.measuring import To
 from onnxheadprune.settings.setting import (
     SELECTION,
     Bounds,
@@ -32,9 +27,6 @@ from onnxheadprune.settings.setting import (
     declared,
     requires,
 )
-from onnxheadprune.settings.writing import Beside
-from onnxheadprune.workflow.requests import Request
-from onnxheadprune.workflow.sweep import parse_sweep
 
 ALL = [
     *(item for command in group.commands.values() for item in command.settings.values()),
@@ -81,17 +73,6 @@ def test_it_is_an_option() -> None:
         assert sentence in caught.value.format_message()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlayCall(Toys, PruneCall):
-    """A cut with toys."""
-
-
-def test_it_goes_down_unchanged() -> None:
-    """Whatever reads a call makes one request of it, in which every setting is as it was read."""
-    read = Call("play", PlayCall).read({"toys": 3, "colour": "red", "heads": "0:1"})
-    assert Request.of(read).call == read == PlayCall(toys=3, colour="red", heads="0:1")
-
-
 def test_it_is_a_keyword_of_python() -> None:
     call = Call("play", Toys)
 
@@ -133,14 +114,6 @@ def test_rules_name_settings_that_there_are() -> None:
     assert named <= known
 
 
-@pytest.mark.parametrize(
-    ("setting", "kind"), [(Fuse, FuseMode), (To, records.To), (Beside, layout.ExternalData)], ids=str
-)
-def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object) -> None:
-    """Rooms below cannot be asked by the declarations, which nothing heavy may load."""
-    assert get_args(setting) == get_args(kind)
-
-
 def test_every_factor_may_have_an_x_and_every_share_may_be_in_percent() -> None:
     """Whoever reads it: 50% is 0.5 and 2x is 2 wherever a share or a factor is declared."""
     numbers = [item for item in (*ALL, *PARAMETERS.values()) if item.kind is float]
@@ -160,4 +133,3 @@ def test_every_factor_may_have_an_x_and_every_share_may_be_in_percent() -> None:
             for wrong in ("x", "%", "-5%", "half", "50 %%", "2xx", True, None, [0.5]):
                 with pytest.raises(UsageError, match=item.name):
                     item.read(wrong)
-    assert parse_sweep("0:50%:25%") == (0, 0.25, 0.5)
