@@ -16,8 +16,6 @@ import onnx
 
 from onnxheadprune import prune
 from onnxheadprune.cli import main
-from onnxheadprune.model.storage.tensors import own_location
-from onnxheadprune.model.storage.wire import structure
 
 STEPS = tuple(
     "open write copy_file_range ftruncate fchmod fsync link replace rename close unlink mkdir rmdir".split()
@@ -28,8 +26,7 @@ State = dict[str, str]
 def complete(target: Path) -> State:
     """Digests of a model and of all the data it refers to. Raises if any of it is missing."""
     found = {"model": _digest(target)}
-    with target.open("rb") as stream:
-        model = onnx.ModelProto.FromString(structure(stream.fileno(), own_location(target))[0])
+    model = onnx.load(target, load_external_data=False)
     for tensor in model.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries.get("location", target.name) != target.name:
@@ -145,8 +142,7 @@ def litter(folder: Path, target: Path) -> set[str]:
     names = {path.name for path in folder.iterdir()} - {target.name}
     if target.suffix != ".onnx" or not target.exists():
         return names
-    with target.open("rb") as stream:
-        model = onnx.ModelProto.FromString(structure(stream.fileno(), own_location(target))[0])
+    model = onnx.load(target, load_external_data=False)
     used = {
         entry.value
         for tensor in model.graph.initializer

@@ -7,21 +7,19 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune.model.storage.wire import BIG
 from tests.graphs import toys
 
 SAMPLES, LENGTH = 40, 6
+TABLE = 2**14
+"""Tokens in the table: as large as it is then, it stays on disk while it is read."""
 
 
 def one_sample(*, fails: bool) -> ModelProto:
-    """Return a decoder that takes one sample though its batch is a symbol: several fail, or become one long sequence.
-
-    Its table of tokens is large enough to stay on disk while it is read.
-    """
+    """A decoder that takes one sample though its batch is a symbol: several fail, or become one long sequence."""
     model = toys.stack()
     embedding = next(node for node in model.graph.node if node.op_type == "Gather")
     table = next(tensor for tensor in model.graph.initializer if tensor.name == embedding.input[0])
-    rows = np.resize(numpy_helper.to_array(table), (BIG // table.dims[1], table.dims[1]))
+    rows = np.resize(numpy_helper.to_array(table), (TABLE, table.dims[1]))
     table.CopyFrom(numpy_helper.from_array(rows, table.name))
     read = embedding.output[0]
     embedding.output[0] = "looked_up"

@@ -1,4 +1,4 @@
-"""Proofs of models that are too large to be in memory several times: weights stay in files, and models take turns."""
+"""Models that are too large to be in memory several times: weights stay in files, and sessions take turns."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxheadprune import prune
-from onnxheadprune.model import load, new_contents
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage import wire
 from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
 from onnxheadprune.runtime.memory_limits import Turns
 from tests.graphs import toys
+from tests.model.storing import FILE, TENSOR, on_disk
 
 HEADS = "0:1 1:0,3"
 DATA: Any = toys.ids(24)
@@ -27,13 +26,11 @@ HERE = Provider(CPU, "test")
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A model that counts as larger than memory, its tensors of 100 bytes and more as large ones."""
-    for module in ("runtime.memory_limits", "model.load"):
-        monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
-    for module in (wire, memory_limits, load, new_contents):
-        monkeypatch.setattr(module, "BIG", 100)
-    monkeypatch.setattr("onnxheadprune.validation.runs.SPARED", 0)
+    on_disk(monkeypatch)
+    monkeypatch.setattr(memory_limits, "MAPPED_FROM", FILE)
+    monkeypatch.setattr(memory_limits, "BIG", TENSOR)
     path = tmp_path / "model.onnx"
-    save_model(toys.stack(), path, external="always")
+    onnx.save(toys.stack(), path, save_as_external_data=True, size_threshold=0)
     return path
 
 
