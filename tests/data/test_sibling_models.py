@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxheadprune.attention.main_graph_copy import branch_analyses, branch_analysis
-from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.data.beside import beside, supplied
 from onnxheadprune.data.calibration import MOST_SAMPLES, calibration_data
 from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.text import text_data
-from onnxheadprune.edit.bodies import with_answer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
@@ -27,7 +23,7 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.data.stepping import run, stepped
 from tests.graph_builder import GraphBuilder
-from tests.graphs import pairs, toys
+from tests.graphs import pairs
 
 PROVIDER = Provider(CPU, "test")
 LINES = "w1 w2 w3 w4\nw9 w8 w7 w6\nw5 w4\n"
@@ -140,46 +136,3 @@ def test_states_of_much_data_are_made_when_they_are_asked_for(folder: Path) -> N
         at = np.flatnonzero((row.feed["input_ids"] == TARGET).all(axis=1))[0]
         np.testing.assert_allclose(row.feed["encoder_hidden_states"][0], states[at], atol=1e-6)
         assert row.feed["encoder_attention_mask"].all()
-
-
-# Merged decoders
-
-
-def cases(answer: bool) -> Sequence[tuple[str, str]]:
-    later = [f"present.0.{name}" for name in pairs.CACHES]
-    return [("logits", "logits"), *zip(later, later, strict=True)] if not answer else [("logits", "logits")]
-
-
-@pytest.mark.each_choice
-@pytest.mark.parametrize("twice", [False, True], ids=["names of one value", "a name of two values"])
-@pytest.mark.parametrize("answer", [False, True])
-def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool, twice: bool) -> None:
-    merged = pairs.merged()
-    if twice:
-        other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
-        merged.graph.node.insert(0, other)
-    view = view_of(merged)
-    made = with_answer(view, answer)
-    assert made is not None
-    onnx.checker.check_model(made, full_check=True)
-    random = np.random.default_rng(0)
-    past = 3 if answer else 0
-    feed: dict[str, Any] = {
-        "input_ids": TARGET[:2],
-        "encoder_attention_mask": np.ones((2, 5), np.int64),
-        "encoder_hidden_states": random.standard_normal((2, 5, toys.HIDDEN)).astype(np.float32),
-        "use_cache_branch": np.array([answer]),
-    }
-    for name in pairs.CACHES:
-        length = 5 if name.startswith("encoder") else past
-        shape = (2, toys.HEADS, length, toys.HEAD_SIZE)
-        feed[f"past_key_values.0.{name}"] = random.standard_normal(shape).astype(np.float32)
-    whole, part = (run(model, feed) for model in (pairs.merged(), made))
-    for ours, theirs in cases(answer):
-        np.testing.assert_array_equal(part[ours], whole[theirs])
-    names = {item.name for item in made.graph.input}
-    assert "use_cache_branch" not in names and ("encoder_hidden_states" in names) is not answer
-    sites = sites_of(view, "merged")
-    found = branch_analysis(view, sites, answer)
-    assert found is not None and [site.index for site in found.sites] == [site.index for site in sites]
-    assert len(list(branch_analyses(view, sites))) == 2

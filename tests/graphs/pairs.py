@@ -77,15 +77,25 @@ def _cache(name: str, tense: str = "past_key_values") -> ValueInfoProto:
     return helper.make_tensor_value_info(f"{tense}.0.{name}", TensorProto.FLOAT, shape)
 
 
-def merged(*, masked: bool = True, feed: bool = False) -> ModelProto:
-    """Both in one, with a flag that says whether there is a cache."""
+def merged(*, masked: bool = True, feed: bool = False, named_twice: bool = False) -> ModelProto:
+    """Both in one, with a flag that says whether there is a cache.
+
+    Args:
+        masked: with the mask of the encoder's tokens.
+        feed: with a feed-forward block.
+        named_twice: a value beside the branches has the name of one in them.
+    """
     first, later = (decoder(past=past, masked=masked, feed=feed) for past in (False, True))
     for name in CACHES[2:]:
         ends = [f"past_key_values.0.{name}"], [f"present.0.{name}"]
         later.graph.node.append(helper.make_node("Identity", *ends, name=f"keep.{name}"))
     del later.graph.output[:]
     later.graph.output.extend(first.graph.output)
-    return both(first, later)
+    made = both(first, later)
+    if named_twice:
+        beside = helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="beside")
+        made.graph.node.insert(0, beside)
+    return made
 
 
 def folder(place: Path, *, split: bool = True, features: bool = False, feed: bool = False) -> Path:

@@ -28,7 +28,6 @@ CHECKED = {
 DOORS = (
     "api.functions",
     "attention.exits",
-    "attention.main_graph_copy",
     "attention.masking",
     "attention.matrices",
     "attention.planning",
@@ -61,7 +60,6 @@ DOORS = (
     "display.facts",
     "display.spelling",
     "edit.apply",
-    "edit.bodies",
     "edit.edits",
     "edit.plan",
     "edit.records",
