@@ -26,8 +26,8 @@ from onnxheadprune.edit.edits import (
     SetOutput,
     SliceTensor,
 )
-from onnxheadprune.edit.records import RECORD_KEY, VALIDATION_KEY
 from onnxheadprune.model.tensors import cut
+from tests.recording import RECORD, VALIDATION
 
 
 def differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
@@ -102,7 +102,7 @@ def _metadata(expected: ModelProto, found: ModelProto) -> None:
         others = [
             (entry.key, entry.value)
             for entry in model.metadata_props
-            if entry.key not in (RECORD_KEY, VALIDATION_KEY)
+            if entry.key not in (RECORD, VALIDATION)
         ]
         del model.metadata_props[:]
         for key, value in others:

@@ -261,7 +261,8 @@ class _Bench:
         ran: list[Ran] = []
         for case in maker.cases:
             found = maker.first_that_runs(case, run)
-            if isinstance(found, MissingKernelError):
+            # Once a feed has run, the kernels are there: rotary positions beyond their table are called missing, too.
+            if isinstance(found, MissingKernelError) and not ran:
                 raise without_frames(found)
             if isinstance(found, InferenceError):
                 obstacles.append(str(found))

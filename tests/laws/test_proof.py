@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, Validation, validate
-from onnxheadprune.edit.records import RECORD_KEY
 from tests import attacks
 from tests.graphs.table import Row
 from tests.laws.cutting import LEGAL, ROWS, assert_equal, copied, feeds, one_of, pruned
 from tests.liveness.one_node import run
+from tests.recording import recorded, rewritten
 
 PROVEN = LEGAL[::3]
 SAMPLED = [row for row in PROVEN if row.graph.expected is None][::4]
@@ -276,10 +275,11 @@ def _altered(document: Any) -> Iterator[Any]:
 def test_no_of_any_other_record(name: str) -> None:
     """Later cuts rely on every field; another number of a site, which is found by its projections, is a note."""
     row, model = ROWS[name], pruned(name)
-    (record,) = (entry for entry in model.metadata_props if entry.key == RECORD_KEY)
-    for changed in _altered(json.loads(record.value)):
+    for changed in _altered(recorded(model)):
         forged = copied(model)
-        next(entry for entry in forged.metadata_props if entry.key == RECORD_KEY).value = json.dumps(changed)
+        with rewritten(forged) as record:
+            record.clear()
+            record |= changed
         try:
             found = verdict(row, forged)
             renumbered = any(note.startswith("the record of") for note in found.notes)

@@ -13,11 +13,11 @@ from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
 from onnxheadprune import prune
-from onnxheadprune.edit.records import RECORD_KEY
 from tests.deploying import exports
 from tests.files.hostile_models import FILES, MODELS, WEIGHTS, stored_outside
 from tests.graphs import exits, pairs, toys
 from tests.options.models import write_models
+from tests.recording import RECORD
 from tests.vocabulary.refused import OPEN, REFUSED
 
 FUNCTIONS = """
@@ -59,9 +59,9 @@ def write_shelf(folder: Path) -> Path:
         "encoder": pairs.encoder(),
         "decoder": pairs.decoder(past=False),
         "looping": exits.loop(),
-        "newer": _with_entry({RECORD_KEY: '{"version": 99}'}),
+        "newer": _with_entry({RECORD: '{"version": 99}'}),
         "earlier": _with_entry({"onnxheadprune.heads": '{"version": 2, "sites": []}'}),
-        "unreadable": _with_entry({RECORD_KEY: "{"}),
+        "unreadable": _with_entry({RECORD: "{"}),
         "texts": _with_texts(),
     }
     for name, model in models.items():

@@ -13,10 +13,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import PruneResult, RefusedError, prune, recover, validate
 from onnxheadprune.choosing.compensation.record import digest
-from onnxheadprune.edit.records import record_of
 from tests.conftest import Outcome
 from tests.graphs import toys
-from tests.recording import rewritten
+from tests.recording import recorded, rewritten
 from tests.training.trainings import HEADS, drift
 
 SENTENCES = toys.sentences()
@@ -173,8 +172,8 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     made = onnx.load("out.onnx")
     assert drift(made) < 0.8 * drift(onnx.load("pruned.onnx"))
     again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=2, provider="cpu")
-    before, after = record_of(made).refit, record_of(again.model).refit
-    assert before is not None and after is not None and after.steps >= before.steps > 0
+    before, after = (recorded(model)["refit"]["steps"] for model in (made, again.model))
+    assert after >= before > 0
 
 
 @pytest.mark.slow

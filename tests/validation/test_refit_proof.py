@@ -10,10 +10,9 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import Validation, plan_pruning, prune, validate
 from onnxheadprune.choosing.compensation.record import sealed
-from onnxheadprune.edit.records import record_of
 from onnxheadprune.model.load import open_structure
 from tests.graphs import toys
-from tests.recording import rewritten
+from tests.recording import recorded, rewritten
 
 HEADS = "0:1 1:0,3"
 DATA: Any = toys.ids(24)
@@ -51,9 +50,9 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     made: tuple[ModelProto, ModelProto],
 ) -> None:
     original, model = made
-    record = record_of(model).refit
-    assert record is not None and set(record.digests) == set(record.tensors)
-    count = len(record.tensors)
+    names = recorded(model)["refit"]["tensors"]
+    assert {*recorded(model)["refit"]["digests"]} == {*names}
+    count = len(names)
     without = check(original, model)
     assert f"{count} tensors are taken from the file, and their effect is not proven" in without.reason
     found = check(original, model, DATA)
@@ -65,7 +64,7 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     assert found.refit is not None and found.refit.source == "data"
     assert found.refit.refitted.cosine > found.refit.bare.cosine
     document = found.to_dict()
-    assert document["refitted"] == sorted(record.tensors) and document["refit"]["source"] == "data"
+    assert document["refitted"] == sorted(names) and document["refit"]["source"] == "data"
 
 
 def test_noise_in_a_refitted_tensor_is_damage(made: tuple[ModelProto, ModelProto]) -> None:
@@ -128,9 +127,8 @@ def test_digests_are_of_what_is_written() -> None:
     original = toys.stack()
     first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, heads="0:2", provider="cpu").model
-    before, after = record_of(first).refit, record_of(second).refit
-    assert before is not None and after is not None
+    before, after = (recorded(model)["refit"] for model in (first, second))
     name = "layer0.attn.out.weight"
-    assert before.tensors == after.tensors and before.digests[name] != after.digests[name]
+    assert before["tensors"] == after["tensors"] and before["digests"][name] != after["digests"][name]
     assert numpy_helper.to_array(next(t for t in second.graph.initializer if t.name == name)).shape[0] < 12
     assert check(original, second).verdict == "passed"

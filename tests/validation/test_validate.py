@@ -20,10 +20,10 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.edit.records import VALIDATION_KEY, record_of, write_record
 from onnxheadprune.validation import runs
 from tests import attacks
 from tests.graphs import toys
+from tests.recording import VALIDATION, recorded, rewritten
 
 
 def pruned(model: ModelProto, heads: Any = "0:1") -> ModelProto:
@@ -123,7 +123,8 @@ def test_a_difference_as_large_as_the_effect_never_passes(scale: float) -> None:
     """Another head is gone than the record says, and no tensor has its name."""
     model = toys.attention(out_scale=float(scale))
     wrong = pruned(model, "0:2")
-    write_record(wrong, record_of(pruned(model, "0:1")))
+    with rewritten(wrong) as record:
+        record |= recorded(pruned(model, "0:1"))
     for position, tensor in enumerate(wrong.graph.initializer):
         for node in wrong.graph.node:
             node.input[:] = [str(position) if name == tensor.name else name for name in node.input]
@@ -248,7 +249,7 @@ def test_prune_writes_what_is_inconclusive_only_when_told(tmp_path: Path) -> Non
 
 
 def _stamp(path: Path) -> str:
-    return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == VALIDATION_KEY)
+    return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == VALIDATION)
 
 
 # What cannot be compared

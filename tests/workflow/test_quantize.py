@@ -11,11 +11,8 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, inspect, prune, quantize, validate
-from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.edit.records import VALIDATION_KEY, record_of
-from onnxheadprune.operators import view_of
-from onnxheadprune.runtime import quantizing
 from tests.graphs import toys
+from tests.recording import VALIDATION, recorded
 
 DATA = toys.ids(12, 8)
 
@@ -34,26 +31,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["int8-dynamic", "int8-qdq"])
 def rounded(request: pytest.FixtureRequest, toy: Path) -> onnx.ModelProto:
     return quantize(toy, to=request.param, data=DATA, provider="cpu").model
-
-
-def maps(model: onnx.ModelProto) -> list[Any]:
-    return [linear for node in view_of(model).main.nodes if (linear := Linear.at(node)) is not None]
-
-
-@pytest.mark.parametrize(
-    ("probe", "asked", "used"), [(True, None, True), (False, None, False), (True, False, False)]
-)
-def test_seven_bits_where_the_processor_saturates(
-    toy: Path, probe: bool, asked: bool | None, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantizing, "saturates", lambda runtime: probe)
-    result = quantize(toy, to="int8-dynamic", reduce_range=asked)
-    weights = [
-        onnx.numpy_helper.to_array(item) for item in result.model.graph.initializer if item.data_type == 3
-    ]
-    assert result.how.reduce_range is used
-    assert max(int(abs(item.astype(int)).max()) for item in weights) <= (64 if used else 127)
-    assert bool(result.notes) is (asked is None)
 
 
 def test_the_root_logger_is_left_alone(toy: Path) -> None:
@@ -75,25 +52,11 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
     cut = prune(toy, heads={0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
-    record = record_of(both).quantized
-    assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
+    assert VALIDATION not in keys(both) and recorded(both)["quantized"]["refit"]
     assert inspect(both)[0].removed == (1,)
     again = prune(both, heads={0: [2]}, provider="cpu")
     assert again.validation is not None and again.validation.verdict == "passed"
-    assert inspect(again.model)[0].removed == (1, 2) and record_of(again.model).quantized is not None
-
-
-def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.ModelProto) -> None:
-    floats = {linear.out.name: linear for linear in maps(onnx.load(toy))}
-    found = maps(rounded)
-    assert len(found) >= 4 and any(linear.other is not None for linear in found)
-    for linear in found:
-        assert linear.matrix.is_quantized and linear.source.elem_type == onnx.TensorProto.FLOAT
-        before = floats[linear.out.name].matrix.read()
-        np.testing.assert_allclose(linear.matrix.read(), before, atol=np.abs(before).max() / 60)
-        np.testing.assert_array_equal(
-            linear.matrix.written(linear.matrix.read()), linear.matrix.stored.numbers()
-        )
+    assert inspect(again.model)[0].removed == (1, 2) and recorded(again.model)["quantized"]
 
 
 @pytest.mark.slow
