@@ -1,25 +1,20 @@
-"""The parts of a recovery, each against what it should be."""
+"""Batches that a training learns from: all of the data once a round, shuffled, and spliced where it is sequences."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxheadprune import Calibration
-from onnxheadprune.data.calibration import calibration_data, data_of
-from onnxheadprune.data.rows import rows_in
-from onnxheadprune.data.splicing import (
-    Sequences,
-    with_spliced,
-)
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.data import Sample
-from onnxheadprune.runtime.feeds.inputs import Input, Role, read_dim
 from onnxheadprune.training.batches import BATCH, Batches
+from tests.data.windows import POSITIONS, windows
+from tests.graph_text import model_of
 from tests.graphs import toys
 
 
@@ -29,9 +24,6 @@ def sentences(**given: Any) -> Calibration:
 
 def tokens(ids: Any) -> list[list[int]]:
     return [[int(token) for token in row if token] for row in ids]
-
-
-# Data
 
 
 def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
@@ -67,55 +59,38 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
     seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
     assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
-    assert with_spliced(data, 10**6, 1) is data
 
 
 def test_samples_are_shuffled_along_the_batch_axis() -> None:
     """Inputs without a batch axis are not split, even if they come first or are as long as the batch."""
     rows, random = 4, np.random.default_rng(0)
-    samples_axis, tokens = read_dim("samples"), read_dim("sequence")
-    given: dict[Input, Any] = {
-        Input("deterministic", np.dtype(np.bool_), (), Role.FLAG): np.array(True),
-        Input("positions", np.dtype(np.int64), (tokens,), Role.POSITIONS): np.arange(rows),
-        Input("sizes", np.dtype(np.int64), (1,), Role.LENGTHS): np.array([rows]),
+    model = model_of("""<ir_version: 9, opset_import: ["": 17]>
+        shared (bool deterministic, int64[sequence] positions, int64[1] past_lengths,
+                int64[3, samples, sequence] position_ids, float[samples, sequence, 2] x)
+        => (float[samples, sequence, 2] y) { y = Relu(x) }""")
+    shared: dict[str, Any] = {
+        "deterministic": np.array(True),
+        "positions": np.arange(rows),
+        "past_lengths": np.array([rows]),
     }
-    rotary = Input("grid", np.dtype(np.int64), (3, samples_axis, tokens), Role.POSITIONS)
-    x = Input("x", np.dtype(np.float32), (samples_axis, tokens, 2), Role.FLOATS)
-    samples = []
+    given = []
     for number in range(5):
         grid = np.arange(number * rows, (number + 1) * rows)[None, :, None].repeat(3, 0).repeat(rows, 2)
         values = random.standard_normal((rows, rows, 2)).astype(np.float32)
         values[:, 0, 0] = grid[0, :, 0]
-        shared = {item.name: array for item, array in given.items()}
-        samples.append(Sample({**shared, rotary.name: grid, x.name: values}, None, "given"))
-    inputs = (*given, rotary, x)
-    data = data_of((row for sample in samples for row in rows_in(sample, inputs)), inputs)
+        given.append({**shared, "position_ids": grid, "x": values})
+    data = calibration_data(given, view_of(model))
     batches = Batches(data)
     feeds = list(batches.round(0, random))
     assert [batches.rows(feed) for feed in feeds] in ([16, 4], [4, 16])
     assert sorted(value for feed in feeds for value in feed["x"][:, 0, 0]) == list(range(20))
     for feed in feeds:
-        assert (feed["grid"] == feed["x"][None, :, :1, 0]).all()
-        assert all(np.array_equal(feed[item.name], array) for item, array in given.items())
+        assert (feed["position_ids"] == feed["x"][None, :, :1, 0]).all()
+        assert all(np.array_equal(feed[name], array) for name, array in shared.items())
 
 
-@pytest.mark.parametrize("dtype", [np.bool_, np.int64])
-def test_inverted_masks_are_not_spliced(dtype: Any) -> None:
-    """In PyTorch's key padding masks True marks padding."""
-
-    def masked(padding: bool) -> Calibration:
-        data = sentences()
-        name = next(item.name for item in data.inputs if item.role is Role.MASK)
-        inputs = [replace(i, dtype=np.dtype(dtype)) if i.name == name else i for i in data.inputs]
-        samples = [
-            replace(one, feed={**one.feed, name: ((one.feed[name] == 0) == padding).astype(dtype)})
-            for one in data.samples
-        ]
-        return replace(data, samples=tuple(samples), inputs=tuple(inputs))
-
-    plain, found = Sequences.of(sentences()), Sequences.of(masked(False))
-    assert plain is not None and found is not None
-    assert [row.feed["input_ids"].tolist() for row in found.data.samples] == [
-        row.feed["input_ids"].tolist() for row in plain.data.samples
-    ]
-    assert Sequences.of(masked(True)) is None
+def test_steps_take_full_windows(tmp_path: Path) -> None:
+    """What a choice, a refit and a training see is the same."""
+    batches = Batches(windows(tmp_path))
+    shapes = [feed["input_ids"].shape for feed in batches.round(0, np.random.default_rng(0))]
+    assert len(shapes) == batches.count and shapes.count((BATCH, POSITIONS)) >= len(shapes) - 2 * 2
