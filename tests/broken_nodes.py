@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests import attacks
-from tests.operator_records import RULES
+from tests.model.operator_records import RULES
 
 PLACES = ("context", "y")
 """A value with an axis of heads in front of the projection, and the output."""

@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune import apply_plan
 from onnxheadprune.attention.planning import planned
 from onnxheadprune.runtime import Session
-from tests.lossless import unexplained
-from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, analysis, error, reference, sample
+from tests.attention.tiny_samples import NAMES, PROVIDER, TOLERANCE, analysis, error, reference, sample
+from tests.edit.lossless import unexplained
 
 HEADS, HEAD_SIZE, HIDDEN = 4, 8, 32
 PER_HEAD = HEAD_SIZE * 4 * HIDDEN + 3 * HEAD_SIZE

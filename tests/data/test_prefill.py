@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from onnxheadprune import UsageError
 from onnxheadprune.data.calibration import calibration_data
@@ -19,6 +19,7 @@ from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from tests.calibration_files import tokenizer
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
+from tests.runtime.feeding import graph_with
 
 I64, I32, F32, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
 BATCH, LENGTH, PAST = "batch_size", "sequence_length", "past_sequence_length"
@@ -31,13 +32,6 @@ KEY = ("past_key_values.0.key", F32, [BATCH, 2, PAST, 8])
 def inputs_of(*inputs: tuple[str, int, list[Any]]) -> tuple[Input, ...]:
     """The inputs of a model that runs on anything."""
     return graph_inputs(view_of(graph_with(*inputs)))
-
-
-def graph_with(*inputs: tuple[str, int, list[Any]]) -> ModelProto:
-    toy = GraphBuilder()
-    toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
-    infos = [toy.info(name, shape, elem_type) for name, elem_type, shape in inputs]
-    return toy.model(infos, [toy.info("y", [1])])
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ import pytest
 
 from onnxheadprune.deploying.batch import RECORD, BatchFile, prune_batch
 from onnxheadprune.settings.calls import PruneCall
-from tests.asked import call
 from tests.calibration_files import tokenizer
 from tests.conftest import ROOT, Command
 from tests.graphs import toys
+from tests.options.asked import call
 
 
 @pytest.fixture

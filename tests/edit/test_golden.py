@@ -12,7 +12,7 @@ import pytest
 
 from onnxheadprune import validate
 from onnxheadprune.attention.specs import parsed
-from tests.golden_file import answered, read
+from tests.edit.golden_file import answered, read
 from tests.graph_text import model_of, text_of
 from tests.graphs.toys import get_initializer
 

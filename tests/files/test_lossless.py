@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto, TrainingInfoProto, helper, numpy_helpe
 from onnxheadprune import plan_pruning, prune
 from onnxheadprune.model.storage.tensors import BITS, tensors_of
 from tests.conftest import ROOT
+from tests.edit.lossless import unexplained
 from tests.graphs import toys
-from tests.lossless import unexplained
 
 ELEMENTS = 40_000
 UNKNOWN = b"\xfa\x3e\x07unknown\xc0\x3e\x2a\xc3\x3e\x08\x01\xc4\x3e"

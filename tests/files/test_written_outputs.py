@@ -26,10 +26,10 @@ from onnxheadprune.model.storage.writing import (
 )
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.draw import picture_of
-from tests.asked import call
 from tests.crashes import complete, in_child
 from tests.files.filesystems import POSIX
 from tests.graphs import toys
+from tests.options.asked import call
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

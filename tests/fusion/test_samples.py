@@ -10,8 +10,8 @@ from onnxheadprune import apply_plan, plan_pruning
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.runtime import Session
+from tests.attention.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 from tests.fusion.running import executed
-from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 
 OPERATOR: dict[FuseMode, str] = {"contrib": "MultiHeadAttention", "onnx": "Attention"}
 CASES: list[tuple[str, FuseMode]] = [

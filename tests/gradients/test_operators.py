@@ -20,7 +20,7 @@ from tests.liveness import (
     cases_views,
 )
 from tests.liveness.strategies import Key
-from tests.operator_records import keys_with
+from tests.model.operator_records import keys_with
 
 operators.load(gradients=True)
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing

@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.specs import check_legal
 from onnxheadprune.display.spelling import read_ranges
 from onnxheadprune.model.prepare import prepared
+from tests.edit.lossless import unexplained
 from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
 from tests.laws.census import check_census
@@ -37,7 +38,6 @@ from tests.laws.cutting import (
 from tests.laws.reasons import check_reasons
 from tests.liveness.known import assert_known
 from tests.liveness.one_node import run, running
-from tests.lossless import unexplained
 
 Numbered = Sequence[tuple[int, Cut]]
 """Legal cuts with their numbers."""

@@ -16,7 +16,7 @@ from tests.liveness import (
     cases_views,
 )
 from tests.liveness.strategies import STRATEGIES
-from tests.operator_records import RULES
+from tests.model.operator_records import RULES
 
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
 assert cases_pieces and cases_views and cases_fused and cases_quantized

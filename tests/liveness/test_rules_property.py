@@ -15,7 +15,7 @@ from tests.liveness.all_strategies import RUNNABLE
 from tests.liveness.one_node import Case, check_drawn, check_in_runs, check_unknown
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
 from tests.liveness.whole_numbers import UNDRAWN, Drawn, numbers_of
-from tests.operator_records import RULES
+from tests.model.operator_records import RULES
 
 FEW = settings(max_examples=settings().max_examples // 4)
 """For what another test of the same rule and strategy asks, too."""

@@ -19,7 +19,7 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import view_of
 from tests.graphs.fused import decoder
 from tests.graphs.toys import packed
-from tests.operator_records import keys_with
+from tests.model.operator_records import keys_with
 
 OWN = [key for key in keys_with(lambda record: record.shape) if key[0]]
 NO_SCHEMA = {

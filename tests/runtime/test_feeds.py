@@ -16,9 +16,9 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
 from onnxheadprune.runtime.feeds.inputs import graph_inputs, read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
-from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
+from tests.runtime.feeding import BOOL, F32, I64, feeds_of, graph_with
 
 # Symbols
 

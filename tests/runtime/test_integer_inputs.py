@@ -10,8 +10,8 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
-from tests.feeding import F32, I64, feeds_of, graph_with
 from tests.graph_text import model_of
+from tests.runtime.feeding import F32, I64, feeds_of, graph_with
 
 HEAD = """
 <ir_version: 9, opset_import: ["" : 17]>

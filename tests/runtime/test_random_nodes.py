@@ -14,7 +14,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.deterministic import RANDOM
 from tests.graph_text import model_of
-from tests.operator_records import key_of
+from tests.model.operator_records import key_of
 
 HERE = Provider(CPU, "a test")
 KEYS = [key_of(name) for name in RANDOM]

@@ -22,7 +22,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
 from tests.conftest import Command
 from tests.graphs import exits, pairs, toys
-from tests.operator_records import key_of, keys_with
+from tests.model.operator_records import key_of, keys_with
 from tests.vocabulary.graphs import (
     GRAPHS,
     KEPT,

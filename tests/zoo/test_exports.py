@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 
 from onnxheadprune import RefusedError, inspect, plan_pruning, prune
 from tests.conftest import Command
-from tests.feeding import renamed
 from tests.fusion.running import executed
+from tests.runtime.feeding import renamed
 from tests.zoo.conftest import Zoo, exported
 
 pytestmark = pytest.mark.samples
