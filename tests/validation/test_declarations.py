@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, PrunePlan, Validation, apply_plan, plan_pruning, validate
-from onnxheadprune.model.bodies import bodies_of
 from tests import attacks
 from tests.attacks import with_body
 from tests.graphs import toys
@@ -210,7 +209,9 @@ def looping_body() -> ModelProto:
 
 
 def of_bodies(model: ModelProto) -> list[ValueInfoProto]:
-    graphs = [body for item in model.graph.node for body in bodies_of(item)]
+    graphs = [
+        attribute.g for item in model.graph.node for attribute in item.attribute if attribute.HasField("g")
+    ]
     return [info for graph in graphs for info in (*graph.input, *graph.output, *graph.value_info)]
 
 
