@@ -19,7 +19,7 @@ import onnx
 from onnx import ModelProto
 from torch import nn
 
-from onnxheadprune import AttentionSite, RefusedError, Sites, UsageError
+from onnxheadprune import AttentionSite, RefusedError, Sites, UsageError, apply_plan
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import sites_of
@@ -28,7 +28,6 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import indices_of, trimming
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
-from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.operators import view_of
