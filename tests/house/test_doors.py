@@ -88,7 +88,6 @@ DOORS = (
     "model.storage.wire",
     "model.tensors",
     "model.typed_json",
-    "reporting.console",
     "reporting.page",
     "reporting.pictures",
     "reporting.pictures.draw",
