@@ -26,7 +26,6 @@ CHECKED = {
 """The rooms, or parts of them, whose definitions a folder of tests checks, where that is not the room of its name."""
 DOORS = (
     "api.functions",
-    "attention.exits",
     "attention.main_graph_copy",
     "attention.masking",
     "attention.matrices",
@@ -120,7 +119,6 @@ DOORS = (
     "validation.runs",
     "workflow.choice.latency",
     "workflow.fuse",
-    "workflow.inspection",
     "workflow.requests",
     "workflow.validate",
 )
