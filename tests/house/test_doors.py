@@ -51,7 +51,6 @@ DOORS = (
     "cli.values",
     "data.beside",
     "data.calibration",
-    "data.images",
     "data.rows",
     "data.splicing",
     "data.text",
