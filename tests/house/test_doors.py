@@ -115,7 +115,6 @@ DOORS = (
     "training.result",
     "validation.figures",
     "validation.headline",
-    "validation.runs",
     "workflow.choice.latency",
     "workflow.fuse",
     "workflow.requests",
