@@ -95,7 +95,6 @@ DOORS = (
     "runtime.feeds.generate",
     "runtime.feeds.inputs",
     "runtime.int8_saturation",
-    "runtime.memory",
     "runtime.memory_limits",
     "runtime.progress",
     "runtime.providers",
