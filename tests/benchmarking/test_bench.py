@@ -11,8 +11,7 @@ import pytest
 from onnxheadprune import InferenceError, ModelFacts, bench
 from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.benchmarking.measure import warm_up
-from onnxheadprune.runtime import CPU, CUDA, Provider
-from onnxheadprune.runtime.memory import footprint
+from onnxheadprune.runtime import CPU, CUDA
 from tests.clocks import patient
 from tests.graphs import toys
 
@@ -100,22 +99,6 @@ def test_other_places_are_not_comparable() -> None:
     assert not entry.differences(both, both)
     assert "9 nodes landed on the CPU" in entry.differences(both, more)[0]
     assert "those of this one on CPU and CUDA" in entry.differences(cuda, both)[0]
-
-
-# Memory
-
-
-@pytest.mark.slow
-def test_memory_grows_with_the_batch(digits: Path) -> None:
-    provider = Provider(CPU, "test")
-    small, large = (
-        footprint(digits, provider, {"images": np.zeros((batch, 1, 8, 8), dtype=np.float32)})
-        for batch in (1, 512)
-    )
-    if small.peak_bytes is None:
-        pytest.skip(small.how)
-    assert large.peak_bytes is not None and large.peak_bytes > 2 * small.peak_bytes
-    assert "resident memory" in large.how
 
 
 # The command

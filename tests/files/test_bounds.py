@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +13,12 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import ModelError, UsageError, inspect, read_scores
-from onnxheadprune.attention.specs import parsed
-from onnxheadprune.data.images import image_data
-from onnxheadprune.data.text import text_data
+from onnxheadprune import ModelError, UsageError, inspect, plan_pruning, read_scores
 from onnxheadprune.model.graph import dims, infer
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.feeds.data import load_data, read_npz
-from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
+from tests.files.unreadable import FILES, IMPOSSIBLE
 from tests.graphs import fused, toys
 from tests.limits import bounded, limit_memory, limit_work, within
 
@@ -248,73 +240,11 @@ def test_fifteen_thousand_nodes_take_a_second() -> None:
 # Inputs
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> Path:
-    path = tmp_path / "tokenizer.json"
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    made = Tokenizer(models.WordLevel({f"w{index}": index for index in range(19)}, "w0"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.save(str(path))
-    return path
-
-
-def text_in(place: Path) -> Path:
-    path = place / "lines.txt"
-    path.write_text("w1 w2 w3\nw4 w5", encoding="utf-8")
-    return path
-
-
-def inputs_of(model: ModelProto) -> Any:
-    return graph_inputs(view_of(model))
-
-
-def zero(path: Path) -> Path:
-    return Path("/dev/zero")
-
-
-def pipe(path: Path) -> Path:
-    os.mkfifo(path)
-    return path
-
-
-def missing(path: Path) -> Path:
-    return path
-
-
-def sparse(path: Path) -> Path:
-    with path.open("wb") as stream:
-        stream.truncate(2**30)
-    return path
-
-
-def utf_16(path: Path) -> Path:
-    path.write_text('{"0": [1]}', encoding="utf-16")
-    return path
-
-
-FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "zero": (zero, "is a device"),
-    "fifo": (pipe, "is a FIFO"),
-    "missing": (missing, "does not exist"),
-    "sparse": (sparse, "is larger than .* bytes|holds zero bytes"),
-    "UTF-16": (utf_16, "is not UTF-8 text; save it as UTF-8"),
-}
-
-
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_are_no_text(name: str, tmp_path: Path, words: Path) -> None:
+def test_files_that_are_no_text(name: str, tmp_path: Path) -> None:
     make, sentence = FILES[name]
-    path, lines = make(tmp_path / "x.json"), text_in(tmp_path)
-    ids = inputs_of(toys.attention(ids=True))
-    readers: list[Callable[[], Any]] = [
-        lambda: read_scores(path),
-        lambda: text_data(path, words, ids),
-        lambda: text_data(lines, path, ids),
-    ]
-    if path.suffix == ".json":
-        readers.append(lambda: parsed(path))
-    for read in readers:
+    path = make(tmp_path / "x.json")
+    for read in (lambda: read_scores(path), lambda: plan_pruning(toys.attention(), heads=path)):
         with within(10), pytest.raises(UsageError, match=sentence):
             read()
 
@@ -335,95 +265,19 @@ def test_json_that_nobody_means(text: str, sentence: str, tmp_path: Path) -> Non
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=sentence):
-        parsed(path)
+        plan_pruning(toys.attention(), heads=path)
     if "99999999999]" not in text and "true" not in text:
         with pytest.raises(UsageError, match=sentence):
             read_scores(path)
 
 
-def test_archives_beyond_memory_are_refused(tmp_path: Path) -> None:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name in ("x.npy", "y.npy"):
-            archive.writestr(name, bytes(2**20))
-    with (tmp_path / "x.npz").open("wb") as stream:
-        stream.seek(2**28)
-        stream.write(content.getvalue().replace((2**20).to_bytes(4, "little"), (2**31).to_bytes(4, "little")))
-    with pytest.raises(
-        UsageError, match=r"4,294,967,295 bytes are unpacked, so give .* a folder of \.npz files"
-    ):
-        read_npz(tmp_path / "x.npz")
-
-
-def damaged(path: Path) -> Iterator[Path]:
-    np.savez_compressed(path, x=np.arange(5000, dtype=np.float32))
-    whole = path.read_bytes()
-    for start in range(0, len(whole), max(1, len(whole) // 60)):
-        path.write_bytes(whole[:start] + b"\xff\x00\x13" + whole[start + 3 :])
-        yield path
-
-
-def test_damaged_archives_end_in_a_sentence(tmp_path: Path) -> None:
-    refused = 0
-    for path in damaged(tmp_path / "x.npz"):
-        try:
-            read_npz(path)
-        except UsageError:
-            refused += 1
-    assert refused > 20
-
-
-def test_a_generator_that_never_ends() -> None:
-    def endless(length: int) -> Iterator[dict[str, Any]]:
-        while True:
-            yield {"x": np.zeros((1, length, toys.HIDDEN), np.float32)}
-
-    inputs = inputs_of(toys.attention())
-    for length in (2, 20_000):
-        with within(10), pytest.raises(UsageError, match=r"yields more than|let it end earlier"):
-            next(load_data(endless(length), inputs))
-    three = list(load_data(({"x": np.zeros((1, 2, toys.HIDDEN), np.float32)} for _ in range(3)), inputs))
-    assert len(three) == 3
-
-
-def picture(path: Path, width: int, height: int) -> None:
-    def piece(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(1000))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", head) + piece(b"IDAT", rows) + piece(b"IEND", b""))
-
-
-@pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 8_000), (2**31 - 1, 1)])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_pictures_that_are_too_large(size: tuple[int, int], tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", *size)
-    inputs = inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
-    with within(5), pytest.raises(UsageError, match=r"(50,000,000|pixels).*scale it down|cannot be read"):
-        image_data(tmp_path, inputs)
-
-
-def test_a_long_line(tmp_path: Path, words: Path) -> None:
-    path = tmp_path / "x.txt"
-    path.write_text("w1 " * 1_000_000)
-    with within(5), pytest.raises(UsageError, match=r"line 1 of .* put one sample on a line"):
-        text_data(path, words, inputs_of(toys.attention(ids=True)))
-
-
-@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "nul\0byte.npz"], ids=["name", "path", "NUL"])
-def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
-    ids, pixels = inputs_of(toys.attention(ids=True)), inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
-    readers: list[Callable[[], Any]] = [
+@pytest.mark.parametrize("path", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_paths_that_cannot_be(path: str) -> None:
+    for read in (
         lambda: inspect(path),
-        lambda: list(load_data(path, ids)),
-        lambda: text_data(path, words, ids),
-        lambda: text_data(text_in(tmp_path), path, ids),
-        lambda: image_data(path, pixels),
         lambda: read_scores(path),
-        lambda: parsed(Path(path)),
-    ]
-    for read in readers:
+        lambda: plan_pruning(toys.attention(), heads=f"{path}.json"),
+    ):
         with pytest.raises(UsageError, match=r"does not exist|cannot be read"):
             read()
 

@@ -11,9 +11,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.int8_saturation import LEVEL
+from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
 from tests.graph_builder import GraphBuilder
 from tests.graphs import fused, toys
@@ -118,3 +119,10 @@ def _in_blocks(toy: GraphBuilder, source: str, name: str, shape: tuple[int, int]
     scale = toy.constant(f"{name}.scale", (0.003 * toy.rng.random(scales)).astype(np.float32))
     weight = toy.node("DequantizeLinear", [levels, scale], f"{name}.floats", axis=axis, block_size=16)
     return toy.node("MatMul", [source, weight], name)
+
+
+def test_exact_settings_of_packed_weights_are_no_file(tmp_path: Path) -> None:
+    """A model that was changed has none: what runs is what it is, not what it was."""
+    path = tmp_path / "packed.onnx"
+    onnx.save(toys.packed(toys.attention(hidden=32), 4), path)
+    assert unrounded(open_structure(path)).path is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune import InferenceError, UsageError
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.data import load_data, read_npz
 from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
 from onnxheadprune.runtime.feeds.inputs import graph_inputs, read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
+from tests.files.unreadable import IMPOSSIBLE
 from tests.graph_builder import GraphBuilder
 from tests.graph_text import model_of
+from tests.graphs import toys
+from tests.limits import within
 from tests.runtime.feeding import BOOL, F32, I64, feeds_of, graph_with
 
 # Symbols
@@ -210,4 +216,52 @@ def test_a_function_yields_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             list(load_data(f"my_feeds:{name}", inputs_of(IMAGES)))
 
 
-# Constant indices
+def test_archives_beyond_memory_are_refused(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, bytes(2**20))
+    with (tmp_path / "x.npz").open("wb") as stream:
+        stream.seek(2**28)
+        stream.write(content.getvalue().replace((2**20).to_bytes(4, "little"), (2**31).to_bytes(4, "little")))
+    with pytest.raises(
+        UsageError, match=r"4,294,967,295 bytes are unpacked, so give .* a folder of \.npz files"
+    ):
+        read_npz(tmp_path / "x.npz")
+
+
+def damaged(path: Path) -> Iterator[Path]:
+    np.savez_compressed(path, x=np.arange(5000, dtype=np.float32))
+    whole = path.read_bytes()
+    for start in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:start] + b"\xff\x00\x13" + whole[start + 3 :])
+        yield path
+
+
+def test_damaged_archives_end_in_a_sentence(tmp_path: Path) -> None:
+    refused = 0
+    for path in damaged(tmp_path / "x.npz"):
+        try:
+            read_npz(path)
+        except UsageError:
+            refused += 1
+    assert refused > 20
+
+
+def test_a_generator_that_never_ends() -> None:
+    def endless(length: int) -> Iterator[dict[str, Any]]:
+        while True:
+            yield {"x": np.zeros((1, length, toys.HIDDEN), np.float32)}
+
+    inputs = inputs_of(toys.attention())
+    for length in (2, 20_000):
+        with within(10), pytest.raises(UsageError, match=r"yields more than|let it end earlier"):
+            next(load_data(endless(length), inputs))
+    three = list(load_data(({"x": np.zeros((1, 2, toys.HIDDEN), np.float32)} for _ in range(3)), inputs))
+    assert len(three) == 3
+
+
+@pytest.mark.parametrize("path", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_paths_that_cannot_be(path: str) -> None:
+    with pytest.raises(UsageError, match=r"does not exist|cannot be read"):
+        list(load_data(path, inputs_of(IMAGES)))

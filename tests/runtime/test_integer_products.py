@@ -1,22 +1,17 @@
-"""Products of integers: exact where a processor's kernel saturates, and compared by what they mean by zero."""
+"""Products of integers are exact where a processor's kernel saturates."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import prune, validate
+from onnxheadprune import prune
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Session, session
-from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unsaturated
-from onnxheadprune.runtime.session import onnx_runtime
-from onnxheadprune.validation import runs
+from onnxheadprune.runtime.int8_saturation import unsaturated
 from tests.graphs import toys
 
 RANDOM = np.random.default_rng(0)
@@ -70,63 +65,6 @@ def test_a_convolution_is_what_integers_give() -> None:
     found = run(moved(model_of([node], {"w": weight}, [1, 32, 4, 4], TensorProto.INT32)), {"a": pictures})
     wanted = np.einsum("nchw,kc->nkhw", pictures.astype(np.int64), weight[:, :, 0, 0].astype(np.int64))
     assert np.array_equal(found, wanted)
-
-
-def unrecorded(path: Path) -> onnx.ModelProto:
-    """A cut that does not say which heads it lacks."""
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    return model
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("gone", [[1], [0, 2]])
-def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path) -> None:
-    """The zero point of a projection's input changes with the input; positions of silenced heads hold just that."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
-    onnx.save(toys.attention(hidden=64, heads=4), source)
-    quantize_dynamic(source, quantized, weight_type=QuantType.QInt8)
-    assert any(node.op_type == "MatMulInteger" for node in onnx.load(quantized).graph.node)
-    prune(quantized, cut, heads={0: gone})
-    assert validate(quantized, cut).verdict == "passed"
-    assert validate(quantized, unrecorded(cut), heads="0:3").verdict == "failed"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pretended", [True, False])
-def test_deployment_is_compared_without_saturation(
-    pretended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On processors that saturate, a cut changes which products do, and a right one would look wrong.
-
-    What exact settings do for a processor that saturates is exact on every processor, so any may pretend to be one.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    ran: list[bool] = []
-
-    class Recording(Session):
-        def __init__(self, model: Any, *given: Any, **more: Any) -> None:
-            if more.get("optimize"):
-                ran.append(may_saturate(model))
-            super().__init__(model, *given, **more)
-
-    if pretended:
-        monkeypatch.setattr(session, "saturates", lambda runtime: True)
-    here = pretended or saturates(onnx_runtime())
-    monkeypatch.setattr(runs, "Session", Recording)
-    source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
-    onnx.save(toys.attention(hidden=64, heads=4), source)
-    quantize_dynamic(source, quantized, weight_type=QuantType.QInt8, per_channel=True)
-    prune(quantized, cut, heads={0: [1]})
-    ran.clear()
-    verdict = validate(quantized, cut)
-    assert verdict.verdict == "passed"
-    assert ran == [not here] * 2
-    assert (runs.SATURATES in verdict.notes) == here
-    assert validate(quantized, unrecorded(cut), heads="0:3").verdict == "failed"
 
 
 @pytest.mark.parametrize("runs", [False, True])

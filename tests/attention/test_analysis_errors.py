@@ -15,16 +15,22 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.settings.units import KINDS
-from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
 from tests.conftest import Command
 from tests.graphs import exits, experts, toys
 
+LAYERS, EXITS, VOCABULARY = "layers", "early exits", "the vocabulary"
 STEPS: Mapping[str, str] = {
     EXITS: "onnxheadprune.attention.exits._place",
     VOCABULARY: "onnxheadprune.attention.vocabulary.find._flows",
 }
 """A step within each search that is no kind of unit."""
-ALL = [*dict.fromkeys([*(f"{kind.title}s" for kind in KINDS[1:]), *SEARCHES])]
+ALL = [*(f"{kind.title}s" for kind in KINDS[1:]), *STEPS]
+FOUND = {kind.field for kind in KINDS} | {"early_exits", "vocabularies"}
+"""What searches find, in `inspect --json`."""
+BESIDE = set(
+    "model near_misses no_heads elements ignored_declarations not_analysed does_not_load facts".split()
+)
+"""The rest of it."""
 DECODER, EXITING, MIXTURE = toys.decoder, exits.chain, experts.Experts().model
 ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
     "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
@@ -54,8 +60,9 @@ def _saved(model: ModelProto, path: Path) -> Path:
     return path
 
 
-def test_every_search_is_listed() -> None:
-    assert {LAYERS, *STEPS} == set(SEARCHES) and set(ASKED) == set(ALL)
+def test_every_search_is_listed(command: Command, tmp_path: Path) -> None:
+    document = command("inspect", _saved(DECODER(), tmp_path / "model.onnx"), "--json").document
+    assert document.keys() == FOUND | BESIDE and set(ASKED) == set(ALL)
 
 
 @pytest.mark.first_case

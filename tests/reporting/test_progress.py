@@ -6,7 +6,7 @@ import io
 
 from onnxheadprune.reporting.console import Console
 from onnxheadprune.reporting.progress import Lines, progress_on
-from onnxheadprune.runtime.progress import Note, prefixed
+from onnxheadprune.runtime.progress import Note
 
 
 class Clock:
@@ -40,13 +40,3 @@ def test_a_log_gets_lines_and_a_terminal_a_bar() -> None:
     with progress_on(Console(file=silent, width=100)) as tell:
         tell("measuring", 1, 2)
     assert silent.getvalue() == ""
-
-
-def test_messages_of_a_part_of_the_work_stay_messages() -> None:
-    """Of a step of a job, or of a file of a folder: a message that counted as a stage would end the one before it."""
-    heard: list[str] = []
-    tell = prefixed(lambda what, done, of: heard.append(what), "step 1 of 2, prune: ", str.upper)
-    tell(Note("a message"), 0, 0)
-    tell("reading", 1, 2)
-    assert heard == ["step 1 of 2, prune: A MESSAGE", "step 1 of 2, prune: READING"]
-    assert [isinstance(what, Note) for what in heard] == [True, False]
