@@ -14,9 +14,7 @@ from onnx import ValueInfoProto
 from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.specs import check_legal
-from onnxheadprune.display.spelling import read_ranges
-from onnxheadprune.model.prepare import prepared
+from onnxheadprune.attention.specs import check_legal, parsed
 from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
 from tests.laws.census import check_census
@@ -100,7 +98,7 @@ def the_nearest_legal_sets_are_offered(row: Row) -> None:
         for units, said in sentences.items():
             listed = re.search("nearest legal sets are (.*)$", said)
             options = listed[1].split(" or ") if listed else []
-            offered = [frozenset(read_ranges(option, FEW)) for option in options]
+            offered = [frozenset(parsed(f"0:{option}")["0"] or ()) for option in options]
             larger = sorted(len(some) for some in legal if said and some > units)
             smaller = sorted(len(some) for some in legal if said and some < units)
             assert {*offered} <= {*legal}, said
@@ -220,7 +218,9 @@ def what_the_plan_does_not_name_stays_bit_by_bit(row: Row, some: Numbered) -> No
     """Edits of bodies have names of their own, which the walk does not follow."""
     if not any(attribute.HasField("g") for node in row.model.graph.node for attribute in node.attribute):
         for number, _ in some:
-            made = unexplained(prepared(copied(row.model)), pruned(row.name, number), plan(row.name, number))
+            made = unexplained(
+                analysis(row.name).view.model, pruned(row.name, number), plan(row.name, number)
+            )
             assert made == []
 
 
