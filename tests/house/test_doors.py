@@ -29,7 +29,6 @@ DOORS = (
     "attention.exits",
     "attention.main_graph_copy",
     "attention.masking",
-    "attention.matrices",
     "attention.planning",
     "attention.quantized",
     "attention.sites.find",
