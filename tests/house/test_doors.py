@@ -115,7 +115,6 @@ DOORS = (
     "validation.runs",
     "workflow.fuse",
     "workflow.inspection",
-    "workflow.requests",
     "workflow.validate",
 )
 """Modules that tests of other rooms import: what they write graphs with, run models with and read results by."""
