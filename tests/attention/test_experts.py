@@ -18,7 +18,6 @@ from onnx.shape_inference import infer_shapes
 
 import onnxheadprune as ohp
 from onnxheadprune import inspect
-from onnxheadprune.model.messages import copied
 from tests.conftest import Command
 from tests.graphs.experts import BY_HAND, TOYS, Experts, tokens
 from tests.liveness.one_node import run
@@ -30,7 +29,8 @@ PAIRS = ([1, 4], [0, 5])
 def _unsimplified(model: ModelProto, readers: int) -> ModelProto:
     """The same with an Expand of every integer to the shape of its largest, as exporters index by several tensors."""
     kinds = {item.name: item.type.tensor_type for item in infer_shapes(model).graph.value_info}
-    made, wide = copied(model), dict[str, str]()
+    made, wide = ModelProto(), dict[str, str]()
+    made.CopyFrom(model)
     del made.graph.node[:]
     for node in model.graph.node:
         added = made.graph.node.add()

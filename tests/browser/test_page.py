@@ -9,8 +9,9 @@ import pytest
 
 from onnxheadprune import GridPoint, prune
 from onnxheadprune.reporting.page import Result, page_of
+from tests.benchmarking.made_results import benchmark_result
 from tests.graphs import toys
-from tests.reporting.made_results import benchmark_result, curve_result
+from tests.reporting.made_curves import curve_result
 
 pytestmark = pytest.mark.browser
 WIDTHS = (360, 800, 1400)

@@ -8,35 +8,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import RefusedError, prune
-from onnxheadprune.choosing.gradients.differentiate import differentiate
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import Attribute
 from tests import sources
 from tests.graph_text import model_of
+from tests.graphs.opsets import ADDED, ATTENTION, OPSETS, PLAIN
 from tests.liveness.masks import Array
 from tests.liveness.one_node import run
 
-FIRST = 7
-"""What ONNX Runtime promises to run."""
-
-
-def _runs(opset: int) -> bool:
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": {opset}]> g (float[1] x) => (float[1] y) {{ y = Mul (x, x) }}'
-    )
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception:
-        return False
-    return True
-
-
-OPSETS = [opset for opset in range(FIRST, onnx.defs.onnx_opset_version() + 1) if _runs(opset)]
 LONG, SQUARE = np.array([2, 3, 2]), np.array([[1.5, -2.0], [0.25, 4.0]], np.float32)
 SHAPES = np.array([2, 3, 4]), np.array([2, 1, 4])
 LEARNED = np.array([2, 4], np.float32), np.array([0, 1], np.float32)
@@ -116,36 +99,16 @@ def _model(made: list[onnx.NodeProto], feed: dict[str, Array], want: Array, opse
     return model
 
 
-ATTENTION = """
-<ir_version: 8, opset_import: ["": {opset}]>
-attention (float[batch, seq, 6] x{inputs}) => (float[batch, seq, 6] y{outputs})
-<float[6, 8] wq, float[6, 8] wk, float[6, 8] wv, float[8, 6] wo, float[6] bo, float scale = {{0.5}},
- int64[4] split = {{0, 0, 4, 2}}, int64[3] merge = {{0, 0, 8}}, int64[1] zero = {{0}}, int64[1] one = {{1}},
- int64[1] heads = {{4}}, int64[1] size = {{2}}, int64[3] wider = {{0, 0, 2}}>
-{{
-    qx = MatMul (x, wq) kx = MatMul (x, wk) vx = MatMul (x, wv)
-    {split}
-    kt = Transpose <perm = [{turned}]> (k)
-    scores = MatMul (q, kt) scaled = Mul (scores, scale) p = Softmax <axis = {last}> (scaled)
-    c = MatMul (p, v)
-    {merge}
-    o = MatMul (merged, wo)
-    {tail}
-}}"""
-SPLIT = "".join(f"{n}r = Reshape ({n}x, split) {n} = Transpose <perm = [0, 2, 1, 3]> ({n}r) " for n in "qkv")
 FLAT = """shape = Shape (x) batch = Gather <axis = 0> (shape, zero) seq = Gather <axis = 0> (shape, one)
     folded = Mul (batch, heads) flat = Concat <axis = 0> (seq, folded, size)
     """ + "".join(
     f"{n}m = Transpose <perm = [1, 0, 2]> ({n}x) {n}r = Reshape ({n}m, flat) {n} = Transpose <perm = [1, 0, 2]> ({n}r) "
     for n in "qkv"
 )
-MERGE = "ct = Transpose <perm = [0, 2, 1, 3]> (c) merged = Reshape (ct, merge)"
 UNFOLD = """ct = Transpose <perm = [1, 0, 2]> (c) width = Mul (heads, size) back = Concat <axis = 0> (seq, batch, width)
     unfolded = Reshape (ct, back) merged = Transpose <perm = [1, 0, 2]> (unfolded)"""
 COMPUTED = """ct = Transpose <perm = [0, 2, 1, 3]> (c) like = Shape (x) target = Add (like, wider)
     merged = Reshape (ct, target)"""
-PLAIN = {"inputs": "", "outputs": "", "split": SPLIT, "merge": MERGE, "turned": "0, 1, 3, 2", "last": 3}
-ADDED = "y = Add (x, o)"
 FOLDED = {"split": FLAT, "merge": UNFOLD, "turned": "0, 2, 1", "last": 2}
 CUTS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "one head": ({"tail": ADDED}, [1]),
@@ -195,21 +158,3 @@ def test_a_fused_block_runs_in_every_opset(opset: int) -> None:
     model = model_of(ATTENTION.format(opset=opset, **(PLAIN | {"tail": ADDED})))
     result = prune(model, heads={0: [1]}, fuse="contrib")
     assert result.validation is not None and result.validation.passed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("opset", OPSETS)
-def test_gradients_run_in_every_opset(opset: int) -> None:
-    tail = (
-        ADDED
-        + " squares = Mul (y, y) flat_list = Flatten <axis = 0> (squares) loss = MatMul (flat_list, ones)"
-    )
-    model = model_of(
-        ATTENTION.format(opset=opset, **(PLAIN | {"tail": tail})).replace("batch, seq, 6", "1, 4, 6"),
-        given={"ones": np.ones((24, 1), np.float32)},
-    )
-    made = differentiate(model, "loss", ["wq", "wo"]).model
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    feed = {"x": np.ones((1, 4, 6), np.float32)} | stored
-    got = run(made, {info.name: feed[info.name] for info in made.graph.input})
-    assert all(np.isfinite(array).all() for array in got.values())

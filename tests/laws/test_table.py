@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,9 +12,6 @@ from onnx import ValueInfoProto
 from onnxheadprune import ModelError, NearMiss, RefusedError, apply_plan, inspect, plan_pruning, prune
 from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.specs import check_legal
-from onnxheadprune.display.spelling import read_ranges
-from onnxheadprune.model.prepare import prepared
 from tests.edit.lossless import unexplained
 from tests.graphs.net import Cut
 from tests.graphs.table import Found, Row
@@ -41,8 +36,6 @@ from tests.liveness.one_node import run, running
 
 Numbered = Sequence[tuple[int, Cut]]
 """Legal cuts with their numbers."""
-FEW = 8
-"""Units of a site of which every set is tried."""
 BESIDE = ("own: with its attention weights",)
 """Rows with a product beside the cores of a site, which belongs to it."""
 
@@ -58,7 +51,6 @@ def test_laws(row: Row, pytestconfig: pytest.Config) -> None:
     if row.legal:
         some = cuts(row, pytestconfig)
         types_sizes_and_numbers_are_those_that_are_computed(row)
-        the_nearest_legal_sets_are_offered(row)
         the_plan_says_where_a_part_of_removed_heads_stays(row)
         edge_gathers_are_counted(row, some)
         each_legal_cut_equals_the_builders_zeros(row, some)
@@ -86,34 +78,6 @@ def types_sizes_and_numbers_are_those_that_are_computed(row: Row) -> None:
     for feed in feeds(row.name):
         known = {name: array for name, array in feed.items() if name in view.main.values}
         assert_known(view, known | every(feed))
-
-
-def the_nearest_legal_sets_are_offered(row: Row) -> None:
-    """The smallest one that holds what is asked for, and the largest one in it; all units of a site are not offered."""
-    for site in found(row.name):
-        if site.reason is not None or site.num_units > FEW:
-            continue
-        sizes, numbers = range(1, site.num_units), range(site.num_units)
-        every = [frozenset(units) for size in sizes for units in combinations(numbers, size)]
-        sentences = {units: _against(site, units) for units in every}
-        legal = [units for units, said in sentences.items() if not said]
-        for units, said in sentences.items():
-            listed = re.search("nearest legal sets are (.*)$", said)
-            options = listed[1].split(" or ") if listed else []
-            offered = [frozenset(read_ranges(option, FEW)) for option in options]
-            larger = sorted(len(some) for some in legal if said and some > units)
-            smaller = sorted(len(some) for some in legal if said and some < units)
-            assert {*offered} <= {*legal}, said
-            assert {len(some) for some in offered if some > units} == {*larger[:1]}, said
-            assert {len(some) for some in offered if some < units} == {*smaller[-1:]}, said
-
-
-def _against(site: Site, units: Collection[int]) -> str:
-    try:
-        check_legal(site, units)
-    except RefusedError as error:
-        return str(error)
-    return ""
 
 
 def found_as_said(row: Row) -> None:
@@ -220,7 +184,9 @@ def what_the_plan_does_not_name_stays_bit_by_bit(row: Row, some: Numbered) -> No
     """Edits of bodies have names of their own, which the walk does not follow."""
     if not any(attribute.HasField("g") for node in row.model.graph.node for attribute in node.attribute):
         for number, _ in some:
-            made = unexplained(prepared(copied(row.model)), pruned(row.name, number), plan(row.name, number))
+            made = unexplained(
+                analysis(row.name).view.model, pruned(row.name, number), plan(row.name, number)
+            )
             assert made == []
 
 

@@ -10,9 +10,10 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune import GridPoint, HeadScores, SiteScores
 from onnxheadprune.display.html import MOST_ROWS
+from tests.benchmarking.made_results import benchmark_result
 from tests.graphs import toys
 from tests.reporting.html_reader import Read
-from tests.reporting.made_results import benchmark_result, curve_result
+from tests.reporting.made_curves import curve_result
 
 EVIL = '"><script>alert(1)<b>\x1b[31m\u202ename'
 LONGEST = 20_000

@@ -13,8 +13,9 @@ from onnxheadprune import (
     plot_curve,
     plot_latency,
 )
+from tests.benchmarking.made_results import benchmark_result
 from tests.pictures import faults, texts
-from tests.reporting.made_results import LONG, benchmark_result, curve_result
+from tests.reporting.made_curves import LONG, curve_result
 
 WHAT = f"{LONG}/model_without_a_quarter_of_its_heads_refitted_and_recovered_for_twenty_epochs_then_quantized.onnx"
 GRID = [GridPoint(batch, length) for batch in (1, 8, 32, 64) for length in (32, 128, 512)]

@@ -16,10 +16,11 @@ from onnxheadprune import GridPoint, HeadScores, SiteScores
 from onnxheadprune.display.facts import Curves, Fact, Facts, Figures, Intervals, Strip, Table, UnitMap
 from onnxheadprune.reporting.page import Result, page_of
 from onnxheadprune.settings.words import option, spelled_by
+from tests.benchmarking.made_results import benchmark_result
 from tests.conftest import Command
 from tests.graphs import toys
 from tests.reporting.html_reader import Read
-from tests.reporting.made_results import benchmark_result, curve_result
+from tests.reporting.made_curves import curve_result
 
 DOCUMENTS = {
     "inspect": "inspect toy.onnx",

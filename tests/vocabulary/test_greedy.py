@@ -11,7 +11,6 @@ import onnx
 import pytest
 from tokenizers import Tokenizer
 
-from onnxheadprune.model.documents import parse_json
 from tests.conftest import Command
 from tests.vocabulary.graphs import graph, session
 from tests.vocabulary.tokenizers_made import byte_pairs, unigram, word_piece
@@ -98,7 +97,7 @@ def test_greedy_decoding_of_the_written_folder(command: Command, tmp_path: Path,
         assert kept[found].tolist() == wanted
         assert [new.id_to_token(token) for token in found] == [old.id_to_token(token) for token in wanted]
     for document in ("config.json", "generation_config.json", *speaking):
-        first, second = (parse_json((place / document).read_text("utf-8")) for place in (folder, out))
+        first, second = (json.loads((place / document).read_text("utf-8")) for place in (folder, out))
         first, second = (item.get("model", item) for item in (first, second))
         assert second.get("vocab_size") in (None, len(kept))
         for field in ("eos_token_id", "pad_token_id", "bos_token_id"):

@@ -1,4 +1,4 @@
-"""Neurons and layers from the command line: cut, recorded, proven, cut again, and refused in a sentence."""
+"""How numbers and sets of numbers are spelled."""
 
 from __future__ import annotations
 

@@ -1,21 +1,20 @@
-"""Speed-ups that are targets: real models, real clocks, wide margins; and noise that reaches nothing."""
+"""Speed-ups that are targets: real models, real clocks, wide margins; and noise that removes no option."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import Comparison, GridPoint, Ratio, inspect
-from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.workflow.choice.latency import smallest_reaching
+from onnxheadprune import inspect
+from onnxheadprune.workflow.choice.latency import Width, smallest_reaching, with_times
+from tests.benchmarking.made_results import speed_up
+from tests.choosing.spaces import search_space
 from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Command
-
-HERE = Provider(CPU, "for the test")
 
 
 @pytest.fixture
@@ -23,9 +22,6 @@ def many(tmp_path: Path) -> Path:
     path = tmp_path / "many.onnx"
     onnx.save(heavy(), path)
     return path
-
-
-# --target-speedup
 
 
 @pytest.mark.slow
@@ -52,28 +48,6 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
     assert command("bench", many, out, "--min-speedup", 1.2, "--repeats", 20, "--no-memory").exit_code == 0
 
 
-# --sweep
-
-
-# One meaning of speed-up
-
-
-def speed(*ratios: tuple[float, float, float]) -> SpeedUp:
-    cells = []
-    for batch, (low, value, high) in enumerate(ratios, 1):
-        cells.append((GridPoint(batch), Comparison(Ratio(value, low, high), None)))
-    return SpeedUp(tuple(cells), HERE)
-
-
-def test_noise_reaches_no_target() -> None:
-    sure, unsure, slower = (0.7, 0.75, 0.8), (0.6, 0.75, 1.02), (1.1, 1.2, 1.3)
-    assert speed(sure).reaches(1.3) and speed(sure).value == pytest.approx(1 / 0.75)
-    assert not speed(unsure).reaches(1.01) and speed(unsure).value == 1
-    assert not speed(sure, unsure).reaches(1.3) and speed(sure, unsure).verdict == "mixed"
-    assert speed(sure, slower).value == pytest.approx(1 / 1.2)
-    assert str(speed(sure, unsure)) == "batch 1: 1.33x; batch 2: no measurable difference (1.33x)"
-
-
 @pytest.mark.parametrize("most", [1, 2, 3, 28, 700])
 @pytest.mark.parametrize("curve", ["line", "late", "early", "steps"])
 def test_the_search_finds_the_smallest_count_in_few_looks(most: int, curve: str) -> None:
@@ -97,3 +71,28 @@ def test_the_search_finds_the_smallest_count_in_few_looks(most: int, curve: str)
     looks.clear()
     smallest_reaching(28, 1.2, lambda count: looks.append(count) or 1 / (1 - 0.01 * count))  # type: ignore[func-returns-value]
     assert len(looks) <= 4
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_removes_no_option(seed: int) -> None:
+    """Whatever a busy machine measures, of some sites or of all, everything that can go still can."""
+    rng = np.random.default_rng(seed)
+    space = search_space(rng)
+    widths, measured = [], []
+    for site in space.sites:
+        hidden = rng.random() < 0.7
+        for step in space.paths[site.index][:: rng.integers(1, 3)] + space.paths[site.index][-1:]:
+            value = float(rng.uniform(0.8, 1.6) if hidden else rng.uniform(0.3, 0.9))
+            spread = 3.0 if hidden else 1.02
+            widths.append(((site,), Width({site.index: step})))
+            measured.append(speed_up((value / spread, value, value * spread)))
+    timed = with_times(space, widths, measured)
+    largest = timed.removing(timed.most())
+    assert largest.count == space.removing(space.most()).count == 13
+    counts = [timed.removing(count).count for count in range(1, timed.most() + 1)]
+    assert len(set(counts)) > 5
+    if all(speed.value <= 1 for speed in measured):
+        assert [space.removing(at).heads for at in (50, 120)] == [
+            timed.removing(at).heads for at in (50, 120)
+        ]

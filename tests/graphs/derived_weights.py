@@ -1,4 +1,4 @@
-"""Weights that follow from stored tensors are read like stored ones, and written where the way back is known."""
+"""Attention whose output projection follows from stored tensors, in every way that exporters and quantizers write."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.matrices import matrix_of
-from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.choosing.activations.contexts import projection_matrix
-from onnxheadprune.model.graph.view import Node
-from onnxheadprune.operators import view_of
 from tests.graph_text import model_of
 
 WIDTH, HEAD = 12, 3
@@ -104,51 +98,3 @@ def computed(model: ModelProto, name: str) -> Any:
     shown.graph.output.add(name=name)
     session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": np.zeros((1, 2, WIDTH), np.float32)})[0]
-
-
-def product(model: ModelProto) -> Node:
-    return next(node for node in view_of(model).main.nodes if node.outputs[0] and node.out.name == "out")
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_weights_are_read(way: str) -> None:
-    model = network(WAYS[way])
-    want = computed(model, "o")
-    # A newer version of the format than ONNX Runtime reads.
-    model.ir_version = 99
-    projection = sites_of(view_of(model), "m")[0].projections[0]
-    np.testing.assert_allclose(projection_matrix(projection), want, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
-    model = network(WAYS[way])
-    operand = product(model).inputs[1]
-    assert operand is not None
-    matrix = matrix_of(operand, (0,), (1,))
-    if way in READABLE:
-        assert matrix is None or matrix.shared
-        return
-    assert matrix is not None and not matrix.shared
-    before = matrix.read()
-    np.testing.assert_allclose(before, computed(model, "o"), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(matrix.written(before), matrix.stored.numbers(), rtol=1e-5, atol=1e-6)
-    wanted = before + 0.02 * RANDOM.standard_normal(before.shape)
-    grid, new = matrix.grid(), matrix.written(wanted)
-    assert matrix.is_quantized == (grid is not None) == (new.dtype.kind in "iu")
-    changed = ModelProto()
-    changed.CopyFrom(model)
-    for tensor in changed.graph.initializer:
-        if tensor.name == matrix.stored.name:
-            tensor.raw_data = new.tobytes()
-    after = computed(changed, "o")
-    tolerance = 2e-3 if new.dtype == np.float16 else 1e-5
-    np.testing.assert_allclose(
-        after, wanted if grid is None else grid.nearest(wanted), rtol=tolerance, atol=1e-5
-    )
-
-
-"""Operators whose output is nowhere taken for a constant: shapes, which a cut changes, and chance."""
-
-
-"""Products of integers, which differ with the processor and with what of them is stored."""

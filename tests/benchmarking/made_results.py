@@ -1,26 +1,15 @@
-"""Results with known numbers, as the Python API gives them, to make pictures and notebooks of."""
+"""Measurements with known numbers, as the Python API gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune import (
-    Benchmark,
-    Cell,
-    Comparison,
-    Curve,
-    CurvePoint,
-    GridPoint,
-    Latency,
-    ModelFacts,
-    Ratio,
-)
+from onnxheadprune import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts, Ratio
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.runtime import CPU, Provider
 
 PROVIDER = Provider(CPU, "asked for")
-LONG = "/data/models/sentence-transformers/all-MiniLM-L6-v2/onnx"
 FLOPS = Flops(2_000_000_000, 500_000_000)
 
 
@@ -56,25 +45,9 @@ def benchmark_result(names: Sequence[str], points: Sequence[GridPoint], *, steep
     return Benchmark(facts, tuple(points), cells, PROVIDER, settings, {"onnxruntime": "1.31.1"}, machine)
 
 
-def curve_result(name: str = f"{LONG}/model.onnx", *, labels: bool = True, counted: str = "heads") -> Curve:
-    """Eight cuts; the first brings no measurable difference."""
-    drifts = (0.0, 0.0008, 0.0016, 0.003, 0.005, 0.009, 0.028, 0.11)
-    points = []
-    for step, drift in enumerate(drifts):
-        factor = 1 + 0.04 * step
-        found = comparison(factor)
-        speed = SpeedUp(((GridPoint(8, 128), found),), PROVIDER) if step else None
-        points.append(
-            CurvePoint(
-                step / 10,
-                7 * step,
-                {"0": list(range(step))} | ({} if counted == "heads" else {"ffn.3": list(range(8 * step))}),
-                drift,
-                0.9867 - drift if labels else None,
-                1.0 if speed is None else speed.value,
-                speed,
-                22_713_216 - 688_000 * step,
-                None if counted == "heads" else 0.0971 * step,
-            )
-        )
-    return Curve(name, 72, "kl", tuple(points), 5, 22_713_216, counted)
+def speed_up(*ratios: tuple[float, float, float]) -> SpeedUp:
+    """Of latencies, with the ends of their intervals around them: at batch 1, 2 and so on."""
+    cells = []
+    for batch, (low, value, high) in enumerate(ratios, 1):
+        cells.append((GridPoint(batch), Comparison(Ratio(value, low, high), None)))
+    return SpeedUp(tuple(cells), PROVIDER)
