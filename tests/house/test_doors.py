@@ -14,6 +14,7 @@ from tests.sources import nodes
 TESTS = Path(__file__).parents[1]
 CHECKED = {
     "conftest.py": ("benchmarking", "deploying.batch", "reporting.progress", "workflow.choice.latency"),
+    "clients": ("integrations",),
     "deploying": ("api", "deploying", "integrations"),
     "files": ("model",),
     "gradients": ("choosing.gradients",),
@@ -22,7 +23,7 @@ CHECKED = {
     "options": ("api.keywords", "cli", "deploying.jobs.keys", "integrations.cutting", "settings"),
     "reporting": ("display", "reporting"),
     "vocabulary": ("attention.vocabulary", "deploying.folders.vocabulary", "workflow.vocabulary"),
-    "zoo": ("attention",),
+    "zoo": ("attention", "choosing.gradients"),
 }
 """The rooms, or parts of them, whose definitions a folder of tests checks, where that is not the room of its name."""
 DOORS = (
