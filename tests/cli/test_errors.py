@@ -26,7 +26,6 @@ from onnxheadprune import (
     ValidationFailedError,
 )
 from onnxheadprune.cli.outcome import MOST_LETTERS
-from onnxheadprune.cli.presenting import Presentation
 from tests.conftest import ROOT, Command
 from tests.graphs import toys
 from tests.limits import bounded
@@ -233,7 +232,7 @@ def test_what_was_in_memory_is_gone_before_its_lack_is_told(
                 if size < 64:
                     raise
 
-    monkeypatch.setattr(Presentation, "rows", fills)
-    result = bounded("prune", toy, "--heads", "0:1", "--dry-run", memory=200_000_000)
+    monkeypatch.setattr("onnxheadprune.cli.commands.emit_json", fills)
+    result = bounded("inspect", toy, "--json", memory=200_000_000)
     assert result.exit_code == 3
     assert result.stderr == "error: there is not enough memory for this\n"
