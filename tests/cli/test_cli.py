@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
+from onnxheadprune.cli.presenting import Presentation
 from tests.conftest import ROOT, Command
 from tests.graphs import toys
 
@@ -81,8 +82,8 @@ def test_a_bug_asks_for_a_report(command: Command, toy: Path, monkeypatch: pytes
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("onnxheadprune.attention.sites.find.analysis_of", broken)
-    result = command("inspect", toy)
+    monkeypatch.setattr(Presentation, "rows", broken)
+    result = command("prune", toy, "--heads", "0:1", "--dry-run")
     assert result.exit_code == 70
     assert result.stdout == ""
     assert "Traceback" in result.stderr

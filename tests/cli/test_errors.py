@@ -24,8 +24,8 @@ from onnxheadprune import (
     RefusedError,
     UsageError,
     ValidationFailedError,
-    prune,
 )
+from onnxheadprune.cli.outcome import MOST_LETTERS
 from tests.conftest import ROOT, Command
 from tests.graphs import toys
 from tests.limits import bounded
@@ -192,16 +192,6 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
-    model = toys.attention(extra_weight=5000)
-    with pytest.raises(UsageError, match='external_data="auto"'):
-        prune(model, tmp_path / "o.onnx", heads="0:1", external_data="never", provider="cpu")
-    assert not list(tmp_path.iterdir())
-    prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
-    assert [path.name[:7] for path in sorted(tmp_path.iterdir())] == ["o.onnx", "o.onnx."]
-
-
 @pytest.mark.slow
 def test_out_of_memory(toy: Path) -> None:
     """A real shortage: text of 120 MB, which belongs to a model's structure, and room for 60 MB."""
@@ -214,3 +204,35 @@ def test_out_of_memory(toy: Path) -> None:
     model.doc_string = ""
     onnx.save(model, toy)
     assert bounded("inspect", toy, memory=60_000_000).exit_code == 0
+
+
+def test_an_error_is_no_longer_than_it_can_be_read(tmp_path: Path, command: Command) -> None:
+    model = toys.attention()
+    model.graph.node[-1].op_type = "A" * 1_000_000
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = command("prune", path, "--heads", "0:1", "-o", tmp_path / "o.onnx", "--provider", "cpu")
+    assert result.exit_code == 3
+    assert len(result.stderr) < MOST_LETTERS + 100
+    assert " ... " in result.stderr
+
+
+def test_what_was_in_memory_is_gone_before_its_lack_is_told(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of an allocation holds the frames that filled the memory, and with them all that is in it."""
+
+    def fills(*_: object) -> None:
+        held, size = [], 2**20
+        while True:
+            try:
+                held.append(bytes(size))
+            except MemoryError:
+                size //= 2
+                if size < 64:
+                    raise
+
+    monkeypatch.setattr("onnxheadprune.cli.commands.emit_json", fills)
+    result = bounded("inspect", toy, "--json", memory=200_000_000)
+    assert result.exit_code == 3
+    assert result.stderr == "error: there is not enough memory for this\n"

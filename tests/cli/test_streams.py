@@ -14,6 +14,7 @@ import pytest
 
 from onnxheadprune import prune, validate
 from onnxheadprune.cli import main
+from onnxheadprune.cli.presenting import Presentation
 from tests.conftest import ROOT, Command, Outcome
 from tests.graphs import toys
 
@@ -198,6 +199,6 @@ def test_a_program_that_ends_itself_is_a_bug(
     def stops(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_structural", stops)
-    assert main(["inspect", str(toy)]) == 70
+    monkeypatch.setattr(Presentation, "rows", stops)
+    assert main(["prune", str(toy), "--heads", "0:1", "--dry-run"]) == 70
     assert "this is a bug in onnxheadprune (SystemExit)" in capfd.readouterr().err

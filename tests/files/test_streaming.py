@@ -167,6 +167,16 @@ def test_inline_models_over_the_limit_leave_as_external_data(
         prune(path, tmp_path / "never.onnx", heads="*:2-3", external_data="never", provider="cpu")
 
 
+def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
+    model = toys.attention(extra_weight=5000)
+    with pytest.raises(UsageError, match='external_data="auto"'):
+        prune(model, tmp_path / "o.onnx", heads="0:1", external_data="never", provider="cpu")
+    assert not list(tmp_path.iterdir())
+    prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
+    assert [path.name[:7] for path in sorted(tmp_path.iterdir())] == ["o.onnx", "o.onnx."]
+
+
 def test_new_contents_are_cut_like_the_old(decoder: Path, tmp_path: Path) -> None:
     loaded = open_structure(decoder)
     name, calls = "layers.0.attn.o.weight", []

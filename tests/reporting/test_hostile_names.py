@@ -124,7 +124,7 @@ def test_bugs_are_printed_escaped_too(model: Path, command: Command, monkeypatch
     def stumbles(*_: object) -> None:
         raise KeyError(EVIL)
 
-    monkeypatch.setattr("onnxheadprune.attention.sites.find.sites_of", stumbles)
+    monkeypatch.setattr("onnxheadprune.reporting.console.rows_of", stumbles)
     result = command("inspect", model)
     assert result.exit_code == 70
     assert "Traceback" in result.stderr

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import InferenceError, UsageError
+from onnxheadprune import HeadPruneError, InferenceError, UsageError, prune
 from onnxheadprune.operators import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.feeds import generate
 from onnxheadprune.runtime.feeds.data import load_data, read_npz
 from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
 from onnxheadprune.runtime.feeds.inputs import graph_inputs, read_dim
@@ -179,6 +180,18 @@ def test_feeds_with_finite_outputs_are_preferred() -> None:
     found = first_that_runs(maker.candidates(maker.cases[0]), session.run)
     assert not isinstance(found, InferenceError)
     assert np.isfinite(found[1]["y"]).all()
+
+
+def test_inputs_that_no_machine_holds_are_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more elements than there is memory for; of more axes than arrays have, no model is read."""
+    monkeypatch.setattr(generate, "MAX_ELEMENTS", 2**16)
+    model = toys.attention()
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [2**9, 2**9]))
+    with pytest.raises(HeadPruneError, match="no random inputs fit the original model"):
+        prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 # The user's own data

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import InferenceError, ProviderError, runtime
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, memory_limits, providers, session
@@ -23,6 +23,7 @@ from onnxheadprune.runtime.memory_limits import give_back
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests.conftest import Outcome
 from tests.graphs import toys
+from tests.limits import within
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 
@@ -198,3 +199,32 @@ def test_weights_are_converted_when_they_are_needed(form: str) -> None:
 def _kilobytes(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def looping(trips: int) -> ModelProto:
+    """A toy whose output goes through a Loop of so many turns."""
+    model = toys.attention()
+    flag, value = helper.make_tensor_value_info, TensorProto.FLOAT
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Identity", ["v"], ["w"])],
+        "body",
+        [flag("turn", TensorProto.INT64, []), flag("on", TensorProto.BOOL, []), flag("v", value, None)],
+        [flag("still", TensorProto.BOOL, []), flag("w", value, None)],
+    )
+    for name, number in (("trips", np.int64(trips)), ("always", np.bool_(True))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(number), name))
+    model.graph.node.append(helper.make_node("Loop", ["trips", "always", "y"], ["z"], body=body))
+    model.graph.output[0].name = "z"
+    return model
+
+
+@pytest.mark.slow
+def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "PATIENCE", 0.5)
+    endless = Session(looping(2**62), resolve_provider("cpu"))
+    with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
+        endless.run(FEED)
+    quick = Session(looping(3), resolve_provider("cpu"))
+    plain = Session(toys.attention(), resolve_provider("cpu"))
+    monkeypatch.setattr(session, "PATIENCE", 60)
+    assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
