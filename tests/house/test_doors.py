@@ -65,7 +65,6 @@ DOORS = (
     "edit.records",
     "edit.submodel",
     "fusion.fuse",
-    "integrations.cutting",
     "integrations.olive",
     "liveness.live",
     "liveness.sweep",
