@@ -112,7 +112,6 @@ DOORS = (
     "validation.figures",
     "validation.headline",
     "validation.runs",
-    "workflow.fuse",
     "workflow.inspection",
     "workflow.validate",
 )
