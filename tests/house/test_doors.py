@@ -30,7 +30,6 @@ DOORS = (
     "attention.main_graph_copy",
     "attention.masking",
     "attention.planning",
-    "attention.quantized",
     "attention.sites.find",
     "attention.sites.neuron_site",
     "attention.sites.site",
