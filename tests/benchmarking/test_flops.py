@@ -15,6 +15,7 @@ from onnxheadprune.operators import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker, Sizes
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
+from tests.graphs.mixtures import EXPERTS, HIDDEN, TOKENS, WIDTH, Mixture, tokens
 
 
 def counted(model: Any, feed: dict[str, Any]) -> int:
@@ -88,6 +89,13 @@ def test_grouped_attention_with_a_cache() -> None:
     feed = {"q": floats(1, 1, 24), "k": floats(1, 1, 12), "v": floats(1, 1, 12)}
     feed |= {"pk": floats(1, 2, 8, 6), "pv": floats(1, 2, 8, 6)}
     assert counted(model, feed) == 2 * 4 * 1 * 9 * (6 + 6)
+
+
+def test_a_mixture_costs_its_router_and_the_experts_that_are_chosen() -> None:
+    """Two of them, with three maps each, for every token."""
+    router, maps = 2 * TOKENS * HIDDEN * EXPERTS, 2 * TOKENS * 2 * 3 * HIDDEN * WIDTH
+    model = Mixture(activation="swiglu", fused=1).model()
+    assert counted(model, {"x": tokens()}) == router + maps
 
 
 def test_attention_block_and_its_share() -> None:

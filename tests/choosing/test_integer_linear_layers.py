@@ -9,17 +9,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.compensation.fit import fit
-from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.operators import view_of
-from onnxheadprune.runtime.int8_saturation import unsaturated
+from tests.graph_text import model_of
 
 RANDOM = np.random.default_rng(7)
 K, N = 32, 6
-WEIGHT = RANDOM.integers(-100, 100, (K, N)).astype(np.int8)
+# Two products of these with whole numbers of eight bits have a sum of 16 bits: no processor saturates it.
+WEIGHT = RANDOM.integers(-60, 60, (K, N)).astype(np.int8)
 STORED: dict[str, Any] = {
     "w": WEIGHT,
     "scale": RANDOM.uniform(0.01, 0.03, N).astype(np.float32),
@@ -102,8 +101,7 @@ def test_a_map_is_what_it_computes(form: str) -> None:
     assert len(found) == 1, [node.op_type for node in model.graph.node]
     (linear,) = found
     x = RANDOM.standard_normal((40, K)).astype(np.float32)
-    exact = unsaturated(LoadedModel(model, "m")).proto
-    session = onnxruntime.InferenceSession(exact.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": x})
     bias = linear.read_bias()
     expected = x @ linear.matrix.read() + (0 if bias is None else bias)
@@ -135,8 +133,12 @@ def moments(rows: int, weight: Any, noise: float) -> Moments:
 
 def test_what_does_not_pay_in_levels_stays() -> None:
     """Steps so wide that every move is worse than none."""
-    old = np.full((8, 3), 1.0)
-    grid = Grid(np.full(1, 1.0), np.zeros(1), (-8, 7))
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[b, 8] x) => (float[b, 3] y)
+        <int8[8, 3] levels, float step = {1}> { w = DequantizeLinear(levels, step)  y = MatMul(x, w) }"""
+    model = model_of(text, given={"levels": np.ones((8, 3), np.int8)})
+    (linear,) = (item for node in view_of(model).main.nodes if (item := Linear.at(node)) is not None)
+    old, grid = linear.matrix.read(), linear.matrix.grid()
+    assert grid is not None
     better = old + 0.05 * RANDOM.standard_normal(old.shape)
     x = RANDOM.standard_normal((600, 8))
     parts = [Moments(8, 3), Moments(8, 3)]

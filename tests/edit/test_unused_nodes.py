@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning
-from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.model.bodies import bodies_of, graphs_in
 from tests.conftest import SAMPLES
 from tests.graphs.models import EACH, MODELS
 from tests.graphs.table import table
@@ -41,6 +39,19 @@ def test_everything_left_is_read(name: str, whole: bool) -> None:
 
 
 # What is there for its shape alone
+
+
+def bodies_of(node: NodeProto) -> list[GraphProto]:
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def graphs_in(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and all bodies in it."""
+    yield graph
+    for node in graph.node:
+        for body in bodies_of(node):
+            yield from graphs_in(body)
+
 
 Reads = Callable[[NodeProto], Iterable[str]]
 
@@ -88,9 +99,9 @@ def superfluous(model: ModelProto, cut: ModelProto, removed: Mapping[str, list[s
     return left - computed(model.graph, without) - shown - removed.keys()
 
 
-def going(model: ModelProto) -> Iterator[tuple[str, tuple[Site, ...]]]:
+def going(model: ModelProto) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Everything that can go as a whole: sites with projections of their own, layers, and all but the first layer."""
-    sites = analysis_of(model, "the model").sites
+    sites = inspect(model)
     owners = Counter(name for site in sites.every for name in site.projection_names)
     for site in sites.every:
         if site.removable and all(owners[name] == 1 for name in site.projection_names):

@@ -24,9 +24,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from onnxheadprune import PlannedEdit, PrunePlan, RefusedError
-from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.plan import fingerprint
+from onnxheadprune import RefusedError
+from onnxheadprune.edit.apply import apply_edits
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
@@ -193,18 +192,7 @@ def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
 
 def pruned(view: GraphView, swept: Sweep) -> ModelProto:
     """The viewed model with everything that a sweep calls for carried out."""
-    edits = dict(realize(view, swept).edits)
-    edits = settled(view, edits)
-    planned = tuple(PlannedEdit(edit, ()) for edit in edits)
-    plan = PrunePlan(
-        model="one_node",
-        fingerprint=fingerprint(view.model),
-        cuts=(),
-        edits=planned,
-        io_changes=(),
-        elements_removed=0,
-    )
-    return apply_plan(plan, view.model)
+    return apply_edits(settled(view, dict(realize(view, swept).edits)), view.model)
 
 
 def assert_same(got: Array, want: Array) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,10 +16,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import Fusion, ProviderError, bench, prune
-from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FuseMode
-from onnxheadprune.model.load import open_structure
-from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.settings.calls import PruneCall
 from onnxheadprune.workflow.fuse import Form, fused
 from tests.clocks import patient
@@ -34,18 +33,25 @@ def shorter(short_clocks: None) -> None:
     """The same clocks for less long."""
 
 
-def kept(model: ModelProto, form: Form = fuse) -> tuple[ModelProto, Fusion]:
+def kept(model: ModelProto, form: Form) -> tuple[ModelProto, Fusion]:
     """The model without a head, in the form that is kept of those that `form` makes; the same clocks for less long."""
     cut = prune(model, heads={0: [1]}, validate=False).pruned
     made, fusion = fused(
         open_structure(model),
         cut,
         PruneCall(fuse="auto"),
-        resolve_provider("cpu"),
+        Provider(CPU, "test"),
         DATA,
         form=form,
         seconds=0.3,
     )
+    return made.proto, fusion
+
+
+def in_form(model: ModelProto, mode: Any, name: str) -> tuple[ModelProto, Fusion]:
+    """The candidate of a mode."""
+    loaded = LoadedModel(model, name)
+    made, fusion = fused(loaded, loaded, PruneCall(fuse=mode), None, None)
     return made.proto, fusion
 
 
@@ -94,11 +100,11 @@ def slowed(model: ModelProto, inner: int = 512) -> ModelProto:
     return made
 
 
-def slow_form(*modes: FuseMode) -> Form:
+def slow_form(*modes: str) -> Form:
     """Candidates of which some are slow."""
 
-    def made(model: ModelProto, mode: FuseMode, name: str) -> tuple[ModelProto, Fusion]:
-        candidate, fusion = fuse(model, mode, name)
+    def made(model: ModelProto, mode: Any, name: str) -> tuple[ModelProto, Fusion]:
+        candidate, fusion = in_form(model, mode, name)
         return (slowed(candidate) if mode in modes and fusion.made else candidate), fusion
 
     return made
@@ -137,8 +143,8 @@ def test_nothing_faster_leaves_the_model() -> None:
 
 @patient
 def test_a_candidate_that_is_not_exact_is_not_measured() -> None:
-    def broken(model: ModelProto, mode: FuseMode, name: str) -> tuple[ModelProto, Fusion]:
-        made, fusion = fuse(model, mode, name)
+    def broken(model: ModelProto, mode: Any, name: str) -> tuple[ModelProto, Fusion]:
+        made, fusion = in_form(model, mode, name)
         if mode == "contrib":
             for node in made.graph.node:
                 for attribute in node.attribute:
