@@ -13,9 +13,9 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.edit.records import record_of
 from tests.graphs import exits
 from tests.liveness.one_node import run
+from tests.recording import recorded
 
 NEVER = 2.0
 """No answer is that sure."""
@@ -52,7 +52,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     assert (result.plan.exit.sites, result.plan.exit.heads, result.plan.exit.of) == (2, 8, 2)
     again = prune(result.model, heads={"0": [0]})
     assert again.plan.removed == {0: (0,)}
-    states = {entry.number: entry.state for entry in record_of(again.model).exits}
+    states = {entry["number"]: entry["state"] for entry in recorded(again.model)["exits"]}
     assert states == {1: "taken", 2: "gone"}
     both = validate(exits.nested(), again.model)
     assert both.passed and both.exits == (1,) and both.heads == {0: (0,)}

@@ -9,10 +9,9 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import ModelError, apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.edit.records import record_of
 from tests.conftest import ROOT
 from tests.graphs import toys
-from tests.recording import rewritten
+from tests.recording import recorded, rewritten
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -39,10 +38,10 @@ def without_the_first(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, ModelProto]) -> None:
-    record = record_of(models[1]).of("heads")
+    record = recorded(models[1])["units"]["heads"]
     names = [output for node in models[0].graph.node for output in node.output]
-    assert [entry.removed for entry in record] == [(), (0, 2)]
-    assert all(len(entry.projections) == 1 and entry.projections[0] in names for entry in record)
+    assert [entry["removed"] for entry in record] == ["", "0,2"]
+    assert all(len(entry["projections"]) == 1 and entry["projections"][0] in names for entry in record)
 
 
 @pytest.mark.slow
@@ -55,7 +54,7 @@ def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[Mode
     found = validate(original, old, provider="cpu")
     assert found.verdict == "passed" and found.heads == {1: (0, 2)}
     again = apply_plan(plan_pruning(old, heads={0: [1], 1: [3]}), old)
-    assert [entry.removed for entry in record_of(again).of("heads")] == [(0, 1, 2), (3,)]
+    assert [entry["removed"] for entry in recorded(again)["units"]["heads"]] == ["0-2", "3"]
     assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
 
 

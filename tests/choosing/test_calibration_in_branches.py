@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import RefusedError, prune, validate
-from onnxheadprune.edit.records import record_of
 from tests.graphs import exits
+from tests.recording import recorded
 
 FORMS: dict[str, Callable[[], ModelProto]] = {
     **{name: make for name, make in exits.FORMS.items() if not name.endswith("loop")},
@@ -43,7 +43,7 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     refitted = set(result.validation.refitted)
     assert refitted - inner if form != "weights outside" else refitted <= inner
     assert validate(model, result.model, data=feeds).passed
-    assert not record_of(result.model).exits
+    assert not recorded(result.model).get("exits")
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 
 from onnxheadprune import inspect
-from onnxheadprune.edit.records import record_of
 from tests.choosing.conftest import is_picture
 from tests.conftest import Command
+from tests.recording import recorded
 
 CPU = ("--provider", "cpu")
 
@@ -26,7 +26,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     )
     assert outcome.exit_code == 0, outcome.stderr
     assert sum(site.num_heads for site in inspect(out)) == 4
-    assert record_of(onnx.load(out)).refit is not None and is_picture(picture)
+    assert recorded(onnx.load(out))["refit"] and is_picture(picture)
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 

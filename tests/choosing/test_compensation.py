@@ -12,10 +12,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import prune, validate
-from onnxheadprune.edit.records import record_of
 from tests.conftest import SAMPLES
 from tests.graphs import toys
 from tests.liveness.one_node import run
+from tests.recording import recorded
 
 CALIBRATION, TEST = SAMPLES / "digits_calibration.npz", SAMPLES / "digits_test.npz"
 DATA: Any = toys.ids(24)
@@ -62,8 +62,7 @@ def test_half_of_the_heads_of_the_digits_cost_at_most_half_a_point(half: Any, di
     }
     assert all(item.skipped is None and item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
-    record = record_of(half.model).refit
-    assert record is not None and set(record.tensors) == set(half.chosen.compensation.stored)
+    assert set(recorded(half.model)["refit"]["tensors"]) == set(half.chosen.compensation.stored)
 
 
 # What is changed

@@ -15,14 +15,13 @@ from onnxheadprune import Compensation, Refit, plan_pruning, prune, validate
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.compensation.record import sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
-from onnxheadprune.edit.records import record_of
 from onnxheadprune.model.graph.operator import ADDS_AND_NORMALIZES
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.operators import view_of
 from tests.conftest import SAMPLES
 from tests.graph_builder import GraphBuilder
 from tests.graphs import toys
-from tests.recording import rewritten
+from tests.recording import recorded, rewritten
 
 DATA: Any = toys.ids(12)
 LAYER: dict[str, Any] = {"layer.1": "*"}
@@ -163,8 +162,7 @@ def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> No
     result = prune(model, heads=LAYER, data=DATA, refit=True, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     (front,) = standing(result.chosen.compensation)
-    record = record_of(result.model).refit
-    assert record is not None and "layer0.ffn.down.weight" in record.tensors
+    assert "layer0.ffn.down.weight" in recorded(result.model)["refit"]["tensors"]
     assert len(result.model.graph.node) < len(model.graph.node)
     assert result.to_dict()["choice"]["compensation"]["refits"][0]["stands_in"] == list(front.stands_in)
     again = validate(model, result.model, provider="cpu")
