@@ -283,6 +283,17 @@ def check_drawn(case: Case, draw: Draw) -> bool:
     return check(case, _drawn_setup(case, draw), _drawn_demand(case, draw))
 
 
+def unsized(case: Case) -> set[int]:
+    """The outputs of a case whose sizes a view does not tell where a model declares those of the inputs only."""
+    setup = replace(default_setup(case), declared=False)
+    outputs = _node(view_of(Builder(case).model(setup)), case).outputs
+    return {
+        index
+        for index, value in enumerate(outputs)
+        if value.shape is None or not all(isinstance(size, int) for size in value.shape)
+    }
+
+
 def check_unknown(case: Case, draw: Draw) -> bool:
     """`check` of a model that lacks one thing and that ONNX Runtime runs; such a model may be refused, too.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxheadprune.model.graph.operator import OPERATORS
 from tests.liveness.all_strategies import RUNNABLE
-from tests.liveness.one_node import Case, check_drawn, check_in_runs, check_unknown
+from tests.liveness.one_node import Case, check_drawn, check_in_runs, check_unknown, unsized
 from tests.liveness.strategies import EXEMPT, STRATEGIES, Key
 from tests.liveness.whole_numbers import UNDRAWN, Drawn, numbers_of
 from tests.model.operator_records import RULES
@@ -91,6 +91,29 @@ def test_rule_commutes_with_gather_in_runs(key: Key) -> None:
         check_in_runs(STRATEGIES[key](data.draw, key[1]), data.draw)
 
     commutes()
+
+
+UNSIZED: dict[Key, set[int]] = {
+    ("", "Resize"): {0},
+    ("com.microsoft", "CausalConvWithState"): {1},
+    ("com.microsoft", "GroupQueryAttention"): {1, 2},
+}
+"""Outputs as long as computed scales, a number of tokens in the data or a state that is not given say."""
+
+
+@pytest.mark.parametrize(
+    "key", _params([key for key in RUNNABLE if OPERATORS[".".join(key).strip(".")].shape])
+)
+def test_sizes_are_known_where_those_of_inputs_are(key: Key) -> None:
+    """An operator's record tells every size of its outputs where a model declares every size of its inputs."""
+
+    @FEW
+    @given(st.data())
+    def told(data: st.DataObject) -> None:
+        case = STRATEGIES[key](data.draw, key[1])
+        assert case.symbolic or unsized(case) <= UNSIZED.get(key, set())
+
+    told()
 
 
 @pytest.mark.parametrize("key", _params([key for key in RUNNABLE if key == _first(key)]))
