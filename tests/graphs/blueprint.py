@@ -24,7 +24,7 @@ class Blueprint:
         unpack: "split", "slice" or "gather": how packed projections come apart.
         gemm: projections are Gemm on two axes rather than MatMul on three.
         target: spelling of reshape targets: "constant", "zero", "minus", "shape".
-        repeat: how KV heads are repeated: "expand", "gather", "tile"; "stack" has a node a copy, "one, stacked" one.
+        repeat: how KV heads are repeated: "expand", "gather", "tile".
         mask: "none", "batch" ([B, 1, S, T]), "head" (an initializer [1, H, S, T]).
         scale: "none", "query" or "context": a learned factor per head.
         rotary: "none", "written" in basic operators, or an operator of [B, H, S, D] "heads" or of "flat" [B, S, H*D].
@@ -109,7 +109,7 @@ def blueprints(draw: Draw) -> Blueprint:
         gemm=draw(st.booleans()),
         bias=draw(st.booleans()),
         target=pick("zero", "minus", "shape") if symbolic else pick("constant", "zero", "minus", "shape"),
-        repeat=pick("expand", "gather", "tile", "stack", "one, stacked"),
+        repeat=pick("expand", "gather", "tile"),
         mask=pick("none", "batch", "head"),
         scale=pick("none", "query", "context"),
         rotary=pick("none", "none", "written", "written", "heads", "flat"),

@@ -386,8 +386,6 @@ COMPOSED: dict[str, dict[str, Any]] = {
         "target": "minus",
         "rotary": "flat",
     },
-    "grouped, stacked": {"K": 2, "G": 3, "repeat": "stack", "past": 3, "symbolic": True, "target": "zero"},
-    "one, stacked": {"K": 2, "G": 2, "repeat": "one, stacked", "mask": "head", "symbolic": False},
     "as large as the batch": {
         "B": 4,
         "S": 4,

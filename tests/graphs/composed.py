@@ -111,12 +111,7 @@ def _repeated(net: Net, data: Any, size: int) -> Any:
     if plan.repeat == "gather":
         return net.op("Gather", data, net.ints(*np.repeat(np.arange(plan.K), plan.G).tolist()), axis=1)
     wide = net.op("Unsqueeze", data, net.ints(2))
-    if plan.repeat == "stack":
-        copies = [wide] + [net.op("Unsqueeze", data, net.ints(2)) for _ in range(plan.G - 1)]
-        wide = net.op("Concat", *copies, axis=2)
-    elif plan.repeat == "one, stacked":
-        wide = net.op("Concat", *[wide] * plan.G, axis=2)
-    elif plan.repeat == "tile":
+    if plan.repeat == "tile":
         wide = net.op("Tile", wide, net.ints(1, 1, plan.G, 1, 1))
     else:
         shape = net.op("Shape", data)
