@@ -114,7 +114,7 @@ class Row:
 
 
 def _cuts(site: Found) -> list[Cut]:
-    """Two groups that are no neighbours or one, one unit of each group, and the whole site."""
+    """Two groups that are no neighbours or one, one unit of each group, last or here and there, and the whole site."""
     if site.reason is not None:
         return []
     cuts: list[Sequence[int]] = []
@@ -122,6 +122,8 @@ def _cuts(site: Found) -> list[Cut]:
         cuts.append(site.sets[0] if len(site.sets) < 4 else [*site.sets[0], *site.sets[2]])
     if site.together is None and len(site.sets[0]) > 1:
         cuts.append([some[-1] for some in site.sets])
+        if len(site.sets) > 1:
+            cuts.append([some[number % len(some)] for number, some in enumerate(site.sets)])
     return [{site.key: list(units)} for units in [*cuts, range(site.units)]]
 
 
